@@ -1,0 +1,2 @@
+//! codexd.
+fn main() {}
