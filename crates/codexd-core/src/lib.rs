@@ -1,1 +1,17 @@
-//! See the README of the workspace.
+//! Decisions and contract types of codexd.
+//!
+//! Nothing in this crate touches a file, a socket, a clock or another process: every decision is a function of what it
+//! is handed, so property tests can drive it through hundreds of thousands of histories. What the outside world reads
+//! (JSON fields, error codes, file formats) is defined here too, in [`contract`] and the record modules.
+
+pub mod clock;
+pub mod contract;
+pub mod identity;
+pub mod lifecycle;
+pub mod limits;
+pub mod lstart;
+pub mod os_text;
+pub mod program;
+pub mod record;
+pub mod settings;
+pub mod supervise;

@@ -1,0 +1,159 @@
+//! Why a verb failed: a short stable code for programs, a sentence for people, and what to do next.
+
+use serde_json::{Map, Value};
+
+macro_rules! error_codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, exit $exit:literal, retryable $retryable:literal;)+) => {
+        /// The code of a failure. The table in the docs is printed from this one.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum ErrorCode { $($(#[doc = $doc])+ $name,)+ }
+
+        impl ErrorCode {
+            /// Every code there is.
+            pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$name,)+];
+
+            /// The code as programs see it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(ErrorCode::$name => $code,)+ }
+            }
+
+            /// The exit status of a verb that fails with it.
+            pub const fn exit_code(self) -> u8 {
+                match self { $(ErrorCode::$name => $exit,)+ }
+            }
+
+            /// Whether the same command may succeed later without anybody changing anything.
+            pub const fn retryable(self) -> bool {
+                match self { $(ErrorCode::$name => $retryable,)+ }
+            }
+
+            /// What it means, in one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(ErrorCode::$name => concat!($($doc,)+),)+ }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// A defect of codexd, or a system call that failed where none should.
+    Internal = "internal", exit 1, retryable true;
+    /// The command line was not understood.
+    BadArguments = "bad-arguments", exit 2, retryable false;
+    /// No Codex was found on this machine.
+    CodexNotFound = "codex-not-found", exit 3, retryable false;
+    /// The Codex that was found cannot be run or does not tell its version in time.
+    CodexBroken = "codex-broken", exit 4, retryable false;
+    /// Nothing answers on the control socket.
+    NotAnswering = "not-answering", exit 5, retryable true;
+    /// The app-server ended before it answered.
+    ServerExited = "server-exited", exit 6, retryable false;
+    /// The app-server lives but did not answer in time.
+    StartTimeout = "start-timeout", exit 7, retryable true;
+    /// An app-server that codexd does not manage is on the control socket.
+    UnmanagedServer = "unmanaged-server", exit 8, retryable false;
+    /// A process that is not an app-server, or a mute one, holds the control socket.
+    SocketOccupied = "socket-occupied", exit 9, retryable false;
+    /// Another command held the operation lock for too long.
+    LockTimeout = "lock-timeout", exit 10, retryable true;
+    /// The server or something it started is still alive after SIGKILL.
+    StopTimeout = "stop-timeout", exit 11, retryable true;
+    /// The state folder cannot be written: read-only, not ours, or not a folder.
+    StateUnwritable = "state-unwritable", exit 12, retryable false;
+    /// The disk is full.
+    DiskFull = "disk-full", exit 13, retryable true;
+    /// The keeper could not be started or stopped answering.
+    KeeperFailed = "keeper-failed", exit 14, retryable true;
+    /// The answer could not be written to standard output.
+    StdoutClosed = "stdout-closed", exit 15, retryable false;
+    /// CODEX_HOME is not usable: not absolute, not a folder, or unknown.
+    HomeInvalid = "home-invalid", exit 16, retryable false;
+    /// This platform is not supported.
+    UnsupportedPlatform = "unsupported-platform", exit 17, retryable false;
+    /// A new value would not be accepted, or the change could not be carried out and was undone.
+    SettingRolledBack = "setting-rolled-back", exit 18, retryable true;
+    /// The command was interrupted by a signal before its end; what it began goes on.
+    Interrupted = "interrupted", exit 19, retryable true;
+}
+
+/// A failure on its way to the caller.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What programs branch on.
+    pub code: ErrorCode,
+    /// What was tried, on what, and what happened.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// More fields for programs (a pid, a path, a tail of stderr), by their JSON names.
+    pub context: Map<String, Value>,
+}
+
+impl Failure {
+    /// A failure with nothing but its code and sentence.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, context: Map::new() }
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a field for programs.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.context.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// The JSON object that the verb prints.
+    pub fn to_json(&self) -> Value {
+        let mut error = Map::new();
+        error.insert("code".into(), self.code.as_str().into());
+        error.insert("message".into(), self.message.clone().into());
+        error.insert("hint".into(), self.hint.clone().map_or(Value::Null, Value::String));
+        error.insert("retryable".into(), self.code.retryable().into());
+        error.extend(self.context.clone());
+        serde_json::json!({"status": "error", "error": error})
+    }
+}
+
+/// The table of all codes as Markdown: what the docs print.
+pub fn error_table() -> String {
+    let mut table = String::from("| code | exit | retryable | meaning |\n|---|---|---|---|\n");
+    for code in ErrorCode::ALL {
+        let retryable = if code.retryable() { "yes" } else { "no" };
+        let meaning = code.meaning().trim();
+        table.push_str(&format!(
+            "| `{}` | {} | {retryable} | {meaning} |\n",
+            code.as_str(),
+            code.exit_code()
+        ));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ErrorCode;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_kebab_case_and_unlike_in_name_and_exit_status() {
+        let names: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        let exits: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.exit_code()).collect();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        assert_eq!(exits.len(), ErrorCode::ALL.len());
+        for name in names {
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{name}");
+        }
+        assert!(
+            !exits.contains(&0) && exits.iter().all(|&exit| exit < 64),
+            "shells keep 64 and up for others"
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! The answers of the lifecycle verbs: upstream's fields in upstream's order, ours behind them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Pid;
+
+/// The outcome of a lifecycle verb, in upstream's words.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LifecycleStatus {
+    /// A server ran before the verb and runs now.
+    AlreadyRunning,
+    /// The verb brought a server up.
+    Started,
+    /// The verb replaced the server, or brought one up where none ran.
+    Restarted,
+    /// The verb ended the server.
+    Stopped,
+    /// No server ran.
+    NotRunning,
+    /// A server runs (`version`).
+    Running,
+    /// Remote control was off and is on.
+    Enabled,
+    /// Remote control was on and is off.
+    Disabled,
+    /// Remote control was on.
+    AlreadyEnabled,
+    /// Remote control was off.
+    AlreadyDisabled,
+}
+
+/// Who runs the server. Absent from an answer when nothing runs or a server that codexd does not manage.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Backend {
+    /// The keeper, by the pid record.
+    Pid,
+}
+
+/// Something that was found wrong and put right on the way.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repair {
+    /// What was found, kebab-case, such as `stale-record`.
+    pub found: String,
+    /// The facts, and what was done about it, in a sentence.
+    pub message: String,
+}
+
+/// The answer of `start`, `stop`, `restart`, `reload` and `version`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LifecycleReply {
+    /// The outcome.
+    pub status: LifecycleStatus,
+    /// Who runs the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// The app-server's process, when the verb started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<Pid>,
+    /// The installed Codex; null when there is none.
+    pub managed_codex_path: Option<PathBuf>,
+    /// Its version; null when it cannot be told.
+    pub managed_codex_version: Option<String>,
+    /// The well-known control socket.
+    pub socket_path: PathBuf,
+    /// The version of the Codex CLI on this machine, which is what upstream's clients compare with the server's. Where
+    /// no Codex is installed it is codexd's own.
+    pub cli_version: String,
+    /// The version that the running server tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_server_version: Option<String>,
+    /// The version of codexd.
+    pub codexd_version: &'static str,
+    /// Present and true when the server is the one built into codexd.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub embedded: bool,
+    /// What was found wrong and put right.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
+}
+
+/// The answer of `enable-remote-control` and `disable-remote-control`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteControlReply {
+    /// The outcome.
+    pub status: LifecycleStatus,
+    /// Who runs the server, if one runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// The setting as it is now.
+    pub remote_control_enabled: bool,
+    /// The well-known control socket.
+    pub socket_path: PathBuf,
+    /// See [`LifecycleReply::cli_version`].
+    pub cli_version: String,
+    /// The version that the running server tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_server_version: Option<String>,
+    /// The version of codexd.
+    pub codexd_version: &'static str,
+    /// What was found wrong and put right.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
+}

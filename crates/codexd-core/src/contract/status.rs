@@ -1,0 +1,138 @@
+//! The answer of `status`: everything at once, whatever state the machine is in.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::EventRecord;
+use super::lifecycle::{Backend, LifecycleStatus};
+use crate::identity::Pid;
+
+/// What the server of a home is doing.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// It answers.
+    Running,
+    /// Its process lives and does not answer yet.
+    Starting,
+    /// It has been asked to leave and finishes its turns.
+    Draining,
+    /// It was never started, or was stopped on purpose.
+    Stopped,
+    /// It is gone, or deaf, and nobody is about to bring it back.
+    Failed,
+    /// It keeps dying; the keeper tries again at the ceiling of its backoff.
+    CrashLooping,
+    /// A server that codexd does not manage answers.
+    Unmanaged,
+}
+
+/// How a server ended.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastExit {
+    /// The process that ended.
+    pub pid: Pid,
+    /// Its exit code; null when a signal ended it or nobody could observe it.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// When, in RFC 3339.
+    pub at: String,
+    /// Whether codexd had asked it to leave.
+    pub requested: bool,
+    /// The end of what it wrote to stderr.
+    pub stderr_tail: String,
+}
+
+/// A file or a process as `status` found it, when it was not as it should be.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Kebab-case, such as `stale-record`.
+    pub found: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// The settings as they are in force.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SettingsReport {
+    /// Whether the server is started with remote control.
+    pub remote_control_enabled: bool,
+    /// The grace of `stop` and `restart`, in seconds.
+    pub shutdown_grace_seconds: u64,
+    /// The Codex that the settings name.
+    pub codex_bin: Option<PathBuf>,
+}
+
+/// Where things are.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathsReport {
+    /// CODEX_HOME.
+    pub codex_home: PathBuf,
+    /// The folder of codexd's own state.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The settings.
+    pub settings: PathBuf,
+    /// The event log.
+    pub events: PathBuf,
+    /// The server's stdout.
+    pub stdout_log: PathBuf,
+    /// The server's stderr.
+    pub stderr_log: PathBuf,
+}
+
+/// The answer of `status`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusReport {
+    /// `running` when a server answers, else `notRunning`.
+    pub status: LifecycleStatus,
+    /// What the server is doing.
+    pub state: State,
+    /// Who runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// The server's process, managed or not.
+    pub pid: Option<Pid>,
+    /// The keeper's process.
+    pub keeper_pid: Option<Pid>,
+    /// How long the server has lived.
+    pub uptime_seconds: Option<u64>,
+    /// How often the keeper has restarted it since it was started by a verb.
+    pub restarts: u64,
+    /// When the keeper tries next, in RFC 3339, while it waits.
+    pub next_attempt_at: Option<String>,
+    /// How the last server ended.
+    pub last_exit: Option<LastExit>,
+    /// Whether the running server is the Codex that is installed now; null when nothing runs.
+    pub running_is_installed: Option<bool>,
+    /// The installed Codex.
+    pub managed_codex_path: Option<PathBuf>,
+    /// Its version.
+    pub managed_codex_version: Option<String>,
+    /// The well-known control socket.
+    pub socket_path: PathBuf,
+    /// See [`super::LifecycleReply::cli_version`].
+    pub cli_version: String,
+    /// The version that the running server tells.
+    pub app_server_version: Option<String>,
+    /// The version of codexd.
+    pub codexd_version: &'static str,
+    /// Whether the server is the one built into codexd.
+    pub embedded: bool,
+    /// The settings in force.
+    pub settings: SettingsReport,
+    /// Where things are.
+    pub paths: PathsReport,
+    /// What is not as it should be; the next changing verb repairs it.
+    pub problems: Vec<Problem>,
+    /// The newest events, oldest first.
+    pub events: Vec<EventRecord>,
+}

@@ -1,0 +1,291 @@
+//! The next step of a verb, from what it wants and what is there.
+//!
+//! A verb observes, asks [`decide`], acts, and observes again until the answer is [`Step::Finish`] or [`Step::Refuse`].
+//! Nothing is remembered between two verbs but what the machine itself shows, so a verb that was killed at any point and
+//! is run again reaches the same end.
+
+#[cfg(test)]
+mod tests;
+
+use crate::contract::LifecycleStatus;
+use crate::identity::Pid;
+use crate::record::RecordDefect;
+use crate::supervise::Then;
+
+/// What a verb wants.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Command {
+    /// A server that runs.
+    Start {
+        /// Take an unmanaged server under management.
+        adopt: bool,
+    },
+    /// No server.
+    Stop,
+    /// A fresh server (`restart`, `reload`, and a changed setting).
+    Restart,
+}
+
+/// What the pid record shows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Recorded {
+    /// There is no record.
+    Absent,
+    /// There is one and it names nobody.
+    Unusable(RecordDefect),
+    /// The process it names is gone.
+    Gone(Gone),
+    /// The process it names lives.
+    Alive(Pid),
+}
+
+/// How a recorded process is gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Gone {
+    /// No process has the number.
+    Stale,
+    /// Another process has the number now.
+    Reused,
+    /// It ended and nobody has reaped it.
+    Zombie,
+    /// The record is from before the machine's last boot.
+    Reboot,
+    /// The process with the number is not an app-server.
+    Foreign,
+}
+
+/// What the keeper shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeeperSeen {
+    /// There is none.
+    Absent,
+    /// A process holds the keeper's lock and does not answer.
+    Mute(Option<Pid>),
+    /// It keeps nothing.
+    Idle,
+    /// It keeps this process.
+    Keeping(Pid),
+    /// It waits to start the server again.
+    Waiting,
+    /// It is ending the server.
+    Stopping(Then),
+}
+
+/// What the control socket shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListenerSeen {
+    /// Nothing is at the path.
+    Nothing,
+    /// A socket that nobody listens on.
+    LeftOver,
+    /// A file that is no socket.
+    NoSocket,
+    /// Somebody listens and does not answer.
+    Mute {
+        /// Who, if it can be told.
+        pid: Option<Pid>,
+        /// Whether it is the recorded server or a child of it.
+        ours: bool,
+    },
+    /// `initialize` was answered.
+    Answering {
+        /// By whom, if it can be told.
+        pid: Option<Pid>,
+        /// Whether it is the recorded server or a child of it.
+        ours: bool,
+    },
+}
+
+/// What a verb sees.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Observation {
+    /// The pid record.
+    pub record: Recorded,
+    /// The keeper.
+    pub keeper: KeeperSeen,
+    /// The control socket.
+    pub listener: ListenerSeen,
+}
+
+/// What the verb has already done.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Progress {
+    /// It told the keeper to start the server.
+    pub started: bool,
+    /// It told the keeper to replace the server.
+    pub restarted: bool,
+    /// It told the keeper to end the server.
+    pub stopped: bool,
+}
+
+/// Something to put right before going on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Mend {
+    /// Take the pid record away, which names nobody alive.
+    Record(RecordTrouble),
+    /// Take the socket away, which nobody listens on.
+    Socket,
+    /// End a keeper that does not answer.
+    MuteKeeper(Option<Pid>),
+}
+
+/// What is wrong with a pid record.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RecordTrouble {
+    /// It cannot be read.
+    Defect(RecordDefect),
+    /// Its process is gone.
+    Gone(Gone),
+}
+
+/// Why a verb will not go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// A server that codexd does not manage answers.
+    Unmanaged(Option<Pid>),
+    /// Somebody who does not answer holds the control socket.
+    Occupied(Option<Pid>),
+    /// A file that is no socket is in the socket's place.
+    NoSocket,
+}
+
+/// The next step.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Put something right, then look again.
+    Mend(Mend),
+    /// Have a keeper take over the recorded process.
+    AdoptRecorded,
+    /// Have a keeper take over the process that answers.
+    AdoptListener(Pid),
+    /// Have the keeper start the server.
+    Start,
+    /// Have the keeper end the server and start it again.
+    Replace,
+    /// Have the keeper end the server and leave.
+    Stop,
+    /// Wait until `initialize` is answered, or the server ends, or time is up.
+    AwaitReady,
+    /// The goal is reached, as the last look shows.
+    Finish {
+        /// In upstream's words.
+        status: LifecycleStatus,
+        /// Whether codexd manages the server that runs.
+        managed: bool,
+    },
+    /// The goal cannot be reached.
+    Refuse(Refusal),
+}
+
+/// Decides the next step.
+pub fn decide(command: Command, seen: &Observation, progress: Progress) -> Step {
+    if let KeeperSeen::Mute(pid) = seen.keeper {
+        return Step::Mend(Mend::MuteKeeper(pid));
+    }
+    match command {
+        Command::Start { adopt } => start(seen, progress, adopt),
+        Command::Stop => stop(seen, progress),
+        Command::Restart => restart(seen, progress),
+    }
+}
+
+fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
+    if let (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) = (&seen.record, seen.keeper) {
+        return Step::AdoptRecorded;
+    }
+    let reached = if progress.started { LifecycleStatus::Started } else { LifecycleStatus::AlreadyRunning };
+    match seen.listener {
+        ListenerSeen::Answering { ours: true, .. } => match seen.keeper {
+            KeeperSeen::Stopping(Then::Leave) => Step::Start,
+            KeeperSeen::Stopping(Then::StartAgain) => Step::AwaitReady,
+            _ => Step::Finish { status: reached, managed: true },
+        },
+        ListenerSeen::Answering { pid, ours: false } => match (adopt, pid, &seen.record) {
+            // A home keeps one server: ours would be forgotten.
+            (true, _, Recorded::Alive(_)) => Step::Refuse(Refusal::Unmanaged(pid)),
+            (true, Some(pid), _) => Step::AdoptListener(pid),
+            _ => Step::Finish { status: LifecycleStatus::AlreadyRunning, managed: false },
+        },
+        _ => bring_up(seen, progress),
+    }
+}
+
+/// Nobody answers: get to the point where somebody does.
+fn bring_up(seen: &Observation, progress: Progress) -> Step {
+    if let ListenerSeen::Mute { pid: pid @ Some(_), ours: false } = seen.listener {
+        return Step::Refuse(Refusal::Occupied(pid));
+    }
+    if let Recorded::Alive(_) = seen.record {
+        return match seen.keeper {
+            KeeperSeen::Absent | KeeperSeen::Idle => Step::AdoptRecorded,
+            KeeperSeen::Stopping(Then::Leave) => Step::Start,
+            _ => Step::AwaitReady,
+        };
+    }
+    match seen.listener {
+        ListenerSeen::Mute { pid, .. } => return Step::Refuse(Refusal::Occupied(pid)),
+        ListenerSeen::NoSocket => return Step::Refuse(Refusal::NoSocket),
+        _ => {}
+    }
+    if progress.started || progress.restarted || matches!(seen.keeper, KeeperSeen::Keeping(_)) {
+        return Step::AwaitReady;
+    }
+    if let Some(mend) = record_trouble(&seen.record) {
+        return Step::Mend(Mend::Record(mend));
+    }
+    if seen.listener == ListenerSeen::LeftOver {
+        return Step::Mend(Mend::Socket);
+    }
+    Step::Start
+}
+
+fn stop(seen: &Observation, progress: Progress) -> Step {
+    match (&seen.record, seen.keeper) {
+        (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) => return Step::AdoptRecorded,
+        (_, KeeperSeen::Keeping(_) | KeeperSeen::Waiting | KeeperSeen::Stopping(_) | KeeperSeen::Idle) => {
+            return Step::Stop;
+        }
+        _ => {}
+    }
+    if let Some(mend) = record_trouble(&seen.record) {
+        return Step::Mend(Mend::Record(mend));
+    }
+    match seen.listener {
+        ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. } if !progress.stopped => {
+            Step::Refuse(Refusal::Unmanaged(pid))
+        }
+        ListenerSeen::LeftOver => Step::Mend(Mend::Socket),
+        _ if progress.stopped => Step::Finish { status: LifecycleStatus::Stopped, managed: true },
+        _ => Step::Finish { status: LifecycleStatus::NotRunning, managed: false },
+    }
+}
+
+fn restart(seen: &Observation, progress: Progress) -> Step {
+    match seen.listener {
+        // Ending ours would not free the socket.
+        ListenerSeen::Answering { pid, ours: false } => return Step::Refuse(Refusal::Unmanaged(pid)),
+        ListenerSeen::Mute { pid: pid @ Some(_), ours: false } => {
+            return Step::Refuse(Refusal::Occupied(pid));
+        }
+        _ => {}
+    }
+    let acted = progress.restarted || progress.started;
+    let step = match (&seen.record, seen.keeper) {
+        _ if acted => start(seen, progress, false),
+        (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) => Step::AdoptRecorded,
+        (Recorded::Alive(_), _) | (_, KeeperSeen::Keeping(_) | KeeperSeen::Stopping(_)) => Step::Replace,
+        _ => bring_up(seen, progress),
+    };
+    match step {
+        Step::Finish { managed, .. } => Step::Finish { status: LifecycleStatus::Restarted, managed },
+        step => step,
+    }
+}
+
+fn record_trouble(record: &Recorded) -> Option<RecordTrouble> {
+    match record {
+        Recorded::Unusable(defect) => Some(RecordTrouble::Defect(defect.clone())),
+        Recorded::Gone(gone) => Some(RecordTrouble::Gone(*gone)),
+        Recorded::Absent | Recorded::Alive(_) => None,
+    }
+}

@@ -1,0 +1,212 @@
+//! A small world in which the steps are carried out: from every state, every verb reaches its goal and stays there.
+
+use proptest::prelude::*;
+
+use super::{
+    Command, Gone, KeeperSeen, ListenerSeen, Mend, Observation, Progress, Recorded, Refusal, Step, decide,
+};
+use crate::contract::LifecycleStatus;
+use crate::identity::Pid;
+use crate::limits::STEPS_MAX;
+use crate::record::RecordDefect;
+use crate::supervise::Then;
+
+const OURS: Pid = Pid(100);
+const FOREIGN: Pid = Pid(200);
+
+/// A machine: at most one server of ours, at most one of somebody else.
+#[derive(Clone, Debug)]
+struct World {
+    record: Recorded,
+    server: Option<Server>,
+    keeper: Keeper,
+    foreign: Foreign,
+    left_over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Server {
+    answers: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Keeper {
+    Absent,
+    Mute,
+    Idle,
+    Keeping,
+    Waiting,
+    Stopping(Then),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Foreign {
+    None,
+    Answering,
+    Mute,
+}
+
+impl World {
+    fn observe(&self) -> Observation {
+        let keeper = match self.keeper {
+            Keeper::Absent => KeeperSeen::Absent,
+            Keeper::Mute => KeeperSeen::Mute(None),
+            Keeper::Idle => KeeperSeen::Idle,
+            Keeper::Keeping => KeeperSeen::Keeping(OURS),
+            Keeper::Waiting => KeeperSeen::Waiting,
+            Keeper::Stopping(then) => KeeperSeen::Stopping(then),
+        };
+        let listener = match (self.foreign, self.server) {
+            (Foreign::Answering, _) => ListenerSeen::Answering { pid: Some(FOREIGN), ours: false },
+            (Foreign::Mute, _) => ListenerSeen::Mute { pid: Some(FOREIGN), ours: false },
+            (_, Some(Server { answers: true })) => ListenerSeen::Answering { pid: Some(OURS), ours: true },
+            (_, Some(Server { answers: false })) => ListenerSeen::Mute { pid: Some(OURS), ours: true },
+            _ if self.left_over => ListenerSeen::LeftOver,
+            _ => ListenerSeen::Nothing,
+        };
+        let record = if self.server.is_some() { Recorded::Alive(OURS) } else { self.record.clone() };
+        Observation { record, keeper, listener }
+    }
+
+    fn act(&mut self, step: &Step, progress: &mut Progress) {
+        match step {
+            Step::Mend(Mend::Record(_)) => self.record = Recorded::Absent,
+            Step::Mend(Mend::Socket) => self.left_over = false,
+            Step::Mend(Mend::MuteKeeper(_)) => self.keeper = Keeper::Absent,
+            Step::AdoptRecorded => {
+                assert!(self.server.is_some(), "only a living server is adopted");
+                self.keeper = Keeper::Keeping;
+            }
+            Step::AdoptListener(pid) => {
+                assert_eq!(*pid, FOREIGN);
+                self.foreign = Foreign::None;
+                self.server = Some(Server { answers: true });
+                self.keeper = Keeper::Keeping;
+            }
+            Step::Start => {
+                if self.keeper == Keeper::Stopping(Then::Leave) {
+                    self.keeper = Keeper::Stopping(Then::StartAgain);
+                } else {
+                    assert!(self.server.is_none(), "never two servers on one home");
+                    self.spawn();
+                }
+                progress.started = true;
+            }
+            Step::Replace => {
+                self.spawn();
+                progress.restarted = true;
+            }
+            Step::Stop => {
+                progress.stopped |= self.server.is_some() || self.keeper == Keeper::Waiting;
+                (self.server, self.keeper, self.record) = (None, Keeper::Absent, Recorded::Absent);
+            }
+            Step::AwaitReady => self.spawn(),
+            Step::Finish { .. } | Step::Refuse(_) => {}
+        }
+    }
+
+    fn spawn(&mut self) {
+        self.server = Some(Server { answers: true });
+        self.keeper = Keeper::Keeping;
+        self.left_over = false;
+    }
+
+    fn run(&mut self, command: Command) -> Step {
+        let mut progress = Progress::default();
+        for _ in 0..STEPS_MAX {
+            let step = decide(command, &self.observe(), progress);
+            if matches!(step, Step::Finish { .. } | Step::Refuse(_)) {
+                return step;
+            }
+            self.act(&step, &mut progress);
+        }
+        panic!("{command:?} does not come to an end in {self:?}");
+    }
+}
+
+fn world() -> impl Strategy<Value = World> {
+    let record = prop_oneof![
+        Just(Recorded::Absent),
+        Just(Recorded::Unusable(RecordDefect::Empty)),
+        Just(Recorded::Unusable(RecordDefect::Garbage("x".into()))),
+        Just(Recorded::Gone(Gone::Stale)),
+        Just(Recorded::Gone(Gone::Reused)),
+        Just(Recorded::Gone(Gone::Zombie)),
+        Just(Recorded::Gone(Gone::Reboot)),
+    ];
+    let server =
+        prop_oneof![Just(None), Just(Some(Server { answers: true })), Just(Some(Server { answers: false })),];
+    let foreign =
+        prop_oneof![4 => Just(Foreign::None), 1 => Just(Foreign::Answering), 1 => Just(Foreign::Mute)];
+    (record, server, 0u8..7, foreign, any::<bool>()).prop_map(
+        |(record, server, keeper, foreign, left_over)| {
+            let keeper = match (keeper, server.is_some()) {
+                (0 | 1, _) => Keeper::Absent,
+                (2, _) => Keeper::Mute,
+                (3, true) => Keeper::Stopping(Then::Leave),
+                (4, true) => Keeper::Stopping(Then::StartAgain),
+                (3, false) => Keeper::Waiting,
+                (4, false) => Keeper::Idle,
+                (_, true) => Keeper::Keeping,
+                (_, false) => Keeper::Absent,
+            };
+            World { record, server, keeper, foreign, left_over }
+        },
+    )
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        Just(Command::Start { adopt: false }),
+        Just(Command::Start { adopt: true }),
+        Just(Command::Stop),
+        Just(Command::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_verb_reaches_its_goal_from_every_state(mut world in world(), commands in prop::collection::vec(command(), 1..6)) {
+        for command in commands {
+            let end = world.run(command);
+            match (command, &end) {
+                (_, Step::Refuse(Refusal::Unmanaged(_) | Refusal::Occupied(_))) => {
+                    prop_assert_ne!(world.foreign, Foreign::None, "refused only because of somebody else");
+                }
+                (Command::Stop, Step::Finish { status, .. }) => {
+                    prop_assert!(world.server.is_none() && world.keeper == Keeper::Absent);
+                    prop_assert!(matches!(status, LifecycleStatus::Stopped | LifecycleStatus::NotRunning));
+                }
+                (_, Step::Finish { managed: true, .. }) => {
+                    prop_assert_eq!((world.server, world.keeper), (Some(Server { answers: true }), Keeper::Keeping));
+                }
+                (Command::Start { .. }, Step::Finish { managed: false, status }) => {
+                    prop_assert_eq!(*status, LifecycleStatus::AlreadyRunning);
+                    prop_assert_eq!(world.foreign, Foreign::Answering);
+                }
+                other => prop_assert!(false, "an unexpected end: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_verb_run_twice_says_so_and_changes_nothing(mut world in world(), command in command()) {
+        let first = world.run(command);
+        let before = format!("{world:?}");
+        let second = world.run(command);
+        match (command, first, second) {
+            (Command::Start { .. }, Step::Finish { managed, .. }, second) => prop_assert_eq!(
+                second, Step::Finish { status: LifecycleStatus::AlreadyRunning, managed }),
+            (Command::Stop, Step::Finish { .. }, second) if world.foreign != Foreign::None => {
+                // Ours is gone; what is there now is somebody else's.
+                prop_assert_eq!(second, Step::Refuse(Refusal::Unmanaged(Some(FOREIGN))));
+            }
+            (Command::Stop, Step::Finish { .. }, second) => prop_assert_eq!(
+                second, Step::Finish { status: LifecycleStatus::NotRunning, managed: false }),
+            (_, first, second) => prop_assert_eq!(first, second),
+        }
+        prop_assert_eq!(before, format!("{world:?}"));
+    }
+}

@@ -1,0 +1,50 @@
+//! Every timeout and every size that codexd decides by, with its unit in its name.
+
+/// How long `start` waits for `initialize` to be answered.
+pub const START_TIMEOUT_MS: u64 = 30_000;
+/// How long one question to a listening server may take before the listener counts as mute.
+pub const PROBE_TIMEOUT_MS: u64 = 2_000;
+/// How long a Codex binary may take to print its version before it counts as broken.
+pub const VERSION_TIMEOUT_MS: u64 = 5_000;
+/// How long a verb waits for the operation lock unless told otherwise.
+pub const LOCK_TIMEOUT_SECONDS: u64 = 75;
+/// How long running turns have after the first signal of a stop, unless told otherwise.
+pub const SHUTDOWN_GRACE_SECONDS: u64 = 60;
+/// The longest grace that the setting accepts: a day.
+pub const SHUTDOWN_GRACE_MAX_SECONDS: u64 = 86_400;
+/// How long a server has after the second signal (upstream leaves within 0.15 s of it) before it is killed.
+pub const SECOND_SIGNAL_GRACE_MS: u64 = 5_000;
+/// How long the processes that a server leaves behind have between SIGTERM and SIGKILL.
+pub const STRAY_GRACE_MS: u64 = 500;
+/// How long a killed process may take to disappear before a stop counts as failed.
+pub const KILL_TIMEOUT_MS: u64 = 5_000;
+/// How long a verb waits for a new keeper to answer.
+pub const KEEPER_TIMEOUT_MS: u64 = 5_000;
+
+/// The wait before the second restart in a row; the first is immediate and each further one waits twice as long.
+pub const BACKOFF_FIRST_MS: u64 = 100;
+/// The longest wait between two restarts.
+pub const BACKOFF_CEILING_MS: u64 = 30_000;
+/// The window in which crashes are counted towards a crash loop.
+pub const CRASH_WINDOW_MS: u64 = 60_000;
+/// So many crashes within the window are a crash loop.
+pub const CRASH_LIMIT: usize = 5;
+/// A server that has lived so long has left its earlier crashes behind.
+pub const STABLE_AFTER_MS: u64 = 60_000;
+
+/// A log file is rotated when it has grown past this.
+pub const LOG_MAX_BYTES: u64 = 8 << 20;
+/// How long the keeper leaves a busy log alone before it looks at its size again.
+pub const LOG_CHECK_INTERVAL_MS: u64 = 1_000;
+/// The event log is rotated when it has grown past this.
+pub const EVENTS_MAX_BYTES: u64 = 1 << 20;
+/// How much of the end of the server's stderr is reported with its exit.
+pub const STDERR_TAIL_BYTES: u64 = 4_096;
+/// How many of the newest events `status` shows.
+pub const STATUS_EVENTS: usize = 5;
+/// A message between a verb and the keeper may be so long: it carries a whole environment.
+pub const KEEPER_MESSAGE_MAX_BYTES: usize = 4 << 20;
+/// So many verbs may be connected to the keeper at once.
+pub const KEEPER_CLIENTS_MAX: usize = 128;
+/// How often a verb looks again before it gives up as undecided.
+pub const STEPS_MAX: usize = 16;

@@ -1,0 +1,55 @@
+//! A program is data: what to run, with what, and how to end it. Service managers render it; the keeper runs it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::os_text::OsText;
+
+/// One program that a service manager runs.
+///
+/// The environment is complete: nothing is inherited from whoever starts the program. It may hold secrets, so a program
+/// is handed over on a socket and never written to disk with its environment.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Program {
+    /// The executable, absolute and with every link resolved.
+    pub executable: PathBuf,
+    /// The arguments, without the name of the program itself.
+    pub args: Vec<OsText>,
+    /// The whole environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<(OsText, OsText)>,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// Whether this is the server built into codexd.
+    #[serde(default)]
+    pub embedded: bool,
+}
+
+impl Program {
+    /// The same program without its environment: what may be written down.
+    pub fn without_env(&self) -> Program {
+        Program { env: Vec::new(), ..self.clone() }
+    }
+}
+
+/// The signal that asks a server to drain.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DrainSignal {
+    /// SIGTERM: drains; a second one forces the exit.
+    Terminate,
+    /// SIGHUP: drains; never forces, however often it is sent.
+    Hangup,
+}
+
+/// How a program is to be ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StopPolicy {
+    /// The first signal.
+    pub signal: DrainSignal,
+    /// How long to wait before the second signal; `None` waits without limit.
+    pub grace_ms: Option<u64>,
+}

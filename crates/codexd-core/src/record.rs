@@ -1,0 +1,127 @@
+//! The pid record `app-server.pid`: who the running server is.
+//!
+//! We write upstream's form with our own facts beside it, and read every form that upstream ever wrote: the 0.131 era
+//! knew a process by the text of `ps`, 0.169.0 by boot id and start ticks.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{FileIdentity, Pid, Process, ProcessIdentity};
+
+/// A pid record as it is written.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PidRecord {
+    /// The server's process.
+    pub pid: Pid,
+    /// When it started, as `ps -o lstart=` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_start_time: Option<String>,
+    /// What tells it from a later process of the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_identity: Option<ProcessIdentity>,
+    /// What codexd adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codexd: Option<CodexdRecord>,
+}
+
+/// What codexd adds to a pid record.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CodexdRecord {
+    /// The mark that the server and everything it starts carry in `CODEXD_GENERATION`.
+    #[serde(default)]
+    pub generation: Option<String>,
+    /// The executable that was run.
+    pub executable: PathBuf,
+    /// What that file was.
+    #[serde(default)]
+    pub executable_identity: Option<FileIdentity>,
+    /// Whether it is the server built into codexd.
+    #[serde(default)]
+    pub embedded: bool,
+}
+
+impl PidRecord {
+    /// The recorded process, if the record names it beyond its number.
+    pub fn process(&self) -> Option<Process> {
+        let identity = self.process_identity.clone()?;
+        Some(Process { pid: self.pid, identity })
+    }
+}
+
+/// Why the text of a pid record names nobody.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RecordDefect {
+    /// Nothing is in it: upstream leaves that when it is killed while it starts a server.
+    #[error("the pid record is empty")]
+    Empty,
+    /// It is not a record.
+    #[error("the pid record is not readable: {0}")]
+    Garbage(String),
+    /// It names process 0, or one that no kernel gives out.
+    #[error("the pid record names the impossible process {0}")]
+    ImpossiblePid(u32),
+    /// It names a process by nothing but its number.
+    #[error("the pid record names process {0} by its number alone")]
+    Unidentified(u32),
+}
+
+/// Reads a pid record in any form.
+///
+/// # Errors
+/// What is wrong with the text, if it names nobody.
+pub fn parse(bytes: &[u8]) -> Result<PidRecord, RecordDefect> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(RecordDefect::Empty);
+    }
+    let record: PidRecord =
+        serde_json::from_slice(bytes).map_err(|error| RecordDefect::Garbage(error.to_string()))?;
+    let pid = record.pid.0;
+    if pid == 0 || i32::try_from(pid).is_err() {
+        return Err(RecordDefect::ImpossiblePid(pid));
+    }
+    if record.process_identity.is_none() && record.process_start_time.is_none() {
+        return Err(RecordDefect::Unidentified(pid));
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RecordDefect, parse};
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_forms_of_both_upstream_eras_are_read() {
+        let seed = parse(br#"{"pid":41,"processStartTime":"Fri Nov 20 03:21:40 2026"}"#).expect("0.131.0");
+        assert_eq!((seed.pid.0, seed.process()), (41, None));
+        let later = parse(
+            br#"{"pid":42,"processStartTime":"Fri Nov 20 04:56:10 2026","processIdentity":{"bootId":"b","startTicks":7},
+                "executableIdentity":{"digest":[1],"path_digest":[2]}}"#,
+        )
+        .expect("0.169.0");
+        assert_eq!(later.process().map(|process| process.identity.start_ticks), Some(7));
+    }
+
+    #[test]
+    fn what_names_nobody_is_told_apart() {
+        assert_eq!(parse(b" \n"), Err(RecordDefect::Empty));
+        assert_eq!(parse(br#"{"pid":0,"processStartTime":"x"}"#), Err(RecordDefect::ImpossiblePid(0)));
+        assert_eq!(
+            parse(br#"{"pid":4000000000,"processStartTime":"x"}"#),
+            Err(RecordDefect::ImpossiblePid(4_000_000_000))
+        );
+        assert_eq!(parse(br#"{"pid":7}"#), Err(RecordDefect::Unidentified(7)));
+        assert!(matches!(parse(b"garbage"), Err(RecordDefect::Garbage(_))));
+        assert!(matches!(parse(br#"{"pid":12,"proc"#), Err(RecordDefect::Garbage(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The settings file: what codexd knows of it is checked, what it does not know is kept.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::limits;
+
+const REMOTE_CONTROL: &str = "remoteControlEnabled";
+const GRACE: &str = "shutdownGraceSeconds";
+const CODEX_BIN: &str = "codexBin";
+
+/// The settings of one CODEX_HOME.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// Start the server with remote control.
+    pub remote_control_enabled: bool,
+    /// The grace of `stop` and `restart`; `None` means the default.
+    pub shutdown_grace_seconds: Option<u64>,
+    /// The Codex to run, an absolute path.
+    pub codex_bin: Option<PathBuf>,
+    /// Every field of the file, also those of others.
+    fields: Map<String, Value>,
+}
+
+/// The settings that a text holds, with what is wrong in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ParsedSettings {
+    /// What could be read; defaults for the rest.
+    pub settings: Settings,
+    /// What could not: the file must be kept aside before it is written over.
+    pub defects: Vec<String>,
+}
+
+impl Settings {
+    /// The grace in force, in seconds.
+    pub fn grace_seconds(&self) -> u64 {
+        self.shutdown_grace_seconds.unwrap_or(limits::SHUTDOWN_GRACE_SECONDS)
+    }
+
+    /// The same settings with remote control on or off.
+    #[must_use]
+    pub fn with_remote_control(&self, enabled: bool) -> Settings {
+        let mut changed = self.clone();
+        changed.remote_control_enabled = enabled;
+        changed.fields.insert(REMOTE_CONTROL.into(), enabled.into());
+        changed
+    }
+
+    /// The text of the file: every field it had, known or not, in the order it had.
+    pub fn to_text(&self) -> String {
+        let mut fields = self.fields.clone();
+        // Upstream of the 0.131 era refuses a file without this field.
+        fields.entry(REMOTE_CONTROL).or_insert(self.remote_control_enabled.into());
+        format!("{:#}\n", Value::Object(fields))
+    }
+}
+
+/// Reads the text of a settings file. Whatever the text, there is an answer.
+pub fn parse(bytes: &[u8]) -> ParsedSettings {
+    let fields = match serde_json::from_slice::<Map<String, Value>>(bytes) {
+        Ok(fields) => fields,
+        Err(error) => {
+            let defects = vec![format!("not a JSON object: {error}")];
+            return ParsedSettings { settings: Settings::default(), defects };
+        }
+    };
+    let mut parsed = ParsedSettings::default();
+    for (name, value) in fields {
+        match check(&mut parsed.settings, &name, &value) {
+            Ok(()) => {
+                parsed.settings.fields.insert(name, value);
+            }
+            Err(expected) => parsed.defects.push(format!("{name} is {value}, expected {expected}")),
+        }
+    }
+    parsed
+}
+
+fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'static str> {
+    match (name, value) {
+        (REMOTE_CONTROL, Value::Bool(enabled)) => settings.remote_control_enabled = *enabled,
+        (REMOTE_CONTROL, _) => return Err("true or false"),
+        (GRACE, value) => {
+            let seconds = value.as_u64().filter(|&seconds| seconds <= limits::SHUTDOWN_GRACE_MAX_SECONDS);
+            settings.shutdown_grace_seconds = Some(seconds.ok_or("whole seconds, at most a day")?);
+        }
+        (CODEX_BIN, Value::Null) => settings.codex_bin = None,
+        (CODEX_BIN, Value::String(path)) if path.starts_with('/') => {
+            settings.codex_bin = Some(PathBuf::from(path));
+        }
+        (CODEX_BIN, _) => return Err("an absolute path"),
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+    use proptest::prelude::*;
+
+    #[test]
+    fn fields_of_others_survive_a_change() {
+        let parsed = parse(br#"{"updateIntervalMinutes":60,"remoteControlEnabled":false,"x":{"y":[1]}}"#);
+        assert!(parsed.defects.is_empty());
+        let text = parsed.settings.with_remote_control(true).to_text();
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            value,
+            serde_json::json!({"updateIntervalMinutes":60,"remoteControlEnabled":true,"x":{"y":[1]}})
+        );
+    }
+
+    #[test]
+    fn one_bad_field_does_not_cost_the_good_ones() {
+        let parsed = parse(br#"{"shutdownGraceSeconds":"soon","remoteControlEnabled":true}"#);
+        assert!(parsed.settings.remote_control_enabled);
+        assert_eq!(parsed.settings.grace_seconds(), 60);
+        assert_eq!(
+            parsed.defects,
+            ["shutdownGraceSeconds is \"soon\", expected whole seconds, at most a day"]
+        );
+    }
+
+    #[test]
+    fn an_empty_object_is_no_defect() {
+        assert!(parse(b"{}").defects.is_empty());
+        assert_eq!(parse(b"{ nonsense").defects.len(), 1);
+        assert_eq!(parse(b"").defects.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes).settings.to_text();
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! When to start, restart, signal and give up: the keeper's decisions as a pure machine.
+//!
+//! [`Supervisor::step`] takes what happened and when, and answers what to do, in order. It never asks for a second
+//! process while one lives, never starts anything after a stop was asked for, and always has either a living process,
+//! a moment at which it acts next, or nothing to keep.
+
+mod backoff;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use backoff::Backoff;
+
+use crate::clock::Monotonic;
+use crate::limits::{KILL_TIMEOUT_MS, SECOND_SIGNAL_GRACE_MS};
+use crate::program::{DrainSignal, StopPolicy};
+
+/// What comes after a stop.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Then {
+    /// Nothing: the keeper leaves.
+    Leave,
+    /// A new process of the newest program.
+    StartAgain,
+}
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StopStage {
+    /// The first signal is out; turns drain.
+    Draining,
+    /// The second signal is out.
+    Forced,
+    /// The whole group was killed.
+    Killed,
+}
+
+/// Where a program stands.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "phase")]
+pub enum Phase {
+    /// Nothing runs and nothing is due.
+    Idle,
+    /// A process lives.
+    Running {
+        /// Since when.
+        since: Monotonic,
+    },
+    /// Nothing runs; the next attempt is due.
+    Waiting {
+        /// When.
+        until: Monotonic,
+    },
+    /// A process lives and was asked to leave.
+    Stopping {
+        /// How far that has come.
+        stage: StopStage,
+        /// When the next stage is due; `None` waits without limit.
+        deadline: Option<Monotonic>,
+        /// What comes after.
+        then: Then,
+    },
+}
+
+/// What can happen to a supervised program.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// Somebody wants it to run.
+    StartRequested,
+    /// A living process was taken over.
+    Adopted,
+    /// The process that we asked for lives.
+    Spawned,
+    /// It could not be started.
+    SpawnFailed,
+    /// The process ended.
+    Exited,
+    /// Somebody wants it to end.
+    StopRequested(StopPolicy, Then),
+    /// Time went by.
+    Ticked,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Start the program; answer with `Spawned` or `SpawnFailed`.
+    Spawn,
+    /// Send the draining signal to the process.
+    Signal(DrainSignal),
+    /// Kill the process, its group, and everything it started.
+    KillAll,
+    /// End what the dead process left behind.
+    SweepStrays,
+    /// The program keeps dying: say so.
+    ReportCrashLoop,
+    /// A killed process is still there: say so.
+    ReportUnkillable,
+    /// Nothing is left to keep.
+    Leave,
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    phase: Phase,
+    backoff: Backoff,
+    restarts: u64,
+}
+
+impl Supervisor {
+    /// A supervisor of nothing yet. `seed` drives the jitter.
+    pub fn new(seed: u64) -> Self {
+        Self { phase: Phase::Idle, backoff: Backoff::new(seed), restarts: 0 }
+    }
+
+    /// Where the program stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// How often it was restarted after a crash since somebody last asked for it.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// Whether it keeps dying.
+    pub fn crash_looping(&self) -> bool {
+        self.backoff.looping()
+    }
+
+    /// When [`Event::Ticked`] is due; `None` when only the outside can change anything.
+    pub fn deadline(&self) -> Option<Monotonic> {
+        match self.phase {
+            Phase::Idle => None,
+            Phase::Running { since } => self.backoff.settles_at(since),
+            Phase::Waiting { until } => Some(until),
+            Phase::Stopping { deadline, .. } => deadline,
+        }
+    }
+
+    /// Takes one event at `now` and answers what to do, in order.
+    pub fn step(&mut self, event: Event, now: Monotonic) -> Vec<Action> {
+        match event {
+            Event::StartRequested => self.start_requested(),
+            Event::Adopted | Event::Spawned => self.lives(now),
+            Event::SpawnFailed => match self.phase {
+                Phase::Stopping { .. } => self.ended(now),
+                _ => self.crashed(now),
+            },
+            Event::Exited => match self.phase {
+                Phase::Stopping { .. } => self.ended(now),
+                _ => {
+                    let mut actions = self.crashed(now);
+                    // The successor first: sweeping may take a while.
+                    actions.push(Action::SweepStrays);
+                    actions
+                }
+            },
+            Event::StopRequested(policy, then) => self.stop_requested(policy, then, now),
+            Event::Ticked => self.ticked(now),
+        }
+    }
+
+    fn start_requested(&mut self) -> Vec<Action> {
+        match &mut self.phase {
+            Phase::Running { .. } => Vec::new(),
+            Phase::Stopping { then, .. } => {
+                *then = Then::StartAgain;
+                Vec::new()
+            }
+            Phase::Idle | Phase::Waiting { .. } => {
+                self.forget_the_past();
+                vec![Action::Spawn]
+            }
+        }
+    }
+
+    fn lives(&mut self, now: Monotonic) -> Vec<Action> {
+        if !matches!(self.phase, Phase::Stopping { .. }) {
+            self.phase = Phase::Running { since: now };
+        }
+        Vec::new()
+    }
+
+    fn crashed(&mut self, now: Monotonic) -> Vec<Action> {
+        if let Phase::Running { since } = self.phase {
+            self.backoff.lived(since, now);
+        }
+        let was_looping = self.backoff.looping();
+        let wait_ms = self.backoff.crashed(now);
+        self.restarts += 1;
+        let mut actions = Vec::new();
+        if wait_ms == 0 {
+            actions.push(Action::Spawn);
+        }
+        self.phase = Phase::Waiting { until: now + wait_ms };
+        if self.backoff.looping() && !was_looping {
+            actions.push(Action::ReportCrashLoop);
+        }
+        actions
+    }
+
+    fn ended(&mut self, _now: Monotonic) -> Vec<Action> {
+        let Phase::Stopping { then, .. } = self.phase else { return Vec::new() };
+        self.phase = Phase::Idle;
+        self.forget_the_past();
+        match then {
+            Then::Leave => vec![Action::SweepStrays, Action::Leave],
+            Then::StartAgain => vec![Action::Spawn, Action::SweepStrays],
+        }
+    }
+
+    fn stop_requested(&mut self, policy: StopPolicy, then: Then, now: Monotonic) -> Vec<Action> {
+        match self.phase {
+            Phase::Idle | Phase::Waiting { .. } => {
+                self.phase = Phase::Idle;
+                self.forget_the_past();
+                vec![if then == Then::Leave { Action::Leave } else { Action::Spawn }]
+            }
+            Phase::Running { .. } => {
+                let deadline = policy.grace_ms.map(|grace| now + grace);
+                self.phase = Phase::Stopping { stage: StopStage::Draining, deadline, then };
+                vec![Action::Signal(policy.signal)]
+            }
+            Phase::Stopping { stage, deadline, .. } => {
+                // A second wish can hasten a stop and change what follows, never slow it down.
+                let wished = policy.grace_ms.map(|grace| now + grace);
+                let deadline = if stage == StopStage::Draining { sooner(deadline, wished) } else { deadline };
+                self.phase = Phase::Stopping { stage, deadline, then };
+                self.ticked(now)
+            }
+        }
+    }
+
+    fn ticked(&mut self, now: Monotonic) -> Vec<Action> {
+        match self.phase {
+            Phase::Waiting { until } if until <= now => vec![Action::Spawn],
+            Phase::Running { since } => {
+                self.backoff.lived(since, now);
+                Vec::new()
+            }
+            Phase::Stopping { stage, deadline: Some(deadline), then } if deadline <= now => {
+                let (stage, wait_ms, action) = match stage {
+                    StopStage::Draining => {
+                        (StopStage::Forced, SECOND_SIGNAL_GRACE_MS, Action::Signal(DrainSignal::Terminate))
+                    }
+                    StopStage::Forced => (StopStage::Killed, KILL_TIMEOUT_MS, Action::KillAll),
+                    StopStage::Killed => (StopStage::Killed, KILL_TIMEOUT_MS, Action::ReportUnkillable),
+                };
+                self.phase = Phase::Stopping { stage, deadline: Some(now + wait_ms), then };
+                vec![action]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn forget_the_past(&mut self) {
+        self.backoff.reset();
+        self.restarts = 0;
+    }
+}
+
+fn sooner(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,236 @@
+//! The promises of the supervisor, over hand-written histories and 100,000 random ones.
+
+use proptest::prelude::*;
+
+use super::{Action, Backoff, Event, Phase, StopStage, Supervisor, Then};
+use crate::clock::Monotonic;
+use crate::limits::{BACKOFF_CEILING_MS, CRASH_LIMIT, STABLE_AFTER_MS};
+use crate::program::{DrainSignal, StopPolicy};
+
+const TERM: StopPolicy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(60_000) };
+
+fn running() -> Supervisor {
+    let mut supervisor = Supervisor::new(1);
+    assert_eq!(supervisor.step(Event::StartRequested, Monotonic(0)), [Action::Spawn]);
+    assert_eq!(supervisor.step(Event::Spawned, Monotonic(1)), []);
+    supervisor
+}
+
+#[test]
+fn the_first_crash_is_answered_at_once_and_the_next_after_a_tenth_of_a_second() {
+    let mut supervisor = running();
+    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
+    supervisor.step(Event::Spawned, Monotonic(1_001));
+    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_100)), [Action::SweepStrays]);
+    let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
+    assert!((1_180..=1_200).contains(&until.0), "{until:?}");
+    assert_eq!(supervisor.step(Event::Ticked, until), [Action::Spawn]);
+    assert_eq!(supervisor.restarts(), 2);
+}
+
+#[test]
+fn five_crashes_in_a_minute_are_a_loop_that_is_still_tried_at_the_ceiling() {
+    let mut supervisor = running();
+    let mut now = Monotonic(0);
+    let mut reported = 0;
+    for _ in 0..CRASH_LIMIT + 3 {
+        let actions = supervisor.step(Event::Exited, now);
+        reported += actions.iter().filter(|&&action| action == Action::ReportCrashLoop).count();
+        if let Phase::Waiting { until } = supervisor.phase() {
+            now = until;
+            supervisor.step(Event::Ticked, now);
+            supervisor.step(Event::Spawned, now);
+        }
+    }
+    assert!(supervisor.crash_looping());
+    assert_eq!(reported, 1, "said once, not at every crash");
+    supervisor.step(Event::Exited, now);
+    let Phase::Waiting { until } = supervisor.phase() else { panic!("still tried") };
+    assert!(until.since_ms(now) >= BACKOFF_CEILING_MS * 4 / 5);
+}
+
+#[test]
+fn a_server_that_lives_a_minute_leaves_its_crashes_behind() {
+    let mut supervisor = running();
+    for at in 0..CRASH_LIMIT as u64 {
+        supervisor.step(Event::Exited, Monotonic(at));
+        supervisor.step(Event::Spawned, Monotonic(at));
+    }
+    assert!(supervisor.crash_looping());
+    let settles = supervisor.deadline().expect("it is looked at again");
+    assert_eq!(settles.since_ms(Monotonic(CRASH_LIMIT as u64 - 1)), STABLE_AFTER_MS);
+    supervisor.step(Event::Ticked, settles);
+    assert!(!supervisor.crash_looping());
+    assert_eq!(supervisor.deadline(), None, "nothing left to wake up for");
+}
+
+#[test]
+fn a_stop_goes_from_term_over_term_to_kill() {
+    let mut supervisor = running();
+    let actions = supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
+    assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
+    let forced = supervisor.deadline().expect("a deadline");
+    assert_eq!(forced, Monotonic(60_010));
+    assert_eq!(supervisor.step(Event::Ticked, forced), [Action::Signal(DrainSignal::Terminate)]);
+    let killed = supervisor.deadline().expect("a deadline");
+    assert_eq!(supervisor.step(Event::Ticked, killed), [Action::KillAll]);
+    assert_eq!(supervisor.step(Event::Exited, killed), [Action::SweepStrays, Action::Leave]);
+}
+
+#[test]
+fn a_start_during_a_stop_makes_it_a_restart() {
+    let mut supervisor = running();
+    supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
+    assert_eq!(supervisor.step(Event::StartRequested, Monotonic(11)), []);
+    assert_eq!(supervisor.step(Event::Exited, Monotonic(12)), [Action::Spawn, Action::SweepStrays]);
+}
+
+#[test]
+fn a_drain_without_limit_waits_for_ever_and_a_later_stop_ends_it() {
+    let mut supervisor = running();
+    let hangup = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
+    supervisor.step(Event::StopRequested(hangup, Then::StartAgain), Monotonic(10));
+    assert_eq!(supervisor.deadline(), None);
+    let at_once = StopPolicy { grace_ms: Some(0), ..TERM };
+    let actions = supervisor.step(Event::StopRequested(at_once, Then::Leave), Monotonic(99));
+    assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
+    assert_eq!(supervisor.step(Event::Exited, Monotonic(100)), [Action::SweepStrays, Action::Leave]);
+}
+
+/// What the outside may do at any moment; the world of [`drive`] makes it consistent.
+fn happening() -> impl Strategy<Value = (u8, u64)> {
+    (0u8..8, prop_oneof![0u64..5, 0u64..2_000, 0u64..120_000])
+}
+
+/// A world with at most one process in which the supervisor's actions are carried out.
+#[derive(Default)]
+struct World {
+    alive: bool,
+    left: bool,
+    stop_wanted: bool,
+}
+
+impl World {
+    fn carry_out(&mut self, supervisor: &mut Supervisor, actions: Vec<Action>, now: Monotonic, spawns: bool) {
+        for action in actions {
+            match action {
+                Action::Spawn => {
+                    assert!(!self.alive, "never two processes");
+                    assert!(!self.stop_wanted, "nothing starts after a stop");
+                    self.alive = spawns;
+                    let event = if spawns { Event::Spawned } else { Event::SpawnFailed };
+                    let more = supervisor.step(event, now);
+                    self.carry_out(supervisor, more, now, true);
+                }
+                Action::Signal(_) => assert!(self.alive, "only a living process is signalled"),
+                Action::KillAll => {
+                    assert!(self.alive);
+                    self.alive = false;
+                    let more = supervisor.step(Event::Exited, now);
+                    self.carry_out(supervisor, more, now, true);
+                }
+                Action::Leave => {
+                    assert!(!self.alive, "the keeper never leaves a living process");
+                    self.left = true;
+                }
+                Action::SweepStrays | Action::ReportCrashLoop | Action::ReportUnkillable => {}
+            }
+        }
+    }
+}
+
+fn drive(history: &[(u8, u64)]) {
+    let mut supervisor = Supervisor::new(7);
+    let mut world = World::default();
+    let mut now = Monotonic(0);
+    for &(what, wait_ms) in history {
+        now = now + wait_ms;
+        let event = match what {
+            0 | 1 => {
+                world.stop_wanted = false;
+                Event::StartRequested
+            }
+            2 | 3 if world.alive => {
+                world.alive = false;
+                Event::Exited
+            }
+            4 => {
+                world.stop_wanted = true;
+                Event::StopRequested(TERM, Then::Leave)
+            }
+            5 => {
+                world.stop_wanted = false;
+                Event::StopRequested(StopPolicy { grace_ms: None, ..TERM }, Then::StartAgain)
+            }
+            _ => Event::Ticked,
+        };
+        let actions = supervisor.step(event, now);
+        world.carry_out(&mut supervisor, actions, now, what != 1);
+        if world.left {
+            return;
+        }
+        match supervisor.phase() {
+            Phase::Running { .. } | Phase::Stopping { .. } => assert!(world.alive),
+            Phase::Waiting { .. } => assert!(!world.alive && supervisor.deadline().is_some()),
+            Phase::Idle => assert!(!world.alive),
+        }
+    }
+    settle(supervisor, world, now);
+}
+
+/// From wherever a history ends, a stop and enough time always end everything.
+fn settle(mut supervisor: Supervisor, mut world: World, mut now: Monotonic) {
+    world.stop_wanted = true;
+    let actions = supervisor.step(Event::StopRequested(TERM, Then::Leave), now);
+    world.carry_out(&mut supervisor, actions, now, true);
+    for _ in 0..4 {
+        if world.left {
+            break;
+        }
+        now = supervisor.deadline().expect("a stop has a deadline");
+        let actions = supervisor.step(Event::Ticked, now);
+        world.carry_out(&mut supervisor, actions, now, true);
+    }
+    assert!(world.left && !world.alive);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_makes_two_processes_or_leaves_one(history in prop::collection::vec(happening(), 0..24)) {
+        drive(&history);
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_wait_never_shrinks_and_never_passes_the_ceiling(seed: u64, gaps in prop::collection::vec(0u64..500, 1..40)) {
+        let mut backoff = Backoff::new(seed);
+        let mut now = Monotonic(0);
+        let mut nth = 0;
+        for gap in gaps {
+            now = now + gap;
+            nth += 1;
+            let wait_ms = backoff.crashed(now);
+            let full_ms = if backoff.looping() { BACKOFF_CEILING_MS } else { Backoff::full_wait_ms(nth) };
+            prop_assert!(Backoff::full_wait_ms(nth) >= Backoff::full_wait_ms(nth - 1));
+            prop_assert!(full_ms <= BACKOFF_CEILING_MS);
+            prop_assert!(wait_ms <= full_ms && wait_ms >= full_ms * 4 / 5, "a jitter of at most a fifth");
+        }
+    }
+}
+
+#[test]
+fn a_killed_stage_without_an_end_is_reported_not_forgotten() {
+    let mut supervisor = running();
+    supervisor
+        .step(Event::StopRequested(StopPolicy { grace_ms: Some(0), ..TERM }, Then::Leave), Monotonic(5));
+    let mut actions = Vec::new();
+    for _ in 0..3 {
+        let due = supervisor.deadline().expect("a deadline");
+        actions = supervisor.step(Event::Ticked, due);
+    }
+    assert_eq!(actions, [Action::ReportUnkillable]);
+    assert!(matches!(supervisor.phase(), Phase::Stopping { stage: StopStage::Killed, .. }));
+}
