@@ -1,1 +1,41 @@
-//! See the README of the workspace.
+//! What the tests and benchmarks of codexd stand on. Not shipped.
+//!
+//! * [`codex`] finds or installs the real Codex releases that we compare ourselves with.
+//! * [`Home`] is a throw-away `CODEX_HOME`; when it goes, every process that was started with it goes too.
+//! * [`MockModel`] is a Responses API on loopback, so that a real app-server can run turns without an account.
+//! * [`AppServer`] runs one bare app-server, real or [embedded](Server::Embedded).
+//! * [`Client`] speaks the app-server protocol and keeps everything it saw; [`Normaliser`] makes two such records
+//!   comparable.
+//! * [`run`] starts a program to its end and keeps what it said; [`Codexd`] does that with the built `codexd`.
+//! * [`Fake`] is a Codex with one thing wrong with it; [`killer`] ends a program at the k-th thing that it did.
+//!
+//! Invariants: a process is ended by identity (pid and start time, through a pidfd), never by name. Nothing waits by
+//! sleeping for a guessed time: every wait is for an event and has a deadline. A test that cannot run here says so with
+//! [`skip!`], and is counted. Linux only, as it reads `/proc`.
+
+pub mod client;
+pub mod codex;
+pub mod codexd;
+pub mod fakes;
+pub mod home;
+pub mod killer;
+pub mod limits;
+pub mod model;
+pub mod process;
+pub mod run;
+pub mod server;
+pub mod skip;
+pub mod transcript;
+pub mod wait;
+
+pub use client::{Client, Place, RpcError};
+pub use codex::Version;
+pub use codexd::Codexd;
+pub use fakes::Fake;
+pub use home::{Home, Layout};
+pub use model::MockModel;
+pub use process::Process;
+pub use run::Run;
+pub use server::{AppServer, Server};
+pub use transcript::Normaliser;
+pub use wait::{block_on, until};
