@@ -1,2 +1,40 @@
-//! Developer tasks.
-fn main() {}
+//! Developer tasks: `cargo xtask test`, `cargo xtask bench lifecycle`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod needs;
+mod reaping;
+mod test;
+
+#[derive(Parser)]
+#[command(about = "Developer tasks of codexd")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need, check the style, run every test, and count.
+    Test(test::Options),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test(options) => test::test(&options),
+        Task::Bench(bench) => bench::bench(&bench),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -68,10 +68,10 @@ pub fn platform() -> Result<(&'static str, &'static str), String> {
 /// # Errors
 /// No release for this machine; no npm; npm's own failure with the end of what it said.
 pub fn binary(version: Version) -> anyhow::Result<PathBuf> {
-    let cache = cache_folder()?;
-    if let Some(found) = find(&cache, version)? {
+    if let Some(found) = cached(version)? {
         return Ok(found);
     }
+    let cache = cache_folder()?;
     fs::create_dir_all(&cache).with_context(|| format!("failed to create {}", cache.display()))?;
     let lock = File::create(cache.join(format!("codex-{version}.lock")))?;
     flock(&lock, FlockOperation::LockExclusive)?;
@@ -80,6 +80,14 @@ pub fn binary(version: Version) -> anyhow::Result<PathBuf> {
     }
     install(&cache, version)?;
     find(&cache, version)?.with_context(|| format!("npm installed Codex {version} without a native binary"))
+}
+
+/// The native binary of `version` if it is in the cache.
+///
+/// # Errors
+/// No release for this machine, or no cache.
+pub fn cached(version: Version) -> anyhow::Result<Option<PathBuf>> {
+    find(&cache_folder()?, version)
 }
 
 /// The folder that releases are cached in.

@@ -13,6 +13,6 @@ pub const OUTPUT_CLOSED: Duration = Duration::from_secs(2);
 /// How long a killed process may take to be gone.
 pub const PROCESS_GONE: Duration = Duration::from_secs(20);
 /// How often something that gives no event is looked at.
-pub const LOOK_EVERY: Duration = Duration::from_millis(2);
+pub const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How long one `npm install` may take.
 pub const INSTALL: Duration = Duration::from_secs(600);

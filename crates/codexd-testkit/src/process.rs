@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -90,6 +90,11 @@ impl Process {
             self.command
         );
         Ok(())
+    }
+
+    /// The file that it runs, with all links resolved; `None` when it is gone or somebody else's.
+    pub fn executable(&self) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/{}/exe", self.pid)).ok()
     }
 
     /// What it holds in memory; zeros for what the kernel does not tell.
