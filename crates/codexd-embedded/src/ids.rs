@@ -1,0 +1,154 @@
+//! Who is who: newtypes for every identity of the protocol, and the source of new ones.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::{Builder, Uuid};
+
+use crate::moment::Moment;
+
+/// One client connection of this process.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct ConnectionId(pub u64);
+
+/// The number of a request of ours to the clients; counted from 0 over the whole process, as upstream does.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) struct ServerRequestId(pub i64);
+
+/// A thread: a UUID, so in the order of creation.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(into = "String", try_from = "String")]
+pub(crate) struct ThreadId(Uuid);
+
+impl ThreadId {
+    /// Reads what a client sent; the error is the part of upstream's sentence after "invalid thread id: ".
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Uuid::parse_str(text).map(Self).map_err(|error| error.to_string())
+    }
+
+    /// When it was made: the first 48 bits of a UUID of version 7.
+    pub(crate) fn created_millis(self) -> i64 {
+        i64::try_from(self.0.as_u128() >> 80).expect("48 bits fit")
+    }
+}
+
+impl fmt::Display for ThreadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A turn of a thread.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(into = "String", try_from = "String")]
+pub(crate) struct TurnId(Uuid);
+
+impl fmt::Display for TurnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<ThreadId> for String {
+    fn from(id: ThreadId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for ThreadId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TurnId> for String {
+    fn from(id: TurnId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for TurnId {
+    type Error = uuid::Error;
+
+    fn try_from(text: String) -> Result<Self, uuid::Error> {
+        Uuid::try_parse(&text).map(Self)
+    }
+}
+
+/// An item of a turn: a UUID for what the user said, `msg_N` and `call_N` for what the model did.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub(crate) struct ItemId(pub String);
+
+/// Makes identities out of the time and a seed: unlike in every process, alike in every run of a test.
+#[derive(Debug)]
+pub(crate) struct Minter {
+    state: u64,
+}
+
+impl Minter {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    pub(crate) fn thread(&mut self, now: Moment) -> ThreadId {
+        ThreadId(self.uuid(now))
+    }
+
+    pub(crate) fn turn(&mut self, now: Moment) -> TurnId {
+        TurnId(self.uuid(now))
+    }
+
+    pub(crate) fn item(&mut self, now: Moment) -> ItemId {
+        ItemId(self.uuid(now).to_string())
+    }
+
+    /// A number such as upstream gives to a command it runs.
+    pub(crate) fn process(&mut self) -> String {
+        (10_000 + self.next() % 80_000).to_string()
+    }
+
+    fn uuid(&mut self, now: Moment) -> Uuid {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.next().to_le_bytes());
+        random[8..].copy_from_slice(&self.next().to_le_bytes()[..2]);
+        Builder::from_unix_timestamp_millis(now.millis(), &random).into_uuid()
+    }
+
+    /// SplitMix64: every seed walks through all 2^64 values.
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Minter, ThreadId};
+    use crate::moment::Moment;
+
+    #[test]
+    fn two_threads_of_one_millisecond_differ() {
+        let mut minter = Minter::new(1);
+        let now = Moment::from_millis(1_795_000_000_000);
+        assert_ne!(minter.thread(now), minter.thread(now));
+    }
+
+    #[test]
+    fn a_thread_id_survives_the_wire() {
+        let id = Minter::new(7).thread(Moment::from_millis(1));
+        assert_eq!(ThreadId::parse(&id.to_string()), Ok(id));
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused_in_upstreams_words() {
+        assert_eq!(
+            ThreadId::parse("bad"),
+            Err("invalid length: expected length 32 for simple format, found 3".to_owned())
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! Leaving: the first signal waits for the turns that run, a second one does not.
+//!
+//! As upstream does: SIGTERM, SIGINT and SIGHUP begin the drain alike; a second SIGTERM or SIGINT forces it, a SIGHUP
+//! never does. There is no upper bound: a turn that waits for an approval is waited for.
+
+use crate::ExitReason;
+use crate::model::{Action, State};
+
+/// A signal that asks the server to leave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Signal {
+    Terminate,
+    Interrupt,
+    HangUp,
+}
+
+impl State {
+    pub(crate) fn signalled(&mut self, signal: Signal) {
+        let forced = self.hall.draining && signal != Signal::HangUp;
+        self.hall.draining = true;
+        if forced {
+            self.hall.act(Action::Exit(ExitReason::Forced));
+        }
+    }
+
+    pub(crate) fn exit_when_drained(&mut self) {
+        if self.hall.draining && self.threads.values().all(|thread| thread.running.is_none()) {
+            self.hall.act(Action::Exit(ExitReason::Drained));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What the server is, without sockets, files or clocks: connections, threads, turns, approvals and subscriptions.
+//!
+//! `State::step` takes one [`Input`] and the time and says what is to be done, as [`Action`]s in order. What a request
+//! needs to know from the disk is looked up before ([`State::wants`]) and comes with it ([`Shelf`]).
+//!
+//! Invariants:
+//! - every request gets exactly one reply, and the reply stands before what the request brings about;
+//! - what is told of a turn is on its way to the disk before it is on its way to a client;
+//! - all subscribers of a thread see the same messages in the same order;
+//! - an approval has one number for all, and the first answer decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use codexd_protocol::RequestId;
+
+use crate::call::Call;
+use crate::ids::{ConnectionId, Minter, ServerRequestId, ThreadId};
+use crate::moment::Moment;
+use crate::refusal::Refusal;
+use crate::settings::Settings;
+use crate::wire::Frame;
+
+mod approvals;
+mod connections;
+mod drain;
+mod hall;
+mod lists;
+mod play;
+mod requests;
+mod thread;
+mod threads;
+pub(crate) mod transcript;
+mod turns;
+mod views;
+
+pub(crate) use approvals::Decision;
+pub(crate) use drain::Signal;
+
+use hall::Hall;
+use thread::Thread;
+use transcript::{Record, Transcript};
+
+/// Everything that can happen to the server.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A client has connected.
+    Opened(ConnectionId),
+    /// A client is gone.
+    Closed(ConnectionId),
+    /// A client asked for something.
+    Asked { connection: ConnectionId, id: RequestId, call: Result<Call, Refusal>, shelf: Shelf },
+    /// A client answered a request of ours.
+    Answered { connection: ConnectionId, request: ServerRequestId, decision: Decision },
+    /// A signal came.
+    Signalled(Signal),
+    /// The moment of [`State::next_due`] has come.
+    TimePassed,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Send a message to these connections.
+    Tell { to: Vec<ConnectionId>, frame: Frame },
+    /// Add a record to the file of a thread; a first record makes the file.
+    Append { thread: ThreadId, record: Record },
+    /// Move the file of a thread to the archive.
+    Archive(ThreadId),
+    /// Move it back.
+    Unarchive(ThreadId),
+    /// Become the one writer of a new thread.
+    Claim(ThreadId),
+    /// Die at once, as by `kill -9`.
+    Abort,
+    /// Leave in order.
+    Exit(crate::ExitReason),
+}
+
+/// What a request needs from the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wants {
+    Nothing,
+    /// The thread, and whether its writer lock is to be taken.
+    Thread {
+        thread: ThreadId,
+        lock: bool,
+    },
+    /// All threads, or all archived ones.
+    Threads {
+        archived: bool,
+    },
+    /// The memory of this process.
+    Memory,
+}
+
+/// What was found there.
+#[derive(Debug)]
+pub(crate) enum Shelf {
+    Nothing,
+    Thread(Found),
+    Threads(Vec<Arc<Transcript>>),
+    Memory { resident_bytes: u64 },
+}
+
+/// A thread on the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub transcript: Option<Arc<Transcript>>,
+    pub archived: bool,
+    /// Another process writes it.
+    pub other_writer: bool,
+}
+
+/// The server's state.
+#[derive(Debug)]
+pub(crate) struct State {
+    hall: Hall,
+    threads: BTreeMap<ThreadId, Thread>,
+}
+
+impl State {
+    /// A server without clients and threads. `seed` must differ from process to process.
+    pub(crate) fn new(settings: Settings, seed: u64) -> Self {
+        Self { hall: Hall::new(settings, Minter::new(seed)), threads: BTreeMap::new() }
+    }
+
+    /// Takes what happened at `now` and says what is to be done.
+    pub(crate) fn step(&mut self, input: Input, now: Moment) -> Vec<Action> {
+        self.hall.now = now;
+        match input {
+            Input::Opened(connection) => self.hall.connections.open(connection),
+            Input::Closed(connection) => self.leave(connection),
+            Input::Asked { connection, id, call, shelf } => self.answer(connection, &id, call, shelf),
+            Input::Answered { connection, request, decision } => self.decide(connection, request, decision),
+            Input::Signalled(signal) => self.signalled(signal),
+            Input::TimePassed => self.time_passed(),
+        }
+        self.exit_when_drained();
+        self.hall.take_actions()
+    }
+
+    /// When [`Input::TimePassed`] is next needed.
+    pub(crate) fn next_due(&self) -> Option<Moment> {
+        self.threads.values().filter_map(|thread| thread.due(&self.hall)).min()
+    }
+
+    /// What must be looked up before `call` is stepped.
+    pub(crate) fn wants(&self, call: &Call) -> Wants {
+        if self.hall.draining && call.refused_while_draining() {
+            return Wants::Nothing;
+        }
+        let lock = match call {
+            Call::ThreadList(params) => return Wants::Threads { archived: params.archived == Some(true) },
+            Call::Diagnostics => return Wants::Memory,
+            Call::ThreadResume(_) | Call::ThreadArchive(_) | Call::ThreadUnarchive(_) => true,
+            Call::ThreadRead(_) | Call::ThreadTurnsList(_) | Call::ThreadSetName(_) => false,
+            _ => return Wants::Nothing,
+        };
+        match call.thread() {
+            Ok(Some(thread)) if !self.is_loaded(thread) => Wants::Thread { thread, lock },
+            _ => Wants::Nothing,
+        }
+    }
+
+    /// Whether this process is the writer of `thread`.
+    pub(crate) fn is_loaded(&self, thread: ThreadId) -> bool {
+        self.threads.contains_key(&thread)
+    }
+
+    fn time_passed(&mut self) {
+        let Self { hall, threads } = self;
+        for thread in threads.values_mut() {
+            thread.proceed(hall);
+        }
+        let left: Vec<ThreadId> =
+            threads.values().filter(|thread| thread.is_forgotten(hall)).map(Thread::id).collect();
+        for id in left {
+            if let Some(thread) = threads.remove(&id) {
+                thread.unload(hall);
+            }
+        }
+    }
+
+    fn leave(&mut self, connection: ConnectionId) {
+        let Self { hall, threads } = self;
+        hall.connections.close(connection);
+        for thread in threads.values_mut() {
+            thread.unsubscribe(connection, hall);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the loop does with the disk: looks up what a request needs, carries out what the model decided.
+//!
+//! A failure to write is said on stderr and the turn goes on: as upstream, a full disk does not stop a conversation.
+
+use std::io;
+use std::path::Path;
+
+use crate::ExitReason;
+use crate::ids::{ConnectionId, ThreadId};
+use crate::model::{Action, Found, Shelf, Wants};
+use crate::store::Store;
+use crate::store::locks::WriterLocks;
+use crate::wire::Frame;
+
+/// The files and the locks of the home.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    store: Store,
+    locks: WriterLocks,
+}
+
+/// What is left to the loop.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Nothing,
+    Tell { to: Vec<ConnectionId>, frame: Frame },
+    Leave(ExitReason),
+}
+
+impl Desk {
+    pub(crate) fn new(codex_home: &Path) -> Self {
+        Self { store: Store::new(codex_home.to_owned()), locks: WriterLocks::new(codex_home) }
+    }
+
+    /// Looks up what the model wants to know. A lock that was taken is let go by [`Desk::release`], unless the thread
+    /// is loaded by then.
+    pub(crate) fn look_up(&mut self, wants: Option<Wants>) -> Shelf {
+        match wants {
+            None | Some(Wants::Nothing) => Shelf::Nothing,
+            Some(Wants::Threads { archived }) => Shelf::Threads(self.store.all(archived)),
+            Some(Wants::Memory) => Shelf::Memory { resident_bytes: resident_bytes() },
+            Some(Wants::Thread { thread, lock }) => {
+                let mut found = self.find(thread);
+                if lock && found.transcript.is_some() {
+                    found.other_writer = !self.locks.take(thread).unwrap_or_else(|error| {
+                        complain(&format!("lock thread {thread}"), &error);
+                        false
+                    });
+                    if !found.other_writer {
+                        // Its last writer may have written until the lock was ours.
+                        found = self.find(thread);
+                    }
+                }
+                Shelf::Thread(found)
+            }
+        }
+    }
+
+    /// Carries out what concerns the disk.
+    pub(crate) fn carry_out(&mut self, action: Action) -> Done {
+        let (what, outcome) = match action {
+            Action::Tell { to, frame } => return Done::Tell { to, frame },
+            Action::Exit(reason) => return Done::Leave(reason),
+            Action::Abort => std::process::abort(),
+            Action::Append { thread, record } => ("write", self.store.append(thread, &record)),
+            Action::Archive(thread) => ("archive", self.store.relocate(thread, true)),
+            Action::Unarchive(thread) => ("unarchive", self.store.relocate(thread, false)),
+            Action::Claim(thread) => ("lock", self.locks.take(thread).map(drop)),
+        };
+        if let Err(error) = outcome {
+            complain(&format!("{what} a thread"), &error);
+        }
+        Done::Nothing
+    }
+
+    /// Lets go of the threads that are not loaded any more.
+    pub(crate) fn release(&mut self, is_loaded: impl Fn(ThreadId) -> bool) {
+        match self.locks.release(is_loaded) {
+            Ok(threads) => threads.into_iter().for_each(|thread| self.store.close(thread)),
+            Err(error) => complain("unlock a thread", &error),
+        }
+    }
+
+    fn find(&mut self, thread: ThreadId) -> Found {
+        match self.store.find(thread) {
+            Some((transcript, archived)) => {
+                Found { transcript: Some(transcript), archived, other_writer: false }
+            }
+            None => Found::default(),
+        }
+    }
+}
+
+fn complain(what: &str, error: &io::Error) {
+    eprintln!("failed to {what}: {error}");
+}
+
+/// The resident memory of this process, in bytes; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    resident.unwrap_or_default() * rustix::param::page_size() as u64
+}

@@ -1,0 +1,144 @@
+//! The loop: takes what happens, asks the model what follows, and does it.
+//!
+//! Everything that wakes it is an [`Event`] of one bounded queue. A connection that cannot put its request there
+//! answers "overloaded" itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use codexd_protocol::RequestId;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use crate::call::Call;
+use crate::ids::{ConnectionId, ServerRequestId};
+use crate::limits::{FLUSH_TIMEOUT_MS, INGRESS_REQUESTS_MAX};
+use crate::model::{Decision, Input, Signal, State};
+use crate::moment::Moment;
+use crate::settings::Settings;
+use crate::wire::Frame;
+use crate::{Error, ExitReason, Options};
+
+mod connection;
+mod desk;
+mod outbox;
+pub(crate) mod signals;
+mod socket;
+
+use desk::Desk;
+use outbox::Outbox;
+
+/// Everything that can wake the loop.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A client has shaken hands.
+    Opened { connection: ConnectionId, outbox: Arc<Outbox> },
+    /// A client is gone.
+    Closed { connection: ConnectionId },
+    /// A client asks.
+    Asked { connection: ConnectionId, id: RequestId, method: String, params: Option<Value> },
+    /// A client answers.
+    Answered { connection: ConnectionId, request: ServerRequestId, decision: Decision },
+    /// A signal came.
+    Signalled(Signal),
+    /// The model wanted to be woken now.
+    TimePassed,
+}
+
+/// Listens, serves, and leaves when a signal says so.
+pub(crate) async fn serve(
+    options: Options,
+    mut signals: mpsc::Receiver<Signal>,
+) -> Result<ExitReason, Error> {
+    let settings = Settings::read(&options)?;
+    let socket = socket::Socket::bind(&options.listen, &options.codex_home)?;
+    let (sender, mut events) = mpsc::channel(INGRESS_REQUESTS_MAX);
+    let accepting = tokio::spawn(connection::accept(socket.listener()?, sender));
+    let mut server = Server {
+        desk: Desk::new(&settings.codex_home),
+        state: State::new(settings, Uuid::new_v4().as_u64_pair().0),
+        outboxes: HashMap::new(),
+    };
+    let reason = loop {
+        let due = server.state.next_due();
+        let event = tokio::select! {
+            Some(signal) = signals.recv() => Event::Signalled(signal),
+            Some(event) = events.recv() => event,
+            () = sleep_until(instant(due)), if due.is_some() => Event::TimePassed,
+        };
+        if let Some(reason) = server.take(event) {
+            break reason;
+        }
+    };
+    server.flush().await;
+    accepting.abort();
+    drop(socket);
+    Ok(reason)
+}
+
+struct Server {
+    state: State,
+    desk: Desk,
+    outboxes: HashMap<ConnectionId, Arc<Outbox>>,
+}
+
+impl Server {
+    /// Handles one event; returns why to leave, if it is time to.
+    fn take(&mut self, event: Event) -> Option<ExitReason> {
+        let input = match event {
+            Event::Opened { connection, outbox } => {
+                self.outboxes.insert(connection, outbox);
+                Input::Opened(connection)
+            }
+            Event::Closed { connection } => {
+                self.outboxes.remove(&connection);
+                Input::Closed(connection)
+            }
+            Event::Asked { connection, id, method, params } => {
+                let call = Call::parse(&method, params);
+                let wants = call.as_ref().map(|call| self.state.wants(call));
+                let shelf = self.desk.look_up(wants.ok());
+                Input::Asked { connection, id, call, shelf }
+            }
+            Event::Answered { connection, request, decision } => {
+                Input::Answered { connection, request, decision }
+            }
+            Event::Signalled(signal) => Input::Signalled(signal),
+            Event::TimePassed => Input::TimePassed,
+        };
+        let mut leave = None;
+        for action in self.state.step(input, Moment::now()) {
+            match self.desk.carry_out(action) {
+                desk::Done::Nothing => {}
+                desk::Done::Tell { to, frame } => self.tell(&to, &frame),
+                desk::Done::Leave(reason) => leave = leave.or(Some(reason)),
+            }
+        }
+        self.desk.release(|thread| self.state.is_loaded(thread));
+        leave
+    }
+
+    fn tell(&mut self, to: &[ConnectionId], frame: &Frame) {
+        for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
+            outbox.push(frame.clone());
+        }
+    }
+
+    /// Gives the clients a moment to take what is theirs.
+    async fn flush(&mut self) {
+        let all = async {
+            for outbox in self.outboxes.values() {
+                outbox.emptied().await;
+            }
+        };
+        // Whoever has not read by now would not read later either.
+        let _ = timeout(Duration::from_millis(FLUSH_TIMEOUT_MS), all).await;
+    }
+}
+
+fn instant(due: Option<Moment>) -> Instant {
+    Instant::now() + due.map(|due| due.since(Moment::now())).unwrap_or_default()
+}
