@@ -92,6 +92,18 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it has ended and its parent has taken note, so that nothing of it is left.
+    ///
+    /// # Errors
+    /// Its remains are still there at the deadline: process 1 does not reap here.
+    pub fn wait_reaped(&self, patience: Duration) -> anyhow::Result<()> {
+        crate::until(patience, &format!("process {} to be reaped", self.pid), || {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+            let zombie = status.contains("State:\tZ") || status.contains("State:\tX");
+            (!zombie && !self.is_alive()).then_some(())
+        })
+    }
+
     /// The file that it runs, with all links resolved; `None` when it is gone or somebody else's.
     pub fn executable(&self) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{}/exe", self.pid)).ok()

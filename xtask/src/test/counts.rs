@@ -24,7 +24,8 @@ impl Counts {
     pub fn read_line(&mut self, line: &str) {
         let line = without_brackets(line);
         let nextest = line.trim_start().starts_with("Summary").then(|| line.split_once("run:")).flatten();
-        let libtest = line.trim_start().strip_prefix("test result:");
+        // nextest indents what a test printed, which may be the closing line of a libtest of its own.
+        let libtest = line.strip_prefix("test result:");
         let Some(rest) = nextest.map(|(_, rest)| rest).or(libtest) else { return };
         for part in rest.split([',', ';', '.']) {
             let mut words = part.split_whitespace();
@@ -83,5 +84,6 @@ mod tests {
     #[test]
     fn other_lines_count_nothing() {
         assert_eq!(counted("        PASS [   0.006s] 12 passed, 3 failed"), Counts::default());
+        assert_eq!(counted("    test result: FAILED. 0 passed; 1 failed"), Counts::default());
     }
 }
