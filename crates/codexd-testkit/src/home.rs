@@ -195,13 +195,20 @@ impl Home {
         }
     }
 
-    /// Removes what app-server 0.169.0 leaves outside of the home: the lock of the hashed name of its control socket.
-    fn remove_hashed_socket(&self) {
-        let digest = Sha256::digest(self.control_socket().as_os_str().as_encoded_bytes());
-        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    /// A socket of its own for a bare app-server.
+    pub fn bare_socket(&self) -> PathBuf {
+        self.root().join("s")
+    }
+
+    /// Removes what app-server 0.169.0 leaves outside of the home: the locks of the hashed names of its sockets.
+    fn remove_hashed_sockets(&self) {
         let folder = format!("/tmp/codex-daemon-{}", rustix::process::getuid().as_raw());
-        for file in [name.clone(), format!("{name}.lock")] {
-            let _not_there = fs::remove_file(Path::new(&folder).join(file));
+        for socket in [self.control_socket(), self.bare_socket()] {
+            let digest = Sha256::digest(socket.as_os_str().as_encoded_bytes());
+            let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            for file in [name.clone(), format!("{name}.lock")] {
+                let _not_there = fs::remove_file(Path::new(&folder).join(file));
+            }
         }
     }
 }
@@ -211,7 +218,7 @@ impl Drop for Home {
         if let Err(error) = self.end_processes() {
             eprintln!("{}: {error:#}", self.root().display());
         }
-        self.remove_hashed_socket();
+        self.remove_hashed_sockets();
     }
 }
 

@@ -57,7 +57,7 @@ impl AppServer {
     /// # Errors
     /// It ends, or does not answer in time; the sentence has what it said.
     pub async fn start(home: &Home, server: Server) -> anyhow::Result<AppServer> {
-        let socket = home.root().join("s");
+        let socket = home.bare_socket();
         let command = server.command(home, &format!("unix://{}", socket.display()), &[])?;
         AppServer::launch(command, &socket, &home.root().join("server.log")).await
     }

@@ -24,7 +24,6 @@ pub enum Daemon {
 pub struct Contestant {
     daemon: Daemon,
     binary: PathBuf,
-    server: PathBuf,
     home: Home,
 }
 
@@ -46,7 +45,7 @@ impl Contestant {
             Daemon::Codexd => codexd.to_owned(),
             Daemon::Upstream(version) => codex::binary(version)?,
         };
-        let contestant = Contestant { daemon, binary, server, home };
+        let contestant = Contestant { daemon, binary, home };
         contestant.ok("start")?;
         contestant.ok("stop")?;
         Ok(contestant)
@@ -108,18 +107,31 @@ impl Contestant {
         Ok(started.elapsed())
     }
 
-    /// What stays resident besides the app-server: how many processes, and what they hold.
+    /// What stays resident besides the app-server when everything that the daemon can do is on: how many processes, and what
+    /// they hold. For 0.131.0 that is after `bootstrap`, for 0.169.0 after it has installed itself, which it does in a home
+    /// with nothing in it; both then keep an updater.
     ///
     /// # Errors
-    /// One of them has just gone.
+    /// The daemon does not start, or one of the processes has just gone.
     pub fn resident(&self) -> anyhow::Result<(usize, Memory)> {
-        let (_server, rest) = self.processes();
+        let alone;
+        let (whole, verb) = match self.daemon {
+            Daemon::Codexd => (self, "start"),
+            Daemon::Upstream(Version::V0_131_0) => (self, "bootstrap"),
+            Daemon::Upstream(Version::V0_169_0) => {
+                alone = Contestant { daemon: self.daemon, binary: self.binary.clone(), home: Home::new()? };
+                (&alone, "start")
+            }
+        };
+        whole.ok(verb)?;
+        let (_server, rest) = whole.processes();
         let mut sum = Memory::default();
         for process in &rest {
             let one = process.memory()?;
             sum.resident_kib += one.resident_kib;
             sum.private_kib += one.private_kib;
         }
+        whole.ok("stop")?;
         Ok((rest.len(), sum))
     }
 
@@ -135,8 +147,8 @@ impl Contestant {
     /// The app-server of this home, and its other processes.
     fn processes(&self) -> (Option<Process>, Vec<Process>) {
         let serves = |process: &Process| {
-            process.executable().is_some_and(|path| path == self.server)
-                && process.command.contains("--listen")
+            let codex = process.executable().is_some_and(|path| path.ends_with("codex"));
+            codex && process.command.contains("--listen")
         };
         let (servers, rest): (Vec<_>, Vec<_>) = self.home.processes().into_iter().partition(serves);
         (servers.into_iter().next(), rest)

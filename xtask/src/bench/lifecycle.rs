@@ -77,6 +77,10 @@ pub fn lifecycle(options: &Options) -> anyhow::Result<()> {
         add(Operation::FloorStop, stop);
         add(Operation::FloorRestart, start + stop);
     }
+    for (place, contestant) in contestants.iter().enumerate() {
+        measure_resident(contestant, place, &mut results)
+            .with_context(|| format!("measuring what {} keeps", contestant.name()))?;
+    }
     let names: Vec<String> = contestants.iter().map(Contestant::name).collect();
     let ours = contestants.iter().position(Contestant::is_ours);
     let heading = format!("{}; {} rounds", machine::describe(&load), options.rounds);
@@ -129,7 +133,7 @@ fn measure_round(contestant: &Contestant, place: usize, results: &mut Results) -
     }
     time(Operation::StartRunning, "start")?;
     time(Operation::Restart, "restart")?;
-    measure_memory(contestant, place, results)?;
+    measure_peaks(contestant, place, results)?;
     if contestant.is_ours() {
         let ready = contestant.crash_to_ready()?;
         sample(results, Operation::CrashToReady, place).push_time(ready);
@@ -138,19 +142,24 @@ fn measure_round(contestant: &Contestant, place: usize, results: &mut Results) -
     Ok(())
 }
 
-/// While its server runs: what its verbs take, and what stays. In MiB.
-fn measure_memory(contestant: &Contestant, place: usize, results: &mut Results) -> anyhow::Result<()> {
+/// While its server runs: the most memory that its verbs take, in MiB.
+fn measure_peaks(contestant: &Contestant, place: usize, results: &mut Results) -> anyhow::Result<()> {
+    for (operation, verb) in [(Operation::VersionPeak, "version"), (Operation::StartPeak, "start")] {
+        sample(results, operation, place).push(mib(contestant.peak_kib(verb)?)?);
+    }
+    Ok(())
+}
+
+/// What stays besides the server.
+fn measure_resident(contestant: &Contestant, place: usize, results: &mut Results) -> anyhow::Result<()> {
     let (count, memory) = contestant.resident()?;
-    let mut add = |operation, value: u64| -> anyhow::Result<()> {
-        let value = u32::try_from(value).context("more than 4 TiB")?;
-        sample(results, operation, place).push(f64::from(value) / 1024.0);
-        Ok(())
-    };
-    add(Operation::VersionPeak, contestant.peak_kib("version")?)?;
-    add(Operation::StartPeak, contestant.peak_kib("start")?)?;
-    add(Operation::Resident, memory.resident_kib)?;
-    add(Operation::ResidentPrivate, memory.private_kib)?;
     let count = u32::try_from(count).context("more than 4 billion processes")?;
     sample(results, Operation::ResidentCount, place).push(f64::from(count));
+    sample(results, Operation::Resident, place).push(mib(memory.resident_kib)?);
+    sample(results, Operation::ResidentPrivate, place).push(mib(memory.private_kib)?);
     Ok(())
+}
+
+fn mib(kib: u64) -> anyhow::Result<f64> {
+    Ok(f64::from(u32::try_from(kib).context("more than 4 TiB")?) / 1024.0)
 }

@@ -20,7 +20,7 @@ const ROWS: [(Operation, &str, Unit); 16] = [
     (Operation::CrashToReady, "kill -9 of the server until another answers", Unit::Ms),
     (Operation::VersionPeak, "most memory of `version`", Unit::Mib),
     (Operation::StartPeak, "most memory of `start`, server running", Unit::Mib),
-    (Operation::ResidentCount, "processes besides the server", Unit::Count),
+    (Operation::ResidentCount, "processes besides the server, everything on", Unit::Count),
     (Operation::Resident, "their resident memory", Unit::Mib),
     (Operation::ResidentPrivate, "of it private", Unit::Mib),
 ];
