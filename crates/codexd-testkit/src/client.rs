@@ -297,3 +297,6 @@ pub fn method_of(message: &Value) -> anyhow::Result<&str> {
     let Some(method) = message["method"].as_str() else { bail!("not a notification or request: {message}") };
     Ok(method)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! in `codex-<version>/node_modules/…`. It is installed beside its place and renamed into it under a lock, so parallel
 //! tests and a killed install leave nothing half there.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -68,18 +68,21 @@ pub fn platform() -> Result<(&'static str, &'static str), String> {
 /// # Errors
 /// No release for this machine; no npm; npm's own failure with the end of what it said.
 pub fn binary(version: Version) -> anyhow::Result<PathBuf> {
-    if let Some(found) = cached(version)? {
+    binary_in(&cache_folder()?, version, OsStr::new("npm"))
+}
+
+fn binary_in(cache: &Path, version: Version, npm: &OsStr) -> anyhow::Result<PathBuf> {
+    if let Some(found) = find(cache, version)? {
         return Ok(found);
     }
-    let cache = cache_folder()?;
-    fs::create_dir_all(&cache).with_context(|| format!("failed to create {}", cache.display()))?;
+    fs::create_dir_all(cache).with_context(|| format!("failed to create {}", cache.display()))?;
     let lock = File::create(cache.join(format!("codex-{version}.lock")))?;
     flock(&lock, FlockOperation::LockExclusive)?;
-    if let Some(found) = find(&cache, version)? {
+    if let Some(found) = find(cache, version)? {
         return Ok(found);
     }
-    install(&cache, version)?;
-    find(&cache, version)?.with_context(|| format!("npm installed Codex {version} without a native binary"))
+    install(cache, version, npm)?;
+    find(cache, version)?.with_context(|| format!("npm installed Codex {version} without a native binary"))
 }
 
 /// The native binary of `version` if it is in the cache.
@@ -115,17 +118,17 @@ fn find(cache: &Path, version: Version) -> anyhow::Result<Option<PathBuf>> {
     Ok([hoisted, nested].into_iter().map(|base| base.join(&inside)).find(|path| path.is_file()))
 }
 
-fn install(cache: &Path, version: Version) -> anyhow::Result<()> {
+fn install(cache: &Path, version: Version, npm: &OsStr) -> anyhow::Result<()> {
     let place = cache.join(format!("codex-{version}"));
     let staging = tempfile::Builder::new().prefix(&format!(".codex-{version}-")).tempdir_in(cache)?;
-    let mut npm = Command::new("npm");
+    let mut npm = Command::new(npm);
     npm.args(["install", "--no-audit", "--no-fund", "--prefix"])
         .arg(staging.path())
         .arg(format!("@openai/codex@{version}"));
     let done = run::run(npm, limits::INSTALL)
         .context("failed to run npm; install Node.js with npm (Debian: apt-get install nodejs npm)")?;
     if !done.success() {
-        bail!("npm could not install @openai/codex@{version}: {done}");
+        bail!("npm failed to install @openai/codex@{version}: {done}");
     }
     if place.exists() {
         fs::remove_dir_all(&place)
@@ -135,4 +138,55 @@ fn install(cache: &Path, version: Version) -> anyhow::Result<()> {
         .with_context(|| format!("failed to move the release to {}", place.display()))?;
     ensure!(place.is_dir(), "{} is not there after the install", place.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    use super::{Version, binary_in, platform};
+
+    /// An npm that writes down each call, and installs a release unless told to fail.
+    fn npm(folder: &Path, fails: bool) -> PathBuf {
+        let path = folder.join("npm");
+        let (package, triple) = platform().expect("the tests skip elsewhere");
+        let end = if fails { "echo 'no such package' >&2; exit 1" } else { "touch \"$to/bin/codex\"" };
+        let script = format!(
+            "#!/bin/sh\necho called >> {}/calls\nto=$5/node_modules/@openai/codex-{package}/vendor/{triple}\n\
+             mkdir -p \"$to/bin\"\n{end}\n",
+            folder.display()
+        );
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+        path
+    }
+
+    #[test]
+    fn callers_at_once_install_once() {
+        if let Err(reason) = platform() {
+            crate::skip!("{reason}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (npm, cache) = (npm(folder.path(), false), folder.path().join("cache"));
+        std::thread::scope(|scope| {
+            let call = || binary_in(&cache, Version::V0_169_0, npm.as_os_str()).expect("installed");
+            let calls: Vec<_> = (0..4).map(|_| scope.spawn(call)).collect();
+            assert!(calls.into_iter().all(|call| call.join().expect("no panic").is_file()));
+        });
+        assert_eq!(fs::read_to_string(folder.path().join("calls")).expect("calls"), "called\n");
+    }
+
+    #[test]
+    fn a_failed_install_says_why_and_leaves_nothing_that_looks_like_a_release() {
+        if let Err(reason) = platform() {
+            crate::skip!("{reason}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let (npm, cache) = (npm(folder.path(), true), folder.path().join("cache"));
+        let error = binary_in(&cache, Version::V0_169_0, npm.as_os_str()).expect_err("npm failed");
+        assert!(error.to_string().contains("no such package"), "{error:#}");
+        assert!(!cache.join("codex-0.169.0").exists());
+    }
 }
