@@ -23,7 +23,10 @@ pub(crate) struct ThreadId(Uuid);
 impl ThreadId {
     /// Reads what a client sent; the error is the part of upstream's sentence after "invalid thread id: ".
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        Uuid::parse_str(text).map(Self).map_err(|error| error.to_string())
+        Uuid::parse_str(text).map(Self).map_err(|error| match text.len() {
+            32 | 36 | 38 | 45 => error.to_string(),
+            other => format!("invalid length: expected length 32 for simple format, found {other}"),
+        })
     }
 
     /// When it was made: the first 48 bits of a UUID of version 7.
@@ -102,6 +105,11 @@ impl Minter {
 
     pub(crate) fn item(&mut self, now: Moment) -> ItemId {
         ItemId(self.uuid(now).to_string())
+    }
+
+    /// Where to begin to count calls of the model.
+    pub(crate) fn first_call(&mut self) -> u64 {
+        self.next() % 1_000_000_000 * 1_000_000
     }
 
     /// A number such as upstream gives to a command it runs.

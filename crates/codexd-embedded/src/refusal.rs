@@ -63,6 +63,13 @@ impl Refusal {
         ))
     }
 
+    /// Nothing was said in it, so there is no history to page through.
+    pub(crate) fn not_materialized(thread: ThreadId, method: &str) -> Self {
+        Self::invalid(format!(
+            "thread {thread} is not materialized yet; {method} is unavailable before first user message"
+        ))
+    }
+
     pub(crate) fn not_loaded(thread: ThreadId) -> Self {
         Self::invalid(format!("thread not loaded: {thread}"))
     }

@@ -24,6 +24,7 @@ pub(crate) struct Hall {
     pub approvals: BTreeMap<ServerRequestId, ThreadId>,
     pub draining: bool,
     next_request: i64,
+    /// Counted from a number of this process's own, so that the ids in a thread's history stay unique over restarts.
     model_calls: u64,
     actions: Vec<Action>,
 }
@@ -36,7 +37,8 @@ pub(crate) struct Asker<'a> {
 }
 
 impl Hall {
-    pub(crate) fn new(settings: Settings, minter: Minter) -> Self {
+    pub(crate) fn new(settings: Settings, mut minter: Minter) -> Self {
+        let model_calls = minter.first_call();
         Self {
             now: Moment::default(),
             settings,
@@ -45,7 +47,7 @@ impl Hall {
             approvals: BTreeMap::new(),
             draining: false,
             next_request: 0,
-            model_calls: 0,
+            model_calls,
             actions: Vec::new(),
         }
     }

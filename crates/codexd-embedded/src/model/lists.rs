@@ -25,6 +25,8 @@ impl State {
             _ => Vec::new(),
         };
         threads.sort_by_key(|thread| Reverse((thread.meta.created, thread.meta.id)));
+        // A thread that has nothing but a name is not shown until something is said in it, or it is archived.
+        threads.retain(|thread| archived || !thread.turns.is_empty());
         let from = params.cursor.as_deref();
         threads.retain(|thread| from.is_none_or(|from| timestamp(thread.meta.created).as_str() < from));
         let size = page_size(params.limit);
@@ -55,7 +57,9 @@ impl State {
         shelf: Shelf,
     ) -> Result<(), Refusal> {
         let result = match (self.threads.get(&id), Found::from(shelf).transcript) {
-            (Some(thread), _) if !thread.is_on_disk() => return Err(Refusal::unsupported("list_turns")),
+            (Some(thread), _) if !thread.is_on_disk() => {
+                return Err(Refusal::not_materialized(id, "thread/turns/list"));
+            }
             (Some(thread), _) => turns_page(&thread.transcript, params)?,
             (None, Some(transcript)) => turns_page(&Arc::unwrap_or_clone(transcript).abandoned(), params)?,
             (None, None) => return Err(Refusal::not_loaded(id)),

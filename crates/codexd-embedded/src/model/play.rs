@@ -18,7 +18,10 @@ use crate::model::transcript::{Item, ItemBody, Record, TurnError, TurnStatus, Us
 use crate::model::views::{ended_turn_view, item_view, turn_view};
 use crate::moment::Moment;
 use crate::params::ItemsView;
-use crate::script::{Failure, Script, Speech};
+use crate::script::{Failure, Script};
+
+/// What is answered when the user says nothing at all.
+const USUAL: &str = "[[]]";
 
 /// The running turn of a thread.
 #[derive(Debug)]
@@ -62,8 +65,6 @@ impl Running {
 impl Thread {
     /// Starts a turn; `turn` was told to the asker already.
     pub(crate) fn begin(&mut self, turn: TurnId, message: Option<ItemBody>, hall: &mut Hall) {
-        let said = self.transcript.turns.iter().rev().flat_map(|turn| turn.items.iter().rev());
-        let prompt = said.filter_map(Item::user_text).next().unwrap_or_default();
         self.remember(Record::TurnStarted { turn, at: hall.now }, hall);
         self.failed = false;
         self.running = Some(Running {
@@ -71,8 +72,8 @@ impl Thread {
             due: None,
             stage: Stage::Thinking,
             queued: message.into_iter().collect(),
-            script: Script::parse(""),
-            prompt,
+            script: Script::parse(USUAL),
+            prompt: USUAL.to_owned(),
             after_command: false,
         });
         self.tell_status(hall);
@@ -202,7 +203,7 @@ impl Thread {
             return self.end(TurnStatus::Failed, Some(turn_error(failure)), hall);
         }
         if let Some(shell) = running.script.shell.clone().filter(|_| !running.after_command) {
-            self.count_tokens();
+            self.count_tokens(1);
             return self.want_command(&shell, hall);
         }
         if running.script.hang && running.script.speech.pieces() == 0 {
@@ -250,23 +251,20 @@ impl Thread {
             (running.stage, running.due) = (Stage::Hanging, None);
             return;
         }
+        let said = u64::from(running.script.speech.pieces());
         if let Stage::Speaking { item, started, text, .. } = &mut running.stage {
             let body = ItemBody::AgentMessage { text: std::mem::take(text) };
             let item = Item { id: item.clone(), started: *started, completed: None, body };
             self.complete(item, true, hall);
         }
-        self.count_tokens();
+        self.count_tokens(said);
         self.tell_usage(hall);
         self.end(TurnStatus::Completed, None, hall);
     }
 
-    /// Counts a call of the model as the mock model does: ten tokens in, one for each piece out.
-    fn count_tokens(&mut self) {
-        let Some(running) = &self.running else { return };
-        let output = match &running.script.speech {
-            Speech::Counted { pieces, .. } => u64::from(*pieces),
-            Speech::Echo(words) => words.len() as u64,
-        };
+    /// Counts a call of the model as the mock model does: ten tokens in, and out one for each piece, or one for a
+    /// command.
+    fn count_tokens(&mut self, output: u64) {
         let before = self.transcript.usage.unwrap_or_default();
         self.transcript.usage = Some(Usage {
             input: before.input + 10,
@@ -289,7 +287,7 @@ fn turn_error(failure: Failure) -> TurnError {
             json!({"responseTooManyFailedAttempts": {"httpStatusCode": 429}}),
         ),
         Failure::Status(status) => (
-            format!("unexpected status {status}: mock failure {status}"),
+            format!("unexpected status {status}{}: mock failure {status}", reason_phrase(status)),
             json!({"httpConnectionFailed": {"httpStatusCode": status}}),
         ),
         Failure::Event => {
@@ -302,4 +300,11 @@ fn turn_error(failure: Failure) -> TurnError {
         ),
     };
     TurnError { message, codex_error_info: info, additional_details: None, misalignment: None }
+}
+
+/// The words that go with a status, after a blank; nothing for one that is not listed.
+fn reason_phrase(status: u16) -> String {
+    use tokio_tungstenite::tungstenite::http::StatusCode;
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    reason.map(|reason| format!(" {reason}")).unwrap_or_default()
 }

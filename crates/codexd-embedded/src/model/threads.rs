@@ -50,7 +50,7 @@ impl State {
         let Self { hall, threads } = self;
         let found = Found::from(shelf);
         let loaded = threads.get(&id);
-        if loaded.is_some_and(Thread::is_ephemeral) || (loaded.is_none() && found.transcript.is_none()) {
+        if !loaded.map_or(found.transcript.is_some(), Thread::is_on_disk) {
             return Err(Refusal::no_rollout(id));
         }
         if found.archived {
@@ -59,11 +59,8 @@ impl State {
         if !params.exclude_turns {
             hall.tell_one(asker.connection, "deprecationNotice", &hydration("use `excludeTurns: true`"));
         }
-        match (loaded.map(Thread::is_on_disk), params.exclude_turns) {
-            (Some(false), true) => return Err(Refusal::no_rollout(id)),
-            (Some(false), false) => return Err(Refusal::unsupported("list_turns")),
-            _ if found.other_writer => return Err(Refusal::other_writer(id)),
-            _ => {}
+        if found.other_writer {
+            return Err(Refusal::other_writer(id));
         }
         let cold = loaded.is_none();
         let thread = match found.transcript {

@@ -50,17 +50,16 @@ impl ThreadView<'_> {
             true => turns.iter().map(|turn| turn_view(turn, ItemsView::Full)).collect(),
             false => Vec::new(),
         };
+        let local = json!([{"environmentId": "local", "cwd": meta.cwd, "runtimeWorkspaceRoots": [meta.cwd]}]);
         json!({
             "id": meta.id,
-            "environments": [
-                {"environmentId": "local", "cwd": meta.cwd, "runtimeWorkspaceRoots": [meta.cwd]}
-            ],
+            "environments": (self.status != ThreadStatus::NotLoaded).then_some(local),
             "extra": null,
             "sessionId": meta.id,
             "forkedFromId": null,
             "attachedToThreadId": null,
             "parentThreadId": null,
-            "preview": self.transcript.preview(),
+            "preview": self.path.map(|_| self.transcript.preview()).unwrap_or_default(),
             "ephemeral": self.path.is_none(),
             "section": null,
             "sectionEnteredAt": null,
@@ -202,7 +201,7 @@ pub(crate) fn approval_params(command: &str, cwd: &str) -> Value {
         [Some(json!("accept")), amendment, Some(json!("cancel"))].into_iter().flatten().collect();
     json!({
         "environmentId": "local",
-        "reason": "mock wants it",
+        "reason": "the mock model wants it",
         "command": shell::login_shell(command),
         "cwd": cwd,
         "commandActions": [{"type": "unknown", "command": command}],

@@ -1,0 +1,86 @@
+//! The embedded server beside the real one: the same script of clients, played to both, must give the same transcripts.
+//!
+//! Held beside Codex 0.169.0. What each client received is compared line by line, in order, after
+//! [`transcript`] has taken out what names one run and the few things that only a real server has to say; that list is
+//! short and stands there with its reasons. 0.131.0 speaks an older dialect in which nearly every line differs (items
+//! and turns have fewer members, steering does not cut the answer, there are no writer locks), so it is not held beside
+//! ours.
+
+use codexd_testkit::transcript::difference;
+use codexd_testkit::{Server, Version, codex, skip};
+
+mod approvals;
+mod leaving;
+mod stage;
+mod threads;
+mod transcript;
+mod turns;
+
+use stage::Stage;
+
+/// Plays a script to one server; gives what every client received.
+async fn play<F>(server: Server, script: F) -> anyhow::Result<Vec<String>>
+where
+    F: AsyncFn(&mut Stage) -> anyhow::Result<()>,
+{
+    let mut stage = Stage::open(server).await?;
+    let outcome = script(&mut stage).await;
+    let lines = stage.close();
+    outcome.map(|()| lines).map_err(|error| error.context(format!("on {server:?}")))
+}
+
+/// Plays a script to both servers and fails with the first line in which they differ.
+async fn same_transcripts<F>(script: F) -> anyhow::Result<()>
+where
+    F: AsyncFn(&mut Stage) -> anyhow::Result<()>,
+{
+    let real = play(Server::Real(Version::V0_169_0), &script).await?;
+    let ours = play(Server::Embedded, &script).await?;
+    anyhow::ensure!(!real.is_empty(), "the script saw nothing");
+    match difference(&real, &ours) {
+        None => Ok(()),
+        Some(difference) => anyhow::bail!("left is the real server, right is ours\n{difference}"),
+    }
+}
+
+macro_rules! scenes {
+    ($($name:ident: $script:path;)+) => {
+        $(
+            #[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                if let Err(reason) = codex::platform() {
+                    skip!("{reason}");
+                }
+                same_transcripts($script).await
+            }
+        )+
+    };
+}
+
+scenes! {
+    strangers_and_malformed_requests_are_refused_alike: threads::refusals;
+    what_is_no_message_is_dropped_alike: threads::noise;
+    a_first_turn_is_told_and_read_back_alike: turns::first_turn;
+    a_pretended_command_is_told_as_one_that_ran: turns::commands;
+    a_second_subscriber_sees_the_same: turns::second_subscriber;
+    a_turn_is_joined_in_the_middle_alike: turns::joined_in_the_middle;
+    an_interrupted_turn_ends_alike: turns::interrupted;
+    a_steered_turn_goes_on_alike: turns::steered;
+    a_second_start_steers_the_running_turn_alike: turns::started_twice;
+    failing_turns_fail_alike: turns::failing;
+    an_accepted_command_runs_alike: approvals::accepted;
+    a_declined_command_is_left_alike: approvals::declined;
+    a_cancelled_command_ends_the_turn_alike: approvals::cancelled;
+    a_malformed_answer_fails_the_command_alike: approvals::malformed;
+    an_interrupt_settles_the_question_alike: approvals::interrupted;
+    a_session_wide_approval_is_remembered_alike: approvals::remembered;
+    names_and_the_archive_are_told_alike: threads::named_and_archived;
+    a_thread_that_said_nothing_is_lost_alike: threads::unmaterialized;
+    an_ephemeral_thread_stays_private_alike: threads::ephemeral;
+    what_a_client_does_not_want_is_not_sent_alike: threads::opted_out;
+    a_thread_nobody_needs_is_unloaded_alike: threads::unloaded;
+    a_draining_server_refuses_alike_and_ends_its_turn: leaving::drained;
+    a_second_signal_interrupts_alike: leaving::forced;
+    a_killed_server_is_read_back_alike: leaving::killed;
+    two_servers_on_one_home_refuse_each_other_alike: leaving::two_servers;
+}

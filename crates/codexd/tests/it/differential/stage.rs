@@ -1,0 +1,173 @@
+//! One home, one or more servers on it, and the clients of a script.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use anyhow::Context;
+use codexd_testkit::home::Config;
+use codexd_testkit::{AppServer, Client, Home, MockModel, Normaliser, RpcError, Server};
+use serde_json::{Value, json};
+
+use super::transcript;
+
+/// Everything that a script has at hand.
+#[derive(Debug)]
+pub(super) struct Stage {
+    kind: Server,
+    /// The first server; a script may end it and put another here.
+    pub(super) server: Option<AppServer>,
+    actors: Vec<Actor>,
+    /// Of whom the end does not count, from which message on.
+    tails: Vec<(&'static str, &'static str)>,
+    home: Home,
+    _model: MockModel,
+}
+
+/// A client with a name, shared between the script and the stage that reads its record in the end.
+#[derive(Clone, Debug)]
+pub(super) struct Actor {
+    pub(super) name: &'static str,
+    client: Rc<Client>,
+}
+
+impl Deref for Actor {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Stage {
+    /// A fresh home with a model and one server, which unloads what nobody needs at once.
+    pub(super) async fn open(kind: Server) -> anyhow::Result<Stage> {
+        let model = MockModel::start()?;
+        let home = Home::with_model(&model)?;
+        let top_level = "thread_unload_delay_secs = 1".to_owned();
+        home.configure(&Config { top_level, ..Config::for_model(&model) })?;
+        let server = Some(AppServer::start(&home, kind).await?);
+        Ok(Stage { kind, server, actors: Vec::new(), tails: Vec::new(), home, _model: model })
+    }
+
+    /// The folder in which threads work.
+    pub(super) fn work(&self) -> PathBuf {
+        self.home.work()
+    }
+
+    /// The server that runs.
+    ///
+    /// # Errors
+    /// The script has ended it.
+    pub(super) fn server(&self) -> anyhow::Result<&AppServer> {
+        self.server.as_ref().context("the script has ended its server")
+    }
+
+    /// Starts a server again, after the script has ended the first.
+    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.server = Some(AppServer::start(&self.home, self.kind).await?);
+        Ok(())
+    }
+
+    /// One more server on the same home.
+    pub(super) async fn second_server(&self) -> anyhow::Result<AppServer> {
+        let socket = self.home.root().join("s2");
+        let command = self.kind.command(&self.home, &format!("unix://{}", socket.display()), &[])?;
+        AppServer::launch(command, &socket, &self.home.root().join("second.log")).await
+    }
+
+    /// A client that has introduced itself, without the experimental interface.
+    pub(super) async fn enter(&mut self, name: &'static str) -> anyhow::Result<Actor> {
+        self.enter_with(name, json!({})).await
+    }
+
+    /// A client with capabilities.
+    pub(super) async fn enter_with(
+        &mut self,
+        name: &'static str,
+        capabilities: Value,
+    ) -> anyhow::Result<Actor> {
+        let actor = self.stranger(name).await?;
+        actor.initialize(name, capabilities).await?;
+        actor.wait_method("remoteControl/status/changed").await?;
+        Ok(actor)
+    }
+
+    /// A client that has not introduced itself.
+    pub(super) async fn stranger(&mut self, name: &'static str) -> anyhow::Result<Actor> {
+        let client = Client::dial(self.server()?.place()).await?;
+        Ok(self.watch(name, client))
+    }
+
+    /// Compares what this client receives, too.
+    pub(super) fn watch(&mut self, name: &'static str, client: Client) -> Actor {
+        let actor = Actor { name, client: Rc::new(client) };
+        self.actors.push(actor.clone());
+        actor
+    }
+
+    /// Leaves out what `name` received from the last `method` on: how much of it arrives is luck.
+    pub(super) fn forget_tail(&mut self, name: &'static str, method: &'static str) {
+        self.tails.push((name, method));
+    }
+
+    /// What the clients received, one after the other, in comparable words.
+    pub(super) fn close(self) -> Vec<String> {
+        let mut normal = Normaliser::for_home(&self.home);
+        let mut lines = Vec::new();
+        for Actor { name, client } in &self.actors {
+            let mut record = client.transcript();
+            for (_, method) in self.tails.iter().filter(|(whose, _)| whose == name) {
+                let last = record.iter().rposition(|entry| entry.message["method"] == *method);
+                record.truncate(last.unwrap_or(record.len()));
+            }
+            lines.extend(transcript::lines(name, &record, &mut normal));
+        }
+        lines
+    }
+}
+
+impl Actor {
+    /// A request whose answer, good or bad, is compared.
+    pub(super) async fn ask(&self, method: &str, params: Value) -> anyhow::Result<Result<Value, RpcError>> {
+        self.request(method, params).await
+    }
+
+    /// Starts a thread in the folder of the stage, and waits until it was announced.
+    pub(super) async fn thread(&self, stage: &Stage) -> anyhow::Result<String> {
+        let thread = self.start_thread(&stage.work()).await?;
+        self.wait("its announcement", |message| {
+            message["method"] == "thread/started" && message["params"]["thread"]["id"] == thread.as_str()
+        })
+        .await?;
+        Ok(thread)
+    }
+
+    /// Starts a turn and waits until the model speaks.
+    pub(super) async fn speaking_turn(&self, thread: &str, text: &str) -> anyhow::Result<String> {
+        let turn = self.start_turn(thread, text).await?;
+        self.wait("the first piece of the answer", |message| {
+            message["method"] == "item/agentMessage/delta" && message["params"]["turnId"] == turn.as_str()
+        })
+        .await?;
+        Ok(turn)
+    }
+
+    /// Subscribes without history, and waits for the last message that comes with it.
+    pub(super) async fn join(&self, thread: &str) -> anyhow::Result<()> {
+        self.forget();
+        self.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
+        self.wait_method("thread/goal/cleared").await?;
+        Ok(())
+    }
+
+    /// Waits for a status of a thread.
+    pub(super) async fn wait_status(&self, status: &str) -> anyhow::Result<()> {
+        let what = format!("status {status}");
+        self.wait(&what, |message| {
+            message["method"] == "thread/status/changed" && message["params"]["status"]["type"] == status
+        })
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! Scenes about whole threads, and about what is refused.
+
+use codexd_testkit::Client;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::stage::Stage;
+
+const NOBODY: &str = "01a1f753-6b57-7b12-90c4-0103728d38e4";
+
+/// Before and after `initialize`: unknown methods, missing parameters, threads that are not there.
+pub(super) async fn refusals(stage: &mut Stage) -> anyhow::Result<()> {
+    let alice = stage.stranger("alice").await?;
+    for (method, params) in [
+        ("thread/list", json!({})),
+        ("thread/read", json!({})),
+        ("no/such/method", json!({})),
+        ("initialize", json!({})),
+        ("initialize", json!({"clientInfo": {"name": "alice"}})),
+    ] {
+        alice.ask(method, params).await?.err();
+    }
+    alice.initialize("alice", json!({})).await?;
+    alice.wait_method("remoteControl/status/changed").await?;
+    let input = json!([{"type": "text", "text": "x"}]);
+    let full = |thread: &str| json!({"threadId": thread, "name": "n", "turnId": "t", "expectedTurnId": "t", "input": input});
+    for method in [
+        "thread/read",
+        "thread/resume",
+        "thread/turns/list",
+        "thread/unsubscribe",
+        "thread/name/set",
+        "thread/archive",
+        "thread/unarchive",
+        "turn/start",
+        "turn/steer",
+        "turn/interrupt",
+    ] {
+        for params in [json!({}), json!({"threadId": 7}), full("bad"), full(NOBODY)] {
+            alice.ask(method, params).await?.ok();
+        }
+    }
+    for (method, params) in [
+        ("initialize", json!({"clientInfo": {"name": "alice", "version": "1"}})),
+        ("no/such/method", json!({})),
+        ("server/diagnostics", json!({})),
+        ("turn/start", json!({"threadId": NOBODY, "input": [{"type": "smell"}]})),
+        ("turn/start", json!({"threadId": NOBODY, "input": "x"})),
+        ("thread/name/set", json!({"threadId": NOBODY, "name": ""})),
+    ] {
+        alice.ask(method, params).await?.err();
+    }
+    alice.send(json!({"id": "text", "method": "thread/loaded/list"})).await?;
+    alice.wait("an answer with a text for an id", |message| message["id"] == "text").await?;
+    Ok(())
+}
+
+/// None of these is answered, and the connection stays.
+pub(super) async fn noise(stage: &mut Stage) -> anyhow::Result<()> {
+    let alice = stage.enter("alice").await?;
+    for text in [
+        "",
+        "no json",
+        "{",
+        "[]",
+        "{}",
+        "7",
+        "null",
+        r#"[{"id":1,"method":"thread/list","params":{}}]"#,
+        r#"{"id":null,"method":"thread/list","params":{}}"#,
+        r#"{"id":1.5,"method":"thread/list","params":{}}"#,
+        r#"{"id":99999999999999999999,"method":"thread/list","params":{}}"#,
+        r#"{"method":"no/such/notification","params":{}}"#,
+        r#"{"id":77,"result":{}}"#,
+        r#"{"id":77,"error":{"code":1,"message":"x"}}"#,
+    ] {
+        alice.send_frame(Message::text(text)).await?;
+    }
+    alice.send_frame(Message::binary(&br#"{"id":2,"method":"thread/list","params":{}}"#[..])).await?;
+    alice.send_frame(Message::Ping(vec![1].into())).await?;
+    alice.ask("thread/loaded/list", json!({})).await?.ok();
+    alice.send(json!({"jsonrpc": "2.0", "id": -5, "method": "thread/loaded/list", "params": {}})).await?;
+    alice.wait("an answer with a negative id", |message| message["id"] == -5).await?;
+    Ok(())
+}
+
+/// Names, the archive and the way back, seen by a bystander too.
+pub(super) async fn named_and_archived(stage: &mut Stage) -> anyhow::Result<()> {
+    let (alice, bystander) = (stage.enter("alice").await?, stage.enter("bystander").await?);
+    let thread = alice.thread(stage).await?;
+    alice.turn(&thread, "[[deltas=1]]").await?;
+    for name in ["first", "  ", ""] {
+        alice.ask("thread/name/set", json!({"threadId": thread, "name": name})).await?.ok();
+    }
+    bystander.wait_method("thread/name/updated").await?;
+    let named = json!({"threadId": thread});
+    for method in ["thread/read", "thread/archive"] {
+        alice.ask(method, named.clone()).await?.ok();
+    }
+    alice.wait_method("thread/archived").await?;
+    bystander.wait_method("thread/archived").await?;
+    for (method, params) in [
+        ("thread/loaded/list", json!({})),
+        ("thread/list", json!({})),
+        ("thread/list", json!({"archived": true})),
+        ("thread/read", named.clone()),
+        ("thread/turns/list", named.clone()),
+        ("thread/resume", named.clone()),
+        ("thread/archive", named.clone()),
+        ("turn/start", json!({"threadId": thread, "input": []})),
+        ("thread/unsubscribe", named.clone()),
+        ("thread/unarchive", named.clone()),
+    ] {
+        alice.ask(method, params).await?.ok();
+    }
+    alice.wait_method("thread/unarchived").await?;
+    bystander.wait_method("thread/unarchived").await?;
+    alice.ask("thread/unarchive", named.clone()).await?.err();
+    alice.ask("thread/list", json!({})).await?.ok();
+    alice.join(&thread).await?;
+    alice.turn(&thread, "[[deltas=1]]").await?;
+    let turn = alice.speaking_turn(&thread, "[[deltas=500 delay=0.02]]").await?;
+    bystander.ask("thread/archive", named).await?.ok();
+    alice.wait_turn(&turn).await?;
+    alice.wait_method("thread/archived").await?;
+    bystander.ask("thread/read", json!({"threadId": thread, "includeTurns": true})).await?.ok();
+    Ok(())
+}
+
+/// A thread in which nothing was said is known to nobody else, and gone when it is unloaded.
+pub(super) async fn unmaterialized(stage: &mut Stage) -> anyhow::Result<()> {
+    let (alice, bob) = (stage.enter("alice").await?, stage.enter("bob").await?);
+    let thread = alice.thread(stage).await?;
+    for (method, params) in [
+        ("thread/resume", json!({"threadId": thread, "excludeTurns": true})),
+        ("thread/resume", json!({"threadId": thread})),
+        ("thread/read", json!({"threadId": thread})),
+        ("thread/turns/list", json!({"threadId": thread})),
+        ("thread/list", json!({})),
+    ] {
+        bob.ask(method, params).await?.ok();
+    }
+    alice.ask("thread/unsubscribe", json!({"threadId": thread})).await?.ok();
+    alice.wait_method("thread/closed").await?;
+    bob.wait_method("thread/closed").await?;
+    for method in ["thread/read", "thread/resume", "thread/turns/list"] {
+        bob.ask(method, json!({"threadId": thread})).await?.err();
+    }
+    let second = alice.thread(stage).await?;
+    bob.ask("thread/archive", json!({"threadId": second})).await?.ok();
+    alice.wait_method("thread/archived").await?;
+    bob.wait_method("thread/archived").await?;
+    Ok(())
+}
+
+/// An ephemeral thread can be used but not found.
+pub(super) async fn ephemeral(stage: &mut Stage) -> anyhow::Result<()> {
+    let (alice, bob) = (stage.enter("alice").await?, stage.enter("bob").await?);
+    let started = alice.call("thread/start", json!({"cwd": stage.work(), "ephemeral": true})).await?;
+    let thread = started["thread"]["id"].as_str().unwrap_or_default().to_owned();
+    alice.turn(&thread, "[[deltas=1]]").await?;
+    bob.wait_status("idle").await?;
+    for (method, params) in [
+        ("thread/read", json!({"threadId": thread})),
+        ("thread/read", json!({"threadId": thread, "includeTurns": true})),
+        ("thread/resume", json!({"threadId": thread})),
+        ("thread/archive", json!({"threadId": thread})),
+        ("thread/name/set", json!({"threadId": thread, "name": "n"})),
+        ("thread/list", json!({})),
+        ("thread/loaded/list", json!({})),
+    ] {
+        bob.ask(method, params).await?.ok();
+    }
+    Ok(())
+}
+
+/// A client that wants less gets less, and still gets answers.
+pub(super) async fn opted_out(stage: &mut Stage) -> anyhow::Result<()> {
+    let unwanted = json!(["thread/status/changed", "turn/started", "thread/started", "no/such/notification"]);
+    let alice = stage.enter_with("alice", json!({"optOutNotificationMethods": unwanted})).await?;
+    let bob = stage.enter("bob").await?;
+    let thread = alice.start_thread(&stage.work()).await?;
+    bob.wait_method("thread/started").await?;
+    alice.turn(&thread, "[[deltas=1]]").await?;
+    bob.wait_status("idle").await?;
+    Ok(())
+}
+
+/// Nobody is subscribed any more, by request or by leaving: the thread is unloaded when it has ended its turn.
+pub(super) async fn unloaded(stage: &mut Stage) -> anyhow::Result<()> {
+    let bystander = stage.enter("bystander").await?;
+    let alice = stage.enter("alice").await?;
+    let thread = alice.thread(stage).await?;
+    alice.turn(&thread, "[[deltas=1]]").await?;
+    alice.call("thread/unsubscribe", json!({"threadId": thread})).await?;
+    alice.wait_method("thread/closed").await?;
+    bystander.wait_method("thread/closed").await?;
+    for (method, params) in [
+        ("thread/loaded/list", json!({})),
+        ("thread/read", json!({"threadId": thread})),
+        ("turn/start", json!({"threadId": thread, "input": [{"type": "text", "text": "x"}]})),
+        ("thread/unsubscribe", json!({"threadId": thread})),
+        ("thread/resume", json!({"threadId": thread})),
+    ] {
+        alice.ask(method, params).await?.ok();
+    }
+    alice.wait_method("thread/goal/cleared").await?;
+    bystander.wait_method("thread/goal/cleared").await?;
+    let guest = Client::dial(stage.server()?.place()).await?;
+    guest.initialize("guest", json!({})).await?;
+    guest.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
+    alice.call("thread/unsubscribe", json!({"threadId": thread})).await?;
+    bystander.forget();
+    guest.start_turn(&thread, "[[deltas=20 delay=0.02]]").await?;
+    guest.wait_method("item/agentMessage/delta").await?;
+    drop(guest);
+    bystander.wait_method("thread/closed").await?;
+    alice.ask("thread/read", json!({"threadId": thread, "includeTurns": true})).await?.ok();
+    Ok(())
+}

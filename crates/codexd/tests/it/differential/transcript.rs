@@ -1,0 +1,65 @@
+//! What two servers may say differently, and the rest as comparable lines.
+//!
+//! Left out, because only a real server has reason to say it:
+//! - `warning`, `configWarning`: it does not know the mock model, and misses a sandbox tool on this machine;
+//! - `readState`, `readStates`: unread marks, which this server does not keep.
+//!
+//! Made equal:
+//! - cursors, which point into the rollout file (kept: whether there is one);
+//! - the names of rollout files, which must differ;
+//! - the address of the model, which only a real server has to name;
+//! - the order between an answer and what is told meanwhile, which the real server does not keep (an interrupted turn may
+//!   end before the interrupt is answered): answers come first, then what was told, each in order;
+//! - pieces of an answer, which come at moments of their own: a run of them is left out, and the scenes that are about
+//!   pieces look at them themselves.
+
+use codexd_testkit::Normaliser;
+use codexd_testkit::client::{Direction, Entry};
+use serde_json::Value;
+
+const UNTOLD: [&str; 3] = ["warning", "configWarning", "item/agentMessage/delta"];
+const UNKEPT: [&str; 2] = ["readState", "readStates"];
+const CURSORS: [&str; 4] = ["nextCursor", "backwardsCursor", "turnsBackwardsCursor", "itemsBackwardsCursor"];
+
+/// What a client received, line by line.
+///
+/// # Panics
+/// If a notification does not say when it was made, or something else does.
+pub(super) fn lines(name: &str, record: &[Entry], normal: &mut Normaliser) -> Vec<String> {
+    let mut told: Vec<Entry> = record.to_vec();
+    told.retain(|entry| !UNTOLD.contains(&entry.message["method"].as_str().unwrap_or_default()));
+    for entry in told.iter_mut().filter(|entry| entry.direction == Direction::Received) {
+        let message = &entry.message;
+        let is_notification = message["method"].is_string() && message["id"].is_null();
+        assert_eq!(message["emittedAtMs"].is_u64(), is_notification, "{name}: {message}");
+        simplify(&mut entry.message);
+    }
+    let lines = normal.lines(&told);
+    let received = lines.into_iter().filter(|line| line.starts_with('<'));
+    let (answers, told): (Vec<_>, Vec<_>) = received.partition(|line| line.starts_with("< answer to "));
+    answers.into_iter().chain(told).map(|line| format!("{name} {line}")).collect()
+}
+
+fn simplify(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|name, _| !UNKEPT.contains(&name.as_str()));
+            for (name, member) in members {
+                match member {
+                    Value::String(text) if CURSORS.contains(&name.as_str()) => "<cursor>".clone_into(text),
+                    Value::String(text) if name == "path" => {
+                        *text = text.replace("/embedded-", "/<rollout>-").replace("/rollout-", "/<rollout>-");
+                    }
+                    Value::String(text) if name == "message" => {
+                        if let Some((before, _)) = text.split_once(", url: http") {
+                            *text = before.to_owned();
+                        }
+                    }
+                    other => simplify(other),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(simplify),
+        _ => {}
+    }
+}
