@@ -1,1 +1,20 @@
-//! See the README of the workspace.
+//! This machine: who a process is, who holds a lock, what is on disk, and the service manager that runs the server.
+//!
+//! Invariants: a pid is never trusted without its boot id and start ticks; a file that matters is never half there; no
+//! other program (`ps`, `systemctl`, …) is needed. Linux comes first: everything that reads `/proc` or opens a pidfd is
+//! in [`process`], [`strays`] and [`service::keeper`], behind types that another platform can fill. macOS is untested.
+
+pub mod atomic;
+pub mod clock;
+pub mod events;
+pub mod fd_hygiene;
+pub mod home;
+pub mod lock;
+pub mod logs;
+pub mod pid_record;
+pub mod process;
+pub mod service;
+pub mod settings_file;
+pub mod strays;
+
+pub use home::Home;

@@ -72,6 +72,8 @@ pub enum Event {
     StartRequested,
     /// A living process was taken over.
     Adopted,
+    /// The process that was taken over had been asked to leave before, without limit as far as we know.
+    FoundDraining(Then),
     /// The process that we asked for lives.
     Spawned,
     /// It could not be started.
@@ -147,6 +149,12 @@ impl Supervisor {
         match event {
             Event::StartRequested => self.start_requested(),
             Event::Adopted | Event::Spawned => self.lives(now),
+            Event::FoundDraining(then) => {
+                if let Phase::Running { .. } = self.phase {
+                    self.phase = Phase::Stopping { stage: StopStage::Draining, deadline: None, then };
+                }
+                Vec::new()
+            }
             Event::SpawnFailed => match self.phase {
                 Phase::Stopping { .. } => self.ended(now),
                 _ => self.crashed(now),

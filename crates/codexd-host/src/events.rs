@@ -1,0 +1,250 @@
+//! The event log `events.jsonl`: what happened, a line each, numbered.
+//!
+//! Verbs and the keeper append to one file under a lock of its own. A number is taken from the end of the file, so it
+//! goes on over restarts; a line that was cut short (a power cut, a full disk) is closed and its number never used
+//! again. Past a size limit the file becomes `events.jsonl.1`, whose numbers the next file continues.
+//!
+//! Failure modes: when nothing can be written the event is lost and the caller is told; no verb fails because of it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use codexd_core::contract::{EventLevel, EventRecord};
+use codexd_core::limits::EVENTS_MAX_BYTES;
+use rustix::fs::FlockOperation;
+use serde_json::{Map, Value};
+
+use crate::clock;
+
+/// So much of the end of the file is looked through for the last number; a line is far shorter.
+const TAIL_BYTES: u64 = 256 << 10;
+
+/// An event before it has a number and a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// How much it matters.
+    pub level: EventLevel,
+    /// What kind, such as `child.exited`.
+    pub kind: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// The facts.
+    pub detail: Map<String, Value>,
+}
+
+impl Event {
+    /// An event without facts.
+    pub fn new(level: EventLevel, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { level, kind, message: message.into(), detail: Map::new() }
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.detail.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// The event log of one home.
+#[derive(Clone, Debug)]
+pub struct EventLog {
+    path: PathBuf,
+}
+
+impl EventLog {
+    /// The log at `path`, which need not exist.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Appends an event and answers its number.
+    ///
+    /// # Errors
+    /// The file system's; the event is lost then, and a part of its line may be there without ever being taken for one.
+    pub fn append(&self, event: &Event) -> io::Result<u64> {
+        let mut file = self.open_locked()?;
+        let mut end = read_end(&mut file)?;
+        if file.metadata()?.len() > EVENTS_MAX_BYTES {
+            std::fs::rename(&self.path, self.rotated())?;
+            file = self.open_locked()?;
+            end.torn = false;
+        }
+        let last = match end.last_seq {
+            Some(seq) => seq,
+            None => self.last_seq_of_rotated(),
+        };
+        let record = EventRecord {
+            seq: last + 1,
+            created_at: clock::timestamp(),
+            level: event.level,
+            kind: event.kind.to_owned(),
+            message: event.message.clone(),
+            detail: event.detail.clone(),
+        };
+        let mut line = if end.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, &record)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
+        Ok(record.seq)
+    }
+
+    /// The newest `count` events, oldest first. Whatever cannot be read is left out.
+    pub fn newest(&self, count: usize) -> Vec<EventRecord> {
+        let mut records = Vec::new();
+        for path in [self.rotated(), self.path.clone()] {
+            if let Ok(mut file) = File::open(path)
+                && let Ok(tail) = read_tail(&mut file)
+            {
+                let lines = tail.split(|&byte| byte == b'\n');
+                records.extend(lines.filter_map(|line| serde_json::from_slice::<EventRecord>(line).ok()));
+            }
+        }
+        let surplus = records.len().saturating_sub(count);
+        records.split_off(surplus)
+    }
+
+    fn rotated(&self) -> PathBuf {
+        self.path.with_extension("jsonl.1")
+    }
+
+    /// Another writer may rotate the file between opening and locking: then the lock is on the old one.
+    fn open_locked(&self) -> io::Result<File> {
+        loop {
+            let file =
+                OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            if is_at(&file, &self.path) {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Where the new file has no number to go on from: the rotated one's, or if that is unreadable too a number that
+    /// no earlier event can have reached, the milliseconds since 1970.
+    fn last_seq_of_rotated(&self) -> u64 {
+        let Ok(mut file) = File::open(self.rotated()) else {
+            return self.never_reached_if_not_empty();
+        };
+        match read_end(&mut file) {
+            Ok(End { last_seq: Some(seq), .. }) => seq,
+            _ => never_reached(),
+        }
+    }
+
+    fn never_reached_if_not_empty(&self) -> u64 {
+        if std::fs::metadata(&self.path).is_ok_and(|found| found.len() > 0) { never_reached() } else { 0 }
+    }
+}
+
+fn never_reached() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
+}
+
+struct End {
+    /// The greatest number that any line at the end of the file has or may have had.
+    last_seq: Option<u64>,
+    /// Whether the last line was cut short.
+    torn: bool,
+}
+
+fn read_end(file: &mut File) -> io::Result<End> {
+    let tail = read_tail(file)?;
+    let torn = tail.last().is_some_and(|&byte| byte != b'\n');
+    let mut last_seq = None;
+    for line in tail.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        // A torn line may have lost its number: the one after the last is passed over then.
+        let seq = seq_of(line).or_else(|| last_seq.map(|seq| seq + 1));
+        last_seq = last_seq.max(seq);
+    }
+    Ok(End { last_seq, torn })
+}
+
+/// The number of a line, whole or cut short behind its number.
+fn seq_of(line: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(br#"{"seq":"#)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    // Digits up to the end may go on behind it.
+    (digits < rest.len()).then(|| std::str::from_utf8(&rest[..digits]).ok()?.parse().ok())?
+}
+
+fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, EventLog};
+    use codexd_core::contract::EventLevel;
+    use codexd_core::limits::EVENTS_MAX_BYTES;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn event() -> Event {
+        Event::new(EventLevel::Info, "test.happened", "it happened").with("n", 1)
+    }
+
+    #[test]
+    fn eight_writers_at_once_share_no_number() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = EventLog::new(folder.path().join("events.jsonl"));
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let log = log.clone();
+                std::thread::spawn(move || {
+                    (0..50).map(|_| log.append(&event()).expect("appended")).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let seqs: Vec<u64> = threads.into_iter().flat_map(|thread| thread.join().expect("joined")).collect();
+        assert_eq!(seqs.iter().collect::<HashSet<_>>().len(), 400);
+        assert_eq!(log.newest(1000).len(), 400);
+    }
+
+    #[test]
+    fn numbers_go_on_over_a_rotation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let log = EventLog::new(path.clone());
+        let first = log.append(&event()).expect("appended");
+        let line = std::fs::read(&path).expect("read");
+        let filler = line.repeat(usize::try_from(EVENTS_MAX_BYTES).expect("fits") / line.len() + 1);
+        std::fs::write(&path, filler).expect("grown");
+        assert_eq!(log.append(&event()).expect("appended"), first + 1);
+        assert_eq!(log.append(&event()).expect("appended"), first + 2);
+        assert!(std::fs::metadata(&path).expect("there").len() < 1_000, "a fresh file");
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_never_repeats_wherever_the_last_line_was_cut(keep in 0usize..600, rubbish: Vec<u8>) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("events.jsonl");
+            let log = EventLog::new(path.clone());
+            let mut seen: Vec<u64> = (0..4).map(|_| log.append(&event()).expect("appended")).collect();
+            let mut bytes = std::fs::read(&path).expect("read");
+            bytes.truncate(keep.max(1));
+            bytes.extend(rubbish);
+            // Numbers of lines that are gone without a trace may come again: nobody can read them any more.
+            let whole = bytes.split(|&byte| byte == b'\n').filter(|line| line.ends_with(b"}")).count();
+            seen.truncate(whole);
+            std::fs::write(&path, &bytes).expect("cut");
+            let next = log.append(&event()).expect("appended");
+            prop_assert!(!seen.contains(&next), "{next} was in {seen:?}");
+            let newest = log.newest(1).pop().expect("the new line is whole");
+            prop_assert_eq!(newest.seq, next);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Where everything of one CODEX_HOME lies.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use rustix::fs::Mode;
+
+/// The folder of codexd's state: only its owner may look into it.
+const PRIVATE: u32 = 0o700;
+
+/// The paths of one CODEX_HOME.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The home at `root`, an absolute path.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// CODEX_HOME itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of codexd's state.
+    pub fn state_dir(&self) -> PathBuf {
+        self.root.join("app-server-daemon")
+    }
+
+    /// The folder of the control socket.
+    pub fn control_dir(&self) -> PathBuf {
+        self.root.join("app-server-control")
+    }
+
+    /// The well-known control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.control_dir().join("app-server-control.sock")
+    }
+
+    /// A file of codexd's state.
+    pub fn state_file(&self, name: &str) -> PathBuf {
+        self.state_dir().join(name)
+    }
+
+    /// The pid record.
+    pub fn pid_record(&self) -> PathBuf {
+        self.state_file("app-server.pid")
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> PathBuf {
+        self.state_file("settings.json")
+    }
+
+    /// The lock of the changing verbs.
+    pub fn operation_lock(&self) -> PathBuf {
+        self.state_file("daemon.lock")
+    }
+
+    /// The event log.
+    pub fn events(&self) -> PathBuf {
+        self.state_file("events.jsonl")
+    }
+
+    /// What the keeper last wrote about itself.
+    pub fn keeper_state(&self) -> PathBuf {
+        self.state_file("keeper.json")
+    }
+
+    /// The lock that the keeper holds while it lives.
+    pub fn keeper_lock(&self) -> PathBuf {
+        self.state_file("keeper.lock")
+    }
+
+    /// The socket on which the keeper takes orders.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.state_file("keeper.sock")
+    }
+
+    /// What is known about Codex binaries by their identity.
+    pub fn binary_cache(&self) -> PathBuf {
+        self.state_file("codex-binaries.json")
+    }
+
+    /// The folder of the server's logs.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.state_file("logs")
+    }
+
+    /// The server's stdout.
+    pub fn stdout_log(&self) -> PathBuf {
+        self.logs_dir().join("app-server.stdout.log")
+    }
+
+    /// The server's stderr.
+    pub fn stderr_log(&self) -> PathBuf {
+        self.logs_dir().join("app-server.stderr.log")
+    }
+
+    /// Makes the state folders, for their owner alone, whatever the umask.
+    ///
+    /// # Errors
+    /// The file system's: read-only, full, not permitted, or a file in a folder's place.
+    pub fn create_state(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        for folder in [self.state_dir(), self.logs_dir(), self.control_dir()] {
+            private_dir(&folder)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes one folder for its owner alone; one that others may enter is closed to them.
+fn private_dir(path: &Path) -> io::Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(PRIVATE)) {
+        Ok(()) => return Ok(()),
+        Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let found = fs::metadata(path)?;
+    if !found.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("{} is not a folder", path.display()),
+        ));
+    }
+    use std::os::unix::fs::PermissionsExt;
+    if found.permissions().mode() & 0o077 != 0 {
+        // A read-only file system refuses this; the folder is used as it is then.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE));
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! One changing verb at a time per CODEX_HOME: `flock` on `daemon.lock`, the same lock that upstream takes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+
+/// The lock, held until dropped or until the process ends, however it ends.
+#[derive(Debug)]
+pub struct OperationLock {
+    file: File,
+}
+
+/// Why the lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else kept it for too long.
+    #[error("another command held the operation lock for {waited_seconds} s")]
+    Timeout {
+        /// How long we waited.
+        waited_seconds: u64,
+        /// Who held it, as far as the holder said.
+        holder: Option<String>,
+    },
+    /// The lock's file cannot be opened.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+impl OperationLock {
+    /// Takes the lock at `path` for `purpose` (the verb). If it is held, `on_wait` is told by whom, once.
+    ///
+    /// # Errors
+    /// [`LockError::Timeout`] after `patience`; [`LockError::File`] if the file cannot be made or opened.
+    pub fn take(
+        path: &Path,
+        purpose: &str,
+        patience: Duration,
+        on_wait: impl FnOnce(Option<&str>),
+    ) -> Result<Self, LockError> {
+        let file = open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Self::held(file, purpose)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(LockError::File(error.into())),
+        }
+        on_wait(holder(path).as_deref());
+        let (sender, receiver) = mpsc::channel();
+        // flock(2) knows no time limit, so a thread waits in it. If time is up the thread is left behind: the process
+        // ends next, and should the lock come to it first, dropping the file gives it back.
+        std::thread::spawn(move || {
+            let result = rustix::fs::flock(&file, FlockOperation::LockExclusive);
+            let _ = sender.send(result.map(|()| file));
+        });
+        match receiver.recv_timeout(patience) {
+            Ok(Ok(file)) => Ok(Self::held(file, purpose)),
+            Ok(Err(error)) => Err(LockError::File(error.into())),
+            Err(_) => Err(LockError::Timeout { waited_seconds: patience.as_secs(), holder: holder(path) }),
+        }
+    }
+
+    /// Says in the file who holds it; only for people, so failing to say it is no failure.
+    fn held(mut file: File, purpose: &str) -> Self {
+        let text = format!("pid {} ({purpose}) since {}\n", std::process::id(), crate::clock::timestamp());
+        let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
+        Self { file }
+    }
+}
+
+impl Drop for OperationLock {
+    fn drop(&mut self) {
+        // The text goes before the lock: an empty file says that nobody holds it.
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// Opens the lock's file; where it cannot be written (a read-only home), for reading, which locks as well.
+fn open(path: &Path) -> io::Result<File> {
+    let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    match writable {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            File::open(path).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+fn holder(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(256).read_to_string(&mut text).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Takes the keeper's lock for as long as the file is kept; `None` if a keeper holds it.
+///
+/// # Errors
+/// If the file cannot be made or opened.
+pub fn try_keeper_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LockError, OperationLock};
+    use std::time::Duration;
+
+    #[test]
+    fn a_second_taker_is_told_who_holds_it_and_gives_up_in_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("daemon.lock");
+        let first = OperationLock::take(&path, "restart", Duration::ZERO, |_| {}).expect("taken");
+        let mut told = None;
+        let second = OperationLock::take(&path, "stop", Duration::from_millis(20), |holder| {
+            told = holder.map(str::to_owned);
+        });
+        assert!(told.expect("told").contains("(restart)"));
+        assert!(matches!(second, Err(LockError::Timeout { holder: Some(_), .. })));
+        drop(first);
+        OperationLock::take(&path, "stop", Duration::from_secs(5), |_| {}).expect("free again");
+    }
+}

@@ -1,0 +1,201 @@
+//! The pid record on disk: written by the keeper, judged by whoever observes.
+
+use std::io;
+
+use codexd_core::identity::Process;
+use codexd_core::lifecycle::{Gone, Recorded};
+use codexd_core::record::{self, CodexdRecord, PidRecord, RecordDefect};
+use codexd_core::{identity::Pid, lstart};
+use jiff::tz::TimeZone;
+
+use crate::atomic::{self, Durability};
+use crate::home::Home;
+use crate::process;
+
+/// The pid record with what became of its process.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// For the decision.
+    pub recorded: Recorded,
+    /// The process, if it lives.
+    pub process: Option<Process>,
+    /// What codexd wrote beside it.
+    pub codexd: Option<CodexdRecord>,
+}
+
+impl Observed {
+    fn dead(recorded: Recorded) -> Self {
+        Self { recorded, process: None, codexd: None }
+    }
+}
+
+/// Reads the pid record and looks for its process.
+///
+/// # Errors
+/// The file system's, but for absence.
+pub fn observe(home: &Home) -> io::Result<Observed> {
+    let Some(bytes) = atomic::read(&home.pid_record())? else {
+        return Ok(Observed::dead(Recorded::Absent));
+    };
+    Ok(match record::parse(&bytes) {
+        Ok(record) => match judge(&record) {
+            Ok(process) => Observed {
+                recorded: Recorded::Alive(process.pid),
+                process: Some(process),
+                codexd: record.codexd,
+            },
+            Err(gone) => Observed::dead(Recorded::Gone(gone)),
+        },
+        Err(RecordDefect::Unidentified(pid)) => unidentified(pid),
+        Err(defect) => Observed::dead(Recorded::Unusable(defect)),
+    })
+}
+
+/// A number alone names nobody: it counts only if the process is an app-server beyond doubt, which nothing says.
+fn unidentified(pid: u32) -> Observed {
+    Observed::dead(match process::stat(Pid(pid)) {
+        None => Recorded::Gone(Gone::Stale),
+        Some(_) => Recorded::Unusable(RecordDefect::Unidentified(pid)),
+    })
+}
+
+fn judge(record: &PidRecord) -> Result<Process, Gone> {
+    let boot = process::boot_id().unwrap_or_default();
+    if record.process_identity.as_ref().is_some_and(|identity| identity.boot_id != boot) {
+        return Err(Gone::Reboot);
+    }
+    let stat = process::stat(record.pid).ok_or(Gone::Stale)?;
+    let same = match (&record.process_identity, &record.process_start_time) {
+        (Some(identity), _) => identity.start_ticks == stat.start_ticks,
+        (None, Some(text)) => {
+            process::started_at_seconds(stat.start_ticks).is_some_and(|start| lstart::fits(text, start))
+        }
+        (None, None) => false,
+    };
+    if !same {
+        return Err(Gone::Reused);
+    }
+    if stat.is_zombie() {
+        return Err(Gone::Zombie);
+    }
+    if record.process_identity.is_none() && !looks_like_a_server(record.pid) {
+        return Err(Gone::Foreign);
+    }
+    process::identify(record.pid).map_err(|_| Gone::Stale)
+}
+
+/// Whether a process runs an app-server, going by its arguments. Needed only where its identity rests on a text that is
+/// true for a second.
+fn looks_like_a_server(pid: Pid) -> bool {
+    process::arguments(pid).iter().any(|argument| argument.to_string_lossy().contains("app-server"))
+}
+
+/// Writes the record of a living server.
+///
+/// # Errors
+/// The file system's.
+pub fn write(home: &Home, process: &Process, codexd: CodexdRecord) -> io::Result<()> {
+    let zone = TimeZone::try_system().unwrap_or(TimeZone::UTC);
+    let start_time = process::started_at_seconds(process.identity.start_ticks)
+        .and_then(|seconds| lstart::format(seconds, &zone));
+    let record = PidRecord {
+        pid: process.pid,
+        process_start_time: start_time,
+        process_identity: Some(process.identity.clone()),
+        codexd: Some(codexd),
+    };
+    let text = serde_json::to_vec(&record)?;
+    atomic::replace(&home.pid_record(), &text, Durability::Process)
+}
+
+/// Takes the record away; one that is gone already is no error.
+///
+/// # Errors
+/// The file system's.
+pub fn remove(home: &Home) -> io::Result<()> {
+    match std::fs::remove_file(home.pid_record()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{observe, write};
+    use crate::home::Home;
+    use crate::process;
+    use codexd_core::identity::Pid;
+    use codexd_core::lifecycle::{Gone, Recorded};
+    use codexd_core::record::CodexdRecord;
+    use jiff::tz::{Offset, TimeZone};
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        home.create_state().expect("made");
+        (folder, home)
+    }
+
+    fn record(home: &Home, text: &str) -> Recorded {
+        std::fs::write(home.pid_record(), text).expect("written");
+        observe(home).expect("observed").recorded
+    }
+
+    #[test]
+    fn what_we_write_is_found_again() {
+        let (_folder, home) = home();
+        let me = process::myself().expect("me");
+        let codexd = CodexdRecord {
+            generation: Some("g".into()),
+            executable: "/x".into(),
+            executable_identity: None,
+            embedded: false,
+        };
+        write(&home, &me, codexd).expect("written");
+        assert_eq!(observe(&home).expect("observed").recorded, Recorded::Alive(me.pid));
+    }
+
+    #[test]
+    fn every_way_to_be_gone_is_told_apart() {
+        let (_folder, home) = home();
+        let me = process::myself().expect("me");
+        let (pid, boot, ticks) = (me.pid, &me.identity.boot_id, me.identity.start_ticks);
+        let form = |pid: Pid, boot: &str, ticks: u64| {
+            format!(r#"{{"pid":{pid},"processIdentity":{{"bootId":"{boot}","startTicks":{ticks}}}}}"#)
+        };
+        assert_eq!(record(&home, &form(pid, "before", ticks)), Recorded::Gone(Gone::Reboot));
+        assert_eq!(record(&home, &form(pid, boot, ticks + 1)), Recorded::Gone(Gone::Reused));
+        assert_eq!(record(&home, &form(Pid(4_194_305), boot, 1)), Recorded::Gone(Gone::Stale));
+        assert_eq!(
+            record(&home, &format!(r#"{{"pid":{pid},"processStartTime":"Fri Nov 20 03:21:40 2009"}}"#)),
+            Recorded::Gone(Gone::Reused)
+        );
+        assert!(matches!(record(&home, ""), Recorded::Unusable(_)));
+    }
+
+    #[test]
+    fn an_old_record_is_known_again_in_every_time_zone() {
+        let (_folder, home) = home();
+        let mut child = Command::new("sh")
+            .args(["-c", "echo up; read line", "app-server"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        // Until it speaks, its arguments may still be those of before exec.
+        let mut said = [0u8; 3];
+        child.stdout.take().expect("piped").read_exact(&mut said).expect("it is up");
+        let process = process::identify(Pid(child.id())).expect("identified");
+        let start = process::started_at_seconds(process.identity.start_ticks).expect("known");
+        for quarter in [-48, -14, 0, 23, 56] {
+            let zone = TimeZone::fixed(Offset::from_seconds(quarter * 900).expect("a zone"));
+            let text = codexd_core::lstart::format(start, &zone).expect("a date");
+            let text = format!(r#"{{"pid":{},"processStartTime":"{text}"}}"#, process.pid);
+            assert_eq!(record(&home, &text), Recorded::Alive(process.pid), "{text}");
+        }
+        process::signal(&process, rustix::process::Signal::KILL).expect("killed");
+        child.wait().expect("reaped");
+    }
+}

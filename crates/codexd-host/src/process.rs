@@ -1,0 +1,260 @@
+//! Processes of this machine, read from `/proc` (proc(5)).
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::{fs, io};
+
+use codexd_core::identity::{FileIdentity, Pid, Process, ProcessIdentity};
+use rustix::process::{PidfdFlags, Signal};
+
+/// What `/proc/<pid>/stat` tells of a living or dead process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stat {
+    /// `R`, `S`, `D`, `T`, `Z`, …
+    pub state: u8,
+    /// Its parent.
+    pub parent: u32,
+    /// Its process group.
+    pub group: u32,
+    /// Its session.
+    pub session: u32,
+    /// When it started, in ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl Stat {
+    /// Whether it has ended and waits to be reaped.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// Reads what the kernel tells of `pid`; `None` if there is no such process.
+pub fn stat(pid: Pid) -> Option<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&text)
+}
+
+/// The name stands in parentheses and may itself hold parentheses and blanks: fields are counted from the last one.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end_of_name + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    // Field 22 of the file; the state is field 3.
+    let start_ticks = fields.nth(15)?.parse().ok()?;
+    Some(Stat { state, parent, group, session, start_ticks })
+}
+
+/// The id of this boot of the machine.
+///
+/// # Errors
+/// If the kernel does not tell it, which means `/proc` is not mounted.
+pub fn boot_id() -> io::Result<&'static str> {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = BOOT_ID.get() {
+        return Ok(id);
+    }
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(BOOT_ID.get_or_init(|| id.trim().to_owned()))
+}
+
+/// The identity of a living process.
+///
+/// # Errors
+/// `NotFound` if no such process lives (a zombie does not).
+pub fn identify(pid: Pid) -> io::Result<Process> {
+    let stat = stat(pid).filter(|stat| !stat.is_zombie());
+    let stat = stat.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no process {pid}")))?;
+    let identity = ProcessIdentity { boot_id: boot_id()?.to_owned(), start_ticks: stat.start_ticks };
+    Ok(Process { pid, identity })
+}
+
+/// This process.
+///
+/// # Errors
+/// If `/proc` is not mounted.
+pub fn myself() -> io::Result<Process> {
+    identify(Pid(std::process::id()))
+}
+
+/// Whether exactly this process lives.
+pub fn is_alive(process: &Process) -> bool {
+    boot_id().is_ok_and(|boot| boot == process.identity.boot_id)
+        && stat(process.pid)
+            .is_some_and(|stat| !stat.is_zombie() && stat.start_ticks == process.identity.start_ticks)
+}
+
+/// A handle on exactly this process, which no later process of the same number can take the place of.
+///
+/// # Errors
+/// `NotFound` if it is gone.
+pub fn open(process: &Process) -> io::Result<OwnedFd> {
+    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", process.pid));
+    let pid = i32::try_from(process.pid.0).ok().and_then(rustix::process::Pid::from_raw).ok_or_else(gone)?;
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    // Opened first, looked at second: what lives now is what the handle holds.
+    if is_alive(process) { Ok(handle) } else { Err(gone()) }
+}
+
+/// Sends a signal to exactly this process; one that is gone is no error.
+///
+/// # Errors
+/// If the signal may not be sent.
+pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
+    match open(process) {
+        Ok(handle) => match rustix::process::pidfd_send_signal(handle, signal) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            result => Ok(result?),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether `pid` is `ancestor` or descends from it.
+pub fn descends_from(pid: Pid, ancestor: Pid) -> bool {
+    let mut current = pid.0;
+    // A pid tree is not this deep; a loop in it can only come from reading while it changes.
+    for _ in 0..64 {
+        if current == ancestor.0 {
+            return true;
+        }
+        match stat(Pid(current)) {
+            Some(stat) if stat.parent > 1 => current = stat.parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The children of this process's only thread, dead or alive.
+pub fn children() -> Vec<Pid> {
+    let listed = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    listed.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)).collect()
+}
+
+/// The arguments of a process, the program's name first; empty if it is gone.
+pub fn arguments(pid: Pid) -> Vec<OsString> {
+    nul_separated(&format!("/proc/{pid}/cmdline"))
+}
+
+/// The environment that a process was started with; empty if it is gone or another user's.
+pub fn environment(pid: Pid) -> Vec<(OsString, OsString)> {
+    let variables = nul_separated(&format!("/proc/{pid}/environ"));
+    variables
+        .into_iter()
+        .filter_map(|variable| {
+            let mut name = variable.into_vec();
+            let equals = name.iter().position(|&byte| byte == b'=')?;
+            let value = name.split_off(equals + 1);
+            name.pop();
+            Some((OsString::from_vec(name), OsString::from_vec(value)))
+        })
+        .collect()
+}
+
+fn nul_separated(path: &str) -> Vec<OsString> {
+    let Ok(bytes) = fs::read(path) else { return Vec::new() };
+    let parts = bytes.split(|&byte| byte == 0).filter(|part| !part.is_empty());
+    parts.map(|part| OsString::from_vec(part.to_owned())).collect()
+}
+
+/// The executable of a process, also when its file was replaced or removed since.
+///
+/// # Errors
+/// If the process is gone or another user's.
+pub fn executable(pid: Pid) -> io::Result<(PathBuf, FileIdentity)> {
+    let link = format!("/proc/{pid}/exe");
+    Ok((fs::read_link(&link)?, file_identity(Path::new(&link))?))
+}
+
+/// The working directory of a process.
+///
+/// # Errors
+/// If the process is gone or another user's.
+pub fn working_directory(pid: Pid) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/cwd"))
+}
+
+/// What a file is, beyond its path; links are followed.
+///
+/// # Errors
+/// The file system's.
+pub fn file_identity(path: &Path) -> io::Result<FileIdentity> {
+    let found = fs::metadata(path)?;
+    Ok(FileIdentity {
+        device: found.dev(),
+        inode: found.ino(),
+        size: found.size(),
+        modified_ns: i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()),
+    })
+}
+
+/// How long a process has lived, in milliseconds.
+pub fn uptime_ms(process: &Process) -> Option<u64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    let started_ms = process.identity.start_ticks.saturating_mul(1_000) / ticks;
+    // Truncation is meant: a machine is not up for 500 million years.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some(((seconds * 1_000.0) as u64).saturating_sub(started_ms))
+}
+
+/// When a process started, in seconds since 1970, as `ps` reckons it: the boot time plus whole ticks.
+pub fn started_at_seconds(start_ticks: u64) -> Option<i64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let boot: i64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    Some(boot + i64::try_from(start_ticks / ticks).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{descends_from, identify, is_alive, myself, parse_stat, signal};
+    use codexd_core::identity::Pid;
+    use std::process::Command;
+
+    #[test]
+    fn a_name_with_parentheses_and_blanks_does_not_shift_the_fields() {
+        let text = b"77 (a) b ( c) S 5 6 7 0 -1 4 1 2 3 4 5 6 7 8 20 0 9 0 4711 99 1";
+        let stat = parse_stat(text).expect("parsed");
+        assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'S', 5, 6, 7));
+        assert_eq!(stat.start_ticks, 4711);
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive_and_signalling_it_is_no_error() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
+        let process = identify(Pid(child.id())).expect("identified");
+        assert!(is_alive(&process) && descends_from(process.pid, myself().expect("me").pid));
+        signal(&process, rustix::process::Signal::KILL).expect("killed");
+        let handle = super::open(&process);
+        if let Ok(handle) = handle {
+            let mut waits = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut waits, None).expect("the end is an event");
+        }
+        assert!(!is_alive(&process), "ended and not reaped");
+        signal(&process, rustix::process::Signal::KILL).expect("no error");
+        child.wait().expect("reaped");
+        assert!(identify(Pid(child.id())).is_err());
+    }
+
+    #[test]
+    fn another_process_with_the_number_is_not_the_process() {
+        let mut other = myself().expect("me");
+        other.identity.start_ticks += 1;
+        assert!(!is_alive(&other));
+        let mut before_reboot = myself().expect("me");
+        before_reboot.identity.boot_id = "another boot".into();
+        assert!(!is_alive(&before_reboot));
+    }
+}

@@ -1,0 +1,122 @@
+//! The verbs that are connected to the keeper.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use codexd_core::identity::Pid;
+use codexd_core::limits::{KEEPER_CLIENTS_MAX, KEEPER_MESSAGE_MAX_BYTES};
+
+use super::wire::{self, Order, Report};
+
+/// A connected verb.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    pid: Option<Pid>,
+    unread: Vec<u8>,
+}
+
+/// All connected verbs.
+#[derive(Debug, Default)]
+pub struct Clients {
+    clients: Vec<Client>,
+}
+
+/// What a verb said.
+#[derive(Debug)]
+pub enum Said {
+    /// An order.
+    Order(Box<Order>),
+    /// Something that is none.
+    Nonsense(String),
+}
+
+impl Clients {
+    /// What to wait on, in the order that [`Clients::hear`] counts by.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.clients.iter().map(|client| client.stream.as_fd())
+    }
+
+    /// The processes of the connected verbs: they may descend from the server and must not be swept with it.
+    pub fn pids(&self) -> Vec<Pid> {
+        self.clients.iter().filter_map(|client| client.pid).collect()
+    }
+
+    /// Takes in whoever waits at the door, if it is our user or root; greets with `greeting`.
+    ///
+    /// # Errors
+    /// The system's, but for nobody being there.
+    pub fn accept(&mut self, listener: &UnixListener, greeting: &Report) -> io::Result<()> {
+        let (stream, _) = match listener.accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            other => other?,
+        };
+        let peer = codexd_protocol::unix::peer(&stream)?;
+        let me = rustix::process::geteuid().as_raw();
+        if (peer.uid == me || peer.uid == 0) && self.clients.len() < KEEPER_CLIENTS_MAX {
+            self.add(stream, greeting)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in a stream.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn add(&mut self, stream: UnixStream, greeting: &Report) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+        let mut client = Client { stream, pid, unread: Vec::new() };
+        if client.say(greeting) {
+            self.clients.push(client);
+        }
+        Ok(())
+    }
+
+    /// Reads what the `index`th has said; one that has left or says too much is let go.
+    pub fn hear(&mut self, index: usize) -> Vec<Said> {
+        let Some(client) = self.clients.get_mut(index) else { return Vec::new() };
+        let alive = client.read();
+        let mut said = Vec::new();
+        while let Some(end) = client.unread.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = client.unread.drain(..=end).collect();
+            said.push(match serde_json::from_slice(&line) {
+                Ok(order) => Said::Order(Box::new(order)),
+                Err(error) => Said::Nonsense(error.to_string()),
+            });
+        }
+        if !alive {
+            self.clients.remove(index);
+        }
+        said
+    }
+
+    /// Tells everybody; one that does not read is let go.
+    pub fn tell(&mut self, report: &Report) {
+        self.clients.retain_mut(|client| client.say(report));
+    }
+}
+
+impl Client {
+    /// Answers whether the other side is still there.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0u8; 8192];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return false,
+                Ok(count) => self.unread.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+            if self.unread.len() > KEEPER_MESSAGE_MAX_BYTES {
+                return false;
+            }
+        }
+    }
+
+    fn say(&mut self, report: &Report) -> bool {
+        wire::line(report).is_ok_and(|line| self.stream.write_all(&line).is_ok())
+    }
+}

@@ -1,0 +1,197 @@
+//! What the keeper does when the supervisor says so.
+
+use codexd_core::contract::EventLevel;
+use codexd_core::contract::status::LastExit;
+use codexd_core::identity::Pid;
+use codexd_core::supervise::{self, Action, Phase};
+
+use super::run::Keeper;
+use super::server::{self, Server};
+use super::state::{self, StatePhase};
+use super::wire::Report;
+use crate::events::Event as LogEvent;
+use crate::{clock, pid_record};
+
+impl Keeper {
+    pub(super) fn server_ended(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        let requested = matches!(self.supervisor.phase(), Phase::Stopping { .. });
+        let generation = server.generation.clone();
+        let exit = server.exit(&self.home, requested);
+        self.dead = Some((generation, std::mem::take(&mut self.descendants)));
+        // A record that cannot be removed names a dead process, which the next look finds out.
+        let _ = pid_record::remove(&self.home);
+        self.state.last_exit = Some(exit.clone());
+        self.clients.tell(&Report::Exited { exit: exit.clone() });
+        self.feed(supervise::Event::Exited);
+        self.note(exit_event(&exit));
+        self.reap_strays();
+    }
+
+    pub(super) fn feed(&mut self, event: supervise::Event) {
+        for action in self.supervisor.step(event, clock::monotonic()) {
+            self.carry_out(action);
+        }
+        if !self.left {
+            let phase = self.phase();
+            self.write_down(phase);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn => self.spawn(),
+            Action::Signal(signal) => {
+                if let Some(server) = &self.server {
+                    if server.generation.is_none() {
+                        self.descendants = server.descendants();
+                    }
+                    server.drain(signal);
+                }
+                if let Phase::Stopping { stage, .. } = self.supervisor.phase() {
+                    self.clients.tell(&Report::Signalled { stage });
+                }
+            }
+            Action::KillAll => {
+                if let Some(server) = &self.server {
+                    self.descendants.extend(server.descendants());
+                    server.kill();
+                    let message = "the app-server did not leave in time and was killed";
+                    let event = LogEvent::new(EventLevel::Warn, "child.killed", message)
+                        .with("pid", server.process.pid.0);
+                    self.note(event);
+                }
+            }
+            Action::SweepStrays => self.sweep(),
+            Action::ReportCrashLoop => {
+                let message = "the app-server keeps dying; the next attempts are up to 30 s apart";
+                self.note(LogEvent::new(EventLevel::Error, "child.crash-looping", message));
+            }
+            Action::ReportUnkillable => {
+                if let Some(server) = &self.server {
+                    let pid = server.process.pid;
+                    self.clients.tell(&Report::Unkillable { pid });
+                }
+            }
+            Action::Leave => self.leave(),
+        }
+    }
+
+    fn spawn(&mut self) {
+        let Some(program) = self.program.clone() else { return };
+        let generation = uuid::Uuid::now_v7().to_string();
+        self.state.generation = Some(generation.clone());
+        self.state.program = Some(program.without_env());
+        self.write_down(StatePhase::Spawning);
+        match Server::spawn(&self.home, &program, &generation) {
+            Ok(server) => {
+                let pid = server.process.pid;
+                let event = LogEvent::new(EventLevel::Info, "child.started", "started the app-server")
+                    .with("pid", pid.0)
+                    .with("executable", program.executable.to_string_lossy().into_owned())
+                    .with("restarts", self.supervisor.restarts());
+                self.took_in(server);
+                self.clients.tell(&Report::Spawned { pid });
+                self.feed(supervise::Event::Spawned);
+                self.note(event);
+            }
+            Err(error) => {
+                let message = format!("failed to start {}: {error}", program.executable.display());
+                self.note(LogEvent::new(EventLevel::Error, "child.spawn.failed", message.clone()));
+                self.clients.tell(&Report::SpawnFailed { message, errno: error.raw_os_error() });
+                self.feed(supervise::Event::SpawnFailed);
+            }
+        }
+    }
+
+    /// A server lives and is ours: record it and watch what it writes.
+    pub(super) fn took_in(&mut self, server: Server) {
+        if let Some(program) = &self.program {
+            let record = server.codexd_record(program);
+            // Without a record the server is still found by its mark and by its socket; the next verb writes one.
+            if let Err(error) = pid_record::write(&self.home, &server.process, record) {
+                let message = format!("failed to write the pid record: {error}");
+                self.note(LogEvent::new(EventLevel::Error, "record.unwritable", message));
+            }
+        }
+        let _ = self.log_watch.watch(&self.home);
+        self.state.generation.clone_from(&server.generation);
+        self.server = Some(server);
+    }
+
+    fn sweep(&mut self) {
+        let Some((generation, known)) = self.dead.take() else { return };
+        // Never the successor: it has a mark of its own.
+        let swept = server::sweep(generation.as_deref(), &known, &self.clients.pids());
+        if swept.ended > 0 || !swept.left.is_empty() {
+            let message = format!("ended {} processes that the app-server had left behind", swept.ended);
+            let left: Vec<u32> = swept.left.iter().map(|pid| pid.0).collect();
+            let level = if left.is_empty() { EventLevel::Info } else { EventLevel::Error };
+            self.note(LogEvent::new(level, "child.strays", message).with("left", left));
+        }
+        self.clients.tell(&Report::Swept { ended: swept.ended, left: swept.left });
+    }
+
+    fn leave(&mut self) {
+        self.left = true;
+        let phase = if self.give_up { StatePhase::Failed } else { StatePhase::Stopped };
+        self.write_down(phase);
+        let _ = std::fs::remove_file(self.home.keeper_socket());
+        self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
+        self.clients.tell(&Report::Leaving);
+    }
+
+    fn phase(&self) -> StatePhase {
+        match self.supervisor.phase() {
+            Phase::Idle => StatePhase::Idle,
+            Phase::Running { .. } => StatePhase::Running,
+            Phase::Waiting { .. } => StatePhase::Waiting,
+            Phase::Stopping { then, .. } => StatePhase::Stopping { then },
+        }
+    }
+
+    pub(super) fn standing(&self) -> Report {
+        Report::State {
+            keeper_pid: self.state.keeper.pid,
+            phase: self.phase(),
+            pid: self.server.as_ref().map(|server| server.process.pid),
+        }
+    }
+
+    /// Writes `keeper.json`. A full disk costs what it would have told, nothing else.
+    fn write_down(&mut self, phase: StatePhase) {
+        self.state.phase = phase;
+        self.state.server = self.server.as_ref().map(|server| server.process.clone());
+        self.state.restarts = self.supervisor.restarts();
+        self.state.crash_looping = self.supervisor.crash_looping();
+        self.state.next_attempt_at = match self.supervisor.phase() {
+            Phase::Waiting { until } => Some(clock::in_ms(until.since_ms(clock::monotonic()))),
+            _ => None,
+        };
+        let _ = state::write(&self.home, &self.state);
+    }
+
+    /// An event that cannot be written is lost: the server matters more.
+    pub(super) fn note(&self, event: LogEvent) {
+        let _ = self.log.append(&event);
+    }
+}
+
+fn exit_event(exit: &LastExit) -> LogEvent {
+    let how = match (exit.code, exit.signal) {
+        (Some(code), _) => format!("with code {code}"),
+        (_, Some(signal)) => format!("by signal {signal}"),
+        _ => "unseen: it was not a child of this keeper".to_owned(),
+    };
+    let (level, asked) = match (exit.requested, exit.code) {
+        (true, _) => (EventLevel::Info, "as it was asked to"),
+        (false, Some(0)) => (EventLevel::Warn, "without being asked to"),
+        (false, _) => (EventLevel::Error, "without being asked to"),
+    };
+    let Pid(pid) = exit.pid;
+    LogEvent::new(level, "child.exited", format!("the app-server ended {how}, {asked}"))
+        .with("pid", pid)
+        .with("code", exit.code)
+        .with("signal", exit.signal)
+        .with("stderrTail", exit.stderr_tail.clone())
+}

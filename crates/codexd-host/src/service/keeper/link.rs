@@ -1,0 +1,234 @@
+//! A verb's side of the conversation with the keeper.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::KeeperSeen;
+use codexd_core::limits::{KEEPER_TIMEOUT_MS, PROBE_TIMEOUT_MS};
+use rustix::event::{PollFd, PollFlags};
+
+use super::state::{self, StatePhase};
+use super::wire::{self, Order, Report};
+use crate::home::Home;
+use crate::strays::MARK;
+use crate::{lock, logs, process};
+
+/// A connection to a living keeper.
+#[derive(Debug)]
+pub struct KeeperLink {
+    stream: UnixStream,
+    unread: Vec<u8>,
+    /// The keeper.
+    pub keeper: Process,
+}
+
+/// What a look for the keeper found.
+#[derive(Debug)]
+pub struct Seen {
+    /// For the decision.
+    pub seen: KeeperSeen,
+    /// The connection, if it answered.
+    pub link: Option<KeeperLink>,
+}
+
+/// Why a conversation with the keeper ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It is gone: look again.
+    #[error("the keeper has gone")]
+    Gone,
+    /// It lives and says nothing.
+    #[error("the keeper did not answer within {0} ms")]
+    Silent(u64),
+    /// The system refused something.
+    #[error("failed to talk to the keeper: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Looks for the keeper of a home.
+///
+/// # Errors
+/// The system's, but for the absence of anything.
+pub fn observe(home: &Home) -> io::Result<Seen> {
+    match codexd_protocol::unix::connect(&home.keeper_socket()) {
+        Ok(stream) => greet(home, stream),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
+            ) =>
+        {
+            unreachable_keeper(home)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn greet(home: &Home, stream: UnixStream) -> io::Result<Seen> {
+    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+    let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else {
+        return unreachable_keeper(home);
+    };
+    let mut link = KeeperLink { stream, unread: Vec::new(), keeper };
+    match link.next(Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS)) {
+        Ok(Report::State { phase, pid, .. }) => Ok(Seen { seen: seen(phase, pid), link: Some(link) }),
+        Ok(_) | Err(LinkError::Silent(_)) => Ok(Seen { seen: KeeperSeen::Mute(pid), link: None }),
+        Err(LinkError::Gone) => unreachable_keeper(home),
+        Err(LinkError::System(error)) => Err(error),
+    }
+}
+
+fn seen(phase: StatePhase, pid: Option<Pid>) -> KeeperSeen {
+    match (phase, pid) {
+        (StatePhase::Stopping { then }, _) => KeeperSeen::Stopping(then),
+        (StatePhase::Waiting | StatePhase::Spawning, None) => KeeperSeen::Waiting,
+        (_, Some(pid)) => KeeperSeen::Keeping(pid),
+        (_, None) => KeeperSeen::Idle,
+    }
+}
+
+/// Nobody listens: there is no keeper, or one is just leaving, or it hangs.
+fn unreachable_keeper(home: &Home) -> io::Result<Seen> {
+    let absent = Seen { seen: KeeperSeen::Absent, link: None };
+    if !home.keeper_lock().exists() {
+        return Ok(absent);
+    }
+    let keeper = state::read(home).map(|state| state.keeper).filter(process::is_alive);
+    if let Some(keeper) = &keeper {
+        await_end(keeper, Duration::from_millis(PROBE_TIMEOUT_MS));
+    }
+    match lock::try_keeper_lock(&home.keeper_lock())? {
+        Some(_) => Ok(absent),
+        None => Ok(Seen { seen: KeeperSeen::Mute(keeper.map(|keeper| keeper.pid)), link: None }),
+    }
+}
+
+/// Waits until a process has ended, for a limited time; answers whether it has.
+pub(super) fn await_end(process: &Process, patience: Duration) -> bool {
+    let Ok(handle) = process::open(process) else { return true };
+    let mut waits = [PollFd::new(&handle, PollFlags::IN)];
+    let timeout = patience.try_into().ok();
+    matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0)
+}
+
+impl KeeperLink {
+    /// Starts a keeper and waits until it is up.
+    ///
+    /// # Errors
+    /// [`LinkError::Gone`] if it ended at once (its last words are in `logs/keeper.log`), [`LinkError::Silent`].
+    pub fn launch(home: &Home, codexd: &Path) -> Result<Self, LinkError> {
+        home.create_state()?;
+        let (stream, its_end) = UnixStream::pair()?;
+        let words = logs::open_for_append(&home.logs_dir().join("keeper.log"))?;
+        let child = Command::new(codexd)
+            .arg("keeper")
+            .arg("--codex-home")
+            .arg(home.root())
+            .env_clear()
+            // The mark of a server that we may run under is not the keeper's.
+            .envs(std::env::vars_os().filter(|(name, _)| name != MARK))
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(its_end)))
+            .stdout(words.try_clone()?)
+            .stderr(words)
+            .process_group(0)
+            .spawn()?;
+        let keeper = process::identify(Pid(child.id())).map_err(|_| LinkError::Gone)?;
+        let mut link = Self { stream, unread: Vec::new(), keeper };
+        match link.next(Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS))? {
+            Report::State { .. } => Ok(link),
+            _ => Err(LinkError::Gone),
+        }
+    }
+
+    /// Gives an order. What comes of it is told by the reports.
+    ///
+    /// # Errors
+    /// [`LinkError::Gone`] if the keeper has left.
+    pub fn order(&mut self, order: &Order) -> Result<(), LinkError> {
+        let line = wire::line(order).map_err(io::Error::from)?;
+        self.stream.write_all(&line).map_err(gone_or)
+    }
+
+    /// The next report.
+    ///
+    /// # Errors
+    /// [`LinkError::Silent`] if `deadline` passes first, [`LinkError::Gone`] at the end.
+    pub fn next(&mut self, deadline: Instant) -> Result<Report, LinkError> {
+        let began = Instant::now();
+        loop {
+            if let Some(report) = self.buffered() {
+                return Ok(report);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = left.try_into().ok();
+            let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
+            match rustix::event::poll(&mut waits, timeout.as_ref()) {
+                Ok(0) => {
+                    let waited = began.elapsed().as_millis();
+                    return Err(LinkError::Silent(u64::try_from(waited).unwrap_or(u64::MAX)));
+                }
+                Ok(_) => self.fill()?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(LinkError::System(error.into())),
+            }
+        }
+    }
+
+    /// A report that has already arrived, without waiting. Call it before waiting on [`KeeperLink::fd`].
+    pub fn buffered(&mut self) -> Option<Report> {
+        let end = self.unread.iter().position(|&byte| byte == b'\n')?;
+        let line: Vec<u8> = self.unread.drain(..=end).collect();
+        // A report that a newer keeper knows and we do not is passed over.
+        serde_json::from_slice(&line).ok().or_else(|| self.buffered())
+    }
+
+    /// What to wait on.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Reads what has arrived; waits if nothing has.
+    ///
+    /// # Errors
+    /// [`LinkError::Gone`] at the end.
+    pub fn fill(&mut self) -> Result<(), LinkError> {
+        let mut bytes = [0u8; 8192];
+        match self.stream.read(&mut bytes).map_err(gone_or)? {
+            0 => Err(LinkError::Gone),
+            count => {
+                self.unread.extend_from_slice(&bytes[..count]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the keeper has ended and its lock is free.
+    ///
+    /// # Errors
+    /// [`LinkError::Silent`] if it still lives after `patience`.
+    pub fn await_departure(self, home: &Home, patience: Duration) -> Result<(), LinkError> {
+        let waited = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        if !await_end(&self.keeper, patience) {
+            return Err(LinkError::Silent(waited));
+        }
+        match lock::try_keeper_lock(&home.keeper_lock())? {
+            Some(File { .. }) => Ok(()),
+            None => Err(LinkError::Silent(waited)),
+        }
+    }
+}
+
+fn gone_or(error: io::Error) -> LinkError {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => LinkError::Gone,
+        _ => LinkError::System(error),
+    }
+}

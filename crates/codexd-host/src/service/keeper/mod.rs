@@ -1,0 +1,30 @@
+//! The keeper: a tiny resident process that is the parent of the app-server.
+//!
+//! It starts the server, reaps it, records how it ended, restarts it with backoff, bounds its logs, and ends it with
+//! everything it started. Verbs give it orders over a socket; it leaves when it has nothing left to keep.
+//!
+//! Invariants
+//! - One keeper per home: it holds `keeper.lock` while it lives.
+//! - It wakes only for events (a signal, the end of the server, a verb, a grown log) and for a deadline it has set.
+//! - It says in `keeper.json` that it is about to start a server *before* it does, and writes the pid record right after,
+//!   so a server that was started by a keeper that was killed in between is found by its mark.
+//! - It never asks the server anything and knows nothing of the protocol.
+//! - If it dies the server lives on: its logs are plain files and it is in a group of its own. The next keeper takes it
+//!   over by identity; what it cannot know then is the exit code, which only a parent is told.
+//!
+//! No async runtime, no database: it must stay small enough to be forgotten.
+
+mod clients;
+mod keep;
+mod link;
+mod log_watch;
+mod run;
+mod server;
+mod signals;
+mod state;
+mod wire;
+
+pub use link::{KeeperLink, LinkError, Seen, observe};
+pub use run::{KeeperError, run};
+pub use state::{KeeperState, StatePhase, read as read_state};
+pub use wire::{Order, Report};

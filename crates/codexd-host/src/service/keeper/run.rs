@@ -1,0 +1,291 @@
+//! The keeper's loop: wait for an event, ask the supervisor, do what it says, write down where things stand.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use codexd_core::clock::Monotonic;
+use codexd_core::contract::EventLevel;
+use codexd_core::identity::Process;
+use codexd_core::program::Program;
+use codexd_core::record::CodexdRecord;
+use codexd_core::supervise::{self, Phase, Supervisor, Then};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::clients::{Clients, Said};
+use super::log_watch::LogWatch;
+use super::server::{self, Server};
+use super::signals::Signals;
+use super::state::{self, KeeperState, StatePhase};
+use super::wire::{Order, Report};
+use crate::events::{Event as LogEvent, EventLog};
+use crate::home::Home;
+use crate::{clock, fd_hygiene, lock, process};
+
+/// Why there is no keeper.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// Another one holds the lock.
+    #[error("another keeper keeps this home")]
+    AlreadyKept,
+    /// The system refused something.
+    #[error("failed to {0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+/// Everything that can wake the keeper.
+#[derive(Debug)]
+enum Event {
+    /// A signal came.
+    Signalled,
+    /// A verb wants to connect.
+    VerbArrived,
+    /// The verb of this number has spoken or left.
+    VerbSpoke(usize),
+    /// The server ended.
+    ServerEnded,
+    /// The server wrote to its logs.
+    LogsGrew,
+    /// A deadline has come.
+    TimeCame,
+}
+
+pub(super) struct Keeper {
+    pub(super) home: Home,
+    pub(super) log: EventLog,
+    pub(super) listener: UnixListener,
+    pub(super) signals: Signals,
+    pub(super) log_watch: LogWatch,
+    pub(super) clients: Clients,
+    pub(super) supervisor: Supervisor,
+    pub(super) program: Option<Program>,
+    pub(super) server: Option<Server>,
+    /// What the server had started, looked up when it was last signalled; for one without a mark.
+    pub(super) descendants: Vec<Process>,
+    pub(super) state: KeeperState,
+    /// The mark of the server that died last, and what else it left.
+    pub(super) dead: Option<(Option<String>, Vec<Process>)>,
+    pub(super) give_up: bool,
+    pub(super) left: bool,
+    _lock: File,
+}
+
+/// Keeps the server of `home` until there is nothing left to keep. `first` is the connection to the verb that started
+/// the keeper, if one did.
+///
+/// # Errors
+/// [`KeeperError::AlreadyKept`], or what the system refused before the keeper kept anything.
+pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), KeeperError> {
+    let failed = |what| move |error| KeeperError::System(what, error);
+    fd_hygiene::close_on_exec_above_stderr();
+    home.create_state().map_err(failed("make the state folder"))?;
+    let lock = lock::try_keeper_lock(&home.keeper_lock()).map_err(failed("open the keeper's lock"))?;
+    let lock = lock.ok_or(KeeperError::AlreadyKept)?;
+    // What the server's tools leave behind becomes ours to reap.
+    let me = process::myself().map_err(failed("read /proc"))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| KeeperError::System("become a subreaper", error.into()))?;
+    let signals = Signals::catch().map_err(failed("catch signals"))?;
+    let listener = listen(&home).map_err(failed("listen for orders"))?;
+    let log_watch = LogWatch::new().map_err(failed("watch the logs"))?;
+    let mut state = KeeperState::new(me.clone(), version);
+    state.last_exit = state::read(&home).and_then(|before| before.last_exit);
+    let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
+    let mut keeper = Keeper {
+        log: EventLog::new(home.events()),
+        home,
+        listener,
+        signals,
+        log_watch,
+        clients: Clients::default(),
+        supervisor: Supervisor::new(seed),
+        program: None,
+        server: None,
+        descendants: Vec::new(),
+        state,
+        dead: None,
+        give_up: false,
+        left: false,
+        _lock: lock,
+    };
+    keeper.note(LogEvent::new(EventLevel::Info, "daemon.started", "the keeper is up").with("pid", me.pid.0));
+    if let Some(stream) = first {
+        let greeting = keeper.standing();
+        keeper.clients.add(stream, &greeting).map_err(failed("greet the first verb"))?;
+    }
+    while !keeper.left {
+        for event in keeper.wait().map_err(failed("wait for events"))? {
+            keeper.on(event);
+        }
+    }
+    Ok(())
+}
+
+/// The socket of a dead keeper is in the way; the lock says that no living one listens on it.
+fn listen(home: &Home) -> io::Result<UnixListener> {
+    let path = home.keeper_socket();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = codexd_protocol::unix::bind(&path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Keeper {
+    fn wait(&mut self) -> io::Result<Vec<Event>> {
+        let fds = [
+            self.signals.fds().into_iter().map(|fd| (fd, Event::Signalled)).collect::<Vec<_>>(),
+            vec![(self.listener.as_fd(), Event::VerbArrived)],
+            self.server.iter().map(|server| (server.fd(), Event::ServerEnded)).collect(),
+            self.log_watch.fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
+            // From the last to the first, so that letting one go does not shift the numbers of the others.
+            self.clients.fds().enumerate().map(|(index, fd)| (fd, Event::VerbSpoke(index))).collect(),
+        ];
+        let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
+        let mut polled: Vec<PollFd<'_>> =
+            waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let deadline = earlier(self.supervisor.deadline(), self.log_watch.deadline());
+        let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
+        let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut events: Vec<Event> =
+            waits.into_iter().zip(ready).filter_map(|((_, event), ready)| ready.then_some(event)).collect();
+        if deadline.is_some_and(|at| at <= clock::monotonic()) {
+            events.push(Event::TimeCame);
+        }
+        events.sort_by_key(order_within_a_wakeup);
+        Ok(events)
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Signalled => self.signalled(),
+            Event::ServerEnded => self.server_ended(),
+            Event::LogsGrew => self.log_watch.check(&self.home, clock::monotonic()),
+            Event::VerbArrived => {
+                let greeting = self.standing();
+                // A verb that is gone already, or too many files open: it tries again or says so itself.
+                let _ = self.clients.accept(&self.listener, &greeting);
+            }
+            Event::VerbSpoke(index) => {
+                for said in self.clients.hear(index) {
+                    match said {
+                        Said::Order(order) => self.obey(*order),
+                        Said::Nonsense(message) => self.clients.tell(&Report::Refused { message }),
+                    }
+                }
+            }
+            Event::TimeCame => {
+                self.log_watch.check(&self.home, clock::monotonic());
+                self.feed(supervise::Event::Ticked);
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Start { program } => {
+                if !matches!(self.supervisor.phase(), Phase::Running { .. }) {
+                    self.program = Some(*program);
+                }
+                self.feed(supervise::Event::StartRequested);
+            }
+            Order::Replace { program, policy } => {
+                self.program = Some(*program);
+                self.feed(supervise::Event::StopRequested(policy, Then::StartAgain));
+            }
+            Order::Stop { policy, failed } => {
+                self.give_up = failed;
+                self.feed(supervise::Event::StopRequested(policy, Then::Leave));
+            }
+            Order::Adopt { process, codexd } => self.adopt(process, codexd),
+        }
+        let standing = self.standing();
+        self.clients.tell(&standing);
+    }
+
+    fn adopt(&mut self, process: Process, codexd: Option<CodexdRecord>) {
+        if self.server.as_ref().is_some_and(|server| server.process == process) {
+            return;
+        }
+        let adopted = server::program_of(&process, codexd.as_ref()).and_then(|program| {
+            let generation = codexd.and_then(|record| record.generation);
+            Ok((program, Server::adopt(process.clone(), generation)?))
+        });
+        match adopted {
+            Ok((program, server)) if self.server.is_none() => {
+                let event =
+                    LogEvent::new(EventLevel::Info, "child.adopted", "took over a running app-server")
+                        .with("pid", process.pid.0);
+                self.note(event);
+                self.program = Some(program);
+                self.took_in(server);
+                self.feed(supervise::Event::Adopted);
+                self.go_on_draining(&process);
+            }
+            Ok(_) => self.clients.tell(&Report::Refused { message: "another server is kept already".into() }),
+            Err(error) => {
+                let message = format!("failed to take over process {}: {error}", process.pid);
+                self.clients.tell(&Report::Refused { message });
+            }
+        }
+    }
+
+    /// The keeper before us may have asked this very server to leave: it is not asked again, which would force it.
+    fn go_on_draining(&mut self, process: &Process) {
+        let before = state::read(&self.home);
+        if let Some(KeeperState { phase: StatePhase::Stopping { then }, server: Some(server), .. }) = before
+            && server == *process
+        {
+            self.feed(supervise::Event::FoundDraining(then));
+        }
+    }
+
+    fn signalled(&mut self) {
+        let signalled = self.signals.take();
+        if signalled.child {
+            self.reap_strays();
+        }
+        if signalled.leave {
+            let message = "the keeper was asked to leave by a signal; the server goes on without it";
+            self.note(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
+            self.left = true;
+        }
+    }
+
+    /// Reaps what the server's tools left to us, never the server itself: its end is told by its handle.
+    pub(super) fn reap_strays(&self) {
+        let server = self.server.as_ref().map(|server| server.process.pid);
+        for pid in process::children().into_iter().filter(|&pid| Some(pid) != server) {
+            if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
+                let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+                let _ = rustix::process::waitid(WaitId::Pid(pid), look);
+            }
+        }
+    }
+}
+
+/// Ends before orders: an order is given on what the verb has seen. Later verbs before earlier ones: see [`Keeper::wait`].
+fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
+    let rank = match event {
+        Event::ServerEnded => 0,
+        Event::Signalled => 1,
+        Event::VerbSpoke(index) => return (2, std::cmp::Reverse(*index)),
+        Event::VerbArrived => 3,
+        Event::LogsGrew => 4,
+        Event::TimeCame => 5,
+    };
+    (rank, std::cmp::Reverse(0))
+}
+
+fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
+    [one, other].into_iter().flatten().min()
+}

@@ -1,0 +1,176 @@
+//! The one process that the keeper keeps: started by it, or taken over.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use codexd_core::contract::status::LastExit;
+use codexd_core::identity::{Pid, Process};
+use codexd_core::limits::STDERR_TAIL_BYTES;
+use codexd_core::os_text::OsText;
+use codexd_core::program::{DrainSignal, Program};
+use codexd_core::record::CodexdRecord;
+use rustix::process::Signal;
+
+use crate::home::Home;
+use crate::strays::{self, MARK, Swept};
+use crate::{clock, logs, process};
+
+/// A living server.
+#[derive(Debug)]
+pub struct Server {
+    /// Who it is.
+    pub process: Process,
+    /// The mark in its environment; `None` for one that codexd did not start.
+    pub generation: Option<String>,
+    handle: OwnedFd,
+    /// `None` for one that was taken over: its exit code is told to another.
+    child: Option<Child>,
+    stderr_from: u64,
+}
+
+impl Server {
+    /// Starts the program in a process group of its own, with nothing open but its logs.
+    ///
+    /// # Errors
+    /// The system's: no such file, not executable, out of memory, …
+    pub fn spawn(home: &Home, program: &Program, generation: &str) -> io::Result<Self> {
+        home.create_state()?;
+        let stdout = logs::open_for_append(&home.stdout_log())?;
+        let stderr = logs::open_for_append(&home.stderr_log())?;
+        let stderr_from = stderr.metadata()?.len();
+        let child = Command::new(&program.executable)
+            .args(program.args.iter().map(|argument| &argument.0))
+            .env_clear()
+            .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
+            .env(MARK, generation)
+            .current_dir(&program.cwd)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .process_group(0)
+            .spawn()?;
+        let pid = Pid(child.id());
+        // It cannot be reaped by anybody but us, so the number is still its own, alive or dead.
+        let identity = process::stat(pid).map(|stat| stat.start_ticks).unwrap_or_default();
+        let identity = codexd_core::identity::ProcessIdentity {
+            boot_id: process::boot_id()?.to_owned(),
+            start_ticks: identity,
+        };
+        let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
+        let raw = raw.ok_or_else(|| io::Error::other("the kernel gave out an impossible pid"))?;
+        let handle = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?;
+        Ok(Self {
+            process: Process { pid, identity },
+            generation: Some(generation.to_owned()),
+            handle,
+            child: Some(child),
+            stderr_from,
+        })
+    }
+
+    /// Takes over a living process.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone.
+    pub fn adopt(process: Process, generation: Option<String>) -> io::Result<Self> {
+        let handle = process::open(&process)?;
+        Ok(Self { process, generation, handle, child: None, stderr_from: 0 })
+    }
+
+    /// What to wait on for its end.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// Sends the draining signal.
+    pub fn drain(&self, signal: DrainSignal) {
+        let signal = match signal {
+            DrainSignal::Terminate => Signal::TERM,
+            DrainSignal::Hangup => Signal::HUP,
+        };
+        // Ended already is as good: its end is the next event.
+        let _ = rustix::process::pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// Kills it and its group.
+    pub fn kill(&self) {
+        let group = i32::try_from(self.process.pid.0).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group
+            && process::is_alive(&self.process)
+            && process::stat(self.process.pid).is_some_and(|stat| stat.group == self.process.pid.0)
+        {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+
+    /// Every process that descends from it, while it lives: only then can that be told.
+    pub fn descendants(&self) -> Vec<Process> {
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)))
+            .filter(|&pid| pid != self.process.pid && process::descends_from(pid, self.process.pid))
+            .filter_map(|pid| process::identify(pid).ok())
+            .collect()
+    }
+
+    /// It has ended: how.
+    pub fn exit(mut self, home: &Home, requested: bool) -> LastExit {
+        let status = self.child.as_mut().and_then(|child| child.wait().ok());
+        LastExit {
+            pid: self.process.pid,
+            code: status.and_then(|status| status.code()),
+            signal: status.and_then(|status| status.signal()),
+            at: clock::timestamp(),
+            requested,
+            stderr_tail: logs::tail(&home.stderr_log(), self.stderr_from, STDERR_TAIL_BYTES),
+        }
+    }
+
+    /// What the pid record says beside who it is.
+    pub fn codexd_record(&self, program: &Program) -> CodexdRecord {
+        CodexdRecord {
+            generation: self.generation.clone(),
+            executable: program.executable.clone(),
+            executable_identity: process::executable(self.process.pid).ok().map(|(_, identity)| identity),
+            embedded: program.embedded,
+        }
+    }
+}
+
+/// Ends what a dead server left behind: everything with its mark, and those of `known` that still live.
+pub fn sweep(generation: Option<&str>, known: &[Process], spared: &[Pid]) -> Swept {
+    let mut swept = generation.map(|mark| strays::sweep(mark, spared)).unwrap_or_default();
+    for process in known.iter().filter(|process| !spared.contains(&process.pid)) {
+        if process::is_alive(process) {
+            let _ = process::signal(process, Signal::KILL);
+            swept.ended += 1;
+        }
+    }
+    swept
+}
+
+/// The program of a process that was taken over, read from the process itself: its environment is written nowhere else.
+///
+/// # Errors
+/// If the process is gone or another user's.
+pub fn program_of(process: &Process, codexd: Option<&CodexdRecord>) -> io::Result<Program> {
+    let pid = process.pid;
+    let running = process::executable(pid)?.0;
+    let executable = match codexd {
+        Some(record) => record.executable.clone(),
+        None => PathBuf::from(running.to_string_lossy().trim_end_matches(" (deleted)")),
+    };
+    let env = process::environment(pid).into_iter().filter(|(name, _)| name != MARK);
+    Ok(Program {
+        executable,
+        args: process::arguments(pid).into_iter().skip(1).map(OsText).collect(),
+        env: env.map(|(name, value)| (OsText(name), OsText(value))).collect(),
+        cwd: process::working_directory(pid).unwrap_or_else(|_| PathBuf::from("/")),
+        embedded: codexd.is_some_and(|record| record.embedded),
+    })
+}

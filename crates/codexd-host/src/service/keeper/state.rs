@@ -1,0 +1,93 @@
+//! `keeper.json`: what the keeper last wrote about itself, for `status` and for the next keeper.
+
+use std::io;
+
+use codexd_core::contract::status::LastExit;
+use codexd_core::identity::Process;
+use codexd_core::program::Program;
+use codexd_core::supervise::Then;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic::{self, Durability};
+use crate::home::Home;
+
+/// Where the server stands, as far as a file can tell.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "is")]
+pub enum StatePhase {
+    /// Nothing runs and nothing is due.
+    Idle,
+    /// A server is about to be started, or was and is not recorded yet.
+    Spawning,
+    /// A server lives.
+    Running,
+    /// The next attempt is due later.
+    Waiting,
+    /// The server was asked to leave.
+    Stopping {
+        /// What comes after.
+        then: Then,
+    },
+    /// The server was stopped on purpose.
+    Stopped,
+    /// The server never became ready and was given up.
+    Failed,
+}
+
+/// The contents of `keeper.json`. A field that a later codexd adds is ignored by this one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeeperState {
+    /// The keeper.
+    pub keeper: Process,
+    /// Its version.
+    pub version: String,
+    /// Where the server stands.
+    pub phase: StatePhase,
+    /// The server, if one lives.
+    pub server: Option<Process>,
+    /// The mark of the server that lives or is about to.
+    pub generation: Option<String>,
+    /// What runs, without its environment.
+    pub program: Option<Program>,
+    /// Restarts after a crash since a verb last asked for the server.
+    pub restarts: u64,
+    /// Whether it keeps dying.
+    pub crash_looping: bool,
+    /// When the next attempt is due, in RFC 3339.
+    pub next_attempt_at: Option<String>,
+    /// How the last server ended.
+    pub last_exit: Option<LastExit>,
+}
+
+impl KeeperState {
+    /// The state of a keeper that keeps nothing.
+    pub fn new(keeper: Process, version: &str) -> Self {
+        Self {
+            keeper,
+            version: version.to_owned(),
+            phase: StatePhase::Idle,
+            server: None,
+            generation: None,
+            program: None,
+            restarts: 0,
+            crash_looping: false,
+            next_attempt_at: None,
+            last_exit: None,
+        }
+    }
+}
+
+/// Reads the state; `None` if there is none or it cannot be read, which only costs what it would have told.
+pub fn read(home: &Home) -> Option<KeeperState> {
+    let bytes = atomic::read(&home.keeper_state()).ok()??;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Writes the state.
+///
+/// # Errors
+/// The file system's.
+pub fn write(home: &Home, state: &KeeperState) -> io::Result<()> {
+    atomic::replace(&home.keeper_state(), &serde_json::to_vec(state)?, Durability::Process)
+}
