@@ -1,1 +1,11 @@
-//! See the README of the workspace.
+//! Codex on disk: which binary to run, what it is, and whether it works.
+//!
+//! Invariants: what is run is the native binary, never a wrapper that would hide the process we must own; a version is
+//! never guessed from a path, it is what the binary said; nothing here writes to an installation.
+
+pub mod find;
+mod npm;
+pub mod version;
+
+pub use find::{FoundCodex, NotFound, Search, find};
+pub use version::{VersionCache, VersionError};

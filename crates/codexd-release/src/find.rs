@@ -1,0 +1,191 @@
+//! Which Codex: the one that was named, the managed one of the home, the one on PATH.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::npm;
+
+/// The places in a CODEX_HOME where upstream's installers put Codex, oldest layout first: it is the contract's.
+const MANAGED: [&str; 3] = [
+    "packages/standalone/current/codex",
+    "packages/standalone/current/bin/codex",
+    "packages/app-server-daemon/current/bin/codex",
+];
+
+/// What to look through, in this order.
+#[derive(Clone, Debug)]
+pub struct Search<'a> {
+    /// What the command line names.
+    pub named: Option<&'a Path>,
+    /// What the settings name.
+    pub setting: Option<&'a Path>,
+    /// CODEX_HOME.
+    pub codex_home: &'a Path,
+    /// PATH.
+    pub path: Option<&'a OsStr>,
+}
+
+/// A Codex.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FoundCodex {
+    /// Where it was found, as a person would name it.
+    pub path: PathBuf,
+    /// The native binary to run.
+    pub executable: PathBuf,
+    /// What its package would add to the environment: PATH folders first, then variables.
+    pub path_folders: Vec<PathBuf>,
+    /// Variables that tell Codex how it was installed.
+    pub variables: Vec<(OsString, OsString)>,
+}
+
+/// A place that was looked at, and why it did not serve.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Looked {
+    /// The place.
+    pub path: PathBuf,
+    /// Why not.
+    pub why: String,
+}
+
+/// No Codex.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no Codex was found")]
+pub struct NotFound {
+    /// Every place that was looked at.
+    pub looked_at: Vec<Looked>,
+    /// Somebody named a Codex, so no other was looked for.
+    pub named: bool,
+}
+
+/// Finds the Codex to run.
+///
+/// # Errors
+/// [`NotFound`] with every place that was looked at. A Codex that was named and is not usable is an error: another one
+/// is not put in its place.
+pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
+    if let Some(named) = search.named.or(search.setting) {
+        return examine(named).map_err(|why| NotFound {
+            looked_at: vec![Looked { path: named.to_owned(), why }],
+            named: true,
+        });
+    }
+    let managed = MANAGED.iter().map(|place| search.codex_home.join(place));
+    let on_path = search.path.map(env::split_paths).into_iter().flatten().map(|folder| folder.join("codex"));
+    let mut looked_at = Vec::new();
+    for path in managed.chain(on_path) {
+        match examine(&path) {
+            Ok(found) => return Ok(found),
+            Err(why) => looked_at.push(Looked { path, why }),
+        }
+    }
+    Err(NotFound { looked_at, named: false })
+}
+
+/// Whether a path serves, and what to run for it.
+fn examine(path: &Path) -> Result<FoundCodex, String> {
+    let metadata = path.metadata().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "not there".to_owned(),
+        _ => error.to_string(),
+    })?;
+    if !metadata.is_file() {
+        return Err("not a file".into());
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err("not executable".into());
+    }
+    if is_script(path)
+        && let Some(package) = npm::package_root(path)
+    {
+        return npm::native(path, &package)
+            .ok_or_else(|| format!("the npm package at {} lacks its native binary", package.display()));
+    }
+    let canonical = path.canonicalize().map_err(|error| error.to_string())?;
+    let path_folders = npm::path_folder(&canonical).into_iter().collect();
+    Ok(FoundCodex { path: path.to_owned(), executable: path.to_owned(), path_folders, variables: Vec::new() })
+}
+
+/// Whether a file begins as a script does.
+pub(crate) fn is_script(path: &Path) -> bool {
+    let mut start = [0u8; 2];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| &start == b"#!")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Search, find};
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    fn executable(path: &Path, contents: &str) {
+        fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+        fs::write(path, contents).expect("written");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("marked");
+    }
+
+    fn search(home: &Path) -> Search<'_> {
+        Search { named: None, setting: None, codex_home: home, path: None }
+    }
+
+    #[test]
+    fn the_managed_binary_comes_before_the_one_on_path() {
+        let home = tempfile::tempdir().expect("a folder");
+        let bin = home.path().join("bin");
+        executable(&bin.join("codex"), "\u{7f}ELF");
+        let path = bin.as_os_str();
+        let on_path = find(&Search { path: Some(path), ..search(home.path()) }).expect("found");
+        assert_eq!(on_path.executable, bin.join("codex"));
+        let managed = home.path().join("packages/standalone/current/codex");
+        executable(&managed, "\u{7f}ELF");
+        let found = find(&Search { path: Some(path), ..search(home.path()) }).expect("found");
+        assert_eq!(found.path, managed);
+    }
+
+    #[test]
+    fn a_named_codex_is_never_replaced_by_another() {
+        let home = tempfile::tempdir().expect("a folder");
+        executable(&home.path().join("packages/standalone/current/codex"), "\u{7f}ELF");
+        let missing = home.path().join("missing");
+        let error = find(&Search { named: Some(&missing), ..search(home.path()) }).expect_err("not there");
+        assert!(error.named && error.looked_at[0].why == "not there");
+    }
+
+    #[test]
+    fn nothing_found_tells_every_place() {
+        let home = tempfile::tempdir().expect("a folder");
+        let error = find(&search(home.path())).expect_err("nothing");
+        assert_eq!(error.looked_at.len(), 3);
+    }
+
+    #[test]
+    fn an_npm_wrapper_leads_to_its_native_binary_in_either_layout() {
+        for (inside, tools) in [("bin/codex", "codex-path"), ("codex/codex", "path")] {
+            let root = tempfile::tempdir().expect("a folder");
+            let modules = root.path().join("lib/node_modules/@openai");
+            let script = modules.join("codex/bin/codex.js");
+            executable(&script, "#!/usr/bin/env node\n");
+            fs::write(modules.join("codex/package.json"), r#"{"name":"@openai/codex"}"#).expect("written");
+            let vendor = modules
+                .join("codex/node_modules/@openai")
+                .join(crate::npm::platform_package().expect("a known platform"))
+                .join("vendor")
+                .join(crate::npm::target().expect("a known platform"));
+            executable(&vendor.join(inside), "\u{7f}ELF");
+            fs::create_dir_all(vendor.join(tools)).expect("made");
+            let link = root.path().join("bin/codex");
+            fs::create_dir_all(root.path().join("bin")).expect("made");
+            symlink(&script, &link).expect("linked");
+            let found = find(&Search { named: Some(&link), ..search(root.path()) }).expect("found");
+            assert_eq!(
+                found.executable.canonicalize().expect("there"),
+                vendor.join(inside).canonicalize().expect("there")
+            );
+            assert_eq!(found.path_folders.len(), 1, "the tools that come with it");
+            assert!(found.variables.iter().any(|(name, _)| name == "CODEX_MANAGED_BY_NPM"));
+        }
+    }
+}

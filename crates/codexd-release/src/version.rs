@@ -1,0 +1,165 @@
+//! What version a binary is: asked once, remembered by what the file is.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use codexd_core::identity::FileIdentity;
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::find::is_script;
+
+/// Why a binary did not tell its version.
+#[derive(Debug, thiserror::Error)]
+pub enum VersionError {
+    /// It could not be run.
+    #[error("failed to run {} --version: {source}", path.display())]
+    Run {
+        /// The binary.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It ran for too long and was killed.
+    #[error("{} --version did not end within {} ms", path.display(), patience.as_millis())]
+    Hung {
+        /// The binary.
+        path: PathBuf,
+        /// How long it had.
+        patience: Duration,
+    },
+    /// It ended without telling one.
+    #[error("{} --version ended with {status} and printed {printed:?}", path.display())]
+    Odd {
+        /// The binary.
+        path: PathBuf,
+        /// How it ended.
+        status: String,
+        /// What it printed.
+        printed: String,
+    },
+}
+
+/// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit.
+///
+/// # Errors
+/// See [`VersionError`]. Nothing of it is alive afterwards.
+pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
+    let run = |source| VersionError::Run { path: path.to_owned(), source };
+    let mut child = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(run)?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| run(io::Error::other("the kernel gave out an impossible pid")))?;
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| run(error.into()))?;
+    let timeout = patience.try_into().ok();
+    let mut waits = [PollFd::new(&handle, PollFlags::IN)];
+    let ended = matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0);
+    // Not reaped yet, so the group's number is still its own.
+    let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    let status = child.wait().map_err(run)?;
+    if !ended {
+        return Err(VersionError::Hung { path: path.to_owned(), patience });
+    }
+    let printed = child.stdout.take().map(read_what_is_there).unwrap_or_default();
+    let version = printed.lines().next().and_then(|line| line.split_whitespace().last());
+    match version.filter(|word| status.success() && word.starts_with(|first: char| first.is_ascii_digit())) {
+        Some(version) => Ok(version.to_owned()),
+        None => Err(VersionError::Odd { path: path.to_owned(), status: status.to_string(), printed }),
+    }
+}
+
+/// A child of the dead process may still hold the pipe: what is not there now never comes.
+fn read_what_is_there(mut pipe: std::process::ChildStdout) -> String {
+    let flags = rustix::fs::fcntl_getfl(&pipe).unwrap_or(rustix::fs::OFlags::empty());
+    let _ = rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK);
+    let mut bytes = vec![0u8; 4096];
+    let count = pipe.read(&mut bytes).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[..count]).trim().to_owned()
+}
+
+/// What is known about binaries, by what they are. A binary that is replaced is asked again; a script always is, for
+/// what it starts may change while it does not.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct VersionCache {
+    known: BTreeMap<String, Known>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Known {
+    identity: FileIdentity,
+    version: String,
+}
+
+/// So many binaries are remembered; beyond that the memory starts afresh.
+const KNOWN_MAX: usize = 16;
+
+impl VersionCache {
+    /// Reads what was written; anything unreadable is forgotten, which only costs asking again.
+    pub fn parse(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
+    /// The text to write.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The version of a native binary that was asked before and has not changed since.
+    pub fn get(&self, path: &Path, identity: FileIdentity) -> Option<&str> {
+        let known = self.known.get(path.to_str()?)?;
+        (known.identity == identity && !is_script(path)).then_some(known.version.as_str())
+    }
+
+    /// Remembers an answer.
+    pub fn put(&mut self, path: &Path, identity: FileIdentity, version: &str) {
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        if let Some(path) = path.to_str() {
+            self.known.insert(path.to_owned(), Known { identity, version: version.to_owned() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VersionError, ask};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("codex");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("marked");
+        (folder, path)
+    }
+
+    #[test]
+    fn a_binary_tells_hangs_or_talks_nonsense() {
+        let (_folder, path) = script("echo codex-cli 0.169.0");
+        assert_eq!(ask(&path, Duration::from_secs(20)).expect("told"), "0.169.0");
+        let (_folder, path) = script("sleep 1000 & sleep 1000");
+        assert!(matches!(ask(&path, Duration::from_millis(100)), Err(VersionError::Hung { .. })));
+        let (_folder, path) = script("echo no version; exit 3");
+        assert!(matches!(ask(&path, Duration::from_secs(20)), Err(VersionError::Odd { .. })));
+        assert!(matches!(
+            ask(&PathBuf::from("/nonexistent/codex"), Duration::from_secs(1)),
+            Err(VersionError::Run { .. })
+        ));
+    }
+}
