@@ -23,6 +23,8 @@ pub(crate) const FLUSH_TIMEOUT_MS: u64 = 250;
 pub(crate) const THREAD_UNLOAD_DELAY_SECS: u64 = 60;
 /// Pieces of an answer that are told before everybody else has a turn of the loop.
 pub(crate) const DELTAS_PER_BATCH: u32 = 32;
+/// Bytes of an answer after which a batch ends, however few pieces that are.
+pub(crate) const BATCH_BYTES: usize = 64 * 1024;
 /// Pause between two such batches. With [`DELTAS_PER_BATCH`] it makes the fastest turn about as fast as upstream's
 /// (24,000 pieces a second), which a client that reads keeps up with.
 pub(crate) const BATCH_INTERVAL_US: u64 = 1_000;

@@ -190,3 +190,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

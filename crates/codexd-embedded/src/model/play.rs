@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::ids::{ItemId, TurnId};
-use crate::limits::{BATCH_INTERVAL_US, DELTAS_PER_BATCH};
+use crate::limits::{BATCH_BYTES, BATCH_INTERVAL_US, DELTAS_PER_BATCH};
 use crate::model::Action;
 use crate::model::approvals::Question;
 use crate::model::hall::Hall;
@@ -76,6 +76,7 @@ impl Thread {
             prompt: USUAL.to_owned(),
             after_command: false,
         });
+        self.note_idleness(hall);
         self.tell_status(hall);
         if let Some(turn) = self.transcript.turns.last() {
             let params = json!({"threadId": self.id(), "turn": turn_view(turn, ItemsView::NotLoaded)});
@@ -225,24 +226,24 @@ impl Thread {
         else {
             return;
         };
-        let batch = if script.delay.is_zero() { DELTAS_PER_BATCH } else { 1 };
-        let until = script.speech.pieces().min(said.saturating_add(batch));
-        if *said >= script.speech.pieces() {
+        let pieces = script.speech.pieces();
+        if *said >= pieces {
             return self.fall_silent(hall);
         }
-        for index in *said..until {
-            let delta = script.speech.piece(index);
+        let batch = if script.delay.is_zero() { DELTAS_PER_BATCH } else { 1 };
+        let (end, full) = (said.saturating_add(batch).min(pieces), text.len() + BATCH_BYTES);
+        while *said < end && text.len() < full {
+            let delta = script.speech.piece(*said);
+            *said += 1;
             text.push_str(&delta);
             let params = json!({"threadId": thread, "turnId": turn, "itemId": item, "delta": delta});
             hall.tell(&self.subscribers, "item/agentMessage/delta", &params);
         }
-        *said = until;
-        let pause = match (until == script.speech.pieces(), script.delay) {
-            (true, Duration::ZERO) => Duration::ZERO,
-            (false, Duration::ZERO) => Duration::from_micros(BATCH_INTERVAL_US),
-            (_, delay) => delay,
+        *due = match (*said == pieces, script.delay) {
+            (true, Duration::ZERO) => Some(hall.now),
+            (false, Duration::ZERO) => Some(hall.now.after(Duration::from_micros(BATCH_INTERVAL_US))),
+            (_, delay) => due.map(|due| due.after(delay)),
         };
-        *due = due.map(|due| due.after(pause));
     }
 
     fn fall_silent(&mut self, hall: &mut Hall) {

@@ -145,23 +145,26 @@ impl Thread {
         was
     }
 
-    /// Starts the clock for the unloading when nobody needs the thread any more.
+    /// Starts the clock for the unloading when nobody needs the thread any more, and stops it when somebody does.
     pub(crate) fn note_idleness(&mut self, hall: &Hall) {
         if self.subscribers.is_empty() && self.running.is_none() {
             self.idle_since.get_or_insert(hall.now);
+        } else {
+            self.idle_since = None;
         }
     }
 
     /// When the thread next has something to do.
     pub(crate) fn due(&self, hall: &Hall) -> Option<Moment> {
-        let unload = self.idle_since.map(|since| since.after(hall.settings.unload_delay));
-        self.running.as_ref().and_then(|running| running.due).or(unload)
+        match &self.running {
+            Some(running) => running.due,
+            None => self.idle_since.map(|since| since.after(hall.settings.unload_delay)),
+        }
     }
 
     /// Whether it is time to unload it.
     pub(crate) fn is_forgotten(&self, hall: &Hall) -> bool {
-        let unload = self.idle_since.map(|since| since.after(hall.settings.unload_delay));
-        self.running.is_none() && unload.is_some_and(|due| due <= hall.now)
+        self.running.is_none() && self.due(hall).is_some_and(|due| due <= hall.now)
     }
 
     /// Says goodbye; the writer lock is let go by the server, which sees that the thread is no longer loaded.

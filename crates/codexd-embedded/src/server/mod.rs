@@ -72,8 +72,10 @@ pub(crate) async fn serve(
         if let Some(reason) = server.take(event) {
             break reason;
         }
+        // The model may be due again at once: first the connections have their turn.
+        tokio::task::yield_now().await;
     };
-    server.flush().await;
+    server.hang_up().await;
     accepting.abort();
     drop(socket);
     Ok(reason)
@@ -127,8 +129,8 @@ impl Server {
         }
     }
 
-    /// Gives the clients a moment to take what is theirs.
-    async fn flush(&mut self) {
+    /// Gives the clients a moment to take what is theirs, then ends their connections.
+    async fn hang_up(&mut self) {
         let all = async {
             for outbox in self.outboxes.values() {
                 outbox.emptied().await;
@@ -136,9 +138,13 @@ impl Server {
         };
         // Whoever has not read by now would not read later either.
         let _ = timeout(Duration::from_millis(FLUSH_TIMEOUT_MS), all).await;
+        self.outboxes.values().for_each(|outbox| outbox.close());
     }
 }
 
 fn instant(due: Option<Moment>) -> Instant {
     Instant::now() + due.map(|due| due.since(Moment::now())).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

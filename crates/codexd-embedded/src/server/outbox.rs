@@ -81,9 +81,10 @@ impl Outbox {
         }
     }
 
-    /// Drops everything; nothing is taken any more.
+    /// Drops everything and ends the connection.
     pub(crate) fn close(&self) {
         *self.lock() = Queue { cut: true, ..Queue::default() };
+        self.changed.notify_one();
         self.taken.notify_waiters();
     }
 

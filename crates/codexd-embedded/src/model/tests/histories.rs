@@ -1,0 +1,102 @@
+//! Clients that do anything, in any order.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::rig::Rig;
+use crate::ids::{ConnectionId, Minter, ThreadId};
+use crate::model::transcript::Transcript;
+use crate::model::{Decision, Input};
+
+const HISTORIES: u64 = 400;
+const STEPS: usize = 60;
+const TEXTS: [&str; 8] = [
+    "[[deltas=3]]",
+    "[[deltas=40 delay=0.1]]",
+    "[[approve=echo hi;;]]",
+    "[[shell=false;;]]",
+    "[[hang deltas=1]]",
+    "[[fail=sse]]",
+    "[[fail=500]]",
+    "just words",
+];
+
+/// A small source of choices.
+struct Dice(Minter);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0.process().parse::<usize>().expect("a number") % end
+    }
+
+    fn pick<'a, T>(&mut self, choices: &'a [T]) -> Option<&'a T> {
+        if choices.is_empty() { None } else { choices.get(self.below(choices.len())) }
+    }
+}
+
+/// One step of somebody. [`Rig::ask`] checks that every request has exactly one reply.
+fn one_step(rig: &mut Rig, dice: &mut Dice, threads: &mut Vec<String>) {
+    let client = ConnectionId(dice.below(4) as u64);
+    let thread = dice.pick(threads).cloned().unwrap_or_else(|| "none".to_owned());
+    let running = rig.state.threads.values().filter_map(|thread| thread.running.as_ref()).next();
+    let turn = running.map_or_else(|| "none".to_owned(), |running| running.turn.to_string());
+    let input = json!([{"type": "text", "text": dice.pick(&TEXTS)}]);
+    let named =
+        json!({"threadId": thread, "name": "n", "turnId": turn, "expectedTurnId": turn, "input": input});
+    let reply: Value = match dice.below(16) {
+        0 => rig.ask(client, "thread/start", json!({"ephemeral": dice.below(4) == 0})),
+        1..4 => rig.ask(client, "turn/start", named),
+        4 => rig.ask(client, "turn/steer", named),
+        5 => rig.ask(client, "turn/interrupt", named),
+        6 => rig.ask(client, "thread/resume", named),
+        7 => rig.ask(client, "thread/unsubscribe", named),
+        8 => rig.ask(client, "thread/archive", named),
+        9 => rig.ask(client, "thread/unarchive", named),
+        10 => rig.ask(client, "thread/name/set", named),
+        11 => rig.ask(client, "thread/read", json!({"threadId": thread, "includeTurns": true})),
+        12 => rig.ask(client, "thread/list", json!({"archived": dice.below(2) == 0})),
+        13 => {
+            let decisions = [Decision::Accept, Decision::AcceptAlways, Decision::Decline, Decision::Cancel];
+            let decision = dice.pick(&decisions).copied().unwrap_or(Decision::Malformed);
+            rig.answer(client, dice.below(6) as i64, decision);
+            Value::Null
+        }
+        14 => {
+            rig.pass(Duration::from_secs(dice.below(70) as u64));
+            Value::Null
+        }
+        _ => {
+            rig.step(Input::Closed(client));
+            rig.client(client.0);
+            Value::Null
+        }
+    };
+    if let (Some(id), Some(_)) = (reply["result"]["thread"]["id"].as_str(), reply["result"].get("model")) {
+        threads.push(id.to_owned());
+    }
+}
+
+#[test]
+fn whatever_clients_do_every_request_has_one_reply_and_every_history_reads_back() {
+    for seed in 0..HISTORIES {
+        let mut rig = Rig::seeded(seed);
+        let mut dice = Dice(Minter::new(seed));
+        let mut threads = Vec::new();
+        (0..4).for_each(|number| {
+            rig.client(number);
+        });
+        for _ in 0..STEPS {
+            one_step(&mut rig, &mut dice, &mut threads);
+            for thread in rig.state.threads.values().filter(|thread| thread.is_on_disk()) {
+                let mut read = Transcript::replay(rig.disk[&thread.id()].clone()).expect("a thread");
+                // Tokens are written when they are told, so what was counted since then is not there yet.
+                read.usage = thread.transcript.usage;
+                read = if thread.running.is_none() { read.abandoned() } else { read };
+                assert_eq!(read, thread.transcript, "seed {seed}");
+            }
+        }
+        let known: Vec<ThreadId> = rig.disk.keys().copied().collect();
+        assert!(known.iter().all(|id| threads.contains(&id.to_string())), "seed {seed}");
+    }
+}

@@ -1,0 +1,166 @@
+//! A model with a clock, a disk and clients of the test's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use codexd_protocol::RequestId;
+use serde_json::{Value, json};
+
+use crate::call::Call;
+use crate::ids::{ConnectionId, ServerRequestId, ThreadId};
+use crate::model::transcript::{Record, Transcript};
+use crate::model::{Action, Decision, Found, Input, Shelf, Signal, State, Wants};
+use crate::moment::Moment;
+use crate::settings::Settings;
+
+pub(super) const UNLOAD_DELAY: Duration = Duration::from_secs(60);
+
+/// The model, and all that it said and wrote.
+pub(super) struct Rig {
+    pub(super) state: State,
+    pub(super) now: Moment,
+    /// The files, as the records in them.
+    pub(super) disk: BTreeMap<ThreadId, Vec<Record>>,
+    archived: BTreeSet<ThreadId>,
+    /// What each connection received.
+    pub(super) received: BTreeMap<ConnectionId, Vec<Value>>,
+    /// Every action, in order, as far as the tests look at it.
+    pub(super) actions: Vec<Action>,
+    next_id: i64,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::seeded(0)
+    }
+
+    pub(super) fn seeded(seed: u64) -> Self {
+        let settings = Settings {
+            codex_home: "/h".into(),
+            cwd: "/w".into(),
+            version: "1.2.3".into(),
+            model: "m".into(),
+            model_provider: "p".into(),
+            unload_delay: UNLOAD_DELAY,
+            installation_id: "i".into(),
+            server_name: "s".into(),
+            remote_control: false,
+        };
+        Self {
+            state: State::new(settings, seed),
+            now: Moment::from_millis(1_795_150_801_000),
+            disk: BTreeMap::new(),
+            archived: BTreeSet::new(),
+            received: BTreeMap::new(),
+            actions: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    /// A client that has introduced itself.
+    pub(super) fn client(&mut self, number: u64) -> ConnectionId {
+        let connection = self.stranger(number);
+        self.ask(connection, "initialize", json!({"clientInfo": {"name": "c", "version": "1"}}));
+        connection
+    }
+
+    pub(super) fn stranger(&mut self, number: u64) -> ConnectionId {
+        let connection = ConnectionId(number);
+        self.step(Input::Opened(connection));
+        connection
+    }
+
+    /// Asks, and gives the one reply.
+    pub(super) fn ask(&mut self, connection: ConnectionId, method: &str, params: Value) -> Value {
+        self.next_id += 1;
+        let call = Call::parse(method, Some(params));
+        let shelf = call.as_ref().map(|call| self.look_up(self.state.wants(call))).unwrap_or(Shelf::Nothing);
+        let before = self.received.get(&connection).map_or(0, Vec::len);
+        self.step(Input::Asked { connection, id: RequestId::Integer(self.next_id), call, shelf });
+        let news = self.received.get(&connection).into_iter().flatten().skip(before);
+        let is_reply = |message: &&Value| message.get("method").is_none();
+        let replies: Vec<Value> = news.filter(is_reply).cloned().collect();
+        assert_eq!(replies.len(), 1, "{method}: {replies:?}");
+        assert_eq!(replies[0]["id"], self.next_id);
+        replies[0].clone()
+    }
+
+    pub(super) fn answer(&mut self, connection: ConnectionId, request: i64, decision: Decision) {
+        self.step(Input::Answered { connection, request: ServerRequestId(request), decision });
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal) {
+        self.step(Input::Signalled(signal));
+    }
+
+    /// A thread of this client's.
+    pub(super) fn thread(&mut self, connection: ConnectionId) -> String {
+        let reply = self.ask(connection, "thread/start", json!({"cwd": "/w"}));
+        reply["result"]["thread"]["id"].as_str().expect("a thread").to_owned()
+    }
+
+    /// Starts a turn; gives its id.
+    pub(super) fn turn(&mut self, connection: ConnectionId, thread: &str, text: &str) -> String {
+        let input = json!([{"type": "text", "text": text}]);
+        let reply = self.ask(connection, "turn/start", json!({"threadId": thread, "input": input}));
+        reply["result"]["turn"]["id"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
+    }
+
+    /// Lets the time pass until nothing more happens within `limit`.
+    pub(super) fn pass(&mut self, limit: Duration) {
+        let end = self.now.after(limit);
+        while let Some(due) = self.state.next_due().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.step(Input::TimePassed);
+        }
+        self.now = end;
+    }
+
+    /// The methods that a client was told, from the `from`-th message on.
+    pub(super) fn told(&self, connection: ConnectionId, from: usize) -> Vec<String> {
+        let news = self.received.get(&connection).into_iter().flatten().skip(from);
+        news.filter_map(|message| Some(message["method"].as_str()?.to_owned())).collect()
+    }
+
+    pub(super) fn count(&self, connection: ConnectionId) -> usize {
+        self.received.get(&connection).map_or(0, Vec::len)
+    }
+
+    pub(super) fn step(&mut self, input: Input) {
+        for action in self.state.step(input, self.now) {
+            match &action {
+                Action::Tell { to, frame } => {
+                    let message: Value = serde_json::from_str(frame).expect("JSON");
+                    for connection in to {
+                        self.received.entry(*connection).or_default().push(message.clone());
+                    }
+                }
+                Action::Append { thread, record } => {
+                    self.disk.entry(*thread).or_default().push(record.clone());
+                }
+                Action::Archive(thread) => assert!(self.archived.insert(*thread)),
+                Action::Unarchive(thread) => assert!(self.archived.remove(thread)),
+                _ => {}
+            }
+            self.actions.push(action);
+        }
+    }
+
+    fn look_up(&self, wants: Wants) -> Shelf {
+        let read = |records: &Vec<Record>| Transcript::replay(records.clone()).map(Arc::new);
+        match wants {
+            Wants::Nothing => Shelf::Nothing,
+            Wants::Memory => Shelf::Memory { resident_bytes: 1 },
+            Wants::Threads { archived } => {
+                let some = self.disk.iter().filter(|(id, _)| self.archived.contains(id) == archived);
+                Shelf::Threads(some.filter_map(|(_, records)| read(records)).collect())
+            }
+            Wants::Thread { thread, .. } => Shelf::Thread(Found {
+                transcript: self.disk.get(&thread).and_then(read),
+                archived: self.archived.contains(&thread),
+                other_writer: false,
+            }),
+        }
+    }
+}
