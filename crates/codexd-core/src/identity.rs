@@ -48,5 +48,5 @@ pub struct FileIdentity {
     /// The size in bytes.
     pub size: u64,
     /// The last change of the contents, in nanoseconds since 1970.
-    pub modified_ns: i128,
+    pub modified_ns: i64,
 }

@@ -15,6 +15,7 @@ pub mod pid_record;
 pub mod process;
 pub mod service;
 pub mod settings_file;
+pub mod short_socket;
 pub mod strays;
 
 pub use home::Home;

@@ -78,7 +78,8 @@ impl Drop for OperationLock {
     }
 }
 
-/// Opens the lock's file; where it cannot be written (a read-only home), for reading, which locks as well.
+/// Opens the lock's file; where it cannot be written (a read-only home), for reading, which locks as well; where it
+/// cannot be made either, CODEX_HOME itself.
 fn open(path: &Path) -> io::Result<File> {
     let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
     match writable {
@@ -88,7 +89,8 @@ fn open(path: &Path) -> io::Result<File> {
                 io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
             ) =>
         {
-            File::open(path).map_err(|_| error)
+            let home = path.parent().and_then(Path::parent);
+            File::open(path).or_else(|_| File::open(home.unwrap_or(Path::new("/")))).map_err(|_| error)
         }
         other => other,
     }

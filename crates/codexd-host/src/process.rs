@@ -6,9 +6,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 use std::{fs, io};
 
 use codexd_core::identity::{FileIdentity, Pid, Process, ProcessIdentity};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
 
 /// What `/proc/<pid>/stat` tells of a living or dead process.
@@ -119,6 +121,14 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Waits until a process has ended, for a limited time; answers whether it has.
+pub fn await_end(process: &Process, patience: Duration) -> bool {
+    let Ok(handle) = open(process) else { return true };
+    let mut waits = [PollFd::new(&handle, PollFlags::IN)];
+    let timeout = patience.try_into().ok();
+    matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0)
+}
+
 /// Whether `pid` is `ancestor` or descends from it.
 pub fn descends_from(pid: Pid, ancestor: Pid) -> bool {
     let mut current = pid.0;
@@ -194,7 +204,7 @@ pub fn file_identity(path: &Path) -> io::Result<FileIdentity> {
         device: found.dev(),
         inode: found.ino(),
         size: found.size(),
-        modified_ns: i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()),
+        modified_ns: found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec()),
     })
 }
 

@@ -16,6 +16,8 @@ const MANAGED: [&str; 3] = [
     "packages/app-server-daemon/current/bin/codex",
 ];
 
+const NOT_THERE: &str = "not there";
+
 /// What to look through, in this order.
 #[derive(Clone, Debug)]
 pub struct Search<'a> {
@@ -57,8 +59,10 @@ pub struct Looked {
 pub struct NotFound {
     /// Every place that was looked at.
     pub looked_at: Vec<Looked>,
-    /// Somebody named a Codex, so no other was looked for.
+    /// A Codex was named, so no other was looked for.
     pub named: bool,
+    /// The last place holds a Codex that cannot be run; another is not put in its place.
+    pub unusable: bool,
 }
 
 /// Finds the Codex to run.
@@ -69,26 +73,38 @@ pub struct NotFound {
 pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
     if let Some(named) = search.named.or(search.setting) {
         return examine(named).map_err(|why| NotFound {
+            unusable: why != NOT_THERE,
             looked_at: vec![Looked { path: named.to_owned(), why }],
             named: true,
         });
     }
-    let managed = MANAGED.iter().map(|place| search.codex_home.join(place));
-    let on_path = search.path.map(env::split_paths).into_iter().flatten().map(|folder| folder.join("codex"));
     let mut looked_at = Vec::new();
-    for path in managed.chain(on_path) {
+    for path in MANAGED.iter().map(|place| search.codex_home.join(place)) {
+        match examine(&path) {
+            Ok(found) => return Ok(found),
+            Err(why) => {
+                let unusable = why != NOT_THERE;
+                looked_at.push(Looked { path, why });
+                if unusable {
+                    return Err(NotFound { looked_at, named: false, unusable });
+                }
+            }
+        }
+    }
+    // On PATH a shell would pass over what it cannot run, too.
+    for path in search.path.map(env::split_paths).into_iter().flatten().map(|folder| folder.join("codex")) {
         match examine(&path) {
             Ok(found) => return Ok(found),
             Err(why) => looked_at.push(Looked { path, why }),
         }
     }
-    Err(NotFound { looked_at, named: false })
+    Err(NotFound { looked_at, named: false, unusable: false })
 }
 
 /// Whether a path serves, and what to run for it.
 fn examine(path: &Path) -> Result<FoundCodex, String> {
     let metadata = path.metadata().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "not there".to_owned(),
+        io::ErrorKind::NotFound => NOT_THERE.to_owned(),
         _ => error.to_string(),
     })?;
     if !metadata.is_file() {

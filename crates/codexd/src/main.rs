@@ -1,2 +1,25 @@
-//! codexd.
-fn main() {}
+//! codexd makes any machine a dependable host for Codex.
+//!
+//! `codexd <verb>` observes, decides, acts, looks again, and prints one JSON object. See ARCHITECTURE.md for the rooms.
+
+mod cli;
+mod codex;
+mod context;
+mod drive;
+mod failures;
+mod observe;
+mod output;
+mod patience;
+mod ready;
+mod style;
+mod verbs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = cli::without_upstream_prefix(std::env::args_os());
+    match cli::parse(arguments) {
+        Ok(cli) => verbs::run(cli),
+        Err(stop) => stop.report(),
+    }
+}

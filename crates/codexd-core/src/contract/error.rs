@@ -87,13 +87,13 @@ pub struct Failure {
     /// What to do next.
     pub hint: Option<String>,
     /// More fields for programs (a pid, a path, a tail of stderr), by their JSON names.
-    pub context: Map<String, Value>,
+    pub context: Box<Map<String, Value>>,
 }
 
 impl Failure {
     /// A failure with nothing but its code and sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, context: Map::new() }
+        Self { code, message: message.into(), hint: None, context: Box::default() }
     }
 
     /// Adds what to do next.
@@ -117,7 +117,7 @@ impl Failure {
         error.insert("message".into(), self.message.clone().into());
         error.insert("hint".into(), self.hint.clone().map_or(Value::Null, Value::String));
         error.insert("retryable".into(), self.code.retryable().into());
-        error.extend(self.context.clone());
+        error.extend((*self.context).clone());
         serde_json::json!({"status": "error", "error": error})
     }
 }

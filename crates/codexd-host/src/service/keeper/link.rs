@@ -27,6 +27,8 @@ pub struct KeeperLink {
     unread: Vec<u8>,
     /// The keeper.
     pub keeper: Process,
+    /// Where the server stands, by the last report.
+    pub seen: KeeperSeen,
 }
 
 /// What a look for the keeper found.
@@ -76,9 +78,9 @@ fn greet(home: &Home, stream: UnixStream) -> io::Result<Seen> {
     let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else {
         return unreachable_keeper(home);
     };
-    let mut link = KeeperLink { stream, unread: Vec::new(), keeper };
+    let mut link = KeeperLink { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle };
     match link.next(Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS)) {
-        Ok(Report::State { phase, pid, .. }) => Ok(Seen { seen: seen(phase, pid), link: Some(link) }),
+        Ok(Report::State { .. }) => Ok(Seen { seen: link.seen, link: Some(link) }),
         Ok(_) | Err(LinkError::Silent(_)) => Ok(Seen { seen: KeeperSeen::Mute(pid), link: None }),
         Err(LinkError::Gone) => unreachable_keeper(home),
         Err(LinkError::System(error)) => Err(error),
@@ -102,20 +104,12 @@ fn unreachable_keeper(home: &Home) -> io::Result<Seen> {
     }
     let keeper = state::read(home).map(|state| state.keeper).filter(process::is_alive);
     if let Some(keeper) = &keeper {
-        await_end(keeper, Duration::from_millis(PROBE_TIMEOUT_MS));
+        process::await_end(keeper, Duration::from_millis(PROBE_TIMEOUT_MS));
     }
     match lock::try_keeper_lock(&home.keeper_lock())? {
         Some(_) => Ok(absent),
         None => Ok(Seen { seen: KeeperSeen::Mute(keeper.map(|keeper| keeper.pid)), link: None }),
     }
-}
-
-/// Waits until a process has ended, for a limited time; answers whether it has.
-pub(super) fn await_end(process: &Process, patience: Duration) -> bool {
-    let Ok(handle) = process::open(process) else { return true };
-    let mut waits = [PollFd::new(&handle, PollFlags::IN)];
-    let timeout = patience.try_into().ok();
-    matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0)
 }
 
 impl KeeperLink {
@@ -141,7 +135,7 @@ impl KeeperLink {
             .process_group(0)
             .spawn()?;
         let keeper = process::identify(Pid(child.id())).map_err(|_| LinkError::Gone)?;
-        let mut link = Self { stream, unread: Vec::new(), keeper };
+        let mut link = Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle };
         match link.next(Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS))? {
             Report::State { .. } => Ok(link),
             _ => Err(LinkError::Gone),
@@ -186,8 +180,17 @@ impl KeeperLink {
     pub fn buffered(&mut self) -> Option<Report> {
         let end = self.unread.iter().position(|&byte| byte == b'\n')?;
         let line: Vec<u8> = self.unread.drain(..=end).collect();
-        // A report that a newer keeper knows and we do not is passed over.
-        serde_json::from_slice(&line).ok().or_else(|| self.buffered())
+        let Ok(report) = serde_json::from_slice(&line) else {
+            // A report that a newer keeper knows and we do not is passed over.
+            return self.buffered();
+        };
+        match &report {
+            Report::State { phase, pid, .. } => self.seen = seen(*phase, *pid),
+            Report::Spawned { pid } => self.seen = KeeperSeen::Keeping(*pid),
+            Report::Exited { .. } | Report::SpawnFailed { .. } => self.seen = KeeperSeen::Waiting,
+            _ => {}
+        }
+        Some(report)
     }
 
     /// What to wait on.
@@ -216,7 +219,7 @@ impl KeeperLink {
     /// [`LinkError::Silent`] if it still lives after `patience`.
     pub fn await_departure(self, home: &Home, patience: Duration) -> Result<(), LinkError> {
         let waited = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        if !await_end(&self.keeper, patience) {
+        if !process::await_end(&self.keeper, patience) {
             return Err(LinkError::Silent(waited));
         }
         match lock::try_keeper_lock(&home.keeper_lock())? {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use codexd_core::clock::Monotonic;
@@ -131,6 +132,7 @@ fn listen(home: &Home) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = codexd_protocol::unix::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -10,6 +10,7 @@
 //! - the address of the model, which only a real server has to name;
 //! - the order between an answer and what is told meanwhile, which the real server does not keep (an interrupted turn may
 //!   end before the interrupt is answered): answers come first, then what was told, each in order;
+//! - the order between the end of a command and the status that goes back to active, which it does not keep either;
 //! - pieces of an answer, which come at moments of their own: a run of them is left out, and the scenes that are about
 //!   pieces look at them themselves.
 
@@ -36,8 +37,21 @@ pub(super) fn lines(name: &str, record: &[Entry], normal: &mut Normaliser) -> Ve
     }
     let lines = normal.lines(&told);
     let received = lines.into_iter().filter(|line| line.starts_with('<'));
-    let (answers, told): (Vec<_>, Vec<_>) = received.partition(|line| line.starts_with("< answer to "));
+    let (answers, mut told): (Vec<_>, Vec<_>) = received.partition(|line| line.starts_with("< answer to "));
+    for at in 1..told.len() {
+        if is_active_again(&told[at - 1]) && is_command_completed(&told[at]) {
+            told.swap(at - 1, at);
+        }
+    }
     answers.into_iter().chain(told).map(|line| format!("{name} {line}")).collect()
+}
+
+fn is_active_again(line: &str) -> bool {
+    line.starts_with("< thread/status/changed ") && line.contains(r#""activeFlags":[],"#)
+}
+
+fn is_command_completed(line: &str) -> bool {
+    line.starts_with("< item/completed ") && line.contains(r#""type":"commandExecution""#)
 }
 
 fn simplify(value: &mut Value) {

@@ -1,0 +1,54 @@
+//! A short path for a server that cannot bind a long one (app-server 0.131.0), with a link at the well-known place.
+//!
+//! The path is `<runtime folder>/codexd-<uid>/<hash>.sock`, in a folder that only its owner may enter; the hash is that
+//! of the long path, so every command and every keeper arrives at the same one.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use sha2::{Digest, Sha256};
+
+/// So much of the hash keeps two homes apart and the path short.
+const HASH_BYTES: usize = 12;
+
+/// Makes the folder and the link for `socket`; answers the short path.
+///
+/// # Errors
+/// `PermissionDenied` if the folder belongs to another or others may enter it; the file system's.
+pub fn prepare(socket: &Path) -> io::Result<PathBuf> {
+    let short = short_path(socket)?;
+    match fs::read_link(socket) {
+        Ok(target) if target == short => return Ok(short),
+        _ => {}
+    }
+    let beside = socket.with_extension(format!("{}.tmp", std::process::id()));
+    let _ = fs::remove_file(&beside);
+    std::os::unix::fs::symlink(&short, &beside)?;
+    fs::rename(&beside, socket)?;
+    Ok(short)
+}
+
+fn short_path(socket: &Path) -> io::Result<PathBuf> {
+    let me = rustix::process::geteuid().as_raw();
+    let base = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|base| base.is_absolute() && base.as_os_str().len() < 40 && base.is_dir());
+    let folder = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("codexd-{me}"));
+    match rustix::fs::mkdir(&folder, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Anybody may have made it first: it must be a folder of ours that nobody else enters.
+    let found = fs::symlink_metadata(&folder)?;
+    if !found.is_dir() || found.uid() != me || found.permissions().mode() & 0o077 != 0 {
+        let message = format!("{} is not a folder of our own", folder.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    let hash = Sha256::digest(socket.as_os_str().as_bytes());
+    let name: String = hash.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    Ok(folder.join(format!("{name}.sock")))
+}

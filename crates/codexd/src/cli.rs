@@ -1,0 +1,189 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use codexd_core::contract::{ErrorCode, Failure};
+
+use crate::output;
+
+/// Keeps Codex's app-server running on this machine. Every verb prints one JSON object on stdout.
+#[derive(Debug, Parser)]
+#[command(name = "codexd", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The options of every verb.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The home to work on [default: $CODEX_HOME, else ~/.codex]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub codex_home: Option<PathBuf>,
+    /// The Codex to run, instead of the managed one or the one on PATH
+    #[arg(long, global = true, value_name = "PATH")]
+    pub codex_bin: Option<PathBuf>,
+    /// Print one JSON object (the default, but for up, status and logs on a terminal)
+    #[arg(long, global = true, conflicts_with = "text")]
+    pub json: bool,
+    /// Print for people
+    #[arg(long, global = true)]
+    pub text: bool,
+    /// How long to wait for another codexd command on this home
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = codexd_core::limits::LOCK_TIMEOUT_SECONDS)]
+    pub lock_timeout: u64,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Bring the app-server up, with progress, and say how to attach
+    Up,
+    /// Start the app-server if none runs; returns when it answers
+    Start(StartArgs),
+    /// End the app-server: running turns may finish within the grace
+    Stop(GraceArgs),
+    /// Replace the app-server by a fresh one of the installed Codex
+    Restart(GraceArgs),
+    /// As restart, but wait for running turns without limit
+    Reload,
+    /// Tell everything about this home; always succeeds
+    Status,
+    /// Tell the versions; fails when nothing answers
+    Version,
+    /// Start the app-server with remote control from now on
+    EnableRemoteControl(GraceArgs),
+    /// Start the app-server without remote control from now on
+    DisableRemoteControl(GraceArgs),
+    /// Show what the app-server wrote
+    Logs(LogsArgs),
+    /// Be the parent of the app-server (internal)
+    #[command(hide = true)]
+    Keeper,
+    /// Be the app-server that is built into codexd (internal)
+    #[command(hide = true)]
+    EmbeddedAppServer(EmbeddedArgs),
+    /// Print the table of error codes as Markdown (internal, for the docs)
+    #[command(hide = true)]
+    ErrorTable,
+}
+
+/// The options of `start`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StartArgs {
+    /// Take a running app-server that codexd does not manage under management, without stopping it
+    #[arg(long)]
+    pub adopt: bool,
+    /// Run the small app-server built into codexd instead of Codex
+    #[arg(long, conflicts_with = "codex_bin")]
+    pub embedded: bool,
+}
+
+/// The options of verbs that may end a server.
+#[derive(Args, Clone, Debug, Default)]
+pub struct GraceArgs {
+    /// How long running turns have to finish [default: the setting shutdownGraceSeconds, else 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=codexd_core::limits::SHUTDOWN_GRACE_MAX_SECONDS))]
+    pub grace: Option<u64>,
+}
+
+/// The options of `logs`.
+#[derive(Args, Clone, Debug)]
+pub struct LogsArgs {
+    /// How many of the last lines
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub lines: usize,
+    /// Which stream
+    #[arg(long, value_enum, default_value_t = Stream::Stderr)]
+    pub stream: Stream,
+    /// Go on with what is written next, as text, until interrupted
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
+}
+
+/// A stream of the app-server.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Stream {
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+}
+
+/// The options of the embedded app-server: those of the real one that it understands.
+#[derive(Args, Clone, Debug)]
+pub struct EmbeddedArgs {
+    /// Where to listen
+    #[arg(long, default_value = "unix://")]
+    pub listen: String,
+    /// Tell clients that remote control was asked for
+    #[arg(long)]
+    pub remote_control: bool,
+    /// As the real one: idle threads without subscribers unload after so long
+    #[arg(long, value_name = "SECONDS")]
+    pub thread_unload_delay_secs: Option<u64>,
+}
+
+/// A program written for `codex app-server daemon <verb>` reaches the same verb.
+pub fn without_upstream_prefix(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.len() > 2 && arguments[1] == "app-server" && arguments[2] == "daemon" {
+        arguments.drain(1..3);
+    }
+    arguments
+}
+
+/// Why there is nothing to run: help was asked for, or the line is not understood.
+#[derive(Debug)]
+pub struct Stop(clap::Error);
+
+/// Parses the command line.
+///
+/// # Errors
+/// [`Stop`], which knows how to report itself.
+pub fn parse(arguments: Vec<OsString>) -> Result<Cli, Stop> {
+    Cli::try_parse_from(arguments).map_err(Stop)
+}
+
+impl Stop {
+    /// Help and version go to stdout as they are: a person asked. Anything else is an error as every verb has them.
+    pub fn report(self) -> ExitCode {
+        if matches!(self.0.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return match self.0.print() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(ErrorCode::StdoutClosed.exit_code()),
+            };
+        }
+        let text = self.0.render().to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let failure = Failure::new(ErrorCode::BadArguments, first)
+            .hint("codexd --help lists the verbs, codexd <verb> --help its options");
+        eprint!("{text}");
+        output::print_failure_json(&failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, without_upstream_prefix};
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn upstreams_spelling_reaches_the_same_verb() {
+        let arguments = ["codexd", "app-server", "daemon", "start"].map(Into::into);
+        assert_eq!(without_upstream_prefix(arguments), ["codexd", "start"]);
+    }
+}

@@ -1,0 +1,229 @@
+//! The Codex of this machine and the program that runs its app-server.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::identity::FileIdentity;
+use codexd_core::limits::VERSION_TIMEOUT_MS;
+use codexd_core::os_text::OsText;
+use codexd_core::program::Program;
+use codexd_core::settings::Settings;
+use codexd_host::atomic::{self, Durability};
+use codexd_host::process;
+use codexd_host::strays::MARK;
+use codexd_release::version;
+use codexd_release::{FoundCodex, NotFound, Search, VersionCache, VersionError, find};
+
+use crate::context::{Context, VERSION};
+use crate::failures;
+
+/// app-server knows `--managed-daemon` since at least this version (observed on 0.169.0; 0.131.0 refuses it).
+const MANAGED_DAEMON_SINCE: (u64, u64) = (0, 169);
+/// Set by upstream's daemon for every server without remote control.
+const REMOTE_CONTROL_DISABLED: &str = "CODEX_INTERNAL_APP_SERVER_REMOTE_CONTROL_DISABLED";
+/// Sockets at paths longer than this need a server that puts a link there; 0.131.0 cannot.
+const LINKS_LONG_SOCKETS_SINCE: (u64, u64) = (0, 169);
+
+/// The Codex that is installed.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// Where, and how to run it.
+    pub found: FoundCodex,
+    /// What its file is.
+    pub identity: Option<FileIdentity>,
+}
+
+/// Finds the installed Codex.
+///
+/// # Errors
+/// See [`find`].
+pub fn installed(context: &Context, settings: &Settings) -> Result<Installed, NotFound> {
+    let path = std::env::var_os("PATH");
+    let named = context.global.codex_bin.as_deref().map(absolute);
+    let found = find(&Search {
+        named: named.as_deref(),
+        setting: settings.codex_bin.as_deref(),
+        codex_home: context.home.root(),
+        path: path.as_deref(),
+    })?;
+    let identity = process::file_identity(&found.executable).ok();
+    Ok(Installed { found, identity })
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+impl Installed {
+    /// Its version: remembered, or asked for.
+    ///
+    /// # Errors
+    /// See [`VersionError`].
+    pub fn version(&self, context: &Context) -> Result<String, VersionError> {
+        let path = context.home.binary_cache();
+        let mut cache = VersionCache::parse(&atomic::read(&path).ok().flatten().unwrap_or_default());
+        let executable = &self.found.executable;
+        if let Some(identity) = self.identity
+            && let Some(known) = cache.get(executable, identity)
+        {
+            return Ok(known.to_owned());
+        }
+        let version = version::ask(executable, Duration::from_millis(VERSION_TIMEOUT_MS))?;
+        if let Some(identity) = self.identity {
+            cache.put(executable, identity, &version);
+            // Where it cannot be written it is asked again next time.
+            let _ = atomic::replace(&path, cache.to_text().as_bytes(), Durability::Process);
+        }
+        Ok(version)
+    }
+}
+
+/// The app-server of an installed Codex as a program, proven to run.
+///
+/// # Errors
+/// [`ErrorCode::CodexBroken`] if it does not tell its version in time.
+pub fn program(context: &Context, installed: &Installed, remote_control: bool) -> Result<Program, Failure> {
+    let version = installed.version(context).map_err(|error| failures::broken_codex(&error))?;
+    let mut args = vec![OsText::from("app-server")];
+    if remote_control {
+        args.push("--remote-control".into());
+    }
+    args.extend([
+        "--listen".into(),
+        OsText(listen_url(context, at_least(&version, LINKS_LONG_SOCKETS_SINCE))?),
+    ]);
+    if at_least(&version, MANAGED_DAEMON_SINCE) {
+        args.push("--managed-daemon".into());
+    }
+    let mut env = environment(context, remote_control);
+    for (name, value) in &installed.found.variables {
+        set(&mut env, name, value.clone());
+    }
+    prepend_path(&mut env, &installed.found.path_folders);
+    Ok(Program {
+        executable: installed.found.executable.clone(),
+        args,
+        env,
+        cwd: working_directory(context),
+        embedded: false,
+    })
+}
+
+/// The server built into codexd as a program.
+///
+/// # Errors
+/// If this very binary cannot be told.
+pub fn embedded_program(context: &Context, remote_control: bool) -> Result<Program, Failure> {
+    let mut args = vec![OsText::from("embedded-app-server")];
+    if remote_control {
+        args.push("--remote-control".into());
+    }
+    args.extend(["--listen".into(), "unix://".into()]);
+    let env = environment(context, remote_control);
+    Ok(Program { executable: myself()?, args, env, cwd: working_directory(context), embedded: true })
+}
+
+/// The binary of codexd itself.
+///
+/// # Errors
+/// If the system does not tell.
+pub fn myself() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::new(ErrorCode::Internal, format!("failed to find codexd's own binary: {error}"))
+    })
+}
+
+/// Where the server is to listen. A server that cannot bind a long path is given a short one in a private folder, with a
+/// link at the well-known place.
+fn listen_url(context: &Context, links_long_paths: bool) -> Result<OsString, Failure> {
+    let socket = context.home.control_socket();
+    if links_long_paths || socket.as_os_str().len() <= codexd_protocol::unix::SUN_PATH_MAX {
+        return Ok("unix://".into());
+    }
+    let short = codexd_host::short_socket::prepare(&socket)
+        .map_err(|error| failures::state("make a short socket path for", &socket, &error))?;
+    let mut url = OsString::from("unix://");
+    url.push(short);
+    Ok(url)
+}
+
+fn environment(context: &Context, remote_control: bool) -> Vec<(OsText, OsText)> {
+    let inherited = std::env::vars_os().filter(|(name, _)| name != MARK && name != REMOTE_CONTROL_DISABLED);
+    let mut env: Vec<(OsText, OsText)> =
+        inherited.map(|(name, value)| (OsText(name), OsText(value))).collect();
+    set(&mut env, "CODEX_HOME", context.home.root().as_os_str().to_owned());
+    if !remote_control {
+        set(&mut env, REMOTE_CONTROL_DISABLED, "1".into());
+    }
+    env
+}
+
+fn set(env: &mut Vec<(OsText, OsText)>, name: impl Into<OsString>, value: OsString) {
+    let name = name.into();
+    env.retain(|(known, _)| known.0 != name);
+    env.push((OsText(name), OsText(value)));
+}
+
+fn prepend_path(env: &mut Vec<(OsText, OsText)>, folders: &[PathBuf]) {
+    if folders.is_empty() {
+        return;
+    }
+    let before =
+        env.iter().find(|(name, _)| name.0 == "PATH").map(|(_, value)| value.0.clone()).unwrap_or_default();
+    let rest = std::env::split_paths(&before).filter(|folder| !folders.contains(folder)).collect::<Vec<_>>();
+    if let Ok(joined) = std::env::join_paths(folders.iter().chain(&rest)) {
+        set(env, "PATH", joined);
+    }
+}
+
+/// As upstream: the server inherits the folder of whoever starts it, and uses it for threads that name none.
+fn working_directory(context: &Context) -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| context.home.root().to_owned())
+}
+
+fn at_least(version: &str, (major, minor): (u64, u64)) -> bool {
+    let mut parts = version.split(['.', '-', '+']).map(|part| part.parse::<u64>().unwrap_or_default());
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()) >= (major, minor)
+}
+
+/// What an answer says about the installed Codex.
+#[derive(Clone, Debug, Default)]
+pub struct InstalledFacts {
+    /// Where it was found.
+    pub path: Option<PathBuf>,
+    /// Its version.
+    pub version: Option<String>,
+    /// What its file is.
+    pub identity: Option<FileIdentity>,
+}
+
+impl InstalledFacts {
+    /// Looks; nothing found is no failure here.
+    pub fn gather(context: &Context, settings: &Settings) -> Self {
+        let Ok(installed) = installed(context, settings) else { return Self::default() };
+        let version = installed.version(context).ok();
+        Self { path: Some(installed.found.path), version, identity: installed.identity }
+    }
+
+    /// What upstream calls the version of the CLI: that of the Codex here, or codexd's own where there is none.
+    pub fn cli_version(&self) -> String {
+        self.version.clone().unwrap_or_else(|| VERSION.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_least;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(
+            at_least("0.169.0", (0, 169))
+                && at_least("1.0.0", (0, 169))
+                && at_least("0.170.0-alpha.1", (0, 169))
+        );
+        assert!(!at_least("0.131.0", (0, 169)) && !at_least("nonsense", (0, 169)));
+    }
+}

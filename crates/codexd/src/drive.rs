@@ -1,0 +1,394 @@
+//! The loop of every changing verb: look, decide, act, look again.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
+use codexd_core::identity::Pid;
+use codexd_core::lifecycle::{Command, Gone, Mend, Progress, RecordTrouble, Step, decide};
+use codexd_core::limits::{KEEPER_TIMEOUT_MS, STEPS_MAX};
+use codexd_core::program::{DrainSignal, Program, StopPolicy};
+use codexd_core::record::RecordDefect;
+use codexd_host::events::Event;
+use codexd_host::service::keeper::{KeeperLink, LinkError, Order, Report, read_state};
+use codexd_host::{pid_record, process};
+use codexd_protocol::probe::Answer;
+use rustix::process::Signal;
+
+use crate::context::Context;
+use crate::observe::{self, Listening, Sight};
+use crate::patience::{self, Progress as Patience};
+use crate::ready::{NotReady, await_ready};
+use crate::{codex, failures};
+
+/// What a verb wants, with what it takes to get there.
+pub struct Wish<'a> {
+    /// The goal.
+    pub command: Command,
+    /// What to run; asked for only when something is to be run, with whether the server that runs is the embedded one.
+    pub program: &'a dyn Fn(bool) -> Result<Program, Failure>,
+    /// How a server is to be ended.
+    pub policy: StopPolicy,
+}
+
+/// The goal, reached.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// In upstream's words.
+    pub status: LifecycleStatus,
+    /// Who runs the server, if codexd does.
+    pub backend: Option<Backend>,
+    /// The server that runs now, if one does.
+    pub pid: Option<Pid>,
+    /// What it answered.
+    pub answer: Option<Answer>,
+    /// Whether it is the embedded one.
+    pub embedded: bool,
+}
+
+struct Drive<'a> {
+    context: &'a Context,
+    wish: &'a Wish<'a>,
+    link: Option<KeeperLink>,
+    /// This very verb started the keeper for a server that did not run before.
+    launched: bool,
+    progress: Progress,
+    fresh: Option<Listening>,
+    /// The keeper at the other end of the link was told to replace the server: what answers meanwhile is the old one.
+    replacing: bool,
+    waits_in_vain: usize,
+}
+
+/// Drives a wish to its end. The operation lock is held.
+///
+/// # Errors
+/// Why the goal cannot be reached. Running the verb again is always safe.
+pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
+    let mut drive = Drive {
+        context,
+        wish,
+        link: None,
+        launched: false,
+        progress: Progress::default(),
+        fresh: None,
+        replacing: false,
+        waits_in_vain: 0,
+    };
+    for _ in 0..STEPS_MAX {
+        let fresh = drive.fresh.take();
+        let sight = observe::look(context, wish.command, &mut drive.link, fresh)?;
+        let step = decide(wish.command, &sight.observation, drive.progress);
+        if let Some(reached) = drive.act(step, sight)? {
+            return Ok(reached);
+        }
+    }
+    Err(Failure::new(
+        ErrorCode::Internal,
+        format!("no end after {STEPS_MAX} steps: the state keeps changing underneath"),
+    )
+    .hint("run the command again; if it persists, `codexd status` shows what changes"))
+}
+
+impl Drive<'_> {
+    fn act(&mut self, step: Step, sight: Sight) -> Result<Option<Reached>, Failure> {
+        match step {
+            Step::Mend(mend) => self.mend(mend, &sight)?,
+            Step::AdoptRecorded => self.adopt_recorded(&sight)?,
+            Step::AdoptListener(pid) => self.adopt_listener(pid)?,
+            Step::Start => {
+                let program = (self.wish.program)(sight.codexd.is_some_and(|record| record.embedded))?;
+                self.order(&Order::Start { program: Box::new(program) })?;
+                self.progress.started = true;
+            }
+            Step::Replace => {
+                // Proven before the old one is touched.
+                let program = (self.wish.program)(sight.codexd.is_some_and(|record| record.embedded))?;
+                self.order(&Order::Replace { program: Box::new(program), policy: self.wish.policy })?;
+                self.progress.restarted = true;
+                self.replacing = self.link.is_some();
+                self.await_ready()?;
+            }
+            Step::Stop => self.stop(&sight)?,
+            Step::AwaitReady => self.await_ready()?,
+            Step::Refuse(refusal) => {
+                return Err(failures::refusal(refusal, &self.context.home.control_socket()));
+            }
+            Step::Finish { status, managed } => {
+                let running = sight.answer.is_some();
+                return Ok(Some(Reached {
+                    status,
+                    backend: managed.then_some(Backend::Pid),
+                    pid: sight.server.filter(|_| running).map(|server| server.pid),
+                    answer: sight.answer,
+                    embedded: sight.codexd.is_some_and(|record| record.embedded),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The keeper, started if there is none.
+    fn keeper(&mut self) -> Result<&mut KeeperLink, Failure> {
+        if self.link.is_none() {
+            let link = KeeperLink::launch(&self.context.home, &codex::myself()?)
+                .map_err(|error| failures::keeper(&error))?;
+            self.link = Some(link);
+            self.launched = true;
+        }
+        self.link.as_mut().ok_or_else(|| Failure::new(ErrorCode::Internal, "no keeper after starting one"))
+    }
+
+    /// Gives an order and waits until the keeper has taken it in. A keeper that is gone is looked for again.
+    fn order(&mut self, order: &Order) -> Result<(), Failure> {
+        let link = self.keeper()?;
+        match link.order(order) {
+            Ok(()) => Ok(()),
+            Err(LinkError::Gone) => {
+                self.link = None;
+                Ok(())
+            }
+            Err(error) => Err(failures::keeper(&error)),
+        }
+    }
+
+    fn mend(&mut self, mend: Mend, sight: &Sight) -> Result<(), Failure> {
+        let home = &self.context.home;
+        match mend {
+            Mend::Record(trouble) => {
+                pid_record::remove(home)
+                    .map_err(|error| failures::state("remove", &home.pid_record(), &error))?;
+                let (found, what) = name_trouble(&trouble);
+                self.context.repaired(found, format!("{what}; removed the record"));
+            }
+            Mend::Socket => self.remove_left_over_socket(sight)?,
+            Mend::MuteKeeper(pid) => self.end_mute_keeper(pid)?,
+        }
+        Ok(())
+    }
+
+    /// Looks once more right before removing: somebody may have begun to listen.
+    fn remove_left_over_socket(&mut self, sight: &Sight) -> Result<(), Failure> {
+        let socket = self.context.home.control_socket();
+        let ours = sight.server.as_ref().map(|server| server.pid);
+        let again = observe::listener(&socket, ours);
+        if again.seen != codexd_core::lifecycle::ListenerSeen::LeftOver {
+            return Ok(());
+        }
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failures::state("remove the left-over socket", &socket, &error));
+            }
+            _ => {}
+        }
+        self.context
+            .repaired("left-over-socket", format!("nobody listened on {}; removed it", socket.display()));
+        Ok(())
+    }
+
+    fn end_mute_keeper(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
+        self.link = None;
+        let recorded = read_state(&self.context.home).map(|state| state.keeper).filter(process::is_alive);
+        let keeper = recorded.or_else(|| pid.and_then(|pid| process::identify(pid).ok()));
+        let Some(keeper) = keeper else {
+            return Err(Failure::new(ErrorCode::KeeperFailed, "an unknown process holds the keeper's lock")
+                .hint("find it with `fuser` on keeper.lock in the state folder and end it"));
+        };
+        process::signal(&keeper, Signal::KILL).map_err(|error| {
+            Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", keeper.pid))
+        })?;
+        if !process::await_end(&keeper, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
+            return Err(Failure::new(
+                ErrorCode::KeeperFailed,
+                format!("the keeper {} does not end", keeper.pid),
+            ));
+        }
+        self.context
+            .repaired("mute-keeper", format!("the keeper {} did not answer and was ended", keeper.pid));
+        Ok(())
+    }
+
+    fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
+        let Some(process) = sight.server.clone() else { return Ok(()) };
+        let message = format!("no keeper kept the app-server {}; a new one took it over", process.pid);
+        self.order(&Order::Adopt { process, codexd: sight.codexd.clone() })?;
+        self.await_adoption()?;
+        self.context.repaired("lost-keeper", message);
+        Ok(())
+    }
+
+    fn adopt_listener(&mut self, pid: Pid) -> Result<(), Failure> {
+        let gone = |error: io::Error| {
+            Failure::new(ErrorCode::UnmanagedServer, format!("failed to take over process {pid}: {error}"))
+        };
+        let process = process::identify(pid).map_err(gone)?;
+        self.order(&Order::Adopt { process, codexd: None })?;
+        self.await_adoption()
+    }
+
+    /// Until the keeper says that it keeps the process, or why it does not.
+    fn await_adoption(&mut self) -> Result<(), Failure> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        loop {
+            match link.next(deadline) {
+                Ok(Report::State { pid: Some(_), .. }) => return Ok(()),
+                Ok(Report::Refused { message }) => {
+                    return Err(Failure::new(ErrorCode::KeeperFailed, message));
+                }
+                Ok(_) => {}
+                Err(LinkError::Gone) => {
+                    self.link = None;
+                    return Ok(());
+                }
+                Err(error) => return Err(failures::keeper(&error)),
+            }
+        }
+    }
+
+    fn await_ready(&mut self) -> Result<(), Failure> {
+        let replacing = std::mem::take(&mut self.replacing);
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        match await_ready(self.context, link, replacing) {
+            Ok(listening) => {
+                self.fresh = Some(listening);
+                Ok(())
+            }
+            Err(NotReady::KeeperGone) => {
+                self.link = None;
+                self.waits_in_vain += 1;
+                if self.waits_in_vain > 3 {
+                    return Err(Failure::new(ErrorCode::KeeperFailed, "the keeper keeps leaving"));
+                }
+                Ok(())
+            }
+            Err(not_ready) => {
+                let failure = self.not_ready(not_ready);
+                self.give_up_what_never_ran();
+                Err(failure)
+            }
+        }
+    }
+
+    fn not_ready(&self, not_ready: NotReady) -> Failure {
+        match not_ready {
+            NotReady::Exited(exit) => failures::server_exited(&exit),
+            NotReady::SpawnFailed { message, errno } => {
+                let full = errno == Some(rustix::io::Errno::NOSPC.raw_os_error());
+                let code = if full { ErrorCode::DiskFull } else { ErrorCode::CodexBroken };
+                Failure::new(code, message).with("errno", errno)
+            }
+            NotReady::Unkillable(pid) => Failure::new(
+                ErrorCode::StopTimeout,
+                format!("the app-server {pid} is still alive after SIGKILL"),
+            )
+            .with("pid", pid.0),
+            NotReady::TimedOut { pid, last } => {
+                let pid_text = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                Failure::new(
+                    ErrorCode::StartTimeout,
+                    format!("the app-server{pid_text} lives but did not answer initialize in time: {last}"),
+                )
+                .hint("`codexd logs` shows what it wrote; `codexd restart` replaces it")
+                .with("pid", pid.map(|pid| pid.0))
+            }
+            NotReady::KeeperGone => Failure::new(ErrorCode::KeeperFailed, "the keeper has gone"),
+            NotReady::Link(error) => failures::keeper(&error),
+        }
+    }
+
+    /// What this verb began and what never answered is ended again: a failed start leaves nothing behind. A keeper that
+    /// was there before goes on trying.
+    fn give_up_what_never_ran(&mut self) {
+        if !self.launched || !self.progress.started {
+            return;
+        }
+        let policy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(0) };
+        if let Some(mut link) = self.link.take()
+            && link.order(&Order::Stop { policy, failed: true }).is_ok()
+        {
+            // What is left of it is found by the next verb.
+            let _ = self.await_leaving(&mut link, &mut Patience::begin());
+            let _ = link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS));
+        }
+    }
+
+    fn stop(&mut self, sight: &Sight) -> Result<(), Failure> {
+        use codexd_core::lifecycle::KeeperSeen;
+        patience::answer_interrupts();
+        // A keeper that keeps nothing has nothing to stop: then nothing was running.
+        let kept = !matches!(sight.observation.keeper, KeeperSeen::Idle | KeeperSeen::Absent);
+        self.order(&Order::Stop { policy: self.wish.policy, failed: false })?;
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.await_leaving(&mut link, &mut Patience::begin())?;
+        match link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
+            Ok(()) => {}
+            Err(error) => return Err(failures::keeper(&error)),
+        }
+        self.progress.stopped |= kept;
+        Ok(())
+    }
+
+    /// Until the keeper says that nothing is left, saying what it waits for.
+    fn await_leaving(&self, link: &mut KeeperLink, patience: &mut Patience) -> Result<(), Failure> {
+        loop {
+            match link.next(patience.due()) {
+                Ok(Report::Leaving) | Err(LinkError::Gone) => return Ok(()),
+                Ok(Report::Swept { left, .. }) if !left.is_empty() => {
+                    let pids: Vec<u32> = left.iter().map(|pid| pid.0).collect();
+                    let message = format!("processes that the app-server started are still alive: {pids:?}");
+                    return Err(Failure::new(ErrorCode::StopTimeout, message).with("left", pids));
+                }
+                Ok(Report::Unkillable { pid }) => return Err(self.not_ready(NotReady::Unkillable(pid))),
+                Ok(_) => {}
+                Err(LinkError::Silent(_)) => {
+                    let grace = self.wish.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
+                    patience
+                        .tell(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
+                }
+                Err(error) => return Err(failures::keeper(&error)),
+            }
+        }
+    }
+}
+
+fn name_trouble(trouble: &RecordTrouble) -> (&'static str, String) {
+    match trouble {
+        RecordTrouble::Defect(defect) => {
+            let found = match defect {
+                RecordDefect::Empty => "empty-record",
+                RecordDefect::Garbage(_) => "garbage-record",
+                RecordDefect::ImpossiblePid(_) => "impossible-pid-record",
+                RecordDefect::Unidentified(_) => "unidentified-record",
+            };
+            (found, defect.to_string())
+        }
+        RecordTrouble::Gone(gone) => {
+            let (found, what) = match gone {
+                Gone::Stale => ("stale-record", "the recorded app-server is gone"),
+                Gone::Reused => ("reused-pid", "the recorded pid belongs to another process now"),
+                Gone::Zombie => ("zombie-server", "the recorded app-server has ended and was never reaped"),
+                Gone::Reboot => ("reboot", "the machine was restarted since the app-server was recorded"),
+                Gone::Foreign => ("foreign-process", "the recorded pid is not an app-server"),
+            };
+            (found, what.to_owned())
+        }
+    }
+}
+
+/// What `status` calls a record that the next changing verb will mend.
+pub fn trouble_name(trouble: &RecordTrouble) -> (&'static str, String) {
+    name_trouble(trouble)
+}
+
+/// Records the end of a verb that changed something.
+pub fn note_outcome(context: &Context, verb: &str, reached: &Reached) {
+    use LifecycleStatus::{AlreadyDisabled, AlreadyEnabled, AlreadyRunning, NotRunning};
+    if matches!(reached.status, AlreadyRunning | NotRunning | AlreadyEnabled | AlreadyDisabled) {
+        return;
+    }
+    let event = Event::new(EventLevel::Info, "verb.done", format!("{verb} reached its goal"))
+        .with("verb", verb)
+        .with("status", serde_json::to_value(reached.status).unwrap_or_default())
+        .with("pid", reached.pid.map(|pid| pid.0));
+    context.note(event);
+}

@@ -1,0 +1,91 @@
+//! What reaches the caller: one JSON object or a text on stdout, sentences on stderr.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use codexd_core::contract::{ErrorCode, Failure};
+use serde::Serialize;
+
+use crate::cli::Global;
+
+/// How the answer is printed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// One JSON object on one line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Mode {
+    /// What the options say; otherwise text only for verbs that are `for_people`, and only on a terminal.
+    pub fn choose(global: &Global, for_people: bool) -> Self {
+        match (global.json, global.text) {
+            (true, _) => Mode::Json,
+            (_, true) => Mode::Text,
+            _ if for_people && io::stdout().is_terminal() => Mode::Text,
+            _ => Mode::Json,
+        }
+    }
+}
+
+/// An answer in both forms.
+pub trait Answer: Serialize {
+    /// The form for people, without a closing line break.
+    fn text(&self) -> String;
+}
+
+/// Prints an answer or a failure and answers the exit code.
+pub fn finish<A: Answer>(mode: Mode, outcome: Result<A, Failure>) -> ExitCode {
+    match outcome {
+        Ok(answer) => {
+            let line = match mode {
+                Mode::Json => serde_json::to_string(&answer).map_err(io::Error::from),
+                Mode::Text => Ok(answer.text()),
+            };
+            match line.and_then(|line| print(&line)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => stdout_closed(&error),
+            }
+        }
+        Err(failure) => {
+            print_sentence(&failure);
+            match mode {
+                Mode::Json => print_failure_json(&failure),
+                Mode::Text => ExitCode::from(failure.code.exit_code()),
+            }
+        }
+    }
+}
+
+/// Prints the JSON form of a failure.
+pub fn print_failure_json(failure: &Failure) -> ExitCode {
+    match print(&failure.to_json().to_string()) {
+        Ok(()) => ExitCode::from(failure.code.exit_code()),
+        Err(error) => stdout_closed(&error),
+    }
+}
+
+/// One write for the whole answer: a reader never sees a part of it followed by something else.
+fn print(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(format!("{line}\n").as_bytes())?;
+    stdout.flush()
+}
+
+fn stdout_closed(error: &io::Error) -> ExitCode {
+    say(&format!("error: the answer could not be written to standard output: {error}"));
+    ExitCode::from(ErrorCode::StdoutClosed.exit_code())
+}
+
+/// A line for people on stderr. A closed stderr is no reason to fail.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn print_sentence(failure: &Failure) {
+    say(&format!("error: {}", failure.message));
+    if let Some(hint) = &failure.hint {
+        say(&format!("  hint: {hint}"));
+    }
+}

@@ -1,0 +1,38 @@
+//! `codexd embedded-app-server`: the server built into codexd. Internal: it takes the options of the real one.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use codexd_core::contract::ErrorCode;
+use codexd_embedded::{Listen, Options};
+
+use crate::cli::{EmbeddedArgs, Global};
+use crate::context::{Context, VERSION};
+use crate::output;
+
+/// Serves until it is asked to leave.
+pub fn run(global: Global, args: &EmbeddedArgs) -> ExitCode {
+    let failed = |message: String| {
+        output::say(&format!("Error: {message}"));
+        ExitCode::from(ErrorCode::Internal.exit_code())
+    };
+    let context = match Context::new(global) {
+        Ok(context) => context,
+        Err(failure) => return failed(failure.message),
+    };
+    let root = context.home.root();
+    let listen: Listen = match args.listen.parse() {
+        Ok(listen) => listen,
+        Err(error) => return failed(format!("{error}")),
+    };
+    let options = Options {
+        version: VERSION.to_owned(),
+        remote_control: args.remote_control,
+        thread_unload_delay: args.thread_unload_delay_secs.map(Duration::from_secs),
+        ..Options::new(root, listen)
+    };
+    match codexd_embedded::run(options) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => failed(error.to_string()),
+    }
+}

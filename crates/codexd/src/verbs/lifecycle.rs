@@ -1,0 +1,80 @@
+//! What `start`, `stop`, `restart`, `reload` and `version` share: the answer, and what to run.
+
+use codexd_core::contract::{Failure, LifecycleReply, LifecycleStatus};
+use codexd_core::program::{DrainSignal, Program, StopPolicy};
+use codexd_core::settings::Settings;
+use serde::Serialize;
+
+use crate::codex::{self, InstalledFacts};
+use crate::context::{Context, VERSION};
+use crate::drive::Reached;
+use crate::failures;
+use crate::output::Answer;
+
+/// The answer of a lifecycle verb.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Reply(pub LifecycleReply);
+
+impl Answer for Reply {
+    fn text(&self) -> String {
+        let reply = &self.0;
+        let word = match reply.status {
+            LifecycleStatus::AlreadyRunning | LifecycleStatus::Running => "running",
+            LifecycleStatus::Started => "started",
+            LifecycleStatus::Restarted => "restarted",
+            LifecycleStatus::Stopped => "stopped",
+            _ => "not running",
+        };
+        let mut text = format!("app-server {word}");
+        if let Some(version) = &reply.app_server_version {
+            text.push_str(&format!(", version {version}"));
+        }
+        if let Some(pid) = reply.pid {
+            text.push_str(&format!(", pid {pid}"));
+        }
+        for repair in &reply.repairs {
+            text.push_str(&format!("\nrepaired: {}", repair.message));
+        }
+        text
+    }
+}
+
+/// The answer for a goal that was reached.
+pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply {
+    let installed = InstalledFacts::gather(context, settings);
+    let ours = matches!(reached.status, LifecycleStatus::Started | LifecycleStatus::Restarted);
+    Reply(LifecycleReply {
+        status: reached.status,
+        backend: reached.backend,
+        pid: reached.pid.filter(|_| ours),
+        cli_version: installed.cli_version(),
+        managed_codex_path: installed.path,
+        managed_codex_version: installed.version,
+        socket_path: context.home.control_socket(),
+        app_server_version: reached.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned),
+        codexd_version: VERSION,
+        embedded: reached.embedded,
+        repairs: context.repairs(),
+    })
+}
+
+/// What to run: the installed Codex. Where none is installed and the server that runs is the embedded one, that again.
+///
+/// # Errors
+/// No Codex, or a broken one.
+pub fn program(context: &Context, settings: &Settings, embedded_runs: bool) -> Result<Program, Failure> {
+    match codex::installed(context, settings) {
+        Ok(installed) => codex::program(context, &installed, settings.remote_control_enabled),
+        Err(not_found) if embedded_runs && !not_found.named && !not_found.unusable => {
+            codex::embedded_program(context, settings.remote_control_enabled)
+        }
+        Err(not_found) => Err(failures::no_codex(&not_found)),
+    }
+}
+
+/// SIGTERM, and so much time for running turns.
+pub fn within_grace(settings: &Settings, grace_seconds: Option<u64>) -> StopPolicy {
+    let seconds = grace_seconds.unwrap_or_else(|| settings.grace_seconds());
+    StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(seconds * 1_000) }
+}

@@ -1,0 +1,73 @@
+//! One file a verb. A verb knows what it wants and how its answer looks; how to get there is in `drive`.
+
+mod embedded_app_server;
+mod keeper;
+mod lifecycle;
+mod logs;
+mod reload;
+mod remote_control;
+mod restart;
+mod start;
+mod status;
+mod stop;
+mod up;
+mod version;
+
+use std::process::ExitCode;
+
+use codexd_core::contract::Failure;
+
+use crate::cli::{Cli, Verb};
+use crate::context::Context;
+use crate::output::{self, Answer, Mode};
+
+/// Runs the verb and answers the exit code.
+pub fn run(cli: Cli) -> ExitCode {
+    let Cli { global, verb } = cli;
+    match verb {
+        Verb::Keeper => return keeper::run(global),
+        Verb::EmbeddedAppServer(args) => return embedded_app_server::run(global, &args),
+        Verb::ErrorTable => {
+            print!("{}", codexd_core::contract::error::error_table());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let for_people = matches!(verb, Verb::Up | Verb::Status | Verb::Logs(_));
+    let mode = Mode::choose(&global, for_people);
+    let context = match Context::new(global) {
+        Ok(context) => context,
+        Err(failure) => return output::finish::<lifecycle::Reply>(mode, Err(failure)),
+    };
+    match verb {
+        Verb::Start(args) => changing(&context, mode, "start", || start::run(&context, &args)),
+        Verb::Stop(args) => changing(&context, mode, "stop", || stop::run(&context, &args)),
+        Verb::Restart(args) => changing(&context, mode, "restart", || restart::run(&context, &args)),
+        Verb::Reload => changing(&context, mode, "reload", || reload::run(&context)),
+        Verb::EnableRemoteControl(args) => {
+            changing(&context, mode, "enable-remote-control", || remote_control::run(&context, true, &args))
+        }
+        Verb::DisableRemoteControl(args) => {
+            changing(&context, mode, "disable-remote-control", || remote_control::run(&context, false, &args))
+        }
+        Verb::Up => changing(&context, mode, "up", || up::run(&context, mode)),
+        Verb::Status => output::finish(mode, Ok(status::run(&context))),
+        Verb::Version => output::finish(mode, version::run(&context)),
+        Verb::Logs(args) => logs::run(&context, mode, &args),
+        Verb::Keeper | Verb::EmbeddedAppServer(_) | Verb::ErrorTable => ExitCode::SUCCESS,
+    }
+}
+
+/// Runs a changing verb; its failure goes into the event log, too.
+fn changing<A: Answer>(
+    context: &Context,
+    mode: Mode,
+    verb: &str,
+    run: impl FnOnce() -> Result<A, Failure>,
+) -> ExitCode {
+    let outcome = run();
+    if let Err(failure) = &outcome {
+        context.refused(verb, failure);
+    }
+    output::finish(mode, outcome)
+}

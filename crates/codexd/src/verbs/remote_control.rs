@@ -1,0 +1,123 @@
+//! `codexd enable-remote-control` and `disable-remote-control`: a setting, and a running server that follows it.
+
+use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
+use codexd_core::identity::Pid;
+use codexd_core::lifecycle::{ListenerSeen, Refusal};
+use codexd_core::settings::Settings;
+use codexd_host::{pid_record, process};
+use serde::Serialize;
+
+use super::{lifecycle, restart};
+use crate::cli::GraceArgs;
+use crate::codex::InstalledFacts;
+use crate::context::{Context, VERSION};
+use crate::output::Answer;
+use crate::{drive, failures, observe};
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Reply(RemoteControlReply);
+
+impl Answer for Reply {
+    fn text(&self) -> String {
+        let state = if self.0.remote_control_enabled { "enabled" } else { "disabled" };
+        let server =
+            if self.0.backend.is_some() { "the app-server runs with it" } else { "no app-server runs" };
+        format!("remote control {state}; {server}")
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Why the setting could not be changed, or why the server would not follow; then the setting is as it was.
+pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, Failure> {
+    let verb = if enable { "enable-remote-control" } else { "disable-remote-control" };
+    let _lock = context.lock(verb)?;
+    let settings = context.settings()?;
+    let record = pid_record::observe(&context.home)
+        .map_err(|error| failures::state("read", &context.home.pid_record(), &error))?;
+    let server = record.process.map(|process| process.pid);
+    let socket = context.home.control_socket();
+    let mut answer = None;
+    if server.is_none() {
+        match observe::listener(&socket, None).seen {
+            ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. } => {
+                return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
+            }
+            _ => {}
+        }
+    }
+    let changed = settings.remote_control_enabled != enable;
+    let new = settings.with_remote_control(enable);
+    if changed {
+        context.write_settings(&new)?;
+    }
+    if let Some(pid) = server {
+        if follows(pid, enable) && !changed {
+            answer = observe::listener(&socket, server).answer;
+        } else {
+            let policy = lifecycle::within_grace(&new, args.grace);
+            match restart::replace(context, &new, policy) {
+                Ok(reached) => {
+                    drive::note_outcome(context, verb, &reached);
+                    answer = reached.answer;
+                }
+                Err(failure) => return Err(roll_back(context, &settings, changed, failure)),
+            }
+        }
+    }
+    let installed = InstalledFacts::gather(context, &new);
+    Ok(Reply(RemoteControlReply {
+        status: status(enable, changed),
+        backend: server.map(|_| Backend::Pid),
+        remote_control_enabled: enable,
+        socket_path: socket,
+        cli_version: installed.cli_version(),
+        app_server_version: answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned),
+        codexd_version: VERSION,
+        repairs: context.repairs(),
+    }))
+}
+
+fn status(enable: bool, changed: bool) -> LifecycleStatus {
+    match (enable, changed) {
+        (true, true) => LifecycleStatus::Enabled,
+        (true, false) => LifecycleStatus::AlreadyEnabled,
+        (false, true) => LifecycleStatus::Disabled,
+        (false, false) => LifecycleStatus::AlreadyDisabled,
+    }
+}
+
+/// Whether a running server was started as the setting says.
+fn follows(pid: Pid, enabled: bool) -> bool {
+    process::arguments(pid).iter().any(|argument| argument == "--remote-control") == enabled
+}
+
+/// The old setting comes back, and with it, if it can be, the old server.
+fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure) -> Failure {
+    if !changed {
+        return failure;
+    }
+    let undone = match context.write_settings(old) {
+        Ok(()) => "the setting is as it was".to_owned(),
+        Err(error) => format!("the setting could not be put back: {error}"),
+    };
+    let again = match failure.code {
+        // The old server was never touched.
+        ErrorCode::CodexBroken | ErrorCode::CodexNotFound | ErrorCode::UnmanagedServer => String::new(),
+        _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0))) {
+            Ok(_) => "; the app-server runs as before".to_owned(),
+            Err(second) => format!("; the app-server could not be started as before: {}", second.message),
+        },
+    };
+    let mut rolled_back = Failure::new(
+        ErrorCode::SettingRolledBack,
+        format!("the app-server would not follow the new setting: {}; {undone}{again}", failure.message),
+    )
+    .with("cause", failure.code.as_str());
+    rolled_back.hint = failure.hint;
+    rolled_back.context.extend(*failure.context);
+    rolled_back
+}

@@ -1,0 +1,249 @@
+//! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing, always succeeds.
+
+use codexd_core::contract::status::{PathsReport, Problem, SettingsReport};
+use codexd_core::contract::{Backend, LifecycleStatus, State, StatusReport};
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
+use codexd_core::limits::{START_TIMEOUT_MS, STATUS_EVENTS};
+use codexd_core::record::CodexdRecord;
+use codexd_core::settings::ParsedSettings;
+use codexd_host::service::keeper::{KeeperState, StatePhase, read_state};
+use codexd_host::{Home, pid_record, process};
+use serde::Serialize;
+
+use crate::codex::InstalledFacts;
+use crate::context::{Context, VERSION};
+use crate::output::Answer;
+use crate::style::{self, Colour};
+use crate::{drive, observe};
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Reply(StatusReport);
+
+/// What was found.
+struct Found {
+    keeper: Option<KeeperState>,
+    keeper_alive: bool,
+    recorded: Recorded,
+    server: Option<Process>,
+    codexd: Option<CodexdRecord>,
+    listening: observe::Listening,
+    problems: Vec<Problem>,
+}
+
+/// Runs the verb.
+pub fn run(context: &Context) -> Reply {
+    let parsed = context.settings_as_found();
+    let found = find(context, &parsed);
+    let installed = InstalledFacts::gather(context, &parsed.settings);
+    let state = state(&found);
+    let listener = match found.listening.seen {
+        ListenerSeen::Answering { pid, .. } => pid,
+        _ => None,
+    };
+    let pid = found.server.as_ref().map(|server| server.pid).or(listener);
+    let keeper = found.keeper.as_ref();
+    let answering = found.listening.answer.is_some();
+    Reply(StatusReport {
+        status: if answering { LifecycleStatus::Running } else { LifecycleStatus::NotRunning },
+        state,
+        backend: found.server.as_ref().map(|_| Backend::Pid),
+        pid,
+        keeper_pid: keeper.filter(|_| found.keeper_alive).map(|keeper| keeper.keeper.pid),
+        uptime_seconds: pid
+            .and_then(|pid| process::identify(pid).ok())
+            .and_then(|server| process::uptime_ms(&server))
+            .map(|ms| ms / 1_000),
+        restarts: keeper.map(|keeper| keeper.restarts).unwrap_or_default(),
+        next_attempt_at: keeper
+            .filter(|_| found.keeper_alive)
+            .and_then(|keeper| keeper.next_attempt_at.clone()),
+        last_exit: keeper.and_then(|keeper| keeper.last_exit.clone()),
+        running_is_installed: pid.and_then(|pid| running_is_installed(pid, &installed, &found)),
+        cli_version: installed.cli_version(),
+        managed_codex_path: installed.path,
+        managed_codex_version: installed.version,
+        socket_path: context.home.control_socket(),
+        app_server_version: found.listening.answer.and_then(|answer| answer.version().map(str::to_owned)),
+        codexd_version: VERSION,
+        embedded: found.codexd.is_some_and(|record| record.embedded),
+        settings: SettingsReport {
+            remote_control_enabled: parsed.settings.remote_control_enabled,
+            shutdown_grace_seconds: parsed.settings.grace_seconds(),
+            codex_bin: parsed.settings.codex_bin,
+        },
+        paths: paths(&context.home),
+        problems: found.problems,
+        events: context.log.newest(STATUS_EVENTS),
+    })
+}
+
+fn find(context: &Context, parsed: &ParsedSettings) -> Found {
+    let home = &context.home;
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut problem =
+        |found: &str, message: String| problems.push(Problem { found: found.to_owned(), message });
+    for defect in &parsed.defects {
+        problem("corrupt-settings", format!("{}: {defect}", home.settings().display()));
+    }
+    let record = pid_record::observe(home).unwrap_or_else(|error| {
+        problem("unreadable-record", format!("{}: {error}", home.pid_record().display()));
+        pid_record::Observed { recorded: Recorded::Absent, process: None, codexd: None }
+    });
+    let trouble = match &record.recorded {
+        Recorded::Unusable(defect) => Some(RecordTrouble::Defect(defect.clone())),
+        Recorded::Gone(gone) => Some(RecordTrouble::Gone(*gone)),
+        Recorded::Absent | Recorded::Alive(_) => None,
+    };
+    if let Some(trouble) = trouble {
+        let (found, message) = drive::trouble_name(&trouble);
+        problem(found, message);
+    }
+    let keeper = read_state(home);
+    let keeper_alive = keeper.as_ref().is_some_and(|keeper| process::is_alive(&keeper.keeper));
+    if record.process.is_some() && !keeper_alive {
+        problem("lost-keeper", "the app-server runs without a keeper: nobody would restart it".to_owned());
+    }
+    let listening =
+        observe::listener(&home.control_socket(), record.process.as_ref().map(|process| process.pid));
+    match listening.seen {
+        ListenerSeen::LeftOver => {
+            problem("left-over-socket", "nobody listens on the control socket".to_owned());
+        }
+        ListenerSeen::NoSocket => {
+            problem("no-socket", "the file at the control socket's path is none".to_owned());
+        }
+        ListenerSeen::Mute { .. } => {
+            problem("mute-listener", "whoever listens on the control socket does not answer".to_owned());
+        }
+        _ => {}
+    }
+    Found {
+        keeper,
+        keeper_alive,
+        recorded: record.recorded,
+        server: record.process,
+        codexd: record.codexd,
+        listening,
+        problems,
+    }
+}
+
+fn state(found: &Found) -> State {
+    let phase = found.keeper.as_ref().filter(|_| found.keeper_alive).map(|keeper| keeper.phase);
+    let crash_looping =
+        found.keeper_alive && found.keeper.as_ref().is_some_and(|keeper| keeper.crash_looping);
+    let answering = matches!(found.listening.seen, ListenerSeen::Answering { .. });
+    match (&found.recorded, found.listening.seen) {
+        (_, ListenerSeen::Answering { ours: false, .. }) => State::Unmanaged,
+        (Recorded::Alive(_), _) if matches!(phase, Some(StatePhase::Stopping { .. })) => State::Draining,
+        _ if crash_looping => State::CrashLooping,
+        (Recorded::Alive(_), _) if answering => State::Running,
+        (Recorded::Alive(_), _) => {
+            let lived = found.server.as_ref().and_then(process::uptime_ms).unwrap_or_default();
+            if lived < START_TIMEOUT_MS { State::Starting } else { State::Failed }
+        }
+        _ if matches!(phase, Some(StatePhase::Waiting | StatePhase::Spawning)) => State::Starting,
+        _ => match found.keeper.as_ref().map(|keeper| keeper.phase) {
+            None | Some(StatePhase::Stopped | StatePhase::Idle) => State::Stopped,
+            // It was to run, or never came to; and nobody is there to bring it back.
+            Some(_) => State::Failed,
+        },
+    }
+}
+
+/// Whether what runs is what a start would run now. The file counts, not its path.
+fn running_is_installed(pid: Pid, installed: &InstalledFacts, found: &Found) -> Option<bool> {
+    if found.codexd.as_ref().is_some_and(|record| record.embedded) {
+        return Some(installed.path.is_none());
+    }
+    let running = process::executable(pid).ok()?.1;
+    // A script has handed over to what it started: then the record says which script it was.
+    let recorded = found.codexd.as_ref().and_then(|record| process::file_identity(&record.executable).ok());
+    let wrapped = recorded.is_some() && recorded == installed.identity && recorded != Some(running);
+    Some(installed.identity == Some(running) || (wrapped && installed_is_script(installed)))
+}
+
+fn installed_is_script(installed: &InstalledFacts) -> bool {
+    use std::io::Read;
+    let mut start = [0u8; 2];
+    let file = installed.path.as_ref().and_then(|path| std::fs::File::open(path).ok());
+    file.is_some_and(|mut file| file.read_exact(&mut start).is_ok() && &start == b"#!")
+}
+
+fn paths(home: &Home) -> PathsReport {
+    PathsReport {
+        codex_home: home.root().to_owned(),
+        state_dir: home.state_dir(),
+        socket: home.control_socket(),
+        settings: home.settings(),
+        events: home.events(),
+        stdout_log: home.stdout_log(),
+        stderr_log: home.stderr_log(),
+    }
+}
+
+impl Answer for Reply {
+    fn text(&self) -> String {
+        let report = &self.0;
+        let (word, colour) = match report.state {
+            State::Running => ("running", Colour::Green),
+            State::Starting => ("starting", Colour::Yellow),
+            State::Draining => ("draining: running turns are finishing", Colour::Yellow),
+            State::Stopped => ("stopped", Colour::Dim),
+            State::Failed => ("failed", Colour::Red),
+            State::CrashLooping => ("crash-looping", Colour::Red),
+            State::Unmanaged => ("running, not managed by codexd (codexd start --adopt)", Colour::Yellow),
+        };
+        let mut rows = vec![("state", style::paint(word, colour))];
+        if let Some(pid) = report.pid {
+            let up = report.uptime_seconds.map(|seconds| format!(", up {}", style::duration(seconds)));
+            rows.push(("app-server", format!("pid {pid}{}", up.unwrap_or_default())));
+        }
+        if let Some(version) = &report.app_server_version {
+            let stale = if report.running_is_installed == Some(false) {
+                style::paint("  (another one is installed now: codexd restart)", Colour::Yellow)
+            } else {
+                String::new()
+            };
+            rows.push(("version", format!("{version}{stale}")));
+        }
+        rows.push(("installed", installed_text(report)));
+        if let Some(pid) = report.keeper_pid {
+            rows.push(("keeper", format!("pid {pid}, {} restarts", report.restarts)));
+        }
+        if let Some(at) = &report.next_attempt_at {
+            rows.push(("next try", at.clone()));
+        }
+        if let Some(exit) = report.last_exit.as_ref().filter(|exit| !exit.requested) {
+            let how = match (exit.code, exit.signal) {
+                (Some(code), _) => format!("code {code}"),
+                (_, Some(signal)) => format!("signal {signal}"),
+                _ => "unseen".to_owned(),
+            };
+            rows.push(("last exit", format!("{how} at {}", exit.at)));
+            rows.extend(exit.stderr_tail.lines().last().map(|line| ("", style::paint(line, Colour::Dim))));
+        }
+        rows.push(("socket", report.socket_path.display().to_string()));
+        rows.extend(
+            report.problems.iter().map(|problem| ("problem", style::paint(&problem.message, Colour::Yellow))),
+        );
+        for event in &report.events {
+            rows.push((
+                "event",
+                style::paint(&format!("{} {}", event.created_at, event.message), Colour::Dim),
+            ));
+        }
+        style::table(&rows)
+    }
+}
+
+fn installed_text(report: &StatusReport) -> String {
+    match (&report.managed_codex_version, &report.managed_codex_path) {
+        (Some(version), Some(path)) => format!("Codex {version} at {}", path.display()),
+        (None, Some(path)) => format!("a Codex at {} that does not tell its version", path.display()),
+        _ => "no Codex (npm install -g @openai/codex)".to_owned(),
+    }
+}

@@ -1,0 +1,28 @@
+//! `codexd stop`: no server, nothing of it alive.
+
+use codexd_core::contract::Failure;
+use codexd_core::lifecycle::Command;
+
+use super::lifecycle::{self, Reply};
+use crate::cli::GraceArgs;
+use crate::context::Context;
+use crate::drive::{self, Wish};
+
+/// Runs the verb.
+///
+/// # Errors
+/// Why a server still runs.
+pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
+    let _lock = context.lock("stop")?;
+    let settings = context.settings()?;
+    let reached = drive::drive(
+        context,
+        &Wish {
+            command: Command::Stop,
+            program: &|runs| lifecycle::program(context, &settings, runs),
+            policy: lifecycle::within_grace(&settings, args.grace),
+        },
+    )?;
+    drive::note_outcome(context, "stop", &reached);
+    Ok(lifecycle::reply(context, &settings, &reached))
+}

@@ -1,0 +1,101 @@
+//! `codexd up`: for a person at a terminal. Whatever is here, an app-server runs in the end, and how to attach is said.
+
+use codexd_core::contract::{Failure, LifecycleReply};
+use codexd_core::lifecycle::Command;
+use codexd_core::program::Program;
+use codexd_host::pid_record;
+use serde::Serialize;
+
+use super::lifecycle;
+use crate::codex::{self, Installed};
+use crate::context::Context;
+use crate::drive::{self, Wish};
+use crate::failures;
+use crate::output::{self, Answer, Mode};
+use crate::style::{self, Colour};
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reply {
+    #[serde(flatten)]
+    lifecycle: LifecycleReply,
+    /// The command that attaches a terminal.
+    attach: String,
+}
+
+impl Answer for Reply {
+    fn text(&self) -> String {
+        let reply = &self.lifecycle;
+        let version = reply.app_server_version.clone().unwrap_or_else(|| "unknown".to_owned());
+        let what = if reply.embedded {
+            style::paint("the built-in server: it only echoes (no Codex is installed)", Colour::Yellow)
+        } else {
+            style::paint(&format!("Codex app-server {version}"), Colour::Green)
+        };
+        let mut rows = vec![("running", what)];
+        if let Some(path) = reply.managed_codex_path.as_ref().filter(|_| !reply.embedded) {
+            rows.push(("binary", path.display().to_string()));
+        }
+        rows.push(("socket", reply.socket_path.display().to_string()));
+        rows.push(("attach", self.attach.clone()));
+        if reply.embedded {
+            rows.push(("get codex", "npm install -g @openai/codex, then codexd up again".to_owned()));
+        }
+        rows.push(("stop", "codexd stop".to_owned()));
+        style::table(&rows)
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Why no server answers.
+pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
+    let _lock = context.lock("up")?;
+    let settings = context.settings()?;
+    let real = match codex::installed(context, &settings) {
+        Ok(installed) => Some(installed),
+        Err(not_found) if not_found.named || not_found.unusable => {
+            return Err(failures::no_codex(&not_found));
+        }
+        Err(_) => None,
+    };
+    announce(context, real.as_ref());
+    let embedded_runs = pid_record::observe(&context.home)
+        .is_ok_and(|record| record.process.is_some() && record.codexd.is_some_and(|codexd| codexd.embedded));
+    let program = |_| -> Result<Program, Failure> {
+        match &real {
+            Some(installed) => codex::program(context, installed, settings.remote_control_enabled),
+            None => codex::embedded_program(context, settings.remote_control_enabled),
+        }
+    };
+    // The stand-in makes way as soon as there is a real one.
+    let command =
+        if embedded_runs && real.is_some() { Command::Restart } else { Command::Start { adopt: false } };
+    let policy = lifecycle::within_grace(&settings, None);
+    let reached = drive::drive(context, &Wish { command, program: &program, policy })?;
+    drive::note_outcome(context, "up", &reached);
+    if mode == Mode::Text {
+        for repair in context.repairs() {
+            output::say(&format!("repaired: {}", repair.message));
+        }
+    }
+    let lifecycle = lifecycle::reply(context, &settings, &reached).0;
+    let attach = format!("codex --remote unix://{}", lifecycle.socket_path.display());
+    Ok(Reply { lifecycle, attach })
+}
+
+fn announce(context: &Context, real: Option<&Installed>) {
+    match real {
+        Some(installed) => output::say(&format!(
+            "bringing up Codex {} from {}",
+            installed.version(context).unwrap_or_else(|_| "(version unknown)".to_owned()),
+            installed.found.path.display()
+        )),
+        None => output::say(
+            "no Codex is installed here: bringing up the built-in server, which only echoes; \
+             get the real one with `npm install -g @openai/codex`",
+        ),
+    }
+}

@@ -1,0 +1,49 @@
+//! `codexd version`: the versions of what is installed and what runs. No lock, nothing changed.
+
+use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
+use codexd_core::lifecycle::ListenerSeen;
+use codexd_host::pid_record;
+
+use super::lifecycle::{self, Reply};
+use crate::context::Context;
+use crate::drive::Reached;
+use crate::observe;
+
+/// Runs the verb.
+///
+/// # Errors
+/// [`ErrorCode::NotAnswering`] when no app-server answers.
+pub fn run(context: &Context) -> Result<Reply, Failure> {
+    let settings = context.settings_as_found().settings;
+    let record = pid_record::observe(&context.home).ok();
+    let server = record.as_ref().and_then(|record| record.process.as_ref()).map(|process| process.pid);
+    let socket = context.home.control_socket();
+    let listening = observe::listener(&socket, server);
+    match listening.seen {
+        ListenerSeen::Answering { ours, .. } => {
+            let reached = Reached {
+                status: LifecycleStatus::Running,
+                backend: ours.then_some(Backend::Pid),
+                pid: None,
+                answer: listening.answer,
+                embedded: ours
+                    && record.and_then(|record| record.codexd).is_some_and(|record| record.embedded),
+            };
+            Ok(lifecycle::reply(context, &settings, &reached))
+        }
+        seen => {
+            let what = match seen {
+                ListenerSeen::Nothing => "no app-server has made it",
+                ListenerSeen::LeftOver => "nobody listens on it any more",
+                ListenerSeen::NoSocket => "it is not a socket",
+                _ => "somebody listens on it and does not answer",
+            };
+            Err(Failure::new(
+                ErrorCode::NotAnswering,
+                format!("no app-server answers on {}: {what}", socket.display()),
+            )
+            .hint("`codexd start` brings one up; `codexd status` tells more")
+            .with("socketPath", socket.to_string_lossy().into_owned()))
+        }
+    }
+}
