@@ -85,19 +85,20 @@ impl Home {
         self.state_file("codex-binaries.json")
     }
 
-    /// The folder of the server's logs.
-    pub fn logs_dir(&self) -> PathBuf {
-        self.state_file("logs")
-    }
-
     /// The server's stdout.
     pub fn stdout_log(&self) -> PathBuf {
-        self.logs_dir().join("app-server.stdout.log")
+        self.state_file("app-server.stdout.log")
     }
 
-    /// The server's stderr.
+    /// The server's stderr: the very file that app-server 0.169.0 opens by itself when it is told that it is managed,
+    /// so that what it writes either way stands together and is bounded.
     pub fn stderr_log(&self) -> PathBuf {
-        self.logs_dir().join("app-server.stderr.log")
+        self.state_file("app-server.stderr.log")
+    }
+
+    /// What the keeper itself has to say, which is nothing unless something is very wrong.
+    pub fn keeper_log(&self) -> PathBuf {
+        self.state_file("keeper.log")
     }
 
     /// Makes the state folders, for their owner alone, whatever the umask.
@@ -106,7 +107,7 @@ impl Home {
     /// The file system's: read-only, full, not permitted, or a file in a folder's place.
     pub fn create_state(&self) -> io::Result<()> {
         fs::create_dir_all(&self.root)?;
-        for folder in [self.state_dir(), self.logs_dir(), self.control_dir()] {
+        for folder in [self.state_dir(), self.control_dir()] {
             private_dir(&folder)?;
         }
         Ok(())

@@ -58,7 +58,7 @@ pub fn keeper(error: &LinkError) -> Failure {
         return state("start the keeper in", Path::new("the state folder"), error);
     }
     Failure::new(ErrorCode::KeeperFailed, format!("{error}"))
-        .hint("run the command again; logs/keeper.log in the state folder has the keeper's last words")
+        .hint("run the command again; keeper.log in the state folder has the keeper's last words")
 }
 
 /// No Codex to run.

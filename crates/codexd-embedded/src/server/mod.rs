@@ -76,6 +76,7 @@ pub(crate) async fn serve(
         tokio::task::yield_now().await;
     };
     server.hang_up().await;
+    server.desk.release(|_| false);
     accepting.abort();
     drop(socket);
     Ok(reason)

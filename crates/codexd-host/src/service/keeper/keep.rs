@@ -23,8 +23,8 @@ impl Keeper {
         let _ = pid_record::remove(&self.home);
         self.state.last_exit = Some(exit.clone());
         self.clients.tell(&Report::Exited { exit: exit.clone() });
-        self.feed(supervise::Event::Exited);
         self.note(exit_event(&exit));
+        self.feed(supervise::Event::Exited);
         self.reap_strays();
     }
 

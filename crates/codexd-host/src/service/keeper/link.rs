@@ -120,7 +120,7 @@ impl KeeperLink {
     pub fn launch(home: &Home, codexd: &Path) -> Result<Self, LinkError> {
         home.create_state()?;
         let (stream, its_end) = UnixStream::pair()?;
-        let words = logs::open_for_append(&home.logs_dir().join("keeper.log"))?;
+        let words = logs::open_for_append(&home.keeper_log())?;
         let child = Command::new(codexd)
             .arg("keeper")
             .arg("--codex-home")
