@@ -1,7 +1,8 @@
 //! A Codex with one thing wrong with it.
 //!
 //! A fake is a small shell script at the place of a managed Codex. Where it has to speak the protocol it becomes the
-//! app-server that is built into codexd, with the arguments that it got itself.
+//! app-server that is built into codexd, with the arguments that it got itself. Its arguments name an app-server in every
+//! case, as those of a real one would.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +75,11 @@ impl Fake {
             Fake::ExitsAtOnce(message, code) => {
                 format!("echo {} >&2\nexit {code}", quoted(Path::new(message)))
             }
-            Fake::NeverListens => "exec sleep 1000000".to_owned(),
+            // Opening a pipe that nobody else opens keeps the shell itself, under its own arguments, and starts no child.
+            Fake::NeverListens => {
+                "never=$(mktemp -u \"$CODEX_HOME/never-XXXXXX\")\nmkfifo \"$never\"\nread -r _ < \"$never\""
+                    .to_owned()
+            }
             Fake::Mute => MUTE.to_owned(),
             // Told alone, the shell goes on; when its whole group is told, the server ends and the shell starts another.
             Fake::IgnoresSigterm => format!("trap '' TERM\nwhile :; do {}; done", serve()?),
@@ -104,7 +109,7 @@ exec perl -MIO::Socket::UNIX -e '
   my $listener = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 64) or die "$!";
   my @open;
   while (my $client = $listener->accept) { push @open, $client }
-' "$socket""#;
+' "$socket" app-server""#;
 
 /// A path as one word of a shell.
 fn quoted(path: &Path) -> String {

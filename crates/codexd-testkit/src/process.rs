@@ -43,8 +43,7 @@ impl Process {
     /// Looks at a process; `None` if there is none, or only its unreaped remains.
     pub fn of(pid: u32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in parentheses may hold anything, so the fields are counted from the last parenthesis.
-        let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+        let fields = stat_fields(&stat)?;
         if matches!(fields.first(), Some(&"Z" | &"X")) {
             return None;
         }
@@ -98,9 +97,9 @@ impl Process {
     /// Its remains are still there at the deadline: process 1 does not reap here.
     pub fn wait_reaped(&self, patience: Duration) -> anyhow::Result<()> {
         crate::until(patience, &format!("process {} to be reaped", self.pid), || {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-            let zombie = status.contains("State:\tZ") || status.contains("State:\tX");
-            (!zombie && !self.is_alive()).then_some(())
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+            let start_ticks = stat_fields(&stat).and_then(|fields| fields.get(19)?.parse::<u64>().ok());
+            (start_ticks != Some(self.start_ticks)).then_some(())
         })
     }
 
@@ -151,6 +150,11 @@ pub fn wait_readable(handle: &OwnedFd, patience: Duration) -> anyhow::Result<boo
             Err(error) => return Err(error).context("failed to poll"),
         }
     }
+}
+
+/// The fields of a stat file from the third on: the name in parentheses before them may hold anything.
+fn stat_fields(stat: &str) -> Option<Vec<&str>> {
+    Some(stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect())
 }
 
 /// The number of KiB behind `name` in a text of proc(5).

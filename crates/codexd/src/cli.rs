@@ -65,9 +65,6 @@ pub enum Verb {
     DisableRemoteControl(GraceArgs),
     /// Show what the app-server wrote
     Logs(LogsArgs),
-    /// Be the parent of the app-server (internal)
-    #[command(hide = true)]
-    Keeper,
     /// Be the app-server that is built into codexd (internal)
     #[command(hide = true)]
     EmbeddedAppServer(EmbeddedArgs),

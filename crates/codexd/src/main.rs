@@ -17,6 +17,9 @@ mod verbs;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(home) = verbs::keeper::home_of(std::env::args_os()) {
+        return verbs::keeper::run(home);
+    }
     let arguments = cli::without_upstream_prefix(std::env::args_os());
     match cli::parse(arguments) {
         Ok(cli) => verbs::run(cli),

@@ -1,34 +1,37 @@
 //! `codexd keeper`: the parent of the app-server. Internal: verbs start it, with a connection as its standard input.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use codexd_core::contract::ErrorCode;
-use codexd_host::service::keeper::{self, KeeperError};
+use codexd_host::Home;
+use codexd_host::service::keeper;
 
-use crate::cli::Global;
-use crate::context::{Context, VERSION};
+use crate::context::VERSION;
 use crate::output;
 
+/// The home to keep, if these are the arguments of a keeper: `codexd keeper --codex-home PATH` to the letter. Only codexd
+/// itself writes them, and parsing nothing else keeps a fifth of the binary out of the keeper's memory.
+pub fn home_of(arguments: impl IntoIterator<Item = OsString>) -> Option<Home> {
+    let arguments: Vec<OsString> = arguments.into_iter().skip(1).collect();
+    match arguments.as_slice() {
+        [verb, option, home] if verb == "keeper" && option == "--codex-home" => {
+            Some(Home::new(PathBuf::from(home)))
+        }
+        _ => None,
+    }
+}
+
 /// Runs until nothing is left to keep.
-pub fn run(global: Global) -> ExitCode {
-    // The terminal of whoever started it is not the keeper's. It fails only for a leader of its group, which has none.
+pub fn run(home: Home) -> ExitCode {
+    // The terminal of whoever started it is not the keeper's.
     let _ = rustix::process::setsid();
-    let context = match Context::new(global) {
-        Ok(context) => context,
-        Err(failure) => {
-            output::say(&failure.message);
-            return ExitCode::from(failure.code.exit_code());
-        }
-    };
-    match keeper::run(context.home, VERSION, take_stdin()) {
+    match keeper::run(home, VERSION, take_stdin()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ KeeperError::AlreadyKept) => {
-            output::say(&error.to_string());
-            ExitCode::from(ErrorCode::KeeperFailed.exit_code())
-        }
         Err(error) => {
             output::say(&error.to_string());
             ExitCode::from(ErrorCode::KeeperFailed.exit_code())

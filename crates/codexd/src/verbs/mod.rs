@@ -1,7 +1,7 @@
 //! One file a verb. A verb knows what it wants and how its answer looks; how to get there is in `drive`.
 
 mod embedded_app_server;
-mod keeper;
+pub mod keeper;
 mod lifecycle;
 mod logs;
 mod reload;
@@ -25,7 +25,6 @@ use crate::output::{self, Answer, Mode};
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { global, verb } = cli;
     match verb {
-        Verb::Keeper => return keeper::run(global),
         Verb::EmbeddedAppServer(args) => return embedded_app_server::run(global, &args),
         Verb::ErrorTable => {
             print!("{}", codexd_core::contract::error::error_table());
@@ -54,7 +53,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Status => output::finish(mode, Ok(status::run(&context))),
         Verb::Version => output::finish(mode, version::run(&context)),
         Verb::Logs(args) => logs::run(&context, mode, &args),
-        Verb::Keeper | Verb::EmbeddedAppServer(_) | Verb::ErrorTable => ExitCode::SUCCESS,
+        Verb::EmbeddedAppServer(_) | Verb::ErrorTable => ExitCode::SUCCESS,
     }
 }
 

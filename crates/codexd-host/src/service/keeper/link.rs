@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -132,7 +131,7 @@ impl KeeperLink {
             .stdin(Stdio::from(OwnedFd::from(its_end)))
             .stdout(words.try_clone()?)
             .stderr(words)
-            .process_group(0)
+            // It makes a session of its own first thing, which the leader of a group may not.
             .spawn()?;
         let keeper = process::identify(Pid(child.id())).map_err(|_| LinkError::Gone)?;
         let mut link = Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle };

@@ -11,6 +11,8 @@
 //! - the order between an answer and what is told meanwhile, which the real server does not keep (an interrupted turn may
 //!   end before the interrupt is answered): answers come first, then what was told, each in order;
 //! - the order between the end of a command and the status that goes back to active, which it does not keep either;
+//! - how often in a row a status is told: a thread that is archived may be said to be not loaded twice;
+//! - the counts of tokens and limits right before the end of an interrupted turn: a busy machine leaves them out;
 //! - pieces of an answer, which come at moments of their own: a run of them is left out, and the scenes that are about
 //!   pieces look at them themselves.
 
@@ -38,12 +40,31 @@ pub(super) fn lines(name: &str, record: &[Entry], normal: &mut Normaliser) -> Ve
     let lines = normal.lines(&told);
     let received = lines.into_iter().filter(|line| line.starts_with('<'));
     let (answers, mut told): (Vec<_>, Vec<_>) = received.partition(|line| line.starts_with("< answer to "));
+    forgive_races(&mut told);
+    answers.into_iter().chain(told).map(|line| format!("{name} {line}")).collect()
+}
+
+/// Takes out what is luck in what a real server tells; see the head of this file.
+fn forgive_races(told: &mut Vec<String>) {
+    told.dedup_by(|next, line| line.starts_with("< thread/status/changed ") && next == line);
     for at in 1..told.len() {
         if is_active_again(&told[at - 1]) && is_command_completed(&told[at]) {
             told.swap(at - 1, at);
         }
     }
-    answers.into_iter().chain(told).map(|line| format!("{name} {line}")).collect()
+    let mut at = told.len();
+    let mut near_interrupted_end = false;
+    while at > 0 {
+        at -= 1;
+        let line = &told[at];
+        let counts = ["< thread/tokenUsage/updated ", "< account/rateLimits/updated "];
+        if near_interrupted_end && counts.iter().any(|count| line.starts_with(count)) {
+            told.remove(at);
+        } else if !line.starts_with("< thread/status/changed ") {
+            near_interrupted_end =
+                line.starts_with("< turn/completed ") && line.contains(r#""status":"interrupted""#);
+        }
+    }
 }
 
 fn is_active_again(line: &str) -> bool {
