@@ -127,6 +127,9 @@ pub struct EmbeddedArgs {
     /// As the real one: idle threads without subscribers unload after so long
     #[arg(long, value_name = "SECONDS")]
     pub thread_unload_delay_secs: Option<u64>,
+    /// As the real one takes it from whoever manages it; nothing here depends on it
+    #[arg(long)]
+    pub managed_daemon: bool,
 }
 
 /// A program written for `codex app-server daemon <verb>` reaches the same verb.
