@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn a_command_may_hold_anything_but_its_end() {
-        let script = Script::parse("[[delay=0.5 shell=touch /tmp/a=b; ls;; escalate=1 deltas=3]]");
-        assert_eq!(script.shell, Some(Shell { command: "touch /tmp/a=b; ls".into(), escalate: true }));
+        let script = Script::parse("[[delay=0.5 shell=touch x/a=b; ls;; escalate=1 deltas=3]]");
+        assert_eq!(script.shell, Some(Shell { command: "touch x/a=b; ls".into(), escalate: true }));
         assert_eq!((script.delay, script.speech.pieces()), (Duration::from_millis(500), 3));
         assert_eq!(
             Script::parse("[[approve=true;;]]").shell,
