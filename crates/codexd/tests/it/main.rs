@@ -1,3 +1,7 @@
 //! Black-box tests of the built binary.
 
+mod contract;
 mod differential;
+mod kill;
+mod lifecycle;
+mod state;

@@ -1,0 +1,171 @@
+//! A home whose servers bear witness against each other, and what must be true of it when everything is well.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Codexd, Fake, Home, Layout, Process, Server, codex, codexd, until};
+use serde_json::Value;
+
+/// How long something that happens by itself (a restart, an end) may take here before a test fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The states of [`Codexd`] and of the server in one home.
+#[derive(Debug)]
+pub(super) struct House {
+    pub(super) home: Home,
+}
+
+impl House {
+    /// A home with this Codex. Two of its servers that live at the same time write it down.
+    pub(super) fn with(server: Server) -> anyhow::Result<House> {
+        House::at(Home::new()?, server)
+    }
+
+    /// The same in a home of the caller's.
+    pub(super) fn at(home: Home, server: Server) -> anyhow::Result<House> {
+        let house = House { home };
+        house.install(server)?;
+        Ok(house)
+    }
+
+    /// A home with a small server that is healthy.
+    pub(super) fn new() -> anyhow::Result<House> {
+        House::with(Server::Embedded)
+    }
+
+    /// A home with a fake Codex, which does not bear witness.
+    pub(super) fn with_fake(fake: Fake) -> anyhow::Result<House> {
+        let house = House { home: Home::new()? };
+        fake.install(&house.home, Layout::Standalone)?;
+        Ok(house)
+    }
+
+    fn install(&self, server: Server) -> anyhow::Result<()> {
+        let (version, serve) = match server {
+            Server::Embedded => {
+                let codexd = codexd::binary()?;
+                ("9.9.9".to_owned(), format!("shift\nexec '{}' embedded-app-server \"$@\"", codexd.display()))
+            }
+            Server::Real(version) => {
+                let codex = codex::binary(version)?;
+                (version.to_string(), format!("exec '{}' \"$@\"", codex.display()))
+            }
+        };
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'codex-cli {version}'; exit 0; fi\n\
+             exec 9>> \"$CODEX_HOME/witness\"\n\
+             flock -n 9 || echo \"$$\" >> \"$CODEX_HOME/two-at-once\"\n{serve}\n"
+        );
+        let place = self.home.managed_codex(Layout::Standalone);
+        let relative = place.strip_prefix(self.home.path())?.to_string_lossy().into_owned();
+        self.home.write(&relative, script)?;
+        fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        Ok(())
+    }
+
+    /// codexd in this home.
+    pub(super) fn codexd(&self) -> anyhow::Result<Codexd<'_>> {
+        Codexd::new(&self.home)
+    }
+
+    /// Runs a verb that must succeed; gives its answer.
+    pub(super) fn run(&self, verb: &[&str]) -> anyhow::Result<Value> {
+        self.codexd()?.json(verb)
+    }
+
+    /// `codexd status`.
+    pub(super) fn status(&self) -> anyhow::Result<Value> {
+        self.run(&["status"])
+    }
+
+    /// Waits until `status` shows what is looked for.
+    pub(super) fn status_when(
+        &self,
+        what: &str,
+        look: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
+        let mut last = Value::Null;
+        let found = until(PATIENCE, what, || {
+            last = self.status().ok()?;
+            look(&last).then(|| last.clone())
+        });
+        found.with_context(|| format!("the last status: {last:#}"))
+    }
+
+    /// The app-servers that live: processes that were told to be one and that no other one started.
+    pub(super) fn servers(&self) -> Vec<Process> {
+        let processes = self.home.processes();
+        let serving: Vec<&Process> =
+            processes.iter().filter(|process| process.command.contains("app-server ")).collect();
+        let alone = |process: &&&Process| !serving.iter().any(|other| other.pid == process.parent);
+        serving.iter().filter(alone).map(|&process| process.clone()).collect()
+    }
+
+    /// The keepers that live.
+    pub(super) fn keepers(&self) -> Vec<Process> {
+        let processes = self.home.processes();
+        processes.into_iter().filter(|process| process.command.contains(" keeper ")).collect()
+    }
+
+    /// The one app-server, which the pid record names.
+    pub(super) fn server(&self) -> anyhow::Result<Process> {
+        let servers = self.servers();
+        let [server] = &servers[..] else { anyhow::bail!("not one app-server but {servers:#?}") };
+        let record = fs::read(self.home.state("app-server.pid")).context("there is no pid record")?;
+        let record: Value = serde_json::from_slice(&record)?;
+        ensure!(
+            record["pid"] == server.pid && record["processIdentity"]["startTicks"] == server.start_ticks,
+            "the record {record} does not name {server:?}"
+        );
+        Ok(server.clone())
+    }
+
+    /// The one keeper, which keeps the one app-server.
+    pub(super) fn keeper(&self) -> anyhow::Result<Process> {
+        let keepers = self.keepers();
+        let [keeper] = &keepers[..] else { anyhow::bail!("not one keeper but {keepers:#?}") };
+        let state: Value = serde_json::from_slice(&fs::read(self.home.state("keeper.json"))?)?;
+        ensure!(state["keeper"]["pid"] == keeper.pid, "{state} is not of {keeper:?}");
+        Ok(keeper.clone())
+    }
+
+    /// Everything is well: one server answers, the record names it, one keeper keeps it, and there never were two.
+    pub(super) fn assert_served(&self) -> anyhow::Result<Process> {
+        let (server, keeper) = (self.server()?, self.keeper()?);
+        let status = self.status()?;
+        ensure!(
+            status["state"] == "running" && status["pid"] == server.pid && status["keeperPid"] == keeper.pid,
+            "status does not see {server:?} kept by {keeper:?}: {status:#}"
+        );
+        ensure!(status["problems"] == serde_json::json!([]), "{status:#}");
+        let state: Value = serde_json::from_slice(&fs::read(self.home.state("keeper.json"))?)?;
+        ensure!(state["server"]["pid"] == server.pid && state["phase"]["is"] == "running", "{state:#}");
+        self.assert_never_two()?;
+        Ok(server)
+    }
+
+    /// No server ever started while another lived.
+    pub(super) fn assert_never_two(&self) -> anyhow::Result<()> {
+        let second = fs::read_to_string(self.home.path().join("two-at-once")).unwrap_or_default();
+        ensure!(second.is_empty(), "these started while another one lived: {second}");
+        Ok(())
+    }
+
+    /// `codexd stop` ends everything, and what is left on disk is in nobody's way.
+    pub(super) fn assert_stops(&self) -> anyhow::Result<()> {
+        let stopped = self.run(&["stop"])?;
+        ensure!(["stopped", "notRunning"].iter().any(|status| stopped["status"] == *status), "{stopped}");
+        self.assert_nothing_left()
+    }
+
+    /// Nothing of this home lives.
+    pub(super) fn assert_nothing_left(&self) -> anyhow::Result<()> {
+        let left = self.home.processes();
+        ensure!(left.is_empty(), "processes left behind: {left:#?}");
+        self.assert_never_two()?;
+        let status = self.status()?;
+        ensure!(status["state"] == "stopped" && status["problems"] == serde_json::json!([]), "{status:#}");
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! The verb is killed: at each of its system calls that others can see, and at each change of a file.
+
+use anyhow::{Context, ensure};
+use codexd_testkit::killer::{self, Moment};
+use codexd_testkit::{Process, Server, Version, codex, skip};
+
+use super::house::House;
+
+/// How many points of a verb are tried, unless `CODEXD_KILL_POINTS` says `all`.
+const CALLS: usize = 12;
+/// The same for changes of files.
+const CHANGES: usize = 6;
+/// With a real server, which takes a second to start.
+const WITH_A_REAL_SERVER: usize = 4;
+
+/// A verb and what there is before it.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    verb: &'static str,
+    /// Whether a server runs before.
+    runs: bool,
+    /// What the verb may say when it is run again after it was killed.
+    says: &'static [&'static str],
+}
+
+const START: Case = Case { verb: "start", runs: false, says: &["started", "alreadyRunning"] };
+const START_AGAIN: Case = Case { verb: "start", runs: true, says: &["alreadyRunning"] };
+const STOP: Case = Case { verb: "stop", runs: true, says: &["stopped", "notRunning"] };
+const RESTART: Case = Case { verb: "restart", runs: true, says: &["restarted"] };
+const ENABLE: Case =
+    Case { verb: "enable-remote-control", runs: true, says: &["enabled", "alreadyEnabled"] };
+
+impl Case {
+    /// A home as it is before the verb, and the server in it.
+    fn before(self, server: Server) -> anyhow::Result<(House, Option<Process>)> {
+        let house = House::with(server)?;
+        // What a first run finds out about the Codex is kept; without it, points of finding it out would be most of all.
+        if self.runs {
+            house.run(&["start"])?;
+            let running = house.server()?;
+            return Ok((house, Some(running)));
+        }
+        Ok((house, None))
+    }
+
+    /// The verb is killed at the moment and run again. Answers whether the moment came.
+    fn survives(self, server: Server, moment: &Moment) -> anyhow::Result<bool> {
+        let (house, before) = self.before(server)?;
+        let command = house.codexd()?.command(&[self.verb]);
+        let killed = killer::run_and_kill(&house.home, command, moment)?.was_killed();
+        let answer = house.run(&[self.verb])?;
+        ensure!(self.says.iter().any(|says| answer["status"] == *says), "the second run says {answer}");
+        if self.verb == "stop" {
+            house.assert_nothing_left()?;
+        } else {
+            let after = house.assert_served()?;
+            self.check_the_server(before.as_ref(), &after)?;
+        }
+        house.assert_stops()?;
+        Ok(killed)
+    }
+
+    fn check_the_server(self, before: Option<&Process>, after: &Process) -> anyhow::Result<()> {
+        let same = before.is_some_and(|before| before.pid == after.pid);
+        match self.verb {
+            "start" => ensure!(same == self.runs, "start replaced the server: {after:?}"),
+            _ => ensure!(!same, "{} left the old server: {after:?}", self.verb),
+        }
+        let remote = after.command.contains("--remote-control");
+        ensure!(remote == (self.verb == "enable-remote-control"), "{after:?}");
+        Ok(())
+    }
+
+    /// Tries so many of the moments, evenly spread; the first one always.
+    fn survives_all(self, server: Server, moments: &[Moment], sample: usize) -> anyhow::Result<()> {
+        let all = std::env::var("CODEXD_KILL_POINTS").is_ok_and(|points| points == "all");
+        let sample = if all { moments.len() } else { sample.min(moments.len()) };
+        ensure!(sample > 0, "{self:?} has no points");
+        let mut killed = 0;
+        for nth in 0..sample {
+            let moment = &moments[nth * moments.len() / sample];
+            let there = self.survives(server, moment).with_context(|| format!("killed at {moment:?}"))?;
+            killed += usize::from(there);
+        }
+        eprintln!("{}: killed at {killed} of {} points, {sample} tried", self.verb, moments.len());
+        ensure!(killed * 2 > sample, "only {killed} of {sample} moments came: this tests too little");
+        Ok(())
+    }
+
+    /// Every system call of the verb that others can see.
+    fn calls(self, server: Server) -> anyhow::Result<Vec<Moment>> {
+        let (house, _) = self.before(server)?;
+        let points = killer::points(&house.home, &house.codexd()?.command(&[self.verb]))?;
+        house.run(&["stop"])?;
+        Ok(points)
+    }
+}
+
+fn at_its_calls(case: Case, server: Server, sample: usize) -> anyhow::Result<()> {
+    case.survives_all(server, &case.calls(server)?, sample)
+}
+
+macro_rules! killed_verbs {
+    ($($calls:ident, $changes:ident: $case:expr;)+) => {
+        $(
+            #[test]
+            fn $calls() -> anyhow::Result<()> {
+                if let Err(reason) = killer::strace_works() {
+                    skip!("{reason}");
+                }
+                at_its_calls($case, Server::Embedded, CALLS)
+            }
+
+            #[test]
+            fn $changes() -> anyhow::Result<()> {
+                let moments: Vec<Moment> = (1..=CHANGES).map(Moment::FileChange).collect();
+                $case.survives_all(Server::Embedded, &moments, CHANGES)
+            }
+        )+
+    };
+}
+
+killed_verbs! {
+    start_killed_at_any_call_can_be_run_again,
+    start_killed_at_any_change_can_be_run_again: START;
+    start_beside_a_server_killed_at_any_call_leaves_the_server,
+    start_beside_a_server_killed_at_any_change_leaves_the_server: START_AGAIN;
+    stop_killed_at_any_call_can_be_run_again,
+    stop_killed_at_any_change_can_be_run_again: STOP;
+    restart_killed_at_any_call_can_be_run_again,
+    restart_killed_at_any_change_can_be_run_again: RESTART;
+    enable_remote_control_killed_at_any_call_can_be_run_again,
+    enable_remote_control_killed_at_any_change_can_be_run_again: ENABLE;
+}
+
+#[test]
+fn verbs_on_real_servers_killed_anywhere_can_be_run_again() -> anyhow::Result<()> {
+    if let Err(reason) = codex::platform().map(drop).and_then(|()| killer::strace_works()) {
+        skip!("{reason}");
+    }
+    for version in Version::ALL {
+        for case in [START, RESTART] {
+            at_its_calls(case, Server::Real(version), WITH_A_REAL_SERVER)
+                .with_context(|| format!("{case:?} of {version}"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! What reaches stdout: one JSON object, whatever happens.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
+use codexd_testkit::{Codexd, Fake, Home, Layout};
+
+#[test]
+fn bad_arguments_are_named_and_answered_in_json() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = Codexd::new(&home)?;
+    for (arguments, named) in [
+        (vec!["start", "--bogus"], "--bogus"),
+        (vec!["nonsense"], "nonsense"),
+        (vec!["stop", "--grace", "soon"], "soon"),
+        (vec!["stop", "--grace", "99999999"], "99999999"),
+        (vec!["status", "--json", "--text"], "--text"),
+        (vec!["logs", "--follow", "--json"], "--json"),
+        (vec![], "codexd"),
+    ] {
+        let run = codexd.run(&arguments)?;
+        let json = run.json()?;
+        assert_eq!((run.code(), &json["error"]["code"]), (Some(2), &"bad-arguments".into()), "{arguments:?}");
+        assert!(run.stderr.contains(named), "{arguments:?} names {named}: {}", run.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_or_closed_stdout_is_an_exit_code_and_not_a_panic() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = Codexd::new(&home)?;
+    let mut full = codexd.command(&["status"]);
+    let full = full.stdout(std::fs::File::create("/dev/full")?).stderr(Stdio::piped()).output()?;
+    assert_eq!(full.status.code(), Some(15), "{}", String::from_utf8_lossy(&full.stderr));
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut closed = codexd.command(&["status"]);
+    let closed = closed.stdout(writer).stderr(Stdio::piped()).output()?;
+    assert_eq!(closed.status.code(), Some(15), "{}", String::from_utf8_lossy(&closed.stderr));
+    assert!(!String::from_utf8_lossy(&closed.stderr).contains("panicked"));
+    Ok(())
+}
+
+#[test]
+fn upstreams_spelling_of_a_verb_is_the_same_verb() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    assert_eq!(codexd.json(&["app-server", "daemon", "start"])?["status"], "started");
+    assert_eq!(codexd.json(&["app-server", "daemon", "version"])?["status"], "running");
+    assert_eq!(codexd.json(&["app-server", "daemon", "stop"])?["status"], "stopped");
+    Ok(())
+}
+
+#[test]
+fn the_documented_error_codes_are_those_of_the_program() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let table = Codexd::new(&home)?.run(&["error-table"])?.stdout;
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let docs = std::fs::read_to_string(docs)?;
+    assert!(docs.contains(table.trim()), "docs/errors.md must hold exactly:\n{table}");
+    Ok(())
+}
+
+#[test]
+fn text_is_for_people_and_json_is_accepted_everywhere() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    for verb in ["up", "start", "status", "version", "logs", "restart", "reload", "enable-remote-control"] {
+        codexd.json(&[verb, "--json"])?;
+    }
+    let text = codexd.run(&["status", "--text"])?;
+    assert!(text.stdout.starts_with("state ") && text.stdout.contains("running"), "{}", text.stdout);
+    assert!(!text.stdout.contains('\u{1b}'), "no colours where there is no terminal");
+    let up = codexd.run(&["up", "--text"])?;
+    assert!(up.stdout.contains("codex --remote unix://"), "{}", up.stdout);
+    codexd.json(&["stop", "--json"])?;
+    Ok(())
+}
+
+#[test]
+fn up_without_a_codex_runs_the_built_in_server_and_says_so_first() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = Codexd::new(&home)?.env("PATH", "/nonexistent");
+    let up = codexd.run(&["up"])?;
+    let json = up.success_json()?;
+    assert_eq!((&json["status"], &json["embedded"]), (&"started".into(), &true.into()), "{json}");
+    let first = up.stderr.lines().next().unwrap_or_default();
+    assert!(first.contains("built-in") && first.contains("npm install -g @openai/codex"), "{first}");
+    // As soon as there is a real one, the stand-in makes way.
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let json = codexd.json(&["up"])?;
+    assert_eq!((&json["status"], json.get("embedded")), (&"restarted".into(), None), "{json}");
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn without_a_codex_start_tells_where_it_looked_and_how_to_get_one() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let run = Codexd::new(&home)?.env("PATH", "/nonexistent").run(&["start"])?;
+    let error = run.json()?["error"].clone();
+    assert_eq!((run.code(), &error["code"]), (Some(3), &"codex-not-found".into()));
+    let looked: BTreeSet<&str> = error["lookedAt"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|looked| looked["path"].as_str())
+        .collect();
+    assert!(looked.iter().any(|path| path.ends_with("packages/standalone/current/codex")));
+    assert!(looked.contains("/nonexistent/codex"));
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("npm install -g @openai/codex")));
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_home_that_is_not_there_is_named() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let missing = home.root().join("missing").to_string_lossy().into_owned();
+    for verb in ["start", "status", "version"] {
+        let run = Codexd::new(&home)?.run(&[verb, "--codex-home", &missing])?;
+        assert_eq!(run.code(), Some(16), "{verb}");
+        assert!(run.json()?["error"]["message"].as_str().is_some_and(|message| message.contains(&missing)));
+    }
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! Every state in which a home can be found: the next verb heals it, says so, and nobody deletes a file.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+
+use anyhow::Context;
+use codexd_testkit::{Codexd, Fake, Home, Layout, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::lifecycle::{SOON, keeper, recorded};
+
+fn home() -> anyhow::Result<Home> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    fs::create_dir_all(home.state(""))?;
+    fs::create_dir_all(home.path().join("app-server-control"))?;
+    Ok(home)
+}
+
+/// `start` in a home whose record is `record` reports the repair `found` and ends with one server.
+fn start_heals_record(record: &str, found: &str) -> anyhow::Result<()> {
+    let home = home()?;
+    fs::write(home.state("app-server.pid"), record)?;
+    let codexd = Codexd::new(&home)?;
+    let status = codexd.json(&["status"])?;
+    assert_eq!(status["problems"][0]["found"], found, "{status}");
+    let started = codexd.json(&["start"])?;
+    assert_eq!(
+        (&started["status"], &started["repairs"][0]["found"]),
+        (&"started".into(), &found.into()),
+        "{started}"
+    );
+    assert_eq!(codexd.json(&["status"])?["problems"], json!([]));
+    let events = fs::read_to_string(home.state("events.jsonl"))?;
+    assert!(
+        events.lines().any(|line| line.contains(r#""type":"repair""#) && line.contains(found)),
+        "{events}"
+    );
+    assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    // The same in a home where nothing is to run.
+    fs::write(home.state("app-server.pid"), record)?;
+    let stopped = codexd.json(&["stop"])?;
+    assert_eq!((&stopped["status"], &stopped["repairs"][0]["found"]), (&"notRunning".into(), &found.into()));
+    assert!(!home.state("app-server.pid").exists());
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn an_empty_record_is_healed() -> anyhow::Result<()> {
+    start_heals_record("", "empty-record")
+}
+
+#[test]
+fn a_garbage_record_is_healed() -> anyhow::Result<()> {
+    start_heals_record("garbage", "garbage-record")
+}
+
+#[test]
+fn a_truncated_record_is_healed() -> anyhow::Result<()> {
+    start_heals_record(r#"{"pid":12,"processStartT"#, "garbage-record")
+}
+
+#[test]
+fn a_record_of_process_zero_is_healed() -> anyhow::Result<()> {
+    start_heals_record(r#"{"pid":0,"processStartTime":"Fri Nov 20 03:21:40 2026"}"#, "impossible-pid-record")
+}
+
+#[test]
+fn a_record_from_before_a_reboot_is_healed() -> anyhow::Result<()> {
+    let record = r#"{"pid":1,"processIdentity":{"bootId":"another-boot","startTicks":1}}"#;
+    start_heals_record(record, "reboot")
+}
+
+#[test]
+fn a_record_of_a_recycled_pid_is_healed_and_its_new_owner_left_alone() -> anyhow::Result<()> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let me = std::process::id();
+    let record = json!({"pid": me, "processIdentity": {"bootId": boot.trim(), "startTicks": 1}});
+    start_heals_record(&record.to_string(), "reused-pid")?;
+    let old_form = json!({"pid": me, "processStartTime": "Fri Nov 20 03:21:40 2009"});
+    start_heals_record(&old_form.to_string(), "reused-pid")
+    // That this test goes on is the proof that its process was not signalled.
+}
+
+#[test]
+fn corrupt_settings_are_kept_aside_and_what_was_good_in_them_goes_on() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    for (text, remote_control) in [
+        ("{ nonsense", false),
+        (r#"{"remoteControlEnabled":true,"shutdownGraceSeconds":"soon","x":1}"#, true),
+    ] {
+        fs::write(home.state("settings.json"), text)?;
+        let status = codexd.json(&["status"])?;
+        assert_eq!(status["problems"][0]["found"], "corrupt-settings");
+        assert_eq!(fs::read_to_string(home.state("settings.json"))?, text, "status only looks");
+        let started = codexd.json(&["start"])?;
+        assert_eq!(started["repairs"][0]["found"], "corrupt-settings", "{started}");
+        assert_eq!(codexd.json(&["status"])?["settings"]["remoteControlEnabled"], remote_control);
+        let kept = fs::read_dir(home.state(""))?
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("settings.json.corrupt-"))
+            .any(|entry| fs::read_to_string(entry.path()).is_ok_and(|kept| kept == text));
+        assert!(kept, "the old file is there as it was");
+        codexd.json(&["stop"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_left_over_socket_and_a_dangling_link_are_removed() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    let socket = home.control_socket();
+    drop(UnixListener::bind(&socket)?);
+    let stopped = codexd.json(&["stop"])?;
+    assert_eq!(
+        (&stopped["status"], &stopped["repairs"][0]["found"]),
+        (&"notRunning".into(), &"left-over-socket".into())
+    );
+    assert!(!socket.exists());
+    symlink(home.root().join("nowhere"), &socket)?;
+    let started = codexd.json(&["start"])?;
+    assert_eq!(
+        (&started["status"], &started["repairs"][0]["found"]),
+        (&"started".into(), &"left-over-socket".into())
+    );
+    codexd.json(&["stop"])?;
+    Ok(())
+}
+
+#[test]
+fn a_file_in_the_sockets_place_is_not_touched() -> anyhow::Result<()> {
+    let home = home()?;
+    fs::write(home.control_socket(), "mine")?;
+    let run = Codexd::new(&home)?.run(&["start"])?;
+    assert_eq!(run.json()?["error"]["code"], "socket-occupied");
+    assert_eq!(fs::read_to_string(home.control_socket())?, "mine");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_mute_listener_is_named_and_never_ended() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    let listener = UnixListener::bind(home.control_socket())?;
+    for (verb, code) in
+        [("start", "socket-occupied"), ("restart", "socket-occupied"), ("stop", "unmanaged-server")]
+    {
+        let error = codexd.run(&[verb])?.json()?["error"].clone();
+        assert_eq!(
+            (&error["code"], error["pid"].as_u64()),
+            (&code.into(), Some(std::process::id().into())),
+            "{verb}"
+        );
+    }
+    assert_eq!(codexd.json(&["status"])?["problems"][0]["found"], "mute-listener");
+    drop(listener);
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_socket_path_beyond_the_kernels_limit_works() -> anyhow::Result<()> {
+    let home = Home::named(&"long/".repeat(40))?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    assert_eq!(codexd.json(&["start"])?["status"], "started");
+    assert_eq!(codexd.json(&["version"])?["backend"], "pid");
+    assert_eq!(codexd.json(&["restart"])?["status"], "restarted");
+    assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn another_time_zone_loses_nobody() -> anyhow::Result<()> {
+    let home = home()?;
+    let started = Codexd::new(&home)?.env("TZ", "UTC").json(&["start"])?;
+    let elsewhere = Codexd::new(&home)?.env("TZ", "America/New_York");
+    assert_eq!(elsewhere.json(&["version"])?["backend"], "pid");
+    // A record of the 0.131 era has nothing but that text.
+    let record: Value = serde_json::from_slice(&fs::read(home.state("app-server.pid"))?)?;
+    let old_form = json!({"pid": record["pid"], "processStartTime": record["processStartTime"]});
+    fs::write(home.state("app-server.pid"), old_form.to_string())?;
+    assert_eq!(elsewhere.json(&["version"])?["backend"], "pid");
+    assert_eq!(started["pid"], record["pid"]);
+    assert_eq!(elsewhere.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn no_other_program_is_needed() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?.env("PATH", "/nonexistent");
+    // The fake is a shell script: the shell is named by its whole path.
+    assert_eq!(codexd.json(&["start"])?["status"], "started");
+    assert_eq!(codexd.json(&["restart"])?["status"], "restarted");
+    assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn the_state_is_for_its_owner_alone_whatever_the_umask() -> anyhow::Result<()> {
+    let home = home()?;
+    fs::set_permissions(home.state(""), fs::Permissions::from_mode(0o755))?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    codexd.json(&["enable-remote-control"])?;
+    let mode = |path: &std::path::Path| {
+        Ok::<_, std::io::Error>(fs::symlink_metadata(path)?.permissions().mode() & 0o777)
+    };
+    assert_eq!(mode(&home.state(""))?, 0o700);
+    for entry in fs::read_dir(home.state(""))? {
+        let path = entry?.path();
+        assert_eq!(mode(&path)? & 0o077, 0, "{} is nobody else's", path.display());
+    }
+    assert_eq!(mode(&home.control_socket())? & 0o077, 0);
+    codexd.json(&["stop"])?;
+    Ok(())
+}
+
+#[test]
+fn a_server_that_dies_at_start_is_told_with_its_last_words_and_leaves_nothing() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::ExitsAtOnce("config.toml is broken at line 7", 3).install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let run = codexd.run(&["start"])?;
+    let error = run.json()?["error"].clone();
+    assert_eq!(
+        (run.code(), &error["code"], &error["exitCode"]),
+        (Some(6), &"server-exited".into(), &3.into())
+    );
+    assert_eq!(error["stderrTail"], "config.toml is broken at line 7");
+    home.assert_no_process_left();
+    let status = codexd.json(&["status"])?;
+    assert_eq!((&status["state"], &status["lastExit"]["code"]), (&"failed".into(), &3.into()), "{status}");
+    // Mended, it starts.
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    assert_eq!(codexd.json(&["start"])?["status"], "started");
+    codexd.json(&["stop"])?;
+    Ok(())
+}
+
+#[test]
+fn a_broken_new_binary_never_costs_the_good_server() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    let before = recorded(&home)?;
+    for (fake, code) in [
+        (Fake::NotExecutable, "codex-broken"),
+        (Fake::NotAProgram, "codex-broken"),
+        (Fake::VersionHangs, "codex-broken"),
+    ] {
+        fake.install(&home, Layout::Standalone)?;
+        let error = codexd.run(&["restart"])?.json()?["error"].clone();
+        assert_eq!(error["code"], code, "{fake:?}: {error}");
+        assert!(before.is_alive(), "{fake:?} did not cost the server that runs");
+    }
+    fs::remove_file(home.managed_codex(Layout::Standalone))?;
+    let gone = codexd.env("PATH", "/nonexistent");
+    assert_eq!(gone.run(&["restart"])?.json()?["error"]["code"], "codex-not-found");
+    assert!(before.is_alive());
+    assert_eq!(gone.json(&["stop"])?["status"], "stopped", "to stop a server no Codex is needed");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::SlowStart(1_500).install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let mut first = codexd.spawn(&["start"])?;
+    until(SOON, "the server's process", || recorded(&home).ok())?;
+    assert_eq!(codexd.json(&["status"])?["state"], "starting");
+    first.kill()?;
+    let second = codexd.json(&["start"])?;
+    assert_eq!(second["status"], "alreadyRunning", "the first had begun: {second}");
+    assert_eq!(home.processes().len(), 2, "{:?}", home.processes());
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_lock_that_is_held_is_waited_for_in_bounds_and_its_holder_named() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::SlowStart(4_000).install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let first = codexd.spawn(&["start"])?;
+    until(SOON, "the first to hold the lock", || {
+        fs::read_to_string(home.state("daemon.lock")).ok().filter(|text| text.contains("(start)"))
+    })?;
+    let run = codexd.run(&["stop", "--lock-timeout", "0"])?;
+    let error = run.json()?["error"].clone();
+    assert_eq!((run.code(), &error["code"]), (Some(10), &"lock-timeout".into()), "{error}");
+    assert!(run.stderr.contains("(start)"), "stderr says whom it waits for: {}", run.stderr);
+    let pid = first.pid();
+    assert!(error["holder"].as_str().is_some_and(|holder| holder.contains(&pid.to_string())));
+    assert_eq!(first.finish(SOON)?.success_json()?["status"], "started");
+    codexd.json(&["stop"])?;
+    Ok(())
+}
+
+#[test]
+fn a_number_in_the_event_log_never_comes_again_after_a_torn_line() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    codexd.json(&["stop"])?;
+    let path = home.state("events.jsonl");
+    let bytes = fs::read(&path)?;
+    fs::write(&path, &bytes[..bytes.len() - 30])?;
+    codexd.json(&["start"])?;
+    codexd.json(&["stop"])?;
+    let text = fs::read_to_string(&path)?;
+    let seqs: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(r#"{"seq":"#)?.split(',').next()?.parse().ok())
+        .collect();
+    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
+    Ok(())
+}
+
+#[test]
+fn a_mute_keeper_is_replaced_and_its_server_goes_on() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    let server = recorded(&home)?;
+    keeper(&home)?.signal(Signal::STOP)?;
+    let started = codexd.json(&["start"])?;
+    let found: Vec<&str> = started["repairs"]
+        .as_array()
+        .context("repairs")?
+        .iter()
+        .filter_map(|repair| repair["found"].as_str())
+        .collect();
+    assert_eq!((&started["status"], found), (&"alreadyRunning".into(), vec!["mute-keeper", "lost-keeper"]));
+    assert!(server.is_alive());
+    assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
