@@ -35,8 +35,10 @@ pub struct Memory {
     pub resident_kib: u64,
     /// `VmHWM`: the most that was ever resident.
     pub peak_kib: u64,
-    /// `Private_Clean` and `Private_Dirty`: what nobody shares with it.
+    /// `Private_Clean` and `Private_Dirty`: what nobody shares with it now, program text included.
     pub private_kib: u64,
+    /// `RssAnon`: what can never be shared.
+    pub anonymous_kib: u64,
 }
 
 impl Process {
@@ -119,6 +121,7 @@ impl Process {
         Ok(Memory {
             resident_kib: kib(&status, "VmRSS:"),
             peak_kib: kib(&status, "VmHWM:"),
+            anonymous_kib: kib(&status, "RssAnon:"),
             private_kib: kib(&maps, "Private_Clean:") + kib(&maps, "Private_Dirty:"),
         })
     }

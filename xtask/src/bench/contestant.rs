@@ -11,6 +11,11 @@ use codexd_testkit::{
 };
 use rustix::process::Signal;
 
+/// A process that has just started grows for a while: it is looked at until it no longer does, at most this often.
+const SETTLE_LOOKS: usize = 20;
+/// The time between two such looks.
+const SETTLE_EVERY: Duration = Duration::from_millis(500);
+
 /// Whose daemon.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Daemon {
@@ -124,14 +129,28 @@ impl Contestant {
             }
         };
         whole.ok(verb)?;
-        let (_server, rest) = whole.processes();
+        let (mut before, mut now) = (Memory::default(), whole.resident_now()?);
+        for _ in 0..SETTLE_LOOKS {
+            if before == now.1 {
+                break;
+            }
+            std::thread::sleep(SETTLE_EVERY);
+            (before, now) = (now.1, whole.resident_now()?);
+        }
+        whole.ok("stop")?;
+        Ok(now)
+    }
+
+    /// How many processes run besides the app-server, and what they hold at this moment.
+    fn resident_now(&self) -> anyhow::Result<(usize, Memory)> {
+        let (_server, rest) = self.processes();
         let mut sum = Memory::default();
         for process in &rest {
             let one = process.memory()?;
             sum.resident_kib += one.resident_kib;
             sum.private_kib += one.private_kib;
+            sum.anonymous_kib += one.anonymous_kib;
         }
-        whole.ok("stop")?;
         Ok((rest.len(), sum))
     }
 

@@ -50,6 +50,7 @@ pub(super) enum Operation {
     ResidentCount,
     Resident,
     ResidentPrivate,
+    ResidentAnonymous,
 }
 
 /// Everything measured: by operation, then by the contestant's place (the floors have a place of their own).
@@ -157,6 +158,7 @@ fn measure_resident(contestant: &Contestant, place: usize, results: &mut Results
     sample(results, Operation::ResidentCount, place).push(f64::from(count));
     sample(results, Operation::Resident, place).push(mib(memory.resident_kib)?);
     sample(results, Operation::ResidentPrivate, place).push(mib(memory.private_kib)?);
+    sample(results, Operation::ResidentAnonymous, place).push(mib(memory.anonymous_kib)?);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::super::samples::Samples;
 use super::{Operation, Results};
 
 /// The rows, grouped: times of verbs, the floors below them, memory.
-const ROWS: [(Operation, &str, Unit); 16] = [
+const ROWS: [(Operation, &str, Unit); 17] = [
     (Operation::Version, "`version`, server running", Unit::Ms),
     (Operation::Status, "`status`, server running", Unit::Ms),
     (Operation::StartCold, "`start`, nothing running", Unit::Ms),
@@ -22,7 +22,8 @@ const ROWS: [(Operation, &str, Unit); 16] = [
     (Operation::StartPeak, "most memory of `start`, server running", Unit::Mib),
     (Operation::ResidentCount, "processes besides the server, everything on", Unit::Count),
     (Operation::Resident, "their resident memory", Unit::Mib),
-    (Operation::ResidentPrivate, "of it private", Unit::Mib),
+    (Operation::ResidentPrivate, "of it shared with nobody now", Unit::Mib),
+    (Operation::ResidentAnonymous, "of it never shareable (anonymous)", Unit::Mib),
 ];
 
 #[derive(Clone, Copy, Eq, PartialEq)]
