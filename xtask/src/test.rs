@@ -26,13 +26,11 @@ pub struct Options {
 /// Runs the tests and prints the counts as the last line.
 ///
 /// # Errors
-/// Something that the tests need is missing, or the style is off, or nothing can be built.
+/// Something that the tests need is missing, or nothing can be built.
 pub fn test(options: &Options) -> anyhow::Result<ExitCode> {
     needs::releases()?;
     needs::note_missing_programs();
-    if options.filter.is_none() {
-        style()?;
-    }
+    let complaints = if options.filter.is_none() { style()? } else { Vec::new() };
     let skips = tempfile::Builder::new().prefix("codexd-skips-").tempfile()?;
     // The binary first: tests of other packages run it too.
     let built = needs::cargo().args(["build", "--quiet", "--workspace", "--all-targets"]).status()?;
@@ -44,11 +42,16 @@ pub fn test(options: &Options) -> anyhow::Result<ExitCode> {
         counts += tee(doctests, "the doctests")?;
     }
     let skipped = std::fs::read_to_string(skips.path()).context("the list of skipped tests is gone")?;
+    for complaint in &complaints {
+        eprintln!("error: {complaint}");
+    }
+    counts.failed += complaints.len();
     Ok(report(counts, &skipped))
 }
 
-/// Checks the formatting and the lints.
-fn style() -> anyhow::Result<()> {
+/// Checks the formatting and the lints; the tests run all the same, so that one run tells everything.
+fn style() -> anyhow::Result<Vec<String>> {
+    let mut complaints = Vec::new();
     let checks: [(&str, &[&str], &str); 2] = [
         ("fmt", &["--all", "--check"], "run `cargo fmt --all`"),
         (
@@ -63,9 +66,11 @@ fn style() -> anyhow::Result<()> {
         }
         eprintln!("cargo {tool} {}", arguments.join(" "));
         let status = needs::cargo().arg(tool).args(arguments).status()?;
-        ensure!(status.success(), "cargo {tool} is not content; {advice}");
+        if !status.success() {
+            complaints.push(format!("cargo {tool} is not content; {advice}"));
+        }
     }
-    Ok(())
+    Ok(complaints)
 }
 
 fn run_tests(options: &Options, skips: &Path) -> anyhow::Result<Counts> {
