@@ -6,6 +6,8 @@ pub const START_TIMEOUT_MS: u64 = 30_000;
 pub const PROBE_TIMEOUT_MS: u64 = 2_000;
 /// How long a Codex binary may take to print its version before it counts as broken.
 pub const VERSION_TIMEOUT_MS: u64 = 5_000;
+/// How long the same binary has when its version is only to be told, not proven: an answer without it is better than a wait.
+pub const VERSION_TOLD_TIMEOUT_MS: u64 = 1_000;
 /// How long a verb waits for the operation lock unless told otherwise.
 pub const LOCK_TIMEOUT_SECONDS: u64 = 75;
 /// How long running turns have after the first signal of a stop, unless told otherwise.

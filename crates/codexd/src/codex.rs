@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::FileIdentity;
-use codexd_core::limits::VERSION_TIMEOUT_MS;
+use codexd_core::limits::{VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS};
 use codexd_core::os_text::OsText;
 use codexd_core::program::Program;
 use codexd_core::settings::Settings;
@@ -61,7 +61,7 @@ impl Installed {
     ///
     /// # Errors
     /// See [`VersionError`].
-    pub fn version(&self, context: &Context) -> Result<String, VersionError> {
+    pub fn version(&self, context: &Context, patience: Duration) -> Result<String, VersionError> {
         let path = context.home.binary_cache();
         let mut cache = VersionCache::parse(&atomic::read(&path).ok().flatten().unwrap_or_default());
         let executable = &self.found.executable;
@@ -70,13 +70,18 @@ impl Installed {
         {
             return Ok(known.to_owned());
         }
-        let version = version::ask(executable, Duration::from_millis(VERSION_TIMEOUT_MS))?;
+        let version = version::ask(executable, patience)?;
         if let Some(identity) = self.identity {
             cache.put(executable, identity, &version);
             // Where it cannot be written it is asked again next time.
             let _ = atomic::replace(&path, cache.to_text().as_bytes(), Durability::Process);
         }
         Ok(version)
+    }
+
+    /// Its version, if it tells it without delay.
+    pub fn told_version(&self, context: &Context) -> Option<String> {
+        self.version(context, Duration::from_millis(VERSION_TOLD_TIMEOUT_MS)).ok()
     }
 }
 
@@ -85,7 +90,8 @@ impl Installed {
 /// # Errors
 /// [`ErrorCode::CodexBroken`] if it does not tell its version in time.
 pub fn program(context: &Context, installed: &Installed, remote_control: bool) -> Result<Program, Failure> {
-    let version = installed.version(context).map_err(|error| failures::broken_codex(&error))?;
+    let patience = Duration::from_millis(VERSION_TIMEOUT_MS);
+    let version = installed.version(context, patience).map_err(|error| failures::broken_codex(&error))?;
     let mut args = vec![OsText::from("app-server")];
     if remote_control {
         args.push("--remote-control".into());
@@ -203,7 +209,7 @@ impl InstalledFacts {
     /// Looks; nothing found is no failure here.
     pub fn gather(context: &Context, settings: &Settings) -> Self {
         let Ok(installed) = installed(context, settings) else { return Self::default() };
-        let version = installed.version(context).ok();
+        let version = installed.told_version(context);
         Self { path: Some(installed.found.path), version, identity: installed.identity }
     }
 

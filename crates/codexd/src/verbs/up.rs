@@ -90,7 +90,7 @@ fn announce(context: &Context, real: Option<&Installed>) {
     match real {
         Some(installed) => output::say(&format!(
             "bringing up Codex {} from {}",
-            installed.version(context).unwrap_or_else(|_| "(version unknown)".to_owned()),
+            installed.told_version(context).unwrap_or_else(|| "(version unknown)".to_owned()),
             installed.found.path.display()
         )),
         None => output::say(
