@@ -109,7 +109,7 @@ exec perl -MIO::Socket::UNIX -e '
   my $listener = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 64) or die "$!";
   my @open;
   while (my $client = $listener->accept) { push @open, $client }
-' "$socket" app-server""#;
+' "$socket" app-server"#;
 
 /// A path as one word of a shell.
 fn quoted(path: &Path) -> String {
