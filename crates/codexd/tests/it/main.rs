@@ -5,3 +5,4 @@ mod differential;
 mod kill;
 mod lifecycle;
 mod state;
+mod stubborn;
