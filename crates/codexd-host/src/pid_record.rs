@@ -86,7 +86,7 @@ fn judge(record: &PidRecord) -> Result<Process, Gone> {
 
 /// Whether a process runs an app-server, going by its arguments. Needed only where its identity rests on a text that is
 /// true for a second.
-fn looks_like_a_server(pid: Pid) -> bool {
+pub fn looks_like_a_server(pid: Pid) -> bool {
     process::arguments(pid).iter().any(|argument| argument.to_string_lossy().contains("app-server"))
 }
 

@@ -194,6 +194,12 @@ pub fn working_directory(pid: Pid) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/cwd"))
 }
 
+/// Whether a process has the file at `path`, which holds no links, open.
+pub fn has_open(pid: Pid, path: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    entries.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|open| open == path))
+}
+
 /// What a file is, beyond its path; links are followed.
 ///
 /// # Errors

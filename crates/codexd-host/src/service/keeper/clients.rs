@@ -43,6 +43,11 @@ impl Clients {
         self.clients.iter().filter_map(|client| client.pid).collect()
     }
 
+    /// Whether no verb is connected.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
     /// Takes in whoever waits at the door, if it is our user or root; greets with `greeting`.
     ///
     /// # Errors

@@ -13,11 +13,14 @@ use codexd_core::lifecycle::KeeperSeen;
 use codexd_core::limits::{KEEPER_TIMEOUT_MS, PROBE_TIMEOUT_MS};
 use rustix::event::{PollFd, PollFlags};
 
-use super::state::{self, StatePhase};
+use super::state::StatePhase;
 use super::wire::{self, Order, Report};
 use crate::home::Home;
 use crate::strays::MARK;
 use crate::{lock, logs, process};
+
+/// How soon to look again for a keeper that holds the lock and does not listen.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A connection to a living keeper.
 #[derive(Debug)]
@@ -101,14 +104,34 @@ fn unreachable_keeper(home: &Home) -> io::Result<Seen> {
     if !home.keeper_lock().exists() {
         return Ok(absent);
     }
-    let keeper = state::read(home).map(|state| state.keeper).filter(process::is_alive);
-    if let Some(keeper) = &keeper {
-        process::await_end(keeper, Duration::from_millis(PROBE_TIMEOUT_MS));
+    let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
+    loop {
+        if lock::try_keeper_lock(&home.keeper_lock())?.is_some() {
+            return Ok(absent);
+        }
+        // It is on its way up, or out.
+        if let Ok(stream) = codexd_protocol::unix::connect(&home.keeper_socket()) {
+            return greet(home, stream);
+        }
+        let keeper = holder(home);
+        if Instant::now() >= deadline {
+            return Ok(Seen { seen: KeeperSeen::Mute(keeper.map(|keeper| keeper.pid)), link: None });
+        }
+        match keeper {
+            // Its end is an event; its socket is none that could be waited for in the same wait.
+            Some(keeper) => drop(process::await_end(&keeper, LOOK_AGAIN)),
+            None => std::thread::sleep(LOOK_AGAIN),
+        }
     }
-    match lock::try_keeper_lock(&home.keeper_lock())? {
-        Some(_) => Ok(absent),
-        None => Ok(Seen { seen: KeeperSeen::Mute(keeper.map(|keeper| keeper.pid)), link: None }),
-    }
+}
+
+/// The keeper that holds the lock, found by its open file: it may hang before it has said who it is.
+fn holder(home: &Home) -> Option<Process> {
+    let lock = home.keeper_lock();
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
+    let keepers = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper"));
+    keepers.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
 }
 
 impl KeeperLink {
@@ -190,6 +213,14 @@ impl KeeperLink {
             _ => {}
         }
         Some(report)
+    }
+
+    /// Whether the keeper has ended, whatever it has said before.
+    pub fn is_cut(&self) -> bool {
+        let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(rustix::event::poll(&mut waits, Some(&now)), Ok(1..))
+            && waits[0].revents().contains(PollFlags::HUP)
     }
 
     /// What to wait on.

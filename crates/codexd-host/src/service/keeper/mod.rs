@@ -26,5 +26,5 @@ mod wire;
 
 pub use link::{KeeperLink, LinkError, Seen, observe};
 pub use run::{KeeperError, run};
-pub use state::{KeeperState, StatePhase, read as read_state};
+pub use state::{KeeperState, StatePhase, read as read_state, settle};
 pub use wire::{Order, Report};

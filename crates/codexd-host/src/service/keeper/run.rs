@@ -66,6 +66,8 @@ pub(super) struct Keeper {
     /// What the server had started, looked up when it was last signalled; for one without a mark.
     pub(super) descendants: Vec<Process>,
     pub(super) state: KeeperState,
+    /// What the keeper before this one last wrote.
+    before: Option<KeeperState>,
     /// The mark of the server that died last, and what else it left.
     pub(super) dead: Option<(Option<String>, Vec<Process>)>,
     pub(super) give_up: bool,
@@ -91,8 +93,9 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
     let signals = Signals::catch().map_err(failed("catch signals"))?;
     let listener = listen(&home).map_err(failed("listen for orders"))?;
     let log_watch = LogWatch::new().map_err(failed("watch the logs"))?;
+    let before = state::read(&home);
     let mut state = KeeperState::new(me.clone(), version);
-    state.last_exit = state::read(&home).and_then(|before| before.last_exit);
+    state.last_exit = before.as_ref().and_then(|before| before.last_exit.clone());
     let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
     let mut keeper = Keeper {
         log: EventLog::new(home.events()),
@@ -106,6 +109,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         server: None,
         descendants: Vec::new(),
         state,
+        before,
         dead: None,
         give_up: false,
         left: false,
@@ -184,6 +188,7 @@ impl Keeper {
                         Said::Nonsense(message) => self.clients.tell(&Report::Refused { message }),
                     }
                 }
+                self.leave_if_forgotten();
             }
             Event::TimeCame => {
                 self.log_watch.check(&self.home, clock::monotonic());
@@ -243,11 +248,20 @@ impl Keeper {
 
     /// The keeper before us may have asked this very server to leave: it is not asked again, which would force it.
     fn go_on_draining(&mut self, process: &Process) {
-        let before = state::read(&self.home);
-        if let Some(KeeperState { phase: StatePhase::Stopping { then }, server: Some(server), .. }) = before
-            && server == *process
+        if let Some(KeeperState { phase: StatePhase::Stopping { then }, server: Some(server), .. }) =
+            &self.before
+            && server == process
         {
-            self.feed(supervise::Event::FoundDraining(then));
+            self.feed(supervise::Event::FoundDraining(*then));
+        }
+    }
+
+    /// The verb that started this keeper is gone before it said what for. What the keeper before has written stays.
+    fn leave_if_forgotten(&mut self) {
+        if !self.left && self.clients.is_empty() && self.supervisor.phase() == Phase::Idle {
+            self.left = true;
+            let _ = std::fs::remove_file(self.home.keeper_socket());
+            self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nobody said what to keep"));
         }
     }
 

@@ -84,6 +84,28 @@ pub fn read(home: &Home) -> Option<KeeperState> {
     serde_json::from_slice(&bytes).ok()
 }
 
+/// Writes down that the server was stopped on purpose, where a keeper that was killed has left something else. No keeper
+/// lives.
+///
+/// # Errors
+/// The file system's.
+pub fn settle(home: &Home) -> io::Result<()> {
+    match read(home) {
+        Some(state) if state.phase != StatePhase::Stopped => write(
+            home,
+            &KeeperState {
+                phase: StatePhase::Stopped,
+                server: None,
+                restarts: 0,
+                crash_looping: false,
+                next_attempt_at: None,
+                ..state
+            },
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Writes the state.
 ///
 /// # Errors
