@@ -1,25 +1,30 @@
 //! The loop of every changing verb: look, decide, act, look again.
 
+mod mend;
+
 use std::io;
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
-use codexd_core::identity::Pid;
-use codexd_core::lifecycle::{Command, Gone, Mend, Progress, RecordTrouble, Step, decide};
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::{Command, Progress, Step, decide};
 use codexd_core::limits::{KEEPER_TIMEOUT_MS, STEPS_MAX};
 use codexd_core::program::{DrainSignal, Program, StopPolicy};
-use codexd_core::record::RecordDefect;
 use codexd_host::events::Event;
-use codexd_host::service::keeper::{KeeperLink, LinkError, Order, Report, read_state};
-use codexd_host::{pid_record, process};
+use codexd_host::process;
+use codexd_host::service::keeper::{KeeperLink, LinkError, Order, Report};
 use codexd_protocol::probe::Answer;
-use rustix::process::Signal;
+
+pub use mend::name_trouble;
 
 use crate::context::Context;
 use crate::observe::{self, Listening, Sight};
 use crate::patience::{self, Progress as Patience};
 use crate::ready::{NotReady, await_ready};
 use crate::{codex, failures};
+
+/// So many keepers may be lost on the way of one verb.
+const KEEPERS_LOST_MAX: usize = 3;
 
 /// What a verb wants, with what it takes to get there.
 pub struct Wish<'a> {
@@ -56,7 +61,10 @@ struct Drive<'a> {
     fresh: Option<Listening>,
     /// The keeper at the other end of the link was told to replace the server: what answers meanwhile is the old one.
     replacing: bool,
-    waits_in_vain: usize,
+    /// The server that it was told to replace.
+    replaced: Option<Process>,
+    /// How often the keeper was gone when it was needed.
+    keepers_lost: usize,
 }
 
 /// Drives a wish to its end. The operation lock is held.
@@ -72,7 +80,8 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         progress: Progress::default(),
         fresh: None,
         replacing: false,
-        waits_in_vain: 0,
+        replaced: None,
+        keepers_lost: 0,
     };
     for _ in 0..STEPS_MAX {
         let fresh = drive.fresh.take();
@@ -97,21 +106,28 @@ impl Drive<'_> {
             Step::AdoptListener(pid) => self.adopt_listener(pid)?,
             Step::Start => {
                 let program = (self.wish.program)(sight.codexd.is_some_and(|record| record.embedded))?;
-                self.order(&Order::Start { program: Box::new(program) })?;
-                self.progress.started = true;
+                if self.order(&Order::Start { program: Box::new(program) })? {
+                    self.progress.started = true;
+                    self.await_ready()?;
+                }
             }
             Step::Replace => {
                 // Proven before the old one is touched.
                 let program = (self.wish.program)(sight.codexd.is_some_and(|record| record.embedded))?;
-                self.order(&Order::Replace { program: Box::new(program), policy: self.wish.policy })?;
-                self.progress.restarted = true;
-                self.replacing = self.link.is_some();
-                self.await_ready()?;
+                if self.order(&Order::Replace { program: Box::new(program), policy: self.wish.policy })? {
+                    self.progress.restarted = true;
+                    self.replaced = sight.server;
+                    self.replacing = true;
+                    self.await_ready()?;
+                }
             }
             Step::Stop => self.stop(&sight)?,
             Step::AwaitReady => self.await_ready()?,
             Step::Refuse(refusal) => {
                 return Err(failures::refusal(refusal, &self.context.home.control_socket()));
+            }
+            Step::Finish { managed: true, .. } if self.link.as_ref().is_some_and(KeeperLink::is_cut) => {
+                self.lost_keeper()?;
             }
             Step::Finish { status, managed } => {
                 let running = sight.answer.is_some();
@@ -127,92 +143,43 @@ impl Drive<'_> {
         Ok(None)
     }
 
-    /// The keeper, started if there is none.
-    fn keeper(&mut self) -> Result<&mut KeeperLink, Failure> {
-        if self.link.is_none() {
-            let link = KeeperLink::launch(&self.context.home, &codex::myself()?)
-                .map_err(|error| failures::keeper(&error))?;
-            self.link = Some(link);
-            self.launched = true;
-        }
-        self.link.as_mut().ok_or_else(|| Failure::new(ErrorCode::Internal, "no keeper after starting one"))
-    }
-
-    /// Gives an order and waits until the keeper has taken it in. A keeper that is gone is looked for again.
-    fn order(&mut self, order: &Order) -> Result<(), Failure> {
-        let link = self.keeper()?;
-        match link.order(order) {
-            Ok(()) => Ok(()),
-            Err(LinkError::Gone) => {
-                self.link = None;
-                Ok(())
-            }
+    /// Gives an order to the keeper, which is started if there is none; answers whether it was taken. If not, look again:
+    /// the keeper is gone, or another one was there before ours.
+    fn order(&mut self, order: &Order) -> Result<bool, Failure> {
+        let ordered = match self.link.as_mut() {
+            Some(link) => link.order(order),
+            None => KeeperLink::launch(&self.context.home, &codex::myself()?).and_then(|link| {
+                self.launched = true;
+                self.link.insert(link).order(order)
+            }),
+        };
+        match ordered {
+            Ok(()) => Ok(true),
+            Err(LinkError::Gone) => self.lost_keeper().map(|()| false),
             Err(error) => Err(failures::keeper(&error)),
         }
     }
 
-    fn mend(&mut self, mend: Mend, sight: &Sight) -> Result<(), Failure> {
-        let home = &self.context.home;
-        match mend {
-            Mend::Record(trouble) => {
-                pid_record::remove(home)
-                    .map_err(|error| failures::state("remove", &home.pid_record(), &error))?;
-                let (found, what) = name_trouble(&trouble);
-                self.context.repaired(found, format!("{what}; removed the record"));
-            }
-            Mend::Socket => self.remove_left_over_socket(sight)?,
-            Mend::MuteKeeper(pid) => self.end_mute_keeper(pid)?,
-        }
-        Ok(())
-    }
-
-    /// Looks once more right before removing: somebody may have begun to listen.
-    fn remove_left_over_socket(&mut self, sight: &Sight) -> Result<(), Failure> {
-        let socket = self.context.home.control_socket();
-        let ours = sight.server.as_ref().map(|server| server.pid);
-        let again = observe::listener(&socket, ours);
-        if again.seen != codexd_core::lifecycle::ListenerSeen::LeftOver {
-            return Ok(());
-        }
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failures::state("remove the left-over socket", &socket, &error));
-            }
-            _ => {}
-        }
-        self.context
-            .repaired("left-over-socket", format!("nobody listened on {}; removed it", socket.display()));
-        Ok(())
-    }
-
-    fn end_mute_keeper(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
+    /// The keeper is gone, and its orders with it. The next look finds what it left, and another one takes over.
+    fn lost_keeper(&mut self) -> Result<(), Failure> {
         self.link = None;
-        let recorded = read_state(&self.context.home).map(|state| state.keeper).filter(process::is_alive);
-        let keeper = recorded.or_else(|| pid.and_then(|pid| process::identify(pid).ok()));
-        let Some(keeper) = keeper else {
-            return Err(Failure::new(ErrorCode::KeeperFailed, "an unknown process holds the keeper's lock")
-                .hint("find it with `fuser` on keeper.lock in the state folder and end it"));
-        };
-        process::signal(&keeper, Signal::KILL).map_err(|error| {
-            Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", keeper.pid))
-        })?;
-        if !process::await_end(&keeper, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
-            return Err(Failure::new(
-                ErrorCode::KeeperFailed,
-                format!("the keeper {} does not end", keeper.pid),
-            ));
+        self.keepers_lost += 1;
+        if self.replaced.as_ref().is_some_and(process::is_alive) {
+            self.progress.restarted = false;
         }
-        self.context
-            .repaired("mute-keeper", format!("the keeper {} did not answer and was ended", keeper.pid));
+        if self.keepers_lost > KEEPERS_LOST_MAX {
+            return Err(failures::keeper(&LinkError::Gone));
+        }
         Ok(())
     }
 
     fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
         let Some(process) = sight.server.clone() else { return Ok(()) };
         let message = format!("no keeper kept the app-server {}; a new one took it over", process.pid);
-        self.order(&Order::Adopt { process, codexd: sight.codexd.clone() })?;
-        self.await_adoption()?;
-        self.context.repaired("lost-keeper", message);
+        let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone() };
+        if self.order(&order)? && self.await_adoption(&process)? {
+            self.context.repaired("lost-keeper", message);
+        }
         Ok(())
     }
 
@@ -221,25 +188,25 @@ impl Drive<'_> {
             Failure::new(ErrorCode::UnmanagedServer, format!("failed to take over process {pid}: {error}"))
         };
         let process = process::identify(pid).map_err(gone)?;
-        self.order(&Order::Adopt { process, codexd: None })?;
-        self.await_adoption()
+        if self.order(&Order::Adopt { process: process.clone(), codexd: None })? {
+            self.await_adoption(&process)?;
+        }
+        Ok(())
     }
 
-    /// Until the keeper says that it keeps the process, or why it does not.
-    fn await_adoption(&mut self) -> Result<(), Failure> {
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
+    /// Until the keeper says that it keeps the process, or why it does not. Answers whether it does; if not, look again.
+    fn await_adoption(&mut self, process: &Process) -> Result<bool, Failure> {
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
         let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
         loop {
             match link.next(deadline) {
-                Ok(Report::State { pid: Some(_), .. }) => return Ok(()),
+                Ok(Report::State { pid: Some(_), .. }) => return Ok(true),
+                Ok(Report::Refused { .. }) if !process::is_alive(process) => return Ok(false),
                 Ok(Report::Refused { message }) => {
                     return Err(Failure::new(ErrorCode::KeeperFailed, message));
                 }
                 Ok(_) => {}
-                Err(LinkError::Gone) => {
-                    self.link = None;
-                    return Ok(());
-                }
+                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
                 Err(error) => return Err(failures::keeper(&error)),
             }
         }
@@ -253,14 +220,7 @@ impl Drive<'_> {
                 self.fresh = Some(listening);
                 Ok(())
             }
-            Err(NotReady::KeeperGone) => {
-                self.link = None;
-                self.waits_in_vain += 1;
-                if self.waits_in_vain > 3 {
-                    return Err(Failure::new(ErrorCode::KeeperFailed, "the keeper keeps leaving"));
-                }
-                Ok(())
-            }
+            Err(NotReady::KeeperGone) => self.lost_keeper(),
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
                 self.give_up_what_never_ran();
@@ -317,7 +277,9 @@ impl Drive<'_> {
         patience::answer_interrupts();
         // A keeper that keeps nothing has nothing to stop: then nothing was running.
         let kept = !matches!(sight.observation.keeper, KeeperSeen::Idle | KeeperSeen::Absent);
-        self.order(&Order::Stop { policy: self.wish.policy, failed: false })?;
+        if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
+            return Ok(());
+        }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.await_leaving(&mut link, &mut Patience::begin())?;
         match link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
@@ -334,9 +296,7 @@ impl Drive<'_> {
             match link.next(patience.due()) {
                 Ok(Report::Leaving) | Err(LinkError::Gone) => return Ok(()),
                 Ok(Report::Swept { left, .. }) if !left.is_empty() => {
-                    let pids: Vec<u32> = left.iter().map(|pid| pid.0).collect();
-                    let message = format!("processes that the app-server started are still alive: {pids:?}");
-                    return Err(Failure::new(ErrorCode::StopTimeout, message).with("left", pids));
+                    return Err(still_alive(&left));
                 }
                 Ok(Report::Unkillable { pid }) => return Err(self.not_ready(NotReady::Unkillable(pid))),
                 Ok(_) => {}
@@ -351,33 +311,10 @@ impl Drive<'_> {
     }
 }
 
-fn name_trouble(trouble: &RecordTrouble) -> (&'static str, String) {
-    match trouble {
-        RecordTrouble::Defect(defect) => {
-            let found = match defect {
-                RecordDefect::Empty => "empty-record",
-                RecordDefect::Garbage(_) => "garbage-record",
-                RecordDefect::ImpossiblePid(_) => "impossible-pid-record",
-                RecordDefect::Unidentified(_) => "unidentified-record",
-            };
-            (found, defect.to_string())
-        }
-        RecordTrouble::Gone(gone) => {
-            let (found, what) = match gone {
-                Gone::Stale => ("stale-record", "the recorded app-server is gone"),
-                Gone::Reused => ("reused-pid", "the recorded pid belongs to another process now"),
-                Gone::Zombie => ("zombie-server", "the recorded app-server has ended and was never reaped"),
-                Gone::Reboot => ("reboot", "the machine was restarted since the app-server was recorded"),
-                Gone::Foreign => ("foreign-process", "the recorded pid is not an app-server"),
-            };
-            (found, what.to_owned())
-        }
-    }
-}
-
-/// What `status` calls a record that the next changing verb will mend.
-pub fn trouble_name(trouble: &RecordTrouble) -> (&'static str, String) {
-    name_trouble(trouble)
+fn still_alive(left: &[Pid]) -> Failure {
+    let pids: Vec<u32> = left.iter().map(|pid| pid.0).collect();
+    let message = format!("processes that the app-server started are still alive: {pids:?}");
+    Failure::new(ErrorCode::StopTimeout, message).with("left", pids)
 }
 
 /// Records the end of a verb that changed something.

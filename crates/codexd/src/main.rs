@@ -17,6 +17,8 @@ mod verbs;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // What our caller left open must not be held by the keeper and the server for weeks.
+    codexd_host::fd_hygiene::close_on_exec_above_stderr();
     if let Some(home) = verbs::keeper::home_of(std::env::args_os()) {
         return verbs::keeper::run(home);
     }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use codexd_core::contract::Failure;
 use codexd_core::identity::{Pid, Process};
@@ -18,6 +18,11 @@ use codexd_protocol::unix;
 use crate::context::{Context, VERSION};
 use crate::failures;
 
+/// How long a process may take from its fork until its environment can be read, on a busy machine.
+const IN_THE_MAKING: Duration = Duration::from_millis(500);
+/// How soon to look again when things changed during a look.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// What a look found, for the decision and for the answer.
 #[derive(Debug)]
 pub struct Sight {
@@ -29,6 +34,8 @@ pub struct Sight {
     pub codexd: Option<CodexdRecord>,
     /// What was answered on the control socket.
     pub answer: Option<Answer>,
+    /// The mark of what a dead server had started and nobody has ended.
+    pub left_behind: Option<String>,
 }
 
 /// What the control socket shows.
@@ -50,6 +57,38 @@ pub fn look(
     link: &mut Option<KeeperLink>,
     fresh: Option<Listening>,
 ) -> Result<Sight, Failure> {
+    let mut fresh = fresh;
+    let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
+    loop {
+        let sight = glance(context, command, link, fresh.take())?;
+        if !being_recorded(&context.home, &sight.observation.listener) || Instant::now() >= deadline {
+            return Ok(sight);
+        }
+        // Things have changed while we looked at one after the other: the keeper, too, is asked anew.
+        *link = None;
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Whether the listener, which the record did not name when it was read, is the server that a keeper has just started.
+fn being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
+    let (ListenerSeen::Answering { pid: Some(pid), ours: false }
+    | ListenerSeen::Mute { pid: Some(pid), ours: false }) = listener
+    else {
+        return false;
+    };
+    keeper::read_state(home).and_then(|state| state.generation).is_some_and(|generation| {
+        let environment = process::environment(*pid);
+        environment.iter().any(|(name, value)| name == strays::MARK && *value == *generation)
+    })
+}
+
+fn glance(
+    context: &Context,
+    command: Command,
+    link: &mut Option<KeeperLink>,
+    fresh: Option<Listening>,
+) -> Result<Sight, Failure> {
     let home = &context.home;
     let mut record =
         pid_record::observe(home).map_err(|error| failures::state("read", &home.pid_record(), &error))?;
@@ -62,52 +101,94 @@ pub fn look(
             seen.seen
         }
     };
+    let mut left_behind = None;
     if !matches!(record.recorded, Recorded::Alive(_))
-        && keeper == KeeperSeen::Absent
-        && let Some((process, codexd)) = unrecorded(home)
+        && matches!(keeper, KeeperSeen::Absent | KeeperSeen::Idle)
     {
-        let message = format!("found the app-server {} that a killed keeper had not recorded", process.pid);
-        pid_record::write(home, &process, codexd.clone())
-            .map_err(|error| failures::state("write", &home.pid_record(), &error))?;
-        context.repaired("unrecorded-server", message);
-        record = pid_record::Observed {
-            recorded: Recorded::Alive(process.pid),
-            process: Some(process),
-            codexd: Some(codexd),
-        };
+        match remains(home) {
+            Remains::Nothing => {}
+            Remains::Strays(generation) => left_behind = Some(generation),
+            Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
+        }
     }
     let ours = record.process.as_ref().map(|process| process.pid);
     let listening = match fresh {
         Some(fresh) => fresh,
         None => listening(home, command, ours, keeper),
     };
-    let observation = Observation { record: record.recorded, keeper, listener: listening.seen };
-    Ok(Sight { observation, server: record.process, codexd: record.codexd, answer: listening.answer })
+    let observation = Observation {
+        record: record.recorded,
+        keeper,
+        listener: listening.seen,
+        left_behind: left_behind.is_some(),
+    };
+    let (server, codexd) = (record.process, record.codexd);
+    Ok(Sight { observation, server, codexd, answer: listening.answer, left_behind })
 }
 
-/// A keeper that was killed between starting a server and recording it has said which mark the server carries.
-fn unrecorded(home: &Home) -> Option<(Process, CodexdRecord)> {
-    let state = keeper::read_state(home)?;
-    let (StatePhase::Spawning, Some(generation), Some(program)) =
-        (state.phase, state.generation, state.program)
-    else {
-        return None;
-    };
-    if process::is_alive(&state.keeper) {
-        return None;
+fn record_it(
+    context: &Context,
+    process: Process,
+    codexd: CodexdRecord,
+) -> Result<pid_record::Observed, Failure> {
+    let home = &context.home;
+    let message = format!("found the app-server {} that a killed keeper had not recorded", process.pid);
+    pid_record::write(home, &process, codexd.clone())
+        .map_err(|error| failures::state("write", &home.pid_record(), &error))?;
+    context.repaired("unrecorded-server", message);
+    Ok(pid_record::Observed {
+        recorded: Recorded::Alive(process.pid),
+        process: Some(process),
+        codexd: Some(codexd),
+    })
+}
+
+/// What lives of the server of a keeper that was killed, when no record names it.
+enum Remains {
+    Nothing,
+    /// The server itself.
+    Server(Process, CodexdRecord),
+    /// Only what it had started, which carries this mark.
+    Strays(String),
+}
+
+/// A keeper that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
+fn remains(home: &Home) -> Remains {
+    let Some(state) = keeper::read_state(home) else { return Remains::Nothing };
+    if process::is_alive(&state.keeper) || matches!(state.phase, StatePhase::Stopped | StatePhase::Failed) {
+        return Remains::Nothing;
     }
-    let found = strays::find(&generation, &[]);
-    // The server itself is the one that no other one with the mark is the parent of.
-    let server = found.iter().find(|process| {
-        !found.iter().any(|other| other.pid != process.pid && process::descends_from(process.pid, other.pid))
-    })?;
-    let codexd = CodexdRecord {
-        generation: Some(generation),
-        executable: program.executable,
-        executable_identity: process::executable(server.pid).ok().map(|(_, identity)| identity),
-        embedded: program.embedded,
+    let find = || state.generation.as_deref().map(|mark| strays::find(mark, &[])).unwrap_or_default();
+    let mut marked = find();
+    let mut server = state.server.filter(process::is_alive);
+    if state.phase == StatePhase::Spawning {
+        let deadline = Instant::now() + IN_THE_MAKING;
+        server = server.or_else(|| first_of(&marked));
+        // Between fork and exec, and in the middle of exec, a process does not show its mark.
+        while server.is_none() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_AGAIN);
+            marked = find();
+            server = first_of(&marked);
+        }
+    }
+    match (server, state.program, state.generation) {
+        (Some(server), Some(program), generation) => {
+            let executable_identity = process::executable(server.pid).ok().map(|(_, identity)| identity);
+            let (executable, embedded) = (program.executable, program.embedded);
+            Remains::Server(server, CodexdRecord { generation, executable, executable_identity, embedded })
+        }
+        (None, _, Some(generation)) if !marked.is_empty() => Remains::Strays(generation),
+        _ => Remains::Nothing,
+    }
+}
+
+/// The server itself among the processes with its mark: the app-server that no other one is the parent of.
+fn first_of(marked: &[Process]) -> Option<Process> {
+    let parent = |process: &Process| {
+        marked.iter().any(|other| other.pid != process.pid && process::descends_from(process.pid, other.pid))
     };
-    Some((server.clone(), codexd))
+    let serves = |process: &&Process| pid_record::looks_like_a_server(process.pid);
+    marked.iter().filter(serves).find(|process| !parent(process)).cloned()
 }
 
 /// Asks only where the answer matters: a stop of our own server needs none, and one that hangs would give none.

@@ -105,6 +105,8 @@ pub struct Observation {
     pub keeper: KeeperSeen,
     /// The control socket.
     pub listener: ListenerSeen,
+    /// Whether processes that a dead server had started live on, and no keeper is there to end them.
+    pub left_behind: bool,
 }
 
 /// What the verb has already done.
@@ -127,6 +129,8 @@ pub enum Mend {
     Socket,
     /// End a keeper that does not answer.
     MuteKeeper(Option<Pid>),
+    /// End what a dead server had started.
+    LeftBehind,
 }
 
 /// What is wrong with a pid record.
@@ -182,6 +186,9 @@ pub fn decide(command: Command, seen: &Observation, progress: Progress) -> Step 
     if let KeeperSeen::Mute(pid) = seen.keeper {
         return Step::Mend(Mend::MuteKeeper(pid));
     }
+    if seen.left_behind {
+        return Step::Mend(Mend::LeftBehind);
+    }
     match command {
         Command::Start { adopt } => start(seen, progress, adopt),
         Command::Stop => stop(seen, progress),
@@ -227,7 +234,9 @@ fn bring_up(seen: &Observation, progress: Progress) -> Step {
         ListenerSeen::NoSocket => return Step::Refuse(Refusal::NoSocket),
         _ => {}
     }
-    if progress.started || progress.restarted || matches!(seen.keeper, KeeperSeen::Keeping(_)) {
+    let ordered = progress.started || progress.restarted;
+    // A keeper that is gone has taken its order with it.
+    if matches!(seen.keeper, KeeperSeen::Keeping(_)) || (ordered && seen.keeper != KeeperSeen::Absent) {
         return Step::AwaitReady;
     }
     if let Some(mend) = record_trouble(&seen.record) {

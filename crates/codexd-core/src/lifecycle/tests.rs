@@ -22,6 +22,7 @@ struct World {
     keeper: Keeper,
     foreign: Foreign,
     left_over: bool,
+    left_behind: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,7 +66,8 @@ impl World {
             _ => ListenerSeen::Nothing,
         };
         let record = if self.server.is_some() { Recorded::Alive(OURS) } else { self.record.clone() };
-        Observation { record, keeper, listener }
+        let left_behind = self.left_behind && self.server.is_none() && self.keeper == Keeper::Absent;
+        Observation { record, keeper, listener, left_behind }
     }
 
     fn act(&mut self, step: &Step, progress: &mut Progress) {
@@ -73,6 +75,7 @@ impl World {
             Step::Mend(Mend::Record(_)) => self.record = Recorded::Absent,
             Step::Mend(Mend::Socket) => self.left_over = false,
             Step::Mend(Mend::MuteKeeper(_)) => self.keeper = Keeper::Absent,
+            Step::Mend(Mend::LeftBehind) => self.left_behind = false,
             Step::AdoptRecorded => {
                 assert!(self.server.is_some(), "only a living server is adopted");
                 self.keeper = Keeper::Keeping;
@@ -138,8 +141,8 @@ fn world() -> impl Strategy<Value = World> {
         prop_oneof![Just(None), Just(Some(Server { answers: true })), Just(Some(Server { answers: false })),];
     let foreign =
         prop_oneof![4 => Just(Foreign::None), 1 => Just(Foreign::Answering), 1 => Just(Foreign::Mute)];
-    (record, server, 0u8..7, foreign, any::<bool>()).prop_map(
-        |(record, server, keeper, foreign, left_over)| {
+    (record, server, 0u8..7, foreign, any::<bool>(), any::<bool>()).prop_map(
+        |(record, server, keeper, foreign, left_over, left_behind)| {
             let keeper = match (keeper, server.is_some()) {
                 (0 | 1, _) => Keeper::Absent,
                 (2, _) => Keeper::Mute,
@@ -150,7 +153,7 @@ fn world() -> impl Strategy<Value = World> {
                 (_, true) => Keeper::Keeping,
                 (_, false) => Keeper::Absent,
             };
-            World { record, server, keeper, foreign, left_over }
+            World { record, server, keeper, foreign, left_over, left_behind }
         },
     )
 }
@@ -162,6 +165,22 @@ fn command() -> impl Strategy<Value = Command> {
         Just(Command::Stop),
         Just(Command::Restart),
     ]
+}
+
+#[test]
+fn a_keeper_that_is_gone_with_its_order_is_replaced() {
+    let seen = Observation {
+        record: Recorded::Absent,
+        keeper: KeeperSeen::Absent,
+        listener: ListenerSeen::Nothing,
+        left_behind: false,
+    };
+    for (command, started) in [(Command::Start { adopt: false }, true), (Command::Restart, false)] {
+        let progress = Progress { started, restarted: !started, stopped: false };
+        assert_eq!(decide(command, &seen, progress), Step::Start);
+        let told = Observation { keeper: KeeperSeen::Idle, ..seen.clone() };
+        assert_eq!(decide(command, &told, progress), Step::AwaitReady, "it has not said yet what came of it");
+    }
 }
 
 proptest! {
@@ -177,6 +196,7 @@ proptest! {
                 }
                 (Command::Stop, Step::Finish { status, .. }) => {
                     prop_assert!(world.server.is_none() && world.keeper == Keeper::Absent);
+                    prop_assert!(!world.left_behind, "no orphan");
                     prop_assert!(matches!(status, LifecycleStatus::Stopped | LifecycleStatus::NotRunning));
                 }
                 (_, Step::Finish { managed: true, .. }) => {

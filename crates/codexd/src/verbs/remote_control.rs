@@ -2,9 +2,9 @@
 
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
 use codexd_core::identity::Pid;
-use codexd_core::lifecycle::{ListenerSeen, Refusal};
+use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen, Refusal};
 use codexd_core::settings::Settings;
-use codexd_host::{pid_record, process};
+use codexd_host::process;
 use serde::Serialize;
 
 use super::{lifecycle, restart};
@@ -36,27 +36,27 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     let verb = if enable { "enable-remote-control" } else { "disable-remote-control" };
     let _lock = context.lock(verb)?;
     let settings = context.settings()?;
-    let record = pid_record::observe(&context.home)
-        .map_err(|error| failures::state("read", &context.home.pid_record(), &error))?;
-    let server = record.process.map(|process| process.pid);
+    let sight = observe::look(context, Command::Start { adopt: false }, &mut None, None)?;
+    let server = sight.server.as_ref().map(|process| process.pid);
+    // One that is just being started again counts: it is to come back with the new setting.
+    let managed = server.is_some()
+        || !matches!(sight.observation.keeper, KeeperSeen::Absent | KeeperSeen::Mute(_) | KeeperSeen::Idle);
     let socket = context.home.control_socket();
     let mut answer = None;
-    if server.is_none() {
-        match observe::listener(&socket, None).seen {
-            ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. } => {
-                return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
-            }
-            _ => {}
-        }
+    if let ListenerSeen::Answering { pid, ours: false } | ListenerSeen::Mute { pid, ours: false } =
+        sight.observation.listener
+        && !managed
+    {
+        return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
     }
     let changed = settings.remote_control_enabled != enable;
     let new = settings.with_remote_control(enable);
     if changed {
         context.write_settings(&new)?;
     }
-    if let Some(pid) = server {
-        if follows(pid, enable) && !changed {
-            answer = observe::listener(&socket, server).answer;
+    if managed {
+        if server.is_some_and(|pid| follows(pid, enable)) && !changed {
+            answer = sight.answer;
         } else {
             let policy = lifecycle::within_grace(&new, args.grace);
             match restart::replace(context, &new, policy) {
@@ -71,7 +71,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     let installed = InstalledFacts::gather(context, &new);
     Ok(Reply(RemoteControlReply {
         status: status(enable, changed),
-        backend: server.map(|_| Backend::Pid),
+        backend: managed.then_some(Backend::Pid),
         remote_control_enabled: enable,
         socket_path: socket,
         cli_version: installed.cli_version(),

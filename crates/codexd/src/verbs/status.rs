@@ -98,7 +98,7 @@ fn find(context: &Context, parsed: &ParsedSettings) -> Found {
         Recorded::Absent | Recorded::Alive(_) => None,
     };
     if let Some(trouble) = trouble {
-        let (found, message) = drive::trouble_name(&trouble);
+        let (found, message) = drive::name_trouble(&trouble);
         problem(found, message);
     }
     let keeper = read_state(home);

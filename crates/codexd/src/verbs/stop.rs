@@ -2,6 +2,7 @@
 
 use codexd_core::contract::Failure;
 use codexd_core::lifecycle::Command;
+use codexd_host::service::keeper;
 
 use super::lifecycle::{self, Reply};
 use crate::cli::GraceArgs;
@@ -23,6 +24,8 @@ pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
             policy: lifecycle::within_grace(&settings, args.grace),
         },
     )?;
+    // What cannot be written only leaves `status` with an older word for nothing.
+    let _ = keeper::settle(&context.home);
     drive::note_outcome(context, "stop", &reached);
     Ok(lifecycle::reply(context, &settings, &reached))
 }

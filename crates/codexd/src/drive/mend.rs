@@ -1,0 +1,109 @@
+//! Putting right what a verb found wrong on its way.
+
+use std::io;
+use std::time::Duration;
+
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::identity::Pid;
+use codexd_core::lifecycle::{Gone, ListenerSeen, Mend, RecordTrouble};
+use codexd_core::limits::KEEPER_TIMEOUT_MS;
+use codexd_core::record::RecordDefect;
+use codexd_host::{pid_record, process, strays};
+use rustix::process::Signal;
+
+use super::{Drive, still_alive};
+use crate::failures;
+use crate::observe::{self, Sight};
+
+impl Drive<'_> {
+    pub(super) fn mend(&mut self, mend: Mend, sight: &Sight) -> Result<(), Failure> {
+        let home = &self.context.home;
+        match mend {
+            Mend::Record(trouble) => {
+                pid_record::remove(home)
+                    .map_err(|error| failures::state("remove", &home.pid_record(), &error))?;
+                let (found, what) = name_trouble(&trouble);
+                self.context.repaired(found, format!("{what}; removed the record"));
+            }
+            Mend::Socket => self.remove_left_over_socket(sight)?,
+            Mend::MuteKeeper(pid) => self.end_mute_keeper(pid)?,
+            Mend::LeftBehind => self.end_left_behind(sight.left_behind.as_deref())?,
+        }
+        Ok(())
+    }
+
+    /// Looks once more right before removing: somebody may have begun to listen.
+    fn remove_left_over_socket(&mut self, sight: &Sight) -> Result<(), Failure> {
+        let socket = self.context.home.control_socket();
+        let ours = sight.server.as_ref().map(|server| server.pid);
+        let again = observe::listener(&socket, ours);
+        if again.seen != ListenerSeen::LeftOver {
+            return Ok(());
+        }
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failures::state("remove the left-over socket", &socket, &error));
+            }
+            _ => {}
+        }
+        self.context
+            .repaired("left-over-socket", format!("nobody listened on {}; removed it", socket.display()));
+        Ok(())
+    }
+
+    fn end_mute_keeper(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
+        self.link = None;
+        let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else {
+            return Err(Failure::new(ErrorCode::KeeperFailed, "an unknown process holds the keeper's lock")
+                .hint("find it with `fuser` on keeper.lock in the state folder and end it"));
+        };
+        process::signal(&keeper, Signal::KILL).map_err(|error| {
+            Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", keeper.pid))
+        })?;
+        if !process::await_end(&keeper, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
+            return Err(Failure::new(
+                ErrorCode::KeeperFailed,
+                format!("the keeper {} does not end", keeper.pid),
+            ));
+        }
+        self.context
+            .repaired("mute-keeper", format!("the keeper {} did not answer and was ended", keeper.pid));
+        Ok(())
+    }
+
+    fn end_left_behind(&self, generation: Option<&str>) -> Result<(), Failure> {
+        let Some(generation) = generation else { return Ok(()) };
+        let swept = strays::sweep(generation, &[]);
+        if !swept.left.is_empty() {
+            return Err(still_alive(&swept.left));
+        }
+        let message = format!("ended {} processes that a dead app-server had left behind", swept.ended);
+        self.context.repaired("left-behind", message);
+        Ok(())
+    }
+}
+
+/// What a record that names nobody alive is called, and what is wrong with it.
+pub fn name_trouble(trouble: &RecordTrouble) -> (&'static str, String) {
+    match trouble {
+        RecordTrouble::Defect(defect) => {
+            let found = match defect {
+                RecordDefect::Empty => "empty-record",
+                RecordDefect::Garbage(_) => "garbage-record",
+                RecordDefect::ImpossiblePid(_) => "impossible-pid-record",
+                RecordDefect::Unidentified(_) => "unidentified-record",
+            };
+            (found, defect.to_string())
+        }
+        RecordTrouble::Gone(gone) => {
+            let (found, what) = match gone {
+                Gone::Stale => ("stale-record", "the recorded app-server is gone"),
+                Gone::Reused => ("reused-pid", "the recorded pid belongs to another process now"),
+                Gone::Zombie => ("zombie-server", "the recorded app-server has ended and was never reaped"),
+                Gone::Reboot => ("reboot", "the machine was restarted since the app-server was recorded"),
+                Gone::Foreign => ("foreign-process", "the recorded pid is not an app-server"),
+            };
+            (found, what.to_owned())
+        }
+    }
+}
