@@ -16,6 +16,10 @@ pub const SHUTDOWN_GRACE_SECONDS: u64 = 60;
 pub const SHUTDOWN_GRACE_MAX_SECONDS: u64 = 86_400;
 /// How long a server has after the second signal (upstream leaves within 0.15 s of it) before it is killed.
 pub const SECOND_SIGNAL_GRACE_MS: u64 = 5_000;
+/// How long after the first signal a draining server is reminded of it; each further time waits twice as long.
+pub const REMINDER_FIRST_MS: u64 = 250;
+/// The longest wait between two reminders; after it there are no more.
+pub const REMINDER_LAST_MS: u64 = 8_000;
 /// How long the processes that a server leaves behind have between SIGTERM and SIGKILL.
 pub const STRAY_GRACE_MS: u64 = 500;
 /// How long a killed process may take to disappear before a stop counts as failed.

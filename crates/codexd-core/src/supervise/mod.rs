@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use backoff::Backoff;
 
 use crate::clock::Monotonic;
-use crate::limits::{KILL_TIMEOUT_MS, SECOND_SIGNAL_GRACE_MS};
+use crate::limits::{KILL_TIMEOUT_MS, REMINDER_FIRST_MS, REMINDER_LAST_MS, SECOND_SIGNAL_GRACE_MS};
 use crate::program::{DrainSignal, StopPolicy};
 
 /// What comes after a stop.
@@ -38,6 +38,29 @@ pub enum StopStage {
     Killed,
 }
 
+/// A server may miss the signal: 0.131.0 does when it arrives while a client is being initialized. SIGHUP drains, too, and
+/// never forces, whatever was sent before (observed on 0.131.0 and 0.169.0), so it is sent again for a while.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reminder {
+    /// When.
+    pub at: Monotonic,
+    /// How long after that the next one is due.
+    pub then_ms: u64,
+}
+
+impl Reminder {
+    /// The first one of a stop that begins at `now`.
+    pub fn first(now: Monotonic) -> Option<Reminder> {
+        Some(Reminder { at: now + REMINDER_FIRST_MS, then_ms: REMINDER_FIRST_MS * 2 })
+    }
+
+    fn next(self) -> Option<Reminder> {
+        (self.then_ms <= REMINDER_LAST_MS)
+            .then(|| Reminder { at: self.at + self.then_ms, then_ms: self.then_ms * 2 })
+    }
+}
+
 /// Where a program stands.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "phase")]
@@ -60,6 +83,8 @@ pub enum Phase {
         stage: StopStage,
         /// When the next stage is due; `None` waits without limit.
         deadline: Option<Monotonic>,
+        /// When the server is reminded that it was asked to leave; `None` when that has been done often enough.
+        reminder: Option<Reminder>,
         /// What comes after.
         then: Then,
     },
@@ -93,6 +118,8 @@ pub enum Action {
     Spawn,
     /// Send the draining signal to the process.
     Signal(DrainSignal),
+    /// Ask the process again to drain, in the way that never forces.
+    Remind,
     /// Kill the process, its group, and everything it started.
     KillAll,
     /// End what the dead process left behind.
@@ -140,7 +167,7 @@ impl Supervisor {
             Phase::Idle => None,
             Phase::Running { since } => self.backoff.settles_at(since),
             Phase::Waiting { until } => Some(until),
-            Phase::Stopping { deadline, .. } => deadline,
+            Phase::Stopping { deadline, reminder, .. } => sooner(deadline, reminder.map(|due| due.at)),
         }
     }
 
@@ -151,7 +178,9 @@ impl Supervisor {
             Event::Adopted | Event::Spawned => self.lives(now),
             Event::FoundDraining(then) => {
                 if let Phase::Running { .. } = self.phase {
-                    self.phase = Phase::Stopping { stage: StopStage::Draining, deadline: None, then };
+                    let reminder = Reminder::first(now);
+                    self.phase =
+                        Phase::Stopping { stage: StopStage::Draining, deadline: None, reminder, then };
                 }
                 Vec::new()
             }
@@ -231,14 +260,15 @@ impl Supervisor {
             }
             Phase::Running { .. } => {
                 let deadline = policy.grace_ms.map(|grace| now + grace);
-                self.phase = Phase::Stopping { stage: StopStage::Draining, deadline, then };
+                let reminder = Reminder::first(now);
+                self.phase = Phase::Stopping { stage: StopStage::Draining, deadline, reminder, then };
                 vec![Action::Signal(policy.signal)]
             }
-            Phase::Stopping { stage, deadline, .. } => {
+            Phase::Stopping { stage, deadline, reminder, .. } => {
                 // A second wish can hasten a stop and change what follows, never slow it down.
                 let wished = policy.grace_ms.map(|grace| now + grace);
                 let deadline = if stage == StopStage::Draining { sooner(deadline, wished) } else { deadline };
-                self.phase = Phase::Stopping { stage, deadline, then };
+                self.phase = Phase::Stopping { stage, deadline, reminder, then };
                 self.ticked(now)
             }
         }
@@ -251,7 +281,7 @@ impl Supervisor {
                 self.backoff.lived(since, now);
                 Vec::new()
             }
-            Phase::Stopping { stage, deadline: Some(deadline), then } if deadline <= now => {
+            Phase::Stopping { stage, deadline: Some(deadline), then, .. } if deadline <= now => {
                 let (stage, wait_ms, action) = match stage {
                     StopStage::Draining => {
                         (StopStage::Forced, SECOND_SIGNAL_GRACE_MS, Action::Signal(DrainSignal::Terminate))
@@ -259,8 +289,13 @@ impl Supervisor {
                     StopStage::Forced => (StopStage::Killed, KILL_TIMEOUT_MS, Action::KillAll),
                     StopStage::Killed => (StopStage::Killed, KILL_TIMEOUT_MS, Action::ReportUnkillable),
                 };
-                self.phase = Phase::Stopping { stage, deadline: Some(now + wait_ms), then };
+                let deadline = Some(now + wait_ms);
+                self.phase = Phase::Stopping { stage, deadline, reminder: None, then };
                 vec![action]
+            }
+            Phase::Stopping { stage, deadline, reminder: Some(reminder), then } if reminder.at <= now => {
+                self.phase = Phase::Stopping { stage, deadline, reminder: reminder.next(), then };
+                vec![Action::Remind]
             }
             _ => Vec::new(),
         }

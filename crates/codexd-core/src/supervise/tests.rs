@@ -64,11 +64,22 @@ fn a_server_that_lives_a_minute_leaves_its_crashes_behind() {
     assert_eq!(supervisor.deadline(), None, "nothing left to wake up for");
 }
 
+/// Lets time go by until no reminder is due any more; answers how many there were.
+fn remind_until_quiet(supervisor: &mut Supervisor) -> usize {
+    let mut reminded = 0;
+    while let Phase::Stopping { reminder: Some(reminder), .. } = supervisor.phase() {
+        assert_eq!(supervisor.step(Event::Ticked, reminder.at), [Action::Remind]);
+        reminded += 1;
+    }
+    reminded
+}
+
 #[test]
 fn a_stop_goes_from_term_over_term_to_kill() {
     let mut supervisor = running();
     let actions = supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
     assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
+    assert_eq!(remind_until_quiet(&mut supervisor), 6);
     let forced = supervisor.deadline().expect("a deadline");
     assert_eq!(forced, Monotonic(60_010));
     assert_eq!(supervisor.step(Event::Ticked, forced), [Action::Signal(DrainSignal::Terminate)]);
@@ -90,7 +101,8 @@ fn a_drain_without_limit_waits_for_ever_and_a_later_stop_ends_it() {
     let mut supervisor = running();
     let hangup = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
     supervisor.step(Event::StopRequested(hangup, Then::StartAgain), Monotonic(10));
-    assert_eq!(supervisor.deadline(), None);
+    remind_until_quiet(&mut supervisor);
+    assert_eq!(supervisor.deadline(), None, "then it waits for ever");
     let at_once = StopPolicy { grace_ms: Some(0), ..TERM };
     let actions = supervisor.step(Event::StopRequested(at_once, Then::Leave), Monotonic(99));
     assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
@@ -122,7 +134,9 @@ impl World {
                     let more = supervisor.step(event, now);
                     self.carry_out(supervisor, more, now, true);
                 }
-                Action::Signal(_) => assert!(self.alive, "only a living process is signalled"),
+                Action::Signal(_) | Action::Remind => {
+                    assert!(self.alive, "only a living process is signalled")
+                }
                 Action::KillAll => {
                     assert!(self.alive);
                     self.alive = false;
@@ -183,7 +197,7 @@ fn settle(mut supervisor: Supervisor, mut world: World, mut now: Monotonic) {
     world.stop_wanted = true;
     let actions = supervisor.step(Event::StopRequested(TERM, Then::Leave), now);
     world.carry_out(&mut supervisor, actions, now, true);
-    for _ in 0..4 {
+    for _ in 0..12 {
         if world.left {
             break;
         }

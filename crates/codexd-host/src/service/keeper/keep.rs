@@ -52,6 +52,11 @@ impl Keeper {
                     self.clients.tell(&Report::Signalled { stage });
                 }
             }
+            Action::Remind => {
+                if let Some(server) = &self.server {
+                    server.remind();
+                }
+            }
             Action::KillAll => {
                 if let Some(server) = &self.server {
                     self.descendants.extend(server.descendants());

@@ -225,7 +225,7 @@ impl Keeper {
         }
         let adopted = server::program_of(&process, codexd.as_ref()).and_then(|program| {
             let generation = codexd.and_then(|record| record.generation);
-            Ok((program, Server::adopt(process.clone(), generation)?))
+            Ok((program, Server::adopt(&self.home, process.clone(), generation)?))
         });
         match adopted {
             Ok((program, server)) if self.server.is_none() => {

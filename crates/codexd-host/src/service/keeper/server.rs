@@ -75,9 +75,11 @@ impl Server {
     ///
     /// # Errors
     /// `NotFound` if it is gone.
-    pub fn adopt(process: Process, generation: Option<String>) -> io::Result<Self> {
+    pub fn adopt(home: &Home, process: Process, generation: Option<String>) -> io::Result<Self> {
         let handle = process::open(&process)?;
-        Ok(Self { process, generation, handle, child: None, stderr_from: 0 })
+        // Who wrote what is there already cannot be told.
+        let stderr_from = std::fs::metadata(home.stderr_log()).map(|log| log.len()).unwrap_or_default();
+        Ok(Self { process, generation, handle, child: None, stderr_from })
     }
 
     /// What to wait on for its end.
@@ -93,6 +95,13 @@ impl Server {
         };
         // Ended already is as good: its end is the next event.
         let _ = rustix::process::pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// Sends SIGHUP if that is no more than a reminder to this process: one that does not catch it would be killed.
+    pub fn remind(&self) {
+        if process::catches(self.process.pid, Signal::HUP) {
+            let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::HUP);
+        }
     }
 
     /// Kills it and its group.
