@@ -1,8 +1,6 @@
-//! Waiting until the server answers `initialize`: for the keeper's word, for a change beside the socket, for the answer;
-//! never by looking every so often, but for the moments between a server's making its socket and listening on it.
+//! Waiting until the server answers `initialize`: for the keeper's word that it runs and that something has changed beside
+//! its socket, then for the answer; never by looking every so often, but for the moments between a server's making its socket and listening on it.
 
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::status::LastExit;
@@ -14,7 +12,6 @@ use codexd_host::service::keeper::{KeeperLink, LinkError, Report};
 use codexd_protocol::probe::{self, ProbeError};
 use codexd_protocol::unix;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::inotify;
 
 use crate::context::{Context, VERSION};
 use crate::observe::Listening;
@@ -63,7 +60,6 @@ impl From<LinkError> for NotReady {
 struct Wait<'a> {
     context: &'a Context,
     link: &'a mut KeeperLink,
-    folder: Option<OwnedFd>,
     expected: Option<Pid>,
     replacing: bool,
     deadline: Instant,
@@ -83,7 +79,6 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, replacing: bool) ->
         _ => None,
     };
     let mut wait = Wait {
-        folder: watch(context),
         context,
         link,
         expected,
@@ -93,15 +88,6 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, replacing: bool) ->
         last: "nobody listens on the control socket".to_owned(),
     };
     wait.run()
-}
-
-/// Tells when something changes beside the control socket.
-fn watch(context: &Context) -> Option<OwnedFd> {
-    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-    let inotify = inotify::init(flags).ok()?;
-    let changes = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-    inotify::add_watch(&inotify, context.home.control_dir(), changes).ok()?;
-    Some(inotify)
 }
 
 impl Wait<'_> {
@@ -156,6 +142,7 @@ impl Wait<'_> {
             Report::Exited { .. } | Report::Signalled { .. } => self.expected = None,
             Report::SpawnFailed { message, errno } => return Err(NotReady::SpawnFailed { message, errno }),
             Report::Unkillable { pid } => return Err(NotReady::Unkillable(pid)),
+            Report::SocketFolderChanged => self.next_look = FIRST_LOOK,
             Report::Refused { .. } | Report::Swept { .. } | Report::Leaving => {}
         }
         Ok(())
@@ -193,27 +180,16 @@ impl Wait<'_> {
         }
     }
 
-    /// Until something happens or `until` has come.
+    /// Until the keeper says something or `until` has come.
     fn sleep(&mut self, until: Instant) -> Result<(), NotReady> {
         let timeout = until.saturating_duration_since(Instant::now()).try_into().ok();
-        let keeper_spoke = {
-            let keeper = self.link.fd();
-            let mut waits = vec![PollFd::from_borrowed_fd(keeper, PollFlags::IN)];
-            waits.extend(
-                self.folder.iter().map(|folder| PollFd::from_borrowed_fd(folder.as_fd(), PollFlags::IN)),
-            );
-            match rustix::event::poll(&mut waits, timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(NotReady::Link(LinkError::System(error.into()))),
-            }
-            !waits[0].revents().is_empty()
+        let mut waits = [PollFd::from_borrowed_fd(self.link.fd(), PollFlags::IN)];
+        let spoke = match rustix::event::poll(&mut waits, timeout.as_ref()) {
+            Ok(_) => !waits[0].revents().is_empty(),
+            Err(rustix::io::Errno::INTR) => false,
+            Err(error) => return Err(NotReady::Link(LinkError::System(error.into()))),
         };
-        if let Some(folder) = &self.folder {
-            let mut buffer = [MaybeUninit::uninit(); 1024];
-            let mut changes = inotify::Reader::new(folder, &mut buffer);
-            while changes.next().is_ok() {}
-        }
-        if keeper_spoke {
+        if spoke {
             self.link.fill()?;
         }
         Ok(())

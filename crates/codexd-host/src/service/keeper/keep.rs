@@ -88,6 +88,7 @@ impl Keeper {
         self.state.generation = Some(generation.clone());
         self.state.program = Some(program.without_env());
         self.write_down(StatePhase::Spawning);
+        let _ = self.watches.watch_folder(&self.home);
         match Server::spawn(&self.home, &program, &generation) {
             Ok(server) => {
                 let pid = server.process.pid;
@@ -119,7 +120,7 @@ impl Keeper {
                 self.note(LogEvent::new(EventLevel::Error, "record.unwritable", message));
             }
         }
-        let _ = self.log_watch.watch(&self.home);
+        let _ = self.watches.watch_logs(&self.home);
         self.state.generation.clone_from(&server.generation);
         self.server = Some(server);
     }
@@ -143,6 +144,8 @@ impl Keeper {
         self.write_down(phase);
         let _ = std::fs::remove_file(self.home.keeper_socket());
         self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
+        // From here on the next keeper may come; what is left of this one only ends.
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
         self.clients.tell(&Report::Leaving);
     }
 

@@ -1,6 +1,5 @@
 //! A verb's side of the conversation with the keeper.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -243,19 +242,27 @@ impl KeeperLink {
         }
     }
 
-    /// Waits until the keeper has ended and its lock is free.
+    /// Waits until the keeper, which has said that it leaves, is gone and its lock is free. Its connections are cut by its
+    /// end, when it has no memory and no lock any more; the kernel may take some milliseconds to close the rest.
     ///
     /// # Errors
-    /// [`LinkError::Silent`] if it still lives after `patience`.
-    pub fn await_departure(self, home: &Home, patience: Duration) -> Result<(), LinkError> {
+    /// [`LinkError::Silent`] if it is still there after `patience`.
+    pub fn await_departure(mut self, home: &Home, patience: Duration) -> Result<(), LinkError> {
         let waited = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        if !process::await_end(&self.keeper, patience) {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.next(deadline) {
+                Ok(_) => {}
+                Err(LinkError::Gone) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if lock::try_keeper_lock(&home.keeper_lock())?.is_none()
+            && !process::await_end(&self.keeper, patience)
+        {
             return Err(LinkError::Silent(waited));
         }
-        match lock::try_keeper_lock(&home.keeper_lock())? {
-            Some(File { .. }) => Ok(()),
-            None => Err(LinkError::Silent(waited)),
-        }
+        Ok(())
     }
 }
 

@@ -17,11 +17,11 @@
 mod clients;
 mod keep;
 mod link;
-mod log_watch;
 mod run;
 mod server;
 mod signals;
 mod state;
+mod watches;
 mod wire;
 
 pub use link::{KeeperLink, LinkError, Seen, observe};

@@ -16,10 +16,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::clients::{Clients, Said};
-use super::log_watch::LogWatch;
 use super::server::{self, Server};
 use super::signals::Signals;
 use super::state::{self, KeeperState, StatePhase};
+use super::watches::Watches;
 use super::wire::{Order, Report};
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
@@ -49,6 +49,8 @@ enum Event {
     ServerEnded,
     /// The server wrote to its logs.
     LogsGrew,
+    /// Something changed beside the control socket.
+    FolderChanged,
     /// A deadline has come.
     TimeCame,
 }
@@ -58,7 +60,7 @@ pub(super) struct Keeper {
     pub(super) log: EventLog,
     pub(super) listener: UnixListener,
     pub(super) signals: Signals,
-    pub(super) log_watch: LogWatch,
+    pub(super) watches: Watches,
     pub(super) clients: Clients,
     pub(super) supervisor: Supervisor,
     pub(super) program: Option<Program>,
@@ -72,7 +74,7 @@ pub(super) struct Keeper {
     pub(super) dead: Option<(Option<String>, Vec<Process>)>,
     pub(super) give_up: bool,
     pub(super) left: bool,
-    _lock: File,
+    pub(super) lock: File,
 }
 
 /// Keeps the server of `home` until there is nothing left to keep. `first` is the connection to the verb that started
@@ -92,7 +94,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         .map_err(|error| KeeperError::System("become a subreaper", error.into()))?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
     let listener = listen(&home).map_err(failed("listen for orders"))?;
-    let log_watch = LogWatch::new().map_err(failed("watch the logs"))?;
+    let watches = Watches::new().map_err(failed("watch files"))?;
     let before = state::read(&home);
     let mut state = KeeperState::new(me.clone(), version);
     state.last_exit = before.as_ref().and_then(|before| before.last_exit.clone());
@@ -102,7 +104,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         home,
         listener,
         signals,
-        log_watch,
+        watches,
         clients: Clients::default(),
         supervisor: Supervisor::new(seed),
         program: None,
@@ -113,7 +115,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         dead: None,
         give_up: false,
         left: false,
-        _lock: lock,
+        lock,
     };
     keeper.note(LogEvent::new(EventLevel::Info, "daemon.started", "the keeper is up").with("pid", me.pid.0));
     if let Some(stream) = first {
@@ -125,6 +127,8 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
             keeper.on(event);
         }
     }
+    // What it has open is closed by its end, in an order that matters: see `watches`.
+    std::mem::forget(keeper);
     Ok(())
 }
 
@@ -147,14 +151,15 @@ impl Keeper {
             self.signals.fds().into_iter().map(|fd| (fd, Event::Signalled)).collect::<Vec<_>>(),
             vec![(self.listener.as_fd(), Event::VerbArrived)],
             self.server.iter().map(|server| (server.fd(), Event::ServerEnded)).collect(),
-            self.log_watch.fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
+            self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
+            vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // From the last to the first, so that letting one go does not shift the numbers of the others.
             self.clients.fds().enumerate().map(|(index, fd)| (fd, Event::VerbSpoke(index))).collect(),
         ];
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
         let mut polled: Vec<PollFd<'_>> =
             waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let deadline = earlier(self.supervisor.deadline(), self.log_watch.deadline());
+        let deadline = earlier(self.supervisor.deadline(), self.watches.deadline());
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
         let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
         match rustix::event::poll(&mut polled, timeout.as_ref()) {
@@ -175,7 +180,11 @@ impl Keeper {
         match event {
             Event::Signalled => self.signalled(),
             Event::ServerEnded => self.server_ended(),
-            Event::LogsGrew => self.log_watch.check(&self.home, clock::monotonic()),
+            Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
+            Event::FolderChanged => {
+                self.watches.take_folder();
+                self.clients.tell(&Report::SocketFolderChanged);
+            }
             Event::VerbArrived => {
                 let greeting = self.standing();
                 // A verb that is gone already, or too many files open: it tries again or says so itself.
@@ -191,7 +200,7 @@ impl Keeper {
                 self.leave_if_forgotten();
             }
             Event::TimeCame => {
-                self.log_watch.check(&self.home, clock::monotonic());
+                self.watches.check_logs(&self.home, clock::monotonic());
                 self.feed(supervise::Event::Ticked);
             }
         }
@@ -296,8 +305,9 @@ fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
         Event::Signalled => 1,
         Event::VerbSpoke(index) => return (2, std::cmp::Reverse(*index)),
         Event::VerbArrived => 3,
-        Event::LogsGrew => 4,
-        Event::TimeCame => 5,
+        Event::FolderChanged => 4,
+        Event::LogsGrew => 5,
+        Event::TimeCame => 6,
     };
     (rank, std::cmp::Reverse(0))
 }

@@ -66,6 +66,8 @@ pub enum Report {
         /// The number of the system's error, if it was one.
         errno: Option<i32>,
     },
+    /// Something changed beside the control socket: it may be there now.
+    SocketFolderChanged,
     /// A signal was sent.
     Signalled {
         /// How far the stop has come.

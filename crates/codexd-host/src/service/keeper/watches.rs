@@ -1,0 +1,108 @@
+//! Tells the keeper when the server has written to its logs, at most once a second, and when something changes beside the
+//! control socket.
+//!
+//! The last close of an inotify descriptor takes some 13 ms in the kernel. The keeper therefore opens its two once, at high
+//! numbers: when it ends, everything that others wait for is closed before them. Verbs open none; they are told.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use codexd_core::clock::Monotonic;
+use codexd_core::limits::{LOG_CHECK_INTERVAL_MS, LOG_MAX_BYTES};
+use rustix::fs::inotify;
+
+use crate::home::Home;
+use crate::logs;
+
+/// Descriptors are closed in the order of their numbers when a process ends.
+const LAST_TO_CLOSE: i32 = 512;
+
+/// The watches.
+#[derive(Debug)]
+pub struct Watches {
+    logs: OwnedFd,
+    folder: OwnedFd,
+    /// While a busy log is left alone: until when.
+    asleep_until: Option<Monotonic>,
+}
+
+impl Watches {
+    /// Watches on nothing yet.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { logs: inotify_at_the_end()?, folder: inotify_at_the_end()?, asleep_until: None })
+    }
+
+    /// Watches the logs of `home`, which must exist. Watching them again changes nothing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn watch_logs(&self, home: &Home) -> io::Result<()> {
+        for path in [home.stdout_log(), home.stderr_log()] {
+            inotify::add_watch(&self.logs, path, inotify::WatchFlags::MODIFY)?;
+        }
+        Ok(())
+    }
+
+    /// Watches the folder of the control socket of `home`. Watching it again changes nothing.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn watch_folder(&self, home: &Home) -> io::Result<()> {
+        let changes = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&self.folder, home.control_dir(), changes)?;
+        Ok(())
+    }
+
+    /// What to wait on for the logs; nothing while a busy log is left alone.
+    pub fn logs_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.asleep_until.is_none().then(|| self.logs.as_fd())
+    }
+
+    /// What to wait on for the folder.
+    pub fn folder_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// When to look at the logs again.
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.asleep_until
+    }
+
+    /// Takes what has come from the folder.
+    pub fn take_folder(&self) {
+        drain(&self.folder);
+    }
+
+    /// Something was written, or the time to look has come: bounds the logs.
+    pub fn check_logs(&mut self, home: &Home, now: Monotonic) {
+        if self.asleep_until.is_some_and(|until| now < until) {
+            return;
+        }
+        let wrote = drain(&self.logs);
+        self.asleep_until = wrote.then(|| now + LOG_CHECK_INTERVAL_MS);
+        for path in [home.stdout_log(), home.stderr_log()] {
+            // What cannot be rotated now (a full disk) is tried again when more is written.
+            let _ = logs::rotate_if_larger(&path, LOG_MAX_BYTES);
+        }
+    }
+}
+
+fn inotify_at_the_end() -> io::Result<OwnedFd> {
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    // Where the limit of open files is lower, it is only the end of the keeper that takes longer.
+    Ok(rustix::io::fcntl_dupfd_cloexec(&inotify, LAST_TO_CLOSE).unwrap_or(inotify))
+}
+
+fn drain(inotify: &OwnedFd) -> bool {
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut reader = inotify::Reader::new(inotify, &mut buffer);
+    let mut any = false;
+    while reader.next().is_ok() {
+        any = true;
+    }
+    any
+}
