@@ -1,7 +1,7 @@
 //! kill -9 of the verb, of the keeper and of the app-server, at every step; then the verb again: the same end, never two
 //! servers on one home, no orphan, and nobody ever has to delete a file.
 //!
-//! Every server of these tests takes a lock when it starts and keeps it while it lives, so that two that overlap for a
+//! Every server of these tests writes down that it serves and looks for others that do, so that two that overlap for a
 //! moment are seen as surely as two that stay (see [`house`]).
 
 mod concurrent;

@@ -1,1 +1,87 @@
-//! .
+//! Many verbs at once.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Run, limits};
+
+use super::house::House;
+
+/// How many verbs run at once.
+const CROWD: usize = 20;
+/// Rounds of mixed verbs.
+const ROUNDS: usize = 3;
+
+/// Starts all of them, then waits for all of them.
+fn at_once(house: &House, verbs: &[&str]) -> anyhow::Result<Vec<Run>> {
+    let codexd = house.codexd()?;
+    let running = verbs.iter().map(|verb| codexd.spawn(&[verb])).collect::<anyhow::Result<Vec<_>>>()?;
+    running.into_iter().map(|running| running.finish(limits::RUN)).collect()
+}
+
+fn statuses(runs: &[Run]) -> anyhow::Result<BTreeMap<String, usize>> {
+    let mut statuses = BTreeMap::new();
+    for run in runs {
+        let answer = run.success_json()?;
+        *statuses.entry(answer["status"].to_string()).or_default() += 1;
+    }
+    Ok(statuses)
+}
+
+#[test]
+fn of_twenty_starts_at_once_one_starts_the_server() -> anyhow::Result<()> {
+    let house = House::new()?;
+    let said = statuses(&at_once(&house, &["start"; CROWD])?)?;
+    let expected =
+        BTreeMap::from([("\"started\"".to_owned(), 1), ("\"alreadyRunning\"".to_owned(), CROWD - 1)]);
+    ensure!(said == expected, "{said:?}");
+    house.assert_served()?;
+    house.assert_stops()
+}
+
+#[test]
+fn of_twenty_stops_at_once_one_stops_the_server() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    let said = statuses(&at_once(&house, &["stop"; CROWD])?)?;
+    let expected = BTreeMap::from([("\"stopped\"".to_owned(), 1), ("\"notRunning\"".to_owned(), CROWD - 1)]);
+    ensure!(said == expected, "{said:?}");
+    house.assert_nothing_left()
+}
+
+#[test]
+fn verbs_of_every_kind_at_once_all_succeed_and_a_last_stop_leaves_nothing() -> anyhow::Result<()> {
+    let house = House::new()?;
+    let kinds =
+        ["start", "stop", "restart", "enable-remote-control", "start", "status", "disable-remote-control"];
+    for round in 0..ROUNDS {
+        let verbs: Vec<&str> = (0..CROWD).map(|nth| kinds[(nth + round) % kinds.len()]).collect();
+        for (verb, run) in verbs.iter().zip(at_once(&house, &verbs)?) {
+            run.success_json().with_context(|| format!("{verb} in round {round}"))?;
+        }
+        house.assert_never_two()?;
+    }
+    house.run(&["start"])?;
+    house.assert_served()?;
+    house.assert_stops()
+}
+
+#[test]
+fn verbs_of_every_kind_are_killed_at_once_and_the_next_ones_reach_their_goals() -> anyhow::Result<()> {
+    let house = House::new()?;
+    for round in 0..ROUNDS {
+        let codexd = house.codexd()?;
+        let crowd = ["start", "stop", "restart", "enable-remote-control", "start", "stop"];
+        let mut running =
+            crowd.iter().map(|verb| codexd.spawn(&[verb])).collect::<anyhow::Result<Vec<_>>>()?;
+        // The first one to end is the signal: the others are anywhere.
+        running[round].ends_within(limits::RUN)?;
+        for running in &mut running {
+            running.kill()?;
+        }
+        drop(running);
+        house.run(&["start"]).with_context(|| format!("round {round}"))?;
+        house.assert_served().with_context(|| format!("round {round}"))?;
+    }
+    house.assert_stops()
+}

@@ -10,7 +10,21 @@ use serde_json::Value;
 /// How long something that happens by itself (a restart, an end) may take here before a test fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The states of [`Codexd`] and of the server in one home.
+/// Says who serves from now on, then looks for those who served before: of two at the same time, one sees the other. The
+/// number stays its own when the shell becomes the server.
+const WITNESS: &str = r#"echo $$ >> "$CODEX_HOME/served"
+while read -r other; do
+  if [ "$other" != $$ ] && read -r _ _ state _ 2> /dev/null < "/proc/$other/stat" && [ "$state" != Z ]; then
+    echo "$$ while $other" >> "$CODEX_HOME/two-at-once"
+  fi
+done < "$CODEX_HOME/served"
+"#;
+
+fn says_its_version(version: &str) -> String {
+    format!("if [ \"$1\" = --version ]; then echo 'codex-cli {version}'; exit 0; fi")
+}
+
+/// A home and the servers in it.
 #[derive(Debug)]
 pub(super) struct House {
     pub(super) home: Home,
@@ -35,13 +49,14 @@ impl House {
     }
 
     /// A home with a fake Codex, which does not bear witness.
-    pub(super) fn with_fake(fake: Fake) -> anyhow::Result<House> {
+    pub(super) fn with_fake(fake: &Fake) -> anyhow::Result<House> {
         let house = House { home: Home::new()? };
         fake.install(&house.home, Layout::Standalone)?;
         Ok(house)
     }
 
-    fn install(&self, server: Server) -> anyhow::Result<()> {
+    /// Puts a Codex in the place of the one that is there.
+    pub(super) fn install(&self, server: Server) -> anyhow::Result<()> {
         let (version, serve) = match server {
             Server::Embedded => {
                 let codexd = codexd::binary()?;
@@ -52,11 +67,7 @@ impl House {
                 (version.to_string(), format!("exec '{}' \"$@\"", codex.display()))
             }
         };
-        let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'codex-cli {version}'; exit 0; fi\n\
-             exec 9>> \"$CODEX_HOME/witness\"\n\
-             flock -n 9 || echo \"$$\" >> \"$CODEX_HOME/two-at-once\"\n{serve}\n"
-        );
+        let script = format!("#!/bin/sh\n{}\n{WITNESS}{serve}\n", says_its_version(&version));
         let place = self.home.managed_codex(Layout::Standalone);
         let relative = place.strip_prefix(self.home.path())?.to_string_lossy().into_owned();
         self.home.write(&relative, script)?;
@@ -80,11 +91,7 @@ impl House {
     }
 
     /// Waits until `status` shows what is looked for.
-    pub(super) fn status_when(
-        &self,
-        what: &str,
-        look: impl Fn(&Value) -> bool,
-    ) -> anyhow::Result<Value> {
+    pub(super) fn status_when(&self, what: &str, look: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let mut last = Value::Null;
         let found = until(PATIENCE, what, || {
             last = self.status().ok()?;
@@ -102,10 +109,14 @@ impl House {
         serving.iter().filter(alone).map(|&process| process.clone()).collect()
     }
 
-    /// The keepers that live.
-    pub(super) fn keepers(&self) -> Vec<Process> {
-        let processes = self.home.processes();
-        processes.into_iter().filter(|process| process.command.contains(" keeper ")).collect()
+    /// The one keeper that lives.
+    pub(super) fn the_only_keeper(&self) -> anyhow::Result<Process> {
+        let mut keepers = self.home.processes();
+        keepers.retain(|process| {
+            process.command.contains(" keeper --codex-home ") && !process.command.starts_with("strace ")
+        });
+        let [keeper] = &keepers[..] else { anyhow::bail!("not one keeper but {keepers:#?}") };
+        Ok(keeper.clone())
     }
 
     /// The one app-server, which the pid record names.
@@ -123,11 +134,10 @@ impl House {
 
     /// The one keeper, which keeps the one app-server.
     pub(super) fn keeper(&self) -> anyhow::Result<Process> {
-        let keepers = self.keepers();
-        let [keeper] = &keepers[..] else { anyhow::bail!("not one keeper but {keepers:#?}") };
+        let keeper = self.the_only_keeper()?;
         let state: Value = serde_json::from_slice(&fs::read(self.home.state("keeper.json"))?)?;
         ensure!(state["keeper"]["pid"] == keeper.pid, "{state} is not of {keeper:?}");
-        Ok(keeper.clone())
+        Ok(keeper)
     }
 
     /// Everything is well: one server answers, the record names it, one keeper keeps it, and there never were two.
@@ -168,4 +178,11 @@ impl House {
         ensure!(status["state"] == "stopped" && status["problems"] == serde_json::json!([]), "{status:#}");
         Ok(())
     }
+}
+
+/// So many of the points, evenly spread and the first one among them; every one if `CODEXD_KILL_POINTS` says `all`.
+pub(super) fn sample<T: Clone>(points: &[T], size: usize) -> Vec<T> {
+    let all = std::env::var("CODEXD_KILL_POINTS").is_ok_and(|points| points == "all");
+    let size = if all { points.len() } else { size.min(points.len()) };
+    (0..size).map(|nth| points[nth * points.len() / size].clone()).collect()
 }

@@ -1,1 +1,73 @@
-//! .
+//! What whoever runs codexd had open is not held by the keeper and the server for as long as they live.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Process, limits, process};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use super::house::House;
+
+/// Runs a verb with one more pipe open, and waits until nobody holds the other end any more.
+fn lets_go_after(house: &House, verb: &str) -> anyhow::Result<()> {
+    let (mut ours, theirs) = std::io::pipe()?;
+    fcntl_setfd(&theirs, FdFlags::empty())?;
+    let mut command = house.codexd()?.command(&[verb]);
+    let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
+    drop(theirs);
+    ensure!(run.status.success(), "{verb}: {}", String::from_utf8_lossy(&run.stderr));
+    let handle = ours.try_clone()?.into();
+    ensure!(
+        process::wait_readable(&handle, limits::OUTPUT_CLOSED)?,
+        "{verb} has ended and somebody holds its pipe: {:#?}",
+        house.home.processes()
+    );
+    ensure!(ours.read(&mut [0])? == 0, "nobody writes into it");
+    Ok(())
+}
+
+/// The open files of a process by number.
+fn open(process: &Process) -> anyhow::Result<Vec<(i32, String)>> {
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", process.pid)).context("it is gone")?;
+    let number = |name: &std::ffi::OsStr| name.to_str().and_then(|name| name.parse().ok());
+    let files = entries.flatten().filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?;
+        Some((number(&entry.file_name())?, target.to_string_lossy().into_owned()))
+    });
+    Ok(files.collect())
+}
+
+#[test]
+fn nobody_holds_what_the_caller_of_a_verb_had_open() -> anyhow::Result<()> {
+    let house = House::new()?;
+    for verb in ["start", "restart", "enable-remote-control"] {
+        lets_go_after(&house, verb)?;
+    }
+    super::keeper::kill(&house.keeper()?)?;
+    lets_go_after(&house, "start").context("a keeper that took over")?;
+    house.assert_served()?;
+    house.assert_stops()
+}
+
+/// Nothing of the keeper reaches the server, and nothing of the verb reaches either but the logs.
+#[test]
+fn the_keeper_and_the_server_have_only_their_own_files_open() -> anyhow::Result<()> {
+    let (_ours, theirs) = std::io::pipe()?;
+    fcntl_setfd(&theirs, FdFlags::empty())?;
+    let foreign = std::fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;
+    let house = House::new()?;
+    house.run(&["start"])?;
+    let (keeper, server) = (house.keeper()?, house.server()?);
+    for process in [&keeper, &server] {
+        let files = open(process)?;
+        ensure!(!files.iter().any(|(_, file)| *file == foreign.to_string_lossy()), "{process:?}: {files:?}");
+        ensure!(files.iter().any(|(number, file)| *number == 0 && file == "/dev/null"), "{files:?}");
+    }
+    let kept = open(&server)?;
+    let keepers_own =
+        |file: &str| ["keeper.lock", "keeper.sock", "keeper.log"].iter().any(|own| file.ends_with(own));
+    ensure!(!kept.iter().any(|(_, file)| keepers_own(file)), "the server holds {kept:?}");
+    house.assert_stops()
+}

@@ -1,1 +1,193 @@
-//! .
+//! The keeper is killed: while it keeps, while it waits, and at each of its system calls while verbs order it about. The
+//! server lives on, and each verb reaches its goal.
+
+use anyhow::{Context, ensure};
+use codexd_testkit::killer;
+use codexd_testkit::run::Running;
+use codexd_testkit::{Fake, Layout, Process, Server, codexd, limits, skip, until};
+use rustix::process::Signal;
+
+use super::house::{House, PATIENCE, sample};
+
+/// How many of its system calls are tried, unless `CODEXD_KILL_POINTS` says `all`.
+const CALLS: usize = 48;
+/// The verbs that change something.
+const VERBS: [&str; 4] = ["start", "stop", "restart", "enable-remote-control"];
+
+impl House {
+    /// The verb reaches its goal from here; `survivor` is the server that runs, if one does.
+    fn assert_verb_gets_there(&self, verb: &str, survivor: Option<&Process>) -> anyhow::Result<()> {
+        let answer = self.run(&[verb])?;
+        let expected = match (verb, survivor.is_some()) {
+            ("start", true) => "alreadyRunning",
+            ("start", false) => "started",
+            ("stop", true) => "stopped",
+            ("stop", false) => "notRunning",
+            ("restart", _) => "restarted",
+            _ => "enabled",
+        };
+        ensure!(answer["status"] == expected, "{answer}");
+        match (verb, survivor) {
+            ("stop", _) => self.assert_nothing_left()?,
+            ("enable-remote-control", None) => ensure!(self.servers().is_empty(), "{:?}", self.servers()),
+            _ => {
+                let server = self.assert_served()?;
+                let same = survivor.is_some_and(|survivor| survivor.pid == server.pid);
+                ensure!(same == (verb == "start" && survivor.is_some()), "{verb} leaves {server:?}");
+                let remote = server.command.contains("--remote-control");
+                ensure!(remote == (verb == "enable-remote-control"), "{server:?}");
+            }
+        }
+        self.assert_stops()
+    }
+}
+
+/// Kills a process and waits until it is gone.
+pub(super) fn kill(process: &Process) -> anyhow::Result<()> {
+    process.signal(Signal::KILL)?;
+    process.wait_gone(limits::PROCESS_GONE)
+}
+
+#[test]
+fn a_keeper_killed_while_it_keeps_leaves_the_server_to_the_next_verb() -> anyhow::Result<()> {
+    for verb in VERBS {
+        let house = House::new()?;
+        house.run(&["start"])?;
+        let server = house.server()?;
+        kill(&house.keeper()?)?;
+        ensure!(server.is_alive(), "the server died with its keeper");
+        let status = house.status()?;
+        ensure!(status["problems"][0]["found"] == "lost-keeper", "{status:#}");
+        house.assert_verb_gets_there(verb, Some(&server)).context(verb)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_keeper_and_its_server_killed_together_are_in_nobodys_way() -> anyhow::Result<()> {
+    for verb in VERBS {
+        let house = House::new()?;
+        house.run(&["start"])?;
+        let server = house.server()?;
+        kill(&house.keeper()?)?;
+        kill(&server)?;
+        house.assert_verb_gets_there(verb, None).context(verb)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_keeper_killed_while_it_waits_to_restart_is_in_nobodys_way() -> anyhow::Result<()> {
+    for verb in VERBS {
+        let house = House::new()?;
+        house.run(&["start"])?;
+        Fake::ExitsAtOnce("broken", 3).install(&house.home, Layout::Standalone)?;
+        kill(&house.server()?)?;
+        house.status_when("a crash loop", |status| {
+            status["state"] == "crashLooping" && status["nextAttemptAt"].is_string()
+        })?;
+        kill(&house.the_only_keeper()?)?;
+        let status = house.status()?;
+        ensure!(status["state"] == "failed", "nobody brings it back: {status:#}");
+        house.install(Server::Embedded)?;
+        house.assert_verb_gets_there(verb, None).context(verb)?;
+    }
+    Ok(())
+}
+
+/// A keeper that nobody started with a verb: it waits for orders until it is killed or told to stop.
+fn with_a_keeper<T: Send>(
+    house: &House,
+    keep: impl FnOnce(std::process::Command) -> anyhow::Result<T> + Send,
+    meanwhile: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<T> {
+    let mut keeper = house.home.command(codexd::binary()?);
+    keeper.arg("keeper").arg("--codex-home").arg(house.home.path());
+    std::thread::scope(|scope| {
+        let keeper = scope.spawn(move || keep(keeper));
+        until(PATIENCE, "the keeper's socket, or its end", || {
+            (keeper.is_finished() || house.home.state("keeper.sock").exists()).then_some(())
+        })?;
+        let done = meanwhile();
+        if done.is_err() {
+            // Or the keeper would be waited for in vain.
+            house.home.end_processes()?;
+        }
+        let kept = keeper.join().expect("no panic")?;
+        done.map(|()| kept)
+    })
+}
+
+/// What the keeper is ordered to do, and what the verbs have to say whatever becomes of it.
+fn order_about(house: &House) -> anyhow::Result<()> {
+    let keeper = house.the_only_keeper().ok();
+    let served = || {
+        house.assert_served().or_else(|error| {
+            // It may have been killed when the verb had already seen the server answer: then the next verb takes over.
+            if let Some(keeper) = &keeper {
+                keeper.wait_gone(PATIENCE).context(error)?;
+            }
+            let answer = house.run(&["start"])?;
+            ensure!(answer["status"] == "alreadyRunning", "{answer}");
+            house.assert_served()
+        })
+    };
+    let started = house.run(&["start"])?;
+    ensure!(started["status"] == "started" || started["status"] == "alreadyRunning", "{started}");
+    let first = served().context("after start")?;
+    let restarted = house.run(&["restart"])?;
+    ensure!(restarted["status"] == "restarted", "{restarted}");
+    let second = served().context("after restart")?;
+    ensure!(first.pid != second.pid && !first.is_alive(), "restart left {first:?}");
+    let stopped = house.run(&["stop"])?;
+    ensure!(stopped["status"] == "stopped", "{stopped}");
+    house.assert_nothing_left().context("after stop")
+}
+
+#[test]
+fn a_keeper_killed_at_any_call_is_replaced_under_the_feet_of_the_verb() -> anyhow::Result<()> {
+    if let Err(reason) = killer::strace_works() {
+        skip!("{reason}");
+    }
+    let house = House::new()?;
+    let all = with_a_keeper(&house, |keeper| killer::points(&house.home, &keeper), || order_about(&house))?;
+    let (mut killed, tried) = (0, sample(&all, CALLS));
+    for moment in &tried {
+        let house = House::new()?;
+        let keep = |keeper| killer::run_and_kill(&house.home, keeper, moment);
+        let kept = with_a_keeper(&house, keep, || order_about(&house));
+        killed += usize::from(kept.with_context(|| format!("killed at {moment:?}"))?.was_killed());
+    }
+    eprintln!("the keeper was killed at {killed} of {} points, {} tried", all.len(), tried.len());
+    ensure!(killed * 2 > tried.len(), "only {killed} moments came: this tests too little");
+    Ok(())
+}
+
+#[test]
+fn a_keeper_that_hangs_is_replaced() -> anyhow::Result<()> {
+    for verb in VERBS {
+        let house = House::new()?;
+        house.run(&["start"])?;
+        let (server, keeper) = (house.server()?, house.keeper()?);
+        keeper.signal(Signal::STOP)?;
+        house.assert_verb_gets_there(verb, Some(&server)).context(verb)?;
+        ensure!(!keeper.is_alive(), "the keeper that hung is still there");
+    }
+    Ok(())
+}
+
+/// Stopped at its first word to the world, it holds the keeper's lock and has told nobody who it is.
+#[test]
+fn a_keeper_that_hangs_before_it_has_said_anything_is_replaced() -> anyhow::Result<()> {
+    let house = House::new()?;
+    let mut keeper = house.home.command(codexd::binary()?);
+    keeper.arg("keeper").arg("--codex-home").arg(house.home.path());
+    let running = Running::spawn(keeper)?;
+    let keeper = Process::of(running.pid()).context("the keeper ended at once")?;
+    until(PATIENCE, "the keeper's lock", || house.home.state("keeper.lock").exists().then_some(()))?;
+    keeper.signal(Signal::STOP)?;
+    let started = house.run(&["start"])?;
+    ensure!(started["status"] == "started", "{started}");
+    house.assert_served()?;
+    house.assert_stops()
+}

@@ -1,1 +1,187 @@
-//! .
+//! The app-server is killed, or hangs: it is back, or gone with everything it started, and `status` tells what happened.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Fake, Layout, Process, Server, until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::house::{House, PATIENCE};
+use super::keeper::kill;
+
+/// A second signal after the grace, and SIGKILL this much later.
+const SECOND_GRACE: Duration = Duration::from_secs(5);
+/// What a busy machine may add to a time that is measured here.
+const SLACK: Duration = Duration::from_secs(4);
+
+impl House {
+    /// Kills the server and waits until the keeper has put another one in its place.
+    fn crash(&self) -> anyhow::Result<Process> {
+        let server = self.server()?;
+        kill(&server)?;
+        until(PATIENCE, "another server", || self.server().ok().filter(|now| now.pid != server.pid))
+    }
+
+    /// From each end of a server until the start of the next, in milliseconds, as the keeper wrote it down.
+    fn gaps_ms(&self) -> anyhow::Result<Vec<i64>> {
+        let text = std::fs::read_to_string(self.home.state("events.jsonl"))?;
+        let events = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        let at = |event: &Value| {
+            let at = event["createdAt"].as_str().unwrap_or_default().parse::<jiff::Timestamp>();
+            at.map(jiff::Timestamp::as_millisecond)
+        };
+        let mut gaps = Vec::new();
+        let mut ended = None;
+        for event in &events {
+            match event["type"].as_str() {
+                Some("child.exited") => ended = Some(at(event)?),
+                Some("child.started") => {
+                    let started = at(event)?;
+                    gaps.extend(ended.take().map(|ended| started - ended));
+                }
+                _ => {}
+            }
+        }
+        Ok(gaps)
+    }
+}
+
+#[test]
+fn a_killed_server_is_back_at_once_and_after_a_tenth_of_a_second_the_next_time() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    for restarts in 1..=3 {
+        let successor = house.crash()?;
+        let status = house.status_when("it answers", |status| status["state"] == "running")?;
+        ensure!(status["pid"] == successor.pid && status["restarts"] == restarts, "{status:#}");
+        let exit = &status["lastExit"];
+        ensure!(exit["signal"] == 9 && exit["code"].is_null() && exit["requested"] == false, "{exit:#}");
+        house.assert_served()?;
+    }
+    let gaps = house.gaps_ms()?;
+    let [first, second, third] = gaps[..] else { anyhow::bail!("not three restarts: {gaps:?}") };
+    ensure!(first < 80 && second >= 80 && third >= 160, "the waits were {gaps:?} ms");
+    house.assert_stops()
+}
+
+#[test]
+fn a_server_that_keeps_dying_is_named_and_tried_at_the_ceiling_until_stop() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    Fake::ExitsAtOnce("no such model", 3).install(&house.home, Layout::Standalone)?;
+    kill(&house.server()?)?;
+    let status = house.status_when("a crash loop", |status| {
+        status["state"] == "crashLooping" && status["nextAttemptAt"].is_string()
+    })?;
+    let exit = &status["lastExit"];
+    ensure!(exit["code"] == 3 && exit["signal"].is_null() && exit["requested"] == false, "{exit:#}");
+    ensure!(exit["stderrTail"] == "no such model", "{exit:#}");
+    let parse = |at: &Value| at.as_str().unwrap_or_default().parse::<jiff::Timestamp>();
+    let wait = parse(&status["nextAttemptAt"])?.duration_since(parse(&exit["at"])?);
+    ensure!((24..=31).contains(&wait.as_secs()), "the next attempt is {wait:?} after the last end");
+    let began = Instant::now();
+    house.assert_stops()?;
+    ensure!(began.elapsed() < SLACK, "stop took {:?}", began.elapsed());
+    Ok(())
+}
+
+#[test]
+fn start_ends_a_crash_loop_once_the_codex_is_mended() -> anyhow::Result<()> {
+    for verb in ["start", "restart", "enable-remote-control"] {
+        let house = House::new()?;
+        house.run(&["start"])?;
+        Fake::ExitsAtOnce("broken", 3).install(&house.home, Layout::Standalone)?;
+        kill(&house.server()?)?;
+        house.status_when("a crash loop", |status| status["state"] == "crashLooping")?;
+        house.install(Server::Embedded)?;
+        house.run(&[verb])?;
+        let server = house.assert_served().context(verb)?;
+        // The server that comes back follows the setting, though none ran when it was changed.
+        let remote = server.command.contains("--remote-control");
+        ensure!(remote == (verb == "enable-remote-control"), "{verb}: {server:?}");
+        house.assert_stops()?;
+    }
+    Ok(())
+}
+
+fn strays(house: &House) -> Vec<Process> {
+    let mut processes = house.home.processes();
+    processes.retain(|process| process.command.starts_with("sleep "));
+    processes
+}
+
+#[test]
+fn what_a_server_started_goes_with_it_also_when_its_keeper_was_killed_first() -> anyhow::Result<()> {
+    for verb in ["start", "stop", "restart"] {
+        let house = House::with_fake(&Fake::LeavesGrandchildren)?;
+        house.run(&["start"])?;
+        let old = strays(&house);
+        ensure!(old.len() == 2, "{old:?}");
+        kill(&house.keeper()?)?;
+        kill(&house.server()?)?;
+        let answer = house.run(&[verb])?;
+        for stray in &old {
+            ensure!(!stray.is_alive(), "{verb} left {stray:?}: {answer}");
+        }
+        if verb != "stop" {
+            house.assert_served()?;
+            ensure!(strays(&house).len() == 2, "its own: {:?}", strays(&house));
+        }
+        house.assert_stops()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_taken_over_from_a_killed_keeper_takes_what_it_started_with_it() -> anyhow::Result<()> {
+    for verb in ["stop", "restart"] {
+        let house = House::with_fake(&Fake::LeavesGrandchildren)?;
+        house.run(&["start"])?;
+        let old = strays(&house);
+        kill(&house.keeper()?)?;
+        house.run(&[verb])?;
+        ensure!(!old.is_empty() && !old.iter().any(Process::is_alive), "{verb} left some of {old:?}");
+        house.assert_stops()?;
+    }
+    Ok(())
+}
+
+/// Stops a server that does not leave when it is asked to.
+fn stops_in_bounds(house: &House, grace: u64) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let stopped = house.run(&["stop", "--grace", &grace.to_string()])?;
+    let took = began.elapsed();
+    ensure!(stopped["status"] == "stopped", "{stopped}");
+    let grace = Duration::from_secs(grace);
+    ensure!(took >= grace && took < grace + SECOND_GRACE + SLACK, "stop --grace took {took:?}");
+    house.assert_nothing_left()
+}
+
+#[test]
+fn a_stopped_server_ignores_nobody_for_longer_than_the_grace() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    house.server()?.signal(Signal::STOP)?;
+    stops_in_bounds(&house, 1)
+}
+
+#[test]
+fn a_server_that_ignores_sigterm_and_lost_its_keeper_is_gone_within_the_grace() -> anyhow::Result<()> {
+    let house = House::with_fake(&Fake::IgnoresSigterm)?;
+    house.run(&["start"])?;
+    kill(&house.keeper()?)?;
+    stops_in_bounds(&house, 1)
+}
+
+#[test]
+fn a_stopped_server_is_replaced_by_restart() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    let server = house.server()?;
+    server.signal(Signal::STOP)?;
+    ensure!(house.run(&["restart", "--grace", "0"])?["status"] == "restarted");
+    ensure!(!server.is_alive(), "it is still there");
+    house.assert_served()?;
+    house.assert_stops()
+}

@@ -4,12 +4,12 @@ use anyhow::{Context, ensure};
 use codexd_testkit::killer::{self, Moment};
 use codexd_testkit::{Process, Server, Version, codex, skip};
 
-use super::house::House;
+use super::house::{House, sample};
 
 /// How many points of a verb are tried, unless `CODEXD_KILL_POINTS` says `all`.
-const CALLS: usize = 12;
+const CALLS: usize = 20;
 /// The same for changes of files.
-const CHANGES: usize = 6;
+const CHANGES: usize = 10;
 /// With a real server, which takes a second to start.
 const WITH_A_REAL_SERVER: usize = 4;
 
@@ -27,14 +27,12 @@ const START: Case = Case { verb: "start", runs: false, says: &["started", "alrea
 const START_AGAIN: Case = Case { verb: "start", runs: true, says: &["alreadyRunning"] };
 const STOP: Case = Case { verb: "stop", runs: true, says: &["stopped", "notRunning"] };
 const RESTART: Case = Case { verb: "restart", runs: true, says: &["restarted"] };
-const ENABLE: Case =
-    Case { verb: "enable-remote-control", runs: true, says: &["enabled", "alreadyEnabled"] };
+const ENABLE: Case = Case { verb: "enable-remote-control", runs: true, says: &["enabled", "alreadyEnabled"] };
 
 impl Case {
     /// A home as it is before the verb, and the server in it.
     fn before(self, server: Server) -> anyhow::Result<(House, Option<Process>)> {
         let house = House::with(server)?;
-        // What a first run finds out about the Codex is kept; without it, points of finding it out would be most of all.
         if self.runs {
             house.run(&["start"])?;
             let running = house.server()?;
@@ -71,19 +69,17 @@ impl Case {
         Ok(())
     }
 
-    /// Tries so many of the moments, evenly spread; the first one always.
-    fn survives_all(self, server: Server, moments: &[Moment], sample: usize) -> anyhow::Result<()> {
-        let all = std::env::var("CODEXD_KILL_POINTS").is_ok_and(|points| points == "all");
-        let sample = if all { moments.len() } else { sample.min(moments.len()) };
-        ensure!(sample > 0, "{self:?} has no points");
+    /// Tries so many of the moments.
+    fn survives_all(self, server: Server, moments: &[Moment], size: usize) -> anyhow::Result<()> {
+        let tried = sample(moments, size);
+        ensure!(!tried.is_empty(), "{self:?} has no points");
         let mut killed = 0;
-        for nth in 0..sample {
-            let moment = &moments[nth * moments.len() / sample];
+        for moment in &tried {
             let there = self.survives(server, moment).with_context(|| format!("killed at {moment:?}"))?;
             killed += usize::from(there);
         }
-        eprintln!("{}: killed at {killed} of {} points, {sample} tried", self.verb, moments.len());
-        ensure!(killed * 2 > sample, "only {killed} of {sample} moments came: this tests too little");
+        eprintln!("{}: killed at {killed} of {} points, {} tried", self.verb, moments.len(), tried.len());
+        ensure!(killed * 2 > tried.len(), "only {killed} moments came: this tests too little");
         Ok(())
     }
 
@@ -96,8 +92,8 @@ impl Case {
     }
 }
 
-fn at_its_calls(case: Case, server: Server, sample: usize) -> anyhow::Result<()> {
-    case.survives_all(server, &case.calls(server)?, sample)
+fn at_its_calls(case: Case, server: Server, size: usize) -> anyhow::Result<()> {
+    case.survives_all(server, &case.calls(server)?, size)
 }
 
 macro_rules! killed_verbs {
