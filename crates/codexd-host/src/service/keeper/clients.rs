@@ -97,6 +97,11 @@ impl Clients {
         said
     }
 
+    /// Lets everybody go.
+    pub fn let_go(&mut self) {
+        self.clients.clear();
+    }
+
     /// Tells everybody; one that does not read is let go.
     pub fn tell(&mut self, report: &Report) {
         self.clients.retain_mut(|client| client.say(report));

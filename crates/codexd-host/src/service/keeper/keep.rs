@@ -147,6 +147,7 @@ impl Keeper {
         // From here on the next keeper may come; what is left of this one only ends.
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
         self.clients.tell(&Report::Leaving);
+        self.clients.let_go();
     }
 
     fn phase(&self) -> StatePhase {

@@ -18,6 +18,8 @@ use crate::home::Home;
 use crate::strays::MARK;
 use crate::{lock, logs, process};
 
+/// How soon to look again at a keeper that has nothing to do but to end.
+const LAST_BREATH: Duration = Duration::from_millis(1);
 /// How soon to look again for a keeper that holds the lock and does not listen.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -242,13 +244,13 @@ impl KeeperLink {
         }
     }
 
-    /// Waits until the keeper, which has said that it leaves, is gone and its lock is free. Its connections are cut by its
-    /// end, when it has no memory and no lock any more; the kernel may take some milliseconds to close the rest.
+    /// Waits until the keeper, which has said that it leaves, is gone and its lock is free. It counts as gone when it has no
+    /// memory any more: what it had open may take the kernel some more milliseconds, and holds nobody up.
     ///
     /// # Errors
     /// [`LinkError::Silent`] if it is still there after `patience`.
     pub fn await_departure(mut self, home: &Home, patience: Duration) -> Result<(), LinkError> {
-        let waited = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let silent = || LinkError::Silent(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         let deadline = Instant::now() + patience;
         loop {
             match self.next(deadline) {
@@ -257,12 +259,14 @@ impl KeeperLink {
                 Err(error) => return Err(error),
             }
         }
-        if lock::try_keeper_lock(&home.keeper_lock())?.is_none()
-            && !process::await_end(&self.keeper, patience)
-        {
-            return Err(LinkError::Silent(waited));
+        while process::is_alive(&self.keeper) && !process::arguments(self.keeper.pid).is_empty() {
+            if Instant::now() >= deadline {
+                return Err(silent());
+            }
+            // The loss of its memory is no event, its whole end is.
+            process::await_end(&self.keeper, LAST_BREATH);
         }
-        Ok(())
+        lock::try_keeper_lock(&home.keeper_lock())?.map(drop).ok_or_else(silent)
     }
 }
 

@@ -127,7 +127,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
             keeper.on(event);
         }
     }
-    // What it has open is closed by its end, in an order that matters: see `watches`.
+    // What it still has open takes long to close, and nobody waits for that: see `watches`.
     std::mem::forget(keeper);
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Tells the keeper when the server has written to its logs, at most once a second, and when something changes beside the
 //! control socket.
 //!
-//! The last close of an inotify descriptor takes some 13 ms in the kernel. The keeper therefore opens its two once, at high
-//! numbers: when it ends, everything that others wait for is closed before them. Verbs open none; they are told.
+//! The last close of an inotify descriptor takes some 13 ms in the kernel. So verbs open none, they are told; and the keeper
+//! leaves its own to its end, when nobody waits for it any more.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -14,9 +14,6 @@ use rustix::fs::inotify;
 
 use crate::home::Home;
 use crate::logs;
-
-/// Descriptors are closed in the order of their numbers when a process ends.
-const LAST_TO_CLOSE: i32 = 512;
 
 /// The watches.
 #[derive(Debug)]
@@ -33,7 +30,7 @@ impl Watches {
     /// # Errors
     /// The system's.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { logs: inotify_at_the_end()?, folder: inotify_at_the_end()?, asleep_until: None })
+        Ok(Self { logs: inotify()?, folder: inotify()?, asleep_until: None })
     }
 
     /// Watches the logs of `home`, which must exist. Watching them again changes nothing.
@@ -91,10 +88,8 @@ impl Watches {
     }
 }
 
-fn inotify_at_the_end() -> io::Result<OwnedFd> {
-    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    // Where the limit of open files is lower, it is only the end of the keeper that takes longer.
-    Ok(rustix::io::fcntl_dupfd_cloexec(&inotify, LAST_TO_CLOSE).unwrap_or(inotify))
+fn inotify() -> io::Result<OwnedFd> {
+    Ok(inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?)
 }
 
 fn drain(inotify: &OwnedFd) -> bool {
