@@ -4,6 +4,7 @@ use std::io;
 
 use codexd_core::identity::Process;
 use codexd_core::lifecycle::{Gone, Recorded};
+use codexd_core::limits::PROBE_TIMEOUT_MS;
 use codexd_core::record::{self, CodexdRecord, PidRecord, RecordDefect};
 use codexd_core::{identity::Pid, lstart};
 use jiff::tz::TimeZone;
@@ -76,12 +77,25 @@ fn judge(record: &PidRecord) -> Result<Process, Gone> {
         return Err(Gone::Reused);
     }
     if stat.is_zombie() {
+        await_last_thread(record.pid);
         return Err(Gone::Zombie);
     }
     if record.process_identity.is_none() && !looks_like_a_server(record.pid) {
         return Err(Gone::Foreign);
     }
     process::identify(record.pid).map_err(|_| Gone::Stale)
+}
+
+/// The first thread of a killed process is a zombie while others still hold its sockets: it has ended when all have.
+fn await_last_thread(pid: Pid) {
+    let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
+    let handle =
+        raw.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+    if let Some(handle) = handle {
+        let mut waits = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+        let patience = std::time::Duration::from_millis(PROBE_TIMEOUT_MS).try_into().ok();
+        let _ = rustix::event::poll(&mut waits, patience.as_ref());
+    }
 }
 
 /// Whether a process runs an app-server, going by its arguments. Needed only where its identity rests on a text that is
@@ -126,6 +140,7 @@ mod tests {
     use crate::process;
     use codexd_core::identity::Pid;
     use codexd_core::lifecycle::{Gone, Recorded};
+    use codexd_core::limits::PROBE_TIMEOUT_MS;
     use codexd_core::record::CodexdRecord;
     use jiff::tz::{Offset, TimeZone};
     use std::io::Read;

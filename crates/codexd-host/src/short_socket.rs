@@ -32,6 +32,11 @@ pub fn prepare(socket: &Path) -> io::Result<PathBuf> {
     Ok(short)
 }
 
+/// Whether what stands at `socket` is such a link: when its server has left, it is nobody's fault that it leads nowhere.
+pub fn is_ours(socket: &Path) -> bool {
+    matches!((fs::read_link(socket), short_path(socket)), (Ok(target), Ok(short)) if target == short)
+}
+
 fn short_path(socket: &Path) -> io::Result<PathBuf> {
     let me = rustix::process::geteuid().as_raw();
     let base = std::env::var_os("XDG_RUNTIME_DIR")

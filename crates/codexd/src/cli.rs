@@ -10,7 +10,8 @@ use codexd_core::contract::{ErrorCode, Failure};
 
 use crate::output;
 
-/// Keeps Codex's app-server running on this machine. Every verb prints one JSON object on stdout.
+/// Keeps Codex's app-server running on this machine. A verb prints one JSON object on stdout; up, status and logs print for
+/// people when stdout is a terminal.
 #[derive(Debug, Parser)]
 #[command(name = "codexd", version, disable_help_subcommand = true)]
 pub struct Cli {
@@ -163,7 +164,12 @@ impl Stop {
             };
         }
         let text = self.0.render().to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let first = match self.0.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                "no verb was given".to_owned()
+            }
+            _ => text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+        };
         let failure = Failure::new(ErrorCode::BadArguments, first)
             .hint("codexd --help lists the verbs, codexd <verb> --help its options");
         eprint!("{text}");

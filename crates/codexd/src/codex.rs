@@ -203,19 +203,40 @@ pub struct InstalledFacts {
     pub version: Option<String>,
     /// What its file is.
     pub identity: Option<FileIdentity>,
+    /// A Codex is there and cannot be run: why.
+    pub unusable: Option<String>,
 }
 
 impl InstalledFacts {
     /// Looks; nothing found is no failure here.
     pub fn gather(context: &Context, settings: &Settings) -> Self {
-        let Ok(installed) = installed(context, settings) else { return Self::default() };
-        let version = installed.told_version(context);
-        Self { path: Some(installed.found.path), version, identity: installed.identity }
+        match installed(context, settings) {
+            Ok(installed) => {
+                let version = installed.told_version(context);
+                Self {
+                    path: Some(installed.found.path),
+                    version,
+                    identity: installed.identity,
+                    unusable: None,
+                }
+            }
+            Err(not_found) => {
+                let last = not_found.looked_at.last().filter(|_| not_found.unusable || not_found.named);
+                let unusable = last.map(|looked| format!("{} is {}", looked.path.display(), looked.why));
+                Self { unusable, ..Self::default() }
+            }
+        }
     }
 
-    /// What upstream calls the version of the CLI: that of the Codex here, or codexd's own where there is none.
-    pub fn cli_version(&self) -> String {
-        self.version.clone().unwrap_or_else(|| VERSION.to_owned())
+    /// What upstream calls the version of the CLI: that of the Codex here, or codexd's own where there is none. Where there
+    /// is one that does not tell its version, that of the server that runs: nobody is told to update on a guess.
+    pub fn cli_version(&self, running: Option<&str>) -> String {
+        match (&self.version, &self.path, running) {
+            (Some(version), ..) => version.clone(),
+            (None, Some(_), Some(running)) => running.to_owned(),
+            (None, Some(_), None) => "unknown".to_owned(),
+            (None, None, _) => VERSION.to_owned(),
+        }
     }
 }
 

@@ -234,7 +234,7 @@ impl Drive<'_> {
             NotReady::Exited(exit) => failures::server_exited(&exit),
             NotReady::SpawnFailed { message, errno } => {
                 let full = errno == Some(rustix::io::Errno::NOSPC.raw_os_error());
-                let code = if full { ErrorCode::DiskFull } else { ErrorCode::CodexBroken };
+                let code = if full { ErrorCode::DiskFull } else { ErrorCode::SpawnFailed };
                 Failure::new(code, message).with("errno", errno)
             }
             NotReady::Unkillable(pid) => Failure::new(

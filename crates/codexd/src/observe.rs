@@ -1,6 +1,6 @@
 //! A look at the machine: the record, the keeper, the socket.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -111,6 +111,11 @@ fn glance(
             Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
         }
     }
+    if let (KeeperSeen::Keeping(pid), None) = (keeper, &record.process)
+        && let Some((process, codexd)) = kept(home, pid)
+    {
+        record = record_it(context, process, codexd)?;
+    }
     let ours = record.process.as_ref().map(|process| process.pid);
     let listening = match fresh {
         Some(fresh) => fresh,
@@ -126,13 +131,41 @@ fn glance(
     Ok(Sight { observation, server, codexd, answer: listening.answer, left_behind })
 }
 
+/// The server of the home: the recorded one, or the one that a living keeper keeps although no record names it. A look
+/// that changes nothing.
+///
+/// # Errors
+/// What the file system said.
+pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
+    let mut record = pid_record::observe(home)?;
+    if record.process.is_none()
+        && let Some(state) = keeper::read_state(home)
+        && process::is_alive(&state.keeper)
+        && let Some(server) = state.server
+        && let Some((process, codexd)) = kept(home, server.pid)
+    {
+        (record.process, record.codexd) = (Some(process), Some(codexd));
+    }
+    Ok(record)
+}
+
+/// The server that the keeper keeps, when its record was lost or spoilt meanwhile.
+fn kept(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
+    let state = keeper::read_state(home)?;
+    let server = state.server.filter(|server| server.pid == pid && process::is_alive(server))?;
+    let program = state.program?;
+    let executable_identity = process::executable(pid).ok().map(|(_, identity)| identity);
+    let (executable, embedded) = (program.executable, program.embedded);
+    Some((server, CodexdRecord { generation: state.generation, executable, executable_identity, embedded }))
+}
+
 fn record_it(
     context: &Context,
     process: Process,
     codexd: CodexdRecord,
 ) -> Result<pid_record::Observed, Failure> {
     let home = &context.home;
-    let message = format!("found the app-server {} that a killed keeper had not recorded", process.pid);
+    let message = format!("no record named the app-server {}, which runs; recorded it", process.pid);
     pid_record::write(home, &process, codexd.clone())
         .map_err(|error| failures::state("write", &home.pid_record(), &error))?;
     context.repaired("unrecorded-server", message);

@@ -29,6 +29,21 @@ pub fn paint(text: &str, colour: Colour) -> String {
     if plain { text.to_owned() } else { format!("\u{1b}[{code}m{text}\u{1b}[0m") }
 }
 
+/// `text` without the escape sequences and control characters that a program may have written for a terminal.
+pub fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        if character == '\u{1b}' {
+            // Up to the letter that ends the sequence.
+            let _ = characters.by_ref().find(char::is_ascii_alphabetic);
+        } else if !character.is_control() || character == '\t' {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
 /// Rows of a name and a value, the values in one column.
 pub fn table(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
@@ -56,6 +71,11 @@ mod tests {
     fn values_stand_in_one_column() {
         let rows = [("state", "running".to_owned()), ("pid", "7".to_owned())];
         assert_eq!(table(&rows), "state  running\npid    7");
+    }
+
+    #[test]
+    fn what_a_server_wrote_cannot_colour_our_terminal() {
+        assert_eq!(super::plain("\u{1b}[2m12:00\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m\u{7} x"), "12:00 ERROR x");
     }
 
     #[test]

@@ -66,12 +66,14 @@ error_codes! {
     KeeperFailed = "keeper-failed", exit 14, retryable true;
     /// The answer could not be written to standard output.
     StdoutClosed = "stdout-closed", exit 15, retryable false;
-    /// CODEX_HOME is not usable: not absolute, not a folder, or unknown.
+    /// CODEX_HOME is not usable: not there, not a folder, not UTF-8, or unknown.
     HomeInvalid = "home-invalid", exit 16, retryable false;
-    /// This platform is not supported.
+    /// This machine lacks what codexd stands on: a mounted /proc.
     UnsupportedPlatform = "unsupported-platform", exit 17, retryable false;
-    /// A new value would not be accepted, or the change could not be carried out and was undone.
+    /// The server would not follow a new setting, and the setting was put back.
     SettingRolledBack = "setting-rolled-back", exit 18, retryable true;
+    /// The system refused to start the app-server.
+    SpawnFailed = "spawn-failed", exit 20, retryable true;
     /// The command was interrupted by a signal before its end; what it began goes on.
     Interrupted = "interrupted", exit 19, retryable true;
 }

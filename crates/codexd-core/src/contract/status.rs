@@ -131,7 +131,7 @@ pub struct StatusReport {
     pub settings: SettingsReport,
     /// Where things are.
     pub paths: PathsReport,
-    /// What is not as it should be; the next changing verb repairs it.
+    /// What is not as it should be. The next changing verb repairs what is codexd's own, and names the rest.
     pub problems: Vec<Problem>,
     /// The newest events, oldest first.
     pub events: Vec<EventRecord>,

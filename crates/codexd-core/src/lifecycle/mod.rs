@@ -260,9 +260,8 @@ fn stop(seen: &Observation, progress: Progress) -> Step {
         return Step::Mend(Mend::Record(mend));
     }
     match seen.listener {
-        ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. } if !progress.stopped => {
-            Step::Refuse(Refusal::Unmanaged(pid))
-        }
+        ListenerSeen::Answering { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Unmanaged(pid)),
+        ListenerSeen::Mute { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Occupied(pid)),
         ListenerSeen::LeftOver => Step::Mend(Mend::Socket),
         _ if progress.stopped => Step::Finish { status: LifecycleStatus::Stopped, managed: true },
         _ => Step::Finish { status: LifecycleStatus::NotRunning, managed: false },

@@ -8,7 +8,7 @@ use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Gone, ListenerSeen, Mend, RecordTrouble};
 use codexd_core::limits::KEEPER_TIMEOUT_MS;
 use codexd_core::record::RecordDefect;
-use codexd_host::{pid_record, process, strays};
+use codexd_host::{pid_record, process, short_socket, strays};
 use rustix::process::Signal;
 
 use super::{Drive, still_alive};
@@ -40,11 +40,15 @@ impl Drive<'_> {
         if again.seen != ListenerSeen::LeftOver {
             return Ok(());
         }
+        let our_link = short_socket::is_ours(&socket);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failures::state("remove the left-over socket", &socket, &error));
             }
             _ => {}
+        }
+        if our_link {
+            return Ok(());
         }
         self.context
             .repaired("left-over-socket", format!("nobody listened on {}; removed it", socket.display()));

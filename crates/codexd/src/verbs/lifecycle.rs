@@ -43,16 +43,17 @@ impl Answer for Reply {
 /// The answer for a goal that was reached.
 pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply {
     let installed = InstalledFacts::gather(context, settings);
+    let version = reached.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     let ours = matches!(reached.status, LifecycleStatus::Started | LifecycleStatus::Restarted);
     Reply(LifecycleReply {
         status: reached.status,
         backend: reached.backend,
         pid: reached.pid.filter(|_| ours),
-        cli_version: installed.cli_version(),
+        cli_version: installed.cli_version(version.as_deref()),
         managed_codex_path: installed.path,
         managed_codex_version: installed.version,
         socket_path: context.home.control_socket(),
-        app_server_version: reached.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned),
+        app_server_version: version,
         codexd_version: VERSION,
         embedded: reached.embedded,
         repairs: context.repairs(),

@@ -15,7 +15,7 @@ mod version;
 
 use std::process::ExitCode;
 
-use codexd_core::contract::Failure;
+use codexd_core::contract::{ErrorCode, Failure};
 
 use crate::cli::{Cli, Verb};
 use crate::context::Context;
@@ -57,6 +57,14 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
+/// Whether this machine has what process identities are made of.
+fn supported() -> Result<(), Failure> {
+    codexd_host::process::myself().map(drop).map_err(|error| {
+        Failure::new(ErrorCode::UnsupportedPlatform, format!("/proc does not tell who a process is: {error}"))
+            .hint("codexd needs Linux with /proc mounted")
+    })
+}
+
 /// Runs a changing verb; its failure goes into the event log, too.
 fn changing<A: Answer>(
     context: &Context,
@@ -64,9 +72,13 @@ fn changing<A: Answer>(
     verb: &str,
     run: impl FnOnce() -> Result<A, Failure>,
 ) -> ExitCode {
-    let outcome = run();
-    if let Err(failure) = &outcome {
-        context.refused(verb, failure);
-    }
+    let outcome = supported().and_then(|()| run()).map_err(|failure| {
+        context.refused(verb, &failure);
+        // What was put right before is not lost with the answer.
+        match context.repairs() {
+            repairs if repairs.is_empty() => failure,
+            repairs => failure.with("repairs", serde_json::to_value(repairs).unwrap_or_default()),
+        }
+    });
     output::finish(mode, outcome)
 }

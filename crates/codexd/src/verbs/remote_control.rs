@@ -43,11 +43,14 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         || !matches!(sight.observation.keeper, KeeperSeen::Absent | KeeperSeen::Mute(_) | KeeperSeen::Idle);
     let socket = context.home.control_socket();
     let mut answer = None;
-    if let ListenerSeen::Answering { pid, ours: false } | ListenerSeen::Mute { pid, ours: false } =
-        sight.observation.listener
-        && !managed
-    {
-        return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
+    match sight.observation.listener {
+        ListenerSeen::Answering { pid, ours: false } if !managed => {
+            return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
+        }
+        ListenerSeen::Mute { pid, ours: false } if !managed => {
+            return Err(failures::refusal(Refusal::Occupied(pid), &socket));
+        }
+        _ => {}
     }
     let changed = settings.remote_control_enabled != enable;
     let new = settings.with_remote_control(enable);
@@ -69,13 +72,14 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         }
     }
     let installed = InstalledFacts::gather(context, &new);
+    let version = answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     Ok(Reply(RemoteControlReply {
         status: status(enable, changed),
         backend: managed.then_some(Backend::Pid),
         remote_control_enabled: enable,
         socket_path: socket,
-        cli_version: installed.cli_version(),
-        app_server_version: answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned),
+        cli_version: installed.cli_version(version.as_deref()),
+        app_server_version: version,
         codexd_version: VERSION,
         repairs: context.repairs(),
     }))
@@ -106,7 +110,10 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
     };
     let again = match failure.code {
         // The old server was never touched.
-        ErrorCode::CodexBroken | ErrorCode::CodexNotFound | ErrorCode::UnmanagedServer => String::new(),
+        ErrorCode::CodexBroken
+        | ErrorCode::CodexNotFound
+        | ErrorCode::UnmanagedServer
+        | ErrorCode::SocketOccupied => String::new(),
         _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0))) {
             Ok(_) => "; the app-server runs as before".to_owned(),
             Err(second) => format!("; the app-server could not be started as before: {}", second.message),

@@ -36,8 +36,8 @@ struct Found {
 /// Runs the verb.
 pub fn run(context: &Context) -> Reply {
     let parsed = context.settings_as_found();
-    let found = find(context, &parsed);
     let installed = InstalledFacts::gather(context, &parsed.settings);
+    let found = find(context, &parsed, &installed);
     let state = state(&found);
     let listener = match found.listening.seen {
         ListenerSeen::Answering { pid, .. } => pid,
@@ -46,6 +46,7 @@ pub fn run(context: &Context) -> Reply {
     let pid = found.server.as_ref().map(|server| server.pid).or(listener);
     let keeper = found.keeper.as_ref();
     let answering = found.listening.answer.is_some();
+    let version = found.listening.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     Reply(StatusReport {
         status: if answering { LifecycleStatus::Running } else { LifecycleStatus::NotRunning },
         state,
@@ -62,11 +63,11 @@ pub fn run(context: &Context) -> Reply {
             .and_then(|keeper| keeper.next_attempt_at.clone()),
         last_exit: keeper.and_then(|keeper| keeper.last_exit.clone()),
         running_is_installed: pid.and_then(|pid| running_is_installed(pid, &installed, &found)),
-        cli_version: installed.cli_version(),
+        cli_version: installed.cli_version(version.as_deref()),
         managed_codex_path: installed.path,
         managed_codex_version: installed.version,
         socket_path: context.home.control_socket(),
-        app_server_version: found.listening.answer.and_then(|answer| answer.version().map(str::to_owned)),
+        app_server_version: version,
         codexd_version: VERSION,
         embedded: found.codexd.is_some_and(|record| record.embedded),
         settings: SettingsReport {
@@ -80,7 +81,7 @@ pub fn run(context: &Context) -> Reply {
     })
 }
 
-fn find(context: &Context, parsed: &ParsedSettings) -> Found {
+fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) -> Found {
     let home = &context.home;
     let mut problems: Vec<Problem> = Vec::new();
     let mut problem =
@@ -88,7 +89,13 @@ fn find(context: &Context, parsed: &ParsedSettings) -> Found {
     for defect in &parsed.defects {
         problem("corrupt-settings", format!("{}: {defect}", home.settings().display()));
     }
-    let record = pid_record::observe(home).unwrap_or_else(|error| {
+    if let Some(why) = &installed.unusable {
+        problem("codex-broken", format!("the Codex that would be run cannot be: {why}"));
+    }
+    if home.state_dir().symlink_metadata().is_ok() && !home.state_dir().is_dir() {
+        problem("state-unwritable", format!("{} is not a folder", home.state_dir().display()));
+    }
+    let record = observe::server(home).unwrap_or_else(|error| {
         problem("unreadable-record", format!("{}: {error}", home.pid_record().display()));
         pid_record::Observed { recorded: Recorded::Absent, process: None, codexd: None }
     });
@@ -101,8 +108,18 @@ fn find(context: &Context, parsed: &ParsedSettings) -> Found {
         let (found, message) = drive::name_trouble(&trouble);
         problem(found, message);
     }
+    if matches!(record.recorded, Recorded::Absent)
+        && let Some(server) = &record.process
+    {
+        problem("unrecorded-server", format!("no record names the app-server {}, which runs", server.pid));
+    }
     let keeper = read_state(home);
     let keeper_alive = keeper.as_ref().is_some_and(|keeper| process::is_alive(&keeper.keeper));
+    if let Some(keeper) = keeper.as_ref().filter(|_| keeper_alive)
+        && process::stat(keeper.keeper.pid).is_some_and(|stat| matches!(stat.state, b'T' | b't'))
+    {
+        problem("mute-keeper", format!("the keeper {} is suspended", keeper.keeper.pid));
+    }
     if record.process.is_some() && !keeper_alive {
         problem("lost-keeper", "the app-server runs without a keeper: nobody would restart it".to_owned());
     }
@@ -123,7 +140,10 @@ fn find(context: &Context, parsed: &ParsedSettings) -> Found {
     Found {
         keeper,
         keeper_alive,
-        recorded: record.recorded,
+        recorded: match &record.process {
+            Some(server) => Recorded::Alive(server.pid),
+            None => record.recorded,
+        },
         server: record.process,
         codexd: record.codexd,
         listening,
@@ -139,8 +159,8 @@ fn state(found: &Found) -> State {
     match (&found.recorded, found.listening.seen) {
         (_, ListenerSeen::Answering { ours: false, .. }) => State::Unmanaged,
         (Recorded::Alive(_), _) if matches!(phase, Some(StatePhase::Stopping { .. })) => State::Draining,
-        _ if crash_looping => State::CrashLooping,
         (Recorded::Alive(_), _) if answering => State::Running,
+        _ if crash_looping => State::CrashLooping,
         (Recorded::Alive(_), _) => {
             let lived = found.server.as_ref().and_then(process::uptime_ms).unwrap_or_default();
             if lived < START_TIMEOUT_MS { State::Starting } else { State::Failed }
@@ -224,7 +244,12 @@ impl Answer for Reply {
                 _ => "unseen".to_owned(),
             };
             rows.push(("last exit", format!("{how} at {}", exit.at)));
-            rows.extend(exit.stderr_tail.lines().last().map(|line| ("", style::paint(line, Colour::Dim))));
+            rows.extend(
+                exit.stderr_tail
+                    .lines()
+                    .last()
+                    .map(|line| ("", style::paint(&style::plain(line), Colour::Dim))),
+            );
         }
         rows.push(("socket", report.socket_path.display().to_string()));
         rows.extend(

@@ -2,7 +2,6 @@
 
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
 use codexd_core::lifecycle::ListenerSeen;
-use codexd_host::pid_record;
 
 use super::lifecycle::{self, Reply};
 use crate::context::Context;
@@ -15,7 +14,7 @@ use crate::observe;
 /// [`ErrorCode::NotAnswering`] when no app-server answers.
 pub fn run(context: &Context) -> Result<Reply, Failure> {
     let settings = context.settings_as_found().settings;
-    let record = pid_record::observe(&context.home).ok();
+    let record = observe::server(&context.home).ok();
     let server = record.as_ref().and_then(|record| record.process.as_ref()).map(|process| process.pid);
     let socket = context.home.control_socket();
     let listening = observe::listener(&socket, server);

@@ -86,6 +86,48 @@ fn a_record_of_a_recycled_pid_is_healed_and_its_new_owner_left_alone() -> anyhow
 }
 
 #[test]
+fn a_record_that_is_lost_or_spoilt_under_a_living_server_is_written_again() -> anyhow::Result<()> {
+    let home = home()?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    let server = recorded(&home)?;
+    for spoilt in [None, Some("garbage")] {
+        match spoilt {
+            None => fs::remove_file(home.state("app-server.pid"))?,
+            Some(text) => fs::write(home.state("app-server.pid"), text)?,
+        }
+        let status = codexd.json(&["status"])?;
+        assert_eq!((&status["state"], status["pid"].as_u64()), (&"running".into(), Some(server.pid.into())));
+        assert_ne!(status["problems"], json!([]));
+        assert_eq!(codexd.json(&["version"])?["backend"], "pid");
+        let started = codexd.json(&["start"])?;
+        assert_eq!(
+            (&started["status"], &started["repairs"][0]["found"]),
+            (&"alreadyRunning".into(), &"unrecorded-server".into()),
+            "{started}"
+        );
+        assert_eq!(recorded(&home)?.pid, server.pid);
+    }
+    fs::remove_file(home.state("app-server.pid"))?;
+    assert_eq!(codexd.json(&["restart"])?["status"], "restarted");
+    fs::remove_file(home.state("app-server.pid"))?;
+    assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn what_was_put_right_before_a_failure_is_told_with_it() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    home.write("app-server-daemon/settings.json", "{ nonsense")?;
+    let run = Codexd::new(&home)?.env("PATH", "/nonexistent").run(&["start"])?;
+    let error = run.json()?["error"].clone();
+    assert_eq!(error["code"], "codex-not-found");
+    assert_eq!(error["repairs"][0]["found"], "corrupt-settings", "{error}");
+    Ok(())
+}
+
+#[test]
 fn corrupt_settings_are_kept_aside_and_what_was_good_in_them_goes_on() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
@@ -148,9 +190,12 @@ fn a_mute_listener_is_named_and_never_ended() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     let listener = UnixListener::bind(home.control_socket())?;
-    for (verb, code) in
-        [("start", "socket-occupied"), ("restart", "socket-occupied"), ("stop", "unmanaged-server")]
-    {
+    for (verb, code) in [
+        ("start", "socket-occupied"),
+        ("restart", "socket-occupied"),
+        ("stop", "socket-occupied"),
+        ("enable-remote-control", "socket-occupied"),
+    ] {
         let error = codexd.run(&[verb])?.json()?["error"].clone();
         assert_eq!(
             (&error["code"], error["pid"].as_u64()),

@@ -33,13 +33,14 @@ impl Stage {
         Ok((client, thread))
     }
 
-    /// The status of the thread's last turn, as the running server reads it from disk.
-    async fn last_turn(&self, thread: &str) -> anyhow::Result<Value> {
+    /// The status of the thread's first turn, as the running server reads it from disk. The first: after a cut a managed
+    /// 0.169.0 goes on by itself, in a turn of its own.
+    async fn first_turn(&self, thread: &str) -> anyhow::Result<Value> {
         let client = Client::connect(&Place::Socket(self.home.control_socket()), "turns").await?;
         let read =
             client.call("thread/read", serde_json::json!({"threadId": thread, "includeTurns": true})).await?;
         let turns = read["thread"]["turns"].as_array().cloned().unwrap_or_default();
-        Ok(turns.last().map(|turn| turn["status"].clone()).unwrap_or_default())
+        Ok(turns.first().map(|turn| turn["status"].clone()).unwrap_or_default())
     }
 }
 
@@ -52,7 +53,7 @@ fn graceful(server: Server) -> anyhow::Result<()> {
     stage.home.assert_no_process_left();
     drop(client);
     codexd.json(&start)?;
-    assert_eq!(block_on(stage.last_turn(&thread))?, "completed", "nothing was cut");
+    assert_eq!(block_on(stage.first_turn(&thread))?, "completed", "nothing was cut");
     codexd.json(&["stop"])?;
     drop(stage.model);
     Ok(())
@@ -66,7 +67,7 @@ fn beyond_the_grace(server: Server) -> anyhow::Result<()> {
     let restarted = codexd.json(&["restart", "--grace", "1"])?;
     assert_eq!(restarted["status"], "restarted");
     drop(client);
-    assert_eq!(block_on(stage.last_turn(&thread))?, "interrupted");
+    assert_eq!(block_on(stage.first_turn(&thread))?, "interrupted");
     codexd.json(&["stop"])?;
     stage.home.assert_no_process_left();
     Ok(())
@@ -85,7 +86,7 @@ fn reload(server: Server) -> anyhow::Result<()> {
     let reloaded = reloading.finish(SOON)?.success_json()?;
     assert_eq!(reloaded["status"], "restarted");
     drop(client);
-    assert_eq!(block_on(stage.last_turn(&thread))?, "completed");
+    assert_eq!(block_on(stage.first_turn(&thread))?, "completed");
     codexd.json(&["stop", "--grace", "0"])?;
     stage.home.assert_no_process_left();
     Ok(())
