@@ -140,7 +140,6 @@ mod tests {
     use crate::process;
     use codexd_core::identity::Pid;
     use codexd_core::lifecycle::{Gone, Recorded};
-    use codexd_core::limits::PROBE_TIMEOUT_MS;
     use codexd_core::record::CodexdRecord;
     use jiff::tz::{Offset, TimeZone};
     use std::io::Read;

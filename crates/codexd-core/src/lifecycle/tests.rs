@@ -221,7 +221,8 @@ proptest! {
                 second, Step::Finish { status: LifecycleStatus::AlreadyRunning, managed }),
             (Command::Stop, Step::Finish { .. }, second) if world.foreign != Foreign::None => {
                 // Ours is gone; what is there now is somebody else's.
-                prop_assert_eq!(second, Step::Refuse(Refusal::Unmanaged(Some(FOREIGN))));
+                let refusal = if world.foreign == Foreign::Mute { Refusal::Occupied } else { Refusal::Unmanaged };
+                prop_assert_eq!(second, Step::Refuse(refusal(Some(FOREIGN))));
             }
             (Command::Stop, Step::Finish { .. }, second) => prop_assert_eq!(
                 second, Step::Finish { status: LifecycleStatus::NotRunning, managed: false }),

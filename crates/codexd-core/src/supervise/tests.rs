@@ -135,7 +135,7 @@ impl World {
                     self.carry_out(supervisor, more, now, true);
                 }
                 Action::Signal(_) | Action::Remind => {
-                    assert!(self.alive, "only a living process is signalled")
+                    assert!(self.alive, "only a living process is signalled");
                 }
                 Action::KillAll => {
                     assert!(self.alive);
