@@ -116,7 +116,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     let keeper = read_state(home);
     let keeper_alive = keeper.as_ref().is_some_and(|keeper| process::is_alive(&keeper.keeper));
     if let Some(keeper) = keeper.as_ref().filter(|_| keeper_alive)
-        && process::stat(keeper.keeper.pid).is_some_and(|stat| matches!(stat.state, b'T' | b't'))
+        && process::stat(keeper.keeper.pid).is_some_and(|stat| stat.state == b'T')
     {
         problem("mute-keeper", format!("the keeper {} is suspended", keeper.keeper.pid));
     }

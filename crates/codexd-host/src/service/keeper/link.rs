@@ -266,6 +266,11 @@ impl KeeperLink {
             // The loss of its memory is no event, its whole end is.
             process::await_end(&self.keeper, LAST_BREATH);
         }
+        if lock::try_keeper_lock(&home.keeper_lock())?.is_some() {
+            return Ok(());
+        }
+        // One that was killed could not give its lock back: that is done by its end.
+        process::await_end(&self.keeper, deadline.saturating_duration_since(Instant::now()));
         lock::try_keeper_lock(&home.keeper_lock())?.map(drop).ok_or_else(silent)
     }
 }

@@ -141,6 +141,8 @@ fn order_about(house: &House) -> anyhow::Result<()> {
     ensure!(first.pid != second.pid && !first.is_alive(), "restart left {first:?}");
     let stopped = house.run(&["stop"])?;
     ensure!(stopped["status"] == "stopped", "{stopped}");
+    // The one that traces the keeper sees its end a little later than the verb does.
+    until(PATIENCE, "the end of the tracer", || house.home.processes().is_empty().then_some(()))?;
     house.assert_nothing_left().context("after stop")
 }
 
