@@ -86,7 +86,7 @@ fn open(path: &Path) -> io::Result<File> {
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound
             ) =>
         {
             let home = path.parent().and_then(Path::parent);

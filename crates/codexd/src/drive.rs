@@ -233,8 +233,12 @@ impl Drive<'_> {
         match not_ready {
             NotReady::Exited(exit) => failures::server_exited(&exit),
             NotReady::SpawnFailed { message, errno } => {
-                let full = errno == Some(rustix::io::Errno::NOSPC.raw_os_error());
-                let code = if full { ErrorCode::DiskFull } else { ErrorCode::SpawnFailed };
+                use rustix::io::Errno;
+                let code = match errno.map(Errno::from_raw_os_error) {
+                    Some(Errno::NOSPC | Errno::DQUOT) => ErrorCode::DiskFull,
+                    Some(Errno::ROFS) => ErrorCode::StateUnwritable,
+                    _ => ErrorCode::SpawnFailed,
+                };
                 Failure::new(code, message).with("errno", errno)
             }
             NotReady::Unkillable(pid) => Failure::new(

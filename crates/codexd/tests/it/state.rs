@@ -1,5 +1,7 @@
 //! Every state in which a home can be found: the next verb heals it, says so, and nobody deletes a file.
 
+mod disk;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;

@@ -1,5 +1,8 @@
 //! What the keeper does when the supervisor says so.
 
+use std::io;
+use std::path::PathBuf;
+
 use codexd_core::contract::EventLevel;
 use codexd_core::contract::status::LastExit;
 use codexd_core::identity::Pid;
@@ -34,7 +37,7 @@ impl Keeper {
         }
         if !self.left {
             let phase = self.phase();
-            self.write_down(phase);
+            let _ = self.write_down(phase);
         }
     }
 
@@ -87,9 +90,12 @@ impl Keeper {
         let generation = uuid::Uuid::now_v7().to_string();
         self.state.generation = Some(generation.clone());
         self.state.program = Some(program.without_env());
-        self.write_down(StatePhase::Spawning);
         let _ = self.watches.watch_folder(&self.home);
-        match Server::spawn(&self.home, &program, &generation) {
+        // What is not written down first could not be found again if the keeper were killed now.
+        let spawned = self
+            .write_down(StatePhase::Spawning)
+            .map_err(|error| io::Error::new(error.kind(), Unwritten(self.home.keeper_state(), error)));
+        match spawned.and_then(|()| Server::spawn(&self.home, &program, &generation)) {
             Ok(server) => {
                 let pid = server.process.pid;
                 let event = LogEvent::new(EventLevel::Info, "child.started", "started the app-server")
@@ -104,7 +110,7 @@ impl Keeper {
             Err(error) => {
                 let message = format!("failed to start {}: {error}", program.executable.display());
                 self.note(LogEvent::new(EventLevel::Error, "child.spawn.failed", message.clone()));
-                self.clients.tell(&Report::SpawnFailed { message, errno: error.raw_os_error() });
+                self.clients.tell(&Report::SpawnFailed { message, errno: errno_of(&error) });
                 self.feed(supervise::Event::SpawnFailed);
             }
         }
@@ -141,7 +147,7 @@ impl Keeper {
     fn leave(&mut self) {
         self.left = true;
         let phase = if self.give_up { StatePhase::Failed } else { StatePhase::Stopped };
-        self.write_down(phase);
+        let _ = self.write_down(phase);
         let _ = std::fs::remove_file(self.home.keeper_socket());
         self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
         // From here on the next keeper may come; what is left of this one only ends.
@@ -167,8 +173,8 @@ impl Keeper {
         }
     }
 
-    /// Writes `keeper.json`. A full disk costs what it would have told, nothing else.
-    fn write_down(&mut self, phase: StatePhase) {
+    /// Writes `keeper.json`. Everywhere but before a start, a full disk costs what it would have told and nothing else.
+    fn write_down(&mut self, phase: StatePhase) -> io::Result<()> {
         self.state.phase = phase;
         self.state.server = self.server.as_ref().map(|server| server.process.clone());
         self.state.restarts = self.supervisor.restarts();
@@ -177,13 +183,24 @@ impl Keeper {
             Phase::Waiting { until } => Some(clock::in_ms(until.since_ms(clock::monotonic()))),
             _ => None,
         };
-        let _ = state::write(&self.home, &self.state);
+        state::write(&self.home, &self.state)
     }
 
     /// An event that cannot be written is lost: the server matters more.
     pub(super) fn note(&self, event: LogEvent) {
         let _ = self.log.append(&event);
     }
+}
+
+/// The state could not be written where it must be.
+#[derive(Debug, thiserror::Error)]
+#[error("the state cannot be kept in {}: {}", .0.display(), .1)]
+struct Unwritten(PathBuf, io::Error);
+
+/// The number of the system's error, also where it was wrapped in words.
+fn errno_of(error: &io::Error) -> Option<i32> {
+    let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<Unwritten>());
+    error.raw_os_error().or_else(|| wrapped.and_then(|Unwritten(_, inner)| inner.raw_os_error()))
 }
 
 fn exit_event(exit: &LastExit) -> LogEvent {
