@@ -112,9 +112,7 @@ impl House {
     /// The one keeper that lives.
     pub(super) fn the_only_keeper(&self) -> anyhow::Result<Process> {
         let mut keepers = self.home.processes();
-        keepers.retain(|process| {
-            process.command.contains(" keeper --codex-home ") && !process.command.starts_with("strace ")
-        });
+        keepers.retain(is_keeper);
         let [keeper] = &keepers[..] else { anyhow::bail!("not one keeper but {keepers:#?}") };
         Ok(keeper.clone())
     }
@@ -149,8 +147,12 @@ impl House {
             "status does not see {server:?} kept by {keeper:?}: {status:#}"
         );
         ensure!(status["problems"] == serde_json::json!([]), "{status:#}");
-        let state: Value = serde_json::from_slice(&fs::read(self.home.state("keeper.json"))?)?;
-        ensure!(state["server"]["pid"] == server.pid && state["phase"]["is"] == "running", "{state:#}");
+        // The server may answer before the keeper has written down that it lives.
+        until(PATIENCE, "the keeper to keep it", || {
+            let state: Value =
+                serde_json::from_slice(&fs::read(self.home.state("keeper.json")).ok()?).ok()?;
+            (state["server"]["pid"] == server.pid && state["phase"]["is"] == "running").then_some(())
+        })?;
         self.assert_never_two()?;
         Ok(server)
     }
@@ -171,13 +173,19 @@ impl House {
 
     /// Nothing of this home lives.
     pub(super) fn assert_nothing_left(&self) -> anyhow::Result<()> {
-        let left = self.home.processes();
+        let (keepers, left): (Vec<_>, Vec<_>) = self.home.processes().into_iter().partition(is_keeper);
         ensure!(left.is_empty(), "processes left behind: {left:#?}");
+        // One that leaves gives its lock back first: a verb that has not ordered it to leave does not wait for its end.
+        keepers.iter().try_for_each(|keeper| keeper.wait_gone(PATIENCE))?;
         self.assert_never_two()?;
         let status = self.status()?;
         ensure!(status["state"] == "stopped" && status["problems"] == serde_json::json!([]), "{status:#}");
         Ok(())
     }
+}
+
+fn is_keeper(process: &Process) -> bool {
+    process.command.contains(" keeper --codex-home ") && !process.command.starts_with("strace ")
 }
 
 /// So many of the points, evenly spread and the first one among them; every one if `CODEXD_KILL_POINTS` says `all`.

@@ -113,8 +113,9 @@ fn with_a_keeper<T: Send>(
             // Or the keeper would be waited for in vain.
             house.home.end_processes()?;
         }
-        let kept = keeper.join().expect("no panic")?;
-        done.map(|()| kept)
+        let kept = keeper.join().expect("no panic");
+        done?;
+        kept
     })
 }
 
