@@ -40,10 +40,18 @@ pub const STABLE_AFTER_MS: u64 = 60_000;
 
 /// A log file is rotated when it has grown past this.
 pub const LOG_MAX_BYTES: u64 = 8 << 20;
+/// A log that cannot be rotated (a full disk) is cut without when it is so many times as large as it may be.
+pub const LOG_OVERGROWN_FACTOR: u64 = 4;
+/// So much of the end of a log, over both of its files, is looked through for its last lines: all that both may hold.
+pub const LOG_LINES_MAX_BYTES: u64 = 2 * LOG_MAX_BYTES;
 /// How long the keeper leaves a busy log alone before it looks at its size again.
 pub const LOG_CHECK_INTERVAL_MS: u64 = 1_000;
 /// The event log is rotated when it has grown past this.
 pub const EVENTS_MAX_BYTES: u64 = 1 << 20;
+/// How long an event waits for another writer of the event log before it is given up.
+pub const EVENTS_LOCK_TIMEOUT_MS: u64 = 200;
+/// A file of the state that is larger is not read.
+pub const STATE_FILE_MAX_BYTES: u64 = 16 << 20;
 /// How much of the end of the server's stderr is reported with its exit.
 pub const STDERR_TAIL_BYTES: u64 = 4_096;
 /// How many of the newest events `status` shows.

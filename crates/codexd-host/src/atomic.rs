@@ -1,9 +1,13 @@
 //! Files that are never half there: written beside, then renamed over.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use codexd_core::limits::STATE_FILE_MAX_BYTES;
+use rustix::fs::Mode;
+use rustix::io::Errno;
 
 /// How much a file must survive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,6 +34,7 @@ pub fn replace(path: &Path, contents: &[u8], durability: Durability) -> io::Resu
 
 fn write_and_rename(beside: &Path, path: &Path, contents: &[u8], durability: Durability) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+    let_owner_in(&file)?;
     file.write_all(contents)?;
     if durability == Durability::Power {
         file.sync_all()?;
@@ -50,34 +55,86 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Moves a file that cannot be used out of the way, to a name of its own beside it, and answers that name.
+/// Lets the owner of a file that was just made read and write it: a umask may have taken that, too.
+pub(crate) fn let_owner_in(file: &File) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    let owner = Mode::RUSR | Mode::WUSR;
+    if !mode.contains(owner) {
+        rustix::fs::fchmod(file, mode | owner)?;
+    }
+    Ok(())
+}
+
+/// Keeps a copy of a file that cannot be used, under a name of its own beside it, and answers that name. The file itself
+/// stays where it is.
 ///
 /// # Errors
-/// The file system's.
-pub fn keep_aside(path: &Path) -> io::Result<PathBuf> {
+/// The file system's; no part of a copy is left behind then.
+pub fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let stamp = jiff::Timestamp::now().as_millisecond();
     let aside = path.with_file_name(format!("{name}.corrupt-{stamp}"));
-    fs::rename(path, &aside)?;
-    Ok(aside)
+    match fs::hard_link(path, &aside) {
+        Ok(()) => Ok(aside),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Not every file system has links.
+        Err(_) => copy(path, &aside).map(|()| aside),
+    }
+}
+
+fn copy(path: &Path, to: &Path) -> io::Result<()> {
+    let mut from = open_regular(path)?;
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let written =
+        let_owner_in(&copy).and_then(|()| io::copy(&mut from, &mut copy)).and_then(|_| copy.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(to);
+    }
+    written
 }
 
 /// Reads a file that may be absent.
 ///
 /// # Errors
-/// The file system's, but for absence.
+/// The file system's, but for absence; `InvalidInput` if something else than a file is there, `FileTooLarge` past
+/// [`STATE_FILE_MAX_BYTES`].
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(contents) => Ok(Some(contents)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
-        Err(error) => Err(error),
+    let file = match open_regular(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut contents = Vec::new();
+    file.take(STATE_FILE_MAX_BYTES + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > STATE_FILE_MAX_BYTES {
+        let message = format!("{} is larger than {STATE_FILE_MAX_BYTES} bytes", path.display());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
+    Ok(Some(contents))
+}
+
+/// Opens a file for reading, and nothing but a file: to open a FIFO would wait for a writer.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let no_file =
+        || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display()));
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    // What open(2) says of a socket.
+    let not_openable = Errno::NXIO.raw_os_error();
+    let file =
+        opened.map_err(|error| if error.raw_os_error() == Some(not_openable) { no_file() } else { error })?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Durability, keep_aside, read, replace};
+    use super::{Durability, copy, keep_copy, let_owner_in, open_regular, read, replace};
+    use codexd_core::limits::STATE_FILE_MAX_BYTES;
+    use rustix::fs::{CWD, Mode};
+    use std::fs::{File, Permissions};
+    use std::io::ErrorKind;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -92,12 +149,45 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_kept_under_another_name() {
+    fn a_bad_file_is_kept_under_another_name_and_stays_where_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.json");
         std::fs::write(&path, "{ bad").expect("written");
-        let aside = keep_aside(&path).expect("moved");
-        assert_eq!(std::fs::read_to_string(aside).expect("kept"), "{ bad");
-        assert_eq!(read(&path).expect("absent is no error"), None);
+        let aside = keep_copy(&path).expect("linked");
+        let copied = folder.path().join("copied");
+        copy(&path, &copied).expect("copied, where links are unknown");
+        for file in [&path, &aside, &copied] {
+            assert_eq!(std::fs::read_to_string(file).expect("there"), "{ bad");
+        }
+    }
+
+    #[test]
+    fn only_files_of_a_bounded_size_are_read_and_nothing_waits() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        rustix::fs::mkfifoat(CWD, path("fifo"), Mode::RWXU).expect("made");
+        std::fs::create_dir(path("folder")).expect("made");
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("bound");
+        for name in ["fifo", "folder", "socket"] {
+            let error = read(&path(name)).expect_err("no file");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        let huge = File::create(path("huge")).expect("made");
+        huge.set_len(STATE_FILE_MAX_BYTES + 1).expect("grown");
+        assert_eq!(read(&path("huge")).expect_err("too large").kind(), ErrorKind::FileTooLarge);
+        assert_eq!(read(&path("none")).expect("absent is no error"), None);
+        assert_eq!(read(&path("huge").join("below")).expect("absent is no error"), None);
+    }
+
+    #[test]
+    fn the_owner_may_read_and_write_what_a_umask_has_closed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x");
+        let file = File::create(&path).expect("made");
+        file.set_permissions(Permissions::from_mode(0o000)).expect("closed");
+        let_owner_in(&file).expect("opened");
+        assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+        open_regular(&path).expect("readable");
     }
 }
