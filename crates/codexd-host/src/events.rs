@@ -10,16 +10,20 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use codexd_core::contract::{EventLevel, EventRecord};
-use codexd_core::limits::EVENTS_MAX_BYTES;
+use codexd_core::limits::{EVENTS_LOCK_TIMEOUT_MS, EVENTS_MAX_BYTES};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde_json::{Map, Value};
 
-use crate::clock;
+use crate::{atomic, clock};
 
 /// So much of the end of the file is looked through for the last number; a line is far shorter.
 const TAIL_BYTES: u64 = 256 << 10;
+/// How long to sleep before the lock is tried again; a writer holds it for far less.
+const LOCK_STEP: Duration = Duration::from_millis(1);
 
 /// An event before it has a number and a time.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +67,7 @@ impl EventLog {
     /// Appends an event and answers its number.
     ///
     /// # Errors
-    /// The file system's; the event is lost then, and a part of its line may be there without ever being taken for one.
+    /// The file system's, or `WouldBlock` if another process keeps the lock; the event is lost then, and a part of its line may be there without ever being taken for one.
     pub fn append(&self, event: &Event) -> io::Result<u64> {
         let mut file = self.open_locked()?;
         let mut end = read_end(&mut file)?;
@@ -95,7 +99,7 @@ impl EventLog {
     pub fn newest(&self, count: usize) -> Vec<EventRecord> {
         let mut records = Vec::new();
         for path in [self.rotated(), self.path.clone()] {
-            if let Ok(mut file) = File::open(path)
+            if let Ok(mut file) = atomic::open_regular(&path)
                 && let Ok(tail) = read_tail(&mut file)
             {
                 let lines = tail.split(|&byte| byte == b'\n');
@@ -112,10 +116,12 @@ impl EventLog {
 
     /// Another writer may rotate the file between opening and locking: then the lock is on the old one.
     fn open_locked(&self) -> io::Result<File> {
+        let deadline = Instant::now() + Duration::from_millis(EVENTS_LOCK_TIMEOUT_MS);
         loop {
             let file =
                 OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            atomic::let_owner_in(&file)?;
+            lock(&file, deadline)?;
             if is_at(&file, &self.path) {
                 return Ok(file);
             }
@@ -125,7 +131,7 @@ impl EventLog {
     /// Where the new file has no number to go on from: the rotated one's, or if that is unreadable too a number that
     /// no earlier event can have reached, the milliseconds since 1970.
     fn last_seq_of_rotated(&self) -> u64 {
-        let Ok(mut file) = File::open(self.rotated()) else {
+        let Ok(mut file) = atomic::open_regular(&self.rotated()) else {
             return self.never_reached_if_not_empty();
         };
         match read_end(&mut file) {
@@ -136,6 +142,20 @@ impl EventLog {
 
     fn never_reached_if_not_empty(&self) -> u64 {
         if std::fs::metadata(&self.path).is_ok_and(|found| found.len() > 0) { never_reached() } else { 0 }
+    }
+}
+
+/// A writer that is suspended while it holds the lock must not hold up the others: flock(2) itself knows no limit.
+fn lock(file: &File, deadline: Instant) -> io::Result<()> {
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_STEP),
+            Err(Errno::WOULDBLOCK) => {
+                let message = format!("another process has held its lock for {EVENTS_LOCK_TIMEOUT_MS} ms");
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
+            }
+            other => return Ok(other?),
+        }
     }
 }
 
@@ -225,6 +245,28 @@ mod tests {
         assert_eq!(log.append(&event()).expect("appended"), first + 1);
         assert_eq!(log.append(&event()).expect("appended"), first + 2);
         assert!(std::fs::metadata(&path).expect("there").len() < 1_000, "a fresh file");
+    }
+
+    #[test]
+    fn a_writer_that_keeps_the_lock_costs_the_event_and_not_the_caller() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let log = EventLog::new(path.clone());
+        let first = log.append(&event()).expect("appended");
+        let holder = std::fs::File::open(&path).expect("opened");
+        holder.lock().expect("locked");
+        let error = log.append(&event()).expect_err("the lock is held");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        drop(holder);
+        assert_eq!(log.append(&event()).expect("free again"), first + 1);
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_the_log_holds_nobody_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).expect("made");
+        assert!(EventLog::new(path).newest(1).is_empty());
     }
 
     proptest! {
