@@ -1,5 +1,7 @@
 //! Where everything of one CODEX_HOME lies.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -106,7 +108,11 @@ impl Home {
     /// # Errors
     /// The file system's: read-only, full, not permitted, or a file in a folder's place.
     pub fn create_state(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.root)?;
+        if !self.root.is_dir() {
+            fs::create_dir_all(&self.root)?;
+            let mode = fs::metadata(&self.root)?.permissions().mode();
+            fs::set_permissions(&self.root, Permissions::from_mode(mode | PRIVATE))?;
+        }
         for folder in [self.state_dir(), self.control_dir()] {
             private_dir(&folder)?;
         }
@@ -114,10 +120,11 @@ impl Home {
     }
 }
 
-/// Makes one folder for its owner alone; one that others may enter is closed to them.
+/// Makes one folder for its owner alone; one that others may enter is closed to them, and one that a umask closed to
+/// everybody is opened to its owner.
 fn private_dir(path: &Path) -> io::Result<()> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(PRIVATE)) {
-        Ok(()) => return Ok(()),
+        Ok(()) => return fs::set_permissions(path, Permissions::from_mode(PRIVATE)),
         Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
@@ -128,10 +135,27 @@ fn private_dir(path: &Path) -> io::Result<()> {
             format!("{} is not a folder", path.display()),
         ));
     }
-    use std::os::unix::fs::PermissionsExt;
-    if found.permissions().mode() & 0o077 != 0 {
+    let mode = found.permissions().mode();
+    if mode & 0o077 != 0 || mode & PRIVATE == 0 {
         // A read-only file system refuses this; the folder is used as it is then.
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE));
+        let _ = fs::set_permissions(path, Permissions::from_mode(PRIVATE));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Home, fs};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn folders_that_a_umask_has_closed_are_opened_to_their_owner() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        fs::create_dir(home.state_dir()).expect("made");
+        fs::set_permissions(home.state_dir(), fs::Permissions::from_mode(0o000)).expect("closed");
+        home.create_state().expect("made");
+        let mode = fs::metadata(home.state_dir()).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 }
