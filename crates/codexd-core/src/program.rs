@@ -13,7 +13,7 @@ use crate::os_text::OsText;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Program {
-    /// The executable, absolute and with every link resolved.
+    /// The executable, an absolute path; links in it are left for the kernel to follow at every start.
     pub executable: PathBuf,
     /// The arguments, without the name of the program itself.
     pub args: Vec<OsText>,

@@ -27,7 +27,7 @@ pub struct Search<'a> {
     pub setting: Option<&'a Path>,
     /// CODEX_HOME.
     pub codex_home: &'a Path,
-    /// PATH.
+    /// PATH; relative folders in it are passed over.
     pub path: Option<&'a OsStr>,
 }
 
@@ -91,8 +91,10 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
             }
         }
     }
-    // On PATH a shell would pass over what it cannot run, too.
-    for path in search.path.map(env::split_paths).into_iter().flatten().map(|folder| folder.join("codex")) {
+    // On PATH a shell would pass over what it cannot run, too. What is relative there means another Codex in every folder.
+    let folders =
+        search.path.map(env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
+    for path in folders.map(|folder| folder.join("codex")) {
         match examine(&path) {
             Ok(found) => return Ok(found),
             Err(why) => looked_at.push(Looked { path, why }),
@@ -159,6 +161,21 @@ mod tests {
         executable(&managed, "\u{7f}ELF");
         let found = find(&Search { path: Some(path), ..search(home.path()) }).expect("found");
         assert_eq!(found.path, managed);
+    }
+
+    #[test]
+    fn what_is_relative_on_path_is_passed_over() {
+        let home = tempfile::tempdir().expect("a folder");
+        executable(&home.path().join("codex"), "\u{7f}ELF");
+        // The same folder, told by the way from here to the root and down again.
+        let here = std::env::current_dir().expect("a folder");
+        let up: std::path::PathBuf = here.components().skip(1).map(|_| "..").collect();
+        let down = home.path().strip_prefix("/").expect("absolute");
+        let relative = up.join(down);
+        assert!(relative.join("codex").is_file(), "it would be found");
+        let path = std::env::join_paths([Path::new(""), &relative]).expect("joined");
+        let error = find(&Search { path: Some(&path), ..search(home.path()) }).expect_err("passed over");
+        assert_eq!(error.looked_at.len(), 3, "{error:?}");
     }
 
     #[test]
