@@ -56,8 +56,9 @@ pub const STATE_FILE_MAX_BYTES: u64 = 16 << 20;
 pub const STDERR_TAIL_BYTES: u64 = 4_096;
 /// How many of the newest events `status` shows.
 pub const STATUS_EVENTS: usize = 5;
-/// A message between a verb and the keeper may be so long: it carries a whole environment.
-pub const KEEPER_MESSAGE_MAX_BYTES: usize = 4 << 20;
+/// A message between a verb and the keeper may be so long: it carries a whole environment, of which Linux allows 6 MiB and
+/// of which a byte that is no text takes four.
+pub const KEEPER_MESSAGE_MAX_BYTES: usize = 32 << 20;
 /// So many verbs may be connected to the keeper at once.
 pub const KEEPER_CLIENTS_MAX: usize = 128;
 /// How often a verb looks again before it gives up as undecided.

@@ -103,12 +103,18 @@ fn holder(path: &Path) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+fn is_read_only(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
 /// Takes the keeper's lock for as long as the file is kept; `None` if a keeper holds it.
 ///
 /// # Errors
 /// If the file cannot be made or opened.
 pub fn try_keeper_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = open(path)?;
+    // Only this very file is the keeper's lock: where it cannot be opened nothing else can stand for it.
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    let file = file.or_else(|error| if is_read_only(&error) { File::open(path) } else { Err(error) })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -1,8 +1,8 @@
 //! What a server leaves behind: the processes that it and its tools started.
 //!
 //! Tools run in sessions of their own, so killing the server's process group does not reach them, and once the server is
-//! dead nothing ties them to it any more but their environment. Every server is therefore started with a mark in
-//! `CODEXD_GENERATION` that its descendants inherit, and this module finds them by it.
+//! dead its children have another parent. Every server is therefore started with a mark in `CODEXD_GENERATION` that its
+//! descendants inherit, in the session of its keeper, which inherits what it leaves behind; this module goes by all three.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -19,20 +19,70 @@ use crate::process;
 /// The variable that carries the mark.
 pub const MARK: &str = "CODEXD_GENERATION";
 
-/// Every living process that carries `generation`, except those in `spared`.
-pub fn find(generation: &str, spared: &[Pid]) -> Vec<Process> {
-    let mark = format!("{MARK}={generation}");
+/// How to know what a server has started. A tool may have dropped one of these ties, hardly all of them: MCP servers are
+/// started with an environment of their own, shells with a session of their own, and what outlives its parent loses that.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Ties {
+    /// The mark of the server.
+    pub generation: Option<String>,
+    /// The session of the keeper that started it, which is nobody else's.
+    pub session: Option<Pid>,
+    /// Whether what the server's processes left behind has become ours: it is a child of this process then.
+    pub inherited: bool,
+    /// Those that are known by name.
+    pub known: Vec<Process>,
+}
+
+/// Who is not to be touched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spared<'a> {
+    /// These, by number.
+    pub pids: &'a [Pid],
+    /// The server that lives now, with all that descends from it.
+    pub server: Option<Pid>,
+}
+
+/// Every living process that carries `generation`.
+pub fn marked(generation: &str) -> Vec<Process> {
+    find(&Ties { generation: Some(generation.to_owned()), ..Ties::default() }, Spared::default())
+}
+
+/// Every living process that one of the ties leads to.
+pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
+    let mark = ties.generation.as_ref().map(|generation| format!("{MARK}={generation}"));
+    let heirs = if ties.inherited { process::children() } else { Vec::new() };
+    let tied = |process: &Process| {
+        let pid = process.pid;
+        mark.as_ref().is_some_and(|mark| carries(pid, mark.as_bytes()))
+            || ties.session.is_some_and(|session| is_in_session(pid, session))
+            || heirs.iter().any(|&heir| process::descends_from(pid, heir))
+            || ties.known.contains(process)
+    };
+    // Known first, judged second, looked at again third: a number that was given out anew in between is not the process.
+    processes_of_ours()
+        .filter(|pid| !spared.pids.contains(pid))
+        .filter(|&pid| !spared.server.is_some_and(|server| process::descends_from(pid, server)))
+        .filter_map(|pid| process::identify(pid).ok())
+        .filter(tied)
+        .filter(process::is_alive)
+        .collect()
+}
+
+/// Every process of our user, or of anybody if we are root, but for this one.
+pub fn processes_of_ours() -> impl Iterator<Item = Pid> {
     let my_uid = rustix::process::geteuid().as_raw();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(move |entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let uid = entry.metadata().ok()?.uid();
-        (my_uid == 0 || uid == my_uid).then_some(Pid(pid))
-    });
-    pids.filter(|pid| !spared.contains(pid) && pid.0 != std::process::id())
-        .filter(|&pid| carries(pid, mark.as_bytes()))
-        .filter_map(|pid| process::identify(pid).ok())
-        .collect()
+        ((my_uid == 0 || uid == my_uid) && pid != std::process::id()).then_some(Pid(pid))
+    })
+}
+
+/// Whether a process belongs to the session that `leader` has made. The number of a session is not given out again while
+/// anybody is in it; a living process of that number which is not the one we mean has a session of its own.
+fn is_in_session(pid: Pid, leader: Pid) -> bool {
+    let foreign_leader = leader.0 != std::process::id() && process::stat(leader).is_some();
+    !foreign_leader && process::stat(pid).is_some_and(|stat| stat.session == leader.0)
 }
 
 fn carries(pid: Pid, mark: &[u8]) -> bool {
@@ -49,14 +99,14 @@ pub struct Swept {
     pub left: Vec<Pid>,
 }
 
-/// Ends every process that carries `generation`: SIGTERM, a short grace, SIGKILL; looks again until none is left, also
+/// Ends every process that one of the ties leads to: SIGTERM, a short grace, SIGKILL; looks again until none is left, also
 /// for those that were started meanwhile.
-pub fn sweep(generation: &str, spared: &[Pid]) -> Swept {
+pub fn sweep(ties: &Ties, spared: Spared<'_>) -> Swept {
     let deadline = Instant::now() + Duration::from_millis(KILL_TIMEOUT_MS);
     let mut swept = Swept::default();
     let mut first_round = true;
     loop {
-        let found = find(generation, spared);
+        let found = find(ties, spared);
         if found.is_empty() {
             swept.left.clear();
             return swept;
@@ -93,7 +143,7 @@ fn end(processes: &[Process], signal: Signal, patience: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use super::{MARK, Swept, find, sweep};
+    use super::{MARK, Spared, Swept, Ties, marked, sweep};
     use std::process::Command;
 
     #[test]
@@ -108,10 +158,11 @@ mod tests {
             .expect("a child");
         let mut said = [0u8; 3];
         std::io::Read::read_exact(&mut child.stdout.take().expect("piped"), &mut said).expect("it is up");
-        assert!(find(&mark, &[]).len() >= 2, "the shell and the grandchild");
-        let swept = sweep(&mark, &[]);
+        assert!(marked(&mark).len() >= 2, "the shell and the grandchild");
+        let ties = Ties { generation: Some(mark), ..Ties::default() };
+        let swept = sweep(&ties, Spared::default());
         assert!(swept.ended >= 2 && swept.left.is_empty(), "{swept:?}");
         child.wait().expect("reaped");
-        assert_eq!(sweep(&mark, &[]), Swept::default(), "nothing is left to end");
+        assert_eq!(sweep(&ties, Spared::default()), Swept::default(), "nothing is left to end");
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -48,12 +49,23 @@ impl SocketAddress {
     }
 }
 
+/// How long a connection may wait for room in the queue of a listener that does not accept.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Connects to the socket at `path`.
 ///
 /// # Errors
-/// `NotFound` when nothing is there, `ConnectionRefused` when nobody listens (a left-over socket), `PermissionDenied`.
+/// `NotFound` when nothing is there, `ConnectionRefused` when nobody listens (a left-over socket), `PermissionDenied`,
+/// `WouldBlock` when so many wait already that there was no room for 2 s: whoever listens does not accept.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(SocketAddress::new(path)?.as_path())
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+    let address = SocketAddress::new(path)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_TIMEOUT))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(address.as_path())?)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// Binds and listens at `path`, which must not exist.
@@ -99,6 +111,26 @@ mod tests {
         let _listener = bind(&path).expect("bound");
         let stream = connect(&path).expect("connected");
         assert_eq!(peer(&stream).expect("credentials").pid, Some(std::process::id()));
+    }
+
+    #[test]
+    fn a_listener_that_never_accepts_is_not_waited_for_without_end() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join("s");
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None)
+                .expect("a socket");
+        let address = rustix::net::SocketAddrUnix::new(&path).expect("an address");
+        rustix::net::bind(&socket, &address).expect("bound");
+        rustix::net::listen(&socket, 0).expect("listening");
+        let mut queued = Vec::new();
+        let error = loop {
+            match connect(&path) {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
     }
 
     #[test]

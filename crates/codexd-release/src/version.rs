@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use codexd_core::identity::FileIdentity;
@@ -46,6 +47,16 @@ pub enum VersionError {
     },
 }
 
+/// The group of the binary that is being asked, for [`abandon`]; 0 while none is.
+static ASKED: AtomicI32 = AtomicI32::new(0);
+
+/// Ends the binary that is being asked, if one is. For a program that is about to end in the middle of it.
+pub fn abandon() {
+    if let Some(group) = Pid::from_raw(ASKED.swap(0, Ordering::SeqCst)) {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit.
 ///
 /// # Errors
@@ -62,12 +73,20 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
         .map_err(run)?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| run(io::Error::other("the kernel gave out an impossible pid")))?;
-    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| run(error.into()))?;
+    ASKED.store(pid.as_raw_pid(), Ordering::SeqCst);
+    let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(error) => {
+            abandon();
+            let _ = child.wait();
+            return Err(run(error.into()));
+        }
+    };
     let timeout = patience.try_into().ok();
     let mut waits = [PollFd::new(&handle, PollFlags::IN)];
     let ended = matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0);
     // Not reaped yet, so the group's number is still its own.
-    let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    abandon();
     let status = child.wait().map_err(run)?;
     if !ended {
         return Err(VersionError::Hung { path: path.to_owned(), patience });

@@ -172,7 +172,7 @@ impl Stop {
         };
         let failure = Failure::new(ErrorCode::BadArguments, first)
             .hint("codexd --help lists the verbs, codexd <verb> --help its options");
-        eprint!("{text}");
+        output::say(text.trim_end());
         output::print_failure_json(&failure)
     }
 }

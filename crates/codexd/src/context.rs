@@ -12,7 +12,7 @@ use codexd_host::lock::OperationLock;
 use codexd_host::{Home, settings_file};
 
 use crate::cli::Global;
-use crate::{failures, output, patience};
+use crate::{failures, output};
 
 /// The version of codexd.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -49,7 +49,6 @@ impl Context {
         let path = self.home.operation_lock();
         let patience = Duration::from_secs(self.global.lock_timeout);
         let taken = OperationLock::take(&path, verb, patience, |holder| {
-            patience::answer_interrupts();
             let holder = holder.unwrap_or("another codexd or codex command");
             output::say(&format!("waiting up to {} s for {holder}", patience.as_secs()));
         });

@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
 use codexd_core::identity::{Pid, Process};
-use codexd_core::lifecycle::{Command, Progress, Step, decide};
+use codexd_core::lifecycle::{Command, ListenerSeen, Progress, Recorded, Step, decide};
 use codexd_core::limits::{KEEPER_TIMEOUT_MS, STEPS_MAX};
 use codexd_core::program::{DrainSignal, Program, StopPolicy};
 use codexd_host::events::Event;
 use codexd_host::process;
-use codexd_host::service::keeper::{KeeperLink, LinkError, Order, Report};
+use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
 use codexd_protocol::probe::Answer;
 
 pub use mend::name_trouble;
 
 use crate::context::Context;
 use crate::observe::{self, Listening, Sight};
-use crate::patience::{self, Progress as Patience};
+use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, await_ready};
 use crate::{codex, failures};
 
@@ -65,6 +65,8 @@ struct Drive<'a> {
     replaced: Option<Process>,
     /// How often the keeper was gone when it was needed.
     keepers_lost: usize,
+    /// The record names nobody and cannot be removed, which does not matter here.
+    record_stays: bool,
 }
 
 /// Drives a wish to its end. The operation lock is held.
@@ -82,10 +84,14 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         replacing: false,
         replaced: None,
         keepers_lost: 0,
+        record_stays: false,
     };
     for _ in 0..STEPS_MAX {
         let fresh = drive.fresh.take();
-        let sight = observe::look(context, wish.command, &mut drive.link, fresh)?;
+        let mut sight = observe::look(context, wish.command, &mut drive.link, fresh)?;
+        if drive.record_stays && !matches!(sight.observation.record, Recorded::Alive(_)) {
+            sight.observation.record = Recorded::Absent;
+        }
         let step = decide(wish.command, &sight.observation, drive.progress);
         if let Some(reached) = drive.act(step, sight)? {
             return Ok(reached);
@@ -147,7 +153,8 @@ impl Drive<'_> {
     /// the keeper is gone, or another one was there before ours.
     fn order(&mut self, order: &Order) -> Result<bool, Failure> {
         let ordered = match self.link.as_mut() {
-            Some(link) => link.order(order),
+            // What was reported before is no answer to this.
+            Some(link) => link.skip_what_was_said().and_then(|()| link.order(order)),
             None => KeeperLink::launch(&self.context.home, &codex::myself()?).and_then(|link| {
                 self.launched = true;
                 self.link.insert(link).order(order)
@@ -188,6 +195,14 @@ impl Drive<'_> {
             Failure::new(ErrorCode::UnmanagedServer, format!("failed to take over process {pid}: {error}"))
         };
         let process = process::identify(pid).map_err(gone)?;
+        // It answered before it was identified: still the same one?
+        let socket = self.context.home.control_socket();
+        let ListenerSeen::Mute { pid: Some(again), .. } = observe::glimpse(&socket, None) else {
+            return Ok(());
+        };
+        if again != pid || !process::is_alive(&process) {
+            return Ok(());
+        }
         if self.order(&Order::Adopt { process: process.clone(), codexd: None })? {
             self.await_adoption(&process)?;
         }
@@ -202,8 +217,8 @@ impl Drive<'_> {
             match link.next(deadline) {
                 Ok(Report::State { pid: Some(_), .. }) => return Ok(true),
                 Ok(Report::Refused { .. }) if !process::is_alive(process) => return Ok(false),
-                Ok(Report::Refused { message }) => {
-                    return Err(Failure::new(ErrorCode::KeeperFailed, message));
+                Ok(Report::Refused { message, errno }) => {
+                    return Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno));
                 }
                 Ok(_) => {}
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
@@ -221,6 +236,12 @@ impl Drive<'_> {
                 Ok(())
             }
             Err(NotReady::KeeperGone) => self.lost_keeper(),
+            Err(not_ready @ NotReady::Refused { .. }) => {
+                self.progress.restarted = false;
+                let failure = self.not_ready(not_ready);
+                self.give_up_what_never_ran();
+                Err(failure)
+            }
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
                 self.give_up_what_never_ran();
@@ -232,7 +253,7 @@ impl Drive<'_> {
     fn not_ready(&self, not_ready: NotReady) -> Failure {
         match not_ready {
             NotReady::Exited(exit) => failures::server_exited(&exit),
-            NotReady::SpawnFailed { message, errno } => {
+            NotReady::SpawnFailed { message, errno } | NotReady::Refused { message, errno } => {
                 use rustix::io::Errno;
                 let code = match errno.map(Errno::from_raw_os_error) {
                     Some(Errno::NOSPC | Errno::DQUOT) => ErrorCode::DiskFull,
@@ -278,7 +299,6 @@ impl Drive<'_> {
 
     fn stop(&mut self, sight: &Sight) -> Result<(), Failure> {
         use codexd_core::lifecycle::KeeperSeen;
-        patience::answer_interrupts();
         // A keeper that keeps nothing has nothing to stop: then nothing was running.
         let kept = !matches!(sight.observation.keeper, KeeperSeen::Idle | KeeperSeen::Absent);
         if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
@@ -304,6 +324,9 @@ impl Drive<'_> {
                 }
                 Ok(Report::Unkillable { pid }) => return Err(self.not_ready(NotReady::Unkillable(pid))),
                 Ok(_) => {}
+                Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => {
+                    return Err(failures::keeper_hangs(&link.keeper));
+                }
                 Err(LinkError::Silent(_)) => {
                     let grace = self.wish.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
                     patience

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::contract::{ErrorCode, Failure};
-use codexd_core::identity::Pid;
+use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
 use codexd_host::lock::LockError;
 use codexd_host::service::keeper::LinkError;
@@ -59,6 +59,14 @@ pub fn keeper(error: &LinkError) -> Failure {
     }
     Failure::new(ErrorCode::KeeperFailed, format!("{error}"))
         .hint("run the command again; keeper.log in the state folder has the keeper's last words")
+}
+
+/// The keeper lives and says nothing.
+pub fn keeper_hangs(keeper: &Process) -> Failure {
+    let message = format!("the keeper (pid {}) does not answer any more", keeper.pid);
+    Failure::new(ErrorCode::KeeperFailed, message)
+        .hint("run the command again: it ends that keeper and goes on with another one")
+        .with("pid", keeper.pid.0)
 }
 
 /// No Codex to run.

@@ -11,7 +11,8 @@ use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen, Observation, Rec
 use codexd_core::limits::PROBE_TIMEOUT_MS;
 use codexd_core::record::CodexdRecord;
 use codexd_host::service::keeper::{self, KeeperLink, StatePhase};
-use codexd_host::{Home, pid_record, process, strays};
+use codexd_host::strays::{self, Spared, Ties};
+use codexd_host::{Home, pid_record, process};
 use codexd_protocol::probe::{self, Answer, ProbeError};
 use codexd_protocol::unix;
 
@@ -35,7 +36,7 @@ pub struct Sight {
     /// What was answered on the control socket.
     pub answer: Option<Answer>,
     /// The mark of what a dead server had started and nobody has ended.
-    pub left_behind: Option<String>,
+    pub left_behind: Option<Ties>,
 }
 
 /// What the control socket shows.
@@ -107,7 +108,7 @@ fn glance(
     {
         match remains(home) {
             Remains::Nothing => {}
-            Remains::Strays(generation) => left_behind = Some(generation),
+            Remains::Strays(ties) => left_behind = Some(ties),
             Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
         }
     }
@@ -181,8 +182,8 @@ enum Remains {
     Nothing,
     /// The server itself.
     Server(Process, CodexdRecord),
-    /// Only what it had started, which carries this mark.
-    Strays(String),
+    /// Only what it had started, to which these lead.
+    Strays(Ties),
 }
 
 /// A keeper that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
@@ -191,7 +192,7 @@ fn remains(home: &Home) -> Remains {
     if process::is_alive(&state.keeper) || matches!(state.phase, StatePhase::Stopped | StatePhase::Failed) {
         return Remains::Nothing;
     }
-    let find = || state.generation.as_deref().map(|mark| strays::find(mark, &[])).unwrap_or_default();
+    let find = || state.generation.as_deref().map(strays::marked).unwrap_or_default();
     let mut marked = find();
     let mut server = state.server.filter(process::is_alive);
     if state.phase == StatePhase::Spawning {
@@ -210,7 +211,15 @@ fn remains(home: &Home) -> Remains {
             let (executable, embedded) = (program.executable, program.embedded);
             Remains::Server(server, CodexdRecord { generation, executable, executable_identity, embedded })
         }
-        (None, _, Some(generation)) if !marked.is_empty() => Remains::Strays(generation),
+        (None, _, Some(generation)) => {
+            let session = Some(state.keeper.pid);
+            let ties = Ties { generation: Some(generation), session, ..Ties::default() };
+            if strays::find(&ties, Spared::default()).is_empty() {
+                Remains::Nothing
+            } else {
+                Remains::Strays(ties)
+            }
+        }
         _ => Remains::Nothing,
     }
 }
@@ -258,7 +267,7 @@ pub fn listener(socket: &Path, ours: Option<Pid>) -> Listening {
 }
 
 /// Who listens, without asking anything.
-fn glimpse(socket: &Path, ours: Option<Pid>) -> ListenerSeen {
+pub fn glimpse(socket: &Path, ours: Option<Pid>) -> ListenerSeen {
     match unix::connect(socket) {
         Ok(stream) => {
             let pid = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
@@ -271,11 +280,13 @@ fn glimpse(socket: &Path, ours: Option<Pid>) -> ListenerSeen {
 fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
     let there = socket.symlink_metadata().is_ok();
     let is_socket = socket.metadata().is_ok_and(|found| found.file_type().is_socket());
-    let dangling = there && socket.metadata().is_err();
     match kind {
+        ErrorKind::NotFound if there => ListenerSeen::LeftOver,
+        ErrorKind::ConnectionRefused if is_socket => ListenerSeen::LeftOver,
         _ if !there => ListenerSeen::Nothing,
-        _ if is_socket || dangling => ListenerSeen::LeftOver,
-        _ => ListenerSeen::NoSocket,
+        ErrorKind::ConnectionRefused => ListenerSeen::NoSocket,
+        // Not permitted, or too many wait already: somebody may well listen.
+        _ => ListenerSeen::Mute { pid: None, ours: false },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use codexd_core::contract::{ErrorCode, Failure};
 use serde::Serialize;
@@ -66,8 +67,13 @@ pub fn print_failure_json(failure: &Failure) -> ExitCode {
     }
 }
 
-/// One write for the whole answer: a reader never sees a part of it followed by something else.
+/// One write for the whole answer, and one answer for the whole run: a reader never sees a part of it followed by something
+/// else, not even when a signal comes while it is printed.
 fn print(line: &str) -> io::Result<()> {
+    static ANSWERED: AtomicBool = AtomicBool::new(false);
+    if ANSWERED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     stdout.write_all(format!("{line}\n").as_bytes())?;
     stdout.flush()

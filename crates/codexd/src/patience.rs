@@ -7,11 +7,11 @@ use codexd_core::contract::{ErrorCode, Failure};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::output;
+use crate::output::{self, Mode};
 
 /// From now on SIGINT, SIGTERM and SIGHUP end this command with its one JSON object. What it has begun goes on: the keeper
-/// does it, and the next command finds it. Called before a wait, so that quick verbs start no thread.
-pub fn answer_interrupts() {
+/// does it, and the next command finds it. A binary that is being asked for its version is not left behind.
+pub fn answer_interrupts(mode: Mode) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
@@ -21,8 +21,11 @@ pub fn answer_interrupts() {
                 let failure = Failure::new(ErrorCode::Interrupted, message)
                     .hint("`codexd status` tells where things stand; running the command again goes on from there")
                     .with("signal", signal);
+                codexd_release::version::abandon();
                 output::say(&format!("error: {}", failure.message));
-                output::print_failure_json(&failure);
+                if mode == Mode::Json {
+                    output::print_failure_json(&failure);
+                }
                 std::process::exit(i32::from(ErrorCode::Interrupted.exit_code()));
             }
         });

@@ -8,14 +8,14 @@ use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
 use codexd_core::limits::{PROBE_TIMEOUT_MS, START_TIMEOUT_MS};
 use codexd_host::process;
-use codexd_host::service::keeper::{KeeperLink, LinkError, Report};
+use codexd_host::service::keeper::{self, KeeperLink, LinkError, Report};
 use codexd_protocol::probe::{self, ProbeError};
 use codexd_protocol::unix;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::context::{Context, VERSION};
 use crate::observe::Listening;
-use crate::patience::{self, Progress};
+use crate::patience::Progress;
 
 /// The wait between two looks while a socket is being made: doubled from the first to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -28,6 +28,13 @@ pub enum NotReady {
     Exited(LastExit),
     /// It could not be started.
     SpawnFailed {
+        /// Why.
+        message: String,
+        /// The number of the system's error.
+        errno: Option<i32>,
+    },
+    /// The keeper would not begin; nothing was changed.
+    Refused {
         /// Why.
         message: String,
         /// The number of the system's error.
@@ -73,7 +80,6 @@ struct Wait<'a> {
 /// # Errors
 /// See [`NotReady`].
 pub fn await_ready(context: &Context, link: &mut KeeperLink, replacing: bool) -> Result<Listening, NotReady> {
-    patience::answer_interrupts();
     let expected = match link.seen {
         KeeperSeen::Keeping(pid) if !replacing => Some(pid),
         _ => None,
@@ -113,6 +119,10 @@ impl Wait<'_> {
             if self.expected.is_some() && now >= self.deadline {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
+            // One that hangs would be waited for without end.
+            if now >= progress.due() && !keeper::answers(&self.context.home) {
+                return Err(NotReady::KeeperGone);
+            }
             progress.tell(|| match self.expected {
                 Some(pid) => format!("waiting for the app-server (pid {pid}) to answer"),
                 None => "waiting for running turns of the old app-server to end".to_owned(),
@@ -138,12 +148,15 @@ impl Wait<'_> {
                     self.expected = pid;
                 }
             }
+            // The old one, before the keeper had read that it is to be replaced.
+            Report::Exited { exit } if !exit.requested && self.replacing => self.expected = None,
             Report::Exited { exit } if !exit.requested => return Err(NotReady::Exited(exit)),
             Report::Exited { .. } | Report::Signalled { .. } => self.expected = None,
             Report::SpawnFailed { message, errno } => return Err(NotReady::SpawnFailed { message, errno }),
             Report::Unkillable { pid } => return Err(NotReady::Unkillable(pid)),
             Report::SocketFolderChanged => self.next_look = FIRST_LOOK,
-            Report::Refused { .. } | Report::Swept { .. } | Report::Leaving => {}
+            Report::Refused { message, errno } => return Err(NotReady::Refused { message, errno }),
+            Report::Swept { .. } | Report::Leaving => {}
         }
         Ok(())
     }

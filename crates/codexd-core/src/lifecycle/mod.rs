@@ -211,6 +211,7 @@ fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
             // A home keeps one server: ours would be forgotten.
             (true, _, Recorded::Alive(_)) => Step::Refuse(Refusal::Unmanaged(pid)),
             (true, Some(pid), _) => Step::AdoptListener(pid),
+            (true, None, _) => Step::Refuse(Refusal::Unmanaged(None)),
             _ => Step::Finish { status: LifecycleStatus::AlreadyRunning, managed: false },
         },
         _ => bring_up(seen, progress),

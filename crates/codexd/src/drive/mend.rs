@@ -5,29 +5,38 @@ use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
-use codexd_core::lifecycle::{Gone, ListenerSeen, Mend, RecordTrouble};
+use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
 use codexd_core::limits::KEEPER_TIMEOUT_MS;
 use codexd_core::record::RecordDefect;
-use codexd_host::{pid_record, process, short_socket, strays};
+use codexd_host::strays::{self, Spared, Ties};
+use codexd_host::{pid_record, process, short_socket};
 use rustix::process::Signal;
 
 use super::{Drive, still_alive};
-use crate::failures;
 use crate::observe::{self, Sight};
+use crate::{failures, output};
 
 impl Drive<'_> {
     pub(super) fn mend(&mut self, mend: Mend, sight: &Sight) -> Result<(), Failure> {
         let home = &self.context.home;
         match mend {
             Mend::Record(trouble) => {
-                pid_record::remove(home)
-                    .map_err(|error| failures::state("remove", &home.pid_record(), &error))?;
                 let (found, what) = name_trouble(&trouble);
+                match pid_record::remove(home) {
+                    Ok(()) => {}
+                    // To stop what does not run, nothing has to be written.
+                    Err(error) if self.wish.command == Command::Stop => {
+                        output::say(&format!("warning: {what}, and its record cannot be removed: {error}"));
+                        self.record_stays = true;
+                        return Ok(());
+                    }
+                    Err(error) => return Err(failures::state("remove", &home.pid_record(), &error)),
+                }
                 self.context.repaired(found, format!("{what}; removed the record"));
             }
             Mend::Socket => self.remove_left_over_socket(sight)?,
             Mend::MuteKeeper(pid) => self.end_mute_keeper(pid)?,
-            Mend::LeftBehind => self.end_left_behind(sight.left_behind.as_deref())?,
+            Mend::LeftBehind => self.end_left_behind(sight.left_behind.as_ref())?,
         }
         Ok(())
     }
@@ -75,9 +84,9 @@ impl Drive<'_> {
         Ok(())
     }
 
-    fn end_left_behind(&self, generation: Option<&str>) -> Result<(), Failure> {
-        let Some(generation) = generation else { return Ok(()) };
-        let swept = strays::sweep(generation, &[]);
+    fn end_left_behind(&self, ties: Option<&Ties>) -> Result<(), Failure> {
+        let Some(ties) = ties else { return Ok(()) };
+        let swept = strays::sweep(ties, Spared::default());
         if !swept.left.is_empty() {
             return Err(still_alive(&swept.left));
         }

@@ -20,6 +20,7 @@ use codexd_core::contract::{ErrorCode, Failure};
 use crate::cli::{Cli, Verb};
 use crate::context::Context;
 use crate::output::{self, Answer, Mode};
+use crate::patience;
 
 /// Runs the verb and answers the exit code.
 pub fn run(cli: Cli) -> ExitCode {
@@ -34,6 +35,10 @@ pub fn run(cli: Cli) -> ExitCode {
     }
     let for_people = matches!(verb, Verb::Up | Verb::Status | Verb::Logs(_));
     let mode = Mode::choose(&global, for_people);
+    // What follows a log is meant to be interrupted.
+    if !matches!(&verb, Verb::Logs(args) if args.follow) {
+        patience::answer_interrupts(mode);
+    }
     let context = match Context::new(global) {
         Ok(context) => context,
         Err(failure) => return output::finish::<lifecycle::Reply>(mode, Err(failure)),

@@ -15,6 +15,9 @@ struct Client {
     stream: UnixStream,
     pid: Option<Pid>,
     unread: Vec<u8>,
+    /// So much of it has no end of a line.
+    looked_at: usize,
+    has_spoken: bool,
 }
 
 /// All connected verbs.
@@ -59,8 +62,18 @@ impl Clients {
         };
         let peer = codexd_protocol::unix::peer(&stream)?;
         let me = rustix::process::geteuid().as_raw();
-        if (peer.uid == me || peer.uid == 0) && self.clients.len() < KEEPER_CLIENTS_MAX {
-            self.add(stream, greeting)?;
+        if peer.uid != me && peer.uid != 0 {
+            return Ok(());
+        }
+        // Those that came first and have said nothing make room.
+        if self.clients.len() >= KEEPER_CLIENTS_MAX
+            && let Some(silent) = self.clients.iter().position(|client| !client.has_spoken)
+        {
+            self.clients.remove(silent);
+        }
+        if self.clients.len() < KEEPER_CLIENTS_MAX {
+            // One that has left meanwhile is no failure.
+            let _ = self.add(stream, greeting);
         }
         Ok(())
     }
@@ -72,7 +85,7 @@ impl Clients {
     pub fn add(&mut self, stream: UnixStream, greeting: &Report) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
-        let mut client = Client { stream, pid, unread: Vec::new() };
+        let mut client = Client { stream, pid, unread: Vec::new(), looked_at: 0, has_spoken: false };
         if client.say(greeting) {
             self.clients.push(client);
         }
@@ -84,8 +97,7 @@ impl Clients {
         let Some(client) = self.clients.get_mut(index) else { return Vec::new() };
         let alive = client.read();
         let mut said = Vec::new();
-        while let Some(end) = client.unread.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = client.unread.drain(..=end).collect();
+        while let Some(line) = client.next_line() {
             said.push(match serde_json::from_slice(&line) {
                 Ok(order) => Said::Order(Box::new(order)),
                 Err(error) => Said::Nonsense(error.to_string()),
@@ -124,6 +136,19 @@ impl Client {
                 return false;
             }
         }
+    }
+
+    /// The next whole line. What was looked through is not looked through again: an environment may be large.
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let Some(end) = self.unread[self.looked_at..].iter().position(|&byte| byte == b'\n') else {
+            self.looked_at = self.unread.len();
+            return None;
+        };
+        let line = self.unread.drain(..=self.looked_at + end).collect();
+        self.looked_at = 0;
+        self.has_spoken = true;
+        self.unread.shrink_to_fit();
+        Some(line)
     }
 
     fn say(&mut self, report: &Report) -> bool {

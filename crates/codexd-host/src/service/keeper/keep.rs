@@ -1,7 +1,7 @@
 //! What the keeper does when the supervisor says so.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
 
 use codexd_core::contract::EventLevel;
 use codexd_core::contract::status::LastExit;
@@ -9,26 +9,46 @@ use codexd_core::identity::Pid;
 use codexd_core::supervise::{self, Action, Phase};
 
 use super::run::Keeper;
-use super::server::{self, Server};
+use super::server::Server;
 use super::state::{self, StatePhase};
 use super::wire::Report;
 use crate::events::Event as LogEvent;
+use crate::strays::{self, Spared};
 use crate::{clock, pid_record};
 
 impl Keeper {
     pub(super) fn server_ended(&mut self) {
         let Some(server) = self.server.take() else { return };
         let requested = matches!(self.supervisor.phase(), Phase::Stopping { .. });
-        let generation = server.generation.clone();
+        let before = self.before.as_ref().map(|before| &before.keeper);
+        self.dead = Some(server.ties(std::mem::take(&mut self.descendants), before));
         let exit = server.exit(&self.home, requested);
-        self.dead = Some((generation, std::mem::take(&mut self.descendants)));
         // A record that cannot be removed names a dead process, which the next look finds out.
         let _ = pid_record::remove(&self.home);
         self.state.last_exit = Some(exit.clone());
         self.clients.tell(&Report::Exited { exit: exit.clone() });
         self.note(exit_event(&exit));
-        self.feed(supervise::Event::Exited);
+        if self.still_keeps_the_home() {
+            self.feed(supervise::Event::Exited);
+        } else {
+            self.abdicate();
+        }
         self.reap_strays();
+    }
+
+    /// Whether the lock that this keeper holds is still the lock of the home. If the state folder was taken away, another
+    /// keeper may hold a lock of the same name by now, and this one must not start anything any more.
+    fn still_keeps_the_home(&self) -> bool {
+        let held = self.lock.metadata().map(|held| (held.dev(), held.ino()));
+        let named = std::fs::metadata(self.home.keeper_lock()).map(|named| (named.dev(), named.ino()));
+        matches!((held, named), (Ok(held), Ok(named)) if held == named)
+    }
+
+    /// The home is no longer this keeper's: what it started is ended, nothing is written any more.
+    fn abdicate(&mut self) {
+        self.sweep();
+        self.left = true;
+        self.clients.let_go();
     }
 
     pub(super) fn feed(&mut self, event: supervise::Event) {
@@ -46,8 +66,8 @@ impl Keeper {
             Action::Spawn => self.spawn(),
             Action::Signal(signal) => {
                 if let Some(server) = &self.server {
-                    if server.generation.is_none() {
-                        self.descendants = server.descendants();
+                    if server.was_taken_over() {
+                        self.descendants.extend(server.descendants());
                     }
                     server.drain(signal);
                 }
@@ -91,11 +111,14 @@ impl Keeper {
         self.state.generation = Some(generation.clone());
         self.state.program = Some(program.without_env());
         let _ = self.watches.watch_folder(&self.home);
-        // What is not written down first could not be found again if the keeper were killed now.
-        let spawned = self
-            .write_down(StatePhase::Spawning)
-            .map_err(|error| io::Error::new(error.kind(), Unwritten(self.home.keeper_state(), error)));
-        match spawned.and_then(|()| Server::spawn(&self.home, &program, &generation)) {
+        if !self.still_keeps_the_home() {
+            self.abdicate();
+            return;
+        }
+        // Orders are refused if this fails. A server that was running is brought back all the same: it would be missed more
+        // than it could be lost.
+        let _ = self.write_down(StatePhase::Spawning);
+        match Server::spawn(&self.home, &program, &generation) {
             Ok(server) => {
                 let pid = server.process.pid;
                 let event = LogEvent::new(EventLevel::Info, "child.started", "started the app-server")
@@ -110,7 +133,7 @@ impl Keeper {
             Err(error) => {
                 let message = format!("failed to start {}: {error}", program.executable.display());
                 self.note(LogEvent::new(EventLevel::Error, "child.spawn.failed", message.clone()));
-                self.clients.tell(&Report::SpawnFailed { message, errno: errno_of(&error) });
+                self.clients.tell(&Report::SpawnFailed { message, errno: error.raw_os_error() });
                 self.feed(supervise::Event::SpawnFailed);
             }
         }
@@ -132,9 +155,11 @@ impl Keeper {
     }
 
     fn sweep(&mut self) {
-        let Some((generation, known)) = self.dead.take() else { return };
-        // Never the successor: it has a mark of its own.
-        let swept = server::sweep(generation.as_deref(), &known, &self.clients.pids());
+        let Some(ties) = self.dead.take() else { return };
+        let verbs = self.clients.pids();
+        let successor = self.server.as_ref().map(|server| server.process.pid);
+        let swept = strays::sweep(&ties, Spared { pids: &verbs, server: successor });
+        self.left_behind = !swept.left.is_empty();
         if swept.ended > 0 || !swept.left.is_empty() {
             let message = format!("ended {} processes that the app-server had left behind", swept.ended);
             let left: Vec<u32> = swept.left.iter().map(|pid| pid.0).collect();
@@ -146,7 +171,12 @@ impl Keeper {
 
     fn leave(&mut self) {
         self.left = true;
-        let phase = if self.give_up { StatePhase::Failed } else { StatePhase::Stopped };
+        // A stop that has not ended everything is not done: the next one looks again.
+        let phase = match (self.left_behind, self.give_up) {
+            (true, _) => StatePhase::Idle,
+            (false, true) => StatePhase::Failed,
+            (false, false) => StatePhase::Stopped,
+        };
         let _ = self.write_down(phase);
         let _ = std::fs::remove_file(self.home.keeper_socket());
         self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
@@ -156,7 +186,7 @@ impl Keeper {
         self.clients.let_go();
     }
 
-    fn phase(&self) -> StatePhase {
+    pub(super) fn phase(&self) -> StatePhase {
         match self.supervisor.phase() {
             Phase::Idle => StatePhase::Idle,
             Phase::Running { .. } => StatePhase::Running,
@@ -173,8 +203,8 @@ impl Keeper {
         }
     }
 
-    /// Writes `keeper.json`. Everywhere but before a start, a full disk costs what it would have told and nothing else.
-    fn write_down(&mut self, phase: StatePhase) -> io::Result<()> {
+    /// Writes `keeper.json`. Where no order depends on it, a full disk costs what it would have told and nothing else.
+    pub(super) fn write_down(&mut self, phase: StatePhase) -> io::Result<()> {
         self.state.phase = phase;
         self.state.server = self.server.as_ref().map(|server| server.process.clone());
         self.state.restarts = self.supervisor.restarts();
@@ -190,17 +220,6 @@ impl Keeper {
     pub(super) fn note(&self, event: LogEvent) {
         let _ = self.log.append(&event);
     }
-}
-
-/// The state could not be written where it must be.
-#[derive(Debug, thiserror::Error)]
-#[error("the state cannot be kept in {}: {}", .0.display(), .1)]
-struct Unwritten(PathBuf, io::Error);
-
-/// The number of the system's error, also where it was wrapped in words.
-fn errno_of(error: &io::Error) -> Option<i32> {
-    let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<Unwritten>());
-    error.raw_os_error().or_else(|| wrapped.and_then(|Unwritten(_, inner)| inner.raw_os_error()))
 }
 
 fn exit_event(exit: &LastExit) -> LogEvent {

@@ -57,62 +57,26 @@ pub enum LinkError {
     System(#[from] io::Error),
 }
 
-/// Looks for the keeper of a home.
+/// Looks for the keeper of a home. One that holds the lock and does not answer may be on its way up or out: it is given
+/// some time before it counts as mute.
 ///
 /// # Errors
 /// The system's, but for the absence of anything.
 pub fn observe(home: &Home) -> io::Result<Seen> {
-    match codexd_protocol::unix::connect(&home.keeper_socket()) {
-        Ok(stream) => greet(home, stream),
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory
-            ) =>
-        {
-            unreachable_keeper(home)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn greet(home: &Home, stream: UnixStream) -> io::Result<Seen> {
-    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
-    let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else {
-        return unreachable_keeper(home);
-    };
-    let mut link = KeeperLink { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle };
-    match link.next(Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS)) {
-        Ok(Report::State { .. }) => Ok(Seen { seen: link.seen, link: Some(link) }),
-        Ok(_) | Err(LinkError::Silent(_)) => Ok(Seen { seen: KeeperSeen::Mute(pid), link: None }),
-        Err(LinkError::Gone) => unreachable_keeper(home),
-        Err(LinkError::System(error)) => Err(error),
-    }
-}
-
-fn seen(phase: StatePhase, pid: Option<Pid>) -> KeeperSeen {
-    match (phase, pid) {
-        (StatePhase::Stopping { then }, _) => KeeperSeen::Stopping(then),
-        (StatePhase::Waiting | StatePhase::Spawning, None) => KeeperSeen::Waiting,
-        (_, Some(pid)) => KeeperSeen::Keeping(pid),
-        (_, None) => KeeperSeen::Idle,
-    }
-}
-
-/// Nobody listens: there is no keeper, or one is just leaving, or it hangs.
-fn unreachable_keeper(home: &Home) -> io::Result<Seen> {
-    let absent = Seen { seen: KeeperSeen::Absent, link: None };
-    if !home.keeper_lock().exists() {
-        return Ok(absent);
-    }
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
     loop {
-        if lock::try_keeper_lock(&home.keeper_lock())?.is_some() {
-            return Ok(absent);
+        match codexd_protocol::unix::connect(&home.keeper_socket()) {
+            Ok(stream) => {
+                if let Some(seen) = greet(stream, deadline)? {
+                    return Ok(seen);
+                }
+            }
+            Err(error) if is_absence(&error) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        // It is on its way up, or out.
-        if let Ok(stream) = codexd_protocol::unix::connect(&home.keeper_socket()) {
-            return greet(home, stream);
+        if !home.keeper_lock().exists() || lock::try_keeper_lock(&home.keeper_lock())?.is_some() {
+            return Ok(Seen { seen: KeeperSeen::Absent, link: None });
         }
         let keeper = holder(home);
         if Instant::now() >= deadline {
@@ -126,9 +90,40 @@ fn unreachable_keeper(home: &Home) -> io::Result<Seen> {
     }
 }
 
+/// Whether the keeper of a home answers, or is not there at all: only one that hangs does neither.
+pub fn answers(home: &Home) -> bool {
+    !matches!(observe(home), Ok(Seen { seen: KeeperSeen::Mute(_), .. }))
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory)
+}
+
+/// The keeper at the other end, if it says by `deadline` how things stand; `None` if it has left.
+fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
+    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+    let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
+    let mut link = KeeperLink::new(stream, keeper)?;
+    match link.next(deadline) {
+        Ok(Report::State { .. }) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
+        Ok(_) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
+        Err(LinkError::Gone) => Ok(None),
+        Err(LinkError::System(error)) => Err(error),
+    }
+}
+
+fn seen(phase: StatePhase, pid: Option<Pid>) -> KeeperSeen {
+    match (phase, pid) {
+        (StatePhase::Stopping { then }, _) => KeeperSeen::Stopping(then),
+        (StatePhase::Waiting | StatePhase::Spawning, None) => KeeperSeen::Waiting,
+        (_, Some(pid)) => KeeperSeen::Keeping(pid),
+        (_, None) => KeeperSeen::Idle,
+    }
+}
+
 /// The keeper that holds the lock, found by its open file: it may hang before it has said who it is.
 fn holder(home: &Home) -> Option<Process> {
-    let lock = home.keeper_lock();
+    let lock = home.keeper_lock().canonicalize().ok()?;
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
     let keepers = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper"));
@@ -136,10 +131,16 @@ fn holder(home: &Home) -> Option<Process> {
 }
 
 impl KeeperLink {
+    fn new(stream: UnixStream, keeper: Process) -> io::Result<Self> {
+        // An order that a hanging keeper does not read fills the socket.
+        stream.set_write_timeout(Some(Duration::from_millis(KEEPER_TIMEOUT_MS)))?;
+        Ok(Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle })
+    }
+
     /// Starts a keeper and waits until it is up.
     ///
     /// # Errors
-    /// [`LinkError::Gone`] if it ended at once (its last words are in `logs/keeper.log`), [`LinkError::Silent`].
+    /// [`LinkError::Gone`] if it ended at once (its last words are in `keeper.log`), [`LinkError::Silent`].
     pub fn launch(home: &Home, codexd: &Path) -> Result<Self, LinkError> {
         home.create_state()?;
         let (stream, its_end) = UnixStream::pair()?;
@@ -158,10 +159,27 @@ impl KeeperLink {
             // It makes a session of its own first thing, which the leader of a group may not.
             .spawn()?;
         let keeper = process::identify(Pid(child.id())).map_err(|_| LinkError::Gone)?;
-        let mut link = Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle };
+        let mut link = Self::new(stream, keeper)?;
         match link.next(Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS))? {
             Report::State { .. } => Ok(link),
             _ => Err(LinkError::Gone),
+        }
+    }
+
+    /// Takes in what the keeper has said until now, without waiting, and keeps no more of it than where the server stands.
+    ///
+    /// # Errors
+    /// [`LinkError::Gone`] if the keeper has left.
+    pub fn skip_what_was_said(&mut self) -> Result<(), LinkError> {
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        loop {
+            while self.buffered().is_some() {}
+            let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
+            match rustix::event::poll(&mut waits, Some(&now)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+                Ok(_) => self.fill()?,
+                Err(error) => return Err(LinkError::System(error.into())),
+            }
         }
     }
 
@@ -278,6 +296,7 @@ impl KeeperLink {
 fn gone_or(error: io::Error) -> LinkError {
     match error.kind() {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => LinkError::Gone,
+        ErrorKind::WouldBlock => LinkError::Silent(KEEPER_TIMEOUT_MS),
         _ => LinkError::System(error),
     }
 }

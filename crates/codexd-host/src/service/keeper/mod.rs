@@ -24,7 +24,7 @@ mod state;
 mod watches;
 mod wire;
 
-pub use link::{KeeperLink, LinkError, Seen, observe};
+pub use link::{KeeperLink, LinkError, Seen, answers, observe};
 pub use run::{KeeperError, run};
 pub use state::{KeeperState, StatePhase, read as read_state, settle};
 pub use wire::{Order, Report};

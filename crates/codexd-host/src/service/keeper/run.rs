@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use codexd_core::clock::Monotonic;
 use codexd_core::contract::EventLevel;
 use codexd_core::identity::Process;
+use codexd_core::limits::LOG_CHECK_INTERVAL_MS;
 use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
 use codexd_core::supervise::{self, Phase, Supervisor, Then};
@@ -23,6 +24,7 @@ use super::watches::Watches;
 use super::wire::{Order, Report};
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
+use crate::strays::Ties;
 use crate::{clock, fd_hygiene, lock, process};
 
 /// Why there is no keeper.
@@ -65,13 +67,17 @@ pub(super) struct Keeper {
     pub(super) supervisor: Supervisor,
     pub(super) program: Option<Program>,
     pub(super) server: Option<Server>,
-    /// What the server had started, looked up when it was last signalled; for one without a mark.
+    /// What the server had started, looked up when it was signalled; for one that another keeper, or nobody, started.
     pub(super) descendants: Vec<Process>,
     pub(super) state: KeeperState,
     /// What the keeper before this one last wrote.
-    before: Option<KeeperState>,
-    /// The mark of the server that died last, and what else it left.
-    pub(super) dead: Option<(Option<String>, Vec<Process>)>,
+    pub(super) before: Option<KeeperState>,
+    /// What leads to what the server that died last has left.
+    pub(super) dead: Option<Ties>,
+    /// Something of it could not be ended.
+    pub(super) left_behind: bool,
+    /// While nobody can be let in for want of descriptors: until when the door is not looked at.
+    pub(super) deaf_until: Option<Monotonic>,
     pub(super) give_up: bool,
     pub(super) left: bool,
     pub(super) lock: File,
@@ -113,6 +119,8 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         state,
         before,
         dead: None,
+        left_behind: false,
+        deaf_until: None,
         give_up: false,
         left: false,
         lock,
@@ -149,7 +157,9 @@ impl Keeper {
     fn wait(&mut self) -> io::Result<Vec<Event>> {
         let fds = [
             self.signals.fds().into_iter().map(|fd| (fd, Event::Signalled)).collect::<Vec<_>>(),
-            vec![(self.listener.as_fd(), Event::VerbArrived)],
+            (self.deaf_until.is_none().then(|| (self.listener.as_fd(), Event::VerbArrived)))
+                .into_iter()
+                .collect(),
             self.server.iter().map(|server| (server.fd(), Event::ServerEnded)).collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
@@ -159,7 +169,8 @@ impl Keeper {
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
         let mut polled: Vec<PollFd<'_>> =
             waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let deadline = earlier(self.supervisor.deadline(), self.watches.deadline());
+        let deadline = [self.supervisor.deadline(), self.watches.deadline(), self.deaf_until];
+        let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
         let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
         match rustix::event::poll(&mut polled, timeout.as_ref()) {
@@ -187,19 +198,25 @@ impl Keeper {
             }
             Event::VerbArrived => {
                 let greeting = self.standing();
-                // A verb that is gone already, or too many files open: it tries again or says so itself.
-                let _ = self.clients.accept(&self.listener, &greeting);
+                // A verb that is gone already is no trouble; with too many files open the door would never be quiet.
+                if self.clients.accept(&self.listener, &greeting).is_err() {
+                    self.deaf_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
+                }
             }
             Event::VerbSpoke(index) => {
                 for said in self.clients.hear(index) {
                     match said {
                         Said::Order(order) => self.obey(*order),
-                        Said::Nonsense(message) => self.clients.tell(&Report::Refused { message }),
+                        Said::Nonsense(message) => {
+                            self.clients.tell(&Report::Refused { message, errno: None });
+                        }
                     }
                 }
                 self.leave_if_forgotten();
             }
             Event::TimeCame => {
+                let now = clock::monotonic();
+                self.deaf_until = self.deaf_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
                 self.feed(supervise::Event::Ticked);
             }
@@ -209,14 +226,20 @@ impl Keeper {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Start { program } => {
-                if !matches!(self.supervisor.phase(), Phase::Running { .. }) {
-                    self.program = Some(*program);
+                let runs = matches!(self.supervisor.phase(), Phase::Running { .. });
+                if runs || self.may_begin() {
+                    if !runs {
+                        self.program = Some(*program);
+                    }
+                    self.feed(supervise::Event::StartRequested);
                 }
-                self.feed(supervise::Event::StartRequested);
             }
             Order::Replace { program, policy } => {
-                self.program = Some(*program);
-                self.feed(supervise::Event::StopRequested(policy, Then::StartAgain));
+                // Before the old server is touched.
+                if self.may_begin() {
+                    self.program = Some(*program);
+                    self.feed(supervise::Event::StopRequested(policy, Then::StartAgain));
+                }
             }
             Order::Stop { policy, failed } => {
                 self.give_up = failed;
@@ -224,8 +247,24 @@ impl Keeper {
             }
             Order::Adopt { process, codexd } => self.adopt(process, codexd),
         }
-        let standing = self.standing();
-        self.clients.tell(&standing);
+        if !self.left {
+            let standing = self.standing();
+            self.clients.tell(&standing);
+        }
+    }
+
+    /// Whether the state can be written down, without which a new server could not be found again. If not, says so.
+    fn may_begin(&mut self) -> bool {
+        let phase = self.phase();
+        match self.write_down(phase) {
+            Ok(()) => true,
+            Err(error) => {
+                let path = self.home.keeper_state();
+                let message = format!("the state cannot be kept in {}: {error}", path.display());
+                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
+                false
+            }
+        }
     }
 
     fn adopt(&mut self, process: Process, codexd: Option<CodexdRecord>) {
@@ -247,10 +286,12 @@ impl Keeper {
                 self.feed(supervise::Event::Adopted);
                 self.go_on_draining(&process);
             }
-            Ok(_) => self.clients.tell(&Report::Refused { message: "another server is kept already".into() }),
+            Ok(_) => self
+                .clients
+                .tell(&Report::Refused { message: "another server is kept already".into(), errno: None }),
             Err(error) => {
                 let message = format!("failed to take over process {}: {error}", process.pid);
-                self.clients.tell(&Report::Refused { message });
+                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
             }
         }
     }
@@ -310,8 +351,4 @@ fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
         Event::TimeCame => 6,
     };
     (rank, std::cmp::Reverse(0))
-}
-
-fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
-    [one, other].into_iter().flatten().min()
 }

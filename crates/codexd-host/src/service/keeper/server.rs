@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use codexd_core::contract::status::LastExit;
-use codexd_core::identity::{Pid, Process};
+use codexd_core::identity::{Pid, Process, ProcessIdentity};
 use codexd_core::limits::STDERR_TAIL_BYTES;
 use codexd_core::os_text::OsText;
 use codexd_core::program::{DrainSignal, Program};
@@ -15,7 +15,7 @@ use codexd_core::record::CodexdRecord;
 use rustix::process::Signal;
 
 use crate::home::Home;
-use crate::strays::{self, MARK, Swept};
+use crate::strays::{self, MARK, Ties};
 use crate::{clock, logs, process};
 
 /// A living server.
@@ -41,27 +41,29 @@ impl Server {
         let stdout = logs::open_for_append(&home.stdout_log())?;
         let stderr = logs::open_for_append(&home.stderr_log())?;
         let stderr_from = stderr.metadata()?.len();
-        let child = Command::new(&program.executable)
+        // A folder that is gone since is no reason to have no server.
+        let cwd = if program.cwd.is_dir() { program.cwd.as_path() } else { home.root() };
+        let mut child = Command::new(&program.executable)
             .args(program.args.iter().map(|argument| &argument.0))
             .env_clear()
             .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
             .env(MARK, generation)
-            .current_dir(&program.cwd)
+            .current_dir(cwd)
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
             .process_group(0)
             .spawn()?;
         let pid = Pid(child.id());
-        // It cannot be reaped by anybody but us, so the number is still its own, alive or dead.
-        let identity = process::stat(pid).map(|stat| stat.start_ticks).unwrap_or_default();
-        let identity = codexd_core::identity::ProcessIdentity {
-            boot_id: process::boot_id()?.to_owned(),
-            start_ticks: identity,
+        let (identity, handle) = match hold(pid) {
+            Ok(held) => held,
+            Err(error) => {
+                // One that cannot be watched is not left behind.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
         };
-        let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
-        let raw = raw.ok_or_else(|| io::Error::other("the kernel gave out an impossible pid"))?;
-        let handle = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?;
         Ok(Self {
             process: Process { pid, identity },
             generation: Some(generation.to_owned()),
@@ -118,13 +120,28 @@ impl Server {
 
     /// Every process that descends from it, while it lives: only then can that be told.
     pub fn descendants(&self) -> Vec<Process> {
-        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .flatten()
-            .filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)))
-            .filter(|&pid| pid != self.process.pid && process::descends_from(pid, self.process.pid))
+        let me = self.process.pid;
+        strays::processes_of_ours()
+            .filter(|&pid| pid != me)
             .filter_map(|pid| process::identify(pid).ok())
+            .filter(|process| process::descends_from(process.pid, me) && process::is_alive(process))
             .collect()
+    }
+
+    /// What leads to everything that it started, once it is dead. What it started of its own, as a child of this keeper, is
+    /// in the keeper's session and has become the keeper's; of one that was taken over the keeper before may be known.
+    pub fn ties(&self, known: Vec<Process>, before: Option<&Process>) -> Ties {
+        let session = match (&self.child, &self.generation, before) {
+            (Some(_), ..) => Some(Pid(std::process::id())),
+            (None, Some(_), Some(before)) => Some(before.pid),
+            _ => None,
+        };
+        Ties { generation: self.generation.clone(), session, inherited: self.child.is_some(), known }
+    }
+
+    /// Whether this keeper did not start it.
+    pub fn was_taken_over(&self) -> bool {
+        self.child.is_none()
     }
 
     /// It has ended: how.
@@ -151,16 +168,13 @@ impl Server {
     }
 }
 
-/// Ends what a dead server left behind: everything with its mark, and those of `known` that still live.
-pub fn sweep(generation: Option<&str>, known: &[Process], spared: &[Pid]) -> Swept {
-    let mut swept = generation.map(|mark| strays::sweep(mark, spared)).unwrap_or_default();
-    for process in known.iter().filter(|process| !spared.contains(&process.pid)) {
-        if process::is_alive(process) {
-            let _ = process::signal(process, Signal::KILL);
-            swept.ended += 1;
-        }
-    }
-    swept
+/// The identity of and a handle on a child that nobody has reaped: the number is still its own, alive or dead.
+fn hold(pid: Pid) -> io::Result<(ProcessIdentity, OwnedFd)> {
+    let start_ticks = process::stat(pid).map(|stat| stat.start_ticks).unwrap_or_default();
+    let identity = ProcessIdentity { boot_id: process::boot_id()?.to_owned(), start_ticks };
+    let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
+    let raw = raw.ok_or_else(|| io::Error::other("the kernel gave out an impossible pid"))?;
+    Ok((identity, rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?))
 }
 
 /// The program of a process that was taken over, read from the process itself: its environment is written nowhere else.

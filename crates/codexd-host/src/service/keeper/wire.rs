@@ -94,6 +94,8 @@ pub enum Report {
     Refused {
         /// Why.
         message: String,
+        /// The number of the system's error, if it was one.
+        errno: Option<i32>,
     },
     /// The keeper has nothing left to keep.
     Leaving,
