@@ -230,5 +230,4 @@ impl EndOfLog {
 }
 
 #[cfg(test)]
-#[path = "logs_tests.rs"]
 mod tests;

@@ -1,14 +1,13 @@
 //! `codexd logs`: what the app-server wrote.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
-use codexd_host::logs;
+use codexd_host::logs::{self, Follower};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify;
 use serde::Serialize;
@@ -40,12 +39,12 @@ pub fn run(context: &Context, mode: Mode, args: &LogsArgs) -> ExitCode {
         Stream::Stdout => ("stdout", context.home.stdout_log()),
         Stream::Stderr => ("stderr", context.home.stderr_log()),
     };
-    let lines = logs::last_lines(&path, args.lines);
     if !args.follow {
+        let lines = logs::last_lines(&path, args.lines);
         let reply = Reply { status: "ok", stream, path, lines };
         return output::finish(mode, Ok(reply));
     }
-    match follow(&path, &lines) {
+    match follow(&path, args.lines) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -61,29 +60,17 @@ pub fn run(context: &Context, mode: Mode, args: &LogsArgs) -> ExitCode {
     }
 }
 
-/// Prints what is there, then what comes, until interrupted. A log that gets shorter was rotated: what is left of it
-/// after the cut has been shown.
-fn follow(path: &Path, lines: &[String]) -> io::Result<()> {
-    let mut file = File::open(path)?;
+/// Prints the last lines, then what comes, until interrupted.
+fn follow(path: &Path, count: usize) -> io::Result<()> {
     let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&inotify, path, inotify::WatchFlags::MODIFY)?;
+    let mut follower = Follower::open(path)?;
     let mut stdout = io::stdout().lock();
-    for line in lines {
-        writeln!(stdout, "{line}")?;
-    }
-    let mut shown = file.seek(SeekFrom::End(0))?;
+    stdout.write_all(&follower.last_lines(count))?;
     loop {
+        follower.copy_new(&mut stdout)?;
         stdout.flush()?;
         wait(&inotify)?;
-        let length = file.metadata()?.len();
-        if length < shown {
-            shown = 0;
-        }
-        file.seek(SeekFrom::Start(shown))?;
-        let mut more = Vec::new();
-        (&mut file).take(length - shown).read_to_end(&mut more)?;
-        shown = length;
-        stdout.write_all(&more)?;
     }
 }
 
