@@ -1,5 +1,6 @@
 //! Every state in which a home can be found: the next verb heals it, says so, and nobody deletes a file.
 
+mod abuse;
 mod disk;
 
 use std::fs;

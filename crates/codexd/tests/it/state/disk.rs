@@ -71,3 +71,26 @@ fn a_full_disk_is_told_and_leaves_nothing_running_unrecorded() -> anyhow::Result
     assert_eq!(in_a_namespace(&home, full, &["stop"])?.success_json()?["status"], "notRunning");
     Ok(())
 }
+
+#[test]
+fn a_disk_that_fills_up_does_not_cost_the_server_that_runs() -> anyhow::Result<()> {
+    if let Err(reason) = may_mount() {
+        skip!("{reason}");
+    }
+    let home = Home::new()?;
+    // All in one namespace: the keeper must see the full disk, too.
+    let script = r#"mount -t tmpfs -o size=256k,mode=700 none "$0" || exit 99
+        codexd=$1
+        "$codexd" start --embedded > /dev/null || exit 98
+        cat /dev/zero > "$0/filler" 2> /dev/null
+        "$codexd" restart > /dev/null 2>&1; echo "restart $?"
+        "$codexd" status --json | grep -o '"state":"[a-zA-Z]*"'
+        "$codexd" stop > /dev/null 2>&1; echo "stop $?""#;
+    let mut command = home.command("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(home.path());
+    command.arg(codexd_testkit::codexd::binary()?);
+    let run = run::run(command, SOON)?;
+    assert_eq!(run.stdout, "restart 13\n\"state\":\"running\"\nstop 0\n", "{run}");
+    home.assert_no_process_left();
+    Ok(())
+}
