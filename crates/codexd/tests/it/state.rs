@@ -2,6 +2,7 @@
 
 mod abuse;
 mod disk;
+mod files;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
