@@ -82,8 +82,14 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
         }
     }
     let lifecycle = lifecycle::reply(context, &settings, &reached).0;
-    let attach = format!("codex --remote unix://{}", lifecycle.socket_path.display());
+    let attach = format!("codex --remote {}", quoted(&format!("unix://{}", lifecycle.socket_path.display())));
     Ok(Reply { lifecycle, attach })
+}
+
+/// `word` as a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
+    if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 fn announce(context: &Context, real: Option<&Installed>) {
@@ -97,5 +103,20 @@ fn announce(context: &Context, real: Option<&Installed>) {
             "no Codex is installed here: bringing up the built-in server, which only echoes; \
              get the real one with `npm install -g @openai/codex`",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+    use std::process::Command;
+
+    #[test]
+    fn a_shell_takes_what_is_quoted_for_one_word() {
+        assert_eq!(quoted("unix:///home/a/.codex/s.sock"), "unix:///home/a/.codex/s.sock");
+        for word in ["unix:///a b", "$(x)", "it's", "a\\b", "*", "grün", "~", "a\nb", "'"] {
+            let printed = Command::new("sh").args(["-c", &format!("printf %s {}", quoted(word))]).output();
+            assert_eq!(String::from_utf8(printed.expect("a shell").stdout).expect("text"), word);
+        }
     }
 }
