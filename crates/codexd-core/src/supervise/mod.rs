@@ -185,11 +185,11 @@ impl Supervisor {
                 Vec::new()
             }
             Event::SpawnFailed => match self.phase {
-                Phase::Stopping { .. } => self.ended(now),
+                Phase::Stopping { .. } => self.ended(),
                 _ => self.crashed(now),
             },
             Event::Exited => match self.phase {
-                Phase::Stopping { .. } => self.ended(now),
+                Phase::Stopping { .. } => self.ended(),
                 _ => {
                     let mut actions = self.crashed(now);
                     // The successor first: sweeping may take a while.
@@ -241,7 +241,7 @@ impl Supervisor {
         actions
     }
 
-    fn ended(&mut self, _now: Monotonic) -> Vec<Action> {
+    fn ended(&mut self) -> Vec<Action> {
         let Phase::Stopping { then, .. } = self.phase else { return Vec::new() };
         self.phase = Phase::Idle;
         self.forget_the_past();
