@@ -61,7 +61,7 @@ pub enum LinkError {
 /// some time before it counts as mute.
 ///
 /// # Errors
-/// The system's, but for the absence of anything.
+/// The system's, but for the absence of anything; `PermissionDenied` if the listener is neither of our user nor root's.
 pub fn observe(home: &Home) -> io::Result<Seen> {
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
     loop {
@@ -101,7 +101,12 @@ fn is_absence(error: &io::Error) -> bool {
 
 /// The keeper at the other end, if it says by `deadline` how things stand; `None` if it has left.
 fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
-    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+    let peer = codexd_protocol::unix::peer(&stream)?;
+    if !may_keep(peer.uid) {
+        let message = format!("user {} listens there, who is neither you nor root", peer.uid);
+        return Err(io::Error::new(ErrorKind::PermissionDenied, message));
+    }
+    let pid = peer.pid.map(Pid);
     let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
     let mut link = KeeperLink::new(stream, keeper)?;
     match link.next(deadline) {
@@ -110,6 +115,11 @@ fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
         Err(LinkError::Gone) => Ok(None),
         Err(LinkError::System(error)) => Err(error),
     }
+}
+
+/// An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
+fn may_keep(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw() || uid == 0
 }
 
 fn seen(phase: StatePhase, pid: Option<Pid>) -> KeeperSeen {
@@ -298,5 +308,17 @@ fn gone_or(error: io::Error) -> LinkError {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => LinkError::Gone,
         ErrorKind::WouldBlock => LinkError::Silent(KEEPER_TIMEOUT_MS),
         _ => LinkError::System(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_keep;
+
+    #[test]
+    fn a_keeper_is_of_our_user_or_root() {
+        let me = rustix::process::geteuid().as_raw();
+        assert!(may_keep(me) && may_keep(0));
+        assert!(!may_keep(me + 1));
     }
 }

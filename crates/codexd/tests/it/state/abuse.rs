@@ -1,8 +1,9 @@
 //! What a machine does to a daemon that nobody means harm to, and what comes of it.
 
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -153,6 +154,34 @@ fn silent_connections_to_the_keeper_do_not_keep_verbs_out() -> anyhow::Result<()
     assert_eq!(codexd.json(&["restart"])?["status"], "restarted");
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
     drop(silent);
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn another_users_listener_in_the_place_of_the_keeper_is_given_no_order() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        codexd_testkit::skip!("only root can listen as another user");
+    }
+    let home = healthy()?;
+    fs::create_dir(home.state(""))?;
+    for folder in [home.root(), home.path(), &home.state("")] {
+        fs::set_permissions(folder, Permissions::from_mode(0o777))?;
+    }
+    let socket = home.state("keeper.sock");
+    let listening = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(65_534);
+        // Of this thread alone: that is what the system call does.
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody)?;
+        UnixListener::bind(socket)
+    });
+    let listener = listening.join().expect("no panic")?;
+    let error = Codexd::new(&home)?.run(&["start"])?.json()?["error"].clone();
+    assert_eq!(error["code"], "state-unwritable", "{error}");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains("user 65534")), "{error}");
+    let mut heard = String::new();
+    listener.accept()?.0.read_to_string(&mut heard)?;
+    assert_eq!(heard, "");
     home.assert_no_process_left();
     Ok(())
 }
