@@ -1,0 +1,98 @@
+//! The seam between the gateway and whoever runs it: the doors it is handed, what it is told, what it asks for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use codexd_core::contract::EventLevel;
+use tokio::sync::mpsc;
+
+/// Whether this gateway moves threads from an outgoing generation to the current one. While it does not, nobody may put a
+/// second generation beside the first: its clients would be cut.
+pub const MOVES: bool = false;
+
+/// A living app-server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Generation {
+    /// Its name: the mark in `CODEXD_GENERATION`. No two have the same, also over time.
+    pub mark: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where it listens, or is about to.
+    pub socket: PathBuf,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What a generation is for. One that was started to succeed the current one is not shown before it is promoted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// New threads go there. There is at most one.
+    Current,
+    /// It serves what it holds, and leaves when that is nothing any more.
+    Outgoing,
+}
+
+/// What the gateway is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HostEvent {
+    /// The generations that live now: the first thing it hears, and again at every change. None is current while a crashed
+    /// server is being started again.
+    Generations(Vec<Generation>),
+    /// Close the clients with 1001 and end.
+    Leave,
+}
+
+/// What the gateway asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostOrder {
+    /// The outgoing generation of this mark holds nothing any more and may be ended.
+    Retire {
+        /// Which.
+        mark: String,
+    },
+    /// Tell this to every verb that listens: how a handover goes.
+    Report(serde_json::Value),
+    /// Write a line into the event log.
+    Note {
+        /// How much it matters.
+        level: EventLevel,
+        /// What kind, such as `handover.completed`.
+        kind: String,
+        /// A sentence.
+        message: String,
+        /// The facts: an object, or null.
+        detail: serde_json::Value,
+    },
+}
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Doors {
+    /// The well-known control socket, listening already.
+    pub control: UnixListener,
+    /// The door for the network, if the settings ask for one.
+    pub tcp: Option<TcpDoor>,
+}
+
+/// A door that speaks WebSocket over TCP.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TcpDoor {
+    /// The address.
+    pub listen: SocketAddr,
+    /// The file that holds the token, for its owner alone.
+    pub token_file: PathBuf,
+}
+
+/// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more.
+///
+/// # Errors
+/// The system's, when a door cannot be opened.
+pub async fn run(
+    doors: Doors,
+    host_events: mpsc::Receiver<HostEvent>,
+    host_orders: mpsc::Sender<HostOrder>,
+) -> io::Result<()> {
+    crate::splice::run(doors, host_events, host_orders).await
+}

@@ -1,0 +1,208 @@
+//! Everything that can happen to the hub, and everything it can want.
+
+use codexd_core::clock::Monotonic;
+
+/// The text of one protocol message. A clone shares the bytes.
+pub type Text = tungstenite::Utf8Bytes;
+
+/// A client, for as long as the gateway lives.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ClientId(pub u64);
+
+/// One process of the app-server, numbered by the gateway.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServerId(pub u64);
+
+/// A connection to an app-server.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Link {
+    /// The one that all clients share: it holds the subscriptions.
+    Shared(ServerId),
+    /// A client's own.
+    Own(ClientId, ServerId),
+}
+
+impl Link {
+    /// The app-server at the other end.
+    pub fn server(self) -> ServerId {
+        match self {
+            Link::Shared(server) | Link::Own(_, server) => server,
+        }
+    }
+}
+
+/// What happened. This is all that can wake the hub.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A client is connected.
+    ClientCame(ClientId),
+    /// A client sent a text.
+    ClientSaid(ClientId, Text),
+    /// A client is gone, or was cut.
+    ClientLeft(ClientId),
+    /// The app-servers that live, as the host tells: the current one, and those that are to leave. Both may be empty.
+    Servers {
+        /// Where new threads go, once it has answered.
+        current: Option<ServerId>,
+        /// What is to leave when it holds nothing any more.
+        outgoing: Vec<ServerId>,
+    },
+    /// An app-server answered a first `initialize`, sent by [`Action::Greet`]: it serves. The text is the result.
+    Greeted(ServerId, Text),
+    /// A link is open and its `initialize` was answered; the text is the result.
+    LinkUp(Link, Text),
+    /// A link is open and its `initialize` was refused; the text is the error object. The link is closed again.
+    LinkRefused(Link, Text),
+    /// A message came over a link.
+    LinkSaid(Link, Text),
+    /// A link is gone, or could not be opened. Nothing more comes over it.
+    LinkLost(Link),
+    /// The answer to [`Action::LookFor`].
+    Looked {
+        /// The thread.
+        thread: String,
+        /// Whether its file exists.
+        exists: bool,
+    },
+    /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
+    TimeCame,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send a client a text.
+    Tell(ClientId, Text),
+    /// Close a client's connection.
+    Cut(ClientId, CutReason),
+    /// Ask an app-server for an `initialize` answer under the name that does not become the name of the process, on a
+    /// connection of its own that is closed again; try until it answers or the host says that it is gone.
+    Greet(ServerId),
+    /// Open a link and send this `initialize` request first (id 0), then the notification `initialized`. Until
+    /// [`Event::LinkUp`] nothing else is sent over it.
+    Connect(Link, Text),
+    /// Send a text over a link.
+    Say(Link, Text),
+    /// Close a link. No [`Event::LinkLost`] follows.
+    Close(Link),
+    /// Look whether the file of a thread exists.
+    LookFor {
+        /// The thread.
+        thread: String,
+        /// Its file.
+        path: String,
+    },
+    /// An outgoing app-server holds nothing any more: it may leave.
+    Retire(ServerId),
+    /// What people and verbs are to know.
+    Report(Report),
+}
+
+/// Why a client's connection is closed by the gateway.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CutReason {
+    /// It did not read, and too much waits for it.
+    SlowReader,
+    /// The gateway is asked to leave.
+    GoingAway,
+    /// What it said is larger than any message may be.
+    TooLarge,
+}
+
+/// Something worth an event, or the ear of a waiting verb.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// An app-server ended, or its link broke, under its threads.
+    ServerLost {
+        /// Which.
+        server: ServerId,
+        /// So many threads were loaded there.
+        threads: usize,
+        /// So many requests had to be answered with an error.
+        requests: usize,
+    },
+    /// The threads of a lost app-server are loaded in its successor.
+    Recovered {
+        /// The successor.
+        server: ServerId,
+        /// So many threads are back.
+        threads: usize,
+        /// So many turns turned out to have ended well.
+        completed: usize,
+        /// So many were cut.
+        interrupted: usize,
+        /// From the loss to now.
+        took_ms: u64,
+    },
+    /// A handover has got somewhere.
+    Handover(HandoverReport),
+}
+
+/// How far a handover has come.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandoverReport {
+    /// Where from.
+    #[serde(skip)]
+    pub from: Option<ServerId>,
+    /// Where to.
+    #[serde(skip)]
+    pub to: Option<ServerId>,
+    /// How far.
+    pub state: HandoverState,
+    /// So many threads have moved.
+    pub threads_moved: usize,
+    /// The threads that have not, and for what each waits.
+    pub threads_waiting: Vec<WaitingThread>,
+    /// So many connections of clients are still in use on the old one.
+    pub connections_waiting: usize,
+    /// Since its beginning.
+    pub took_ms: u64,
+}
+
+/// How far a handover has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HandoverState {
+    /// New threads go to the new app-server; the first round of moves is under way.
+    Moving,
+    /// Everything that could move at once has moved; the rest waits for something.
+    Waiting,
+    /// The old app-server holds nothing any more.
+    Completed,
+}
+
+/// A thread that cannot move yet.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingThread {
+    /// Which.
+    pub thread_id: String,
+    /// For what.
+    pub waits_for: WaitsFor,
+}
+
+/// What keeps a thread where it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WaitsFor {
+    /// A turn runs, or is about to.
+    Turn,
+    /// A turn waits for somebody's approval.
+    Approval,
+    /// Messages are queued.
+    Queue,
+    /// Commands run in the background.
+    BackgroundTerminals,
+    /// Nothing was said in it yet, so it is not on disk.
+    FirstTurn,
+    /// It is ephemeral: it stays until its client lets it go.
+    Ephemeral,
+    /// Nothing: its turn has not come yet.
+    Nothing,
+    /// It refused to leave or to arrive; tried again later.
+    Trouble,
+}
+
+/// Milliseconds on the hub's clock.
+pub type Now = Monotonic;

@@ -1,0 +1,9 @@
+//! The gateway: the only thing that listens, in front of app-servers that come and go.
+//!
+//! [`host`] is the seam to whoever runs it: what it is handed, what it is told, what it asks for. It does not know which
+//! service manager that is.
+
+pub mod host;
+mod splice;
+
+pub use host::run;
