@@ -88,10 +88,8 @@ fn judge(record: &PidRecord) -> Result<Process, Gone> {
 
 /// The first thread of a killed process is a zombie while others still hold its sockets: it has ended when all have.
 fn await_last_thread(pid: Pid) {
-    let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
-    let handle =
-        raw.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
-    if let Some(handle) = handle {
+    let open = |pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
+    if let Some(handle) = process::raw(pid).and_then(open) {
         let mut waits = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
         let patience = std::time::Duration::from_millis(PROBE_TIMEOUT_MS).try_into().ok();
         let _ = rustix::event::poll(&mut waits, patience.as_ref());

@@ -87,6 +87,11 @@ pub fn myself() -> io::Result<Process> {
     identify(Pid(std::process::id()))
 }
 
+/// The number as system calls take it; `None` for one that no kernel gives out.
+pub fn raw(pid: Pid) -> Option<rustix::process::Pid> {
+    i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw)
+}
+
 /// Whether exactly this process lives.
 pub fn is_alive(process: &Process) -> bool {
     boot_id().is_ok_and(|boot| boot == process.identity.boot_id)
@@ -100,8 +105,7 @@ pub fn is_alive(process: &Process) -> bool {
 /// `NotFound` if it is gone.
 pub fn open(process: &Process) -> io::Result<OwnedFd> {
     let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", process.pid));
-    let pid = i32::try_from(process.pid.0).ok().and_then(rustix::process::Pid::from_raw).ok_or_else(gone)?;
-    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    let handle = rustix::process::pidfd_open(raw(process.pid).ok_or_else(gone)?, PidfdFlags::empty())?;
     // Opened first, looked at second: what lives now is what the handle holds.
     if is_alive(process) { Ok(handle) } else { Err(gone()) }
 }
@@ -151,6 +155,14 @@ pub fn catches(pid: Pid, signal: Signal) -> bool {
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
     u32::try_from(signal.as_raw() - 1).is_ok_and(|bit| mask.checked_shr(bit).unwrap_or_default() & 1 == 1)
+}
+
+/// Whether there is no process of this number, or only the remains of one that has ended. Unlike [`stat`] it knows of those
+/// that `/proc` hides from us, too.
+pub fn is_free(pid: Pid) -> bool {
+    let Some(raw) = raw(pid) else { return true };
+    matches!(rustix::process::test_kill_process(raw), Err(rustix::io::Errno::SRCH))
+        || stat(pid).is_some_and(|stat| stat.is_zombie())
 }
 
 /// The children of this process's only thread, dead or alive.
