@@ -1,13 +1,19 @@
 //! Files that are never half there: written beside, then renamed over.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use codexd_core::identity::Pid;
 use codexd_core::limits::STATE_FILE_MAX_BYTES;
 use rustix::fs::Mode;
 use rustix::io::Errno;
+
+use crate::process;
+
+/// By so much the boot time that the kernel tells, and so every start, may be off.
+const START_IS_KNOWN_TO_SECONDS: i64 = 2;
 
 /// How much a file must survive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,7 +28,7 @@ pub enum Durability {
 ///
 /// # Errors
 /// The file system's. Whatever goes wrong, the old file is untouched and no other file is left behind, unless the
-/// process is killed in between: then a file named after it stays and the next call by the same pid writes over it.
+/// process is killed in between: then a file named after it stays until [`remove_abandoned`] is called.
 pub fn replace(path: &Path, contents: &[u8], durability: Durability) -> io::Result<()> {
     let beside = beside(path);
     let result = write_and_rename(&beside, path, contents, durability);
@@ -53,6 +59,34 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     path.with_file_name(name)
+}
+
+/// Removes what writers of `names` in `folder` left beside them when they were killed before the rename. That of a living
+/// writer stays, however long it takes.
+pub fn remove_abandoned(folder: &Path, names: &[&str]) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let writer = name.to_str().and_then(|name| names.iter().find_map(|base| writer_of(name, base)));
+        let Some(writer) = writer else { continue };
+        if entry.metadata().is_ok_and(|beside| !beside.is_dir() && is_abandoned(writer, &beside)) {
+            // Where it cannot be removed it stays: nobody reads it.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whose file a name is, if it is one that [`replace`] makes beside the file `base`.
+fn writer_of(name: &str, base: &str) -> Option<Pid> {
+    let pid = name.strip_prefix(base)?.strip_prefix('.')?.strip_suffix(".tmp")?;
+    pid.bytes().all(|byte| byte.is_ascii_digit()).then(|| pid.parse().ok().map(Pid))?
+}
+
+/// Whether the writer has ended. A process of its number that started after it wrote is another one; when a process started
+/// is told in whole seconds only.
+fn is_abandoned(writer: Pid, beside: &Metadata) -> bool {
+    let started = || process::started_at_seconds(process::stat(writer)?.start_ticks);
+    process::is_free(writer)
+        || started().is_some_and(|started| started > beside.mtime() + START_IS_KNOWN_TO_SECONDS)
 }
 
 /// Lets the owner of a file that was just made read and write it: a umask may have taken that, too.
@@ -130,7 +164,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Durability, copy, keep_copy, let_owner_in, open_regular, read, replace};
+    use super::{Durability, copy, keep_copy, let_owner_in, open_regular, read, remove_abandoned, replace};
     use codexd_core::limits::STATE_FILE_MAX_BYTES;
     use rustix::fs::{CWD, Mode};
     use std::fs::{File, Permissions};
@@ -146,6 +180,40 @@ mod tests {
         assert_eq!(read(&path).expect("read").as_deref(), Some(b"2".as_slice()));
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_and_that_of_a_living_one_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: String| {
+            std::fs::write(folder.path().join(&name), "half").expect("written");
+            name
+        };
+        let mut gone = std::process::Command::new("true").spawn().expect("a child");
+        gone.wait().expect("ended and reaped");
+        let gone = gone.id();
+        let abandoned = write(format!("x.json.{gone}.tmp"));
+        let mut stays: Vec<String> = [format!("x.json.{}.tmp", std::process::id())]
+            .into_iter()
+            .chain(
+                ["x.json", "x.json.tmp", "x.json..tmp", "x.json.+1.tmp", "x.json.a.tmp"].map(str::to_owned),
+            )
+            .chain([format!("y.json.{gone}.tmp"), format!("x.json.old.{gone}.tmp")])
+            .map(write)
+            .collect();
+        // A number of a living process, and older than that: it was given out anew.
+        let reused = write("x.json.1.tmp".to_owned());
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let file = File::options().write(true).open(folder.path().join(&reused)).expect("opened");
+        file.set_modified(long_ago).expect("aged");
+        remove_abandoned(folder.path(), &["x.json"]);
+        let entries = std::fs::read_dir(folder.path()).expect("listed").flatten();
+        let mut left: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        left.sort();
+        stays.sort();
+        assert_eq!(left, stays, "without {abandoned} and {reused}");
+        remove_abandoned(&folder.path().join("none"), &["x.json"]);
     }
 
     #[test]

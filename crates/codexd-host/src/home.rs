@@ -7,8 +7,13 @@ use std::{fs, io};
 
 use rustix::fs::Mode;
 
+use crate::atomic;
+
 /// The folder of codexd's state: only its owner may look into it.
 const PRIVATE: u32 = 0o700;
+
+/// The files of the state folder that are replaced as a whole.
+const REPLACED: [&str; 4] = ["settings.json", "app-server.pid", "keeper.json", "codex-binaries.json"];
 
 /// The paths of one CODEX_HOME.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -103,7 +108,7 @@ impl Home {
         self.state_file("keeper.log")
     }
 
-    /// Makes the state folders, for their owner alone, whatever the umask.
+    /// Makes the state folders, for their owner alone, whatever the umask, and takes away what killed writers have left.
     ///
     /// # Errors
     /// The file system's: read-only, full, not permitted, or a file in a folder's place.
@@ -116,6 +121,7 @@ impl Home {
         for folder in [self.state_dir(), self.control_dir()] {
             private_dir(&folder)?;
         }
+        atomic::remove_abandoned(&self.state_dir(), &REPLACED);
         Ok(())
     }
 }
@@ -147,6 +153,20 @@ fn private_dir(path: &Path) -> io::Result<()> {
 mod tests {
     use super::{Home, fs};
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn making_the_folders_removes_what_killed_writers_of_every_replaced_file_have_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        home.create_state().expect("made");
+        let mut gone = std::process::Command::new("true").spawn().expect("a child");
+        gone.wait().expect("ended and reaped");
+        for path in [home.settings(), home.pid_record(), home.keeper_state(), home.binary_cache()] {
+            fs::write(path.with_added_extension(format!("{}.tmp", gone.id())), "half").expect("written");
+        }
+        home.create_state().expect("made");
+        assert_eq!(fs::read_dir(home.state_dir()).expect("listed").count(), 0);
+    }
 
     #[test]
     fn folders_that_a_umask_has_closed_are_opened_to_their_owner() {
