@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, EventLevel, Failure, Repair};
@@ -157,8 +157,16 @@ fn resolve_home(global: &Global) -> Result<Home, Failure> {
         invalid("neither CODEX_HOME nor HOME says where Codex lives".to_owned())
             .hint("set CODEX_HOME to an absolute path")
     })?;
-    let home = user.join(".codex");
-    utf8(home.canonicalize().unwrap_or(home))
+    utf8(canonical(&user.join(".codex")))
+}
+
+/// The one path that something has before and after it is made, with no links in it: what is kept by path, the hash of a short
+/// socket for one, would belong to another home otherwise.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => canonical(folder).join(name),
+        _ => path.to_owned(),
+    })
 }
 
 /// The home's path goes into JSON.
@@ -168,6 +176,25 @@ fn utf8(home: PathBuf) -> Result<Home, Failure> {
         None => {
             let message = format!("the path of CODEX_HOME is not UTF-8: {}", home.display());
             Err(Failure::new(ErrorCode::HomeInvalid, message).hint("Codex itself needs a path in UTF-8, too"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical;
+
+    #[test]
+    fn a_home_has_one_path_before_and_after_it_is_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("there");
+        std::fs::create_dir(root.join("real")).expect("made");
+        std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("linked");
+        for home in [".codex", "new user/.codex"] {
+            let before = canonical(&root.join("link").join(home));
+            assert_eq!(before, root.join("real").join(home));
+            std::fs::create_dir_all(&before).expect("made");
+            assert_eq!(canonical(&root.join("link").join(home)), before);
         }
     }
 }
