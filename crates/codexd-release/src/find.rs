@@ -63,6 +63,8 @@ pub struct NotFound {
     pub named: bool,
     /// The last place holds a Codex that cannot be run; another is not put in its place.
     pub unusable: bool,
+    /// Where it ought to be: the one that was named or cannot be run, else the place of a managed one.
+    pub expected: PathBuf,
 }
 
 /// Finds the Codex to run.
@@ -76,6 +78,7 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
             unusable: why != NOT_THERE,
             looked_at: vec![Looked { path: named.to_owned(), why }],
             named: true,
+            expected: named.to_owned(),
         });
     }
     let mut looked_at = Vec::new();
@@ -84,9 +87,9 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
             Ok(found) => return Ok(found),
             Err(why) => {
                 let unusable = why != NOT_THERE;
-                looked_at.push(Looked { path, why });
+                looked_at.push(Looked { path: path.clone(), why });
                 if unusable {
-                    return Err(NotFound { looked_at, named: false, unusable });
+                    return Err(NotFound { looked_at, named: false, unusable, expected: path });
                 }
             }
         }
@@ -100,7 +103,8 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
             Err(why) => looked_at.push(Looked { path, why }),
         }
     }
-    Err(NotFound { looked_at, named: false, unusable: false })
+    let expected = search.codex_home.join(MANAGED[0]);
+    Err(NotFound { looked_at, named: false, unusable: false, expected })
 }
 
 /// Whether a path serves, and what to run for it.
@@ -185,6 +189,7 @@ mod tests {
         let missing = home.path().join("missing");
         let error = find(&Search { named: Some(&missing), ..search(home.path()) }).expect_err("not there");
         assert!(error.named && error.looked_at[0].why == "not there");
+        assert_eq!(error.expected, missing);
     }
 
     #[test]
@@ -192,6 +197,17 @@ mod tests {
         let home = tempfile::tempdir().expect("a folder");
         let error = find(&search(home.path())).expect_err("nothing");
         assert_eq!(error.looked_at.len(), 3);
+        assert_eq!(error.expected, home.path().join("packages/standalone/current/codex"));
+    }
+
+    #[test]
+    fn one_that_cannot_be_run_is_expected_where_it_is() {
+        let home = tempfile::tempdir().expect("a folder");
+        let broken = home.path().join("packages/app-server-daemon/current/bin/codex");
+        fs::create_dir_all(&broken).expect("a folder in its place");
+        let error = find(&search(home.path())).expect_err("no file");
+        assert!(error.unusable);
+        assert_eq!(error.expected, broken);
     }
 
     #[test]

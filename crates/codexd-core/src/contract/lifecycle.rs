@@ -62,9 +62,9 @@ pub struct LifecycleReply {
     /// The app-server's process, when the verb started it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<Pid>,
-    /// The installed Codex; null when there is none.
-    pub managed_codex_path: Option<PathBuf>,
-    /// Its version; null when it cannot be told.
+    /// The installed Codex; where it would be when there is none.
+    pub managed_codex_path: PathBuf,
+    /// Its version; null when there is none or it cannot be told.
     pub managed_codex_version: Option<String>,
     /// The well-known control socket.
     pub socket_path: PathBuf,

@@ -113,8 +113,8 @@ pub struct StatusReport {
     pub last_exit: Option<LastExit>,
     /// Whether the running server is the Codex that is installed now; null when nothing runs.
     pub running_is_installed: Option<bool>,
-    /// The installed Codex.
-    pub managed_codex_path: Option<PathBuf>,
+    /// See [`super::LifecycleReply::managed_codex_path`].
+    pub managed_codex_path: PathBuf,
     /// Its version.
     pub managed_codex_version: Option<String>,
     /// The well-known control socket.

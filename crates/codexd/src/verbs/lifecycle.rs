@@ -1,5 +1,7 @@
 //! What `start`, `stop`, `restart`, `reload` and `version` share: the answer, and what to run.
 
+use std::path::PathBuf;
+
 use codexd_core::contract::{Failure, LifecycleReply, LifecycleStatus};
 use codexd_core::program::{DrainSignal, Program, StopPolicy};
 use codexd_core::settings::Settings;
@@ -50,13 +52,21 @@ pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply
         backend: reached.backend,
         pid: reached.pid.filter(|_| ours),
         cli_version: installed.cli_version(version.as_deref()),
-        managed_codex_path: installed.path,
+        managed_codex_path: managed_path(context, settings, installed.path),
         managed_codex_version: installed.version,
         socket_path: context.home.control_socket(),
         app_server_version: version,
         codexd_version: VERSION,
         embedded: reached.embedded,
         repairs: context.repairs(),
+    })
+}
+
+/// Where the Codex is, if `found`; else where it would be, as upstream tells it.
+pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBuf>) -> PathBuf {
+    found.unwrap_or_else(|| match codex::installed(context, settings) {
+        Ok(installed) => installed.found.path,
+        Err(not_found) => not_found.expected,
     })
 }
 

@@ -15,12 +15,18 @@ use crate::codex::InstalledFacts;
 use crate::context::{Context, VERSION};
 use crate::output::Answer;
 use crate::style::{self, Colour};
+use crate::verbs::lifecycle;
 use crate::{drive, observe};
 
 /// The answer.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub struct Reply(StatusReport);
+pub struct Reply {
+    report: StatusReport,
+    /// Whether there is a Codex at the path that the report names.
+    #[serde(skip)]
+    installed: bool,
+}
 
 /// What was found.
 struct Found {
@@ -47,7 +53,8 @@ pub fn run(context: &Context) -> Reply {
     let keeper = found.keeper.as_ref();
     let answering = found.listening.answer.is_some();
     let version = found.listening.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
-    Reply(StatusReport {
+    let is_installed = installed.path.is_some();
+    let report = StatusReport {
         status: if answering { LifecycleStatus::Running } else { LifecycleStatus::NotRunning },
         state,
         backend: found.server.as_ref().map(|_| Backend::Pid),
@@ -64,7 +71,7 @@ pub fn run(context: &Context) -> Reply {
         last_exit: keeper.and_then(|keeper| keeper.last_exit.clone()),
         running_is_installed: pid.and_then(|pid| running_is_installed(pid, &installed, &found)),
         cli_version: installed.cli_version(version.as_deref()),
-        managed_codex_path: installed.path,
+        managed_codex_path: lifecycle::managed_path(context, &parsed.settings, installed.path),
         managed_codex_version: installed.version,
         socket_path: context.home.control_socket(),
         app_server_version: version,
@@ -78,7 +85,8 @@ pub fn run(context: &Context) -> Reply {
         paths: paths(&context.home),
         problems: found.problems,
         events: context.log.newest(STATUS_EVENTS),
-    })
+    };
+    Reply { report, installed: is_installed }
 }
 
 fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) -> Found {
@@ -207,7 +215,7 @@ fn paths(home: &Home) -> PathsReport {
 
 impl Answer for Reply {
     fn text(&self) -> String {
-        let report = &self.0;
+        let report = &self.report;
         let (word, colour) = match report.state {
             State::Running => ("running", Colour::Green),
             State::Starting => ("starting", Colour::Yellow),
@@ -230,7 +238,7 @@ impl Answer for Reply {
             };
             rows.push(("version", format!("{version}{stale}")));
         }
-        rows.push(("installed", installed_text(report)));
+        rows.push(("installed", self.installed_text()));
         if let Some(pid) = report.keeper_pid {
             rows.push(("keeper", format!("pid {pid}, {} restarts", report.restarts)));
         }
@@ -265,10 +273,13 @@ impl Answer for Reply {
     }
 }
 
-fn installed_text(report: &StatusReport) -> String {
-    match (&report.managed_codex_version, &report.managed_codex_path) {
-        (Some(version), Some(path)) => format!("Codex {version} at {}", path.display()),
-        (None, Some(path)) => format!("a Codex at {} that does not tell its version", path.display()),
-        _ => "no Codex (npm install -g @openai/codex)".to_owned(),
+impl Reply {
+    fn installed_text(&self) -> String {
+        let path = self.report.managed_codex_path.display();
+        match &self.report.managed_codex_version {
+            _ if !self.installed => "no Codex (npm install -g @openai/codex)".to_owned(),
+            Some(version) => format!("Codex {version} at {path}"),
+            None => format!("a Codex at {path} that does not tell its version"),
+        }
     }
 }

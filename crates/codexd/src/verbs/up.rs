@@ -22,6 +22,9 @@ pub struct Reply {
     lifecycle: LifecycleReply,
     /// The command that attaches a terminal.
     attach: String,
+    /// Whether there is a Codex at the path that the answer names.
+    #[serde(skip)]
+    installed: bool,
 }
 
 impl Answer for Reply {
@@ -34,8 +37,8 @@ impl Answer for Reply {
             style::paint(&format!("Codex app-server {version}"), Colour::Green)
         };
         let mut rows = vec![("running", what)];
-        if let Some(path) = reply.managed_codex_path.as_ref().filter(|_| !reply.embedded) {
-            rows.push(("binary", path.display().to_string()));
+        if self.installed && !reply.embedded {
+            rows.push(("binary", reply.managed_codex_path.display().to_string()));
         }
         rows.push(("socket", reply.socket_path.display().to_string()));
         rows.push(("attach", self.attach.clone()));
@@ -83,7 +86,7 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     }
     let lifecycle = lifecycle::reply(context, &settings, &reached).0;
     let attach = format!("codex --remote {}", quoted(&format!("unix://{}", lifecycle.socket_path.display())));
-    Ok(Reply { lifecycle, attach })
+    Ok(Reply { lifecycle, attach, installed: real.is_some() })
 }
 
 /// `word` as a shell takes it for one word.

@@ -118,6 +118,25 @@ fn without_a_codex_start_tells_where_it_looked_and_how_to_get_one() -> anyhow::R
 }
 
 #[test]
+fn without_a_codex_answers_name_the_place_where_it_would_be_and_people_are_told_that_it_is_not()
+-> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = Codexd::new(&home)?.env("PATH", "/nonexistent");
+    let managed = home.managed_codex(Layout::Standalone);
+    let named = home.root().join("named").to_string_lossy().into_owned();
+    for verb in ["status", "stop"] {
+        let answer = codexd.json(&[verb])?;
+        assert_eq!(answer["managedCodexPath"].as_str(), managed.to_str(), "{answer}");
+        assert!(answer["managedCodexVersion"].is_null(), "{answer}");
+        let answer = codexd.json(&[verb, "--codex-bin", &named])?;
+        assert_eq!(answer["managedCodexPath"], *named, "{answer}");
+    }
+    let text = codexd.run(&["status", "--text"])?.stdout;
+    assert!(text.contains("no Codex") && !text.contains("packages/standalone"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_home_that_is_not_there_is_named() -> anyhow::Result<()> {
     let home = Home::new()?;
     let missing = home.root().join("missing").to_string_lossy().into_owned();
