@@ -131,7 +131,7 @@ fn examine(path: &Path) -> Result<FoundCodex, String> {
 }
 
 /// Whether a file begins as a script does.
-pub(crate) fn is_script(path: &Path) -> bool {
+pub fn is_script(path: &Path) -> bool {
     let mut start = [0u8; 2];
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| &start == b"#!")
 }

@@ -71,8 +71,7 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
         .process_group(0)
         .spawn()
         .map_err(run)?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| run(io::Error::other("the kernel gave out an impossible pid")))?;
+    let pid = Pid::from_child(&child);
     ASKED.store(pid.as_raw_pid(), Ordering::SeqCst);
     let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,

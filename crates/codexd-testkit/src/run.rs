@@ -120,8 +120,7 @@ impl Running {
         let mut child = command
             .spawn()
             .with_context(|| format!("failed to start {}", command.get_program().to_string_lossy()))?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid is positive")?;
-        let handle = pidfd_open(pid, PidfdFlags::empty())?;
+        let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
         Ok(Running { child, handle, started, stdout, stderr, ended: false })

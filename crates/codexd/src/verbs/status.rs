@@ -191,14 +191,8 @@ fn running_is_installed(pid: Pid, installed: &InstalledFacts, found: &Found) -> 
     // A script has handed over to what it started: then the record says which script it was.
     let recorded = found.codexd.as_ref().and_then(|record| process::file_identity(&record.executable).ok());
     let wrapped = recorded.is_some() && recorded == installed.identity && recorded != Some(running);
-    Some(installed.identity == Some(running) || (wrapped && installed_is_script(installed)))
-}
-
-fn installed_is_script(installed: &InstalledFacts) -> bool {
-    use std::io::Read;
-    let mut start = [0u8; 2];
-    let file = installed.path.as_ref().and_then(|path| std::fs::File::open(path).ok());
-    file.is_some_and(|mut file| file.read_exact(&mut start).is_ok() && &start == b"#!")
+    let is_script = || installed.path.as_deref().is_some_and(codexd_release::is_script);
+    Some(installed.identity == Some(running) || (wrapped && is_script()))
 }
 
 fn paths(home: &Home) -> PathsReport {
