@@ -4,6 +4,7 @@
 //! service manager that is.
 
 pub mod host;
+pub mod routes;
 mod splice;
 
 pub use host::run;

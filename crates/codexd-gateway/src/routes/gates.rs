@@ -1,0 +1,151 @@
+//! What a client that did not ask for `experimentalApi` may not do.
+//!
+//! The hub asks for it, so what it is given by such a client has to be refused here, in upstream's words. The tables are
+//! the difference of the two schemas of the newest reference release (0.169.0), without and with `--experimental`. Older
+//! releases are served by the same tables: what became free since is let through, and what no longer exists is passed on.
+//!
+//! Observed on 0.169.0 and 0.131.0:
+//! * Params are validated first: `thread/settings/update {}` gets ``Invalid request: missing field `threadId` ``, not the
+//!   sentence of the gate. So [`check`] lets through what upstream will refuse anyway, as far as that can be told by looking
+//!   at the members of `params`: a missing one, or one of another JSON type. What it cannot tell (a member deep inside, a
+//!   relative path, an unknown word) gets the sentence of the gate, where upstream complains about the params.
+//! * One field is named, the first in upstream's own order, which the rows below keep.
+//! * A field that is null is as one that is not there. Empty lists, maps and strings, and a `false` where null was possible,
+//!   are gated; a `false` where it was not is the default and free. An empty `path` is free. 0.169.0 gates
+//!   `thread/list {"projectId":null}`, where null has a meaning.
+//! * `approvalPolicy: {"granular": …}` is gated in every request, with words of its own; the schema does not tell.
+//! * Unknown members are ignored: `persistExtendedHistory`, which 0.131.0 gates, is accepted by 0.169.0 from anybody.
+//! * Results and notifications are not stripped: a `thread` has its experimental members for every client.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use table::{FIELDS, Gated, METHODS};
+
+/// The code of the refusal.
+pub const CODE: i64 = -32600;
+
+/// Whether a client may send this request; else upstream's sentence, for an error with the code [`CODE`].
+///
+/// # Errors
+/// `experimental` is false, and the method or a member of its params needs `experimentalApi`.
+pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Result<(), String> {
+    if experimental {
+        return Ok(());
+    }
+    if let Ok(at) = METHODS.binary_search_by_key(&method, |(name, _)| name) {
+        return if is_complete(params, METHODS[at].1) { Err(refusal(method)) } else { Ok(()) };
+    }
+    let Ok(at) = FIELDS.binary_search_by_key(&method, |(name, _)| name) else { return Ok(()) };
+    let fields = FIELDS[at].1;
+    let mut present = 0_u32;
+    members(params, |name, value| {
+        if let Some(at) = fields.iter().position(|(field, _)| *field == name) {
+            // A member that is there twice counts as upstream reads it: the last one.
+            present = present & !(1 << at) | u32::from(fields[at].1.holds(value)) << at;
+        }
+    });
+    if present == 0 {
+        return Ok(());
+    }
+    let (field, gated) = fields[present.trailing_zeros() as usize];
+    Err(match gated {
+        Gated::Granular => refusal("askForApproval.granular"),
+        _ => refusal(&format!("{method}.{field}")),
+    })
+}
+
+/// Whether a notification is told only to clients that asked for `experimentalApi`.
+///
+/// Observed on 0.169.0 for this one; the schema has the same notifications with and without.
+pub fn notification_needs_experimental(notification: &str) -> bool {
+    notification == "thread/readState/changed"
+}
+
+/// Whether only clients that asked for `experimentalApi` are asked this. (By the schema; not run.)
+pub fn server_request_needs_experimental(method: &str) -> bool {
+    method == "currentTime/read"
+}
+
+/// The members of the params of a server request that clients without `experimentalApi` do not know. (By the schema; not
+/// run.)
+pub fn server_request_fields(method: &str) -> &'static [&'static str] {
+    match method {
+        "item/commandExecution/requestApproval" => &["additionalPermissions", "availableDecisions"],
+        _ => &[],
+    }
+}
+
+fn refusal(what: &str) -> String {
+    format!("{what} requires experimentalApi capability")
+}
+
+/// Whether upstream would find every member that it requires; `None` stands for a method that takes no params as well.
+fn is_complete(params: Option<&RawValue>, required: Option<&[&str]>) -> bool {
+    let Some(required) = required else { return true };
+    let mut seen = 0_u32;
+    let is_object = members(params, |name, _| {
+        if let Some(at) = required.iter().position(|field| *field == name) {
+            seen |= 1 << at;
+        }
+    });
+    is_object && seen.count_ones() as usize == required.len()
+}
+
+impl Gated {
+    /// Whether this value of a member is gated.
+    fn holds(self, value: &RawValue) -> bool {
+        let text = value.get();
+        match self {
+            Gated::Flag => text == "true",
+            Gated::Bool => text == "true" || text == "false",
+            Gated::Text => text.starts_with('"'),
+            Gated::TextOrNull => text.starts_with('"') || text == "null",
+            Gated::Path => text.starts_with('"') && text != r#""""#,
+            Gated::List => text.starts_with('['),
+            Gated::Map => text.starts_with('{'),
+            Gated::Granular => {
+                let mut granular = false;
+                members(Some(value), |name, value| {
+                    granular |= name == "granular" && value.get().starts_with('{');
+                });
+                granular
+            }
+        }
+    }
+}
+
+/// Calls `each` with the members of an object, and says whether it is one.
+fn members(object: Option<&RawValue>, each: impl FnMut(&str, &RawValue)) -> bool {
+    let Some(object) = object.filter(|object| object.get().starts_with('{')) else { return false };
+    serde_json::Deserializer::from_str(object.get()).deserialize_map(Members(each)).is_ok()
+}
+
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&str, &RawValue)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = map.next_key()? {
+            self.0(&name, map.next_value()?);
+        }
+        Ok(())
+    }
+}
+
+/// The name of a member, borrowed unless it is written with escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);

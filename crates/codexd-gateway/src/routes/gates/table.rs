@@ -1,0 +1,185 @@
+//! What is gated, sorted by method.
+
+/// What a value of a gated member has to be for the gate to hold. Any other value is upstream's to judge.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Gated {
+    /// `true`; the member is a boolean that cannot be null.
+    Flag,
+    /// `true` or `false`; null is as if it were not there.
+    Bool,
+    /// A string, also an empty one.
+    Text,
+    /// A string, or null.
+    TextOrNull,
+    /// A string that is not empty.
+    Path,
+    /// An array, also an empty one.
+    List,
+    /// An object, also an empty one.
+    Map,
+    /// An object with the member `granular`; refused as `askForApproval.granular`.
+    Granular,
+}
+
+use Gated::{Bool, Flag, Granular, List, Map, Path, Text, TextOrNull};
+
+/// Experimental methods with the members that their params must have; `None` where params may be left out.
+pub static METHODS: &[(&str, Option<&[&str]>)] = &[
+    ("account/bedrock/checkGovCloudRequirements", Some(&[])),
+    ("account/bedrock/discover", Some(&[])),
+    ("account/bedrock/setup", Some(&["region", "type"])),
+    ("account/gcp/setup", Some(&["projectId"])),
+    ("accountSession/list", Some(&[])),
+    ("accountSession/switch", Some(&["accountId", "sessionId"])),
+    ("collaborationMode/list", Some(&[])),
+    ("environment/add", Some(&["environmentId", "execServerUrl"])),
+    ("environment/info", Some(&["environmentId"])),
+    ("environment/status", Some(&["environmentId"])),
+    ("fuzzyFileSearch/sessionStart", Some(&["roots", "sessionId"])),
+    ("fuzzyFileSearch/sessionStop", Some(&["sessionId"])),
+    ("fuzzyFileSearch/sessionUpdate", Some(&["query", "sessionId"])),
+    ("mcpServer/event/stream/start", Some(&["arguments", "name", "server", "subscriptionId", "threadId"])),
+    ("mcpServer/event/stream/stop", Some(&["subscriptionId"])),
+    ("memory/reset", None),
+    ("memory/status", Some(&[])),
+    ("mock/experimentalMethod", Some(&[])),
+    ("plugin/search", Some(&["searchTerm"])),
+    ("process/kill", Some(&["processHandle"])),
+    ("process/resizePty", Some(&["processHandle", "size"])),
+    ("process/spawn", Some(&["command", "cwd", "processHandle"])),
+    ("process/writeStdin", Some(&["processHandle"])),
+    ("project/create", Some(&["idempotencyKey", "name", "roots"])),
+    ("project/delete", Some(&["projectId"])),
+    ("project/import", Some(&["idempotencyKey", "name", "roots"])),
+    ("project/list", Some(&[])),
+    ("project/move", Some(&["projectId"])),
+    ("project/read", Some(&["projectId"])),
+    ("project/update", Some(&["projectId"])),
+    ("remoteControl/client/list", Some(&["environmentId"])),
+    ("remoteControl/client/revoke", Some(&["clientId", "environmentId"])),
+    ("remoteControl/disable", None),
+    ("remoteControl/enable", None),
+    ("remoteControl/pairing/start", Some(&[])),
+    ("remoteControl/pairing/status", Some(&[])),
+    ("remoteControl/status/read", None),
+    ("rollout/compress", None),
+    ("server/diagnostics", Some(&[])),
+    ("thread/backgroundTerminals/clean", Some(&["threadId"])),
+    ("thread/backgroundTerminals/list", Some(&["threadId"])),
+    ("thread/backgroundTerminals/terminate", Some(&["processId", "threadId"])),
+    ("thread/decrement_elicitation", Some(&["threadId"])),
+    ("thread/guardianReview", Some(&["threadId"])),
+    ("thread/increment_elicitation", Some(&["threadId"])),
+    ("thread/items/read", Some(&["itemIds", "threadId", "turnId"])),
+    ("thread/memory/read", Some(&["threadId"])),
+    ("thread/memoryMode/set", Some(&["mode", "threadId"])),
+    ("thread/prediction/request", Some(&["sourceTurnId", "threadId"])),
+    ("thread/prepareApprovedPlan", Some(&["markdown", "threadId"])),
+    ("thread/queue/add", Some(&["clientUserMessageId", "input", "threadId"])),
+    ("thread/queue/delete", Some(&["queuedSubmissionId", "threadId"])),
+    ("thread/queue/list", Some(&["threadId"])),
+    ("thread/queue/reorder", Some(&["queuedSubmissionIds", "threadId"])),
+    ("thread/queue/start", Some(&["threadId"])),
+    ("thread/queue/update", Some(&["input", "queuedSubmissionId", "threadId"])),
+    ("thread/readState/update", Some(&["expectedRevision", "operation", "threadId"])),
+    ("thread/realtime/appendAudio", Some(&["audio", "threadId"])),
+    ("thread/realtime/appendSpeech", Some(&["text", "threadId"])),
+    ("thread/realtime/appendText", Some(&["text", "threadId"])),
+    ("thread/realtime/listVoices", Some(&[])),
+    ("thread/realtime/start", Some(&["outputModality", "threadId"])),
+    ("thread/realtime/stop", Some(&["threadId"])),
+    ("thread/sample", Some(&["expectedTurnId", "prompt", "threadId"])),
+    ("thread/sample/cancel", Some(&["requestId"])),
+    ("thread/search", Some(&["searchTerm"])),
+    ("thread/searchOccurrences", Some(&["searchTerm", "threadId"])),
+    ("thread/settings/update", Some(&["threadId"])),
+    ("thread/timeline/list", Some(&["threadId"])),
+    ("turn/settings/update", Some(&["threadId", "turnId"])),
+    ("userVerification/cancel", Some(&["requestId"])),
+    ("userVerification/delete", Some(&[])),
+    ("userVerification/enroll", Some(&[])),
+    ("userVerification/status", Some(&[])),
+    ("userVerification/verify", Some(&["challenge", "description", "title"])),
+];
+
+/// Experimental members of stable methods, in the order in which upstream looks at them.
+pub static FIELDS: &[(&str, &[(&str, Gated)])] = &[
+    ("command/exec", &[("permissionProfile", Text)]),
+    (
+        "thread/fork",
+        &[
+            ("experimentalPredictionMode", Flag),
+            ("experimentalDisablePredictionMcp", Flag),
+            ("beforeTurnId", Text),
+            ("path", Path),
+            ("runtimeWorkspaceRoots", List),
+            ("approvalPolicy", Granular),
+            ("permissions", Text),
+            ("attachToSource", Flag),
+            ("deferGoalContinuation", Flag),
+        ],
+    ),
+    (
+        "thread/list",
+        &[
+            ("includeAttachedThreads", Flag),
+            ("projectId", TextOrNull),
+            ("parentThreadId", Text),
+            ("ancestorThreadId", Text),
+            ("attachedToThreadId", Text),
+        ],
+    ),
+    ("thread/metadata/update", &[("projectId", Text), ("daybreakEnabled", Bool)]),
+    (
+        "thread/resume",
+        &[
+            ("history", List),
+            ("path", Path),
+            ("runtimeWorkspaceRoots", List),
+            ("approvalPolicy", Granular),
+            ("permissions", Text),
+            ("initialTurnsPage", Map),
+        ],
+    ),
+    (
+        "thread/start",
+        &[
+            ("allowProviderModelFallback", Flag),
+            ("runtimeWorkspaceRoots", List),
+            ("approvalPolicy", Granular),
+            ("permissions", Text),
+            ("multiAgentMode", Text),
+            ("historyMode", Text),
+            ("projectId", Text),
+            ("daybreakEnabled", Bool),
+            ("environments", List),
+            ("dynamicTools", List),
+            ("selectedCapabilityRoots", List),
+            ("mockExperimentalField", Text),
+            ("experimentalRawEvents", Flag),
+        ],
+    ),
+    (
+        "turn/start",
+        &[
+            ("responsesapiClientMetadata", Map),
+            ("responsesapiClientMetadataPatch", Map),
+            ("additionalContext", Map),
+            ("environments", List),
+            ("runtimeWorkspaceRoots", List),
+            ("approvalPolicy", Granular),
+            ("permissions", Text),
+            ("collaborationMode", Map),
+            ("multiAgentMode", Text),
+            ("cyberAccessProgram", Text),
+        ],
+    ),
+    (
+        "turn/steer",
+        &[
+            ("responsesapiClientMetadata", Map),
+            ("responsesapiClientMetadataPatch", Map),
+            ("additionalContext", Map),
+        ],
+    ),
+];

@@ -1,0 +1,147 @@
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
+use proptest::{prop_assert, proptest};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{FIELDS, METHODS, check, notification_needs_experimental, server_request_fields};
+use crate::routes::{Route, route};
+
+fn refused(method: &str, params: &str) -> Option<String> {
+    let params: Box<RawValue> = serde_json::from_str(params).expect("JSON");
+    assert_eq!(check(method, Some(&params), true), Ok(()), "who asked for it may");
+    check(method, Some(&params), false).err()
+}
+
+fn sentence(what: &str) -> Option<String> {
+    Some(format!("{what} requires experimentalApi capability"))
+}
+
+#[test]
+fn the_tables_are_sorted_and_disjoint() {
+    assert!(METHODS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    assert!(FIELDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    for (method, fields) in FIELDS {
+        assert!(METHODS.iter().all(|(name, _)| name != method), "{method}");
+        assert!(fields.len() <= 32, "{method}: the bits of a word");
+    }
+    assert!(METHODS.iter().all(|(_, required)| required.is_none_or(|fields| fields.len() <= 32)));
+    assert_eq!(METHODS.len(), 75);
+}
+
+#[test]
+fn every_gated_request_is_in_the_routing_table() {
+    for method in METHODS.iter().map(|(name, _)| name).chain(FIELDS.iter().map(|(name, _)| name)) {
+        assert!(crate::routes::is_known(method), "{method}");
+    }
+    assert_eq!(route("thread/settings/update"), Route::Hub);
+}
+
+#[test]
+fn an_experimental_method_is_refused_in_upstreams_words() {
+    let method = "thread/settings/update";
+    assert_eq!(refused(method, r#"{"threadId":"x"}"#), sentence(method));
+    assert_eq!(refused("memory/reset", "{}"), sentence("memory/reset"));
+    assert_eq!(check("memory/reset", None, false).err(), sentence("memory/reset"));
+}
+
+#[test]
+fn what_upstream_refuses_for_its_params_is_left_to_it() {
+    for params in ["{}", "null", "[]", r#"{"thread_id":"x"}"#] {
+        assert_eq!(refused("thread/settings/update", params), None, "{params}");
+    }
+    assert_eq!(check("thread/settings/update", None, false), Ok(()));
+    for params in
+        [r#"{"environments":5}"#, r#"{"experimentalRawEvents":null}"#, r#"{"permissions":["x"]}"#, "[1]"]
+    {
+        assert_eq!(refused("thread/start", params), None, "{params}");
+    }
+}
+
+#[test]
+fn a_field_is_refused_by_the_value_it_has() {
+    for (method, params, field) in [
+        ("thread/start", r#"{"cwd":"/x","environments":[]}"#, "environments"),
+        ("thread/start", r#"{"dynamicTools":[]}"#, "dynamicTools"),
+        ("thread/start", r#"{"experimentalRawEvents":true}"#, "experimentalRawEvents"),
+        ("thread/start", r#"{"daybreakEnabled":false}"#, "daybreakEnabled"),
+        ("thread/start", r#"{"permissions":""}"#, "permissions"),
+        ("thread/resume", r#"{"threadId":"x","path":"x"}"#, "path"),
+        ("thread/list", r#"{"projectId":null}"#, "projectId"),
+        ("turn/start", r#"{"threadId":"x","input":[],"additionalContext":{}}"#, "additionalContext"),
+        ("thread/start", r#"{ "experimentalRawEv\u0065nts" : true }"#, "experimentalRawEvents"),
+    ] {
+        assert_eq!(refused(method, params), sentence(&format!("{method}.{field}")), "{params}");
+    }
+    for (method, params) in [
+        ("thread/start", "{}"),
+        ("thread/start", r#"{"dynamicTools":null,"environments":null,"daybreakEnabled":null}"#),
+        ("thread/start", r#"{"experimentalRawEvents":false,"allowProviderModelFallback":false}"#),
+        ("thread/start", r#"{"persistExtendedHistory":true}"#),
+        ("thread/start", r#"{"experimentalRawEvents":true,"experimentalRawEvents":false}"#),
+        ("thread/resume", r#"{"threadId":"x","path":""}"#),
+        ("thread/metadata/update", r#"{"threadId":"x","projectId":null}"#),
+        ("turn/interrupt", r#"{"permissions":"x"}"#),
+    ] {
+        assert_eq!(refused(method, params), None, "{params}");
+    }
+}
+
+#[test]
+fn of_several_fields_upstreams_first_is_named() {
+    let params = r#"{"experimentalRawEvents":true,"permissions":"x","historyMode":"paginated"}"#;
+    assert_eq!(refused("thread/start", params), sentence("thread/start.permissions"));
+    let params = r#"{"permissions":"x","environments":[]}"#;
+    assert_eq!(refused("turn/start", params), sentence("turn/start.environments"));
+}
+
+#[test]
+fn a_granular_approval_policy_is_refused_by_its_own_name() {
+    let params = r#"{"approvalPolicy":{"granular":{"rules":true}},"permissions":"x"}"#;
+    for method in ["thread/start", "thread/resume", "thread/fork", "turn/start"] {
+        assert_eq!(refused(method, params), sentence("askForApproval.granular"), "{method}");
+        assert_eq!(refused(method, r#"{"approvalPolicy":"never"}"#), None, "{method}");
+    }
+}
+
+#[test]
+fn the_read_state_is_told_only_to_who_asked_for_it() {
+    assert!(notification_needs_experimental("thread/readState/changed"));
+    assert!(!notification_needs_experimental("thread/status/changed"));
+    assert!(!server_request_fields("item/commandExecution/requestApproval").is_empty());
+}
+
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    let name = prop_oneof![
+        any::<String>(),
+        prop::sample::select(vec!["threadId", "permissions", "approvalPolicy", "granular"])
+            .prop_map(str::to_owned),
+    ];
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(name.clone(), inner, 0..5)
+                .prop_map(|members| members.into_iter().collect::<serde_json::Map<_, _>>().into()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_params_are_judged_and_never_those_of_who_asked(
+        method in prop::sample::select(FIELDS.iter().map(|(name, _)| *name)
+            .chain(METHODS.iter().map(|(name, _)| *name)).collect::<Vec<_>>()),
+        params in json(),
+    ) {
+        let params = to_raw_value(&params).expect("JSON");
+        prop_assert!(check(method, Some(&params), true).is_ok());
+        if let Err(sentence) = check(method, Some(&params), false) {
+            prop_assert!(sentence.ends_with(" requires experimentalApi capability"));
+        }
+    }
+}

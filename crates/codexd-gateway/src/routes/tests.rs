@@ -1,0 +1,168 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::{any, prop, prop_oneof};
+use proptest::{prop_assert, proptest};
+
+use super::{
+    Audience, OwnState, Route, ServerRequestScope, Special, audience, delta_of, gates, hub_told, is_known,
+    materialises, notifications, requests, route, server_request, server_requests, starts_turn,
+};
+
+fn assert_sorted(names: impl Iterator<Item = &'static str>) {
+    let names: Vec<_> = names.collect();
+    for pair in names.windows(2) {
+        assert!(pair[0] < pair[1], "{:?} and {:?} are out of order, or the same", pair[0], pair[1]);
+    }
+}
+
+#[test]
+fn every_table_is_sorted_and_has_each_name_once() {
+    assert_sorted(requests().map(|(name, _)| name));
+    assert_sorted(notifications().map(|(name, _)| name));
+    assert_sorted(server_requests().map(|(name, _)| name));
+}
+
+#[test]
+fn requests_notifications_and_server_requests_share_no_name() {
+    let all = requests().map(|(name, _)| name);
+    let all: Vec<_> = all.chain(notifications().map(|(name, _)| name)).collect();
+    let all: Vec<_> = all.into_iter().chain(server_requests().map(|(name, _)| name)).collect();
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+}
+
+#[test]
+fn every_row_is_found() {
+    assert!(requests().all(|(name, way)| is_known(name) && route(name) == way));
+    assert!(notifications().all(|(name, told)| audience(name) == Some(told)));
+    assert!(server_requests().all(|(name, scope)| server_request(name) == Some(scope)));
+}
+
+#[test]
+fn the_tables_are_as_long_as_what_was_observed() {
+    let told = |wanted| notifications().filter(move |(_, audience)| *audience == wanted).count();
+    assert_eq!(requests().count(), 184 + 3 + 2, "0.169.0, what it takes beside its schema, and 0.131.0");
+    assert_eq!(notifications().count(), 86);
+    assert_eq!(server_requests().count(), 11);
+    assert_eq!(told(Audience::Everyone), 11);
+    assert_eq!(told(Audience::Subscribers), 51);
+    assert_eq!(told(Audience::SubscribersOrEveryone), 3);
+    assert_eq!(hub_told().count(), 62 + 1);
+}
+
+#[test]
+fn a_request_that_names_a_thread_goes_through_the_hub() {
+    for method in ["thread/start", "thread/resume", "turn/start", "review/start", "mcpServer/tool/call"] {
+        assert_eq!(route(method), Route::Hub, "{method}");
+    }
+    assert_eq!(route("thread/rollback"), Route::Hub, "0.131.0 has it");
+    assert_eq!(route("mcpServer/event/stream/start"), Route::Hub);
+    assert_eq!(route("hooks/list"), Route::HubOrOwn);
+    assert_eq!(route("account/usage/read"), Route::HubOrOwn);
+}
+
+#[test]
+fn what_refers_to_something_begun_elsewhere_is_the_gateways() {
+    for (method, special) in [
+        ("initialize", Special::Initialize),
+        ("thread/unsubscribe", Special::Unsubscribe),
+        ("thread/loaded/list", Special::LoadedList),
+        ("thread/sample/cancel", Special::SampleCancel),
+        ("mcpServer/event/stream/stop", Special::EventStreamStop),
+        ("thread/list", Special::ThreadList),
+        ("thread/search", Special::ThreadSearch),
+        ("userVerification/cancel", Special::VerificationCancel),
+    ] {
+        assert_eq!(route(method), Route::Gateway(special), "{method}");
+    }
+}
+
+#[test]
+fn what_lives_on_a_connection_is_known() {
+    for (method, state) in [
+        ("fs/watch", OwnState::Watch),
+        ("command/exec", OwnState::Exec),
+        ("process/spawn", OwnState::Process),
+        ("fuzzyFileSearch/sessionStart", OwnState::FuzzySession),
+        ("account/login/start", OwnState::Login),
+        ("account/read", OwnState::None),
+    ] {
+        assert_eq!(route(method), Route::Own(state), "{method}");
+    }
+}
+
+#[test]
+fn an_unknown_request_takes_the_own_connection() {
+    assert_eq!(route("thread/futureThing"), Route::Own(OwnState::None));
+    assert!(!is_known("thread/futureThing") && !starts_turn("") && !materialises("turn"));
+}
+
+#[test]
+fn whatever_can_cut_a_turn_goes_through_the_hub() {
+    let starters: Vec<_> = requests().filter(|(name, _)| starts_turn(name)).collect();
+    assert_eq!(starters.len(), 14);
+    assert!(starters.iter().all(|(_, way)| *way == Route::Hub), "{starters:?}");
+    assert!(requests().filter(|(name, _)| materialises(name)).all(|(_, way)| way == Route::Hub));
+    assert!(starts_turn("turn/start") && starts_turn("thread/queue/add") && !starts_turn("turn/steer"));
+    assert!(materialises("thread/name/set") && !materialises("thread/metadata/update"));
+}
+
+#[test]
+fn own_connections_opt_out_of_whatever_the_hub_tells_and_of_nothing_else() {
+    let told: BTreeSet<_> = hub_told().collect();
+    for name in ["thread/started", "turn/completed", "item/agentMessage/delta", "account/rateLimits/updated"]
+    {
+        assert!(told.contains(name), "{name}");
+    }
+    for name in ["skills/changed", "fs/changed", "warning", "command/exec/outputDelta"] {
+        assert!(!told.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn audiences_are_as_observed() {
+    for (name, told) in [
+        ("thread/closed", Audience::Everyone),
+        ("turn/started", Audience::Subscribers),
+        ("warning", Audience::SubscribersOrEveryone),
+        ("account/rateLimits/updated", Audience::RateLimits),
+        ("fuzzyFileSearch/sessionUpdated", Audience::EveryoneWithoutThread),
+        ("process/exited", Audience::Asker),
+        ("remoteControl/status/changed", Audience::Greeting),
+        ("mcpServer/event/stream/notification", Audience::EventStream),
+    ] {
+        assert_eq!(audience(name), Some(told), "{name}");
+    }
+    assert_eq!(audience("thread/futureThing"), None);
+}
+
+#[test]
+fn approvals_old_and_new_belong_to_a_thread() {
+    for method in ["item/commandExecution/requestApproval", "applyPatchApproval", "execCommandApproval"] {
+        assert_eq!(server_request(method), Some(ServerRequestScope::Thread), "{method}");
+    }
+    assert_eq!(server_request("attestation/generate"), Some(ServerRequestScope::Connection));
+    assert_eq!(server_request("future/ask"), None);
+}
+
+#[test]
+fn streamed_text_is_told_to_subscribers() {
+    let streams: Vec<_> = notifications().filter(|(name, _)| delta_of(name).is_some()).collect();
+    assert_eq!(streams.len(), 6);
+    assert!(streams.iter().all(|(_, told)| *told == Audience::Subscribers), "{streams:?}");
+    assert_eq!(delta_of("item/reasoning/textDelta").and_then(|shape| shape.part), Some("contentIndex"));
+    assert_eq!(delta_of("command/exec/outputDelta"), None);
+}
+
+proptest! {
+    #[test]
+    fn no_name_panics(name in prop_oneof![
+        any::<String>(),
+        "[a-z]{1,9}(/[a-zA-Z]{1,9}){0,3}",
+        prop::sample::select(requests().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()),
+    ]) {
+        prop_assert!(is_known(&name) || route(&name) == Route::Own(OwnState::None));
+        let _told = (audience(&name), server_request(&name), delta_of(&name));
+        let _marks = (starts_turn(&name), materialises(&name));
+        prop_assert!(gates::check(&name, None, true).is_ok());
+    }
+}
