@@ -4,6 +4,8 @@
 //! service manager that is.
 
 pub mod host;
+pub mod hub;
+mod limits;
 pub mod routes;
 mod splice;
 

@@ -1,0 +1,206 @@
+//! What app-servers ask clients: approvals above all.
+//!
+//! Upstream counts its questions from 0 in every process, so two of them use the same numbers; the gateway gives each
+//! question a number of its own for all clients.
+
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+use super::event::{ClientId, Link, ServerId, Text};
+use super::replies::thread_of;
+use super::thread::{Audience, ThreadId, Viewer};
+use super::{Hub, text};
+use crate::routes::{self, ServerRequestScope};
+
+/// A kind of approval that only clients may see that promise a person's answer.
+const HUMAN: &str = "humanCommand";
+
+/// A question that waits for an answer.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The gateway's number.
+    number: u64,
+    link: Link,
+    /// Upstream's id, raw.
+    upstream: Box<str>,
+    thread: Option<ThreadId>,
+    /// The question under the gateway's number.
+    text: Text,
+    human_only: bool,
+    /// Who may answer.
+    asked: Vec<ClientId>,
+    is_answered: bool,
+}
+
+/// All questions.
+#[derive(Debug, Default)]
+pub struct Asks {
+    waiting: HashMap<u64, Ask>,
+    next: u64,
+}
+
+impl Asks {
+    pub fn client_left(&mut self, client: ClientId) {
+        self.waiting.retain(|_, ask| !matches!(ask.link, Link::Own(owner, _) if owner == client));
+        for ask in self.waiting.values_mut() {
+            ask.asked.retain(|asked| *asked != client);
+        }
+    }
+
+    pub fn thread_gone(&mut self, thread: &ThreadId) {
+        self.waiting.retain(|_, ask| ask.thread.as_ref() != Some(thread));
+    }
+
+    /// Whether a thread waits for an answer.
+    pub fn is_pending(&self, thread: &ThreadId) -> bool {
+        self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && !ask.is_answered)
+    }
+
+    /// How many wait for an answer.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn find(&self, link: Link, upstream: &str) -> Option<u64> {
+        self.waiting.values().find(|ask| ask.link == link && *ask.upstream == *upstream).map(|ask| ask.number)
+    }
+}
+
+impl Hub {
+    /// An app-server asks something.
+    pub(super) fn asked(
+        &mut self,
+        link: Link,
+        id: &RawValue,
+        method: &str,
+        params: Option<&RawValue>,
+        text: &Text,
+    ) {
+        let thread = match routes::server_request(method) {
+            Some(ServerRequestScope::Connection) => None,
+            _ => thread_of(params),
+        };
+        // Every connection is asked about the threads of sub-agents: the shared one has asked already.
+        if (matches!(link, Link::Own(..)) && thread.is_some()) || self.asks.find(link, id.get()).is_some() {
+            return;
+        }
+        let number = self.asks.next;
+        self.asks.next += 1;
+        let kind = params.and_then(|params| text::string(params.get(), "kind"));
+        let ask = Ask {
+            number,
+            link,
+            upstream: id.get().into(),
+            thread: thread.clone(),
+            text: text::splice(text, id.get(), &number.to_string()),
+            human_only: kind.is_some_and(|kind| kind == HUMAN),
+            asked: Vec::new(),
+            is_answered: false,
+        };
+        let text = ask.text.clone();
+        let asked = self.who_is_asked(&ask);
+        for client in &asked {
+            self.tell(*client, text.clone());
+        }
+        self.asks.waiting.insert(number, Ask { asked, ..ask });
+    }
+
+    fn who_is_asked(&mut self, ask: &Ask) -> Vec<ClientId> {
+        let everyone = |hub: &Hub| {
+            let ready = hub.clients.values().filter(|client| client.is_ready());
+            let may = ready.filter(|client| !ask.human_only || client.capabilities.human_approval);
+            may.map(|client| client.id).collect::<Vec<_>>()
+        };
+        match (ask.link, &ask.thread) {
+            (Link::Own(client, _), _) => vec![client],
+            (_, None) => everyone(self),
+            (Link::Shared(_), Some(thread)) => {
+                match self.threads.get(thread).map(|thread| &thread.audience) {
+                    Some(Audience::Viewers(viewers)) => {
+                        let may = viewers.iter().filter(|viewer| !ask.human_only || viewer.human_approval);
+                        may.map(|viewer| viewer.client).collect()
+                    }
+                    Some(Audience::Everyone { but }) => {
+                        let but = but.clone();
+                        everyone(self).into_iter().filter(|client| !but.contains(client)).collect()
+                    }
+                    None => everyone(self),
+                }
+            }
+        }
+    }
+
+    /// Asks one who has just joined what waits for an answer in the thread.
+    pub(super) fn ask_joiner(&mut self, viewer: &Viewer, thread: &ThreadId) {
+        let mut pending: Vec<&mut Ask> = self
+            .asks
+            .waiting
+            .values_mut()
+            .filter(|ask| ask.thread.as_ref() == Some(thread) && !ask.is_answered)
+            .filter(|ask| !ask.human_only || viewer.human_approval)
+            .filter(|ask| !ask.asked.contains(&viewer.client))
+            .collect();
+        pending.sort_by_key(|ask| ask.number);
+        for ask in pending {
+            ask.asked.push(viewer.client);
+            self.out.push(super::Action::Tell(viewer.client, ask.text.clone()));
+        }
+    }
+
+    /// A client answers. Nobody hears of an answer by one who was not asked, or of a second one, as upstream has it.
+    pub(super) fn client_answered(&mut self, client: ClientId, id: &str, _is_result: bool, text: &Text) {
+        let Ok(number) = id.parse::<u64>() else { return };
+        let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
+        if ask.is_answered || !ask.asked.contains(&client) {
+            return;
+        }
+        ask.is_answered = true;
+        let (link, answer) = (ask.link, text::splice(text, id, &ask.upstream));
+        // Of those about no thread nobody tells that they are resolved.
+        if ask.thread.is_none() {
+            self.asks.waiting.remove(&number);
+        }
+        self.say(link, answer);
+    }
+
+    /// Upstream says that a question is answered, or does not matter any more.
+    pub(super) fn resolved(
+        &mut self,
+        server: ServerId,
+        thread: &ThreadId,
+        id: Option<&RawValue>,
+        method: &str,
+        text: &Text,
+    ) {
+        let Some(id) = id else { return self.tell_viewers(thread, method, text) };
+        match self.asks.find(Link::Shared(server), id.get()) {
+            Some(number) => {
+                self.asks.waiting.remove(&number);
+                let text = text::splice(text, id.get(), &number.to_string());
+                self.tell_viewers(thread, method, &text);
+            }
+            // Asked before this gateway was there, and answered meanwhile.
+            None => {}
+        }
+    }
+
+    /// The app-server that asked is gone: nobody can answer any more.
+    pub(super) fn withdraw_asks(&mut self, thread: &ThreadId) {
+        let mut numbers: Vec<u64> = (self.asks.waiting.values())
+            .filter(|ask| ask.thread.as_ref() == Some(thread))
+            .map(|ask| ask.number)
+            .collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            self.asks.waiting.remove(&number);
+            let params = serde_json::json!({"threadId": &**thread, "requestId": number});
+            let method = "serverRequest/resolved";
+            self.tell_viewers(thread, method, &text::notification(method, &params));
+        }
+    }
+
+    pub(super) fn forget_asks(&mut self, link: Link) {
+        self.asks.waiting.retain(|_, ask| ask.link != link || ask.thread.is_some());
+    }
+}

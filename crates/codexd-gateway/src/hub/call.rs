@@ -1,0 +1,103 @@
+//! A request that was sent upstream and not answered yet.
+
+use super::event::{ClientId, Link, ServerId, Text};
+use super::thread::ThreadId;
+
+/// One request on its way.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub link: Link,
+    pub asker: Asker,
+    /// It counts against the limits on requests under way.
+    pub holds_slot: bool,
+}
+
+/// Whose request it is.
+#[derive(Clone, Debug)]
+pub enum Asker {
+    /// A client's.
+    Client {
+        client: ClientId,
+        /// The id that the client gave it, raw.
+        id: Box<str>,
+        kind: Kind,
+        thread: Option<ThreadId>,
+        /// As the client sent it: it is sent again if the app-server refused it because it is draining.
+        text: Text,
+    },
+    /// The gateway's own.
+    Gateway(Errand),
+}
+
+/// What the answer to a client's request means to the gateway.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Nothing.
+    Plain,
+    /// It names a new thread that the client watches: `thread/start`, `thread/fork`.
+    NewThread,
+    /// The client watches the thread now.
+    Resume,
+    /// It carries the turn that it began.
+    Turn,
+    /// It may have begun a turn that it does not name.
+    Starter,
+    /// The command that it ran has ended.
+    Exec,
+    /// The client does not watch the thread any more.
+    Unsubscribe,
+    /// A list of loaded threads, which lacks those on other app-servers.
+    LoadedList,
+    /// A list of threads, whose status is wrong for those on other app-servers.
+    ThreadList,
+}
+
+/// What the gateway asks for itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Errand {
+    /// Which threads an app-server has.
+    LoadedList(ServerId),
+    /// Where the file of a thread is.
+    Read(ThreadId),
+    /// May it be moved: one of the questions about it.
+    CheckQueue(ThreadId),
+    CheckTerminals(ThreadId),
+    CheckGoal(ThreadId),
+    /// Keep its goal from beginning turns, and let it again.
+    PauseGoal(ThreadId),
+    ResumeGoal(ThreadId),
+    /// Unload it to move it.
+    Leave(ThreadId),
+    /// Load it in its new place.
+    Arrive(ThreadId),
+    /// Unload it since nobody watches it.
+    Release(ThreadId),
+    /// Load it in the successor of the app-server that was lost.
+    Recover(ThreadId),
+    /// How its last turn ended.
+    LastTurn(ThreadId),
+    /// Take over a thread that an app-server had before this gateway was there.
+    TakeOver(ThreadId),
+    /// Whatever comes of it.
+    Forget,
+}
+
+impl Errand {
+    pub fn thread(&self) -> Option<&ThreadId> {
+        match self {
+            Errand::LoadedList(_) | Errand::Forget => None,
+            Errand::Read(thread)
+            | Errand::CheckQueue(thread)
+            | Errand::CheckTerminals(thread)
+            | Errand::CheckGoal(thread)
+            | Errand::PauseGoal(thread)
+            | Errand::ResumeGoal(thread)
+            | Errand::Leave(thread)
+            | Errand::Arrive(thread)
+            | Errand::Release(thread)
+            | Errand::Recover(thread)
+            | Errand::LastTurn(thread)
+            | Errand::TakeOver(thread) => Some(thread),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! One client: what it may do, what it waits for, which connections it has.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use serde_json::value::RawValue;
+
+use super::event::{ClientId, Now, ServerId, Text};
+use super::text::{self, Str};
+
+/// What a client declared at `initialize`.
+#[derive(Clone, Debug, Default)]
+pub struct Capabilities {
+    pub experimental: bool,
+    pub human_approval: bool,
+    /// Names of notifications that it does not want; shared with its subscriptions.
+    pub opted_out: Option<Rc<[Box<str>]>>,
+}
+
+impl Capabilities {
+    pub fn wants(&self, notification: &str) -> bool {
+        self.opted_out.as_ref().is_none_or(|names| !names.iter().any(|name| **name == *notification))
+    }
+}
+
+/// A request that has not been sent on yet.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub text: Text,
+    pub since: Now,
+}
+
+/// A client's own connection upstream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Own {
+    pub server: ServerId,
+    pub up: bool,
+}
+
+/// How far a client's `initialize` is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// It has not introduced itself.
+    New,
+    /// It has, and waits for the answer to the request of this raw id.
+    Asked { id: Box<str>, asks_upstream: bool },
+    /// It was answered.
+    Ready,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    pub id: ClientId,
+    pub stage: Stage,
+    /// The parameters of its `initialize`.
+    pub introduction: Option<Text>,
+    pub capabilities: Capabilities,
+    pub own: Option<Own>,
+    /// Connections on app-servers that are to leave, kept for what still runs there.
+    pub old_owns: Vec<ServerId>,
+    pub waiting: VecDeque<Waiting>,
+    pub waiting_bytes: usize,
+    /// A deadline for what waits is set.
+    pub has_held_timer: bool,
+    /// Whether it stands in the ring of those whose requests wait.
+    pub in_ring: bool,
+    /// Requests of it that count against its share.
+    pub slots: usize,
+    /// `fs/watch` requests in force: their watch id and their parameters, raw.
+    pub watches: Vec<(Box<str>, Text)>,
+    /// What runs on a connection of its own and where: the kind and the raw id.
+    pub placed: Vec<(&'static str, Box<str>, ServerId)>,
+    /// Its own connection was lost under what it watches.
+    pub lost_own: bool,
+    /// Whether reading from it has stopped.
+    pub paused: bool,
+}
+
+impl Client {
+    pub fn new(id: ClientId) -> Self {
+        Self {
+            id,
+            stage: Stage::New,
+            introduction: None,
+            capabilities: Capabilities::default(),
+            own: None,
+            old_owns: Vec::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            has_held_timer: false,
+            in_ring: false,
+            slots: 0,
+            watches: Vec::new(),
+            placed: Vec::new(),
+            lost_own: false,
+            paused: false,
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready)
+    }
+
+    /// Whether its own connection is open: then that one tells it what goes to every connection.
+    pub fn has_own(&self) -> bool {
+        self.own.is_some_and(|own| own.up)
+    }
+
+    /// Where something that it started on a connection of its own is.
+    pub fn place(&self, kind: &str, id: &str) -> Option<ServerId> {
+        self.placed
+            .iter()
+            .find(|(known, named, _)| *known == kind && **named == *id)
+            .map(|&(.., server)| server)
+    }
+}
+
+/// The parameters of `initialize`, as far as the gateway must know them.
+#[derive(Debug)]
+pub struct Introduction<'a> {
+    /// `clientInfo`, raw.
+    pub client_info: &'a str,
+    pub name: Cow<'a, str>,
+    pub version: Cow<'a, str>,
+    pub capabilities: Capabilities,
+    /// Nothing stands in it that only the app-server can judge.
+    pub plain: bool,
+}
+
+impl<'a> Introduction<'a> {
+    /// Reads the parameters; `None` where the app-server will have something to say about them.
+    pub fn read(params: &'a str) -> Option<Self> {
+        let client_info = text::member(params, "clientInfo")?.get();
+        let (name, version) = (text::string(client_info, "name")?, text::string(client_info, "version")?);
+        let mut plain = is_plain(&name) && is_plain(&version);
+        let mut capabilities = Capabilities::default();
+        for (member, value) in text::members(text::member(params, "capabilities").map_or("{}", RawValue::get))
+        {
+            let flag =
+                || serde_json::from_str::<Option<bool>>(value.get()).ok().map(Option::unwrap_or_default);
+            match &*member {
+                "experimentalApi" => capabilities.experimental = flag()?,
+                "requiredHumanApproval" => capabilities.human_approval = flag()?,
+                "requestAttestation" => plain &= !flag()?,
+                "optOutNotificationMethods" => {
+                    let names: Option<Vec<Str<'_>>> = serde_json::from_str(value.get()).ok()?;
+                    let names: Rc<[Box<str>]> =
+                        names.iter().flatten().map(|name| Box::from(&*name.0)).collect();
+                    capabilities.opted_out = (!names.is_empty()).then_some(names);
+                }
+                _ => plain = false,
+            }
+        }
+        Some(Self { client_info, name, version, capabilities, plain })
+    }
+}
+
+/// Whether upstream repeats it unchanged in its `userAgent`.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|each| each.is_ascii_alphanumeric() || matches!(each, '_' | '-' | '.' | '/' | ' '))
+}

@@ -1,0 +1,171 @@
+//! A client introduces itself.
+
+use codexd_protocol::envelope::INVALID_REQUEST;
+
+use super::client::{Introduction, Own, Stage};
+use super::event::{Action, ClientId, Link, ServerId, Text};
+use super::{Hub, text};
+use crate::routes;
+
+/// The name under which daemons ask whether a server answers. It never becomes the name of an app-server's process.
+const DAEMON: &str = "codex_app_server_daemon";
+
+impl Hub {
+    pub(super) fn introduced(&mut self, id: ClientId, raw_id: &str, params: Option<&str>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if !matches!(client.stage, Stage::New) {
+            return self.tell(id, text::error(raw_id, INVALID_REQUEST, "Already initialized", None));
+        }
+        let params = params.unwrap_or("{}");
+        client.introduction = Some(params.into());
+        let read = Introduction::read(params);
+        let plain = read.as_ref().is_some_and(|read| read.plain);
+        client.stage = Stage::Asked { id: raw_id.into(), asks_upstream: !plain };
+        if let Some(read) = read {
+            client.capabilities = read.capabilities;
+            if plain && read.name != DAEMON {
+                self.take_persona(read.client_info);
+            }
+        }
+        self.welcome(id);
+    }
+
+    pub(super) fn welcome_waiting_clients(&mut self) {
+        let asked = |client: &&super::Client| matches!(client.stage, Stage::Asked { .. });
+        let mut waiting: Vec<ClientId> =
+            self.clients.values().filter(asked).map(|client| client.id).collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            self.welcome(id);
+        }
+    }
+
+    /// Answers a client's `initialize` as soon as there is something to answer with.
+    fn welcome(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let Stage::Asked { id: raw_id, asks_upstream } = client.stage.clone() else { return };
+        if asks_upstream {
+            return self.open_own(id);
+        }
+        let Some(introduction) = client.introduction.clone() else { return };
+        let Some(read) = Introduction::read(&introduction) else { return };
+        let Some(result) = self.hello(&read.name, &read.version, read.name == DAEMON) else { return };
+        self.became_ready(id);
+        self.tell(id, text::result(&raw_id, &result));
+        self.tell_greetings(id);
+        self.queue_up(id);
+    }
+
+    fn became_ready(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.stage = Stage::Ready;
+        }
+    }
+
+    /// What every connection is told right after its `initialize`.
+    fn tell_greetings(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let wanted = self.greetings.iter().filter(|(name, _)| client.capabilities.wants(name));
+        self.out.extend(wanted.map(|(_, text)| Action::Tell(id, text.clone())));
+    }
+
+    /// Opens a client's own connection to the app-server that serves, if there is none.
+    pub(super) fn open_own(&mut self, id: ClientId) {
+        let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if client.own.is_some_and(|own| own.server == server) {
+            return;
+        }
+        let Some(introduction) = client.introduction.clone() else { return };
+        if let Some(own) = client.own.take() {
+            client.old_owns.push(own.server);
+        }
+        client.own = Some(Own { server, up: false });
+        self.out.push(Action::Connect(Link::Own(id, server), own_introduction(&introduction)));
+    }
+
+    pub(super) fn own_up(&mut self, id: ClientId, server: ServerId, result: &Text) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return self.out.push(Action::Close(Link::Own(id, server)));
+        };
+        if let Some(own) = client.own.as_mut().filter(|own| own.server == server) {
+            own.up = true;
+        }
+        if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
+            let introduction = client.introduction.clone().unwrap_or_default();
+            self.became_ready(id);
+            self.tell(id, text::result(&raw_id, result));
+            self.tell_greetings(id);
+            if let Some(info) = text::member(&introduction, "clientInfo") {
+                self.take_persona(info.get());
+            }
+            self.queue_up(id);
+        }
+        self.watch_again(id, server);
+        self.let_go_of_old_owns(id);
+    }
+
+    pub(super) fn own_refused(&mut self, id: ClientId, error: &Text) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.own = None;
+        if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
+            // As upstream has it: it may try again.
+            client.stage = Stage::New;
+            client.introduction = None;
+            self.tell(id, format!(r#"{{"error":{error},"id":{raw_id}}}"#).into());
+        } else {
+            self.refuse_waiting(id, "the app-server refused a connection of this client's own");
+        }
+    }
+}
+
+/// The client's own introduction, with everything opted out of that the shared link tells.
+fn own_introduction(params: &str) -> Text {
+    let capabilities = text::member(params, "capabilities").map(serde_json::value::RawValue::get);
+    let mut members = text::members(capabilities.unwrap_or("{}"));
+    let theirs = members.iter().position(|(name, _)| name == "optOutNotificationMethods");
+    let theirs = theirs.map(|at| members.remove(at).1.get());
+    let theirs: Vec<String> = theirs.and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+    let names: Vec<String> = theirs.into_iter().chain(routes::hub_told().map(str::to_owned)).collect();
+    let mut merged = String::from("{");
+    for (name, value) in members {
+        merged.push_str(&format!("{}:{},", serde_json::Value::from(name), value.get()));
+    }
+    merged.push_str(&format!(r#""optOutNotificationMethods":{}}}"#, serde_json::Value::from(names)));
+    let params = match capabilities {
+        Some(capabilities) => text::splice(params, capabilities, &merged),
+        None => with_member(params, "capabilities", &merged),
+    };
+    format!(r#"{{"id":0,"method":"initialize","params":{params}}}"#).into()
+}
+
+/// The object with one more member.
+fn with_member(object: &str, name: &str, value: &str) -> Text {
+    let Some(end) = object.rfind('}').filter(|_| object.trim_start().starts_with('{')) else {
+        return object.into();
+    };
+    let comma = if text::members(object).is_empty() { "" } else { "," };
+    format!(r#"{}{comma}"{name}":{value}}}"#, &object[..end]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_introduction;
+
+    #[test]
+    fn own_links_opt_out_of_what_the_shared_one_tells() {
+        for params in [
+            r#"{"clientInfo":{"name":"a","version":"1"}}"#,
+            r#"{"clientInfo":{"name":"a","version":"1"},"capabilities":null}"#,
+            r#"{"capabilities":{"x":1,"optOutNotificationMethods":["mine"]},"clientInfo":{}}"#,
+        ] {
+            let text = own_introduction(params);
+            let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let names =
+                value["params"]["capabilities"]["optOutNotificationMethods"].as_array().expect("names");
+            assert!(names.iter().any(|name| name == "item/agentMessage/delta"), "{text}");
+            assert_eq!(names.iter().any(|name| name == "mine"), params.contains("mine"));
+            assert!(value["params"]["clientInfo"].is_object());
+        }
+    }
+}

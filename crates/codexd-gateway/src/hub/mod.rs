@@ -1,0 +1,218 @@
+//! The hub: which client is told what, which app-server is asked what, and what becomes of both when the app-server
+//! underneath changes. A pure machine: [`Hub::step`] takes one [`Event`] and the time, and pushes the [`Action`]s that
+//! follow.
+//!
+//! Invariants
+//! - Every request of a client gets exactly one answer, and none is sent on twice unless it was refused unseen.
+//! - One upstream subscription per thread. What a thread tells, the shared link tells; own links opt out of it.
+//! - Nothing is unloaded while a turn could be cut by it ([`Thread::is_busy`]).
+//! - After the loss of an app-server the truth is read before it is told.
+//! - Only a client that was asked may answer, and only the first answer goes on.
+
+mod asks;
+mod call;
+mod client;
+mod errands;
+mod event;
+mod greeting;
+mod loss;
+mod moving;
+mod notes;
+mod own;
+mod places;
+mod pump;
+mod release;
+mod replies;
+mod requests;
+mod servers;
+mod snapshot;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod text;
+mod thread;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+pub use event::{
+    Action, ClientId, CutReason, Event, HandoverReport, HandoverState, Link, Now, Report, ServerId, Text,
+    WaitingThread, WaitsFor,
+};
+pub use snapshot::Snapshot;
+
+use asks::Asks;
+use call::{Asker, Call, Errand};
+use client::Client;
+use moving::Handover;
+use servers::{Persona, Server};
+use thread::{Thread, ThreadId};
+
+/// What a deadline is for. A deadline that has become pointless is found out when it comes.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Timer {
+    /// Requests of a client wait too long.
+    Held(ClientId),
+    /// A slot is given back though its request is not answered yet.
+    Slots,
+    /// Nobody has watched a thread for long enough.
+    Unwatched(ThreadId),
+    /// A thread may have come to rest.
+    Quiet(ThreadId),
+    /// A thread takes too long on its way.
+    Stuck(ThreadId),
+    /// Try a thread again to load.
+    Again(ThreadId),
+}
+
+/// The machine.
+#[derive(Debug, Default)]
+pub struct Hub {
+    now: Now,
+    clients: HashMap<ClientId, Client>,
+    servers: HashMap<ServerId, Server>,
+    /// The newest that the host wants used.
+    current: Option<ServerId>,
+    /// The one whose shared link is open and to which everything new goes.
+    serving: Option<ServerId>,
+    persona: Option<Persona>,
+    threads: HashMap<ThreadId, Thread>,
+    calls: HashMap<u64, Call>,
+    next_call: u64,
+    asks: Asks,
+    /// Clients whose requests wait, in the order of their turns.
+    ring: VecDeque<ClientId>,
+    /// When each slot that is taken is given back at the latest.
+    slots: VecDeque<(Now, u64)>,
+    slots_taken: usize,
+    timers: BinaryHeap<Reverse<(Now, Timer)>>,
+    handover: Option<Handover>,
+    loss: Option<loss::Loss>,
+    /// What every connection is told when it opens: the notification's name and text.
+    greetings: Vec<(Box<str>, Text)>,
+    /// Streams of events and who began them: their raw name.
+    streams: Vec<(Box<str>, ClientId)>,
+    /// Who resumed a thread last.
+    last_joiner: Option<ClientId>,
+    /// Clients that may be heard again.
+    resumed: Vec<ClientId>,
+    out: Vec<Action>,
+}
+
+impl Hub {
+    /// A hub without clients and without an app-server.
+    pub fn new() -> Self {
+        Self { next_call: 1, ..Self::default() }
+    }
+
+    /// Takes one event at `now` and pushes what follows from it, in order.
+    pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
+        self.now = now;
+        match event {
+            Event::ClientCame(id) => {
+                self.clients.insert(id, Client::new(id));
+            }
+            Event::ClientSaid(id, text) => self.client_said(id, &text),
+            Event::ClientLeft(id) => self.client_left(id),
+            Event::Servers { current, outgoing } => self.servers_changed(current, &outgoing),
+            Event::Greeted(server, result) => self.greeted(server, result),
+            Event::LinkUp(link, result) => self.link_up(link, &result),
+            Event::LinkRefused(link, error) => self.link_refused(link, &error),
+            Event::LinkSaid(link, text) => self.link_said(link, &text),
+            Event::LinkLost(link) => self.link_lost(link),
+            Event::Looked { thread, exists } => self.looked(&thread, exists),
+            Event::TimeCame => self.time_came(),
+        }
+        out.append(&mut self.out);
+    }
+
+    /// When [`Event::TimeCame`] is due.
+    pub fn deadline(&self) -> Option<Now> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Whether more is to be read from a client: not while much of what it said waits to be sent on.
+    pub fn wants_to_hear(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_none_or(|client| !client.paused)
+    }
+
+    /// Clients that may be heard again since this was last asked.
+    pub fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
+        resumed.append(&mut self.resumed);
+    }
+
+    /// Whether a client that came now would be answered.
+    pub fn is_ready(&self) -> bool {
+        self.current
+            .and_then(|server| self.servers.get(&server))
+            .is_some_and(|server| server.greeting.is_some())
+    }
+
+    fn tell(&mut self, client: ClientId, text: Text) {
+        self.out.push(Action::Tell(client, text));
+    }
+
+    fn say(&mut self, link: Link, text: Text) {
+        self.out.push(Action::Say(link, text));
+    }
+
+    fn timer(&mut self, after_ms: u64, timer: Timer) {
+        self.timers.push(Reverse((self.now + after_ms, timer)));
+    }
+
+    fn call_id(&mut self) -> u64 {
+        let id = self.next_call;
+        self.next_call += 1;
+        id
+    }
+
+    /// Sends a request of the gateway's own.
+    fn errand(&mut self, link: Link, errand: Errand, method: &str, params: &serde_json::Value) {
+        let id = self.call_id();
+        let text = text::request(id, method, params);
+        let call = Call { link, asker: Asker::Gateway(errand), holds_slot: false };
+        self.calls.insert(id, call);
+        self.say(link, text);
+    }
+
+    fn time_came(&mut self) {
+        while let Some(Reverse((at, _))) = self.timers.peek()
+            && *at <= self.now
+        {
+            let Some(Reverse((_, timer))) = self.timers.pop() else { break };
+            match timer {
+                Timer::Held(client) => self.held_too_long(client),
+                Timer::Slots => self.give_back_slots(),
+                Timer::Unwatched(thread) => self.release_if_unwatched(&thread),
+                Timer::Quiet(thread) => self.thread_stirred(&thread),
+                Timer::Stuck(thread) => self.stuck(&thread),
+                Timer::Again(thread) => self.arrive_again(&thread),
+            }
+        }
+        self.pump();
+    }
+
+    fn client_left(&mut self, id: ClientId) {
+        let Some(client) = self.clients.remove(&id) else { return };
+        let servers = client.own.iter().map(|own| own.server).chain(client.old_owns.iter().copied());
+        for server in servers {
+            self.out.push(Action::Close(Link::Own(id, server)));
+            self.forget_calls(Link::Own(id, server));
+        }
+        self.asks.client_left(id);
+        self.streams.retain(|(_, owner)| *owner != id);
+        let watched: Vec<ThreadId> = self
+            .threads
+            .values()
+            .filter(|thread| {
+                matches!(&thread.audience, thread::Audience::Viewers(_)) && thread.is_watched_by(id)
+            })
+            .map(|thread| thread.id.clone())
+            .collect();
+        for thread in watched {
+            self.unwatch(&thread, id);
+        }
+        self.see_whether_all_have_left();
+        self.pump();
+    }
+}

@@ -1,0 +1,175 @@
+//! Whose turn it is: requests of all clients share the way upstream, in turns, and never more at once than upstream takes.
+//!
+//! App-server 0.169.0 has one queue of 128 for everybody and refuses what does not fit. It is emptied quickly, whatever
+//! the requests then take, so a slot is given back when its request was answered or after [`SLOT_MAX_MS`].
+
+use super::event::{ClientId, CutReason};
+use super::requests::Dispatched;
+use super::{Action, Asker, Hub, Timer, text};
+use crate::limits::{
+    HEARD_AGAIN_BELOW, HELD_MAX_MS, SLOT_MAX_MS, SLOTS_MAX, SLOTS_PER_CLIENT_MAX, WAITING_BYTES_MAX,
+    WAITING_MAX,
+};
+use codexd_protocol::envelope;
+
+/// The code of a failure that is not the request's fault.
+pub(super) const SERVER_ERROR: i64 = -32000;
+
+impl Hub {
+    /// Gives a client its place in the ring if a request of it waits.
+    pub(super) fn queue_up(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let full = client.waiting.len() >= WAITING_MAX || client.waiting_bytes >= WAITING_BYTES_MAX;
+        client.paused |= full;
+        if !client.waiting.is_empty() && !client.in_ring {
+            client.in_ring = true;
+            self.ring.push_back(id);
+        }
+    }
+
+    /// Sends on what can be sent on, one request of each client in turn.
+    pub(super) fn pump(&mut self) {
+        self.send_on();
+        // Whoever still waits does not wait for ever.
+        for at in 0..self.ring.len() {
+            let id = self.ring[at];
+            if let Some(client) = self.clients.get_mut(&id)
+                && !client.has_held_timer
+            {
+                client.has_held_timer = true;
+                self.timer(HELD_MAX_MS, Timer::Held(id));
+            }
+        }
+    }
+
+    fn send_on(&mut self) {
+        let mut idle_turns = 0;
+        while idle_turns < self.ring.len() && self.serving.is_some() && self.slots_taken < SLOTS_MAX {
+            let Some(id) = self.ring.pop_front() else { break };
+            let Some(waiting) = self.clients.get_mut(&id).and_then(|client| client.waiting.pop_front())
+            else {
+                if let Some(client) = self.clients.get_mut(&id) {
+                    client.in_ring = false;
+                }
+                continue;
+            };
+            match self.dispatch(id, &waiting) {
+                Dispatched::Done => {
+                    idle_turns = 0;
+                    self.went_on(id, waiting.text.len());
+                }
+                Dispatched::Waits => {
+                    idle_turns += 1;
+                    if let Some(client) = self.clients.get_mut(&id) {
+                        client.waiting.push_front(waiting);
+                    }
+                }
+            }
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            match client.waiting.is_empty() {
+                true => client.in_ring = false,
+                false => self.ring.push_back(id),
+            }
+        }
+    }
+
+    /// A request of a client does not wait any more.
+    fn went_on(&mut self, id: ClientId, bytes: usize) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.waiting_bytes = client.waiting_bytes.saturating_sub(bytes);
+        if client.waiting.is_empty() {
+            client.waiting.shrink_to(0);
+        }
+        if client.paused
+            && client.waiting.len() < HEARD_AGAIN_BELOW
+            && client.waiting_bytes < WAITING_BYTES_MAX
+        {
+            client.paused = false;
+            self.resumed.push(id);
+        }
+    }
+
+    pub(super) fn has_slot(&self, id: ClientId) -> bool {
+        self.slots_taken < SLOTS_MAX
+            && self.clients.get(&id).is_some_and(|client| client.slots < SLOTS_PER_CLIENT_MAX)
+    }
+
+    pub(super) fn take_slot(&mut self, id: ClientId, call: u64) {
+        self.slots_taken += 1;
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.slots += 1;
+        }
+        if self.slots.is_empty() {
+            self.timer(SLOT_MAX_MS, Timer::Slots);
+        }
+        self.slots.push_back((self.now + SLOT_MAX_MS, call));
+    }
+
+    pub(super) fn give_back_slot(&mut self, id: ClientId) {
+        self.slots_taken = self.slots_taken.saturating_sub(1);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.slots = client.slots.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn give_back_slots(&mut self) {
+        while let Some(&(at, id)) = self.slots.front() {
+            let call = self.calls.get_mut(&id).filter(|call| call.holds_slot);
+            match call {
+                Some(_) if at > self.now => {
+                    let wait = at.since_ms(self.now);
+                    return self.timer(wait, Timer::Slots);
+                }
+                Some(call) => {
+                    call.holds_slot = false;
+                    if let Asker::Client { client, .. } = call.asker {
+                        self.give_back_slot(client);
+                    }
+                }
+                None => {}
+            }
+            self.slots.pop_front();
+        }
+    }
+
+    /// The first requests of a client have waited as long as any may: nobody answers.
+    pub(super) fn held_too_long(&mut self, id: ClientId) {
+        loop {
+            let Some(client) = self.clients.get_mut(&id) else { return };
+            let Some(first) = client.waiting.front() else {
+                client.has_held_timer = false;
+                return;
+            };
+            let due = first.since + HELD_MAX_MS;
+            if due > self.now {
+                let wait = due.since_ms(self.now);
+                return self.timer(wait, Timer::Held(id));
+            }
+            let Some(waiting) = client.waiting.pop_front() else { return };
+            self.refuse(id, &waiting.text, "no app-server has answered for 30 s; try again");
+            self.went_on(id, waiting.text.len());
+        }
+    }
+
+    /// Answers everything that a client waits for with an error.
+    pub(super) fn refuse_waiting(&mut self, id: ClientId, message: &str) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let waiting: Vec<_> = client.waiting.drain(..).collect();
+        for each in waiting {
+            self.refuse(id, &each.text, message);
+            self.went_on(id, each.text.len());
+        }
+    }
+
+    fn refuse(&mut self, id: ClientId, request: &str, message: &str) {
+        let Ok(codexd_protocol::Message::Request { id: raw, .. }) = envelope::parse(request) else { return };
+        let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
+        self.tell(id, text::error(raw.get(), SERVER_ERROR, message, Some(&data)));
+    }
+
+    /// Closes every client's connection: the gateway leaves.
+    pub fn let_everybody_go(&self, out: &mut Vec<Action>) {
+        let cut = self.clients.keys().map(|&id| Action::Cut(id, CutReason::GoingAway));
+        out.extend(cut);
+    }
+}

@@ -1,0 +1,79 @@
+//! Letting go of threads that nobody watches, as upstream does it by itself: the app-server runs without a delay of its
+//! own, so that a thread can be moved at once.
+
+use serde_json::json;
+
+use super::call::Errand;
+use super::event::{ClientId, Text};
+use super::requests::Dispatched;
+use super::text::{self, Names};
+use super::thread::{Motion, ThreadId};
+use super::{Hub, Timer};
+use crate::limits::UNWATCHED_MAX_MS;
+
+impl Hub {
+    /// `thread/unsubscribe`: only the last one to leave concerns upstream, and only later.
+    pub(super) fn unsubscribe(
+        &mut self,
+        id: ClientId,
+        names: &Names<'_>,
+        raw: &str,
+        text: &Text,
+    ) -> Dispatched {
+        let Some(thread) = names.thread() else {
+            return self.send_shared(id, "thread/unsubscribe", None, raw, text);
+        };
+        let Some(known) = self.threads.get(thread) else {
+            return self.send_shared(id, "thread/unsubscribe", Some(thread), raw, text);
+        };
+        if known.motion != Motion::Still {
+            return Dispatched::Waits;
+        }
+        let was_watching = known.is_watched_by(id);
+        let status = if was_watching { "unsubscribed" } else { "notSubscribed" };
+        let thread = known.id.clone();
+        self.tell(id, text::result(raw, &json!({"status": status}).to_string()));
+        if was_watching {
+            self.unwatch(&thread, id);
+        }
+        Dispatched::Done
+    }
+
+    /// Unloads a thread if nobody has watched it for long enough and nothing could be cut by it.
+    pub(super) fn release_if_unwatched(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get(id) else { return };
+        let Some(since) = thread.unwatched_since.filter(|_| !thread.is_watched()) else { return };
+        let leaves = self.servers.get(&thread.server).is_some_and(|server| server.outgoing);
+        let due = if thread.ephemeral || leaves { since } else { since + UNWATCHED_MAX_MS };
+        if due > self.now {
+            let wait = due.since_ms(self.now);
+            return self.timer(wait, Timer::Unwatched(id.clone()));
+        }
+        if leaves && !thread.ephemeral {
+            // It leaves by the same door as those that move, with the same questions asked first.
+            return self.thread_stirred(id);
+        }
+        // A busy one is looked at again when it comes to rest.
+        if thread.motion != Motion::Still || thread.releasing || thread.is_busy(self.now) {
+            return;
+        }
+        let link = thread.link();
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.releasing = true;
+        }
+        self.errand(link, Errand::Release(id.clone()), "thread/unsubscribe", &json!({"threadId": &**id}));
+    }
+
+    /// The app-server lets go of a thread, or had done so: if it is unloaded now, it tells so.
+    pub(super) fn released(&mut self, id: &ThreadId, is_good: bool) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.releasing = false;
+        // From here on a client that resumes it subscribes the shared link anew.
+        if is_good && !thread.is_watched() {
+            self.threads.remove(id);
+            self.asks.thread_gone(id);
+            self.see_whether_all_have_left();
+        }
+        self.pump();
+    }
+}

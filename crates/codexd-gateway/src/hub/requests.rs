@@ -1,0 +1,214 @@
+//! What a client says: which way it goes.
+
+use codexd_protocol::envelope::{self, EnvelopeError, INVALID_REQUEST, Message};
+
+use super::Hub;
+use super::call::{Asker, Call, Kind};
+use super::client::{Stage, Waiting};
+use super::event::{ClientId, Link, Text};
+use super::text::{self, Names};
+use super::thread::{Motion, ThreadId};
+use crate::limits::QUIET_MS;
+use crate::routes::{self, Route, gates};
+
+/// What names a stream of events.
+const STREAM: &str = "subscriptionId";
+/// JSON-RPC's code for what is no JSON.
+const PARSE_ERROR: i64 = -32700;
+
+/// What became of a request whose turn it was.
+pub(super) enum Dispatched {
+    /// It was sent on, or answered.
+    Done,
+    /// Not now.
+    Waits,
+}
+
+impl Hub {
+    pub(super) fn client_said(&mut self, id: ClientId, text: &Text) {
+        let Some(client) = self.clients.get(&id) else { return };
+        match envelope::parse(text) {
+            Ok(Message::Response { id: ask, outcome }) => {
+                self.client_answered(id, ask.get(), outcome.is_ok(), text)
+            }
+            Ok(Message::Notification { method: "initialized", .. }) => {}
+            Ok(Message::Notification { .. }) => {
+                if let Some(own) = client.own.filter(|own| own.up) {
+                    self.say(Link::Own(id, own.server), text.clone());
+                }
+            }
+            Ok(message @ Message::Request { id: raw, method, params }) => {
+                if message.request_id().is_none() {
+                    let message = "Invalid request: the id must be a string or a 64-bit integer";
+                    self.tell(id, text::error(raw.get(), INVALID_REQUEST, message, None));
+                } else if method == "initialize" {
+                    self.introduced(id, raw.get(), params.map(serde_json::value::RawValue::get));
+                } else if matches!(client.stage, Stage::New) {
+                    self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
+                } else {
+                    self.hold(id, text.clone());
+                    self.pump();
+                }
+            }
+            Err(EnvelopeError::Json(error)) if error.is_syntax() || error.is_eof() => {
+                self.tell(id, text::error("null", PARSE_ERROR, &format!("Parse error: {error}"), None));
+            }
+            Err(error) => {
+                let message = format!("Invalid request: {error}");
+                self.tell(id, text::error("null", INVALID_REQUEST, &message, None));
+            }
+        }
+    }
+
+    /// Puts a request behind those of its client.
+    fn hold(&mut self, id: ClientId, text: Text) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.waiting_bytes += text.len();
+        client.waiting.push_back(Waiting { text, since: self.now });
+        self.queue_up(id);
+    }
+
+    /// Sends on the request of a client whose turn it is.
+    pub(super) fn dispatch(&mut self, id: ClientId, waiting: &Waiting) -> Dispatched {
+        let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
+        if !client.is_ready() {
+            return Dispatched::Waits;
+        }
+        let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {
+            return Dispatched::Done;
+        };
+        if let Err(message) = gates::check(method, params, client.capabilities.experimental) {
+            self.tell(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
+            return Dispatched::Done;
+        }
+        let names = Names::of(params);
+        match routes::route(method) {
+            Route::Hub => self.send_shared(id, method, names.thread(), raw.get(), &waiting.text),
+            Route::HubOrOwn if names.thread().is_some() => {
+                self.send_shared(id, method, names.thread(), raw.get(), &waiting.text)
+            }
+            Route::Gateway(_) => self.special(id, method, &names, raw.get(), &waiting.text),
+            Route::HubOrOwn | Route::Own(_) => self.send_own(id, method, raw.get(), &waiting.text, params),
+        }
+    }
+
+    /// What the gateway answers itself, or has to look at.
+    fn special(
+        &mut self,
+        id: ClientId,
+        method: &str,
+        names: &Names<'_>,
+        raw: &str,
+        text: &Text,
+    ) -> Dispatched {
+        match method {
+            "thread/unsubscribe" => self.unsubscribe(id, names, raw, text),
+            "thread/sample/cancel" => self.cancel_sample(id, names, raw, text),
+            "mcpServer/event/stream/stop" => {
+                self.streams.retain(|(name, owner)| !(*owner == id && names.is_stream(name)));
+                self.send_shared(id, method, None, raw, text)
+            }
+            // The shared link asks for all of them, so that one answer can be completed from what the hub knows.
+            "thread/loaded/list" if self.handover.is_some() => self.send_shared(id, method, None, raw, text),
+            "thread/list" | "thread/search" if self.handover.is_some() => {
+                self.send_shared(id, method, None, raw, text)
+            }
+            _ => {
+                let params = text::member(text, "params");
+                self.send_own(id, method, raw, text, params)
+            }
+        }
+    }
+
+    /// A sample is named by the id of the request that asked for it, which is another one upstream.
+    fn cancel_sample(&mut self, id: ClientId, names: &Names<'_>, raw: &str, text: &Text) -> Dispatched {
+        let Some(named) = names.request_id else {
+            return self.send_shared(id, "thread/sample/cancel", None, raw, text);
+        };
+        let upstream = self.calls.iter().find_map(|(upstream, call)| match &call.asker {
+            Asker::Client { client, id: known, .. } if *client == id && **known == *named.get() => {
+                Some(*upstream)
+            }
+            _ => None,
+        });
+        let text = match upstream {
+            Some(upstream) => text::splice(text, named.get(), &upstream.to_string()),
+            None => text.clone(),
+        };
+        let Some(raw) = text::member(&text, "id") else { return Dispatched::Done };
+        self.send_shared(id, "thread/sample/cancel", None, raw.get(), &text)
+    }
+
+    /// Sends a request over the shared link of the app-server that has its thread.
+    pub(super) fn send_shared(
+        &mut self,
+        id: ClientId,
+        method: &str,
+        thread: Option<&str>,
+        raw: &str,
+        text: &Text,
+    ) -> Dispatched {
+        let known = thread.and_then(|thread| self.threads.get(thread));
+        if known.is_some_and(|thread| thread.motion != Motion::Still || thread.releasing) {
+            return Dispatched::Waits;
+        }
+        let Some(server) = known.map(|thread| thread.server).or(self.serving) else {
+            return Dispatched::Waits;
+        };
+        let starts = routes::starts_turn(method);
+        let draining = self.servers.get(&server).is_some_and(|server| server.draining);
+        if !self.is_up(server) || (draining && (starts || method == "thread/start")) || !self.has_slot(id) {
+            return Dispatched::Waits;
+        }
+        let kind = match method {
+            "thread/start" | "thread/fork" => Kind::NewThread,
+            "thread/resume" => Kind::Resume,
+            "turn/start" => Kind::Turn,
+            "thread/unsubscribe" => Kind::Unsubscribe,
+            "thread/loaded/list" => Kind::LoadedList,
+            "thread/list" | "thread/search" => Kind::ThreadList,
+            _ if starts => Kind::Starter,
+            _ => Kind::Plain,
+        };
+        let thread: Option<ThreadId> = thread.map(ThreadId::from);
+        if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
+            match kind {
+                Kind::Turn | Kind::Starter => {
+                    thread.starters += 1;
+                    thread.quiet_at = self.now + QUIET_MS;
+                }
+                Kind::Resume => thread.joiner = Some(id),
+                _ => {}
+            }
+        }
+        if kind == Kind::Resume {
+            self.last_joiner = Some(id);
+        }
+        if method == "mcpServer/event/stream/start"
+            && let Some(name) =
+                text::member(text, "params").and_then(|params| text::member(params.get(), STREAM))
+        {
+            self.streams.push((name.get().into(), id));
+        }
+        self.send(Link::Shared(server), id, kind, thread, raw, text);
+        Dispatched::Done
+    }
+
+    /// Sends a client's request over a link, under an id of the gateway's own. `raw` is the id as it stands in `text`.
+    pub(super) fn send(
+        &mut self,
+        link: Link,
+        client: ClientId,
+        kind: Kind,
+        thread: Option<ThreadId>,
+        raw: &str,
+        text: &Text,
+    ) {
+        let upstream = self.call_id();
+        let asker = Asker::Client { client, id: raw.into(), kind, thread, text: text.clone() };
+        let spliced = text::splice(text, raw, &upstream.to_string());
+        self.calls.insert(upstream, Call { link, asker, holds_slot: true });
+        self.take_slot(client, upstream);
+        self.say(link, spliced);
+    }
+}

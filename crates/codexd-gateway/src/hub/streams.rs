@@ -1,0 +1,92 @@
+//! The text that is streamed into items, kept until they are whole: nobody else can tell a joiner.
+
+use serde_json::value::RawValue;
+
+use super::event::Text;
+use super::text;
+use super::thread::{OpenItem, Stream, Thread, fingerprint};
+use crate::limits::PARTIAL_TEXT_MAX_BYTES;
+use crate::routes::DeltaShape;
+
+impl Thread {
+    pub fn item_started(&mut self, params: &RawValue, notification: &Text) {
+        let Some(item) = text::member(params.get(), "item") else { return };
+        let (Some(id), Some(turn)) = (text::string(item.get(), "id"), text::string(params.get(), "turnId"))
+        else {
+            return;
+        };
+        self.items.retain(|open| *open.id != *id);
+        let (id, turn) = (id.as_ref().into(), turn.as_ref().into());
+        self.items.push(OpenItem { id, turn, started: notification.clone(), streams: Vec::new() });
+    }
+
+    pub fn item_completed(&mut self, params: &RawValue) {
+        let Some(item) = text::member(params.get(), "item") else { return };
+        if let Some(id) = text::string(item.get(), "id") {
+            self.items.retain(|open| *open.id != *id);
+            self.told.push(fingerprint(&id));
+        }
+        if let Some(whole) = text::string(item.get(), "text") {
+            self.told.push(fingerprint(&whole));
+        }
+    }
+
+    /// Keeps a delta. One of an item whose beginning was not seen is not kept: a joiner would take it for the whole.
+    pub fn streamed(
+        &mut self,
+        method: &str,
+        shape: DeltaShape,
+        params: &RawValue,
+        item: &str,
+        notification: &Text,
+    ) {
+        let Some(open) = self.items.iter_mut().rfind(|open| *open.id == *item) else { return };
+        let Some(delta) = text::string(params.get(), shape.text) else { return };
+        let part = shape.part.and_then(|part| text::member(params.get(), part)).map_or("", RawValue::get);
+        let known = open.streams.iter().position(|stream| *stream.method == *method && *stream.part == *part);
+        let stream = match known {
+            Some(at) => &mut open.streams[at],
+            None => {
+                open.streams.push(Stream {
+                    method: method.into(),
+                    part: part.into(),
+                    text: String::new(),
+                    last: notification.clone(),
+                    overgrown: false,
+                });
+                let last = open.streams.len() - 1;
+                &mut open.streams[last]
+            }
+        };
+        if stream.text.len() + delta.len() > PARTIAL_TEXT_MAX_BYTES {
+            stream.overgrown = true;
+            stream.text = String::new();
+        }
+        if !stream.overgrown {
+            stream.text.push_str(&delta);
+            stream.last = notification.clone();
+        }
+    }
+}
+
+impl Stream {
+    /// One notification with all the text so far.
+    pub fn whole(&self) -> Option<Text> {
+        if self.overgrown {
+            return None;
+        }
+        let params = text::member(&self.last, "params")?;
+        let shape = crate::routes::delta_of(&self.method)?;
+        let delta = text::member(params.get(), shape.text)?;
+        let all = serde_json::Value::from(self.text.as_str()).to_string();
+        Some(text::splice(&self.last, delta.get(), &all))
+    }
+}
+
+impl OpenItem {
+    /// What was streamed so far of an answer.
+    pub fn text_so_far(&self) -> Option<&str> {
+        let stream = self.streams.iter().find(|stream| &*stream.method == "item/agentMessage/delta")?;
+        (!stream.overgrown).then_some(&stream.text)
+    }
+}

@@ -1,0 +1,152 @@
+//! Reading and writing messages without touching what is not ours in them.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::event::Text;
+
+/// A string that is borrowed where it holds no escapes.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Str<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// The names that parameters carry.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Names<'a> {
+    #[serde(borrow)]
+    pub thread_id: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub conversation_id: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub turn_id: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub item_id: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub request_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub subscription_id: Option<&'a RawValue>,
+}
+
+impl<'a> Names<'a> {
+    /// The names in `params`; none where they are not as expected, which the app-server will say.
+    pub fn of(params: Option<&'a RawValue>) -> Self {
+        params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default()
+    }
+
+    /// Whether the stream of events of this raw name is meant.
+    pub fn is_stream(&self, name: &str) -> bool {
+        self.subscription_id.is_some_and(|raw| raw.get() == name)
+    }
+
+    /// The thread, under its newer or its older name.
+    pub fn thread(&self) -> Option<&str> {
+        self.thread_id.as_ref().or(self.conversation_id.as_ref()).map(|name| &*name.0)
+    }
+}
+
+/// The members of an object, raw; none if it is no object.
+pub fn members(object: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
+    struct All;
+    impl<'de> serde::de::Visitor<'de> for All {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            out.write_str("an object")
+        }
+        fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+            let mut members = Vec::new();
+            while let Some(Str(name)) = map.next_key()? {
+                members.push((name, map.next_value()?));
+            }
+            Ok(members)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(object);
+    serde::Deserializer::deserialize_map(&mut reader, All).unwrap_or_default()
+}
+
+/// One member of an object, raw.
+pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
+    members(object).into_iter().rfind(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+/// A member that is a string.
+pub fn string<'a>(object: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    member(object, name).and_then(|raw| serde_json::from_str::<Str<'a>>(raw.get()).ok()).map(|text| text.0)
+}
+
+/// `text` with `part`, which must be a slice of it, replaced.
+pub fn splice(text: &str, part: &str, with: &str) -> Text {
+    let start = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
+    debug_assert!(start <= text.len() && start + part.len() <= text.len(), "a part of the text");
+    let mut spliced = String::with_capacity(text.len() - part.len() + with.len());
+    spliced.push_str(&text[..start]);
+    spliced.push_str(with);
+    spliced.push_str(&text[start + part.len()..]);
+    spliced.into()
+}
+
+/// A request of the gateway's own.
+pub fn request(id: u64, method: &str, params: &serde_json::Value) -> Text {
+    format!(r#"{{"id":{id},"method":"{method}","params":{params}}}"#).into()
+}
+
+/// A notification of the gateway's own.
+pub fn notification(method: &str, params: &serde_json::Value) -> Text {
+    format!(r#"{{"method":"{method}","params":{params}}}"#).into()
+}
+
+/// A good answer; `id` and `result` are raw.
+pub fn result(id: &str, result: &str) -> Text {
+    format!(r#"{{"id":{id},"result":{result}}}"#).into()
+}
+
+/// A refusal, as upstream writes it; `id` is raw.
+pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value>) -> Text {
+    let message = serde_json::Value::from(message);
+    match data {
+        Some(data) => {
+            format!(r#"{{"error":{{"code":{code},"data":{data},"message":{message}}},"id":{id}}}"#).into()
+        }
+        None => format!(r#"{{"error":{{"code":{code},"message":{message}}},"id":{id}}}"#).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Names, error, member, splice, string};
+    use codexd_protocol::{Message, parse};
+
+    #[test]
+    fn an_id_is_replaced_and_nothing_else() {
+        let text = r#"{ "method":"m", "id" : "a\"b" , "params":{"id":"a\"b"}, "trace": [1.0] }"#;
+        let Ok(Message::Request { id, .. }) = parse(text) else { panic!("a request") };
+        assert_eq!(
+            splice(text, id.get(), "7").as_str(),
+            r#"{ "method":"m", "id" : 7 , "params":{"id":"a\"b"}, "trace": [1.0] }"#
+        );
+    }
+
+    #[test]
+    fn members_are_found_raw() {
+        let text = r#"{"a":{"b":"x"},"c":"q\"","d":1.50}"#;
+        assert_eq!(member(text, "d").map(|raw| raw.get()), Some("1.50"));
+        assert_eq!(string(text, "c").as_deref(), Some("q\""));
+        assert!(member(text, "z").is_none() && member("[1]", "z").is_none());
+    }
+
+    #[test]
+    fn names_that_are_no_strings_name_nobody() {
+        let raw = serde_json::value::RawValue::from_string(r#"{"threadId":5}"#.into()).expect("JSON");
+        assert!(Names::of(Some(&raw)).thread().is_none());
+        assert!(Names::of(None).thread().is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_json_whatever_it_says() {
+        let text = error("\"x\"", -32600, "a \"b\"\n", None);
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["error"]["message"], "a \"b\"\n");
+    }
+}

@@ -1,0 +1,260 @@
+//! One thread: where it is loaded, who watches it, what runs in it, what was streamed so far.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::event::{ClientId, Now, ServerId, Text, WaitsFor};
+use crate::limits::TURNS_REMEMBERED;
+
+/// The id of a thread.
+pub type ThreadId = Rc<str>;
+
+/// A client that watches a thread.
+#[derive(Clone, Debug)]
+pub struct Viewer {
+    pub client: ClientId,
+    pub experimental: bool,
+    pub human_approval: bool,
+    pub opted_out: Option<Rc<[Box<str>]>>,
+}
+
+impl Viewer {
+    pub fn wants(&self, notification: &str) -> bool {
+        self.opted_out.as_ref().is_none_or(|names| !names.iter().any(|name| **name == *notification))
+    }
+}
+
+/// Who is told what happens in a thread.
+#[derive(Clone, Debug)]
+pub enum Audience {
+    /// Those who started or resumed it.
+    Viewers(Vec<Viewer>),
+    /// Every client but these: the thread of a sub-agent.
+    Everyone { but: Vec<ClientId> },
+}
+
+/// Where a thread is on its way from one app-server to another.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Motion {
+    /// It stays.
+    Still,
+    /// It is being looked at: may it leave?
+    Checking(Check),
+    /// It was asked to unload.
+    Leaving,
+    /// It is being loaded in its new place.
+    Arriving,
+    /// Its app-server is gone; nobody has it.
+    Lost,
+    /// It is being loaded in the successor of a lost one.
+    Recovering,
+}
+
+/// What a look at a thread has found so far.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Check {
+    /// So many answers are outstanding.
+    pub outstanding: u32,
+    pub waits_for: Option<WaitsFor>,
+    pub goal_is_active: bool,
+}
+
+/// A turn that runs.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    pub id: Box<str>,
+    /// The turn as upstream last told it, raw.
+    pub raw: Box<str>,
+}
+
+/// An item that has begun and not ended.
+#[derive(Clone, Debug)]
+pub struct OpenItem {
+    pub id: Box<str>,
+    pub turn: Box<str>,
+    /// The notification that began it.
+    pub started: Text,
+    /// What was streamed into it.
+    pub streams: Vec<Stream>,
+}
+
+/// One stream of text into an item.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// The notification that carries it, and what tells it from others of the item, raw.
+    pub method: Box<str>,
+    pub part: Box<str>,
+    /// All text so far.
+    pub text: String,
+    /// The last notification, as the mould of one that carries the whole text.
+    pub last: Text,
+    /// It grew too large to be kept; a joiner gets none of it.
+    pub overgrown: bool,
+}
+
+/// One thread.
+#[derive(Debug)]
+pub struct Thread {
+    pub id: ThreadId,
+    pub server: ServerId,
+    pub motion: Motion,
+    pub audience: Audience,
+    pub ephemeral: bool,
+    /// Its file; `None` until somebody has told.
+    pub path: Option<String>,
+    pub materialised: bool,
+    /// Its status as last told, raw.
+    pub status: Box<str>,
+    /// Requests that may begin a turn and are not answered yet.
+    pub starters: u32,
+    pub turns: Vec<Turn>,
+    /// The turns that ended last: an answer may come after the end of what it began.
+    pub ended: VecDeque<Box<str>>,
+    pub items: Vec<OpenItem>,
+    /// Until then it counts as busy: what follows a turn takes a moment to show.
+    pub quiet_at: Now,
+    /// Since when nobody watches it.
+    pub unwatched_since: Option<Now>,
+    /// Parameters of the last `thread/tokenUsage/updated` and `thread/goal/…`, raw.
+    pub token_usage: Option<Box<str>>,
+    pub goal: Option<Box<str>>,
+    /// The goal was active and is paused by the gateway until the thread has moved.
+    pub goal_held: bool,
+    /// Until then what only repeats what is known is the echo of a resume of the gateway's own.
+    pub hush_until: Now,
+    /// Who resumed it last: what then repeats what is known is meant for that one.
+    pub joiner: Option<ClientId>,
+    /// What keeps it where it is, as last seen.
+    pub waits_for: WaitsFor,
+    /// It stands in the queue of those to be moved.
+    pub queued: bool,
+    /// It is to be let go by the app-server, since nobody watches it.
+    pub releasing: bool,
+    /// The status to tell when the truth about its turn is known.
+    pub status_after: Option<Box<str>>,
+    /// How often it refused to load.
+    pub tries: u32,
+    /// Fingerprints of the items of the running turn that were told whole: by id, and by text, since 0.169.0 gives an
+    /// answer another id when it reads it from disk.
+    pub told: Vec<u64>,
+}
+
+impl Thread {
+    pub fn new(id: ThreadId, server: ServerId, audience: Audience) -> Self {
+        Self {
+            id,
+            server,
+            motion: Motion::Still,
+            audience,
+            ephemeral: false,
+            path: None,
+            materialised: false,
+            status: Box::from(r#"{"type":"idle"}"#),
+            starters: 0,
+            turns: Vec::new(),
+            ended: VecDeque::new(),
+            items: Vec::new(),
+            quiet_at: Now::default(),
+            unwatched_since: None,
+            token_usage: None,
+            goal: None,
+            goal_held: false,
+            hush_until: Now::default(),
+            joiner: None,
+            waits_for: WaitsFor::Nothing,
+            queued: false,
+            releasing: false,
+            status_after: None,
+            tries: 0,
+            told: Vec::new(),
+        }
+    }
+
+    /// Whether letting go of it now could cut an accepted turn. From the moment a request that may begin one is sent
+    /// until its end, and a little longer: a queued message or a goal begins the next.
+    pub fn is_busy(&self, now: Now) -> bool {
+        self.starters > 0 || !self.turns.is_empty() || self.is_active() || now < self.quiet_at
+    }
+
+    pub fn is_active(&self) -> bool {
+        super::text::string(&self.status, "type").is_some_and(|kind| kind == "active")
+    }
+
+    pub fn is_watched(&self) -> bool {
+        match &self.audience {
+            Audience::Viewers(viewers) => !viewers.is_empty(),
+            Audience::Everyone { .. } => true,
+        }
+    }
+
+    pub fn is_watched_by(&self, client: ClientId) -> bool {
+        match &self.audience {
+            Audience::Viewers(viewers) => viewers.iter().any(|viewer| viewer.client == client),
+            Audience::Everyone { but } => !but.contains(&client),
+        }
+    }
+
+    /// Adds a viewer; answers whether it was none before.
+    pub fn watch(&mut self, viewer: Viewer) -> bool {
+        self.unwatched_since = None;
+        match &mut self.audience {
+            Audience::Viewers(viewers) => match viewers.iter().any(|known| known.client == viewer.client) {
+                true => false,
+                false => {
+                    viewers.push(viewer);
+                    true
+                }
+            },
+            Audience::Everyone { but } => {
+                let before = but.len();
+                but.retain(|client| *client != viewer.client);
+                but.len() != before
+            }
+        }
+    }
+
+    /// Takes a viewer away; answers whether it was one.
+    pub fn unwatch(&mut self, client: ClientId, now: Now) -> bool {
+        let was = self.is_watched_by(client);
+        match &mut self.audience {
+            Audience::Viewers(viewers) => {
+                viewers.retain(|viewer| viewer.client != client);
+                if viewers.is_empty() && was {
+                    self.unwatched_since = Some(now);
+                }
+            }
+            Audience::Everyone { but } if was => but.push(client),
+            Audience::Everyone { .. } => {}
+        }
+        was
+    }
+
+    pub fn turn_began(&mut self, id: &str, raw: &str) {
+        if self.ended.iter().any(|ended| **ended == *id) {
+            return;
+        }
+        self.materialised = true;
+        match self.turns.iter_mut().find(|turn| *turn.id == *id) {
+            Some(turn) => turn.raw = raw.into(),
+            None => self.turns.push(Turn { id: id.into(), raw: raw.into() }),
+        }
+    }
+
+    pub fn turn_ended(&mut self, id: &str) {
+        self.turns.retain(|turn| *turn.id != *id);
+        self.items.retain(|item| *item.turn != *id);
+        self.told.clear();
+        self.ended.push_back(id.into());
+        if self.ended.len() > TURNS_REMEMBERED {
+            self.ended.pop_front();
+        }
+    }
+}
+
+/// A fingerprint of an id or a text.
+pub fn fingerprint(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,79 @@
+//! Every bound of the gateway, in one place. Where a number is upstream's, the comment says how it was seen.
+
+/// Messages that may wait for one client before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
+pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
+/// Bytes that may wait for one client before it is cut. A message that waits alone may be larger.
+pub(crate) const OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that may wait for an app-server before it counts as lost: it does not read any more.
+pub(crate) const UPSTREAM_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Messages that may wait for an app-server before it counts as lost.
+pub(crate) const UPSTREAM_MESSAGES_MAX: usize = 1_000_000;
+/// The largest single WebSocket frame that is read from a client or written to anybody. Upstream tells it in a header of
+/// the handshake and cuts whoever sends more.
+pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest message that is read from a client: 60 MiB passes upstream, 70 MiB does not.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The largest message, and the largest frame, that is read from an app-server. It has no limit of its own.
+pub(crate) const UPSTREAM_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How much is read from a client before others have their turn.
+pub(crate) const CLIENT_READ_BYTES: usize = 16 * 1024;
+/// How much is read from an app-server at once: everything in it is passed on before anything is written.
+pub(crate) const UPSTREAM_READ_BYTES: usize = 64 * 1024;
+/// How much is written at once.
+pub(crate) const WRITE_BYTES: usize = 128 * 1024;
+/// How much is written to one connection before others have their turn.
+pub(crate) const WRITE_TURN_BYTES: usize = 1024 * 1024;
+/// Connections that are written to before others have their turn.
+pub(crate) const WRITE_TURN_LINES: usize = 64;
+/// How long a client may take for its handshake.
+pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// The largest head of an HTTP request or answer.
+pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Connections at the TCP door that have not shown the token yet; more are not accepted for the time being.
+pub(crate) const TCP_STRANGERS_MAX: usize = 64;
+/// How long an app-server may take to answer `initialize`, from the connecting on.
+pub(crate) const INITIALIZE_TIMEOUT_MS: u64 = 10_000;
+/// The wait between two attempts to greet an app-server: doubled from the first to the last.
+pub(crate) const GREET_FIRST_WAIT_MS: u64 = 5;
+/// See [`GREET_FIRST_WAIT_MS`].
+pub(crate) const GREET_LAST_WAIT_MS: u64 = 100;
+/// How long a client that is cut has to take the close frame and to hang up.
+pub(crate) const CLOSE_TIMEOUT_MS: u64 = 5_000;
+/// How long all clients together have to take what waits for them when the gateway leaves.
+pub(crate) const LEAVE_TIMEOUT_MS: u64 = 1_000;
+/// How long a door is left alone when nobody can be let in for want of descriptors.
+pub(crate) const DEAF_MS: u64 = 100;
+/// Notes and reports that wait for the host; beyond it the oldest is dropped.
+pub(crate) const ORDERS_WAITING_MAX: usize = 1_024;
+
+/// Requests of all clients that may be on their way to an app-server at once. App-server 0.169.0 has one queue of 128
+/// for all connections and refuses what does not fit.
+pub(crate) const SLOTS_MAX: usize = 96;
+/// The share of one client.
+pub(crate) const SLOTS_PER_CLIENT_MAX: usize = 24;
+/// After this an unanswered request has long left upstream's queue: it works on it.
+pub(crate) const SLOT_MAX_MS: u64 = 250;
+/// So many requests of a client may wait in the gateway; then no more are read from it for the time being.
+pub(crate) const WAITING_MAX: usize = 256;
+/// So many bytes of them.
+pub(crate) const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A client that waits is heard again when fewer requests of it than this wait.
+pub(crate) const HEARD_AGAIN_BELOW: usize = 128;
+/// How long a request may wait for an app-server that answers.
+pub(crate) const HELD_MAX_MS: u64 = 30_000;
+/// How long a thread counts as busy after what may have begun, or ended, a turn: what follows takes some ms to show.
+pub(crate) const QUIET_MS: u64 = 50;
+/// How long a thread that nobody watches stays loaded: upstream's own delay.
+pub(crate) const UNWATCHED_MAX_MS: u64 = 60_000;
+/// How long after a resume of the gateway's own its echoes are expected.
+pub(crate) const HUSH_MS: u64 = 2_000;
+/// A thread that does not unload within this is subscribed again and tried later.
+pub(crate) const MOVE_STUCK_MS: u64 = 5_000;
+/// The wait before a thread that is still held elsewhere is tried again.
+pub(crate) const AGAIN_AFTER_MS: u64 = 50;
+/// So often is it tried.
+pub(crate) const ARRIVAL_TRIES_MAX: u32 = 100;
+/// Text of one stream that is kept for those who join; an item with more is told to them when it is whole.
+pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// So many of the turns that ended last are remembered for each thread.
+pub(crate) const TURNS_REMEMBERED: usize = 8;
