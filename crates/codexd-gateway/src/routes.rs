@@ -45,7 +45,8 @@ pub enum OwnState {
     Login,
     /// A user verification in flight. (By name; not run.)
     Verification,
-    /// A setting that the app-server keeps in memory only: a successor starts without it. (By the schema's words; not run.)
+    /// A setting that the app-server keeps in memory only: a successor starts without it. (Seen of `skills/extraRoots/set`;
+    /// the others by the schema's words.)
     ProcessSetting,
 }
 
@@ -96,7 +97,7 @@ pub fn starts_turn(method: &str) -> bool {
 /// Whether a thread that has not said anything yet is on disk after this request, and so can be resumed by another
 /// generation.
 ///
-/// Not quite always: `thread/inject_items` without items and `thread/name/set` without a name are refused.
+/// Once it was accepted, that is: `thread/inject_items` without items and `thread/name/set` without a name are refused.
 pub fn materialises(method: &str) -> bool {
     requests::find(method).is_some_and(|request| request.marks & requests::DISK != 0)
 }

@@ -35,6 +35,9 @@ pub const CODE: i64 = -32600;
 
 /// Whether a client may send this request; else upstream's sentence, for an error with the code [`CODE`].
 ///
+/// Needed for what goes through the hub. What goes over the client's own connection is judged there by upstream itself,
+/// for that connection has the client's own capabilities.
+///
 /// # Errors
 /// `experimental` is false, and the method or a member of its params needs `experimentalApi`.
 pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Result<(), String> {
@@ -75,13 +78,19 @@ pub fn server_request_needs_experimental(method: &str) -> bool {
     method == "currentTime/read"
 }
 
-/// The members of the params of a server request that clients without `experimentalApi` do not know. (By the schema; not
-/// run.)
+/// The members of the params of a server request that are left out for clients without `experimentalApi`. (By the schema;
+/// not run.) `availableDecisions` is not among them: 0.131.0 and 0.169.0 tell it to everybody, whatever the schema says.
 pub fn server_request_fields(method: &str) -> &'static [&'static str] {
     match method {
-        "item/commandExecution/requestApproval" => &["additionalPermissions", "availableDecisions"],
+        "item/commandExecution/requestApproval" => &["additionalPermissions"],
         _ => &[],
     }
+}
+
+/// Whether only clients that asked for `experimentalApi` know this `mode` of `mcpServer/elicitation/request`. (By the
+/// schema; not run.)
+pub fn elicitation_needs_experimental(mode: &str) -> bool {
+    mode == "openai/userVerification"
 }
 
 fn refusal(what: &str) -> String {

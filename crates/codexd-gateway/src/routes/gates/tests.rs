@@ -3,7 +3,7 @@ use proptest::{prop_assert, proptest};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{FIELDS, METHODS, check, notification_needs_experimental, server_request_fields};
+use super::{FIELDS, METHODS, check, notification_needs_experimental};
 use crate::routes::{Route, route};
 
 fn refused(method: &str, params: &str) -> Option<String> {
@@ -107,7 +107,6 @@ fn a_granular_approval_policy_is_refused_by_its_own_name() {
 fn the_read_state_is_told_only_to_who_asked_for_it() {
     assert!(notification_needs_experimental("thread/readState/changed"));
     assert!(!notification_needs_experimental("thread/status/changed"));
-    assert!(!server_request_fields("item/commandExecution/requestApproval").is_empty());
 }
 
 fn json() -> impl Strategy<Value = Value> {
