@@ -1,4 +1,4 @@
-//! Developer tasks: `cargo xtask test`, `cargo xtask bench lifecycle`.
+//! Developer tasks: `cargo xtask test`, `cargo xtask schema`, `cargo xtask bench lifecycle`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod needs;
 mod reaping;
+mod schema;
 mod test;
 
 #[derive(Parser)]
@@ -20,6 +21,8 @@ struct Arguments {
 enum Task {
     /// Install what the tests need, check the style, run every test, and count.
     Test(test::Options),
+    /// Hold the gateway's tables against the schema that the reference releases of Codex print.
+    Schema(schema::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -28,6 +31,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(options) => test::test(&options),
+        Task::Schema(options) => schema::schema(&options),
         Task::Bench(bench) => bench::bench(&bench),
     };
     match outcome {
