@@ -54,6 +54,11 @@ pub enum OwnState {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Special {
     /// `initialize`: each client's capabilities are kept here.
+    ///
+    /// The first connection names the process (`userAgent`, and on 0.169.0 the `originator` of the threads that are started
+    /// from then on), unless its `clientInfo.name` is `codex_app_server_daemon`: that one leaves the naming to the next, also
+    /// when it comes first, and is told and asked whatever any other is. (0.131.0 and 0.169.0.) Until somebody else has come,
+    /// the name is `codex_cli_rs`, and on 0.169.0 a thread keeps the originator that it was started with.
     Initialize,
     /// `thread/unsubscribe {threadId}`: ends the client's subscription; the hub's lasts while anybody has one.
     Unsubscribe,

@@ -41,6 +41,7 @@ fn an_experimental_method_is_refused_in_upstreams_words() {
     let method = "thread/settings/update";
     assert_eq!(refused(method, r#"{"threadId":"x"}"#), sentence(method));
     assert_eq!(refused("memory/reset", "{}"), sentence("memory/reset"));
+    assert_eq!(refused("collaborationMode/list", "[]"), sentence("collaborationMode/list"));
     assert_eq!(check("memory/reset", None, false).err(), sentence("memory/reset"));
 }
 
