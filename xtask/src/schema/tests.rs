@@ -7,6 +7,8 @@ use super::check::check;
 use super::references;
 use super::release::{Names, Params, Release};
 
+mod gates;
+
 /// The reference releases, or why they cannot be asked.
 fn releases() -> Result<Vec<Release>, String> {
     codex::platform()?;
