@@ -45,8 +45,8 @@ pub enum OwnState {
     Login,
     /// A user verification in flight. (By name; not run.)
     Verification,
-    /// A setting that the app-server keeps in memory only: a successor starts without it. (Seen of `skills/extraRoots/set`;
-    /// the others by the schema's words.)
+    /// A setting that the app-server keeps in memory only: a successor starts without it. (Seen of `skills/extraRoots/set`,
+    /// `experimentalFeature/enablement/set` and `environment/add`; remote control needs an account and was not run.)
     ProcessSetting,
 }
 
