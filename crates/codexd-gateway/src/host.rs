@@ -85,7 +85,8 @@ pub struct TcpDoor {
     pub token_file: PathBuf,
 }
 
-/// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more.
+/// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
+/// thread.
 ///
 /// # Errors
 /// The system's, when a door cannot be opened.
@@ -94,5 +95,5 @@ pub async fn run(
     host_events: mpsc::Receiver<HostEvent>,
     host_orders: mpsc::Sender<HostOrder>,
 ) -> io::Result<()> {
-    crate::splice::run(doors, host_events, host_orders).await
+    crate::shell::run(Box::new(crate::hub::Hub::new()), doors, host_events, host_orders).await
 }

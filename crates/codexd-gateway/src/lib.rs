@@ -7,6 +7,6 @@ pub mod host;
 pub mod hub;
 mod limits;
 pub mod routes;
-mod splice;
+mod shell;
 
 pub use host::run;

@@ -1,0 +1,60 @@
+//! The control socket's door: our own user and root come in, with a WebSocket handshake.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+use super::clients;
+use super::driver::Driver;
+use super::stream::Stream;
+use super::wire::handshake::{self, Asked};
+use crate::limits::{DEAF_MS, HANDSHAKE_TIMEOUT_MS, HTTP_HEAD_BYTES_MAX};
+
+/// Whether a user may come in.
+pub(super) type MayEnter = fn(uid: u32) -> bool;
+
+/// Our own user, or root.
+pub(super) fn may_enter(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+/// Lets clients in for as long as it is polled.
+pub(super) async fn run(driver: Rc<Driver>, listener: UnixListener, may_enter: MayEnter) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| may_enter(peer.uid())) => {
+                tokio::task::spawn_local(enter(Rc::clone(&driver), stream));
+            }
+            Ok(_) => {}
+            // Out of descriptors, most likely: others have to leave first.
+            Err(_) => tokio::time::sleep(Duration::from_millis(DEAF_MS)).await,
+        }
+    }
+}
+
+async fn enter(driver: Rc<Driver>, stream: UnixStream) {
+    let stream = Stream::Unix(stream);
+    let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let Ok(Some(read)) = Box::pin(timeout(patience, shake_hands(&stream))).await else { return };
+    clients::serve(driver, stream, read).await;
+}
+
+/// Any path and any `Origin` will do. Whoever asks for something else than a WebSocket gets no answer, as upstream does it.
+async fn shake_hands(stream: &Stream) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    loop {
+        match handshake::parse_request(&head) {
+            Asked::Incomplete if head.len() < HTTP_HEAD_BYTES_MAX => {
+                stream.read_more(&mut head).await.ok()?
+            }
+            Asked::Incomplete | Asked::Garbage => return None,
+            Asked::Request(length, request) => {
+                stream.write_all(&handshake::switch(&request)?).await.ok()?;
+                let rest = head.split_off(length);
+                return Some(rest);
+            }
+        }
+    }
+}

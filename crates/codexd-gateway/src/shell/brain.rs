@@ -1,0 +1,53 @@
+//! What the shell needs of whoever decides.
+
+use codexd_core::clock::Monotonic;
+
+use crate::hub::{Action, ClientId, Event, Hub};
+
+/// Decides what follows from what happens. Nothing here may wait.
+pub(crate) trait Brain {
+    /// Takes one event at `now` and pushes what follows from it, in order.
+    fn step(&mut self, event: Event, now: Monotonic, out: &mut Vec<Action>);
+
+    /// When [`Event::TimeCame`] is due.
+    fn deadline(&self) -> Option<Monotonic>;
+
+    /// Whether more is to be read from a client. Asked before each read; whoever says no names the client to
+    /// [`Self::take_resumed`] later.
+    fn wants_to_hear(&self, client: ClientId) -> bool {
+        let _ = client;
+        true
+    }
+
+    /// Adds the clients that may be heard again since this was last asked.
+    fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
+        let _ = resumed;
+    }
+
+    /// Whether a client that came now would be answered.
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+impl Brain for Hub {
+    fn step(&mut self, event: Event, now: Monotonic, out: &mut Vec<Action>) {
+        Hub::step(self, event, now, out);
+    }
+
+    fn deadline(&self) -> Option<Monotonic> {
+        Hub::deadline(self)
+    }
+
+    fn wants_to_hear(&self, client: ClientId) -> bool {
+        Hub::wants_to_hear(self, client)
+    }
+
+    fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
+        Hub::take_resumed(self, resumed);
+    }
+
+    fn is_ready(&self) -> bool {
+        Hub::is_ready(self)
+    }
+}

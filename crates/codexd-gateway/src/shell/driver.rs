@@ -1,0 +1,150 @@
+//! The middle: everything that happens goes through [`Driver::feed`], which asks the brain and does what it says.
+//!
+//! Doing never asks the brain again: what an action leads to at once (a client that is cut, a link that cannot be opened)
+//! waits in line as an event of its own. Nothing here waits for anything.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+use codexd_core::clock::Monotonic;
+use tokio::sync::Notify;
+
+use super::brain::Brain;
+use super::clients::Clients;
+use super::links::Links;
+use super::orders::Orders;
+use super::servers::Servers;
+use super::writer::Writer;
+use crate::hub::{Action, ClientId, Event};
+
+/// The state that all tasks share.
+pub(crate) struct Driver {
+    brain: RefCell<Box<dyn Brain>>,
+    began: Instant,
+    events: RefCell<VecDeque<Event>>,
+    feeding: Cell<bool>,
+    actions: RefCell<Vec<Action>>,
+    resumed: RefCell<Vec<ClientId>>,
+    /// What the timer sleeps until.
+    armed: Cell<Option<Monotonic>>,
+    rearm: Notify,
+    pub(super) writer: Rc<Writer>,
+    pub(super) clients: Clients,
+    pub(super) links: Links,
+    pub(super) servers: RefCell<Servers>,
+    pub(super) orders: Orders,
+    /// What is read goes through here; nothing stays.
+    pub(super) read_buffer: RefCell<Vec<u8>>,
+}
+
+impl Driver {
+    pub(crate) fn new(brain: Box<dyn Brain>) -> Rc<Self> {
+        Rc::new(Self {
+            brain: RefCell::new(brain),
+            began: Instant::now(),
+            events: RefCell::default(),
+            feeding: Cell::new(false),
+            actions: RefCell::default(),
+            resumed: RefCell::default(),
+            armed: Cell::new(None),
+            rearm: Notify::new(),
+            writer: Rc::default(),
+            clients: Clients::default(),
+            links: Links::default(),
+            servers: RefCell::default(),
+            orders: Orders::default(),
+            read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
+        })
+    }
+
+    /// Tells the brain what happened and does what follows.
+    pub(crate) fn feed(self: &Rc<Self>, event: Event) {
+        self.events.borrow_mut().push_back(event);
+        if self.feeding.replace(true) {
+            return;
+        }
+        let mut actions = self.actions.take();
+        loop {
+            let Some(event) = self.events.borrow_mut().pop_front() else { break };
+            self.brain.borrow_mut().step(event, self.now(), &mut actions);
+            for action in actions.drain(..) {
+                self.perform(action);
+            }
+        }
+        self.actions.replace(actions);
+        self.feeding.set(false);
+        self.wake_resumed();
+        self.arm();
+    }
+
+    /// Whether more is to be read from a client.
+    pub(crate) fn hears(&self, client: ClientId) -> bool {
+        self.brain.borrow().wants_to_hear(client)
+    }
+
+    /// Whether a client that came now would be answered.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.brain.borrow().is_ready()
+    }
+
+    /// Tells the brain when the moment has come that it wanted to be told of.
+    pub(crate) async fn run_timer(self: &Rc<Self>) {
+        loop {
+            let rearmed = self.rearm.notified();
+            let deadline = self.brain.borrow().deadline();
+            self.armed.set(deadline);
+            match deadline {
+                None => rearmed.await,
+                Some(at) if at <= self.now() => {
+                    self.feed(Event::TimeCame);
+                    // A deadline that does not move must not keep everybody else from running.
+                    tokio::task::yield_now().await;
+                }
+                Some(at) => tokio::select! {
+                    () = rearmed => {}
+                    () = tokio::time::sleep_until((self.began + std::time::Duration::from_millis(at.0)).into()) => {}
+                },
+            }
+        }
+    }
+
+    fn now(&self) -> Monotonic {
+        Monotonic(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Wakes the timer if it would sleep too long. One that wakes too early just looks again.
+    fn arm(&self) {
+        let Some(deadline) = self.brain.borrow().deadline() else { return };
+        if self.armed.get().is_none_or(|armed| deadline < armed) {
+            self.armed.set(Some(deadline));
+            self.rearm.notify_one();
+        }
+    }
+
+    fn wake_resumed(&self) {
+        let mut resumed = self.resumed.borrow_mut();
+        self.brain.borrow_mut().take_resumed(&mut resumed);
+        for client in resumed.drain(..) {
+            self.clients.wake(client);
+        }
+    }
+
+    fn perform(self: &Rc<Self>, action: Action) {
+        match action {
+            Action::Tell(client, text) => self.tell(client, text),
+            Action::Cut(client, reason) => self.cut(client, reason),
+            Action::Say(link, text) => self.say(link, text),
+            Action::Connect(link, initialize) => self.connect(link, initialize),
+            Action::Close(link) => self.links.close(link),
+            Action::Greet(server) => self.greet(server),
+            Action::LookFor { thread, path } => {
+                let exists = std::fs::symlink_metadata(&path).is_ok();
+                self.feed(Event::Looked { thread, exists });
+            }
+            Action::Retire(server) => self.retire(server),
+            Action::Report(report) => self.report(&report),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! A WebSocket connection: a stream, what is half read of it, and what waits to be written to it.
+//!
+//! Whoever has something to say pushes it and goes on. The writer task flushes every line that was pushed to, once for
+//! all that was pushed, after whatever else was ready to run has run: under load many messages share one system call, and a
+//! lone one is written at once. The task that serves a line is woken only when there is something to read, when a full
+//! socket has room again, and when the line ends.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::outbox::{Bounds, Outbox, Overflow};
+use super::stream::Stream;
+use super::wire::decode::{Decoder, Fault, Incoming, Rules};
+use super::wire::frame::Frame;
+use super::writer::Writer;
+use crate::hub::Text;
+use crate::limits::{
+    FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX, UPSTREAM_BYTES_MAX,
+    UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_MESSAGES_MAX, WRITE_TURN_BYTES,
+};
+
+/// A connection that has shaken hands.
+#[derive(Debug)]
+pub(crate) struct Line {
+    stream: Stream,
+    decoder: RefCell<Decoder>,
+    outbox: RefCell<Outbox>,
+    writer: Rc<Writer>,
+    /// Whoever serves this line.
+    server: RefCell<Option<Waker>>,
+    /// The writer knows that something waits.
+    pub(super) marked: Cell<bool>,
+    /// The socket is full.
+    blocked: Cell<bool>,
+    broken: Cell<bool>,
+}
+
+/// Why the task of a line is woken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ready {
+    /// There is something to read.
+    Readable,
+    /// The line was closed from this side, or is broken.
+    Ended,
+}
+
+/// How a read went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Read {
+    /// Everything there was is read.
+    All,
+    /// There may be more.
+    More,
+}
+
+/// Why nothing more comes over a line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum End {
+    /// The other end hung up, or the connection broke.
+    Gone,
+    /// The other end closed it in order.
+    Closed,
+    /// The other end did something wrong.
+    Faulty(Fault),
+    /// Too much waits: the other end asks and does not read.
+    Full(Overflow),
+}
+
+/// At which end we are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    /// The other end is a client of ours.
+    Server,
+    /// The other end is an app-server.
+    Client,
+}
+
+impl Side {
+    fn rules(self) -> Rules {
+        match self {
+            Side::Server => {
+                Rules { masked: true, frame_bytes_max: FRAME_BYTES_MAX, message_bytes_max: MESSAGE_BYTES_MAX }
+            }
+            Side::Client => Rules {
+                masked: false,
+                frame_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
+                message_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
+            },
+        }
+    }
+
+    fn bounds(self) -> Bounds {
+        match self {
+            Side::Server => Bounds { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_BYTES_MAX },
+            Side::Client => Bounds { messages: UPSTREAM_MESSAGES_MAX, bytes: UPSTREAM_BYTES_MAX },
+        }
+    }
+}
+
+impl Line {
+    /// A line on a stream that has shaken hands.
+    pub(crate) fn new(stream: Stream, side: Side, writer: Rc<Writer>) -> Rc<Self> {
+        Rc::new(Self {
+            stream,
+            decoder: RefCell::new(Decoder::new(side.rules())),
+            outbox: RefCell::new(Outbox::new(side.bounds(), side == Side::Client)),
+            writer,
+            server: RefCell::new(None),
+            marked: Cell::new(false),
+            blocked: Cell::new(false),
+            broken: Cell::new(false),
+        })
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// Too much waits; it was not said.
+    pub(crate) fn push(self: &Rc<Self>, text: Text) -> Result<(), Overflow> {
+        self.outbox.borrow_mut().push(text)?;
+        self.mark();
+        Ok(())
+    }
+
+    /// Closes the line after what waits.
+    pub(crate) fn close(self: &Rc<Self>, code: u16, reason: &str) {
+        self.outbox.borrow_mut().close(Frame::close(code, reason));
+        self.mark();
+        self.wake();
+    }
+
+    /// Closes the line and drops what waits.
+    pub(crate) fn cut(self: &Rc<Self>, code: u16, reason: &str) {
+        self.outbox.borrow_mut().clear();
+        self.close(code, reason);
+    }
+
+    /// Ends the line without a word.
+    pub(crate) fn abandon(&self) {
+        self.broken.set(true);
+        self.wake();
+    }
+
+    /// Whether the connection broke.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// Whether everything is written that ever will be.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.broken.get() || self.outbox.borrow().is_empty()
+    }
+
+    /// Whether the line was closed from this side, or is broken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.broken.get() || self.outbox.borrow().is_closed()
+    }
+
+    /// Wakes the task of this line.
+    pub(crate) fn wake(&self) {
+        if let Some(server) = self.server.borrow().as_ref() {
+            server.wake_by_ref();
+        }
+    }
+
+    /// Waits for something to do, writing meanwhile what could not be written at once. Reads nothing while `hears` says no.
+    pub(crate) async fn ready(self: &Rc<Self>, hears: impl Fn() -> bool) -> Ready {
+        std::future::poll_fn(|context| {
+            self.attend(context);
+            self.poll_written(context);
+            if self.is_over() {
+                return Poll::Ready(Ready::Ended);
+            }
+            if hears() { self.stream.poll_readable(context).map(|_| Ready::Readable) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Waits until everything is written, or cannot be.
+    pub(crate) async fn flushed(self: &Rc<Self>) {
+        std::future::poll_fn(|context| {
+            self.attend(context);
+            self.poll_written(context);
+            if self.is_flushed() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Waits until the other end has hung up, whatever it still says.
+    pub(crate) async fn hung_up(&self) {
+        let mut waste = [0; 512];
+        loop {
+            if std::future::poll_fn(|context| self.stream.poll_readable(context)).await.is_err() {
+                return;
+            }
+            match self.stream.try_read(&mut waste) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads once into `buffer` and hands on every text that is complete.
+    ///
+    /// # Errors
+    /// Nothing more comes. What was complete has been handed on.
+    pub(crate) fn read(self: &Rc<Self>, buffer: &mut [u8], hand_on: impl FnMut(Text)) -> Result<Read, End> {
+        let count = match self.stream.try_read(buffer) {
+            Ok(0) => return Err(End::Gone),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Read::All),
+            Err(_) => return Err(End::Gone),
+        };
+        self.take(&buffer[..count], hand_on)?;
+        Ok(if count == buffer.len() { Read::More } else { Read::All })
+    }
+
+    /// Reads all that is there, also what the runtime has not noticed yet: the other end is known to be gone.
+    pub(crate) fn read_last(self: &Rc<Self>, buffer: &mut [u8], mut hand_on: impl FnMut(Text)) {
+        while let Ok(count @ 1..) = self.stream.read_unnoticed(buffer) {
+            if self.take(&buffer[..count], &mut hand_on).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes bytes that were read already, with the handshake.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn take(self: &Rc<Self>, mut bytes: &[u8], mut hand_on: impl FnMut(Text)) -> Result<(), End> {
+        // Whoever was cut by what it said is not listened to any more.
+        while !self.is_over() {
+            let incoming = self.decoder.borrow_mut().next(&mut bytes);
+            match incoming {
+                Ok(None) => return Ok(()),
+                Ok(Some(Incoming::Text(text))) => hand_on(text),
+                Ok(Some(Incoming::Ping(payload))) => {
+                    self.outbox.borrow_mut().push_control(Frame::pong(payload)).map_err(End::Full)?;
+                    self.mark();
+                }
+                Ok(Some(Incoming::Close)) => return Err(End::Closed),
+                Err(fault) => return Err(End::Faulty(fault)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, as far as there is room; `true` when there is more and others should have their turn.
+    pub(super) fn flush(&self, buffer: &mut Vec<u8>) -> bool {
+        let mut outbox = self.outbox.borrow_mut();
+        let mut written = 0;
+        while !outbox.is_empty() && !self.blocked.get() && !self.broken.get() {
+            if written >= WRITE_TURN_BYTES {
+                return true;
+            }
+            outbox.fill(buffer);
+            match self.stream.try_write(buffer) {
+                Ok(count) => {
+                    outbox.advance(count);
+                    written += count;
+                    self.blocked.set(count < buffer.len());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked.set(true),
+                Err(_) => self.broken.set(true),
+            }
+        }
+        let ended = self.broken.get() || (outbox.is_closed() && outbox.is_empty());
+        drop(outbox);
+        if self.blocked.get() || ended {
+            self.wake();
+        }
+        if ended {
+            self.writer.ended.notify_waiters();
+        }
+        false
+    }
+
+    fn mark(self: &Rc<Self>) {
+        // A blocked line is marked again when there is room.
+        if !self.marked.get() && !self.blocked.get() {
+            self.marked.set(true);
+            self.writer.mark(Rc::clone(self));
+        }
+    }
+
+    fn attend(&self, context: &Context<'_>) {
+        let mut server = self.server.borrow_mut();
+        if !server.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *server = Some(context.waker().clone());
+        }
+    }
+
+    /// Lets the writer go on when a full socket has room again.
+    fn poll_written(self: &Rc<Self>, context: &mut Context<'_>) {
+        if !self.blocked.get() {
+            return;
+        }
+        match self.stream.poll_writable(context) {
+            Poll::Ready(Ok(())) => {
+                self.blocked.set(false);
+                self.mark();
+            }
+            Poll::Ready(Err(_)) => self.broken.set(true),
+            Poll::Pending => {}
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The connections to app-servers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+use super::driver::Driver;
+use super::line::{End, Line, Read, Ready};
+use super::open::{self, Answer};
+use crate::hub::{Event, Link, ServerId, Text};
+use crate::limits::{CLOSE_TIMEOUT_MS, GREET_FIRST_WAIT_MS, GREET_LAST_WAIT_MS, INITIALIZE_TIMEOUT_MS};
+
+const INITIALIZED: Text = Text::from_static(r#"{"method":"initialized"}"#);
+const NORMAL: u16 = 1000;
+
+/// The links that are open or being opened.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    entries: RefCell<HashMap<Link, Entry>>,
+    count: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Tells it from one of the same name before it or after it.
+    serial: u64,
+    /// Not before it is up.
+    line: Option<Rc<Line>>,
+    task: AbortHandle,
+}
+
+impl Entry {
+    /// Closes it in order, or gives it up if it is not open yet.
+    fn close(self) {
+        match self.line {
+            Some(line) => line.close(NORMAL, ""),
+            None => self.task.abort(),
+        }
+    }
+}
+
+impl Links {
+    /// Closes a link after what waits on it.
+    pub(super) fn close(&self, link: Link) {
+        if let Some(entry) = self.entries.borrow_mut().remove(&link) {
+            entry.close();
+        }
+    }
+
+    fn line(&self, link: Link) -> Option<Rc<Line>> {
+        self.entries.borrow().get(&link)?.line.clone()
+    }
+
+    /// Removes a link if it is still the one that was meant.
+    fn remove(&self, link: Link, serial: u64) -> Option<Entry> {
+        let mut entries = self.entries.borrow_mut();
+        if entries.get(&link)?.serial != serial {
+            return None;
+        }
+        entries.remove(&link)
+    }
+
+    /// Puts the line in place; false if the link was closed meanwhile.
+    fn up(&self, link: Link, serial: u64, line: &Rc<Line>) -> bool {
+        match self.entries.borrow_mut().get_mut(&link) {
+            Some(entry) if entry.serial == serial => {
+                entry.line = Some(Rc::clone(line));
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Driver {
+    /// Begins to open a link.
+    pub(super) fn connect(self: &Rc<Self>, link: Link, initialize: Text) {
+        let serial = self.links.count.get() + 1;
+        self.links.count.set(serial);
+        let task = tokio::task::spawn_local(run(Rc::clone(self), link, serial, initialize)).abort_handle();
+        let before = self.links.entries.borrow_mut().insert(link, Entry { serial, line: None, task });
+        if let Some(before) = before {
+            before.close();
+        }
+    }
+
+    pub(super) fn say(self: &Rc<Self>, link: Link, text: Text) {
+        // Lost already, and the brain is about to hear it.
+        let Some(line) = self.links.line(link) else { return };
+        if line.push(text).is_err() {
+            line.abandon();
+            self.links.entries.borrow_mut().remove(&link);
+            self.feed(Event::LinkLost(link));
+        }
+    }
+
+    /// The app-server is gone. What it said before is still taken: the end of a turn may be in there.
+    pub(super) fn lose_links_of(self: &Rc<Self>, server: ServerId) {
+        let mut lost: Vec<Link> =
+            self.links.entries.borrow().keys().copied().filter(|link| link.server() == server).collect();
+        lost.sort_unstable();
+        for link in lost {
+            if let Some(line) = self.links.line(link) {
+                let mut buffer = self.read_buffer.borrow_mut();
+                line.read_last(&mut buffer, |text| self.feed(Event::LinkSaid(link, text)));
+            }
+            // What was read may have closed it.
+            let Some(entry) = self.links.entries.borrow_mut().remove(&link) else { continue };
+            if let Some(line) = &entry.line {
+                line.abandon();
+            }
+            entry.task.abort();
+            self.feed(Event::LinkLost(link));
+        }
+    }
+
+    fn read(self: &Rc<Self>, link: Link, line: &Rc<Line>) -> Result<Read, End> {
+        let mut buffer = self.read_buffer.borrow_mut();
+        line.read(&mut buffer, |text| self.feed(Event::LinkSaid(link, text)))
+    }
+}
+
+/// A link, from the connecting to the end.
+async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
+    let patience = Duration::from_millis(INITIALIZE_TIMEOUT_MS);
+    let socket = driver.servers.borrow().socket(link.server());
+    let opened = match socket {
+        Some(socket) => Box::pin(timeout(patience, open::open(&driver, &socket, initialize)))
+            .await
+            .ok()
+            .and_then(Result::ok),
+        None => None,
+    };
+    let Some((line, answer, early)) = opened else {
+        if driver.links.remove(link, serial).is_some() {
+            driver.feed(Event::LinkLost(link));
+        }
+        return;
+    };
+    match answer {
+        Answer::Refusal(error) => {
+            line.abandon();
+            if driver.links.remove(link, serial).is_some() {
+                driver.feed(Event::LinkRefused(link, error));
+            }
+            return;
+        }
+        Answer::Result(result) => {
+            if line.push(INITIALIZED).is_ok() && driver.links.up(link, serial, &line) {
+                driver.feed(Event::LinkUp(link, result));
+                early.into_iter().for_each(|text| driver.feed(Event::LinkSaid(link, text)));
+                listen(&driver, link, &line).await;
+            }
+        }
+    }
+    if driver.links.remove(link, serial).is_some() {
+        line.abandon();
+        driver.feed(Event::LinkLost(link));
+    }
+    // Closed from this side: what was said before is still to go out.
+    let _ = timeout(Duration::from_millis(CLOSE_TIMEOUT_MS), line.flushed()).await;
+    line.abandon();
+}
+
+async fn listen(driver: &Rc<Driver>, link: Link, line: &Rc<Line>) {
+    while line.ready(|| true).await == Ready::Readable {
+        if driver.read(link, line).is_err() {
+            return;
+        }
+        // Before the next read, what this one led to is written.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Asks an app-server for its first answer until it comes. Whoever ends the app-server ends this.
+pub(super) async fn greet(driver: Rc<Driver>, server: ServerId) {
+    let patience = Duration::from_millis(INITIALIZE_TIMEOUT_MS);
+    let mut wait = GREET_FIRST_WAIT_MS;
+    loop {
+        let socket = driver.servers.borrow().socket(server);
+        let Some(socket) = socket else { return };
+        let opened = Box::pin(timeout(patience, open::open(&driver, &socket, open::greeting()))).await;
+        if let Ok(Ok((line, Answer::Result(result), _))) = opened {
+            line.close(NORMAL, "");
+            driver.feed(Event::Greeted(server, result));
+            let _ = timeout(Duration::from_millis(CLOSE_TIMEOUT_MS), line.flushed()).await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        wait = (wait * 2).min(GREET_LAST_WAIT_MS);
+    }
+}

@@ -1,0 +1,125 @@
+//! Opening a connection to an app-server: connect, shake hands, be initialized.
+
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use codexd_protocol::unix::SocketAddress;
+use codexd_protocol::{Message, RequestId};
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use super::driver::Driver;
+use super::line::{Line, Ready, Side};
+use super::stream::Stream;
+use super::wire::handshake;
+use crate::hub::Text;
+use crate::limits::{GREET_FIRST_WAIT_MS, HTTP_HEAD_BYTES_MAX, UPSTREAM_BYTES_MAX};
+
+/// The name of upstream's own daemon. App-server does not let it become the name of the process (observed on 0.131.0 and
+/// 0.169.0).
+const GREETER: &str = "codex_app_server_daemon";
+
+/// What came of `initialize`.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The result.
+    Result(Text),
+    /// The error object.
+    Refusal(Text),
+}
+
+/// The `initialize` of somebody who only wants to know whether it is answered.
+pub(crate) fn greeting() -> Text {
+    json!({"id": 0, "method": "initialize", "params": {
+        "clientInfo": {"name": GREETER, "title": null, "version": env!("CARGO_PKG_VERSION")}}})
+    .to_string()
+    .into()
+}
+
+/// Opens a line and sends `initialize`, whose id is 0. Also hands over what came besides the answer, in order.
+///
+/// # Errors
+/// Why there is no answer. It has no time limit of its own.
+pub(crate) async fn open(
+    driver: &Rc<Driver>,
+    socket: &Path,
+    initialize: Text,
+) -> io::Result<(Rc<Line>, Answer, Vec<Text>)> {
+    let stream = Stream::Unix(connect(socket).await?);
+    let rest = shake_hands(&stream).await?;
+    let line = Line::new(stream, Side::Client, Rc::clone(&driver.writer));
+    line.push(initialize).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut came = Came::default();
+    let mut read = line.take(&rest, |text| came.take(text)).map(drop);
+    loop {
+        if let Some(answer) = came.answer.take() {
+            return Ok((line, answer, came.besides));
+        }
+        if read.is_err() || came.bytes > UPSTREAM_BYTES_MAX || line.ready(|| true).await == Ready::Ended {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buffer = driver.read_buffer.borrow_mut();
+        read = line.read(&mut buffer, |text| came.take(text)).map(drop);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Came {
+    answer: Option<Answer>,
+    besides: Vec<Text>,
+    bytes: usize,
+}
+
+impl Came {
+    fn take(&mut self, text: Text) {
+        if self.answer.is_none() {
+            self.answer = answer(&text);
+            if self.answer.is_some() {
+                return;
+            }
+        }
+        self.bytes += text.len();
+        self.besides.push(text);
+    }
+}
+
+/// What a text says about the request with the id 0.
+fn answer(text: &str) -> Option<Answer> {
+    let Ok(message @ Message::Response { outcome, .. }) = codexd_protocol::parse(text) else { return None };
+    if message.request_id() != Some(RequestId::Integer(0)) {
+        return None;
+    }
+    Some(match outcome {
+        Ok(result) => Answer::Result(result.get().into()),
+        Err(error) => Answer::Refusal(error.get().into()),
+    })
+}
+
+/// The path may be longer than a socket address. A listener whose queue is full is tried again.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddress::new(socket)?;
+    loop {
+        match UnixStream::connect(address.as_path()).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(Duration::from_millis(GREET_FIRST_WAIT_MS)).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Hands back what came behind the answer to the upgrade.
+async fn shake_hands(stream: &Stream) -> io::Result<Vec<u8>> {
+    let (request, key) = handshake::ask();
+    stream.write_all(&request).await?;
+    let mut head = Vec::new();
+    loop {
+        match handshake::parse_answer(&head, &key).map_err(io::Error::other)? {
+            Some(length) => return Ok(head.split_off(length)),
+            None if head.len() >= HTTP_HEAD_BYTES_MAX => return Err(io::ErrorKind::InvalidData.into()),
+            None => stream.read_more(&mut head).await?,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the host is asked and told. It may be slow: what is for it waits here.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use codexd_core::contract::EventLevel;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+
+use super::driver::Driver;
+use crate::host::HostOrder;
+use crate::hub::{HandoverReport, HandoverState, Report};
+use crate::limits::ORDERS_WAITING_MAX;
+
+/// The orders that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    waiting: RefCell<VecDeque<HostOrder>>,
+    more: Notify,
+}
+
+impl Orders {
+    /// Adds one. If the host takes nothing, old notes and reports make room; nothing else is dropped.
+    pub(super) fn give(&self, order: HostOrder) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= ORDERS_WAITING_MAX {
+            let old = waiting.iter().position(|order| !matches!(order, HostOrder::Retire { .. }));
+            old.map(|at| waiting.remove(at));
+        }
+        waiting.push_back(order);
+        self.more.notify_one();
+    }
+
+    /// Writes a line into the event log.
+    pub(super) fn note(&self, level: EventLevel, kind: &str, message: String, detail: Value) {
+        self.give(HostOrder::Note { level, kind: kind.to_owned(), message, detail });
+    }
+
+    /// Hands them on, for as long as somebody takes them.
+    pub(super) async fn run(&self, host: mpsc::Sender<HostOrder>) {
+        loop {
+            let next = self.waiting.borrow_mut().pop_front();
+            match next {
+                None => self.more.notified().await,
+                Some(order) => {
+                    if host.send(order).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// Tells the host what the brain found worth telling.
+    pub(super) fn report(&self, report: &Report) {
+        match report {
+            Report::ServerLost { server, threads, requests } => {
+                let pid = self.servers.borrow().pid(Some(*server));
+                let detail = json!({"pid": pid, "threads": threads, "requests": requests});
+                let message = format!(
+                    "the app-server{} is gone under {threads} loaded threads; {requests} requests were answered with an error",
+                    of_process(pid)
+                );
+                self.tell_host("serverLost", EventLevel::Warn, "server.lost", message, detail);
+            }
+            Report::Recovered { server, threads, completed, interrupted, took_ms } => {
+                let pid = self.servers.borrow().pid(Some(*server));
+                let detail = json!({"pid": pid, "threads": threads, "turnsCompleted": completed,
+                    "turnsInterrupted": interrupted, "tookMs": took_ms});
+                let message = format!(
+                    "{threads} threads are loaded again{}, {took_ms} ms after the loss; of the turns that ran {completed} had \
+                     ended well and {interrupted} were cut",
+                    of_process(pid)
+                );
+                self.tell_host("recovered", EventLevel::Info, "threads.recovered", message, detail);
+            }
+            Report::Handover(handover) => self.report_handover(handover),
+        }
+    }
+
+    fn report_handover(&self, handover: &HandoverReport) {
+        let (from, to) = {
+            let servers = self.servers.borrow();
+            (servers.pid(handover.from), servers.pid(handover.to))
+        };
+        let mut detail = serde_json::to_value(handover).unwrap_or_default();
+        detail["fromPid"] = json!(from);
+        detail["toPid"] = json!(to);
+        let (moved, waiting) = (handover.threads_moved, handover.threads_waiting.len());
+        let (kind, message) = match handover.state {
+            HandoverState::Moving if moved == 0 => {
+                ("handover.started", format!("threads move to the app-server{}", of_process(to)))
+            }
+            HandoverState::Moving | HandoverState::Waiting => {
+                ("handover.progressed", format!("{moved} threads have moved, {waiting} wait"))
+            }
+            HandoverState::Completed => (
+                "handover.completed",
+                format!(
+                    "{moved} threads have moved within {} ms; the app-server{} holds nothing any more",
+                    handover.took_ms,
+                    of_process(from)
+                ),
+            ),
+        };
+        self.tell_host("handover", EventLevel::Info, kind, message, detail);
+    }
+
+    fn tell_host(&self, name: &str, level: EventLevel, kind: &str, message: String, detail: Value) {
+        self.orders.give(HostOrder::Report(json!({name: &detail})));
+        self.orders.note(level, kind, message, detail);
+    }
+}
+
+fn of_process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}

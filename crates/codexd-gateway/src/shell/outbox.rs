@@ -1,0 +1,233 @@
+//! What waits to be written to one connection: bounded in messages and in bytes.
+//!
+//! It never waits for anybody. What does not fit is the owner's to decide about: a client is cut, an app-server is lost.
+
+use std::collections::VecDeque;
+
+use super::wire::frame::Frame;
+use crate::hub::Text;
+use crate::limits::WRITE_BYTES;
+
+/// Entries for which an empty queue keeps room: 2 KiB. To begin with it has none.
+const IDLE_CAPACITY: usize = 48;
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// So many messages.
+    pub(crate) messages: usize,
+    /// So many bytes, unless one message waits alone.
+    pub(crate) bytes: usize,
+}
+
+/// What waited when one more did not fit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Overflow {
+    /// So many messages.
+    pub(crate) messages: usize,
+    /// So many bytes.
+    pub(crate) bytes: usize,
+}
+
+/// A queue of frames.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    frames: VecDeque<Frame>,
+    /// Bytes of payload in it.
+    bytes: usize,
+    /// Bytes of the first frame, header included, that are written already.
+    written: usize,
+    bounds: Bounds,
+    masked: bool,
+    /// The close frame is in it, or was.
+    closed: bool,
+}
+
+impl Outbox {
+    /// An empty one. A client's frames have a mask.
+    pub(crate) fn new(bounds: Bounds, masked: bool) -> Self {
+        Self { frames: VecDeque::new(), bytes: 0, written: 0, bounds, masked, closed: false }
+    }
+
+    /// Adds a message; after the close frame nothing is added any more.
+    ///
+    /// # Errors
+    /// It does not fit, and was not added.
+    pub(crate) fn push(&mut self, text: Text) -> Result<(), Overflow> {
+        if self.closed {
+            return Ok(());
+        }
+        let full = self.frames.len() >= self.bounds.messages
+            || (self.bytes + text.len() > self.bounds.bytes && !self.frames.is_empty());
+        if full {
+            return Err(Overflow { messages: self.frames.len(), bytes: self.bytes });
+        }
+        Frame::of(text).for_each(|frame| self.append(frame));
+        Ok(())
+    }
+
+    /// Adds a control frame.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(crate) fn push_control(&mut self, frame: Frame) -> Result<(), Overflow> {
+        if self.frames.len() >= self.bounds.messages {
+            return Err(Overflow { messages: self.frames.len(), bytes: self.bytes });
+        }
+        if !self.closed {
+            self.append(frame);
+        }
+        Ok(())
+    }
+
+    /// The last frame there will be.
+    pub(crate) fn close(&mut self, frame: Frame) {
+        if !self.closed {
+            self.append(frame);
+            self.closed = true;
+        }
+    }
+
+    /// Drops what waits, but for the rest of a frame whose beginning is written already.
+    pub(crate) fn clear(&mut self) {
+        self.frames.truncate(usize::from(self.written > 0));
+        self.bytes = self.frames.iter().map(|frame| frame.payload().len()).sum();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Whether there will be nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Puts what is to be written next into `buffer`, as much as makes sense at once.
+    pub(crate) fn fill(&self, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        let mut skip = self.written;
+        for frame in &self.frames {
+            let room = WRITE_BYTES.saturating_sub(buffer.len());
+            let header = frame.header(self.masked);
+            if room < header.as_slice().len() {
+                return;
+            }
+            let of_header = header.as_slice().get(skip..).unwrap_or_default();
+            buffer.extend_from_slice(of_header);
+            let payload = &frame.payload()[skip.saturating_sub(header.as_slice().len())..];
+            buffer.extend_from_slice(&payload[..payload.len().min(room - of_header.len())]);
+            skip = 0;
+        }
+    }
+
+    /// So many bytes more are written.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.written += count;
+        while let Some(frame) = self.frames.front() {
+            let length = frame.header(self.masked).as_slice().len() + frame.payload().len();
+            if self.written < length {
+                return;
+            }
+            self.written -= length;
+            self.bytes -= frame.payload().len();
+            self.frames.pop_front();
+        }
+        if self.frames.capacity() > IDLE_CAPACITY {
+            self.frames.shrink_to(IDLE_CAPACITY);
+        }
+    }
+
+    fn append(&mut self, frame: Frame) {
+        self.bytes += frame.payload().len();
+        self.frames.push_back(frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bounds, Outbox, Overflow};
+    use crate::limits::{OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX, WRITE_BYTES};
+    use crate::shell::wire::decode::{Decoder, Incoming, Rules};
+    use crate::shell::wire::frame::Frame;
+
+    const BOUNDS: Bounds = Bounds { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_BYTES_MAX };
+
+    /// Writes everything, `step` bytes at a time.
+    fn drain(outbox: &mut Outbox, step: usize) -> Vec<u8> {
+        let (mut out, mut buffer) = (Vec::new(), Vec::new());
+        while !outbox.is_empty() {
+            outbox.fill(&mut buffer);
+            assert!(!buffer.is_empty() && buffer.len() <= WRITE_BYTES);
+            let now = step.min(buffer.len());
+            out.extend_from_slice(&buffer[..now]);
+            outbox.advance(now);
+        }
+        assert_eq!((outbox.written, outbox.bytes), (0, 0));
+        out
+    }
+
+    fn texts(mut bytes: &[u8], masked: bool) -> Vec<String> {
+        let mut decoder =
+            Decoder::new(Rules { masked, frame_bytes_max: 1 << 24, message_bytes_max: 1 << 30 });
+        let mut texts = Vec::new();
+        while let Some(incoming) = decoder.next(&mut bytes).expect("frames") {
+            match incoming {
+                Incoming::Text(text) => texts.push(text.to_string()),
+                other => texts.push(format!("{other:?}")),
+            }
+        }
+        texts
+    }
+
+    #[test]
+    fn what_is_written_in_pieces_is_whole_at_the_other_end() {
+        let sizes = [0, 3, 200, 70_000, 1, WRITE_BYTES - 14, 5, 18 << 20, 2];
+        let said: Vec<String> = sizes.iter().map(|&size| "x".repeat(size)).collect();
+        for (masked, step) in [(false, usize::MAX), (true, usize::MAX), (true, 9_999), (false, 60_001)] {
+            let mut outbox = Outbox::new(BOUNDS, masked);
+            for text in &said {
+                outbox.push(text.as_str().into()).expect("it fits");
+            }
+            let bytes = drain(&mut outbox, step);
+            assert!(texts(&bytes, masked) == said, "{masked} {step}");
+            assert!(outbox.frames.capacity() <= 64);
+        }
+        let mut outbox = Outbox::new(BOUNDS, false);
+        outbox.push("some words".into()).expect("it fits");
+        outbox.push("and more".into()).expect("it fits");
+        assert_eq!(texts(&drain(&mut outbox, 1), false), ["some words", "and more"]);
+    }
+
+    #[test]
+    fn messages_and_bytes_are_bounded_and_a_lone_message_always_fits() {
+        let mut outbox = Outbox::new(BOUNDS, false);
+        for _ in 0..OUTBOUND_MESSAGES_MAX {
+            outbox.push("x".into()).expect("it fits");
+        }
+        let full = Overflow { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_MESSAGES_MAX };
+        assert_eq!(outbox.push("x".into()), Err(full));
+        let mut outbox = Outbox::new(BOUNDS, false);
+        outbox.push("x".repeat(OUTBOUND_BYTES_MAX + 1).into()).expect("alone it fits");
+        assert!(outbox.push("x".into()).is_err());
+    }
+
+    #[test]
+    fn a_frame_that_was_begun_is_ended_before_the_close() {
+        let mut outbox = Outbox::new(BOUNDS, false);
+        for text in ["first", "second", "third"] {
+            outbox.push(text.into()).expect("it fits");
+        }
+        outbox.advance(7 + 3);
+        let mut buffer = Vec::new();
+        outbox.fill(&mut buffer);
+        let rest_of_second = buffer[..5].to_vec();
+        outbox.clear();
+        outbox.close(Frame::close(1013, "slow"));
+        outbox.push("never".into()).expect("it is ignored");
+        let bytes = drain(&mut outbox, usize::MAX);
+        assert_eq!(bytes[..5], rest_of_second);
+        assert_eq!(texts(&bytes[5..], false), ["Close"]);
+        assert!(outbox.is_closed());
+    }
+}

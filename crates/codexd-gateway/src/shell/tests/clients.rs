@@ -1,0 +1,277 @@
+//! Clients come, speak, are told, are cut, leave.
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+
+use super::{House, hear, in_house, in_house_with, say, soon};
+use crate::host::HostOrder;
+use crate::hub::{Action, CutReason, Event, Text};
+use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX};
+
+fn echo(event: &Event) -> Vec<Action> {
+    match event {
+        Event::ClientSaid(client, text) => vec![Action::Tell(*client, text.clone())],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn what_a_client_says_is_heard_in_order_and_it_is_told_in_order() {
+    in_house(async |house| {
+        house.script.borrow_mut().reply = Some(echo);
+        house.script.borrow_mut().quiet = true;
+        let (client, socket) = house.client().await;
+        let (mut sink, mut stream) = socket.split();
+        let sending = tokio::task::spawn_local(async move {
+            for count in 0..20_000 {
+                sink.feed(Message::text(format!("{count} {}", "x".repeat(count % 300)))).await.expect("sent");
+            }
+            sink.flush().await.expect("sent");
+            sink
+        });
+        for count in 0..20_000 {
+            let text = soon(stream.next()).await.expect("more").expect("a message");
+            let text = text.into_text().expect("a text");
+            assert_eq!(text.split(' ').next(), Some(count.to_string().as_str()));
+        }
+        let mut sink = sending.await.expect("no panic");
+        soon(sink.close()).await.expect("closed");
+        assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn who_is_not_let_in_is_not_heard() {
+    in_house_with(
+        |_| None,
+        |_| false,
+        async |house| {
+            let mut stream = house.raw_client().await;
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\n").await;
+            let mut answer = Vec::new();
+            let _ = soon(stream.read_to_end(&mut answer)).await;
+            assert_eq!(answer, b"");
+            house.nothing_happened();
+        },
+    );
+    assert!(crate::shell::accept::may_enter(0));
+    let me = rustix::process::geteuid().as_raw();
+    assert!(crate::shell::accept::may_enter(me));
+    assert!(!crate::shell::accept::may_enter(me + 1));
+}
+
+#[test]
+fn plain_http_and_noise_get_no_bytes() {
+    in_house(async |house| {
+        let requests = [
+            "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "{\"id\":1,\"method\":\"initialize\"}\r\n\r\n",
+            &format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(20_000)),
+        ];
+        for request in requests {
+            let mut stream = house.raw_client().await;
+            let _ = stream.write_all(request.as_bytes()).await;
+            let mut answer = Vec::new();
+            let _ = soon(stream.read_to_end(&mut answer)).await;
+            assert_eq!(answer, b"", "{request}");
+        }
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn an_origin_and_frames_right_behind_the_request_are_taken() {
+    in_house(async |house| {
+        let mut stream = house.raw_client().await;
+        let mut bytes = b"GET /any/path?x HTTP/1.1\r\nHost: x\r\nOrigin: https://example.org\r\nConnection: Upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            .to_vec();
+        let mut frame = Frame::message("early", OpCode::Data(Data::Text), true);
+        frame.header_mut().mask = Some([9, 8, 7, 6]);
+        frame.format(&mut bytes).expect("formatted");
+        stream.write_all(&bytes).await.expect("sent");
+        assert!(matches!(house.next().await, Event::ClientCame(_)));
+        assert!(matches!(house.next().await, Event::ClientSaid(_, text) if text.as_str() == "early"));
+        drop(stream);
+        assert!(matches!(house.next().await, Event::ClientLeft(_)));
+    });
+}
+
+async fn send_in_frames(socket: &mut super::Socket, sizes: &[usize]) {
+    for (at, &size) in sizes.iter().enumerate() {
+        let opcode = OpCode::Data(if at == 0 { Data::Text } else { Data::Continue });
+        let frame = Frame::message(vec![b'x'; size], opcode, at + 1 == sizes.len());
+        if soon(socket.send(Message::Frame(frame))).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn sixty_four_mebibytes_pass_in_frames_and_come_back_in_frames() {
+    in_house(async |house| {
+        house.script.borrow_mut().reply = Some(echo);
+        house.script.borrow_mut().quiet = true;
+        let (_, mut socket) = house.client().await;
+        send_in_frames(&mut socket, &[FRAME_BYTES_MAX; 4]).await;
+        assert_eq!(hear(&mut socket).await.len(), MESSAGE_BYTES_MAX);
+        say(&mut socket, "after").await;
+        assert_eq!(hear(&mut socket).await, "after");
+    });
+}
+
+#[test]
+fn what_is_larger_ends_with_a_code() {
+    in_house(async |house| {
+        for sizes in [
+            &[FRAME_BYTES_MAX + 1][..],
+            &[FRAME_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX, 1],
+        ] {
+            let (client, mut socket) = house.client().await;
+            send_in_frames(&mut socket, sizes).await;
+            assert!(hear(&mut socket).await.starts_with("close 1009 the "), "{sizes:?}");
+            assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+        }
+    });
+}
+
+#[test]
+fn binary_is_ignored_and_a_ping_is_answered() {
+    in_house(async |house| {
+        let (_, mut socket) = house.client().await;
+        soon(socket.send(Message::binary(vec![0xff; 10]))).await.expect("sent");
+        soon(socket.send(Message::Ping(Bytes::from_static(b"there?")))).await.expect("sent");
+        let pong = soon(socket.next()).await.expect("more").expect("a message");
+        assert_eq!(pong, Message::Pong(Bytes::from_static(b"there?")));
+        say(&mut socket, "text").await;
+        assert!(matches!(house.next().await, Event::ClientSaid(_, text) if text.as_str() == "text"));
+    });
+}
+
+/// Tells both clients so many texts, at most a third of a queue at a time.
+async fn flood(
+    house: &mut House,
+    clients: [crate::hub::ClientId; 2],
+    reader: &mut super::Socket,
+    text: &Text,
+    count: usize,
+) {
+    let mut told = 0;
+    while told < count {
+        let now = (OUTBOUND_MESSAGES_MAX / 3).min(count - told).min(1 + OUTBOUND_BYTES_MAX / 3 / text.len());
+        let pair = clients.map(|client| Action::Tell(client, text.clone()));
+        house.script.borrow_mut().next = pair.iter().cycle().take(2 * now).cloned().collect();
+        house.driver.feed(Event::TimeCame);
+        for _ in 0..now {
+            assert_eq!(hear(reader).await.len(), text.len());
+        }
+        told += now;
+    }
+}
+
+#[test]
+fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
+    in_house(async |house| {
+        for (size, count, expected) in
+            [(40, OUTBOUND_MESSAGES_MAX + 20_000, "32768 messages"), (1 << 20, 66, " MB) unread")]
+        {
+            let (slow, mut sleeper) = house.client().await;
+            let (quick, mut reader) = house.client().await;
+            let text: Text = "y".repeat(size).into();
+            flood(house, [slow, quick], &mut reader, &text, count).await;
+            let mut left = 0;
+            while let Ok(event) = house.seen.try_recv() {
+                left += usize::from(matches!(event, Event::ClientLeft(client) if client == slow));
+                assert!(matches!(event, Event::TimeCame | Event::ClientLeft(_)), "{event:?}");
+            }
+            assert_eq!(left, 1);
+            let end = loop {
+                let heard = hear(&mut sleeper).await;
+                if heard.len() != size || heard.starts_with("close") {
+                    break heard;
+                }
+            };
+            assert!(end.starts_with("close 1013 slow reader: "), "{end}");
+            assert!(end.contains(expected) && end.ends_with("reconnect and resume the thread"), "{end}");
+            let HostOrder::Note { kind, detail, .. } = house.order().await else { panic!("a note") };
+            assert_eq!((kind.as_str(), &detail["client"]), ("client.cut", &slow.0.into()));
+            drop((sleeper, reader));
+            assert!(matches!(house.next().await, Event::ClientLeft(client) if client == quick));
+        }
+    });
+}
+
+#[test]
+fn one_that_is_cut_is_not_listened_to_any_more() {
+    fn cut(event: &Event) -> Vec<Action> {
+        match event {
+            Event::ClientSaid(client, _) => vec![Action::Cut(*client, CutReason::TooLarge)],
+            _ => Vec::new(),
+        }
+    }
+    in_house(async |house| {
+        house.script.borrow_mut().reply = Some(cut);
+        let (client, mut socket) = house.client().await;
+        for _ in 0..3 {
+            socket.feed(Message::text("x")).await.expect("fed");
+        }
+        socket.flush().await.expect("sent");
+        assert!(matches!(house.next().await, Event::ClientSaid(..)));
+        assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+        assert_eq!(hear(&mut socket).await, "close 1009 the message is too large");
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn nothing_is_read_while_the_brain_does_not_want_to_hear() {
+    in_house(async |house| {
+        let (client, mut socket) = house.client().await;
+        house.script.borrow_mut().deaf = true;
+        say(&mut socket, "unheard").await;
+        // Another client shakes hands: by then the first would have been heard.
+        let (_, _other) = house.client().await;
+        house.nothing_happened();
+        house.script.borrow_mut().deaf = false;
+        house.script.borrow_mut().resumed = vec![client];
+        house.driver.feed(Event::TimeCame);
+        assert!(matches!(house.next().await, Event::TimeCame));
+        assert!(matches!(house.next().await, Event::ClientSaid(..)));
+    });
+}
+
+#[test]
+fn all_are_told_when_the_gateway_leaves_and_get_what_waits() {
+    in_house(async |house| {
+        let mut sockets = Vec::new();
+        for _ in 0..5 {
+            let (client, socket) = house.client().await;
+            house.act(vec![Action::Tell(client, "x".repeat(1 << 20).into())]).await;
+            sockets.push(socket);
+        }
+        let reading = tokio::task::spawn_local(async move {
+            for socket in &mut sockets {
+                assert_eq!(hear(socket).await.len(), 1 << 20);
+                assert_eq!(hear(socket).await, "close 1001 codexd is going away");
+            }
+        });
+        house.leave().await;
+        soon(reading).await.expect("no panic");
+    });
+}
+
+#[test]
+fn the_timer_tells_the_brain_once() {
+    in_house(async |house| {
+        let soon = codexd_core::clock::Monotonic(30);
+        house.script.borrow_mut().deadline = Some(soon);
+        let (_, _socket) = house.client().await;
+        assert!(matches!(house.next().await, Event::TimeCame));
+        house.nothing_happened();
+    });
+}

@@ -1,0 +1,179 @@
+//! Links are opened, refused and lost; app-servers come, are greeted, and go.
+
+use super::{House, Socket, accept, hear, in_house, say};
+use crate::host::{HostOrder, Role};
+use crate::hub::{Action, ClientId, Event, Link, ServerId};
+
+const SHARED: Link = Link::Shared(ServerId(1));
+const INITIALIZE: &str = r#"{"id":0,"method":"initialize","params":{}}"#;
+
+async fn served(house: &mut House) -> tokio::net::UnixListener {
+    let listener = house.app_server("g1");
+    house.generations(&[("g1", Role::Current)]).await;
+    assert_eq!(house.next_word().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
+    listener
+}
+
+/// Opens a link and answers.
+async fn linked(house: &mut House, listener: &tokio::net::UnixListener, link: Link) -> Socket {
+    house.act(vec![Action::Connect(link, INITIALIZE.into())]).await;
+    let mut server = accept(listener).await;
+    assert_eq!(hear(&mut server).await, INITIALIZE);
+    say(&mut server, r#"{"id":0,"result":{"userAgent":"x"}}"#).await;
+    assert!(
+        matches!(house.next().await, Event::LinkUp(up, result) if up == link && result.as_str() == r#"{"userAgent":"x"}"#)
+    );
+    assert_eq!(hear(&mut server).await, r#"{"method":"initialized"}"#);
+    server
+}
+
+#[test]
+fn a_link_is_up_after_the_answer_and_nothing_that_came_before_is_lost() {
+    in_house(async |house| {
+        let listener = served(house).await;
+        house.act(vec![Action::Connect(SHARED, INITIALIZE.into())]).await;
+        let mut server = accept(&listener).await;
+        assert_eq!(hear(&mut server).await, INITIALIZE);
+        say(&mut server, r#"{"id":0,"method":"a/request"}"#).await;
+        say(&mut server, r#"{"id":0,"result":1}"#).await;
+        say(&mut server, r#"{"method":"later"}"#).await;
+        for word in ["LinkUp(Shared(ServerId(1)), Utf8Bytes(b\"1\"))", "a/request", "later"] {
+            assert!(house.next_word().await.contains(word), "{word}");
+        }
+        house.act(vec![Action::Say(SHARED, "one".into()), Action::Say(SHARED, "two".into())]).await;
+        for text in [r#"{"method":"initialized"}"#, "one", "two"] {
+            assert_eq!(hear(&mut server).await, text);
+        }
+        drop(server);
+        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
+    });
+}
+
+#[test]
+fn a_refusal_is_told_and_the_link_is_gone() {
+    in_house(async |house| {
+        let listener = served(house).await;
+        let own = Link::Own(ClientId(7), ServerId(1));
+        house.act(vec![Action::Connect(own, INITIALIZE.into())]).await;
+        let mut server = accept(&listener).await;
+        assert_eq!(hear(&mut server).await, INITIALIZE);
+        say(&mut server, r#"{"id":0,"error":{"code":-32600,"message":"no"}}"#).await;
+        let refused = house.next().await;
+        assert!(
+            matches!(&refused, Event::LinkRefused(link, error) if *link == own && error.contains("-32600"))
+        );
+        assert_eq!(hear(&mut server).await, "gone");
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn a_link_that_cannot_be_opened_is_lost() {
+    in_house(async |house| {
+        house.generations(&[("g1", Role::Current)]).await;
+        house.next().await;
+        house.act(vec![Action::Connect(SHARED, INITIALIZE.into())]).await;
+        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
+        let unknown = Link::Shared(ServerId(9));
+        house.act(vec![Action::Connect(unknown, INITIALIZE.into())]).await;
+        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(9)))");
+    });
+}
+
+#[test]
+fn a_link_that_is_closed_says_what_waits_and_is_not_reported_lost() {
+    in_house(async |house| {
+        let listener = served(house).await;
+        let mut server = linked(house, &listener, SHARED).await;
+        house.act(vec![Action::Say(SHARED, "last words".into()), Action::Close(SHARED)]).await;
+        assert_eq!(hear(&mut server).await, "last words");
+        assert!(hear(&mut server).await.starts_with("close 1000"));
+        // The name is free again.
+        let mut server = linked(house, &listener, SHARED).await;
+        // One that is not up yet is given up.
+        let own = Link::Own(ClientId(1), ServerId(1));
+        house.act(vec![Action::Connect(own, INITIALIZE.into()), Action::Close(own)]).await;
+        house.act(vec![Action::Say(SHARED, "still there".into())]).await;
+        assert_eq!(hear(&mut server).await, "still there");
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn when_an_app_server_is_gone_its_last_words_come_first_then_the_loss_then_the_list() {
+    in_house(async |house| {
+        let listener = served(house).await;
+        let mut server = linked(house, &listener, SHARED).await;
+        let own = Link::Own(ClientId(1), ServerId(1));
+        let _own = linked(house, &listener, own).await;
+        // Neither is read before the host speaks: this test does not let the link's task run in between.
+        say(&mut server, r#"{"method":"turn/completed"}"#).await;
+        house.driver.generations_changed(Vec::new());
+        assert!(house.next_word().await.contains("turn/completed"));
+        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
+        assert_eq!(house.next_word().await, "LinkLost(Own(ClientId(1), ServerId(1)))");
+        assert_eq!(house.next_word().await, "Servers { current: None, outgoing: [] }");
+        assert_eq!(hear(&mut server).await, "gone");
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn marks_keep_their_numbers_and_only_a_change_is_told() {
+    in_house(async |house| {
+        house.generations(&[("g1", Role::Current)]).await;
+        house.generations(&[("g1", Role::Current)]).await;
+        house.generations(&[("g1", Role::Outgoing), ("g2", Role::Current)]).await;
+        assert_eq!(house.next_word().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
+        assert_eq!(
+            house.next_word().await,
+            "Servers { current: Some(ServerId(2)), outgoing: [ServerId(1)] }"
+        );
+        house.act(vec![Action::Retire(ServerId(1)), Action::Retire(ServerId(5))]).await;
+        assert_eq!(house.order().await, HostOrder::Retire { mark: "g1".into() });
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn an_app_server_is_greeted_until_it_answers() {
+    in_house(async |house| {
+        house.generations(&[("g1", Role::Current)]).await;
+        house.next().await;
+        house.act(vec![Action::Greet(ServerId(1))]).await;
+        tokio::task::yield_now().await;
+        let listener = house.app_server("g1");
+        drop(accept(&listener).await);
+        let mut server = accept(&listener).await;
+        let hello = hear(&mut server).await;
+        assert!(hello.contains(r#""name":"codex_app_server_daemon","title":null"#), "{hello}");
+        say(&mut server, r#"{"id":0,"error":{"code":1,"message":"not yet"}}"#).await;
+        let mut server = accept(&listener).await;
+        say(&mut server, r#"{"id":0,"result":{"userAgent":"a/1"}}"#).await;
+        assert!(matches!(house.next().await, Event::Greeted(ServerId(1), result) if result.contains("a/1")));
+        hear(&mut server).await;
+        assert!(hear(&mut server).await.starts_with("close 1000"));
+        // One that goes away is not greeted any more.
+        house.act(vec![Action::Greet(ServerId(1))]).await;
+        house.generations(&[]).await;
+        assert!(house.next_word().await.starts_with("Servers"));
+        drop(listener);
+        house.nothing_happened();
+    });
+}
+
+#[test]
+fn files_are_looked_for() {
+    in_house(async |house| {
+        let path = house.folder.path().to_string_lossy().into_owned();
+        let missing = format!("{path}/missing");
+        house
+            .act(vec![
+                Action::LookFor { thread: "a".into(), path },
+                Action::LookFor { thread: "b".into(), path: missing },
+            ])
+            .await;
+        assert_eq!(house.next_word().await, r#"Looked { thread: "a", exists: true }"#);
+        assert_eq!(house.next_word().await, r#"Looked { thread: "b", exists: false }"#);
+    });
+}
