@@ -31,6 +31,12 @@ pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Connections at the TCP door that have not shown the token yet; more are not accepted for the time being.
 pub(crate) const TCP_STRANGERS_MAX: usize = 64;
+/// The wait before a door that could not be opened is tried again: doubled from the first to the last.
+pub(crate) const DOOR_FIRST_WAIT_MS: u64 = 50;
+/// See [`DOOR_FIRST_WAIT_MS`].
+pub(crate) const DOOR_LAST_WAIT_MS: u64 = 5_000;
+/// How long nothing comes over TCP before the kernel asks whether the other end is still there.
+pub(crate) const KEEPALIVE_SECONDS: u64 = 60;
 /// How long an app-server may take to answer `initialize`, from the connecting on.
 pub(crate) const INITIALIZE_TIMEOUT_MS: u64 = 10_000;
 /// The wait between two attempts to greet an app-server: doubled from the first to the last.
@@ -77,3 +83,5 @@ pub(crate) const ARRIVAL_TRIES_MAX: u32 = 100;
 pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So many of the turns that ended last are remembered for each thread.
 pub(crate) const TURNS_REMEMBERED: usize = 8;
+/// The wait before a link that broke is opened again.
+pub(crate) const RECONNECT_AFTER_MS: u64 = 20;

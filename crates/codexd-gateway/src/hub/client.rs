@@ -72,6 +72,8 @@ pub struct Client {
     pub watches: Vec<(Box<str>, Text)>,
     /// What runs on a connection of its own and where: the kind and the raw id.
     pub placed: Vec<(&'static str, Box<str>, ServerId)>,
+    /// Not before then is a connection of its own opened again.
+    pub own_again_at: Now,
     /// Its own connection was lost under what it watches.
     pub lost_own: bool,
     /// Whether reading from it has stopped.
@@ -94,6 +96,7 @@ impl Client {
             slots: 0,
             watches: Vec::new(),
             placed: Vec::new(),
+            own_again_at: Now::default(),
             lost_own: false,
             paused: false,
         }

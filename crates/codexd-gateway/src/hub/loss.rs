@@ -12,7 +12,7 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn, fingerprint};
 use super::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, RECONNECT_AFTER_MS};
 
 const DELTA: &str = "item/agentMessage/delta";
 /// Items that are told after the fact although their beginning was never seen.
@@ -39,12 +39,11 @@ impl Hub {
                     client.placed.retain(|(.., at)| *at != server);
                     if client.own.is_some_and(|own| own.server == server) {
                         client.own = None;
+                        client.own_again_at = self.now + RECONNECT_AFTER_MS;
                         client.lost_own = !client.watches.is_empty();
                     }
                 }
-                if self.clients.get(&client).is_some_and(|client| client.lost_own) {
-                    self.open_own(client);
-                }
+                self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
             }
         }
         self.see_whether_all_have_left();
@@ -111,7 +110,7 @@ impl Hub {
             self.loss = Some(Loss { since: self.now, recovered: 0, completed: 0, interrupted: 0 });
         }
         // The process may live on: then its link is opened anew.
-        self.connect_where_needed();
+        self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
         // Or another one serves already.
         let other =
             self.servers.iter().find(|(_, server)| server.shared == LinkState::Up).map(|(&other, _)| other);
@@ -122,6 +121,15 @@ impl Hub {
         }
         if let Some(serving) = self.serving {
             self.recover(serving);
+        }
+    }
+
+    /// Opens what broke and is needed.
+    pub(super) fn reconnect(&mut self) {
+        self.connect_where_needed();
+        let lost: Vec<_> = self.clients.values().filter(|client| client.lost_own).map(|client| client.id).collect();
+        for client in lost {
+            self.open_own(client);
         }
     }
 

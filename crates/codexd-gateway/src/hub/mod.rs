@@ -61,6 +61,8 @@ enum Timer {
     Quiet(ThreadId),
     /// A thread takes too long on its way.
     Stuck(ThreadId),
+    /// Open again what broke.
+    Reconnect,
     /// Try a thread again to load.
     Again(ThreadId),
 }
@@ -186,6 +188,7 @@ impl Hub {
                 Timer::Unwatched(thread) => self.release_if_unwatched(&thread),
                 Timer::Quiet(thread) => self.thread_stirred(&thread),
                 Timer::Stuck(thread) => self.stuck(&thread),
+                Timer::Reconnect => self.reconnect(),
                 Timer::Again(thread) => self.arrive_again(&thread),
             }
         }

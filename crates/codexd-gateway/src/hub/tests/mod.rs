@@ -1,1 +1,280 @@
-//! Tests of the hub.
+//! What the hub promises, one test a promise; and histories at random.
+
+mod histories;
+mod world;
+
+use serde_json::{Value, json};
+
+use super::{HandoverState, Link, Report};
+use world::World;
+
+fn experimental() -> Value {
+    json!({"experimentalApi": true})
+}
+
+#[test]
+fn a_client_is_greeted_under_its_own_name() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    world.settle();
+    let answer = world.answer(client, 1).expect("an answer");
+    assert_eq!(answer["result"]["userAgent"], "client/0.169.0 (x) y (client; 1)");
+}
+
+#[test]
+fn twenty_viewers_are_one_subscription() {
+    let mut world = World::new();
+    let first = world.client(1, experimental());
+    let thread = world.thread(first);
+    world.turn(first, &thread, "a");
+    for id in 2..=20 {
+        let viewer = world.client(id, experimental());
+        world.call(viewer, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    }
+    world.delta(&thread, "b");
+    world.complete(&thread);
+    world.settle();
+    for id in 1..=20 {
+        assert_eq!(world.notes(super::ClientId(id), "turn/completed").len(), 1, "client {id}");
+    }
+    assert!(world.heard.iter().all(|(link, _)| matches!(link, Link::Shared(_))), "no own connection was needed");
+}
+
+#[test]
+fn a_joiner_in_mid_turn_gets_the_whole_text_once() {
+    let mut world = World::new();
+    let first = world.client(1, experimental());
+    let thread = world.thread(first);
+    let turn = world.turn(first, &thread, "one ");
+    world.delta(&thread, "two \"quoted\" ");
+    world.settle();
+    let joiner = world.client(2, experimental());
+    world.call(joiner, "thread/resume", json!({"threadId": thread}));
+    world.delta(&thread, "three");
+    world.complete(&thread);
+    world.settle();
+    assert_eq!(world.text(joiner, &turn), "one two \"quoted\" three");
+    assert_eq!(world.text(joiner, &turn), world.text(first, &turn));
+    assert_eq!(world.notes(joiner, "item/started").len(), 1);
+}
+
+#[test]
+fn the_first_answer_wins_and_only_those_who_were_asked_may_answer() {
+    let mut world = World::new();
+    let (first, second) = (world.client(1, experimental()), world.client(2, experimental()));
+    let stranger = world.client(3, experimental());
+    let thread = world.thread(first);
+    world.turn(first, &thread, "a");
+    world.request_approval(&thread);
+    world.settle();
+    world.call(second, "thread/resume", json!({"threadId": thread}));
+    let method = "item/commandExecution/requestApproval";
+    let asked = world.notes(second, method)[0]["id"].clone();
+    assert_eq!(world.notes(first, method)[0]["id"], asked, "replayed under the same number");
+    for (client, decision) in [(stranger, "accept"), (second, "decline"), (first, "accept")] {
+        let text = json!({"id": asked, "result": {"decision": decision}}).to_string();
+        world.feed(super::Event::ClientSaid(client, text.into()));
+    }
+    world.settle();
+    assert_eq!(world.answers.len(), 1);
+    assert_eq!(world.answers[0].1["result"]["decision"], "decline");
+    for client in [first, second] {
+        assert_eq!(world.notes(client, "serverRequest/resolved")[0]["params"]["requestId"], asked);
+    }
+    assert!(world.notes(stranger, "serverRequest/resolved").is_empty());
+}
+
+#[test]
+fn a_crash_interrupts_the_turn_and_the_next_one_just_works() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    let turn = world.turn(client, &thread, "partial");
+    world.request_approval(&thread);
+    world.settle();
+    let old = world.current.expect("a server");
+    world.kill(old, false);
+    let in_flight = world.ask(client, "thread/read", json!({"threadId": thread}));
+    world.settle();
+    world.bury(old);
+    let held = world.ask(client, "thread/read", json!({"threadId": thread}));
+    world.settle();
+    assert!(world.answer(client, held).is_none(), "held until somebody answers");
+    world.begin_server();
+    world.settle();
+    let lost = world.answer(client, in_flight).expect("an answer");
+    assert_eq!(lost["error"]["data"]["reason"], "appServerRestarted");
+    assert!(world.answer(client, held).expect("an answer")["result"].is_object());
+    let completed = world.notes(client, "turn/completed");
+    assert_eq!(completed.len(), 1);
+    assert_eq!(completed[0]["params"]["turn"]["status"], "interrupted");
+    assert_eq!(completed[0]["params"]["turn"]["id"], *turn);
+    assert_eq!(world.notes(client, "item/completed")[0]["params"]["item"]["text"], "partial");
+    assert_eq!(world.notes(client, "serverRequest/resolved").len(), 1);
+    world.turn(client, &thread, "again");
+}
+
+#[test]
+fn a_graceful_end_is_told_as_it_stands_on_disk() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    let turn = world.turn(client, &thread, "text");
+    let old = world.current.expect("a server");
+    world.kill(old, true);
+    world.settle();
+    world.bury(old);
+    world.begin_server();
+    world.settle();
+    let completed = world.notes(client, "turn/completed");
+    assert_eq!((completed.len(), &completed[0]["params"]["turn"]["status"]), (1, &json!("completed")));
+    assert_eq!(world.text(client, &turn), "text-end");
+    assert_eq!(world.notes(client, "item/completed").len(), 1);
+}
+
+#[test]
+fn what_a_draining_server_refuses_is_sent_to_its_successor() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.turn(client, &thread, "a");
+    world.complete(&thread);
+    world.settle();
+    let old = world.current.expect("a server");
+    world.drain(old);
+    let turn = world.ask(client, "turn/start", json!({"threadId": thread, "input": []}));
+    world.settle();
+    assert!(world.answer(client, turn).is_none());
+    world.kill(old, true);
+    world.settle();
+    world.bury(old);
+    world.begin_server();
+    world.settle();
+    assert!(world.answer(client, turn).expect("an answer")["result"]["turn"].is_object());
+}
+
+#[test]
+fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let (idle, busy) = (world.thread(client), world.thread(client));
+    for thread in [&idle, &busy] {
+        world.turn(client, thread, "a");
+        world.complete(thread);
+    }
+    let turn = world.turn(client, &busy, "begun ");
+    world.settle_for(100);
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.settle_for(100);
+    assert!(world.has_loaded(new, &idle) && !world.has_loaded(new, &busy));
+    assert!(world.has_loaded(old, &busy));
+    world.delta(&busy, "ended");
+    world.complete(&busy);
+    world.settle_for(1_000);
+    assert!(world.has_loaded(new, &busy));
+    assert_eq!(world.retired, [old]);
+    assert_eq!(world.text(client, &turn), "begun ended");
+    assert!(world.cut.is_empty(), "{:?}", world.cut);
+    assert!(world.notes(client, "thread/closed").is_empty());
+    let not_loaded = |note: &&&Value| note["params"]["status"]["type"] == "notLoaded";
+    assert!(world.notes(client, "thread/status/changed").iter().find(not_loaded).is_none());
+    let last = world.reports.iter().rev().find_map(|report| match report {
+        Report::Handover(report) => Some(report.state),
+        _ => None,
+    });
+    assert_eq!(last, Some(HandoverState::Completed));
+    world.turn(client, &busy, "on the new one");
+}
+
+#[test]
+fn a_thread_that_is_not_on_disk_yet_moves_after_its_first_turn() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.settle_for(1_000);
+    assert!(world.has_loaded(old, &thread) && world.retired.is_empty());
+    world.turn(client, &thread, "a");
+    world.complete(&thread);
+    world.settle_for(1_000);
+    assert!(world.has_loaded(new, &thread));
+    assert_eq!(world.retired, [old]);
+}
+
+#[test]
+fn a_thread_that_nobody_watches_is_unloaded_after_a_minute() {
+    let mut world = World::new();
+    let (client, other) = (world.client(1, experimental()), world.client(2, experimental()));
+    let thread = world.thread(client);
+    world.turn(client, &thread, "a");
+    world.complete(&thread);
+    world.settle();
+    world.leave(client);
+    let server = world.current.expect("a server");
+    world.settle_for(59_000);
+    assert!(world.has_loaded(server, &thread));
+    world.settle_for(2_000);
+    assert!(!world.has_loaded(server, &thread));
+    assert_eq!(world.notes(other, "thread/closed").len(), 1);
+}
+
+#[test]
+fn what_is_no_message_is_answered_and_costs_nothing() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    world.settle();
+    for (text, code) in [
+        ("{nonsense", -32700),
+        ("[1]", -32600),
+        ("{}", -32600),
+        (r#"{"id":1.5,"method":"thread/loaded/list"}"#, -32600),
+    ] {
+        world.clients.get_mut(&client).expect("it").texts.clear();
+        world.feed(super::Event::ClientSaid(client, text.into()));
+        assert_eq!(world.clients[&client].texts[0]["error"]["code"], code, "{text}");
+    }
+}
+
+#[test]
+fn what_needs_the_experimental_interface_is_refused_in_upstreams_words() {
+    let mut world = World::new();
+    let client = world.client(1, json!({}));
+    let thread = world.thread(client);
+    let answer = world.call(client, "thread/settings/update", json!({"threadId": thread}));
+    assert_eq!(answer["error"]["message"], "thread/settings/update requires experimentalApi capability");
+}
+
+#[test]
+fn requests_wait_in_turns_and_a_flooder_stops_being_heard() {
+    let mut world = World::new();
+    let (flooder, other) = (world.client(1, experimental()), world.client(2, experimental()));
+    let thread = world.thread(other);
+    // Nothing is delivered: upstream does not answer.
+    for _ in 0..600 {
+        world.ask(flooder, "thread/read", json!({"threadId": thread}));
+    }
+    assert!(!world.hub.wants_to_hear(flooder) && world.hub.wants_to_hear(other));
+    let before = world.heard.len();
+    world.ask(other, "thread/read", json!({"threadId": thread}));
+    assert_eq!(world.heard.len(), before + 1, "the other one is not behind the flooder");
+    world.settle_for(1_000);
+    assert!(world.clients[&flooder].open.is_empty() && world.clients[&other].open.is_empty());
+    assert!(world.hub.wants_to_hear(flooder));
+}
+
+#[test]
+fn a_request_does_not_wait_for_ever() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    world.settle();
+    let server = world.current.expect("a server");
+    world.kill(server, false);
+    world.settle();
+    world.bury(server);
+    let asked = world.ask(client, "thread/loaded/list", json!({}));
+    world.settle_for(31_000);
+    let answer = world.answer(client, asked).expect("an answer");
+    assert_eq!(answer["error"]["data"]["reason"], "appServerUnavailable");
+}
