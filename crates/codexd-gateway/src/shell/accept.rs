@@ -47,7 +47,7 @@ async fn shake_hands(stream: &Stream) -> Option<Vec<u8>> {
     loop {
         match handshake::parse_request(&head) {
             Asked::Incomplete if head.len() < HTTP_HEAD_BYTES_MAX => {
-                stream.read_more(&mut head).await.ok()?
+                stream.read_more(&mut head).await.ok()?;
             }
             Asked::Incomplete | Asked::Garbage => return None,
             Asked::Request(length, request) => {

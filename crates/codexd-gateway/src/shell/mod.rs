@@ -19,8 +19,10 @@ mod orders;
 mod outbox;
 mod servers;
 mod stream;
+mod tcp;
 #[cfg(test)]
 mod tests;
+mod token;
 mod wire;
 mod writer;
 
@@ -30,7 +32,7 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 pub(crate) use brain::Brain;
@@ -69,13 +71,12 @@ async fn serve(
     let timing = Rc::clone(&driver);
     spawn_local(async move { timing.run_timer().await });
     let accepting = spawn_local(accept::run(Rc::clone(&driver), control, may_enter));
-    loop {
-        match host_events.recv().await {
-            Some(HostEvent::Generations(generations)) => driver.generations_changed(generations),
-            Some(HostEvent::Leave) | None => break,
-        }
+    let calling = doors.tcp.map(|door| spawn_local(tcp::run(Rc::clone(&driver), door)));
+    while let Some(HostEvent::Generations(generations)) = host_events.recv().await {
+        driver.generations_changed(generations);
     }
     accepting.abort();
+    calling.inspect(JoinHandle::abort);
     let lines = driver.send_all_away();
     let _ = timeout(Duration::from_millis(LEAVE_TIMEOUT_MS), driver.writer.all_ended(&lines)).await;
     Ok(())

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -43,6 +43,17 @@ impl Stream {
             Stream::Unix(stream) => rustix::net::send(stream, bytes, SendFlags::NOSIGNAL),
             Stream::Tcp(stream) => rustix::net::send(stream, bytes, SendFlags::NOSIGNAL),
         })
+    }
+
+    /// Writes nothing more.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => Ok(shutdown(stream, Shutdown::Write)?),
+            Stream::Tcp(stream) => Ok(shutdown(stream, Shutdown::Write)?),
+        }
     }
 
     /// Waits until [`Self::try_read`] is worth it.

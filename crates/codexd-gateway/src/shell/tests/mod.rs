@@ -2,6 +2,7 @@
 
 mod clients;
 mod links;
+mod tcp;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use codexd_core::clock::Monotonic;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -44,6 +46,7 @@ pub(super) struct Script {
     pub(super) reply: Option<fn(&Event) -> Vec<Action>>,
     pub(super) deadline: Option<Monotonic>,
     pub(super) deaf: bool,
+    pub(super) unready: bool,
     pub(super) resumed: Vec<ClientId>,
     /// Texts are not told to the test, only counted.
     pub(super) quiet: bool,
@@ -77,6 +80,10 @@ impl Brain for Scripted {
 
     fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
         resumed.append(&mut self.script.borrow_mut().resumed);
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.script.borrow().unready
     }
 }
 
@@ -119,7 +126,7 @@ pub(super) fn in_house_with(
     }));
 }
 
-pub(super) type Socket = WebSocketStream<UnixStream>;
+pub(super) type Socket<S = UnixStream> = WebSocketStream<S>;
 
 impl House {
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -203,7 +210,7 @@ pub(super) async fn say(socket: &mut Socket, text: &str) {
 }
 
 /// The next text, or `close <code> <reason>`, or `gone`.
-pub(super) async fn hear(socket: &mut Socket) -> String {
+pub(super) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) -> String {
     loop {
         match soon(socket.next()).await {
             Some(Ok(Message::Text(text))) => return text.to_string(),

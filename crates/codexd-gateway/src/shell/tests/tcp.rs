@@ -1,0 +1,146 @@
+//! The network's door.
+
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use super::{House, hear, in_house_with, soon};
+use crate::host::{HostOrder, TcpDoor};
+use crate::hub::{Action, Event};
+use crate::limits::TCP_STRANGERS_MAX;
+
+fn any_port(folder: &Path) -> Option<TcpDoor> {
+    Some(TcpDoor { listen: "127.0.0.1:0".parse().expect("an address"), token_file: folder.join("token") })
+}
+
+/// The address, when the door is open.
+async fn address(house: &mut House) -> String {
+    let HostOrder::Report(report) = house.order().await else { panic!("a report") };
+    let url = report["listening"].as_str().expect("a url").to_owned();
+    let HostOrder::Note { kind, .. } = house.order().await else { panic!("a note") };
+    assert_eq!(kind, "gateway.listening");
+    url.trim_start_matches("ws://").to_owned()
+}
+
+async fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.expect("answered");
+    String::from_utf8(answer).expect("text")
+}
+
+const UPGRADE: &str = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+#[test]
+fn every_request_gets_the_status_it_deserves() {
+    in_house_with(
+        any_port,
+        |_| true,
+        async |house| {
+            let address = address(house).await;
+            let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(20_000));
+            let requests = [
+                ("GET /healthz HTTP/1.1\r\n\r\n".to_owned(), "200", ""),
+                ("GET /readyz HTTP/1.1\r\n\r\n".into(), "200", ""),
+                ("GET /healthz HTTP/1.1\r\nOrigin: null\r\n\r\n".into(), "403", ""),
+                (format!("GET / HTTP/1.1\r\n{UPGRADE}Origin: http://127.0.0.1\r\n\r\n"), "403", ""),
+                ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".into(), "400", ""),
+                ("POST /healthz HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi".into(), "400", ""),
+                ("\x16\x03\x01\x02\r\n\r\n".into(), "400", ""),
+                (long, "431", ""),
+                (format!("GET / HTTP/1.1\r\n{UPGRADE}\r\n"), "401", "missing websocket bearer token"),
+                (
+                    format!("GET / HTTP/1.1\r\n{UPGRADE}Authorization: Basic x\r\n\r\n"),
+                    "401",
+                    "missing websocket bearer token",
+                ),
+                (
+                    format!("GET /a HTTP/1.1\r\n{UPGRADE}Authorization: Bearer x\r\n\r\n"),
+                    "401",
+                    "invalid websocket bearer token",
+                ),
+            ];
+            for (request, status, body) in requests {
+                let answer = ask(&address, &request).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer:?}");
+                assert_eq!(answer.split_once("\r\n\r\n").map(|(_, body)| body), Some(body), "{request:?}");
+            }
+            house.script.borrow_mut().unready = true;
+            assert!(ask(&address, "GET /readyz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
+            house.nothing_happened();
+        },
+    );
+}
+
+#[test]
+fn whoever_shows_the_token_is_a_client_like_any_other() {
+    in_house_with(
+        any_port,
+        |_| true,
+        async |house| {
+            let address = address(house).await;
+            let token = std::fs::read_to_string(house.path("token")).expect("a token");
+            let mut request = format!("ws://{address}/rpc").into_client_request().expect("a request");
+            let bearer = format!("bearer {}", token.trim()).parse().expect("a header");
+            request.headers_mut().insert("authorization", bearer);
+            let stream = TcpStream::connect(&address).await.expect("connected");
+            let (mut socket, _) =
+                soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
+            let Event::ClientCame(client) = house.next().await else { panic!("a client") };
+            house.act(vec![Action::Tell(client, "hello".into())]).await;
+            assert_eq!(hear(&mut socket).await, "hello");
+            drop(socket);
+            assert!(matches!(house.next().await, Event::ClientLeft(_)));
+        },
+    );
+}
+
+#[test]
+fn strangers_are_let_in_by_and_by() {
+    in_house_with(
+        any_port,
+        |_| true,
+        async |house| {
+            let address = address(house).await;
+            let mut mute = Vec::new();
+            for _ in 0..TCP_STRANGERS_MAX {
+                mute.push(TcpStream::connect(&address).await.expect("connected"));
+            }
+            let mut late = TcpStream::connect(&address).await.expect("connected");
+            late.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").await.expect("sent");
+            // Served in the order of their coming: if the late one were, this one were, too.
+            let mut byte = [0];
+            assert!(
+                tokio::time::timeout(std::time::Duration::from_millis(100), late.read(&mut byte))
+                    .await
+                    .is_err()
+            );
+            drop(mute.pop());
+            assert_eq!(soon(late.read(&mut byte)).await.expect("answered"), 1);
+        },
+    );
+}
+
+#[test]
+fn a_door_that_cannot_be_opened_is_tried_again_and_the_other_is_open() {
+    in_house_with(
+        |folder| {
+            std::fs::write(folder.join("token"), "short").expect("written");
+            any_port(folder)
+        },
+        |_| true,
+        async |house| {
+            let HostOrder::Note { kind, message, .. } = house.order().await else { panic!("a note") };
+            assert_eq!(kind, "gateway.doorClosed");
+            assert!(message.contains("token"), "{message}");
+            let (_, _socket) = house.client().await;
+            std::fs::remove_file(house.path("token")).expect("removed");
+            address(house).await;
+        },
+    );
+}
