@@ -68,6 +68,8 @@ pub enum Errand {
     ResumeGoal(ThreadId),
     /// Unload it to move it.
     Leave(ThreadId),
+    /// Stay after all.
+    Return(ThreadId),
     /// Load it in its new place.
     Arrive(ThreadId),
     /// Unload it since nobody watches it.
@@ -93,6 +95,7 @@ impl Errand {
             | Errand::PauseGoal(thread)
             | Errand::ResumeGoal(thread)
             | Errand::Leave(thread)
+            | Errand::Return(thread)
             | Errand::Arrive(thread)
             | Errand::Release(thread)
             | Errand::Recover(thread)

@@ -26,6 +26,7 @@ impl Hub {
             Errand::PauseGoal(thread) => self.goal_paused(&thread),
             Errand::ResumeGoal(thread) => self.goal_resumed(&thread),
             Errand::Leave(thread) => self.left(&thread, result),
+            Errand::Return(thread) => self.returned(&thread, result.is_some()),
             Errand::Arrive(thread) => self.arrived(&thread, outcome),
             Errand::Release(thread) => self.released(&thread, result.is_some()),
             Errand::Recover(thread) => self.recovered(&thread, outcome),

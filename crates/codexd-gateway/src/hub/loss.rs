@@ -33,8 +33,8 @@ impl Hub {
         let owed = self.answer_what_is_owed(link);
         match link {
             Link::Shared(server) => self.shared_lost(server, owed),
-            Link::Own(client, server) => {
-                if let Some(client) = self.clients.get_mut(&client) {
+            Link::Own(id, server) => {
+                if let Some(client) = self.clients.get_mut(&id) {
                     client.old_owns.retain(|old| *old != server);
                     client.placed.retain(|(.., at)| *at != server);
                     if client.own.is_some_and(|own| own.server == server) {
@@ -44,6 +44,7 @@ impl Hub {
                     }
                 }
                 self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+                self.let_go_of_old_owns(id);
             }
         }
         self.see_whether_all_have_left();
@@ -83,13 +84,13 @@ impl Hub {
     }
 
     fn shared_lost(&mut self, id: ServerId, requests: usize) {
-        if let Some(server) = self.servers.get_mut(&id) {
-            server.shared = LinkState::Down;
-            server.draining = false;
-        }
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.shared = LinkState::Down;
+        server.draining = false;
         if self.serving == Some(id) {
             self.serving = None;
         }
+        self.handover_broke(id);
         let of_it = |thread: &&mut super::Thread| thread.server == id;
         let mut threads = 0;
         let mut lost_children = Vec::new();
@@ -243,6 +244,7 @@ impl Hub {
             self.left_alone(id);
         }
         self.see_whether_recovered();
+        self.thread_stirred(id);
         self.pump();
     }
 

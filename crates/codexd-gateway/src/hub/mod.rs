@@ -150,8 +150,11 @@ impl Hub {
             .is_some_and(|server| server.greeting.is_some())
     }
 
+    /// Tells a client something, unless it has left meanwhile.
     fn tell(&mut self, client: ClientId, text: Text) {
-        self.out.push(Action::Tell(client, text));
+        if self.clients.contains_key(&client) {
+            self.out.push(Action::Tell(client, text));
+        }
     }
 
     fn say(&mut self, link: Link, text: Text) {

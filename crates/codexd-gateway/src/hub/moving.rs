@@ -34,7 +34,8 @@ pub struct Handover {
 
 impl Hub {
     pub(super) fn begin_handover(&mut self, to: ServerId) {
-        let from = self.servers.iter().filter(|(_, server)| server.outgoing).map(|(&id, _)| id).max();
+        let leaves = |server: &super::Server| server.outgoing && !server.retired;
+        let from = self.servers.iter().filter(|(_, server)| leaves(server)).map(|(&id, _)| id).max();
         let Some(from) = from else { return };
         self.handover = Some(Handover {
             from,
@@ -51,7 +52,11 @@ impl Hub {
         for client in clients {
             self.open_own(client);
         }
-        self.errand(Link::Shared(from), Errand::LoadedList(from), "thread/loaded/list", &json!({}));
+        // One that has lost its link as well has nothing to tell; what it had is lost and found already.
+        match self.is_up(from) {
+            true => self.errand(Link::Shared(from), Errand::LoadedList(from), "thread/loaded/list", &json!({})),
+            false => self.listed_nothing(from),
+        }
         self.report_handover();
         let threads: Vec<ThreadId> = self
             .threads
@@ -59,8 +64,24 @@ impl Hub {
             .filter(|thread| thread.server != to)
             .map(|thread| thread.id.clone())
             .collect();
-        for thread in threads {
-            self.thread_stirred(&thread);
+        for id in threads {
+            if let Some(thread) = self.threads.get_mut(&id) {
+                thread.queued = false;
+            }
+            self.thread_stirred(&id);
+        }
+    }
+
+    /// A link at one end of the handover broke: what was on its way is lost, and found by the recovery.
+    pub(super) fn handover_broke(&mut self, server: ServerId) {
+        if self.handover.as_ref().is_some_and(|handover| handover.to == server || handover.from == server) {
+            self.handover = None;
+        }
+    }
+
+    fn listed_nothing(&mut self, from: ServerId) {
+        if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == from) {
+            handover.listed = true;
         }
     }
 
@@ -236,7 +257,7 @@ impl Hub {
 
     fn arrive(&mut self, id: &ThreadId) {
         let hush_until = self.now + HUSH_MS;
-        let Some(to) = self.handover.as_ref().map(|handover| handover.to) else { return };
+        let to = self.serving.filter(|to| self.is_up(*to));
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Leaving) else {
             return;
         };
@@ -248,6 +269,11 @@ impl Hub {
             self.unloaded(id);
             return self.moved_on(id);
         }
+        let Some(to) = to else {
+            // The one that it was to go to is gone meanwhile: the next one loads it.
+            thread.motion = Motion::Lost;
+            return self.moved_on(id);
+        };
         thread.motion = Motion::Arriving;
         thread.server = to;
         thread.hush_until = hush_until;
@@ -318,10 +344,23 @@ impl Hub {
         };
         let link = thread.link();
         thread.waits_for = WaitsFor::Trouble;
+        // Until it is known to be loaded and subscribed, nothing reaches it: the unloading may only be late.
+        thread.motion = Motion::Returning;
         let params = json!({"threadId": &**id, "excludeTurns": true});
-        self.errand(link, Errand::Forget, "thread/resume", &params);
-        self.timer(MOVE_STUCK_MS, Timer::Quiet(id.clone()));
-        self.stays(id);
+        self.errand(link, Errand::Return(id.clone()), "thread/resume", &params);
+    }
+
+    pub(super) fn returned(&mut self, id: &ThreadId, is_good: bool) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Returning) else {
+            return;
+        };
+        if is_good {
+            self.timer(MOVE_STUCK_MS, Timer::Quiet(id.clone()));
+            return self.stays(id);
+        }
+        // Then it is not there any more.
+        thread.motion = Motion::Leaving;
+        self.arrive(id);
     }
 
     /// The thread that was on its way is there, or stays: the next one.
@@ -411,10 +450,8 @@ impl Hub {
 impl super::Thread {
     /// What keeps it where it is, as far as that is known without asking.
     fn obviously_waits_for(&self, now: Now, has_ask: bool) -> Option<WaitsFor> {
-        if has_ask {
-            Some(WaitsFor::Approval)
-        } else if self.is_busy(now) {
-            Some(WaitsFor::Turn)
+        if self.is_busy(now) {
+            Some(if has_ask { WaitsFor::Approval } else { WaitsFor::Turn })
         } else if self.ephemeral {
             Some(WaitsFor::Ephemeral)
         } else {

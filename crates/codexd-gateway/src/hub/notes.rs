@@ -69,7 +69,7 @@ impl Hub {
             // Somebody else's thread, which only its status concerns.
             return self.tell_everyone(method, text);
         };
-        if known.server != server || known.motion == Motion::Leaving {
+        if known.server != server || matches!(known.motion, Motion::Leaving | Motion::Returning) {
             return self.told_by_the_one_it_leaves(thread, server, method);
         }
         // The hot path first.

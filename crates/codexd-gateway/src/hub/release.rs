@@ -21,7 +21,8 @@ impl Hub {
         text: &Text,
     ) -> Dispatched {
         let Some(thread) = names.thread() else {
-            return self.send_shared(id, "thread/unsubscribe", None, raw, text);
+            // Named in a way that is not read here: on the shared link it would unsubscribe everybody.
+            return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
             return self.send_shared(id, "thread/unsubscribe", Some(thread), raw, text);
@@ -49,7 +50,7 @@ impl Hub {
             let wait = due.since_ms(self.now);
             return self.timer(wait, Timer::Unwatched(id.clone()));
         }
-        if leaves && !thread.ephemeral {
+        if leaves && !thread.ephemeral && self.handover.is_some() {
             // It leaves by the same door as those that move, with the same questions asked first.
             return self.thread_stirred(id);
         }

@@ -108,6 +108,9 @@ impl Hub {
                 if let Some((thread, true)) = joined.filter(|_| kind == Kind::Resume) {
                     self.catch_up(client, &thread);
                 }
+                if let Some(thread) = thread.filter(|_| self.handover.is_some()) {
+                    self.thread_stirred(&thread);
+                }
             }
             (Kind::Turn, Some(result)) => {
                 if let (Some(turn), Some(thread)) = (text::member(result, "turn"), &thread)
@@ -129,13 +132,7 @@ impl Hub {
                 }
                 self.tell(client, told);
             }
-            _ => self.tell_if_there(client, told),
-        }
-    }
-
-    fn tell_if_there(&mut self, client: ClientId, text: Text) {
-        if self.clients.contains_key(&client) {
-            self.tell(client, text);
+            _ => self.tell(client, told),
         }
     }
 

@@ -53,7 +53,11 @@ impl Persona {
 
 impl Hub {
     pub(super) fn servers_changed(&mut self, current: Option<ServerId>, outgoing: &[ServerId]) {
-        self.servers.retain(|id, _| current == Some(*id) || outgoing.contains(id));
+        let is_gone = |id: &ServerId| current != Some(*id) && !outgoing.contains(id);
+        let gone: Vec<ServerId> = self.servers.keys().copied().filter(is_gone).collect();
+        for id in gone {
+            self.server_gone(id);
+        }
         for id in current.iter().chain(outgoing) {
             let known = self.servers.contains_key(id);
             let server = self.servers.entry(*id).or_default();
@@ -69,6 +73,21 @@ impl Hub {
         self.connect_where_needed();
         self.see_whether_all_have_left();
         self.pump();
+    }
+
+    /// The host says that an app-server is gone; its links may not have noticed yet.
+    fn server_gone(&mut self, id: ServerId) {
+        let clients = self.clients.values();
+        let own = clients.filter(|client| client.old_owns.contains(&id) || client.own.is_some_and(|own| own.server == id));
+        let mut links: Vec<Link> = own.map(|client| Link::Own(client.id, id)).collect();
+        links.sort_unstable();
+        let was_open = self.servers.get(&id).is_some_and(|server| server.shared != LinkState::Down);
+        links.extend(was_open.then_some(Link::Shared(id)));
+        for link in links {
+            self.link_lost(link);
+            self.out.push(Action::Close(link));
+        }
+        self.servers.remove(&id);
     }
 
     pub(super) fn greeted(&mut self, id: ServerId, result: Text) {
@@ -115,10 +134,8 @@ impl Hub {
         // What it has already: this gateway is not its first, or it resumed threads by itself.
         self.errand(Link::Shared(id), Errand::LoadedList(id), "thread/loaded/list", &serde_json::json!({}));
         if self.current == Some(id) {
-            let before = self.serving.replace(id);
-            if before.is_some_and(|before| before != id && self.servers.contains_key(&before)) {
-                self.begin_handover(id);
-            }
+            self.serving = Some(id);
+            self.begin_handover(id);
         } else if self.serving.is_none() {
             // The current one does not answer yet; this one still does.
             self.serving = Some(id);

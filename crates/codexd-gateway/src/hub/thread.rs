@@ -42,6 +42,8 @@ pub enum Motion {
     Checking(Check),
     /// It was asked to unload.
     Leaving,
+    /// It was asked to unload and did not; it is being subscribed again where it is.
+    Returning,
     /// It is being loaded in its new place.
     Arriving,
     /// Its app-server is gone; nobody has it.
