@@ -1,5 +1,7 @@
 //! Every bound of the gateway, in one place. Where a number is upstream's, the comment says how it was seen.
 
+pub(crate) use codexd_protocol::websocket::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
+
 /// Messages that may wait for one client before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
 pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
 /// Bytes that may wait for one client before it is cut. A message that waits alone may be larger.
@@ -8,11 +10,6 @@ pub(crate) const OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) const UPSTREAM_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Messages that may wait for an app-server before it counts as lost.
 pub(crate) const UPSTREAM_MESSAGES_MAX: usize = 1_000_000;
-/// The largest single WebSocket frame that is read from a client or written to anybody. Upstream tells it in a header of
-/// the handshake and cuts whoever sends more.
-pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The largest message that is read from a client: 60 MiB passes upstream, 70 MiB does not.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The largest message, and the largest frame, that is read from an app-server. It has no limit of its own.
 pub(crate) const UPSTREAM_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How much is read from a client before others have their turn.

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use super::clients;
 use super::driver::Driver;
 use super::stream::Stream;
-use super::wire::handshake::{self, Asked};
 use crate::limits::{DEAF_MS, HANDSHAKE_TIMEOUT_MS, HTTP_HEAD_BYTES_MAX};
+use codexd_protocol::websocket::handshake::{self, Asked};
 
 /// Whether a user may come in.
 pub(super) type MayEnter = fn(uid: u32) -> bool;

@@ -12,14 +12,14 @@ use std::task::{Context, Poll, Waker};
 
 use super::outbox::{Bounds, Outbox, Overflow};
 use super::stream::Stream;
-use super::wire::decode::{Decoder, Fault, Incoming, Rules};
-use super::wire::frame::Frame;
 use super::writer::Writer;
 use crate::hub::Text;
 use crate::limits::{
     FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX, UPSTREAM_BYTES_MAX,
     UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_MESSAGES_MAX, WRITE_TURN_BYTES,
 };
+use codexd_protocol::websocket::Frame;
+use codexd_protocol::websocket::{Decoder, Fault, Incoming, Rules};
 
 /// A connection that has shaken hands.
 #[derive(Debug)]

@@ -23,7 +23,6 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod token;
-mod wire;
 mod writer;
 
 use std::io;

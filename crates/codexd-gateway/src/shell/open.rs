@@ -13,9 +13,9 @@ use tokio::net::UnixStream;
 use super::driver::Driver;
 use super::line::{Line, Ready, Side};
 use super::stream::Stream;
-use super::wire::handshake;
 use crate::hub::Text;
 use crate::limits::{GREET_FIRST_WAIT_MS, HTTP_HEAD_BYTES_MAX, UPSTREAM_BYTES_MAX};
+use codexd_protocol::websocket::handshake;
 
 /// The name of upstream's own daemon. App-server does not let it become the name of the process (observed on 0.131.0 and
 /// 0.169.0).

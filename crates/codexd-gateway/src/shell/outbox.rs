@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 
-use super::wire::frame::Frame;
 use crate::hub::Text;
 use crate::limits::WRITE_BYTES;
+use codexd_protocol::websocket::Frame;
 
 /// Entries for which an empty queue keeps room: 2 KiB. To begin with it has none.
 const IDLE_CAPACITY: usize = 48;
@@ -148,8 +148,8 @@ impl Outbox {
 mod tests {
     use super::{Bounds, Outbox, Overflow};
     use crate::limits::{OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX, WRITE_BYTES};
-    use crate::shell::wire::decode::{Decoder, Incoming, Rules};
-    use crate::shell::wire::frame::Frame;
+    use codexd_protocol::websocket::Frame;
+    use codexd_protocol::websocket::{Decoder, Incoming, Rules};
 
     const BOUNDS: Bounds = Bounds { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_BYTES_MAX };
 

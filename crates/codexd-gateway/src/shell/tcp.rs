@@ -17,12 +17,12 @@ use super::clients;
 use super::driver::Driver;
 use super::stream::Stream;
 use super::token::Token;
-use super::wire::handshake::{self, Asked};
 use crate::host::{HostOrder, TcpDoor};
 use crate::limits::{
     DEAF_MS, DOOR_FIRST_WAIT_MS, DOOR_LAST_WAIT_MS, HANDSHAKE_TIMEOUT_MS, HTTP_HEAD_BYTES_MAX,
     KEEPALIVE_SECONDS, LEAVE_TIMEOUT_MS, TCP_STRANGERS_MAX,
 };
+use codexd_protocol::websocket::handshake::{self, Asked};
 
 /// Opens the door, as soon as it can be, and lets clients in for as long as it is polled. Whoever comes over the control
 /// socket does not suffer from a port that is taken.

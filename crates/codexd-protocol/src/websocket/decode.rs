@@ -5,11 +5,11 @@
 
 use tungstenite::Bytes;
 
-use crate::hub::Text;
+use super::Text;
 
 /// Something complete.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Incoming {
+pub enum Incoming {
     /// A message.
     Text(Text),
     /// Asks for a pong with the same payload.
@@ -20,11 +20,11 @@ pub(crate) enum Incoming {
 
 /// Why nothing more can be read. The connection is closed with the code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// The close code (RFC 6455, 7.4.1).
-    pub(crate) code: u16,
+    pub code: u16,
     /// A sentence.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
 }
 
 const PROTOCOL: u16 = 1002;
@@ -37,18 +37,18 @@ fn fault<T>(code: u16, reason: &'static str) -> Result<T, Fault> {
 
 /// What may come in, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// Clients mask, servers do not.
-    pub(crate) masked: bool,
+    pub masked: bool,
     /// The largest frame.
-    pub(crate) frame_bytes_max: usize,
+    pub frame_bytes_max: usize,
     /// The largest message.
-    pub(crate) message_bytes_max: usize,
+    pub message_bytes_max: usize,
 }
 
 /// What is kept between two reads. It holds memory only while something is incomplete.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     rules: Rules,
     /// The first bytes of a header.
     head: [u8; 14],
@@ -90,7 +90,8 @@ struct Head {
 }
 
 impl Decoder {
-    pub(crate) fn new(rules: Rules) -> Self {
+    /// One at the beginning of a connection.
+    pub fn new(rules: Rules) -> Self {
         Self {
             rules,
             head: [0; 14],
@@ -107,7 +108,7 @@ impl Decoder {
     ///
     /// # Errors
     /// What the other end did wrong.
-    pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Incoming>, Fault> {
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<Incoming>, Fault> {
         loop {
             let frame = match self.frame.take() {
                 Some(frame) => frame,

@@ -6,14 +6,14 @@ use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::{HeaderValue, StatusCode};
 
-use crate::limits::FRAME_BYTES_MAX;
+use super::FRAME_BYTES_MAX;
 
 /// The header in which upstream tells the largest frame, and so do we.
 const FRAME_HEADER: &str = "x-codex-websocket-max-unfragmented-message-bytes";
 
 /// What the first bytes of a client are.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub enum Asked {
     /// Not all of it is there.
     Incomplete,
     /// A request, and how many bytes it took.
@@ -23,7 +23,7 @@ pub(crate) enum Asked {
 }
 
 /// Reads the head of a request.
-pub(crate) fn parse_request(bytes: &[u8]) -> Asked {
+pub fn parse_request(bytes: &[u8]) -> Asked {
     match Request::try_parse(bytes) {
         Ok(None) => Asked::Incomplete,
         Ok(Some((length, request))) => Asked::Request(length, Box::new(request)),
@@ -32,7 +32,7 @@ pub(crate) fn parse_request(bytes: &[u8]) -> Asked {
 }
 
 /// The answer that turns the connection into a WebSocket; `None` if the request does not ask for one.
-pub(crate) fn switch(request: &Request) -> Option<Vec<u8>> {
+pub fn switch(request: &Request) -> Option<Vec<u8>> {
     let mut response = create_response(request).ok()?;
     response.headers_mut().insert(FRAME_HEADER, HeaderValue::from(FRAME_BYTES_MAX));
     let mut bytes = Vec::new();
@@ -41,7 +41,7 @@ pub(crate) fn switch(request: &Request) -> Option<Vec<u8>> {
 }
 
 /// An answer after which the connection is closed.
-pub(crate) fn answer(status: StatusCode, body: &str) -> Vec<u8> {
+pub fn answer(status: StatusCode, body: &str) -> Vec<u8> {
     let kind = if body.is_empty() { "" } else { "content-type: text/plain; charset=utf-8\r\n" };
     let length = body.len();
     format!("HTTP/1.1 {status}\r\n{kind}content-length: {length}\r\nconnection: close\r\n\r\n{body}")
@@ -49,7 +49,7 @@ pub(crate) fn answer(status: StatusCode, body: &str) -> Vec<u8> {
 }
 
 /// The request of a client, and its key.
-pub(crate) fn ask() -> (Vec<u8>, String) {
+pub fn ask() -> (Vec<u8>, String) {
     let key = generate_key();
     let request = format!(
         "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -62,7 +62,7 @@ pub(crate) fn ask() -> (Vec<u8>, String) {
 ///
 /// # Errors
 /// Why there will be no WebSocket.
-pub(crate) fn parse_answer(bytes: &[u8], key: &str) -> Result<Option<usize>, String> {
+pub fn parse_answer(bytes: &[u8], key: &str) -> Result<Option<usize>, String> {
     let Some((length, response)) = Response::try_parse(bytes).map_err(|error| error.to_string())? else {
         return Ok(None);
     };

@@ -3,8 +3,7 @@
 use tungstenite::Bytes;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::hub::Text;
-use crate::limits::FRAME_BYTES_MAX;
+use super::{FRAME_BYTES_MAX, Text};
 
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
@@ -13,7 +12,7 @@ const NO_MASK: [u8; 4] = [0; 4];
 
 /// A frame that waits. A clone of a text shares its bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// The first byte: opcode and whether it is the last of its message.
     first: u8,
     payload: Bytes,
@@ -21,13 +20,14 @@ pub(crate) struct Frame {
 
 /// The bytes before a payload.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Header {
+pub struct Header {
     bytes: [u8; 14],
     length: usize,
 }
 
 impl Header {
-    pub(crate) fn as_slice(&self) -> &[u8] {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
@@ -39,7 +39,7 @@ impl Header {
 
 impl Frame {
     /// A text in as many frames as it takes: hardly ever more than one.
-    pub(crate) fn of(text: Text) -> impl Iterator<Item = Frame> {
+    pub fn of(text: Text) -> impl Iterator<Item = Frame> {
         let mut rest = Some(Bytes::from(text));
         let mut opcode = OpCode::Data(Data::Text);
         std::iter::from_fn(move || {
@@ -54,12 +54,12 @@ impl Frame {
     }
 
     /// The answer to a ping.
-    pub(crate) fn pong(payload: Bytes) -> Self {
+    pub fn pong(payload: Bytes) -> Self {
         Self { first: u8::from(OpCode::Control(Control::Pong)) | FINAL, payload }
     }
 
     /// The end of a connection. A reason is cut to what a control frame holds.
-    pub(crate) fn close(code: u16, reason: &str) -> Self {
+    pub fn close(code: u16, reason: &str) -> Self {
         let mut payload = code.to_be_bytes().to_vec();
         let end = reason.floor_char_boundary(123);
         payload.extend_from_slice(&reason.as_bytes()[..end]);
@@ -67,7 +67,7 @@ impl Frame {
     }
 
     /// The bytes that go before the payload.
-    pub(crate) fn header(&self, masked: bool) -> Header {
+    pub fn header(&self, masked: bool) -> Header {
         let mut header = Header { bytes: [0; 14], length: 0 };
         let mask = if masked { MASKED } else { 0 };
         let length = self.payload.len();
@@ -88,15 +88,16 @@ impl Frame {
         header
     }
 
-    pub(crate) fn payload(&self) -> &[u8] {
+    /// What the frame carries.
+    pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::FRAME_BYTES_MAX;
     use super::Frame;
-    use crate::limits::FRAME_BYTES_MAX;
     use tungstenite::protocol::frame::{
         Frame as Theirs,
         coding::{Data, OpCode},

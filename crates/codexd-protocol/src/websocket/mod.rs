@@ -1,0 +1,22 @@
+//! WebSocket as codexd needs it (RFC 6455): text both ways, no extensions.
+//!
+//! Reading and writing are functions of bytes; the sockets are elsewhere. They are our own because the gateway holds thousands
+//! of connections: what is read and written goes through two buffers that all share, so an idle connection has none, and a
+//! message that a thousand viewers get is never copied per viewer but into the one buffer it is written from. What is in
+//! the handshake is the library's.
+
+mod decode;
+mod frame;
+pub mod handshake;
+
+pub use decode::{Decoder, Fault, Incoming, Rules};
+pub use frame::{Frame, Header};
+
+/// The text of one message. A clone shares the bytes.
+pub type Text = tungstenite::Utf8Bytes;
+
+/// The largest single frame that app-server 0.169.0 takes; it tells so in a header of the handshake and cuts whoever sends
+/// more. 15.9 MiB were seen to pass, 16.1 not.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest message, in as many frames as it takes: 60 MiB were seen to pass, 70 MiB not.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
