@@ -92,7 +92,7 @@ impl Hub {
             number,
             link,
             upstream: id.get().into(),
-            thread: thread.clone(),
+            thread,
             text: text::splice(text, id.get(), &number.to_string()),
             human_only: kind.is_some_and(|kind| kind == HUMAN),
             asked: Vec::new(),
@@ -174,14 +174,11 @@ impl Hub {
         text: &Text,
     ) {
         let Some(id) = id else { return self.tell_viewers(thread, method, text) };
-        match self.asks.find(Link::Shared(server), id.get()) {
-            Some(number) => {
-                self.asks.waiting.remove(&number);
-                let text = text::splice(text, id.get(), &number.to_string());
-                self.tell_viewers(thread, method, &text);
-            }
-            // Asked before this gateway was there, and answered meanwhile.
-            None => {}
+        // Of one that was asked before this gateway was there nobody knows.
+        if let Some(number) = self.asks.find(Link::Shared(server), id.get()) {
+            self.asks.waiting.remove(&number);
+            let text = text::splice(text, id.get(), &number.to_string());
+            self.tell_viewers(thread, method, &text);
         }
     }
 

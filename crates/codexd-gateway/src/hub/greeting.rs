@@ -73,7 +73,9 @@ impl Hub {
     pub(super) fn open_own(&mut self, id: ClientId) {
         let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
-        if client.own.is_some_and(|own| own.server == server) || (client.own.is_none() && self.now < client.own_again_at) {
+        if client.own.is_some_and(|own| own.server == server)
+            || (client.own.is_none() && self.now < client.own_again_at)
+        {
             return;
         }
         let Some(introduction) = client.introduction.clone() else { return };

@@ -85,8 +85,12 @@ impl Hub {
 
     fn shared_lost(&mut self, id: ServerId, requests: usize) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        server.shared = LinkState::Down;
+        let was_up = std::mem::take(&mut server.shared) == LinkState::Up;
         server.draining = false;
+        if !was_up {
+            // It could not be opened: nothing was lost with it.
+            return self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+        }
         if self.serving == Some(id) {
             self.serving = None;
         }
@@ -128,7 +132,8 @@ impl Hub {
     /// Opens what broke and is needed.
     pub(super) fn reconnect(&mut self) {
         self.connect_where_needed();
-        let lost: Vec<_> = self.clients.values().filter(|client| client.lost_own).map(|client| client.id).collect();
+        let lost: Vec<_> =
+            self.clients.values().filter(|client| client.lost_own).map(|client| client.id).collect();
         for client in lost {
             self.open_own(client);
         }
@@ -154,6 +159,7 @@ impl Hub {
         thread.motion = Motion::Recovering;
         thread.server = server;
         thread.hush_until = hush_until;
+        thread.status_after = None;
         if thread.ephemeral {
             return self.end_as_lost(id);
         }
@@ -184,7 +190,7 @@ impl Hub {
                     json!({"threadId": &**id, "limit": 4, "sortDirection": "desc", "itemsView": "full"});
                 self.errand(link, Errand::LastTurn(id.clone()), "thread/turns/list", &params);
                 if let Some(thread) = self.threads.get_mut(id) {
-                    thread.status_after = Some(now);
+                    thread.status_after.get_or_insert(now);
                 }
             }
             Err(error) if error.contains("active writer") => {
@@ -256,8 +262,8 @@ impl Hub {
             Some(found) => {
                 self.tell_rest(id, turn, found);
                 told = found.clone();
-                let answers = found["items"].as_array().into_iter().flatten();
-                let last = answers.filter(|item| item["type"] == "agentMessage").next_back();
+                let mut answers = found["items"].as_array().into_iter().flatten();
+                let last = answers.rfind(|item| item["type"] == "agentMessage");
                 told["items"] = Value::from_iter(last.cloned());
                 told["itemsView"] = "summary".into();
             }

@@ -54,7 +54,9 @@ impl Hub {
         }
         // One that has lost its link as well has nothing to tell; what it had is lost and found already.
         match self.is_up(from) {
-            true => self.errand(Link::Shared(from), Errand::LoadedList(from), "thread/loaded/list", &json!({})),
+            true => {
+                self.errand(Link::Shared(from), Errand::LoadedList(from), "thread/loaded/list", &json!({}));
+            }
             false => self.listed_nothing(from),
         }
         self.report_handover();
@@ -157,7 +159,7 @@ impl Hub {
                 self.out.push(Action::LookFor { thread: id.to_string(), path });
             }
             (None, false) if result.is_some() => {
-                self.checked(id, |check| check.waits_for = Some(WaitsFor::FirstTurn))
+                self.checked(id, |check| check.waits_for = Some(WaitsFor::FirstTurn));
             }
             (_, true) => self.checked(id, |check| check.waits_for = Some(WaitsFor::Ephemeral)),
             _ => self.checked(id, |check| check.waits_for = Some(WaitsFor::Trouble)),
@@ -351,7 +353,8 @@ impl Hub {
     }
 
     pub(super) fn returned(&mut self, id: &ThreadId, is_good: bool) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Returning) else {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Returning)
+        else {
             return;
         };
         if is_good {

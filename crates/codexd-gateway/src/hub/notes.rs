@@ -77,6 +77,11 @@ impl Hub {
             known.streamed(method, shape, params, &item.0, text);
             return self.tell_viewers(thread, method, text);
         }
+        if known.motion == Motion::Recovering && method == "thread/status/changed" {
+            // Told behind the truth about its turn.
+            known.status_after = text::member(params.get(), "status").map(|status| status.get().into());
+            return;
+        }
         let is_echo = known.is_echo(method, params, self.now);
         let joiner = known.joiner;
         let id = known.id.clone();
@@ -220,11 +225,11 @@ impl Hub {
             Some(Hears::SubscribersOrEveryone) if Names::of(params).thread().is_some() => return,
             _ => {}
         }
-        if let Some(params) = params {
-            if method == "process/exited" {
-                let name = text::member(params.get(), "processHandle").map(RawValue::get);
-                self.place_ended(id, places::PROCESS, name);
-            }
+        if let Some(params) = params
+            && method == "process/exited"
+        {
+            let name = text::member(params.get(), "processHandle").map(RawValue::get);
+            self.place_ended(id, places::PROCESS, name);
         }
         if self.clients.get(&id).is_some_and(super::Client::is_ready) {
             self.tell(id, text.clone());

@@ -61,7 +61,7 @@ impl Hub {
                 client.placed.push((placed.kind, name.into(), server));
             }
             _ if placed.ends => {
-                client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name))
+                client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
             }
             _ => {}
         }

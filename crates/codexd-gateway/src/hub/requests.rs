@@ -29,7 +29,7 @@ impl Hub {
         let Some(client) = self.clients.get(&id) else { return };
         match envelope::parse(text) {
             Ok(Message::Response { id: ask, outcome }) => {
-                self.client_answered(id, ask.get(), outcome.is_ok(), text)
+                self.client_answered(id, ask.get(), outcome.is_ok(), text);
             }
             Ok(Message::Notification { method: "initialized", .. }) => {}
             Ok(Message::Notification { .. }) => {

@@ -78,7 +78,8 @@ impl Hub {
     /// The host says that an app-server is gone; its links may not have noticed yet.
     fn server_gone(&mut self, id: ServerId) {
         let clients = self.clients.values();
-        let own = clients.filter(|client| client.old_owns.contains(&id) || client.own.is_some_and(|own| own.server == id));
+        let own = clients
+            .filter(|client| client.old_owns.contains(&id) || client.own.is_some_and(|own| own.server == id));
         let mut links: Vec<Link> = own.map(|client| Link::Own(client.id, id)).collect();
         links.sort_unstable();
         let was_open = self.servers.get(&id).is_some_and(|server| server.shared != LinkState::Down);

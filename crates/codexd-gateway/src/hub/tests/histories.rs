@@ -85,10 +85,13 @@ impl History {
                 let number = self.world.ask(id, "thread/start", json!({}));
                 self.world.settle();
                 let answer = self.world.answer(id, number);
-                let named = answer.and_then(|answer| answer["result"]["thread"]["id"].as_str().map(str::to_owned));
+                let named =
+                    answer.and_then(|answer| answer["result"]["thread"]["id"].as_str().map(str::to_owned));
                 self.threads.extend(named);
             }
-            Step::Turn(id, at) | Step::Join(id, at) | Step::Unsubscribe(id, at) if self.threads.len() > *at => {
+            Step::Turn(id, at) | Step::Join(id, at) | Step::Unsubscribe(id, at)
+                if self.threads.len() > *at =>
+            {
                 if !self.lives(*id) {
                     return;
                 }
@@ -113,10 +116,18 @@ impl History {
                 self.world.client(self.next_client, json!({"experimentalApi": true}));
                 self.next_client += 1;
             }
-            Step::Show(at) => thread(&self.threads, at).into_iter().for_each(|thread| self.world.show(&thread)),
-            Step::Delta(at) => thread(&self.threads, at).into_iter().for_each(|thread| self.world.delta(&thread, "x")),
-            Step::Complete(at) => thread(&self.threads, at).into_iter().for_each(|thread| self.world.complete(&thread)),
-            Step::Approve(at) => thread(&self.threads, at).into_iter().for_each(|thread| self.world.request_approval(&thread)),
+            Step::Show(at) => {
+                thread(&self.threads, at).into_iter().for_each(|thread| self.world.show(&thread));
+            }
+            Step::Delta(at) => {
+                thread(&self.threads, at).into_iter().for_each(|thread| self.world.delta(&thread, "x"));
+            }
+            Step::Complete(at) => {
+                thread(&self.threads, at).into_iter().for_each(|thread| self.world.complete(&thread));
+            }
+            Step::Approve(at) => {
+                thread(&self.threads, at).into_iter().for_each(|thread| self.world.request_approval(&thread));
+            }
             Step::Deliver(at) => {
                 let links = self.world.busy_links();
                 if let Some(link) = links.get(at % links.len().max(1)) {
@@ -140,7 +151,8 @@ impl History {
             }
             _ => {}
         }
-        let gone: Vec<_> = self.world.retired.iter().copied().filter(|id| self.world.outgoing.contains(id)).collect();
+        let gone: Vec<_> =
+            self.world.retired.iter().copied().filter(|id| self.world.outgoing.contains(id)).collect();
         for server in gone {
             self.world.kill(server, true);
             self.world.bury(server);
@@ -192,17 +204,28 @@ proptest! {
     }
 }
 
+/// Found at random: a thread that was asked to unload answers late, when it was given up and its turn went on.
 #[test]
-fn debug_one() {
+fn a_late_unload_does_not_cost_the_turn_that_waited() {
+    use Step::{Complete, Deliver, Kill, Replace, Start, Turn, Wait};
+    let steps = [
+        Replace,
+        Turn(1, 1),
+        Complete(1),
+        Start(1),
+        Wait(60),
+        Deliver(0),
+        Turn(1, 1),
+        Deliver(0),
+        Deliver(0),
+        Wait(61_000),
+        Kill(false),
+        Start(1),
+    ];
     let mut history = History::new();
-    history.world.trace = true;
-    for step in DEBUG {
-        println!("== {step:?}");
+    for step in &steps {
         history.take(step);
     }
-    println!("== end");
     history.end();
-    println!("cut {:?}", history.world.cut);
+    assert!(history.world.cut.is_empty(), "{:?}", history.world.cut);
 }
-
-const DEBUG: &[Step] = &[Step::Replace,Step::Turn(1,1),Step::Complete(1),Step::Start(1),Step::Wait(60),Step::Deliver(0),Step::Turn(1,1),Step::Deliver(0),Step::Deliver(0),Step::Wait(61000),Step::Kill(false),Step::Start(1)];

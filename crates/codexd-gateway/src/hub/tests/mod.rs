@@ -37,7 +37,10 @@ fn twenty_viewers_are_one_subscription() {
     for id in 1..=20 {
         assert_eq!(world.notes(super::ClientId(id), "turn/completed").len(), 1, "client {id}");
     }
-    assert!(world.heard.iter().all(|(link, _)| matches!(link, Link::Shared(_))), "no own connection was needed");
+    assert!(
+        world.heard.iter().all(|(link, _)| matches!(link, Link::Shared(_))),
+        "no own connection was needed"
+    );
 }
 
 #[test]

@@ -224,7 +224,8 @@ impl World {
     pub fn settle_for(&mut self, ms: u64) {
         let end = self.now + ms;
         loop {
-            while let Some(link) = self.up.iter().find(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link) {
+            while let Some(link) = self.up.iter().find(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link)
+            {
                 self.deliver(link);
             }
             match self.hub.deadline() {
@@ -340,7 +341,9 @@ impl World {
         let mut reply = json!({"id": value["id"]});
         match outcome {
             Ok(result) => reply["result"] = result,
-            Err((message, data)) => reply["error"] = json!({"code": -32600, "message": message, "data": data}),
+            Err((message, data)) => {
+                reply["error"] = json!({"code": -32600, "message": message, "data": data});
+            }
         }
         self.push(link, reply);
         if let Link::Shared(server) = link {
@@ -366,7 +369,9 @@ impl World {
                 }
                 None => self.unload(server, &thread),
             },
-            ("thread/resume", Some(_)) => self.note(server, "thread/goal/cleared", json!({"threadId": thread})),
+            ("thread/resume", Some(_)) => {
+                self.note(server, "thread/goal/cleared", json!({"threadId": thread}));
+            }
             _ => {}
         }
     }
@@ -388,7 +393,9 @@ impl World {
         let loaded = self.servers.get(&server).and_then(|model| model.threads.get(thread));
         let status = match loaded {
             None => json!({"type": "notLoaded"}),
-            Some(Loaded { turn: Some(Running { shown: true, .. }), .. }) => json!({"type": "active", "activeFlags": []}),
+            Some(Loaded { turn: Some(Running { shown: true, .. }), .. }) => {
+                json!({"type": "active", "activeFlags": []})
+            }
             Some(_) => json!({"type": "idle"}),
         };
         json!({"id": thread, "status": status, "path": format!("/rollouts/{thread}"), "ephemeral": false})
@@ -404,7 +411,9 @@ impl World {
             return Err(("Server is draining".into(), json!({"reason": "serverShuttingDown"})));
         }
         match method {
-            "thread/loaded/list" => Ok(json!({"data": model.threads.keys().collect::<Vec<_>>(), "nextCursor": null})),
+            "thread/loaded/list" => {
+                Ok(json!({"data": model.threads.keys().collect::<Vec<_>>(), "nextCursor": null}))
+            }
             "thread/start" => {
                 let id = format!("t{}", self.next_name);
                 self.next_name += 1;
@@ -439,20 +448,24 @@ impl World {
                 let id = format!("turn{}", self.next_name);
                 self.next_name += 1;
                 let Some(loaded) = self.loaded(server, &thread) else { return refused("thread not found") };
-                let turn = loaded.turn.get_or_insert(Running { id, shown: false, text: String::new(), asks: None });
+                let turn =
+                    loaded.turn.get_or_insert(Running { id, shown: false, text: String::new(), asks: None });
                 let id = turn.id.clone();
                 Ok(json!({"turn": {"id": id, "items": [], "status": "inProgress"}}))
             }
             "thread/turns/list" => {
                 let turns = self.disk.get(&thread).into_iter().flatten().rev();
                 let data = turns.map(|turn| {
-                    let item = json!({"type": "agentMessage", "id": format!("d-{}", turn.id), "text": turn.text});
+                    let item =
+                        json!({"type": "agentMessage", "id": format!("d-{}", turn.id), "text": turn.text});
                     json!({"id": turn.id, "status": turn.status, "items": [item], "itemsView": "full"})
                 });
                 Ok(json!({"data": data.collect::<Vec<_>>(), "nextCursor": null}))
             }
             "thread/goal/get" => Ok(json!({"goal": null})),
-            "thread/queue/list" | "thread/backgroundTerminals/list" => Ok(json!({"data": [], "nextCursor": null})),
+            "thread/queue/list" | "thread/backgroundTerminals/list" => {
+                Ok(json!({"data": [], "nextCursor": null}))
+            }
             "thread/read" => Ok(json!({"thread": self.thread_json(server, &thread)})),
             _ => Ok(json!({"echo": method, "params": params})),
         }
