@@ -24,6 +24,14 @@ pub const REMINDER_LAST_MS: u64 = 8_000;
 pub const STRAY_GRACE_MS: u64 = 500;
 /// How long a killed process may take to disappear before a stop counts as failed.
 pub const KILL_TIMEOUT_MS: u64 = 5_000;
+/// How long a gateway has after SIGTERM to close its clients before it is killed.
+pub const GATEWAY_STOP_GRACE_MS: u64 = 2_000;
+/// So many clients may wait to be let in, also while a killed gateway is replaced.
+pub const CONTROL_BACKLOG: i32 = 4_096;
+/// How long a successor that never answered has after SIGTERM, and again after the second one, before it is killed.
+pub const WITHDRAW_GRACE_MS: u64 = 500;
+/// How long `restart` waits to hear from the gateway how the handover goes, once the successor serves.
+pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
 /// How long a verb waits for a new keeper to answer.
 pub const KEEPER_TIMEOUT_MS: u64 = 5_000;
 
@@ -59,6 +67,8 @@ pub const STATUS_EVENTS: usize = 5;
 /// A message between a verb and the keeper may be so long: it carries a whole environment, of which Linux allows 6 MiB and
 /// of which a byte that is no text takes four.
 pub const KEEPER_MESSAGE_MAX_BYTES: usize = 32 << 20;
+/// How long after the loss of its lock the keeper makes its state folder anew: until whoever takes it away is done.
+pub const LOST_STATE_PAUSE_MS: u64 = 50;
 /// So many verbs may be connected to the keeper at once.
 pub const KEEPER_CLIENTS_MAX: usize = 128;
 /// How often a verb looks again before it gives up as undecided.

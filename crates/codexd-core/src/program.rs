@@ -25,6 +25,13 @@ pub struct Program {
     /// Whether this is the server built into codexd.
     #[serde(default)]
     pub embedded: bool,
+    /// The socket of its own that it listens on, behind a gateway; `None` for one that makes the control socket itself. A
+    /// keeper tells it to the gateway, and removes it when the process is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// The version that it told when it was proven to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 impl Program {

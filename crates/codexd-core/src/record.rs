@@ -41,6 +41,9 @@ pub struct CodexdRecord {
     /// Whether it is the server built into codexd.
     #[serde(default)]
     pub embedded: bool,
+    /// The socket of its own that it listens on, behind a gateway; `None` for one that listens on the control socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 impl PidRecord {

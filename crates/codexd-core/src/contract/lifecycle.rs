@@ -79,6 +79,12 @@ pub struct LifecycleReply {
     /// Present and true when the server is the one built into codexd.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub embedded: bool,
+    /// How the handover from the server before goes, where the two overlap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handover: Option<serde_json::Value>,
+    /// What the caller may want to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
     /// What was found wrong and put right.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<Repair>,

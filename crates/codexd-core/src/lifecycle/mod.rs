@@ -84,14 +84,14 @@ pub enum ListenerSeen {
     Mute {
         /// Who, if it can be told.
         pid: Option<Pid>,
-        /// Whether it is the recorded server or a child of it.
+        /// Whether it is the recorded server or a child of it, or the gateway or the keeper of this home.
         ours: bool,
     },
     /// `initialize` was answered.
     Answering {
         /// By whom, if it can be told.
         pid: Option<Pid>,
-        /// Whether it is the recorded server or a child of it.
+        /// Whether it is the recorded server or a child of it, or the gateway of this home.
         ours: bool,
     },
 }
@@ -107,6 +107,10 @@ pub struct Observation {
     pub listener: ListenerSeen,
     /// Whether processes that a dead server had started live on, and no keeper is there to end them.
     pub left_behind: bool,
+    /// Whether a gateway, or a server beside the current one, lives on after its keeper.
+    pub beside: bool,
+    /// Whether another server may be started beside the one that runs, and its threads moved there.
+    pub overlap: bool,
 }
 
 /// What the verb has already done.
@@ -166,6 +170,8 @@ pub enum Step {
     Start,
     /// Have the keeper end the server and start it again.
     Replace,
+    /// Have the keeper start another server beside this one, and make it the current one once it answers.
+    Succeed,
     /// Have the keeper end the server and leave.
     Stop,
     /// Wait until `initialize` is answered, or the server ends, or time is up.
@@ -202,6 +208,10 @@ fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
     }
     let reached = if progress.started { LifecycleStatus::Started } else { LifecycleStatus::AlreadyRunning };
     match seen.listener {
+        // A gateway may answer for a server that is gone.
+        ListenerSeen::Answering { ours: true, .. } if !matches!(seen.record, Recorded::Alive(_)) => {
+            bring_up(seen, progress)
+        }
         ListenerSeen::Answering { ours: true, .. } => match seen.keeper {
             KeeperSeen::Stopping(Then::Leave) => Step::Start,
             KeeperSeen::Stopping(Then::StartAgain) => Step::AwaitReady,
@@ -231,6 +241,8 @@ fn bring_up(seen: &Observation, progress: Progress) -> Step {
         };
     }
     match seen.listener {
+        // codexd itself holds the socket for the server that is to come.
+        ListenerSeen::Mute { ours: true, .. } => {}
         ListenerSeen::Mute { pid, .. } => return Step::Refuse(Refusal::Occupied(pid)),
         ListenerSeen::NoSocket => return Step::Refuse(Refusal::NoSocket),
         _ => {}
@@ -255,6 +267,7 @@ fn stop(seen: &Observation, progress: Progress) -> Step {
         (_, KeeperSeen::Keeping(_) | KeeperSeen::Waiting | KeeperSeen::Stopping(_) | KeeperSeen::Idle) => {
             return Step::Stop;
         }
+        (_, KeeperSeen::Absent) if seen.beside => return Step::Stop,
         _ => {}
     }
     if let Some(mend) = record_trouble(&seen.record) {
@@ -282,6 +295,7 @@ fn restart(seen: &Observation, progress: Progress) -> Step {
     let step = match (&seen.record, seen.keeper) {
         _ if acted => start(seen, progress, false),
         (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) => Step::AdoptRecorded,
+        (Recorded::Alive(_), KeeperSeen::Keeping(_)) if seen.overlap => Step::Succeed,
         (Recorded::Alive(_), _) | (_, KeeperSeen::Keeping(_) | KeeperSeen::Stopping(_)) => Step::Replace,
         _ => bring_up(seen, progress),
     };

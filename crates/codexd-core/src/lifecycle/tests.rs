@@ -14,7 +14,10 @@ use crate::supervise::Then;
 const OURS: Pid = Pid(100);
 const FOREIGN: Pid = Pid(200);
 
-/// A machine: at most one server of ours, at most one of somebody else.
+const GATEWAY: Pid = Pid(300);
+
+/// A machine: at most one current server of ours, perhaps behind a gateway and with one beside it, and at most one of
+/// somebody else.
 #[derive(Clone, Debug)]
 struct World {
     record: Recorded,
@@ -23,11 +26,21 @@ struct World {
     foreign: Foreign,
     left_over: bool,
     left_behind: bool,
+    /// The gateway that holds the control socket, if one lives.
+    gateway: bool,
+    /// A server beside the current one lives: an outgoing one, or a successor that was not promoted.
+    other: bool,
+    /// What the verbs want: a gateway in front of what they start.
+    wanted: bool,
+    /// Whether generations may overlap.
+    may_overlap: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Server {
     answers: bool,
+    /// It listens on a socket of its own.
+    fronted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,14 +73,25 @@ impl World {
         let listener = match (self.foreign, self.server) {
             (Foreign::Answering, _) => ListenerSeen::Answering { pid: Some(FOREIGN), ours: false },
             (Foreign::Mute, _) => ListenerSeen::Mute { pid: Some(FOREIGN), ours: false },
-            (_, Some(Server { answers: true })) => ListenerSeen::Answering { pid: Some(OURS), ours: true },
-            (_, Some(Server { answers: false })) => ListenerSeen::Mute { pid: Some(OURS), ours: true },
+            (_, Some(Server { answers: true, fronted: true, .. })) if self.gateway => {
+                ListenerSeen::Answering { pid: Some(GATEWAY), ours: true }
+            }
+            (_, Some(Server { answers: true, fronted: false, .. })) => {
+                ListenerSeen::Answering { pid: Some(OURS), ours: true }
+            }
+            (_, Some(Server { answers: false, fronted: false, .. })) => {
+                ListenerSeen::Mute { pid: Some(OURS), ours: true }
+            }
+            _ if self.gateway => ListenerSeen::Mute { pid: Some(GATEWAY), ours: true },
             _ if self.left_over => ListenerSeen::LeftOver,
             _ => ListenerSeen::Nothing,
         };
         let record = if self.server.is_some() { Recorded::Alive(OURS) } else { self.record.clone() };
         let left_behind = self.left_behind && self.server.is_none() && self.keeper == Keeper::Absent;
-        Observation { record, keeper, listener, left_behind }
+        let beside = (self.gateway || self.other) && self.keeper == Keeper::Absent;
+        let fronted = self.server.is_some_and(|server| server.fronted) && self.gateway && self.wanted;
+        let overlap = self.may_overlap && fronted && self.keeper == Keeper::Keeping;
+        Observation { record, keeper, listener, left_behind, beside, overlap }
     }
 
     fn act(&mut self, step: &Step, progress: &mut Progress) {
@@ -79,11 +103,14 @@ impl World {
             Step::AdoptRecorded => {
                 assert!(self.server.is_some(), "only a living server is adopted");
                 self.keeper = Keeper::Keeping;
+                // The keeper puts a gateway in front of it again.
+                self.gateway = self.server.is_some_and(|server| server.fronted);
+                self.left_over &= !self.gateway;
             }
             Step::AdoptListener(pid) => {
                 assert_eq!(*pid, FOREIGN);
                 self.foreign = Foreign::None;
-                self.server = Some(Server { answers: true });
+                self.server = Some(Server { answers: true, fronted: false });
                 self.keeper = Keeper::Keeping;
             }
             Step::Start => {
@@ -96,10 +123,18 @@ impl World {
                 progress.started = true;
             }
             Step::Replace => {
+                self.other = false;
+                self.spawn();
+                progress.restarted = true;
+            }
+            Step::Succeed => {
+                assert!(self.may_overlap && self.gateway, "two at a time only where that may be");
+                self.other = true;
                 self.spawn();
                 progress.restarted = true;
             }
             Step::Stop => {
+                (self.gateway, self.other) = (false, false);
                 progress.stopped |= self.server.is_some() || self.keeper == Keeper::Waiting;
                 (self.server, self.keeper, self.record) = (None, Keeper::Absent, Recorded::Absent);
             }
@@ -109,7 +144,12 @@ impl World {
     }
 
     fn spawn(&mut self) {
-        self.server = Some(Server { answers: true });
+        assert_eq!(self.foreign, Foreign::None, "the control socket is somebody else's");
+        // One that is just coming up keeps the front that it has.
+        let coming = self.server.filter(|server| !server.answers).map(|server| server.fronted);
+        let fronted = coming.unwrap_or(self.wanted);
+        self.server = Some(Server { answers: true, fronted });
+        self.gateway = fronted;
         self.keeper = Keeper::Keeping;
         self.left_over = false;
     }
@@ -137,12 +177,15 @@ fn world() -> impl Strategy<Value = World> {
         Just(Recorded::Gone(Gone::Zombie)),
         Just(Recorded::Gone(Gone::Reboot)),
     ];
-    let server =
-        prop_oneof![Just(None), Just(Some(Server { answers: true })), Just(Some(Server { answers: false })),];
+    let server = prop_oneof![
+        Just(None),
+        (any::<bool>(), any::<bool>()).prop_map(|(answers, fronted)| Some(Server { answers, fronted })),
+    ];
+    let front = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let foreign =
         prop_oneof![4 => Just(Foreign::None), 1 => Just(Foreign::Answering), 1 => Just(Foreign::Mute)];
-    (record, server, 0u8..7, foreign, any::<bool>(), any::<bool>()).prop_map(
-        |(record, server, keeper, foreign, left_over, left_behind)| {
+    (record, server, 0u8..7, foreign, any::<bool>(), any::<bool>(), front).prop_map(
+        |(record, server, keeper, foreign, left_over, left_behind, (gateway, other, wanted, may_overlap))| {
             let keeper = match (keeper, server.is_some()) {
                 (0 | 1, _) => Keeper::Absent,
                 (2, _) => Keeper::Mute,
@@ -153,7 +196,27 @@ fn world() -> impl Strategy<Value = World> {
                 (_, true) => Keeper::Keeping,
                 (_, false) => Keeper::Absent,
             };
-            World { record, server, keeper, foreign, left_over, left_behind }
+            // Without a keeper a gateway may be missing or be all there is; while one lives it is in front of its server.
+            let unkept = matches!(keeper, Keeper::Absent | Keeper::Mute | Keeper::Idle);
+            let fronted = server.is_some_and(|server| server.fronted);
+            let unfronted = server.is_some_and(|server| !server.fronted);
+            let gateway =
+                if unkept { gateway && !unfronted } else { fronted || (gateway && server.is_none()) };
+            // Two cannot hold the control socket.
+            let foreign = if gateway { Foreign::None } else { foreign };
+            let other = other && !unfronted;
+            World {
+                record,
+                server,
+                keeper,
+                foreign,
+                left_over,
+                left_behind,
+                gateway,
+                other,
+                wanted,
+                may_overlap,
+            }
         },
     )
 }
@@ -174,6 +237,8 @@ fn a_keeper_that_is_gone_with_its_order_is_replaced() {
         keeper: KeeperSeen::Absent,
         listener: ListenerSeen::Nothing,
         left_behind: false,
+        beside: false,
+        overlap: false,
     };
     for (command, started) in [(Command::Start { adopt: false }, true), (Command::Restart, false)] {
         let progress = Progress { started, restarted: !started, stopped: false };
@@ -196,11 +261,13 @@ proptest! {
                 }
                 (Command::Stop, Step::Finish { status, .. }) => {
                     prop_assert!(world.server.is_none() && world.keeper == Keeper::Absent);
-                    prop_assert!(!world.left_behind, "no orphan");
+                    prop_assert!(!world.left_behind && !world.gateway && !world.other, "no orphan");
                     prop_assert!(matches!(status, LifecycleStatus::Stopped | LifecycleStatus::NotRunning));
                 }
                 (_, Step::Finish { managed: true, .. }) => {
-                    prop_assert_eq!((world.server, world.keeper), (Some(Server { answers: true }), Keeper::Keeping));
+                    let server = world.server.expect("it runs");
+                    prop_assert!(server.answers && world.keeper == Keeper::Keeping);
+                    prop_assert_eq!(server.fronted, world.gateway, "a gateway is there for those who need it");
                 }
                 (Command::Start { .. }, Step::Finish { managed: false, status }) => {
                     prop_assert_eq!(*status, LifecycleStatus::AlreadyRunning);
@@ -228,6 +295,9 @@ proptest! {
                 second, Step::Finish { status: LifecycleStatus::NotRunning, managed: false }),
             (_, first, second) => prop_assert_eq!(first, second),
         }
-        prop_assert_eq!(before, format!("{world:?}"));
+        // A restart may leave the old one beside the new one.
+        if command != Command::Restart {
+            prop_assert_eq!(before, format!("{world:?}"));
+        }
     }
 }

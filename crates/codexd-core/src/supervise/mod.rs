@@ -132,18 +132,46 @@ pub enum Action {
     Leave,
 }
 
+/// What to do about an end that nobody asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Restart {
+    /// Start it again.
+    Always,
+    /// Sweep what it left, and forget it.
+    Never,
+}
+
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     phase: Phase,
     backoff: Backoff,
     restarts: u64,
+    restart: Restart,
+    /// How long after the second signal of a stop the process is killed.
+    second_signal_grace_ms: u64,
 }
 
 impl Supervisor {
     /// A supervisor of nothing yet. `seed` drives the jitter.
     pub fn new(seed: u64) -> Self {
-        Self { phase: Phase::Idle, backoff: Backoff::new(seed), restarts: 0 }
+        Self {
+            phase: Phase::Idle,
+            backoff: Backoff::new(seed),
+            restarts: 0,
+            restart: Restart::Always,
+            second_signal_grace_ms: SECOND_SIGNAL_GRACE_MS,
+        }
+    }
+
+    /// From now on this is what is done about an end that nobody asked for.
+    pub fn set_restart(&mut self, restart: Restart) {
+        self.restart = restart;
+    }
+
+    /// From now on the process is killed so long after the second signal of a stop.
+    pub fn set_second_signal_grace_ms(&mut self, grace_ms: u64) {
+        self.second_signal_grace_ms = grace_ms;
     }
 
     /// Where the program stands.
@@ -186,10 +214,12 @@ impl Supervisor {
             }
             Event::SpawnFailed => match self.phase {
                 Phase::Stopping { .. } => self.ended(),
+                _ if self.restart == Restart::Never => self.lost(),
                 _ => self.crashed(now),
             },
             Event::Exited => match self.phase {
                 Phase::Stopping { .. } => self.ended(),
+                _ if self.restart == Restart::Never => self.lost(),
                 _ => {
                     let mut actions = self.crashed(now);
                     // The successor first: sweeping may take a while.
@@ -241,6 +271,12 @@ impl Supervisor {
         actions
     }
 
+    /// It ended and is not missed.
+    fn lost(&mut self) -> Vec<Action> {
+        self.phase = Phase::Idle;
+        vec![Action::SweepStrays, Action::Leave]
+    }
+
     fn ended(&mut self) -> Vec<Action> {
         let Phase::Stopping { then, .. } = self.phase else { return Vec::new() };
         self.phase = Phase::Idle;
@@ -284,7 +320,8 @@ impl Supervisor {
             Phase::Stopping { stage, deadline: Some(deadline), then, .. } if deadline <= now => {
                 let (stage, wait_ms, action) = match stage {
                     StopStage::Draining => {
-                        (StopStage::Forced, SECOND_SIGNAL_GRACE_MS, Action::Signal(DrainSignal::Terminate))
+                        let grace_ms = self.second_signal_grace_ms;
+                        (StopStage::Forced, grace_ms, Action::Signal(DrainSignal::Terminate))
                     }
                     StopStage::Forced => (StopStage::Killed, KILL_TIMEOUT_MS, Action::KillAll),
                     StopStage::Killed => (StopStage::Killed, KILL_TIMEOUT_MS, Action::ReportUnkillable),

@@ -1,14 +1,19 @@
 //! The settings file: what codexd knows of it is checked, what it does not know is kept.
 
+mod gateway;
+
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+
+pub use gateway::Gateway;
 
 use crate::limits;
 
 const REMOTE_CONTROL: &str = "remoteControlEnabled";
 const GRACE: &str = "shutdownGraceSeconds";
 const CODEX_BIN: &str = "codexBin";
+const GATEWAY: &str = "gateway";
 
 /// The settings of one CODEX_HOME.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +24,8 @@ pub struct Settings {
     pub shutdown_grace_seconds: Option<u64>,
     /// The Codex to run, an absolute path.
     pub codex_bin: Option<PathBuf>,
+    /// What stands in front of the server.
+    pub gateway: Gateway,
     /// Every field of the file, also those of others.
     fields: Map<String, Value>,
 }
@@ -90,6 +97,7 @@ fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'sta
             settings.codex_bin = Some(PathBuf::from(path));
         }
         (CODEX_BIN, _) => return Err("an absolute path"),
+        (GATEWAY, value) => settings.gateway = Gateway::parse(value)?,
         _ => {}
     }
     Ok(())
@@ -121,6 +129,16 @@ mod tests {
             parsed.defects,
             ["shutdownGraceSeconds is \"soon\", expected whole seconds, at most a day"]
         );
+    }
+
+    #[test]
+    fn the_gateway_is_on_unless_switched_off_and_what_others_wrote_in_it_is_kept() {
+        assert!(parse(b"{}").settings.gateway.is_on());
+        assert!(!parse(br#"{"gateway":false}"#).settings.gateway.is_on());
+        let parsed = parse(br#"{"gateway":{"listen":"ws://127.0.0.1:7","theirs":1}}"#);
+        let text = parsed.settings.with_remote_control(true).to_text();
+        assert!(text.contains("\"theirs\": 1"), "{text}");
+        assert_eq!(parse(br#"{"gateway":"maybe"}"#).defects.len(), 1);
     }
 
     #[test]
