@@ -6,6 +6,7 @@
 //!
 //! Failure modes: when nothing can be written the event is lost and the caller is told; no verb fails because of it.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,7 +32,7 @@ pub struct Event {
     /// How much it matters.
     pub level: EventLevel,
     /// What kind, such as `child.exited`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// A sentence.
     pub message: String,
     /// The facts.
@@ -40,7 +41,8 @@ pub struct Event {
 
 impl Event {
     /// An event without facts.
-    pub fn new(level: EventLevel, kind: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(level: EventLevel, kind: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let kind = kind.into();
         Self { level, kind, message: message.into(), detail: Map::new() }
     }
 
@@ -84,7 +86,7 @@ impl EventLog {
             seq: last + 1,
             created_at: clock::timestamp(),
             level: event.level,
-            kind: event.kind.to_owned(),
+            kind: event.kind.clone().into_owned(),
             message: event.message.clone(),
             detail: event.detail.clone(),
         };

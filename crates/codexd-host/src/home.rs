@@ -103,6 +103,26 @@ impl Home {
         self.state_file("app-server.stderr.log")
     }
 
+    /// What the gateway itself has to say, which is little.
+    pub fn gateway_log(&self) -> PathBuf {
+        self.state_file("gateway.log")
+    }
+
+    /// What the gateway last wrote about a handover.
+    pub fn gateway_state(&self) -> PathBuf {
+        self.state_file("gateway.json")
+    }
+
+    /// The token of the gateway's door for the network.
+    pub fn gateway_token(&self) -> PathBuf {
+        self.state_file("gateway.token")
+    }
+
+    /// The socket of the `nth` generation that lives at a time.
+    pub fn generation_socket(&self, nth: u32) -> PathBuf {
+        self.control_dir().join(format!("app-server-{nth}.sock"))
+    }
+
     /// What the keeper itself has to say, which is nothing unless something is very wrong.
     pub fn keeper_log(&self) -> PathBuf {
         self.state_file("keeper.log")

@@ -7,7 +7,9 @@
 pub mod atomic;
 pub mod clock;
 pub mod events;
+pub mod exec_with_sockets;
 pub mod fd_hygiene;
+pub mod gateway_process;
 pub mod home;
 pub mod lock;
 pub mod logs;

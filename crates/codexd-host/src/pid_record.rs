@@ -164,6 +164,7 @@ mod tests {
             executable: "/x".into(),
             executable_identity: None,
             embedded: false,
+            socket: None,
         };
         write(&home, &me, codexd).expect("written");
         assert_eq!(observe(&home).expect("observed").recorded, Recorded::Alive(me.pid));

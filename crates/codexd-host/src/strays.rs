@@ -33,13 +33,22 @@ pub struct Ties {
     pub known: Vec<Process>,
 }
 
+impl Ties {
+    /// Only what leads to this server and to no other one: while others live that were started by the same keeper, what
+    /// has lost its mark may be theirs.
+    #[must_use]
+    pub fn while_others_live(self) -> Self {
+        Self { session: None, inherited: false, ..self }
+    }
+}
+
 /// Who is not to be touched.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spared<'a> {
     /// These, by number.
     pub pids: &'a [Pid],
-    /// The server that lives now, with all that descends from it.
-    pub server: Option<Pid>,
+    /// The servers that live now, with all that descends from them.
+    pub servers: &'a [Pid],
 }
 
 /// Every living process that carries `generation`.
@@ -61,7 +70,7 @@ pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
     // Known first, judged second, looked at again third: a number that was given out anew in between is not the process.
     processes_of_ours()
         .filter(|pid| !spared.pids.contains(pid))
-        .filter(|&pid| !spared.server.is_some_and(|server| process::descends_from(pid, server)))
+        .filter(|&pid| !spared.servers.iter().any(|&server| process::descends_from(pid, server)))
         .filter_map(|pid| process::identify(pid).ok())
         .filter(tied)
         .filter(process::is_alive)

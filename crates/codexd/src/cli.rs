@@ -53,7 +53,7 @@ pub enum Verb {
     /// End the app-server: running turns may finish within the grace
     Stop(GraceArgs),
     /// Replace the app-server by a fresh one of the installed Codex
-    Restart(GraceArgs),
+    Restart(RestartArgs),
     /// As restart, but wait for running turns without limit
     Reload,
     /// Tell everything about this home; always succeeds
@@ -93,6 +93,17 @@ pub struct GraceArgs {
     pub grace: Option<u64>,
 }
 
+/// The options of `restart`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RestartArgs {
+    /// How the old server is ended where it is ended first.
+    #[command(flatten)]
+    pub grace: GraceArgs,
+    /// End the old server first, also where the new one could be started beside it and take over what it holds
+    #[arg(long)]
+    pub now: bool,
+}
+
 /// The options of `logs`.
 #[derive(Args, Clone, Debug)]
 pub struct LogsArgs {
@@ -128,6 +139,9 @@ pub struct EmbeddedArgs {
     /// As the real one: idle threads without subscribers unload after so long
     #[arg(long, value_name = "SECONDS")]
     pub thread_unload_delay_secs: Option<u64>,
+    /// As the real one; of all settings only thread_unload_delay_secs means something here
+    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE")]
+    pub config: Vec<String>,
     /// As the real one takes it from whoever manages it; nothing here depends on it
     #[arg(long)]
     pub managed_daemon: bool,

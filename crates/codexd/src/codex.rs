@@ -21,6 +21,10 @@ use crate::failures;
 
 /// app-server knows `--managed-daemon` since at least this version (observed on 0.169.0; 0.131.0 refuses it).
 const MANAGED_DAEMON_SINCE: (u64, u64) = (0, 169);
+/// Behind a gateway a thread is unloaded as soon as the gateway lets it go: when it moves to another server.
+const UNLOAD_AT_ONCE: &str = "thread_unload_delay_secs=0";
+/// app-server has that setting, and a lock on each thread so that two servers may share a home, since at least this version.
+const SHARES_A_HOME_SINCE: (u64, u64) = (0, 169);
 /// Set by upstream's daemon for every server without remote control.
 const REMOTE_CONTROL_DISABLED: &str = "CODEX_INTERNAL_APP_SERVER_REMOTE_CONTROL_DISABLED";
 /// Sockets at paths longer than this need a server that puts a link there; 0.131.0 cannot.
@@ -89,18 +93,25 @@ impl Installed {
 ///
 /// # Errors
 /// [`ErrorCode::CodexBroken`] if it does not tell its version in time.
-pub fn program(context: &Context, installed: &Installed, remote_control: bool) -> Result<Program, Failure> {
+pub fn program(
+    context: &Context,
+    installed: &Installed,
+    remote_control: bool,
+    socket: Option<PathBuf>,
+) -> Result<Program, Failure> {
     let patience = Duration::from_millis(VERSION_TIMEOUT_MS);
     let version = installed.version(context, patience).map_err(|error| failures::broken_codex(&error))?;
     let mut args = vec![OsText::from("app-server")];
+    if socket.is_some() && at_least(&version, SHARES_A_HOME_SINCE) {
+        args.extend(["-c".into(), UNLOAD_AT_ONCE.into()]);
+    }
     if remote_control {
         args.push("--remote-control".into());
     }
-    args.extend([
-        "--listen".into(),
-        OsText(listen_url(context, at_least(&version, LINKS_LONG_SOCKETS_SINCE))?),
-    ]);
-    if at_least(&version, MANAGED_DAEMON_SINCE) {
+    let links = at_least(&version, LINKS_LONG_SOCKETS_SINCE);
+    args.extend(["--listen".into(), OsText(listen_url(context, socket.as_deref(), links)?)]);
+    // Behind a gateway, that resumes what was loaded.
+    if socket.is_none() && at_least(&version, MANAGED_DAEMON_SINCE) {
         args.push("--managed-daemon".into());
     }
     let mut env = environment(context, remote_control);
@@ -114,6 +125,8 @@ pub fn program(context: &Context, installed: &Installed, remote_control: bool) -
         env,
         cwd: working_directory(context),
         embedded: false,
+        socket,
+        version: Some(version),
     })
 }
 
@@ -121,14 +134,41 @@ pub fn program(context: &Context, installed: &Installed, remote_control: bool) -
 ///
 /// # Errors
 /// If this very binary cannot be told.
-pub fn embedded_program(context: &Context, remote_control: bool) -> Result<Program, Failure> {
+pub fn embedded_program(
+    context: &Context,
+    remote_control: bool,
+    socket: Option<PathBuf>,
+) -> Result<Program, Failure> {
     let mut args = vec![OsText::from("embedded-app-server")];
     if remote_control {
         args.push("--remote-control".into());
     }
-    args.extend(["--listen".into(), "unix://".into()]);
+    if socket.is_some() {
+        args.extend(["--thread-unload-delay-secs".into(), "0".into()]);
+    }
+    args.extend(["--listen".into(), OsText(unix_url(socket.as_deref()))]);
     let env = environment(context, remote_control);
-    Ok(Program { executable: myself()?, args, env, cwd: working_directory(context), embedded: true })
+    Ok(Program {
+        executable: myself()?,
+        args,
+        env,
+        cwd: working_directory(context),
+        embedded: true,
+        socket,
+        version: Some(VERSION.to_owned()),
+    })
+}
+
+/// Whether two servers of this program may serve one home at a time.
+pub fn shares_a_home(program: &Program) -> bool {
+    let version = program.version.as_deref().unwrap_or_default();
+    let remote_control = program.args.iter().any(|argument| argument.0 == "--remote-control");
+    !remote_control && (program.embedded || version_shares_a_home(version))
+}
+
+/// Whether two servers may serve one home at a time, going by the version of Codex.
+pub fn version_shares_a_home(version: &str) -> bool {
+    at_least(version, SHARES_A_HOME_SINCE)
 }
 
 /// The binary of codexd itself.
@@ -141,18 +181,23 @@ pub fn myself() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Where the server is to listen. A server that cannot bind a long path is given a short one in a private folder, with a
-/// link at the well-known place.
-fn listen_url(context: &Context, links_long_paths: bool) -> Result<OsString, Failure> {
-    let socket = context.home.control_socket();
+/// Where the server is to listen: on a socket of its own, or on the control socket. A server that cannot bind a long path
+/// is given a short one in a private folder, with a link at the right place.
+fn listen_url(context: &Context, own: Option<&Path>, links_long_paths: bool) -> Result<OsString, Failure> {
+    let socket = own.map_or_else(|| context.home.control_socket(), Path::to_owned);
     if links_long_paths || socket.as_os_str().len() <= codexd_protocol::unix::SUN_PATH_MAX {
-        return Ok("unix://".into());
+        return Ok(unix_url(own));
     }
     let short = codexd_host::short_socket::prepare(&socket)
         .map_err(|error| failures::state("make a short socket path for", &socket, &error))?;
+    Ok(unix_url(Some(&short)))
+}
+
+/// Without a path it is the control socket.
+fn unix_url(socket: Option<&Path>) -> OsString {
     let mut url = OsString::from("unix://");
-    url.push(short);
-    Ok(url)
+    url.push(socket.unwrap_or(Path::new("")));
+    url
 }
 
 fn environment(context: &Context, remote_control: bool) -> Vec<(OsText, OsText)> {

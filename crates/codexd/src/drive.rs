@@ -1,6 +1,7 @@
 //! The loop of every changing verb: look, decide, act, look again.
 
 mod mend;
+mod succeed;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,17 +11,20 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{Command, ListenerSeen, Progress, Recorded, Step, decide};
 use codexd_core::limits::{KEEPER_TIMEOUT_MS, STEPS_MAX};
 use codexd_core::program::{DrainSignal, Program, StopPolicy};
+use codexd_core::settings::Gateway;
 use codexd_host::events::Event;
 use codexd_host::process;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
 use codexd_protocol::probe::Answer;
+use serde_json::Value;
 
 pub use mend::name_trouble;
 
 use crate::context::Context;
-use crate::observe::{self, Listening, Sight};
+use crate::front::{self, Launch};
+use crate::observe::{self, Listening, Ours, Sight};
 use crate::patience::Progress as Patience;
-use crate::ready::{NotReady, await_ready};
+use crate::ready::{NotReady, Whose, await_ready};
 use crate::{codex, failures};
 
 /// So many keepers may be lost on the way of one verb.
@@ -30,10 +34,26 @@ const KEEPERS_LOST_MAX: usize = 3;
 pub struct Wish<'a> {
     /// The goal.
     pub command: Command,
-    /// What to run; asked for only when something is to be run, with whether the server that runs is the embedded one.
-    pub program: &'a dyn Fn(bool) -> Result<Program, Failure>,
+    /// What to run; asked for only when something is to be run.
+    pub program: &'a dyn Fn(&Launch) -> Result<Program, Failure>,
     /// How a server is to be ended.
     pub policy: StopPolicy,
+    /// What is to stand in front of a server that is started.
+    pub gateway: Gateway,
+    /// Whether a server that is to be replaced may go on beside its successor until it holds nothing any more, and whether
+    /// that is waited for.
+    pub handover: Handover,
+}
+
+/// What becomes of a server that is replaced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Handover {
+    /// It is ended, then the new one is started.
+    Never,
+    /// Where that is possible its threads move to the new one; it leaves when it holds nothing any more.
+    Begun,
+    /// The same, and its end is waited for, without limit.
+    Completed,
 }
 
 /// The goal, reached.
@@ -49,6 +69,10 @@ pub struct Reached {
     pub answer: Option<Answer>,
     /// Whether it is the embedded one.
     pub embedded: bool,
+    /// Whether a gateway is in front of it.
+    pub fronted: bool,
+    /// How the handover from the server before went, if there was one.
+    pub handover: Option<Value>,
 }
 
 struct Drive<'a> {
@@ -67,6 +91,8 @@ struct Drive<'a> {
     keepers_lost: usize,
     /// The record names nobody and cannot be removed, which does not matter here.
     record_stays: bool,
+    /// How the handover goes, if there is one.
+    handover: Option<Value>,
 }
 
 /// Drives a wish to its end. The operation lock is held.
@@ -85,6 +111,7 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         replaced: None,
         keepers_lost: 0,
         record_stays: false,
+        handover: None,
     };
     for _ in 0..STEPS_MAX {
         let fresh = drive.fresh.take();
@@ -92,6 +119,7 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         if drive.record_stays && !matches!(sight.observation.record, Recorded::Alive(_)) {
             sight.observation.record = Recorded::Absent;
         }
+        sight.observation.overlap = drive.may_overlap(&sight);
         let step = decide(wish.command, &sight.observation, drive.progress);
         if let Some(reached) = drive.act(step, sight)? {
             return Ok(reached);
@@ -111,22 +139,23 @@ impl Drive<'_> {
             Step::AdoptRecorded => self.adopt_recorded(&sight)?,
             Step::AdoptListener(pid) => self.adopt_listener(pid)?,
             Step::Start => {
-                let program = (self.wish.program)(sight.codexd.is_some_and(|record| record.embedded))?;
-                if self.order(&Order::Start { program: Box::new(program) })? {
+                let (program, gateway) = self.what_to_run(&sight)?;
+                if self.order(&Order::Start { program, gateway })? {
                     self.progress.started = true;
                     self.await_ready()?;
                 }
             }
             Step::Replace => {
                 // Proven before the old one is touched.
-                let program = (self.wish.program)(sight.codexd.is_some_and(|record| record.embedded))?;
-                if self.order(&Order::Replace { program: Box::new(program), policy: self.wish.policy })? {
+                let (program, gateway) = self.what_to_run(&sight)?;
+                if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
                     self.progress.restarted = true;
                     self.replaced = sight.server;
                     self.replacing = true;
                     self.await_ready()?;
                 }
             }
+            Step::Succeed => self.succeed(&sight)?,
             Step::Stop => self.stop(&sight)?,
             Step::AwaitReady => self.await_ready()?,
             Step::Refuse(refusal) => {
@@ -136,17 +165,40 @@ impl Drive<'_> {
                 self.lost_keeper()?;
             }
             Step::Finish { status, managed } => {
-                let running = sight.answer.is_some();
-                return Ok(Some(Reached {
-                    status,
-                    backend: managed.then_some(Backend::Pid),
-                    pid: sight.server.filter(|_| running).map(|server| server.pid),
-                    answer: sight.answer,
-                    embedded: sight.codexd.is_some_and(|record| record.embedded),
-                }));
+                return self.finish(status, managed, sight).map(Some);
             }
         }
         Ok(None)
+    }
+
+    fn finish(&mut self, status: LifecycleStatus, managed: bool, sight: Sight) -> Result<Reached, Failure> {
+        let running = sight.answer.is_some();
+        self.await_the_handover()?;
+        let record = sight.codexd.as_ref();
+        Ok(Reached {
+            status,
+            backend: managed.then_some(Backend::Pid),
+            pid: sight.server.filter(|_| running).map(|server| server.pid),
+            answer: sight.answer,
+            embedded: record.is_some_and(|record| record.embedded),
+            fronted: record.is_some_and(|record| record.socket.is_some()),
+            handover: self.handover.take(),
+        })
+    }
+
+    /// The program of a new server, proven before an old one is touched, and the gateway in front of it.
+    #[allow(clippy::type_complexity)]
+    fn what_to_run(&self, sight: &Sight) -> Result<(Box<Program>, Option<Box<Program>>), Failure> {
+        let home = &self.context.home;
+        let generations = self.link.as_ref().map(|link| link.generations.as_slice()).unwrap_or_default();
+        let recorded = sight.codexd.as_ref().and_then(|record| record.socket.as_deref());
+        let launch = Launch {
+            embedded_runs: sight.codexd.as_ref().is_some_and(|record| record.embedded),
+            socket: self.wish.gateway.is_on().then(|| front::free_socket(home, generations, recorded)),
+        };
+        let program = (self.wish.program)(&launch)?;
+        let gateway = front::program(self.context, self.wish.gateway)?;
+        Ok((Box::new(program), gateway.map(Box::new)))
     }
 
     /// Gives an order to the keeper, which is started if there is none; answers whether it was taken. If not, look again:
@@ -183,7 +235,15 @@ impl Drive<'_> {
     fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
         let Some(process) = sight.server.clone() else { return Ok(()) };
         let message = format!("no keeper kept the app-server {}; a new one took it over", process.pid);
-        let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone() };
+        let fronted = sight.codexd.as_ref().is_some_and(|record| record.socket.is_some());
+        // A server that has a socket of its own needs a gateway, whatever the settings say now.
+        let wanted = match (fronted, self.wish.gateway) {
+            (true, Gateway::Off) => Gateway::default(),
+            (true, wanted) => wanted,
+            (false, _) => Gateway::Off,
+        };
+        let gateway = front::program(self.context, wanted)?.map(Box::new);
+        let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone(), gateway };
         if self.order(&order)? && self.await_adoption(&process)? {
             self.context.repaired("lost-keeper", message);
         }
@@ -196,14 +256,15 @@ impl Drive<'_> {
         };
         let process = process::identify(pid).map_err(gone)?;
         // It answered before it was identified: still the same one?
-        let socket = self.context.home.control_socket();
-        let ListenerSeen::Mute { pid: Some(again), .. } = observe::glimpse(&socket, None) else {
+        let ListenerSeen::Mute { pid: Some(again), .. } =
+            observe::glimpse(&self.context.home, Ours::default())
+        else {
             return Ok(());
         };
         if again != pid || !process::is_alive(&process) {
             return Ok(());
         }
-        if self.order(&Order::Adopt { process: process.clone(), codexd: None })? {
+        if self.order(&Order::Adopt { process: process.clone(), codexd: None, gateway: None })? {
             self.await_adoption(&process)?;
         }
         Ok(())
@@ -228,9 +289,9 @@ impl Drive<'_> {
     }
 
     fn await_ready(&mut self) -> Result<(), Failure> {
-        let replacing = std::mem::take(&mut self.replacing);
+        let whose = if std::mem::take(&mut self.replacing) { Whose::Next } else { Whose::Current };
         let Some(link) = self.link.as_mut() else { return Ok(()) };
-        match await_ready(self.context, link, replacing) {
+        match await_ready(self.context, link, whose) {
             Ok(listening) => {
                 self.fresh = Some(listening);
                 Ok(())
@@ -299,7 +360,7 @@ impl Drive<'_> {
 
     fn stop(&mut self, sight: &Sight) -> Result<(), Failure> {
         use codexd_core::lifecycle::KeeperSeen;
-        // A keeper that keeps nothing has nothing to stop: then nothing was running.
+        // A keeper that keeps no server has none to stop: then nothing was running but, at most, a gateway.
         let kept = !matches!(sight.observation.keeper, KeeperSeen::Idle | KeeperSeen::Absent);
         if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
             return Ok(());

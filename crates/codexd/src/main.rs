@@ -7,6 +7,7 @@ mod codex;
 mod context;
 mod drive;
 mod failures;
+mod front;
 mod observe;
 mod output;
 mod patience;
@@ -21,6 +22,9 @@ fn main() -> ExitCode {
     codexd_host::fd_hygiene::close_on_exec_above_stderr();
     if let Some(home) = verbs::keeper::home_of(std::env::args_os()) {
         return verbs::keeper::run(home);
+    }
+    if let Some(arguments) = verbs::gateway::arguments(std::env::args_os()) {
+        return verbs::gateway::run(&arguments);
     }
     let arguments = cli::without_upstream_prefix(std::env::args_os());
     match cli::parse(arguments) {

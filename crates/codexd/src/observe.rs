@@ -1,23 +1,25 @@
 //! A look at the machine: the record, the keeper, the socket.
 
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+mod listener;
+
+use std::io;
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::Failure;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen, Observation, Recorded};
 use codexd_core::limits::PROBE_TIMEOUT_MS;
+use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
-use codexd_host::service::keeper::{self, KeeperLink, StatePhase};
+use codexd_host::service::keeper::{self, KeeperLink, KeeperState, StatePhase};
 use codexd_host::strays::{self, Spared, Ties};
-use codexd_host::{Home, pid_record, process};
-use codexd_protocol::probe::{self, Answer, ProbeError};
-use codexd_protocol::unix;
+use codexd_host::{Home, gateway_process, pid_record, process};
+use codexd_protocol::probe::Answer;
 
-use crate::context::{Context, VERSION};
-use crate::failures;
+pub use listener::{Listening, Ours, glimpse, listener};
+
+use crate::context::Context;
+use crate::{failures, front};
 
 /// How long a process may take from its fork until its environment can be read, on a busy machine.
 const IN_THE_MAKING: Duration = Duration::from_millis(500);
@@ -35,17 +37,26 @@ pub struct Sight {
     pub codexd: Option<CodexdRecord>,
     /// What was answered on the control socket.
     pub answer: Option<Answer>,
-    /// The mark of what a dead server had started and nobody has ended.
-    pub left_behind: Option<Ties>,
+    /// What a dead server had started and nobody has ended.
+    pub left_behind: Option<Strays>,
 }
 
-/// What the control socket shows.
-#[derive(Clone, Debug)]
-pub struct Listening {
-    /// For the decision.
-    pub seen: ListenerSeen,
-    /// What was answered.
-    pub answer: Option<Answer>,
+/// What leads to what a dead server has left behind, and who is not meant.
+#[derive(Debug)]
+pub struct Strays {
+    /// What leads there.
+    pub ties: Ties,
+    /// The gateway.
+    pids: Vec<Pid>,
+    /// The servers that live.
+    servers: Vec<Pid>,
+}
+
+impl Strays {
+    /// Who is not to be touched.
+    pub fn spared(&self) -> Spared<'_> {
+        Spared { pids: &self.pids, servers: &self.servers }
+    }
 }
 
 /// Looks at everything. `link` is the connection to the keeper, made here if there is none yet.
@@ -62,13 +73,55 @@ pub fn look(
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
     loop {
         let sight = glance(context, command, link, fresh.take())?;
-        if !being_recorded(&context.home, &sight.observation.listener) || Instant::now() >= deadline {
+        if !in_the_making(&context.home, &sight) || Instant::now() >= deadline {
             return Ok(sight);
         }
         // Things have changed while we looked at one after the other: the keeper, too, is asked anew.
         *link = None;
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Whether it is codexd's own gateway that listens.
+fn holds_the_door(home: &Home, listener: &ListenerSeen) -> bool {
+    let (ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. }) = listener else {
+        return false;
+    };
+    pid.is_some_and(|pid| front::is_ours(pid, home))
+}
+
+/// Whether a gateway, or a server beside the current one, lives on after a keeper that was killed.
+fn others_live(home: &Home) -> bool {
+    let Some(state) = keeper::read_state(home).filter(was_killed) else { return false };
+    let mut others = state.others.iter().filter_map(|other| other.process.as_ref());
+    let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.as_ref());
+    others.any(process::is_alive)
+        || gateway.is_some_and(process::is_alive)
+        || (state.gateway.is_some() && gateway_process::find(home).is_some())
+}
+
+/// Whether the keeper that wrote this had something to keep and is gone.
+fn was_killed(state: &KeeperState) -> bool {
+    !process::is_alive(&state.keeper) && !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed)
+}
+
+/// Whether things are about to change by themselves: a keeper records a server that it has just started, or makes its state
+/// anew after that was taken away under it.
+fn in_the_making(home: &Home, sight: &Sight) -> bool {
+    being_recorded(home, &sight.observation.listener)
+        || (sight.observation.keeper == KeeperSeen::Absent && is_kept_by_a_living_keeper(home, sight))
+}
+
+/// The gateway is the child of a living keeper, whom nobody can reach yet.
+fn is_kept_by_a_living_keeper(home: &Home, sight: &Sight) -> bool {
+    let (ListenerSeen::Answering { pid: Some(pid), .. } | ListenerSeen::Mute { pid: Some(pid), .. }) =
+        sight.observation.listener
+    else {
+        return false;
+    };
+    let keeper = if keeper::is_one(pid, home) { Some(pid.0) } else { None };
+    let parent = || process::stat(pid).map(|stat| stat.parent);
+    keeper.or_else(parent).is_some_and(|keeper| keeper::is_one(Pid(keeper), home))
 }
 
 /// Whether the listener, which the record did not name when it was read, is the server that a keeper has just started.
@@ -108,7 +161,7 @@ fn glance(
     {
         match remains(home) {
             Remains::Nothing => {}
-            Remains::Strays(ties) => left_behind = Some(ties),
+            Remains::Strays(strays) => left_behind = Some(strays),
             Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
         }
     }
@@ -117,16 +170,19 @@ fn glance(
     {
         record = record_it(context, process, codexd)?;
     }
-    let ours = record.process.as_ref().map(|process| process.pid);
+    let ours = Ours::of(record.process.as_ref(), record.codexd.as_ref());
     let listening = match fresh {
         Some(fresh) => fresh,
-        None => listening(home, command, ours, keeper),
+        None => listener::where_it_matters(home, command, ours, keeper),
     };
+    let beside = keeper == KeeperSeen::Absent && (holds_the_door(home, &listening.seen) || others_live(home));
     let observation = Observation {
         record: record.recorded,
         keeper,
         listener: listening.seen,
         left_behind: left_behind.is_some(),
+        beside,
+        overlap: false,
     };
     let (server, codexd) = (record.process, record.codexd);
     Ok(Sight { observation, server, codexd, answer: listening.answer, left_behind })
@@ -155,9 +211,13 @@ fn kept(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
     let state = keeper::read_state(home)?;
     let server = state.server.filter(|server| server.pid == pid && process::is_alive(server))?;
     let program = state.program?;
+    Some((server, record_of(pid, state.generation, program)))
+}
+
+fn record_of(pid: Pid, generation: Option<String>, program: Program) -> CodexdRecord {
     let executable_identity = process::executable(pid).ok().map(|(_, identity)| identity);
-    let (executable, embedded) = (program.executable, program.embedded);
-    Some((server, CodexdRecord { generation: state.generation, executable, executable_identity, embedded }))
+    let Program { executable, embedded, socket, .. } = program;
+    CodexdRecord { generation, executable, executable_identity, embedded, socket }
 }
 
 fn record_it(
@@ -182,16 +242,20 @@ enum Remains {
     Nothing,
     /// The server itself.
     Server(Process, CodexdRecord),
-    /// Only what it had started, to which these lead.
-    Strays(Ties),
+    /// Only what it had started.
+    Strays(Strays),
 }
 
 /// A keeper that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
 fn remains(home: &Home) -> Remains {
-    let Some(state) = keeper::read_state(home) else { return Remains::Nothing };
-    if process::is_alive(&state.keeper) || matches!(state.phase, StatePhase::Stopped | StatePhase::Failed) {
-        return Remains::Nothing;
-    }
+    let Some(state) = keeper::read_state(home).filter(was_killed) else { return Remains::Nothing };
+    let living = state.others.iter().filter_map(|other| other.process.clone()).filter(process::is_alive);
+    let servers: Vec<Pid> = living.map(|process| process.pid).collect();
+    let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.clone());
+    let gateway = gateway.filter(process::is_alive).or_else(|| {
+        // One that the keeper has started, and not written down yet.
+        state.gateway.as_ref().and_then(|_| gateway_process::find(home))
+    });
     let find = || state.generation.as_deref().map(strays::marked).unwrap_or_default();
     let mut marked = find();
     let mut server = state.server.filter(process::is_alive);
@@ -207,17 +271,18 @@ fn remains(home: &Home) -> Remains {
     }
     match (server, state.program, state.generation) {
         (Some(server), Some(program), generation) => {
-            let executable_identity = process::executable(server.pid).ok().map(|(_, identity)| identity);
-            let (executable, embedded) = (program.executable, program.embedded);
-            Remains::Server(server, CodexdRecord { generation, executable, executable_identity, embedded })
+            let record = record_of(server.pid, generation, program);
+            Remains::Server(server, record)
         }
         (None, _, Some(generation)) => {
             let session = Some(state.keeper.pid);
             let ties = Ties { generation: Some(generation), session, ..Ties::default() };
-            if strays::find(&ties, Spared::default()).is_empty() {
+            let ties = if servers.is_empty() { ties } else { ties.while_others_live() };
+            let strays = Strays { ties, servers, pids: gateway.iter().map(|gateway| gateway.pid).collect() };
+            if strays::find(&strays.ties, strays.spared()).is_empty() {
                 Remains::Nothing
             } else {
-                Remains::Strays(ties)
+                Remains::Strays(strays)
             }
         }
         _ => Remains::Nothing,
@@ -231,66 +296,4 @@ fn first_of(marked: &[Process]) -> Option<Process> {
     };
     let serves = |process: &&Process| pid_record::looks_like_a_server(process.pid);
     marked.iter().filter(serves).find(|process| !parent(process)).cloned()
-}
-
-/// Asks only where the answer matters: a stop of our own server needs none, and one that hangs would give none.
-fn listening(home: &Home, command: Command, ours: Option<Pid>, keeper: KeeperSeen) -> Listening {
-    let kept = ours.is_some() || !matches!(keeper, KeeperSeen::Absent | KeeperSeen::Mute(_));
-    match command {
-        Command::Stop if kept => Listening { seen: ListenerSeen::Nothing, answer: None },
-        Command::Restart if kept => {
-            let glimpse = glimpse(&home.control_socket(), ours);
-            match glimpse {
-                ListenerSeen::Mute { ours: false, .. } => listener(&home.control_socket(), ours),
-                seen => Listening { seen, answer: None },
-            }
-        }
-        _ => listener(&home.control_socket(), ours),
-    }
-}
-
-/// Asks whoever listens on the control socket.
-pub fn listener(socket: &Path, ours: Option<Pid>) -> Listening {
-    let seen = |seen| Listening { seen, answer: None };
-    match probe::ask(socket, VERSION, Duration::from_millis(PROBE_TIMEOUT_MS)) {
-        Ok(answer) => {
-            let pid = answer.peer.pid.map(Pid);
-            let ours = is_ours(pid, ours);
-            Listening { seen: ListenerSeen::Answering { pid, ours }, answer: Some(answer) }
-        }
-        Err(ProbeError::Connect(error)) => seen(unreachable(socket, error.kind())),
-        Err(ProbeError::Mute { peer, .. } | ProbeError::Foreign { peer, .. }) => {
-            let pid = peer.and_then(|peer| peer.pid).map(Pid);
-            seen(ListenerSeen::Mute { pid, ours: is_ours(pid, ours) })
-        }
-    }
-}
-
-/// Who listens, without asking anything.
-pub fn glimpse(socket: &Path, ours: Option<Pid>) -> ListenerSeen {
-    match unix::connect(socket) {
-        Ok(stream) => {
-            let pid = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
-            ListenerSeen::Mute { pid, ours: is_ours(pid, ours) }
-        }
-        Err(error) => unreachable(socket, error.kind()),
-    }
-}
-
-fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
-    let there = socket.symlink_metadata().is_ok();
-    let is_socket = socket.metadata().is_ok_and(|found| found.file_type().is_socket());
-    match kind {
-        ErrorKind::NotFound if there => ListenerSeen::LeftOver,
-        ErrorKind::ConnectionRefused if is_socket => ListenerSeen::LeftOver,
-        _ if !there => ListenerSeen::Nothing,
-        ErrorKind::ConnectionRefused => ListenerSeen::NoSocket,
-        // Not permitted, or too many wait already: somebody may well listen.
-        _ => ListenerSeen::Mute { pid: None, ours: false },
-    }
-}
-
-/// Whether the listener is the recorded server, or one that it wraps.
-fn is_ours(listener: Option<Pid>, recorded: Option<Pid>) -> bool {
-    matches!((listener, recorded), (Some(listener), Some(recorded)) if process::descends_from(listener, recorded))
 }

@@ -1,9 +1,11 @@
 //! Waiting until the server answers `initialize`: for the keeper's word that it runs and that something has changed beside
 //! its socket, then for the answer; never by looking every so often, but for the moments between a server's making its socket and listening on it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::status::LastExit;
+use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
 use codexd_core::limits::{PROBE_TIMEOUT_MS, START_TIMEOUT_MS};
@@ -14,6 +16,7 @@ use codexd_protocol::unix;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::context::{Context, VERSION};
+use crate::front;
 use crate::observe::Listening;
 use crate::patience::Progress;
 
@@ -64,36 +67,55 @@ impl From<LinkError> for NotReady {
     }
 }
 
+/// Whose answer is waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Whose {
+    /// That of the server that the keeper keeps or is about to start.
+    Current,
+    /// That of the next one that it starts in the place of the one that it keeps.
+    Next,
+    /// That of the one that it starts beside the one that it keeps, on its own socket.
+    Successor,
+}
+
 struct Wait<'a> {
     context: &'a Context,
     link: &'a mut KeeperLink,
+    whose: Whose,
     expected: Option<Pid>,
-    replacing: bool,
+    /// It answers on the socket of its own; what is left is the way through the gateway.
+    answers_behind: bool,
     deadline: Instant,
     next_look: Duration,
     last: String,
 }
 
-/// Waits for the answer of the server that the keeper keeps or is about to start; while `replacing`, only for that of the
-/// next one it starts.
+/// Waits for an answer: on the control socket, and where the server has a socket of its own, there first.
 ///
 /// # Errors
 /// See [`NotReady`].
-pub fn await_ready(context: &Context, link: &mut KeeperLink, replacing: bool) -> Result<Listening, NotReady> {
-    let expected = match link.seen {
-        KeeperSeen::Keeping(pid) if !replacing => Some(pid),
+pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Result<Listening, NotReady> {
+    let expected = match (link.seen, whose) {
+        (KeeperSeen::Keeping(pid), Whose::Current) => Some(pid),
+        (_, Whose::Successor) => successor(link),
         _ => None,
     };
     let mut wait = Wait {
         context,
         link,
+        whose,
         expected,
-        replacing,
+        answers_behind: false,
         deadline: Instant::now() + Duration::from_millis(START_TIMEOUT_MS),
         next_look: FIRST_LOOK,
-        last: "nobody listens on the control socket".to_owned(),
+        last: "nobody listens on its socket".to_owned(),
     };
     wait.run()
+}
+
+fn successor(link: &KeeperLink) -> Option<Pid> {
+    let successor = link.generations.iter().find(|generation| generation.role == Role::Successor);
+    successor.map(|generation| generation.pid)
 }
 
 impl Wait<'_> {
@@ -116,7 +138,8 @@ impl Wait<'_> {
                 Looked::Nothing => None,
             };
             let now = Instant::now();
-            if self.expected.is_some() && now >= self.deadline {
+            let waits_for_an_answer = self.expected.is_some() || self.whose == Whose::Successor;
+            if waits_for_an_answer && now >= self.deadline {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
             // One that hangs would be waited for without end.
@@ -128,7 +151,7 @@ impl Wait<'_> {
                 None => "waiting for running turns of the old app-server to end".to_owned(),
             });
             let mut until = again.unwrap_or(self.deadline).min(progress.due());
-            if self.expected.is_some() {
+            if waits_for_an_answer {
                 until = until.min(self.deadline);
             }
             self.sleep(until.max(now))?;
@@ -136,34 +159,68 @@ impl Wait<'_> {
     }
 
     fn hear(&mut self, report: Report) -> Result<(), NotReady> {
-        match report {
-            Report::Spawned { pid } => {
-                self.replacing = false;
+        match (self.whose, report) {
+            (_, Report::SocketFolderChanged) => self.next_look = FIRST_LOOK,
+            (_, Report::Refused { message, errno }) => return Err(NotReady::Refused { message, errno }),
+            (Whose::Successor, report) => return self.hear_of_successor(report),
+            (_, Report::Spawned { pid }) => {
+                self.whose = Whose::Current;
+                self.answers_behind = false;
                 self.expected = Some(pid);
                 self.deadline = Instant::now() + Duration::from_millis(START_TIMEOUT_MS);
                 self.next_look = FIRST_LOOK;
             }
-            Report::State { pid, .. } => {
-                if !self.replacing && matches!(self.link.seen, KeeperSeen::Keeping(_)) {
-                    self.expected = pid;
-                }
+            (Whose::Current, Report::State { pid, .. })
+                if matches!(self.link.seen, KeeperSeen::Keeping(_)) =>
+            {
+                self.expected = pid;
             }
             // The old one, before the keeper had read that it is to be replaced.
-            Report::Exited { exit } if !exit.requested && self.replacing => self.expected = None,
-            Report::Exited { exit } if !exit.requested => return Err(NotReady::Exited(exit)),
-            Report::Exited { .. } | Report::Signalled { .. } => self.expected = None,
-            Report::SpawnFailed { message, errno } => return Err(NotReady::SpawnFailed { message, errno }),
-            Report::Unkillable { pid } => return Err(NotReady::Unkillable(pid)),
-            Report::SocketFolderChanged => self.next_look = FIRST_LOOK,
-            Report::Refused { message, errno } => return Err(NotReady::Refused { message, errno }),
-            Report::Swept { .. } | Report::Leaving => {}
+            (Whose::Next, Report::Exited { exit }) if !exit.requested => self.expected = None,
+            (_, Report::Exited { exit }) if !exit.requested => return Err(NotReady::Exited(exit)),
+            (_, Report::Exited { .. } | Report::Signalled { .. }) => self.expected = None,
+            (_, Report::SpawnFailed { message, errno } | Report::GatewayFailed { message, errno }) => {
+                return Err(NotReady::SpawnFailed { message, errno });
+            }
+            (_, Report::Unkillable { pid }) => return Err(NotReady::Unkillable(pid)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What becomes of the current one meanwhile is the keeper's business.
+    fn hear_of_successor(&mut self, report: Report) -> Result<(), NotReady> {
+        match report {
+            Report::Generations { .. } => self.expected = successor(self.link),
+            Report::SuccessorEnded { exit } => return Err(NotReady::Exited(exit)),
+            Report::SuccessorFailed { message, errno } => {
+                return Err(NotReady::SpawnFailed { message, errno });
+            }
+            _ => {}
         }
         Ok(())
     }
 
     fn look(&mut self, expected: Pid) -> Looked {
-        let socket = self.context.home.control_socket();
-        let stream = match unix::connect(&socket) {
+        let generation = self.link.generations.iter().find(|generation| generation.pid == expected);
+        // Who lives is told right after the news that one was started.
+        let Some(own) = generation.map(|generation| generation.socket.clone()) else {
+            return Looked::Nothing;
+        };
+        let Some(own) = own else { return self.ask(&self.context.home.control_socket(), Some(expected)) };
+        if !self.answers_behind {
+            let looked = self.ask(&own, Some(expected));
+            if !matches!(looked, Looked::Ready(_)) || self.whose == Whose::Successor {
+                return looked;
+            }
+            self.answers_behind = true;
+        }
+        self.ask(&self.context.home.control_socket(), None)
+    }
+
+    /// Asks whoever listens on `socket`, which is to be `expected`, or else our own gateway.
+    fn ask(&mut self, socket: &Path, expected: Option<Pid>) -> Looked {
+        let stream = match unix::connect(socket) {
             Ok(stream) => stream,
             Err(error) => {
                 self.last = format!("failed to connect to {}: {error}", socket.display());
@@ -172,8 +229,12 @@ impl Wait<'_> {
             }
         };
         let listener = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
-        if !listener.is_some_and(|listener| process::descends_from(listener, expected)) {
-            self.last = "another process listens on the control socket".to_owned();
+        let is_right = |listener| match expected {
+            Some(expected) => process::descends_from(listener, expected),
+            None => front::is_ours(listener, &self.context.home),
+        };
+        if !listener.is_some_and(is_right) {
+            self.last = format!("another process listens on {}", socket.display());
             return Looked::Soon;
         }
         let left = self.deadline.saturating_duration_since(Instant::now());

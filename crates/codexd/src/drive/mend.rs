@@ -8,12 +8,11 @@ use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
 use codexd_core::limits::KEEPER_TIMEOUT_MS;
 use codexd_core::record::RecordDefect;
-use codexd_host::strays::{self, Spared, Ties};
-use codexd_host::{pid_record, process, short_socket};
+use codexd_host::{pid_record, process, short_socket, strays};
 use rustix::process::Signal;
 
 use super::{Drive, still_alive};
-use crate::observe::{self, Sight};
+use crate::observe::{self, Ours, Sight, Strays};
 use crate::{failures, output};
 
 impl Drive<'_> {
@@ -44,8 +43,8 @@ impl Drive<'_> {
     /// Looks once more right before removing: somebody may have begun to listen.
     fn remove_left_over_socket(&mut self, sight: &Sight) -> Result<(), Failure> {
         let socket = self.context.home.control_socket();
-        let ours = sight.server.as_ref().map(|server| server.pid);
-        let again = observe::listener(&socket, ours);
+        let ours = Ours::of(sight.server.as_ref(), sight.codexd.as_ref());
+        let again = observe::listener(&self.context.home, ours);
         if again.seen != ListenerSeen::LeftOver {
             return Ok(());
         }
@@ -84,9 +83,9 @@ impl Drive<'_> {
         Ok(())
     }
 
-    fn end_left_behind(&self, ties: Option<&Ties>) -> Result<(), Failure> {
-        let Some(ties) = ties else { return Ok(()) };
-        let swept = strays::sweep(ties, Spared::default());
+    fn end_left_behind(&self, found: Option<&Strays>) -> Result<(), Failure> {
+        let Some(found) = found else { return Ok(()) };
+        let swept = strays::sweep(&found.ties, found.spared());
         if !swept.left.is_empty() {
             return Err(still_alive(&swept.left));
         }

@@ -28,11 +28,17 @@ pub fn run(global: Global, args: &EmbeddedArgs) -> ExitCode {
     let options = Options {
         version: VERSION.to_owned(),
         remote_control: args.remote_control,
-        thread_unload_delay: args.thread_unload_delay_secs.map(Duration::from_secs),
+        thread_unload_delay: unload_delay(args).map(Duration::from_secs),
         ..Options::new(root, listen)
     };
     match codexd_embedded::run(options) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => failed(error.to_string()),
     }
+}
+
+fn unload_delay(args: &EmbeddedArgs) -> Option<u64> {
+    let mut configured =
+        args.config.iter().filter_map(|setting| setting.strip_prefix("thread_unload_delay_secs="));
+    args.thread_unload_delay_secs.or_else(|| configured.next_back()?.trim().parse().ok())
 }

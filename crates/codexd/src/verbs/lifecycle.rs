@@ -11,6 +11,7 @@ use crate::codex::{self, InstalledFacts};
 use crate::context::{Context, VERSION};
 use crate::drive::Reached;
 use crate::failures;
+use crate::front::Launch;
 use crate::output::Answer;
 
 /// The answer of a lifecycle verb.
@@ -35,6 +36,9 @@ impl Answer for Reply {
         if let Some(pid) = reply.pid {
             text.push_str(&format!(", pid {pid}"));
         }
+        if let Some(hint) = &reply.hint {
+            text.push_str(&format!("\n{hint}"));
+        }
         for repair in &reply.repairs {
             text.push_str(&format!("\nrepaired: {}", repair.message));
         }
@@ -58,8 +62,26 @@ pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply
         app_server_version: version,
         codexd_version: VERSION,
         embedded: reached.embedded,
+        handover: reached.handover.clone(),
+        hint: hint(settings, reached),
         repairs: context.repairs(),
     })
+}
+
+/// What the caller may want to do next: a server that runs keeps the front that it was started with.
+fn hint(settings: &Settings, reached: &Reached) -> Option<String> {
+    if reached.status != LifecycleStatus::AlreadyRunning || reached.backend.is_none() {
+        return None;
+    }
+    match (settings.gateway.is_on(), reached.fronted) {
+        (true, false) => {
+            Some("it runs without the gateway that the settings want; `codexd restart` brings that".into())
+        }
+        (false, true) => {
+            Some("it runs behind a gateway that the settings do not want; `codexd restart` ends that".into())
+        }
+        _ => None,
+    }
 }
 
 /// Where the Codex is, if `found`; else where it would be, as upstream tells it.
@@ -74,11 +96,12 @@ pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBu
 ///
 /// # Errors
 /// No Codex, or a broken one.
-pub fn program(context: &Context, settings: &Settings, embedded_runs: bool) -> Result<Program, Failure> {
+pub fn program(context: &Context, settings: &Settings, launch: &Launch) -> Result<Program, Failure> {
+    let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
     match codex::installed(context, settings) {
-        Ok(installed) => codex::program(context, &installed, settings.remote_control_enabled),
-        Err(not_found) if embedded_runs && !not_found.named && !not_found.unusable => {
-            codex::embedded_program(context, settings.remote_control_enabled)
+        Ok(installed) => codex::program(context, &installed, remote_control, socket),
+        Err(not_found) if launch.embedded_runs && !not_found.named && !not_found.unusable => {
+            codex::embedded_program(context, remote_control, socket)
         }
         Err(not_found) => Err(failures::no_codex(&not_found)),
     }

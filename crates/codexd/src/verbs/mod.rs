@@ -1,6 +1,7 @@
 //! One file a verb. A verb knows what it wants and how its answer looks; how to get there is in `drive`.
 
 mod embedded_app_server;
+pub mod gateway;
 pub mod keeper;
 mod lifecycle;
 mod logs;

@@ -6,7 +6,7 @@ use codexd_core::program::{DrainSignal, StopPolicy};
 use super::lifecycle::{self, Reply};
 use super::restart;
 use crate::context::Context;
-use crate::drive;
+use crate::drive::{self, Handover};
 
 /// Runs the verb. SIGHUP drains and never forces, however often it is sent.
 ///
@@ -16,7 +16,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
     let _lock = context.lock("reload")?;
     let settings = context.settings()?;
     let policy = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
-    let reached = restart::replace(context, &settings, policy)?;
+    let reached = restart::replace(context, &settings, policy, Handover::Completed)?;
     drive::note_outcome(context, "reload", &reached);
     Ok(lifecycle::reply(context, &settings, &reached))
 }

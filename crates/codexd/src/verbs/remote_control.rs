@@ -11,6 +11,7 @@ use super::{lifecycle, restart};
 use crate::cli::GraceArgs;
 use crate::codex::InstalledFacts;
 use crate::context::{Context, VERSION};
+use crate::drive::Handover;
 use crate::output::Answer;
 use crate::{drive, failures, observe};
 
@@ -62,7 +63,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
             answer = sight.answer;
         } else {
             let policy = lifecycle::within_grace(&new, args.grace);
-            match restart::replace(context, &new, policy) {
+            match restart::replace(context, &new, policy, Handover::Never) {
                 Ok(reached) => {
                     drive::note_outcome(context, verb, &reached);
                     answer = reached.answer;
@@ -114,7 +115,7 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
         | ErrorCode::CodexNotFound
         | ErrorCode::UnmanagedServer
         | ErrorCode::SocketOccupied => String::new(),
-        _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0))) {
+        _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0)), Handover::Never) {
             Ok(_) => "; the app-server runs as before".to_owned(),
             Err(second) => format!("; the app-server could not be started as before: {}", second.message),
         },

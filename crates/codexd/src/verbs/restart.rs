@@ -6,19 +6,21 @@ use codexd_core::program::StopPolicy;
 use codexd_core::settings::Settings;
 
 use super::lifecycle::{self, Reply};
-use crate::cli::GraceArgs;
+use crate::cli::RestartArgs;
 use crate::context::Context;
-use crate::drive::{self, Reached, Wish};
+use crate::drive::{self, Handover, Reached, Wish};
+use crate::front::Launch;
 
 /// Runs the verb.
 ///
 /// # Errors
 /// Why no fresh server answers.
-pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
+pub fn run(context: &Context, args: &RestartArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("restart")?;
     let settings = context.settings()?;
-    let policy = lifecycle::within_grace(&settings, args.grace);
-    let reached = replace(context, &settings, policy)?;
+    let policy = lifecycle::within_grace(&settings, args.grace.grace);
+    let handover = if args.now { Handover::Never } else { Handover::Begun };
+    let reached = replace(context, &settings, policy, handover)?;
     drive::note_outcome(context, "restart", &reached);
     Ok(lifecycle::reply(context, &settings, &reached))
 }
@@ -27,7 +29,13 @@ pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
 ///
 /// # Errors
 /// Why no fresh server answers.
-pub fn replace(context: &Context, settings: &Settings, policy: StopPolicy) -> Result<Reached, Failure> {
-    let program = |runs| lifecycle::program(context, settings, runs);
-    drive::drive(context, &Wish { command: Command::Restart, program: &program, policy })
+pub fn replace(
+    context: &Context,
+    settings: &Settings,
+    policy: StopPolicy,
+    handover: Handover,
+) -> Result<Reached, Failure> {
+    let program = |launch: &Launch| lifecycle::program(context, settings, launch);
+    let (command, gateway) = (Command::Restart, settings.gateway);
+    drive::drive(context, &Wish { command, program: &program, policy, gateway, handover })
 }

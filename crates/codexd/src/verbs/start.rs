@@ -7,7 +7,8 @@ use super::lifecycle::{self, Reply};
 use crate::cli::StartArgs;
 use crate::codex;
 use crate::context::Context;
-use crate::drive::{self, Wish};
+use crate::drive::{self, Handover, Wish};
+use crate::front::Launch;
 
 /// Runs the verb.
 ///
@@ -16,14 +17,18 @@ use crate::drive::{self, Wish};
 pub fn run(context: &Context, args: &StartArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("start")?;
     let settings = context.settings()?;
-    let embedded = |_| codex::embedded_program(context, settings.remote_control_enabled);
-    let real = |runs| lifecycle::program(context, &settings, runs);
+    let embedded = |launch: &Launch| {
+        codex::embedded_program(context, settings.remote_control_enabled, launch.socket.clone())
+    };
+    let real = |launch: &Launch| lifecycle::program(context, &settings, launch);
     let reached = drive::drive(
         context,
         &Wish {
             command: Command::Start { adopt: args.adopt },
             program: if args.embedded { &embedded } else { &real },
             policy: lifecycle::within_grace(&settings, None),
+            gateway: settings.gateway,
+            handover: Handover::Never,
         },
     )?;
     drive::note_outcome(context, "start", &reached);

@@ -13,10 +13,11 @@ use serde::Serialize;
 
 use crate::codex::InstalledFacts;
 use crate::context::{Context, VERSION};
+use crate::drive;
+use crate::observe::{self, Ours};
 use crate::output::Answer;
 use crate::style::{self, Colour};
 use crate::verbs::lifecycle;
-use crate::{drive, observe};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -131,8 +132,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     if record.process.is_some() && !keeper_alive {
         problem("lost-keeper", "the app-server runs without a keeper: nobody would restart it".to_owned());
     }
-    let listening =
-        observe::listener(&home.control_socket(), record.process.as_ref().map(|process| process.pid));
+    let listening = observe::listener(home, Ours::of(record.process.as_ref(), record.codexd.as_ref()));
     match listening.seen {
         ListenerSeen::LeftOver => {
             problem("left-over-socket", "nobody listens on the control socket".to_owned());

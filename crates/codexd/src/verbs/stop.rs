@@ -7,7 +7,7 @@ use codexd_host::service::keeper;
 use super::lifecycle::{self, Reply};
 use crate::cli::GraceArgs;
 use crate::context::Context;
-use crate::drive::{self, Wish};
+use crate::drive::{self, Handover, Wish};
 
 /// Runs the verb.
 ///
@@ -20,8 +20,10 @@ pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
         context,
         &Wish {
             command: Command::Stop,
-            program: &|runs| lifecycle::program(context, &settings, runs),
+            program: &|launch| lifecycle::program(context, &settings, launch),
             policy: lifecycle::within_grace(&settings, args.grace),
+            gateway: settings.gateway,
+            handover: Handover::Never,
         },
     )?;
     // What cannot be written only leaves `status` with an older word for nothing.

@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::lifecycle;
 use crate::codex::{self, Installed};
 use crate::context::Context;
-use crate::drive::{self, Wish};
+use crate::drive::{self, Handover, Wish};
 use crate::failures;
+use crate::front::Launch;
 use crate::output::{self, Answer, Mode};
 use crate::style::{self, Colour};
 
@@ -67,17 +68,19 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     announce(context, real.as_ref());
     let embedded_runs = pid_record::observe(&context.home)
         .is_ok_and(|record| record.process.is_some() && record.codexd.is_some_and(|codexd| codexd.embedded));
-    let program = |_| -> Result<Program, Failure> {
+    let program = |launch: &Launch| -> Result<Program, Failure> {
+        let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
         match &real {
-            Some(installed) => codex::program(context, installed, settings.remote_control_enabled),
-            None => codex::embedded_program(context, settings.remote_control_enabled),
+            Some(installed) => codex::program(context, installed, remote_control, socket),
+            None => codex::embedded_program(context, remote_control, socket),
         }
     };
     // The stand-in makes way as soon as there is a real one.
     let command =
         if embedded_runs && real.is_some() { Command::Restart } else { Command::Start { adopt: false } };
     let policy = lifecycle::within_grace(&settings, None);
-    let reached = drive::drive(context, &Wish { command, program: &program, policy })?;
+    let (gateway, handover) = (settings.gateway, Handover::Never);
+    let reached = drive::drive(context, &Wish { command, program: &program, policy, gateway, handover })?;
     drive::note_outcome(context, "up", &reached);
     if mode == Mode::Text {
         for repair in context.repairs() {

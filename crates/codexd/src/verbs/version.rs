@@ -6,7 +6,7 @@ use codexd_core::lifecycle::ListenerSeen;
 use super::lifecycle::{self, Reply};
 use crate::context::Context;
 use crate::drive::Reached;
-use crate::observe;
+use crate::observe::{self, Ours};
 
 /// Runs the verb.
 ///
@@ -15,9 +15,9 @@ use crate::observe;
 pub fn run(context: &Context) -> Result<Reply, Failure> {
     let settings = context.settings_as_found().settings;
     let record = observe::server(&context.home).ok();
-    let server = record.as_ref().and_then(|record| record.process.as_ref()).map(|process| process.pid);
+    let ours = record.as_ref().map(|record| Ours::of(record.process.as_ref(), record.codexd.as_ref()));
     let socket = context.home.control_socket();
-    let listening = observe::listener(&socket, server);
+    let listening = observe::listener(&context.home, ours.unwrap_or_default());
     match listening.seen {
         ListenerSeen::Answering { ours, .. } => {
             let reached = Reached {
@@ -25,6 +25,8 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
                 backend: ours.then_some(Backend::Pid),
                 pid: None,
                 answer: listening.answer,
+                fronted: false,
+                handover: None,
                 embedded: ours
                     && record.and_then(|record| record.codexd).is_some_and(|record| record.embedded),
             };

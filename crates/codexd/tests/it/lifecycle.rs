@@ -109,7 +109,8 @@ fn start_and_stop(server: Server) -> anyhow::Result<()> {
 
     let again = codexd.json(&start)?;
     assert_eq!((&again["status"], again.get("pid")), (&"alreadyRunning".into(), None), "{again}");
-    assert_eq!(home.processes().len(), 2, "a keeper and a server: {:?}", home.processes());
+    let processes = home.processes();
+    assert_eq!(processes.len(), 3, "a keeper, a server and a gateway: {processes:?}");
 
     let stopped = codexd.json(&["stop"])?;
     assert_eq!((&stopped["status"], &stopped["backend"]), (&"stopped".into(), &"pid".into()), "{stopped}");

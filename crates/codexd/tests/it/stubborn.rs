@@ -47,7 +47,8 @@ fn a_crashed_server_leaves_nothing_beside_its_successor() -> anyhow::Result<()> 
         let status = codexd.json(&["status"]).ok()?;
         (status["state"] == "running" && status["pid"] != first).then(|| status["pid"].clone())
     })?;
-    let old: Vec<_> = before.iter().filter(|process| !process.command.contains(" keeper ")).collect();
+    let stays = |command: &str| command.contains(" keeper ") || command.contains(" gateway ");
+    let old: Vec<_> = before.iter().filter(|process| !stays(&process.command)).collect();
     until(limits::PROCESS_GONE, "the end of the first generation", || {
         old.iter().all(|process| !process.is_alive()).then_some(())
     })?;

@@ -1,164 +1,280 @@
-//! What the keeper does when the supervisor says so.
+//! What the keeper does when the machine of generations says so, and when one of its processes ends.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 
 use codexd_core::contract::EventLevel;
 use codexd_core::contract::status::LastExit;
+use codexd_core::generations::{Action, Event, Name, Role};
 use codexd_core::identity::Pid;
-use codexd_core::supervise::{self, Action, Phase};
+use codexd_core::supervise::{self, Phase};
 
+use super::door::{self, Door};
 use super::run::Keeper;
 use super::server::Server;
-use super::state::{self, StatePhase};
+use super::state::StatePhase;
 use super::wire::Report;
 use crate::events::Event as LogEvent;
-use crate::strays::{self, Spared};
-use crate::{clock, pid_record};
+use crate::{clock, pid_record, strays};
 
 impl Keeper {
-    pub(super) fn server_ended(&mut self) {
-        let Some(server) = self.server.take() else { return };
-        let requested = matches!(self.supervisor.phase(), Phase::Stopping { .. });
-        let before = self.before.as_ref().map(|before| &before.keeper);
-        self.dead = Some(server.ties(std::mem::take(&mut self.descendants), before));
-        let exit = server.exit(&self.home, requested);
-        // A record that cannot be removed names a dead process, which the next look finds out.
-        let _ = pid_record::remove(&self.home);
-        self.state.last_exit = Some(exit.clone());
-        self.clients.tell(&Report::Exited { exit: exit.clone() });
-        self.note(exit_event(&exit));
+    /// One of the processes has ended.
+    pub(super) fn ended(&mut self, name: Name) {
+        let requested = self
+            .machine
+            .supervisor(name)
+            .is_some_and(|supervisor| matches!(supervisor.phase(), Phase::Stopping { .. }));
+        let others_live = !self.servers_but(name).is_empty();
+        let before = self.before.as_ref().map(|before| before.keeper.clone());
+        let Some(kept) = self.kept_mut(name) else { return };
+        let Some(server) = kept.server.take() else { return };
+        let (socket, role) = (server.program.socket.clone(), kept.role);
+        if name != Name::Gateway {
+            let ties = server.ties(std::mem::take(&mut kept.descendants), before.as_ref());
+            kept.dead = Some(if others_live { ties.while_others_live() } else { ties });
+        }
+        let exit = server.exit(requested);
+        if let Some(socket) = socket {
+            door::remove_socket(&socket);
+        }
+        self.told_of_the_end(name, role, exit);
         if self.still_keeps_the_home() {
-            self.feed(supervise::Event::Exited);
+            self.feed(Event::Of(name, supervise::Event::Exited));
         } else {
             self.abdicate();
         }
         self.reap_strays();
     }
 
-    /// Whether the lock that this keeper holds is still the lock of the home. If the state folder was taken away, another
-    /// keeper may hold a lock of the same name by now, and this one must not start anything any more.
-    fn still_keeps_the_home(&self) -> bool {
-        let held = self.lock.metadata().map(|held| (held.dev(), held.ino()));
-        let named = std::fs::metadata(self.home.keeper_lock()).map(|named| (named.dev(), named.ino()));
-        matches!((held, named), (Ok(held), Ok(named)) if held == named)
+    fn told_of_the_end(&mut self, name: Name, role: Option<Role>, exit: LastExit) {
+        if name == Name::Gateway {
+            // Until the next one listens, clients are told that we do.
+            if let Some(door) = &self.door {
+                let _ = door.listen();
+            }
+            self.note(exit_event("gateway.exited", "the gateway", &exit));
+            return;
+        }
+        if name == self.machine.current() {
+            // A record that cannot be removed names a dead process, which the next look finds out.
+            let _ = pid_record::remove(&self.home);
+            self.state.last_exit = Some(exit.clone());
+            self.clients.tell(&Report::Exited { exit: exit.clone() });
+            self.note(exit_event("child.exited", "the app-server", &exit));
+            return;
+        }
+        let who = if role == Some(Role::Successor) { "the successor" } else { "the outgoing app-server" };
+        self.note(exit_event("child.exited", who, &exit));
+        if role == Some(Role::Successor) {
+            self.clients.tell(&Report::SuccessorEnded { exit });
+        }
     }
 
-    /// The home is no longer this keeper's: what it started is ended, nothing is written any more.
-    fn abdicate(&mut self) {
-        self.sweep();
-        self.left = true;
-        self.clients.let_go();
+    /// Takes one event to the machine and does what it says.
+    pub(super) fn feed(&mut self, event: Event) {
+        let actions = self.step(event);
+        self.act(actions);
     }
 
-    pub(super) fn feed(&mut self, event: supervise::Event) {
-        for action in self.supervisor.step(event, clock::monotonic()) {
-            self.carry_out(action);
+    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
+        self.machine.step(event, clock::monotonic())
+    }
+
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Of(name, action) => self.carry_out(name, action),
+                Action::Drop(name) => self.forget(name),
+                Action::Leave => self.leave(),
+            }
+        }
+        for kept in &mut self.table {
+            kept.role = self.machine.role(kept.name).or(kept.role);
         }
         if !self.left {
             let phase = self.phase();
             let _ = self.write_down(phase);
+            self.tell_changes();
         }
     }
 
-    fn carry_out(&mut self, action: Action) {
+    fn carry_out(&mut self, name: Name, action: supervise::Action) {
         match action {
-            Action::Spawn => self.spawn(),
-            Action::Signal(signal) => {
-                if let Some(server) = &self.server {
-                    if server.was_taken_over() {
-                        self.descendants.extend(server.descendants());
-                    }
+            supervise::Action::Spawn if name == Name::Gateway => self.spawn_gateway(),
+            supervise::Action::Spawn => self.spawn(name),
+            supervise::Action::Signal(signal) => {
+                self.remember_descendants(name, false);
+                if let Some(server) = self.server(name) {
                     server.drain(signal);
                 }
-                if let Phase::Stopping { stage, .. } = self.supervisor.phase() {
+                let phase = self.machine.supervisor(name).map(|supervisor| supervisor.phase());
+                if let (true, Some(Phase::Stopping { stage, .. })) = (name == self.machine.current(), phase) {
                     self.clients.tell(&Report::Signalled { stage });
                 }
             }
-            Action::Remind => {
-                if let Some(server) = &self.server {
+            supervise::Action::Remind if name == Name::Gateway => {}
+            supervise::Action::Remind => {
+                if let Some(server) = self.server(name) {
                     server.remind();
                 }
             }
-            Action::KillAll => {
-                if let Some(server) = &self.server {
-                    self.descendants.extend(server.descendants());
+            supervise::Action::KillAll => {
+                self.remember_descendants(name, true);
+                if let Some(server) = self.server(name) {
                     server.kill();
-                    let message = "the app-server did not leave in time and was killed";
+                    let who = if name == Name::Gateway { "the gateway" } else { "the app-server" };
+                    let message = format!("{who} did not leave in time and was killed");
                     let event = LogEvent::new(EventLevel::Warn, "child.killed", message)
                         .with("pid", server.process.pid.0);
                     self.note(event);
                 }
             }
-            Action::SweepStrays => self.sweep(),
-            Action::ReportCrashLoop => {
-                let message = "the app-server keeps dying; the next attempts are up to 30 s apart";
+            supervise::Action::SweepStrays => self.sweep(name),
+            supervise::Action::ReportCrashLoop => {
+                let who = if name == Name::Gateway { "the gateway" } else { "the app-server" };
+                let message = format!("{who} keeps dying; the next attempts are up to 30 s apart");
                 self.note(LogEvent::new(EventLevel::Error, "child.crash-looping", message));
             }
-            Action::ReportUnkillable => {
-                if let Some(server) = &self.server {
-                    let pid = server.process.pid;
+            supervise::Action::ReportUnkillable => {
+                if let Some(pid) = self.server(name).map(|server| server.process.pid) {
                     self.clients.tell(&Report::Unkillable { pid });
                 }
             }
-            Action::Leave => self.leave(),
+            // The machine says it itself.
+            supervise::Action::Leave => {}
         }
     }
 
-    fn spawn(&mut self) {
-        let Some(program) = self.program.clone() else { return };
-        let generation = uuid::Uuid::now_v7().to_string();
-        self.state.generation = Some(generation.clone());
-        self.state.program = Some(program.without_env());
-        let _ = self.watches.watch_folder(&self.home);
+    /// What a process has started cannot be told any more by its parent or its session alone where another keeper, or
+    /// another generation, had a hand in it.
+    fn remember_descendants(&mut self, name: Name, always: bool) {
+        let others_live = !self.servers_but(name).is_empty();
+        let Some(kept) = self.kept_mut(name).filter(|kept| kept.name != Name::Gateway) else { return };
+        if let Some(server) = &kept.server
+            && (always || others_live || server.was_taken_over())
+        {
+            let descendants = server.descendants();
+            kept.descendants.extend(descendants);
+        }
+    }
+
+    fn spawn(&mut self, name: Name) {
+        let Some(kept) = self.kept_mut(name) else { return };
+        let (generation, program) = (uuid::Uuid::now_v7().to_string(), kept.program.clone());
+        kept.mark = Some(generation.clone());
+        let current = name == self.machine.current();
+        let _ = self.watches.watch_folders(&self.home);
         if !self.still_keeps_the_home() {
             self.abdicate();
             return;
         }
+        if program.socket.is_some() {
+            // A door that cannot be opened is the gateway's failure, which is told when that is started.
+            let _ = self.open_the_door();
+        } else if let Some(door) = self.door.take_if(|_| current) {
+            door.close();
+        }
         // Orders are refused if this fails. A server that was running is brought back all the same: it would be missed more
         // than it could be lost.
-        let _ = self.write_down(StatePhase::Spawning);
+        let phase = if current { StatePhase::Spawning } else { self.phase() };
+        let _ = self.write_down(phase);
         match Server::spawn(&self.home, &program, &generation) {
             Ok(server) => {
                 let pid = server.process.pid;
+                let restarts = self.machine.supervisor(name).map(|supervisor| supervisor.restarts());
                 let event = LogEvent::new(EventLevel::Info, "child.started", "started the app-server")
                     .with("pid", pid.0)
                     .with("executable", program.executable.to_string_lossy().into_owned())
-                    .with("restarts", self.supervisor.restarts());
-                self.took_in(server);
-                self.clients.tell(&Report::Spawned { pid });
-                self.feed(supervise::Event::Spawned);
+                    .with("restarts", restarts);
+                self.took_in(name, server);
+                if current {
+                    self.clients.tell(&Report::Spawned { pid });
+                }
+                self.feed(Event::Of(name, supervise::Event::Spawned));
                 self.note(event);
             }
             Err(error) => {
                 let message = format!("failed to start {}: {error}", program.executable.display());
                 self.note(LogEvent::new(EventLevel::Error, "child.spawn.failed", message.clone()));
-                self.clients.tell(&Report::SpawnFailed { message, errno: error.raw_os_error() });
-                self.feed(supervise::Event::SpawnFailed);
+                let errno = error.raw_os_error();
+                self.clients.tell(&if current {
+                    Report::SpawnFailed { message, errno }
+                } else {
+                    Report::SuccessorFailed { message, errno }
+                });
+                self.feed(Event::Of(name, supervise::Event::SpawnFailed));
             }
         }
     }
 
-    /// A server lives and is ours: record it and watch what it writes.
-    pub(super) fn took_in(&mut self, server: Server) {
-        if let Some(program) = &self.program {
-            let record = server.codexd_record(program);
-            // Without a record the server is still found by its mark and by its socket; the next verb writes one.
-            if let Err(error) = pid_record::write(&self.home, &server.process, record) {
-                let message = format!("failed to write the pid record: {error}");
-                self.note(LogEvent::new(EventLevel::Error, "record.unwritable", message));
+    fn spawn_gateway(&mut self) {
+        let Some(program) = self.kept(Name::Gateway).map(|kept| kept.program.clone()) else { return };
+        let opened = self.open_the_door();
+        if self.server(Name::Gateway).is_some() {
+            // One that nobody knew of is there, and was taken over.
+            return;
+        }
+        let started = opened.and_then(|()| match &self.door {
+            Some(door) => Server::spawn_gateway(&self.home, &program, door),
+            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        });
+        match started {
+            Ok(server) => {
+                let event = LogEvent::new(EventLevel::Info, "gateway.started", "started the gateway")
+                    .with("pid", server.process.pid.0);
+                self.took_in(Name::Gateway, server);
+                self.feed(Event::Of(Name::Gateway, supervise::Event::Spawned));
+                self.note(event);
             }
+            Err(error) => {
+                let message = format!("failed to start the gateway: {error}");
+                self.note(LogEvent::new(EventLevel::Error, "gateway.spawn.failed", message.clone()));
+                self.clients.tell(&Report::GatewayFailed { message, errno: error.raw_os_error() });
+                self.feed(Event::Of(Name::Gateway, supervise::Event::SpawnFailed));
+            }
+        }
+    }
+
+    /// Binds the listening socket, if it is not there or was taken out of its place. A gateway that has it gives it back.
+    pub(super) fn open_the_door(&mut self) -> io::Result<()> {
+        if self.door.as_ref().is_some_and(Door::is_in_its_place) {
+            return Ok(());
+        }
+        if self.door.is_none() && self.server(Name::Gateway).is_some() {
+            return Ok(());
+        }
+        match Door::open(&self.home) {
+            Ok(door) => self.door = Some(door),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.found_at_the_door() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// A process lives and is ours: record it and watch what it writes.
+    pub(super) fn took_in(&mut self, name: Name, server: Server) {
+        if let Some(kept) = self.kept_mut(name) {
+            kept.mark.clone_from(&server.generation);
+            kept.server = Some(server);
+        }
+        if name == self.machine.current() {
+            self.record(name);
         }
         let _ = self.watches.watch_logs(&self.home);
-        self.state.generation.clone_from(&server.generation);
-        self.server = Some(server);
     }
 
-    fn sweep(&mut self) {
-        let Some(ties) = self.dead.take() else { return };
-        let verbs = self.clients.pids();
-        let successor = self.server.as_ref().map(|server| server.process.pid);
-        let swept = strays::sweep(&ties, Spared { pids: &verbs, server: successor });
+    /// Writes the pid record of the one who is current from now on.
+    pub(super) fn record(&self, name: Name) {
+        let Some(server) = self.server(name) else { return };
+        // Without a record the server is still found by its mark and by its socket; the next verb writes one.
+        if let Err(error) = pid_record::write(&self.home, &server.process, server.codexd_record()) {
+            let message = format!("failed to write the pid record: {error}");
+            self.note(LogEvent::new(EventLevel::Error, "record.unwritable", message));
+        }
+    }
+
+    pub(super) fn sweep(&mut self, name: Name) {
+        let Some(ties) = self.kept_mut(name).and_then(|kept| kept.dead.take()) else { return };
+        let swept = self.with_spared(|spared| strays::sweep(&ties, spared));
         self.left_behind = !swept.left.is_empty();
         if swept.ended > 0 || !swept.left.is_empty() {
             let message = format!("ended {} processes that the app-server had left behind", swept.ended);
@@ -169,8 +285,24 @@ impl Keeper {
         self.clients.tell(&Report::Swept { ended: swept.ended, left: swept.left });
     }
 
+    /// A generation beside the current one is gone.
+    fn forget(&mut self, name: Name) {
+        let Some(at) = self.table.iter().position(|kept| kept.name == name) else { return };
+        let kept = self.table.remove(at);
+        if kept.role == Some(Role::Outgoing) {
+            let event =
+                LogEvent::new(EventLevel::Info, "generation.retired", "an outgoing app-server has left")
+                    .with("generation", kept.mark.clone());
+            self.note(event);
+        }
+        self.clients.tell(&Report::Retired { generation: kept.mark });
+    }
+
     fn leave(&mut self) {
         self.left = true;
+        if let Some(door) = self.door.take() {
+            door.close();
+        }
         // A stop that has not ended everything is not done: the next one looks again.
         let phase = match (self.left_behind, self.give_up) {
             (true, _) => StatePhase::Idle,
@@ -186,43 +318,13 @@ impl Keeper {
         self.clients.let_go();
     }
 
-    pub(super) fn phase(&self) -> StatePhase {
-        match self.supervisor.phase() {
-            Phase::Idle => StatePhase::Idle,
-            Phase::Running { .. } => StatePhase::Running,
-            Phase::Waiting { .. } => StatePhase::Waiting,
-            Phase::Stopping { then, .. } => StatePhase::Stopping { then },
-        }
-    }
-
-    pub(super) fn standing(&self) -> Report {
-        Report::State {
-            keeper_pid: self.state.keeper.pid,
-            phase: self.phase(),
-            pid: self.server.as_ref().map(|server| server.process.pid),
-        }
-    }
-
-    /// Writes `keeper.json`. Where no order depends on it, a full disk costs what it would have told and nothing else.
-    pub(super) fn write_down(&mut self, phase: StatePhase) -> io::Result<()> {
-        self.state.phase = phase;
-        self.state.server = self.server.as_ref().map(|server| server.process.clone());
-        self.state.restarts = self.supervisor.restarts();
-        self.state.crash_looping = self.supervisor.crash_looping();
-        self.state.next_attempt_at = match self.supervisor.phase() {
-            Phase::Waiting { until } => Some(clock::in_ms(until.since_ms(clock::monotonic()))),
-            _ => None,
-        };
-        state::write(&self.home, &self.state)
-    }
-
     /// An event that cannot be written is lost: the server matters more.
     pub(super) fn note(&self, event: LogEvent) {
         let _ = self.log.append(&event);
     }
 }
 
-fn exit_event(exit: &LastExit) -> LogEvent {
+fn exit_event(kind: &'static str, who: &str, exit: &LastExit) -> LogEvent {
     let how = match (exit.code, exit.signal) {
         (Some(code), _) => format!("with code {code}"),
         (_, Some(signal)) => format!("by signal {signal}"),
@@ -234,7 +336,7 @@ fn exit_event(exit: &LastExit) -> LogEvent {
         (false, _) => (EventLevel::Error, "without being asked to"),
     };
     let Pid(pid) = exit.pid;
-    LogEvent::new(level, "child.exited", format!("the app-server ended {how}, {asked}"))
+    LogEvent::new(level, kind, format!("{who} ended {how}, {asked}"))
         .with("pid", pid)
         .with("code", exit.code)
         .with("signal", exit.signal)

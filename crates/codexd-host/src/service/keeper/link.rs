@@ -7,13 +7,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::KeeperSeen;
 use codexd_core::limits::{KEEPER_TIMEOUT_MS, PROBE_TIMEOUT_MS};
 use rustix::event::{PollFd, PollFlags};
 
 use super::state::StatePhase;
-use super::wire::{self, Order, Report};
+use super::wire::{self, Generation, Order, Report};
 use crate::home::Home;
 use crate::strays::MARK;
 use crate::{lock, logs, process};
@@ -32,6 +33,19 @@ pub struct KeeperLink {
     pub keeper: Process,
     /// Where the server stands, by the last report.
     pub seen: KeeperSeen,
+    /// Every server that lives, by the last report; the current one first.
+    pub generations: Vec<Generation>,
+    /// The gateway, by the last report.
+    pub gateway: GatewaySeen,
+}
+
+/// What the keeper says of the gateway.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct GatewaySeen {
+    /// It, if it lives.
+    pub pid: Option<Pid>,
+    /// Whether it is connected to the keeper and moves threads from one server to another.
+    pub moves: bool,
 }
 
 /// What a look for the keeper found.
@@ -65,7 +79,7 @@ pub enum LinkError {
 pub fn observe(home: &Home) -> io::Result<Seen> {
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
     loop {
-        match codexd_protocol::unix::connect(&home.keeper_socket()) {
+        match connect(home) {
             Ok(stream) => {
                 if let Some(seen) = greet(stream, deadline)? {
                     return Ok(seen);
@@ -90,6 +104,27 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
     }
 }
 
+/// Connects to the keeper of a home.
+///
+/// # Errors
+/// The system's; `PermissionDenied` if the listener is neither of our user nor root's.
+pub fn connect(home: &Home) -> io::Result<UnixStream> {
+    let stream = codexd_protocol::unix::connect(&home.keeper_socket())?;
+    let peer = codexd_protocol::unix::peer(&stream)?;
+    if may_keep(peer.uid) {
+        return Ok(stream);
+    }
+    let message = format!("user {} listens there, who is neither you nor root", peer.uid);
+    Err(io::Error::new(ErrorKind::PermissionDenied, message))
+}
+
+/// Whether this process is a keeper of this home, by its arguments.
+pub fn is_one(pid: Pid, home: &Home) -> bool {
+    let arguments = process::arguments(pid);
+    matches!(&arguments[..], [_, verb, option, path]
+        if verb == "keeper" && option == "--codex-home" && path == home.root().as_os_str())
+}
+
 /// Whether the keeper of a home answers, or is not there at all: only one that hangs does neither.
 pub fn answers(home: &Home) -> bool {
     !matches!(observe(home), Ok(Seen { seen: KeeperSeen::Mute(_), .. }))
@@ -101,17 +136,12 @@ fn is_absence(error: &io::Error) -> bool {
 
 /// The keeper at the other end, if it says by `deadline` how things stand; `None` if it has left.
 fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
-    let peer = codexd_protocol::unix::peer(&stream)?;
-    if !may_keep(peer.uid) {
-        let message = format!("user {} listens there, who is neither you nor root", peer.uid);
-        return Err(io::Error::new(ErrorKind::PermissionDenied, message));
-    }
-    let pid = peer.pid.map(Pid);
+    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
     let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
     let mut link = KeeperLink::new(stream, keeper)?;
-    match link.next(deadline) {
-        Ok(Report::State { .. }) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
-        Ok(_) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
+    match link.greeting(deadline) {
+        Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
+        Ok(false) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
         Err(LinkError::Gone) => Ok(None),
         Err(LinkError::System(error)) => Err(error),
     }
@@ -144,7 +174,19 @@ impl KeeperLink {
     fn new(stream: UnixStream, keeper: Process) -> io::Result<Self> {
         // An order that a hanging keeper does not read fills the socket.
         stream.set_write_timeout(Some(Duration::from_millis(KEEPER_TIMEOUT_MS)))?;
-        Ok(Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle })
+        let (generations, gateway) = (Vec::new(), GatewaySeen::default());
+        Ok(Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle, generations, gateway })
+    }
+
+    /// Takes in what a keeper says first; `false` if it says something else, as one of another kind would.
+    fn greeting(&mut self, deadline: Instant) -> Result<bool, LinkError> {
+        let state = matches!(self.next(deadline)?, Report::State { .. });
+        Ok(state && matches!(self.next(deadline)?, Report::Generations { .. }))
+    }
+
+    /// The current server, if it lives.
+    pub fn current(&self) -> Option<&Generation> {
+        self.generations.iter().find(|generation| generation.role == Role::Current)
     }
 
     /// Starts a keeper and waits until it is up.
@@ -170,10 +212,8 @@ impl KeeperLink {
             .spawn()?;
         let keeper = process::identify(Pid(child.id())).map_err(|_| LinkError::Gone)?;
         let mut link = Self::new(stream, keeper)?;
-        match link.next(Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS))? {
-            Report::State { .. } => Ok(link),
-            _ => Err(LinkError::Gone),
-        }
+        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        if link.greeting(deadline)? { Ok(link) } else { Err(LinkError::Gone) }
     }
 
     /// Takes in what the keeper has said until now, without waiting, and keeps no more of it than where the server stands.
@@ -236,6 +276,10 @@ impl KeeperLink {
             return self.buffered();
         };
         match &report {
+            Report::Generations { generations, gateway_pid, gateway_moves } => {
+                self.generations.clone_from(generations);
+                self.gateway = GatewaySeen { pid: *gateway_pid, moves: *gateway_moves };
+            }
             Report::State { phase, pid, .. } => self.seen = seen(*phase, *pid),
             Report::Spawned { pid } => self.seen = KeeperSeen::Keeping(*pid),
             Report::Exited { .. } | Report::SpawnFailed { .. } => self.seen = KeeperSeen::Waiting,

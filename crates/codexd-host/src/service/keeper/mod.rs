@@ -14,9 +14,15 @@
 //!
 //! No async runtime, no database: it must stay small enough to be forgotten.
 
+mod abdicate;
+mod adopt;
 mod clients;
+mod door;
 mod keep;
+mod kept;
 mod link;
+mod orders;
+mod report;
 mod run;
 mod server;
 mod signals;
@@ -24,7 +30,7 @@ mod state;
 mod watches;
 mod wire;
 
-pub use link::{KeeperLink, LinkError, Seen, answers, observe};
+pub use link::{GatewaySeen, KeeperLink, LinkError, Seen, answers, connect, is_one, observe};
 pub use run::{KeeperError, run};
-pub use state::{KeeperState, StatePhase, read as read_state, settle};
-pub use wire::{Order, Report};
+pub use state::{GatewayState, KeeperState, OtherState, StatePhase, read as read_state, settle};
+pub use wire::{Generation, Order, Report, line as wire_line};

@@ -8,23 +8,22 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use codexd_core::clock::Monotonic;
 use codexd_core::contract::EventLevel;
-use codexd_core::identity::Process;
+use codexd_core::generations::{self, Generations, Name, Standing};
+use codexd_core::identity::Pid;
 use codexd_core::limits::LOG_CHECK_INTERVAL_MS;
-use codexd_core::program::Program;
-use codexd_core::record::CodexdRecord;
-use codexd_core::supervise::{self, Phase, Supervisor, Then};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::clients::{Clients, Said};
-use super::server::{self, Server};
+use super::clients::Clients;
+use super::door::Door;
+use super::kept::Kept;
+use super::report::Told;
 use super::signals::Signals;
-use super::state::{self, KeeperState, StatePhase};
+use super::state::{self, KeeperState};
 use super::watches::Watches;
-use super::wire::{Order, Report};
+use super::wire::Report;
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
-use crate::strays::Ties;
 use crate::{clock, fd_hygiene, lock, process};
 
 /// Why there is no keeper.
@@ -47,11 +46,11 @@ enum Event {
     VerbArrived,
     /// The verb of this number has spoken or left.
     VerbSpoke(usize),
-    /// The server ended.
-    ServerEnded,
-    /// The server wrote to its logs.
+    /// One of the processes ended.
+    Ended(Name),
+    /// One of them wrote to its logs.
     LogsGrew,
-    /// Something changed beside the control socket.
+    /// Something changed beside the control socket, or the state folder is gone.
     FolderChanged,
     /// A deadline has come.
     TimeCame,
@@ -64,20 +63,22 @@ pub(super) struct Keeper {
     pub(super) signals: Signals,
     pub(super) watches: Watches,
     pub(super) clients: Clients,
-    pub(super) supervisor: Supervisor,
-    pub(super) program: Option<Program>,
-    pub(super) server: Option<Server>,
-    /// What the server had started, looked up when it was signalled; for one that another keeper, or nobody, started.
-    pub(super) descendants: Vec<Process>,
+    pub(super) machine: Generations,
+    pub(super) table: Vec<Kept>,
+    /// The listening socket, once it is there or has come back from a gateway.
+    pub(super) door: Option<Door>,
+    pub(super) told: Told,
+    /// What the keeper before this one had beside the current server was looked for.
+    pub(super) inherited: bool,
     pub(super) state: KeeperState,
     /// What the keeper before this one last wrote.
     pub(super) before: Option<KeeperState>,
-    /// What leads to what the server that died last has left.
-    pub(super) dead: Option<Ties>,
-    /// Something of it could not be ended.
+    /// Something of a dead server could not be ended.
     pub(super) left_behind: bool,
     /// While nobody can be let in for want of descriptors: until when the door is not looked at.
     pub(super) deaf_until: Option<Monotonic>,
+    /// While somebody may be taking the state folder away: until when that is left to him.
+    pub(super) lost_until: Option<Monotonic>,
     pub(super) give_up: bool,
     pub(super) left: bool,
     pub(super) lock: File,
@@ -112,22 +113,23 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         signals,
         watches,
         clients: Clients::default(),
-        supervisor: Supervisor::new(seed),
-        program: None,
-        server: None,
-        descendants: Vec::new(),
+        machine: Generations::new(seed),
+        table: Vec::new(),
+        door: None,
+        told: Told::default(),
+        inherited: false,
         state,
         before,
-        dead: None,
         left_behind: false,
         deaf_until: None,
+        lost_until: None,
         give_up: false,
         left: false,
         lock,
     };
     keeper.note(LogEvent::new(EventLevel::Info, "daemon.started", "the keeper is up").with("pid", me.pid.0));
     if let Some(stream) = first {
-        let greeting = keeper.standing();
+        let greeting = keeper.greeting();
         keeper.clients.add(stream, &greeting).map_err(failed("greet the first verb"))?;
     }
     while !keeper.left {
@@ -141,7 +143,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
 }
 
 /// The socket of a dead keeper is in the way; the lock says that no living one listens on it.
-fn listen(home: &Home) -> io::Result<UnixListener> {
+pub(super) fn listen(home: &Home) -> io::Result<UnixListener> {
     let path = home.keeper_socket();
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -160,7 +162,10 @@ impl Keeper {
             (self.deaf_until.is_none().then(|| (self.listener.as_fd(), Event::VerbArrived)))
                 .into_iter()
                 .collect(),
-            self.server.iter().map(|server| (server.fd(), Event::ServerEnded)).collect(),
+            self.table
+                .iter()
+                .filter_map(|kept| Some((kept.server.as_ref()?.fd(), Event::Ended(kept.name))))
+                .collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // From the last to the first, so that letting one go does not shift the numbers of the others.
@@ -169,7 +174,7 @@ impl Keeper {
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
         let mut polled: Vec<PollFd<'_>> =
             waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let deadline = [self.supervisor.deadline(), self.watches.deadline(), self.deaf_until];
+        let deadline = [self.machine.deadline(), self.watches.deadline(), self.deaf_until, self.lost_until];
         let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
         let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
@@ -190,125 +195,39 @@ impl Keeper {
     fn on(&mut self, event: Event) {
         match event {
             Event::Signalled => self.signalled(),
-            Event::ServerEnded => self.server_ended(),
+            Event::Ended(name) => self.ended(name),
             Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
             Event::FolderChanged => {
                 self.watches.take_folder();
+                self.look_after_the_home();
                 self.clients.tell(&Report::SocketFolderChanged);
             }
             Event::VerbArrived => {
-                let greeting = self.standing();
+                let greeting = self.greeting();
                 // A verb that is gone already is no trouble; with too many files open the door would never be quiet.
                 if self.clients.accept(&self.listener, &greeting).is_err() {
                     self.deaf_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
                 }
             }
-            Event::VerbSpoke(index) => {
-                for said in self.clients.hear(index) {
-                    match said {
-                        Said::Order(order) => self.obey(*order),
-                        Said::Nonsense(message) => {
-                            self.clients.tell(&Report::Refused { message, errno: None });
-                        }
-                    }
-                }
-                self.leave_if_forgotten();
-            }
+            Event::VerbSpoke(index) => self.hear(index),
             Event::TimeCame => {
                 let now = clock::monotonic();
                 self.deaf_until = self.deaf_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
-                self.feed(supervise::Event::Ticked);
+                self.hold_on_to_the_home();
+                self.feed(generations::Event::Ticked);
             }
-        }
-    }
-
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Start { program } => {
-                let runs = matches!(self.supervisor.phase(), Phase::Running { .. });
-                if runs || self.may_begin() {
-                    if !runs {
-                        self.program = Some(*program);
-                    }
-                    self.feed(supervise::Event::StartRequested);
-                }
-            }
-            Order::Replace { program, policy } => {
-                // Before the old server is touched.
-                if self.may_begin() {
-                    self.program = Some(*program);
-                    self.feed(supervise::Event::StopRequested(policy, Then::StartAgain));
-                }
-            }
-            Order::Stop { policy, failed } => {
-                self.give_up = failed;
-                self.feed(supervise::Event::StopRequested(policy, Then::Leave));
-            }
-            Order::Adopt { process, codexd } => self.adopt(process, codexd),
-        }
-        if !self.left {
-            let standing = self.standing();
-            self.clients.tell(&standing);
-        }
-    }
-
-    /// Whether the state can be written down, without which a new server could not be found again. If not, says so.
-    fn may_begin(&mut self) -> bool {
-        let phase = self.phase();
-        match self.write_down(phase) {
-            Ok(()) => true,
-            Err(error) => {
-                let path = self.home.keeper_state();
-                let message = format!("the state cannot be kept in {}: {error}", path.display());
-                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
-                false
-            }
-        }
-    }
-
-    fn adopt(&mut self, process: Process, codexd: Option<CodexdRecord>) {
-        if self.server.as_ref().is_some_and(|server| server.process == process) {
-            return;
-        }
-        let adopted = server::program_of(&process, codexd.as_ref()).and_then(|program| {
-            let generation = codexd.and_then(|record| record.generation);
-            Ok((program, Server::adopt(&self.home, process.clone(), generation)?))
-        });
-        match adopted {
-            Ok((program, server)) if self.server.is_none() => {
-                let event =
-                    LogEvent::new(EventLevel::Info, "child.adopted", "took over a running app-server")
-                        .with("pid", process.pid.0);
-                self.note(event);
-                self.program = Some(program);
-                self.took_in(server);
-                self.feed(supervise::Event::Adopted);
-                self.go_on_draining(&process);
-            }
-            Ok(_) => self
-                .clients
-                .tell(&Report::Refused { message: "another server is kept already".into(), errno: None }),
-            Err(error) => {
-                let message = format!("failed to take over process {}: {error}", process.pid);
-                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
-            }
-        }
-    }
-
-    /// The keeper before us may have asked this very server to leave: it is not asked again, which would force it.
-    fn go_on_draining(&mut self, process: &Process) {
-        if let Some(KeeperState { phase: StatePhase::Stopping { then }, server: Some(server), .. }) =
-            &self.before
-            && server == process
-        {
-            self.feed(supervise::Event::FoundDraining(*then));
         }
     }
 
     /// The verb that started this keeper is gone before it said what for. What the keeper before has written stays.
-    fn leave_if_forgotten(&mut self) {
-        if !self.left && self.clients.is_empty() && self.supervisor.phase() == Phase::Idle {
+    pub(super) fn leave_if_forgotten(&mut self) {
+        let keeps_somebody = self.table.iter().any(|kept| kept.server.is_some());
+        if !self.left
+            && !keeps_somebody
+            && self.clients.no_verb_is_here()
+            && self.machine.standing() == Standing::Idle
+        {
             self.left = true;
             let _ = std::fs::remove_file(self.home.keeper_socket());
             self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nobody said what to keep"));
@@ -327,10 +246,11 @@ impl Keeper {
         }
     }
 
-    /// Reaps what the server's tools left to us, never the server itself: its end is told by its handle.
+    /// Reaps what the servers' tools left to us, never what is kept: the end of that is told by its handle.
     pub(super) fn reap_strays(&self) {
-        let server = self.server.as_ref().map(|server| server.process.pid);
-        for pid in process::children().into_iter().filter(|&pid| Some(pid) != server) {
+        let kept: Vec<Pid> =
+            self.table.iter().filter_map(|kept| Some(kept.server.as_ref()?.process.pid)).collect();
+        for pid in process::children().into_iter().filter(|pid| !kept.contains(pid)) {
             if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
                 let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
                 let _ = rustix::process::waitid(WaitId::Pid(pid), look);
@@ -342,7 +262,7 @@ impl Keeper {
 /// Ends before orders: an order is given on what the verb has seen. Later verbs before earlier ones: see [`Keeper::wait`].
 fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
-        Event::ServerEnded => 0,
+        Event::Ended(_) => 0,
         Event::Signalled => 1,
         Event::VerbSpoke(index) => return (2, std::cmp::Reverse(*index)),
         Event::VerbArrived => 3,

@@ -1,9 +1,9 @@
-//! The one process that the keeper keeps: started by it, or taken over.
+//! A process that the keeper keeps: an app-server or the gateway, started by it or taken over.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use codexd_core::contract::status::LastExit;
@@ -14,46 +14,67 @@ use codexd_core::program::{DrainSignal, Program};
 use codexd_core::record::CodexdRecord;
 use rustix::process::Signal;
 
+use super::door::Door;
+use crate::exec_with_sockets;
 use crate::home::Home;
 use crate::strays::{self, MARK, Ties};
 use crate::{clock, logs, process};
 
-/// A living server.
+/// The name of the listening socket in `LISTEN_FDNAMES`.
+const CONTROL: &str = "control";
+
+/// A living process.
 #[derive(Debug)]
 pub struct Server {
     /// Who it is.
     pub process: Process,
     /// The mark in its environment; `None` for one that codexd did not start.
     pub generation: Option<String>,
+    /// What it runs, without its environment.
+    pub program: Program,
     handle: OwnedFd,
     /// `None` for one that was taken over: its exit code is told to another.
     child: Option<Child>,
+    stderr: PathBuf,
     stderr_from: u64,
 }
 
 impl Server {
-    /// Starts the program in a process group of its own, with nothing open but its logs.
+    /// Starts an app-server in a process group of its own, with nothing open but its logs.
     ///
     /// # Errors
     /// The system's: no such file, not executable, out of memory, …
     pub fn spawn(home: &Home, program: &Program, generation: &str) -> io::Result<Self> {
         home.create_state()?;
-        let stdout = logs::open_for_append(&home.stdout_log())?;
-        let stderr = logs::open_for_append(&home.stderr_log())?;
-        let stderr_from = stderr.metadata()?.len();
-        // A folder that is gone since is no reason to have no server.
-        let cwd = if program.cwd.is_dir() { program.cwd.as_path() } else { home.root() };
-        let mut child = Command::new(&program.executable)
+        let stderr = home.stderr_log();
+        let (mut command, stderr_from) = command(home, program, &home.stdout_log(), &stderr)?;
+        command
             .args(program.args.iter().map(|argument| &argument.0))
             .env_clear()
             .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
-            .env(MARK, generation)
-            .current_dir(cwd)
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr)
-            .process_group(0)
-            .spawn()?;
+            .env(MARK, generation);
+        Self::hold(command.spawn()?, Some(generation.to_owned()), program, stderr, stderr_from)
+    }
+
+    /// Starts the gateway, in the same way, with the listening socket in its hands.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn spawn_gateway(home: &Home, program: &Program, door: &Door) -> io::Result<Self> {
+        home.create_state()?;
+        let log = home.gateway_log();
+        let (command, stderr_from) = command(home, program, &log, &log)?;
+        let child = exec_with_sockets::spawn(command, program, door.fd(), CONTROL)?;
+        Self::hold(child, None, program, log, stderr_from)
+    }
+
+    fn hold(
+        mut child: Child,
+        generation: Option<String>,
+        program: &Program,
+        stderr: PathBuf,
+        stderr_from: u64,
+    ) -> io::Result<Self> {
         let pid = Pid(child.id());
         let (identity, handle) = match hold(pid) {
             Ok(held) => held,
@@ -66,9 +87,11 @@ impl Server {
         };
         Ok(Self {
             process: Process { pid, identity },
-            generation: Some(generation.to_owned()),
+            generation,
+            program: program.without_env(),
             handle,
             child: Some(child),
+            stderr,
             stderr_from,
         })
     }
@@ -77,11 +100,17 @@ impl Server {
     ///
     /// # Errors
     /// `NotFound` if it is gone.
-    pub fn adopt(home: &Home, process: Process, generation: Option<String>) -> io::Result<Self> {
+    pub fn adopt(
+        process: Process,
+        generation: Option<String>,
+        program: &Program,
+        stderr: PathBuf,
+    ) -> io::Result<Self> {
         let handle = process::open(&process)?;
         // Who wrote what is there already cannot be told.
-        let stderr_from = std::fs::metadata(home.stderr_log()).map(|log| log.len()).unwrap_or_default();
-        Ok(Self { process, generation, handle, child: None, stderr_from })
+        let stderr_from = std::fs::metadata(&stderr).map(|log| log.len()).unwrap_or_default();
+        let program = program.without_env();
+        Ok(Self { process, generation, program, handle, child: None, stderr, stderr_from })
     }
 
     /// What to wait on for its end.
@@ -128,7 +157,8 @@ impl Server {
             .collect()
     }
 
-    /// What leads to everything that it started, once it is dead. What it started of its own, as a child of this keeper, is
+    /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while nobody else
+    /// lives of whom that could be, what it started of its own, as a child of this keeper, is
     /// in the keeper's session and has become the keeper's; of one that was taken over the keeper before may be known.
     pub fn ties(&self, known: Vec<Process>, before: Option<&Process>) -> Ties {
         let session = match (&self.child, &self.generation, before) {
@@ -145,7 +175,7 @@ impl Server {
     }
 
     /// It has ended: how.
-    pub fn exit(mut self, home: &Home, requested: bool) -> LastExit {
+    pub fn exit(mut self, requested: bool) -> LastExit {
         let status = self.child.as_mut().and_then(|child| child.wait().ok());
         LastExit {
             pid: self.process.pid,
@@ -153,19 +183,33 @@ impl Server {
             signal: status.and_then(|status| status.signal()),
             at: clock::timestamp(),
             requested,
-            stderr_tail: logs::tail(&home.stderr_log(), self.stderr_from, STDERR_TAIL_BYTES),
+            stderr_tail: logs::tail(&self.stderr, self.stderr_from, STDERR_TAIL_BYTES),
         }
     }
 
     /// What the pid record says beside who it is.
-    pub fn codexd_record(&self, program: &Program) -> CodexdRecord {
+    pub fn codexd_record(&self) -> CodexdRecord {
         CodexdRecord {
             generation: self.generation.clone(),
-            executable: program.executable.clone(),
+            executable: self.program.executable.clone(),
             executable_identity: process::executable(self.process.pid).ok().map(|(_, identity)| identity),
-            embedded: program.embedded,
+            embedded: self.program.embedded,
+            socket: self.program.socket.clone(),
         }
     }
+}
+
+/// What every program has in common: a group of its own, its folder, and where it writes; with how long the second of its
+/// logs is already.
+fn command(home: &Home, program: &Program, stdout: &Path, stderr: &Path) -> io::Result<(Command, u64)> {
+    let stdout = logs::open_for_append(stdout)?;
+    let stderr = logs::open_for_append(stderr)?;
+    let stderr_from = stderr.metadata()?.len();
+    // A folder that is gone since is no reason to have no server.
+    let cwd = if program.cwd.is_dir() { program.cwd.as_path() } else { home.root() };
+    let mut command = Command::new(&program.executable);
+    command.current_dir(cwd).stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    Ok((command, stderr_from))
 }
 
 /// The identity of and a handle on a child that nobody has reaped: the number is still its own, alive or dead.
@@ -181,7 +225,11 @@ fn hold(pid: Pid) -> io::Result<(ProcessIdentity, OwnedFd)> {
 ///
 /// # Errors
 /// If the process is gone or another user's.
-pub fn program_of(process: &Process, codexd: Option<&CodexdRecord>) -> io::Result<Program> {
+pub fn program_of(
+    process: &Process,
+    codexd: Option<&CodexdRecord>,
+    version: Option<String>,
+) -> io::Result<Program> {
     let pid = process.pid;
     let running = process::executable(pid)?.0;
     let executable = match codexd {
@@ -195,5 +243,7 @@ pub fn program_of(process: &Process, codexd: Option<&CodexdRecord>) -> io::Resul
         env: env.map(|(name, value)| (OsText(name), OsText(value))).collect(),
         cwd: process::working_directory(pid).unwrap_or_else(|_| PathBuf::from("/")),
         embedded: codexd.is_some_and(|record| record.embedded),
+        socket: codexd.and_then(|record| record.socket.clone()),
+        version,
     })
 }

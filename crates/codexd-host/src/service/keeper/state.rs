@@ -3,6 +3,7 @@
 use std::io;
 
 use codexd_core::contract::status::LastExit;
+use codexd_core::generations::Role;
 use codexd_core::identity::Process;
 use codexd_core::program::Program;
 use codexd_core::supervise::Then;
@@ -34,6 +35,32 @@ pub enum StatePhase {
     Failed,
 }
 
+/// A server beside the current one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherState {
+    /// What it is for.
+    pub role: Role,
+    /// It, if it is known to live: one that is being started is not yet.
+    pub process: Option<Process>,
+    /// Its mark.
+    pub generation: Option<String>,
+    /// What runs, without its environment.
+    pub program: Program,
+    /// Whether it was asked to leave.
+    pub stopping: bool,
+}
+
+/// The gateway.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayState {
+    /// It, if it lives.
+    pub process: Option<Process>,
+    /// Restarts after a crash since it was first wanted.
+    pub restarts: u64,
+}
+
 /// The contents of `keeper.json`. A field that a later codexd adds is ignored by this one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -50,6 +77,12 @@ pub struct KeeperState {
     pub generation: Option<String>,
     /// What runs, without its environment.
     pub program: Option<Program>,
+    /// The servers beside that one.
+    #[serde(default)]
+    pub others: Vec<OtherState>,
+    /// The gateway, if there is to be one.
+    #[serde(default)]
+    pub gateway: Option<GatewayState>,
     /// Restarts after a crash since a verb last asked for the server.
     pub restarts: u64,
     /// Whether it keeps dying.
@@ -70,6 +103,8 @@ impl KeeperState {
             server: None,
             generation: None,
             program: None,
+            others: Vec::new(),
+            gateway: None,
             restarts: 0,
             crash_looping: false,
             next_attempt_at: None,
@@ -96,6 +131,8 @@ pub fn settle(home: &Home) -> io::Result<()> {
             &KeeperState {
                 phase: StatePhase::Stopped,
                 server: None,
+                others: Vec::new(),
+                gateway: None,
                 restarts: 0,
                 crash_looping: false,
                 next_attempt_at: None,

@@ -33,24 +33,28 @@ impl Watches {
         Ok(Self { logs: inotify()?, folder: inotify()?, asleep_until: None })
     }
 
-    /// Watches the logs of `home`, which must exist. Watching them again changes nothing.
+    /// Watches the logs of `home` that there are. Watching them again changes nothing.
     ///
     /// # Errors
     /// The system's.
     pub fn watch_logs(&self, home: &Home) -> io::Result<()> {
-        for path in [home.stdout_log(), home.stderr_log()] {
+        for path in logs_of(home).iter().filter(|path| path.exists()) {
             inotify::add_watch(&self.logs, path, inotify::WatchFlags::MODIFY)?;
         }
         Ok(())
     }
 
-    /// Watches the folder of the control socket of `home`. Watching it again changes nothing.
+    /// Watches the folder of the control socket of `home`, and whether something of the state goes. Watching them again changes
+    /// nothing.
     ///
     /// # Errors
     /// The system's.
-    pub fn watch_folder(&self, home: &Home) -> io::Result<()> {
+    pub fn watch_folders(&self, home: &Home) -> io::Result<()> {
         let changes = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&self.folder, home.control_dir(), changes)?;
+        // That the folder itself goes is told only when nobody has a file of it open any more.
+        let losses = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;
+        inotify::add_watch(&self.folder, home.state_dir(), losses)?;
         Ok(())
     }
 
@@ -81,11 +85,15 @@ impl Watches {
         }
         let wrote = drain(&self.logs);
         self.asleep_until = wrote.then(|| now + LOG_CHECK_INTERVAL_MS);
-        for path in [home.stdout_log(), home.stderr_log()] {
+        for path in logs_of(home) {
             // What cannot be rotated now (a full disk) is tried again when more is written.
             let _ = logs::rotate_if_larger(&path, LOG_MAX_BYTES);
         }
     }
+}
+
+fn logs_of(home: &Home) -> [std::path::PathBuf; 3] {
+    [home.stdout_log(), home.stderr_log(), home.gateway_log()]
 }
 
 fn inotify() -> io::Result<OwnedFd> {

@@ -1,6 +1,9 @@
 //! What verbs and the keeper say to each other: one JSON object a line.
 
+use std::path::PathBuf;
+
 use codexd_core::contract::status::LastExit;
+use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::program::{Program, StopPolicy};
 use codexd_core::record::CodexdRecord;
@@ -9,14 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::state::StatePhase;
 
-/// What a verb wants of the keeper.
+/// What a verb, or the gateway, wants of the keeper.
 #[derive(Debug, Deserialize, Serialize)]
-#[serde(tag = "order", rename_all = "camelCase")]
+#[serde(tag = "order", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Order {
     /// Run this program. One that runs already goes on; one that is being ended is started again afterwards.
     Start {
         /// What to run.
         program: Box<Program>,
+        /// What to run in front of it; nothing if the program makes the control socket itself.
+        #[serde(default)]
+        gateway: Option<Box<Program>>,
     },
     /// Take over a process that runs.
     Adopt {
@@ -24,15 +30,54 @@ pub enum Order {
         process: Process,
         /// What its record said beside that.
         codexd: Option<CodexdRecord>,
+        /// What to run in front of it, if the one that was there is gone.
+        #[serde(default)]
+        gateway: Option<Box<Program>>,
     },
-    /// End the server and start this program in its place.
+    /// End every server and start this program in their place.
     Replace {
         /// What to run.
         program: Box<Program>,
-        /// How to end the old one.
+        /// How to end the old ones.
         policy: StopPolicy,
+        /// What to run in front of it; nothing if the program makes the control socket itself.
+        #[serde(default)]
+        gateway: Option<Box<Program>>,
     },
-    /// End the server, then leave.
+    /// Start this program beside the server. It is withdrawn if whoever gave the order leaves before promoting it.
+    Succeed {
+        /// What to run.
+        program: Box<Program>,
+    },
+    /// End the successor that was started beside the server.
+    Withdraw {
+        /// Its mark.
+        generation: String,
+    },
+    /// The successor answers: from now on it is the server, and the one before is on its way out.
+    Promote {
+        /// Its mark.
+        generation: String,
+        /// What to run in front of it from the next start of the gateway on.
+        #[serde(default)]
+        gateway: Option<Box<Program>>,
+    },
+    /// From the gateway: this outgoing server holds nothing any more and may be ended.
+    Retire {
+        /// Its mark.
+        generation: String,
+    },
+    /// From the gateway: it is the one at this end. The listening socket comes along with the message.
+    Subscribe {
+        /// Whether it moves threads from one server to another.
+        moves: bool,
+    },
+    /// From the gateway: tell this to everybody else.
+    Relay {
+        /// Anything.
+        value: serde_json::Value,
+    },
+    /// End every server, then leave.
     Stop {
         /// How.
         policy: StopPolicy,
@@ -41,7 +86,27 @@ pub enum Order {
     },
 }
 
-/// What the keeper tells every connected verb.
+/// A server that lives.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generation {
+    /// The mark that it carries; `None` for one that codexd did not start.
+    pub mark: Option<String>,
+    /// Its process.
+    pub pid: Pid,
+    /// The socket of its own; `None` for one that made the control socket.
+    pub socket: Option<PathBuf>,
+    /// What it is for.
+    pub role: Role,
+    /// Whether it is the one built into codexd.
+    #[serde(default)]
+    pub embedded: bool,
+    /// The version that its program told.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// What the keeper tells everybody who is connected.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "report", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Report {
@@ -53,6 +118,44 @@ pub enum Report {
         phase: StatePhase,
         /// The server, if one lives.
         pid: Option<Pid>,
+    },
+    /// Every server that lives, and the gateway: the second thing that anybody hears, and again after every change.
+    Generations {
+        /// The servers, the current one first.
+        generations: Vec<Generation>,
+        /// The gateway, if one lives.
+        gateway_pid: Option<Pid>,
+        /// Whether it is connected and moves threads.
+        gateway_moves: bool,
+    },
+    /// The successor ended before it was promoted.
+    SuccessorEnded {
+        /// How.
+        exit: LastExit,
+    },
+    /// The successor could not be started.
+    SuccessorFailed {
+        /// Why.
+        message: String,
+        /// The number of the system's error, if it was one.
+        errno: Option<i32>,
+    },
+    /// Nothing of this server lives any more, and it is not missed.
+    Retired {
+        /// Its mark.
+        generation: Option<String>,
+    },
+    /// The gateway could not be started.
+    GatewayFailed {
+        /// Why.
+        message: String,
+        /// The number of the system's error, if it was one.
+        errno: Option<i32>,
+    },
+    /// What the gateway wants told.
+    Relayed {
+        /// As it came.
+        value: serde_json::Value,
     },
     /// A server lives.
     Spawned {

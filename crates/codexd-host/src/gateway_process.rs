@@ -1,0 +1,21 @@
+//! The gateway of a home as a process, by its arguments: one that a keeper started and was killed before it wrote that down.
+
+use codexd_core::identity::{Pid, Process};
+
+use crate::home::Home;
+use crate::{process, strays};
+
+/// The verb, and the option that says of which home; they come first among the arguments.
+pub const ARGUMENTS: [&str; 2] = ["gateway", "--codex-home"];
+
+/// Whether this process is a gateway of this home.
+pub fn is_one(pid: Pid, home: &Home) -> bool {
+    let arguments = process::arguments(pid);
+    let words = arguments.iter().skip(1).take(2).map(|word| word.as_os_str());
+    words.eq(ARGUMENTS) && arguments.get(3).is_some_and(|path| path == home.root().as_os_str())
+}
+
+/// The gateway of a home, if one lives.
+pub fn find(home: &Home) -> Option<Process> {
+    strays::processes_of_ours().filter(|&pid| is_one(pid, home)).find_map(|pid| process::identify(pid).ok())
+}

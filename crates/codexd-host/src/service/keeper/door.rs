@@ -1,0 +1,186 @@
+//! The listening socket at the well-known place. The keeper makes it and keeps it, gateways come and go: who connects while
+//! there is none waits in its queue.
+//!
+//! A client is told who listens by the credentials of whoever called listen(2) last (`unix(7)`, `SO_PEERCRED`): the
+//! gateway does so when it takes over, the keeper when a gateway is gone.
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use codexd_core::limits::CONTROL_BACKLOG;
+use rustix::net::sockopt;
+
+use crate::home::Home;
+
+/// The socket.
+#[derive(Debug)]
+pub struct Door {
+    listener: OwnedFd,
+    path: PathBuf,
+    /// What stood at the path when it was taken over; nothing any more if somebody removed it.
+    inode: Option<(u64, u64)>,
+}
+
+impl Door {
+    /// Binds the socket. What a dead server or keeper has left at the place is removed.
+    ///
+    /// # Errors
+    /// `AddrInUse` if somebody listens there, `AlreadyExists` if something else than a socket is there; the system's.
+    pub fn open(home: &Home) -> io::Result<Door> {
+        home.create_state()?;
+        let path = home.control_socket();
+        make_room(&path)?;
+        let listener = codexd_protocol::unix::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let inode = inode(&path);
+        let door = Door { listener: listener.into(), path, inode };
+        door.listen()?;
+        Ok(door)
+    }
+
+    /// Takes over the socket that a gateway has handed back; `None` if it is no listening one.
+    pub fn take_back(home: &Home, listener: OwnedFd) -> Option<Door> {
+        let listens = sockopt::socket_acceptconn(&listener).unwrap_or_default();
+        let path = home.control_socket();
+        listens.then(|| Door { listener, inode: inode(&path), path })
+    }
+
+    /// Listens anew, so that clients are told that it is this process who does.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn listen(&self) -> io::Result<()> {
+        Ok(rustix::net::listen(&self.listener, CONTROL_BACKLOG)?)
+    }
+
+    /// Whether the path still leads to this socket.
+    pub fn is_in_its_place(&self) -> bool {
+        self.inode.is_some() && inode(&self.path) == self.inode
+    }
+
+    /// The socket.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Takes the socket away.
+    pub fn close(self) {
+        if self.is_in_its_place() {
+            // What cannot be removed is found by the next verb to be left over.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes what nobody listens on.
+fn make_room(path: &Path) -> io::Result<()> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let leads_to_a_socket =
+        fs::metadata(path).map_or(kind.is_symlink(), |found| found.file_type().is_socket());
+    if !leads_to_a_socket {
+        let message = format!("{} is there and is not a socket", path.display());
+        return Err(io::Error::new(ErrorKind::AlreadyExists, message));
+    }
+    if !is_deserted(path) {
+        let message = format!("somebody listens on {} already", path.display());
+        return Err(io::Error::new(ErrorKind::AddrInUse, message));
+    }
+    remove_if_there(path)
+}
+
+/// Removes the socket of a dead server, and what a link in its place leads to.
+pub fn remove_socket(path: &Path) {
+    if !is_deserted(path) {
+        return;
+    }
+    let target = crate::short_socket::is_ours(path).then(|| fs::read_link(path).ok()).flatten();
+    for socket in target.iter().map(PathBuf::as_path).chain([path]) {
+        let is_one = fs::symlink_metadata(socket)
+            .is_ok_and(|found| found.file_type().is_socket() || found.file_type().is_symlink());
+        if is_one {
+            // The next server at this place removes what is left over, too.
+            let _ = remove_if_there(socket);
+        }
+    }
+}
+
+/// Whether nobody listens on a socket.
+fn is_deserted(path: &Path) -> bool {
+    let gone = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+    codexd_protocol::unix::connect(path).is_err_and(|error| gone(error.kind()))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Door;
+    use crate::home::Home;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        home.create_state().expect("made");
+        (folder, home)
+    }
+
+    #[test]
+    fn what_is_left_over_makes_room_and_the_socket_is_its_owners_alone() {
+        let (_folder, home) = home();
+        let socket = home.control_socket();
+        drop(UnixListener::bind(&socket).expect("bound"));
+        let door = Door::open(&home).expect("opened");
+        let mode = std::fs::symlink_metadata(&socket).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        codexd_protocol::unix::connect(&socket).expect("it listens");
+        door.close();
+        assert!(!socket.exists());
+        std::os::unix::fs::symlink("/nonexistent/socket", &socket).expect("a link");
+        Door::open(&home).expect("a link that leads nowhere makes room, too");
+    }
+
+    #[test]
+    fn nobody_who_listens_and_no_file_is_removed() {
+        let (_folder, home) = home();
+        let socket = home.control_socket();
+        let theirs = UnixListener::bind(&socket).expect("bound");
+        assert_eq!(Door::open(&home).expect_err("taken").kind(), ErrorKind::AddrInUse);
+        drop(theirs);
+        std::fs::remove_file(&socket).expect("removed");
+        std::fs::write(&socket, "mine").expect("written");
+        assert_eq!(Door::open(&home).expect_err("a file").kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&socket).expect("there"), "mine");
+    }
+
+    #[test]
+    fn a_socket_that_somebody_removed_is_not_in_its_place() {
+        let (_folder, home) = home();
+        let door = Door::open(&home).expect("opened");
+        assert!(door.is_in_its_place());
+        std::fs::remove_file(home.control_socket()).expect("removed");
+        assert!(!door.is_in_its_place());
+        let other = UnixListener::bind(home.control_socket()).expect("somebody else's");
+        door.close();
+        assert!(home.control_socket().exists(), "it is not ours to remove");
+        drop(other);
+    }
+}

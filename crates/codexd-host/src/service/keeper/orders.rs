@@ -1,0 +1,185 @@
+//! What the keeper does when it is told to.
+
+use codexd_core::generations::{Event, Name, Role, Standing};
+use codexd_core::program::Program;
+use codexd_core::supervise::Phase;
+
+use super::clients::{ClientId, Said};
+use super::door::Door;
+use super::kept::Kept;
+use super::run::Keeper;
+use super::wire::{Order, Report};
+
+impl Keeper {
+    /// Takes in what was said on one connection.
+    pub(super) fn hear(&mut self, index: usize) {
+        let Some(heard) = self.clients.hear(index) else { return };
+        for said in heard.said {
+            match said {
+                Said::Order(order) => self.obey(heard.from, *order),
+                Said::Nonsense(message) => self.clients.tell(&Report::Refused { message, errno: None }),
+            }
+        }
+        if heard.left {
+            self.clients.remove(heard.from);
+            // Nobody is left to tell whether it answers.
+            let wanted = self.machine.successor().and_then(|name| self.kept(name)?.wanted_by);
+            if wanted == Some(heard.from) {
+                self.feed(Event::WithdrawalRequested);
+            }
+            self.tell_changes();
+        }
+        self.leave_if_forgotten();
+    }
+
+    fn obey(&mut self, from: ClientId, order: Order) {
+        match order {
+            Order::Subscribe { moves } => return self.subscribe(from, moves),
+            Order::Relay { value } => return self.clients.tell_others(from, &Report::Relayed { value }),
+            Order::Retire { generation } => {
+                if let Some(name) = self.marked(&generation) {
+                    self.feed(Event::RetirementRequested(name));
+                }
+                return;
+            }
+            Order::Adopt { process, codexd, gateway } => {
+                self.adopt(process, codexd, gateway.map(|gateway| *gateway));
+            }
+            order => {
+                self.inherit(None);
+                self.change(from, order);
+            }
+        }
+        if !self.left {
+            let standing = self.standing();
+            self.clients.tell(&standing);
+        }
+    }
+
+    fn change(&mut self, from: ClientId, order: Order) {
+        match order {
+            Order::Start { program, gateway } => self.start(*program, gateway.map(|gateway| *gateway)),
+            Order::Replace { program, policy, gateway } => {
+                // Before the old server is touched.
+                if self.may_begin() {
+                    let fronted = gateway.is_some();
+                    self.set_program(self.machine.current(), *program);
+                    self.set_gateway(gateway.map(|gateway| *gateway));
+                    self.feed(Event::ReplaceRequested { policy, gateway: fronted });
+                }
+            }
+            Order::Stop { policy, failed } => {
+                self.give_up = failed;
+                self.feed(Event::StopRequested(policy));
+            }
+            Order::Succeed { program } => self.succeed(from, *program),
+            Order::Withdraw { generation } => {
+                if self.marked(&generation).is_some_and(|name| self.machine.successor() == Some(name)) {
+                    self.feed(Event::WithdrawalRequested);
+                }
+            }
+            Order::Promote { generation, gateway } => {
+                self.promote(&generation, gateway.map(|gateway| *gateway));
+            }
+            Order::Adopt { .. } | Order::Retire { .. } | Order::Subscribe { .. } | Order::Relay { .. } => {}
+        }
+    }
+
+    fn start(&mut self, program: Program, gateway: Option<Program>) {
+        let runs = self.machine.standing() == Standing::Running;
+        let fronted = gateway.is_some();
+        if !runs {
+            if !self.may_begin() || (fronted && !self.can_open_the_door()) {
+                return;
+            }
+            self.set_program(self.machine.current(), program);
+            self.set_gateway(gateway);
+        }
+        self.feed(Event::StartRequested { gateway: fronted });
+    }
+
+    pub(super) fn set_gateway(&mut self, program: Option<Program>) {
+        if let Some(program) = program {
+            self.set_program(Name::Gateway, program);
+        }
+    }
+
+    /// Whether the state can be written down, without which a new server could not be found again. If not, says so.
+    fn may_begin(&mut self) -> bool {
+        let phase = self.phase();
+        match self.write_down(phase) {
+            Ok(()) => true,
+            Err(error) => {
+                let path = self.home.keeper_state();
+                let message = format!("the state cannot be kept in {}: {error}", path.display());
+                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
+                false
+            }
+        }
+    }
+
+    /// Whether the listening socket is there, or can be once a server that has it now is gone. If not, says so.
+    fn can_open_the_door(&mut self) -> bool {
+        let held = self.table.iter().filter_map(|kept| kept.server.as_ref());
+        let held_by_a_server = held
+            .clone()
+            .any(|server| server.program.socket.is_none() && Some(server.process.pid) != self.gateway_pid());
+        if held_by_a_server {
+            return true;
+        }
+        match self.open_the_door() {
+            Ok(()) => true,
+            Err(error) => {
+                let path = self.home.control_socket();
+                let message = format!("failed to listen on {}: {error}", path.display());
+                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
+                false
+            }
+        }
+    }
+
+    fn succeed(&mut self, from: ClientId, program: Program) {
+        if !self.machine.may_be_succeeded() {
+            let message = "no server runs behind a gateway that another one could be started beside".into();
+            return self.clients.tell(&Report::Refused { message, errno: None });
+        }
+        if !self.may_begin() {
+            return;
+        }
+        let actions = self.step(Event::SuccessionRequested);
+        if let Some(name) = self.machine.successor() {
+            let kept =
+                Kept { wanted_by: Some(from), role: Some(Role::Successor), ..Kept::new(name, program) };
+            self.table.push(kept);
+        }
+        self.act(actions);
+    }
+
+    fn promote(&mut self, generation: &str, gateway: Option<Program>) {
+        let successor = self.machine.successor().filter(|&name| self.marked(generation) == Some(name));
+        let lives = successor.and_then(|name| self.machine.supervisor(name)).map(|found| found.phase());
+        if !matches!(lives, Some(Phase::Running { .. })) {
+            let message = format!("no successor {generation} lives");
+            return self.clients.tell(&Report::Refused { message, errno: None });
+        }
+        // The record first: whom it names is the current one, should this keeper be killed in between.
+        if let Some(name) = successor {
+            self.record(name);
+        }
+        self.set_gateway(gateway);
+        self.feed(Event::PromotionRequested);
+        for kept in &mut self.table {
+            kept.wanted_by = None;
+        }
+    }
+
+    fn subscribe(&mut self, from: ClientId, moves: bool) {
+        let handed = self.clients.is_gateway(from, moves);
+        if self.door.is_none()
+            && let Some(handed) = handed
+        {
+            self.door = Door::take_back(&self.home, handed);
+        }
+        self.tell_changes();
+    }
+}

@@ -1,0 +1,129 @@
+//! How things stand, for those who are connected and for those who come later.
+
+use std::io;
+
+use codexd_core::generations::{Name, Role, Standing};
+use codexd_core::identity::Pid;
+use codexd_core::supervise::Phase;
+
+use super::run::Keeper;
+use super::state::{self, GatewayState, OtherState, StatePhase};
+use super::wire::{Generation, Report};
+use crate::clock;
+
+/// What was last told about who lives.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Told {
+    generations: Vec<Generation>,
+    gateway_pid: Option<Pid>,
+    gateway_moves: bool,
+}
+
+impl Keeper {
+    pub(super) fn phase(&self) -> StatePhase {
+        match self.machine.standing() {
+            Standing::Idle => StatePhase::Idle,
+            Standing::Running => StatePhase::Running,
+            Standing::Waiting => StatePhase::Waiting,
+            Standing::Stopping(then) => StatePhase::Stopping { then },
+        }
+    }
+
+    pub(super) fn gateway_pid(&self) -> Option<Pid> {
+        self.server(Name::Gateway).map(|gateway| gateway.process.pid)
+    }
+
+    pub(super) fn standing(&self) -> Report {
+        Report::State {
+            keeper_pid: self.state.keeper.pid,
+            phase: self.phase(),
+            pid: self.current_server().map(|server| server.process.pid),
+        }
+    }
+
+    /// What everybody is told first.
+    pub(super) fn greeting(&self) -> [Report; 2] {
+        [self.standing(), report(self.who_lives())]
+    }
+
+    /// Tells everybody who lives, if that has changed.
+    pub(super) fn tell_changes(&mut self) {
+        let now = self.who_lives();
+        if now != self.told {
+            self.told = now.clone();
+            self.clients.tell(&report(now));
+        }
+    }
+
+    fn who_lives(&self) -> Told {
+        let mut generations: Vec<Generation> = self
+            .table
+            .iter()
+            .filter_map(|kept| {
+                let (server, role) = (kept.server.as_ref()?, self.machine.role(kept.name)?);
+                Some(Generation {
+                    mark: server.generation.clone(),
+                    pid: server.process.pid,
+                    socket: server.program.socket.clone(),
+                    role,
+                    embedded: server.program.embedded,
+                    version: server.program.version.clone(),
+                })
+            })
+            .collect();
+        generations.sort_by_key(|generation| generation.role != Role::Current);
+        Told { generations, gateway_pid: self.gateway_pid(), gateway_moves: self.clients.gateway_moves() }
+    }
+
+    /// Writes `keeper.json`. Where no order depends on it, a full disk costs what it would have told and nothing else.
+    pub(super) fn write_down(&mut self, phase: StatePhase) -> io::Result<()> {
+        let current = self.machine.current();
+        self.state.phase = phase;
+        self.state.server = self.current_server().map(|server| server.process.clone());
+        if let Some(kept) = self.kept(current) {
+            let program = kept.server.as_ref().map(|server| server.program.clone());
+            let (mark, program) = (kept.mark.clone(), program.unwrap_or_else(|| kept.program.without_env()));
+            (self.state.generation, self.state.program) = (mark, Some(program));
+        }
+        self.state.others = self.others();
+        self.state.gateway = self.gateway_state();
+        if let Some(supervisor) = self.machine.supervisor(current) {
+            self.state.restarts = supervisor.restarts();
+            self.state.crash_looping = supervisor.crash_looping();
+            self.state.next_attempt_at = match supervisor.phase() {
+                Phase::Waiting { until } => Some(clock::in_ms(until.since_ms(clock::monotonic()))),
+                _ => None,
+            };
+        }
+        state::write(&self.home, &self.state)
+    }
+
+    fn others(&self) -> Vec<OtherState> {
+        let other = |kept: &super::kept::Kept| {
+            let role = self.machine.role(kept.name).filter(|_| kept.name != self.machine.current())?;
+            let phase = self.machine.supervisor(kept.name).map(|supervisor| supervisor.phase());
+            Some(OtherState {
+                role,
+                process: kept.server.as_ref().map(|server| server.process.clone()),
+                generation: kept.mark.clone(),
+                program: kept.program.without_env(),
+                stopping: matches!(phase, Some(Phase::Stopping { .. })),
+            })
+        };
+        self.table.iter().filter_map(other).collect()
+    }
+
+    fn gateway_state(&self) -> Option<GatewayState> {
+        let process = self.server(Name::Gateway).map(|gateway| gateway.process.clone());
+        if process.is_none() && !self.machine.gateway_wanted() {
+            return None;
+        }
+        let restarts = self.machine.supervisor(Name::Gateway).map(|supervisor| supervisor.restarts());
+        Some(GatewayState { process, restarts: restarts.unwrap_or_default() })
+    }
+}
+
+fn report(told: Told) -> Report {
+    let Told { generations, gateway_pid, gateway_moves } = told;
+    Report::Generations { generations, gateway_pid, gateway_moves }
+}

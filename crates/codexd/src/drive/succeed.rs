@@ -1,0 +1,166 @@
+//! Live replacement: a successor beside the server that runs, and the handover of what that holds.
+
+use std::time::{Duration, Instant};
+
+use codexd_core::contract::Failure;
+use codexd_core::generations::Role;
+use codexd_core::identity::Pid;
+use codexd_core::limits::{HANDOVER_TOLD_TIMEOUT_MS, KEEPER_TIMEOUT_MS};
+use codexd_core::record::CodexdRecord;
+use codexd_host::process;
+use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
+use serde_json::{Value, json};
+
+use super::{Drive, Handover};
+use crate::observe::Sight;
+use crate::patience::Progress as Patience;
+use crate::ready::{NotReady, Whose, await_ready};
+use crate::{codex, failures};
+
+impl Drive<'_> {
+    /// Whether a successor may be started beside the server that runs: both are behind a gateway that moves threads, and
+    /// both share a home.
+    pub(super) fn may_overlap(&self, sight: &Sight) -> bool {
+        let moves = self.link.as_ref().is_some_and(|link| link.gateway.moves);
+        moves
+            && self.wish.handover != Handover::Never
+            && self.wish.gateway.is_on()
+            && sight.server.as_ref().is_some_and(|server| {
+                sight
+                    .codexd
+                    .as_ref()
+                    .is_some_and(|record| shares_a_home(self.link.as_ref(), server.pid, record))
+            })
+    }
+
+    /// Starts a successor, waits until it answers, and makes it the current one. If it does not, nothing has changed.
+    pub(super) fn succeed(&mut self, sight: &Sight) -> Result<(), Failure> {
+        let (program, gateway) = self.what_to_run(sight)?;
+        if !codex::shares_a_home(&program) {
+            // The new one may not overlap: the old way.
+            if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
+                self.progress.restarted = true;
+                self.replaced.clone_from(&sight.server);
+                self.replacing = true;
+                self.await_ready()?;
+            }
+            return Ok(());
+        }
+        if !self.order(&Order::Succeed { program })? {
+            return Ok(());
+        }
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        match await_ready(self.context, link, Whose::Successor) {
+            Ok(_) => {}
+            Err(NotReady::KeeperGone) => return self.lost_keeper(),
+            Err(not_ready) => {
+                let failure = self.not_ready(not_ready);
+                self.withdraw();
+                return Err(failure);
+            }
+        }
+        let Some((mark, to)) = self.link.as_ref().and_then(successor) else { return Ok(()) };
+        let promote = Order::Promote { generation: mark, gateway };
+        if self.order(&promote)? && self.await_promotion(to)? {
+            self.progress.restarted = true;
+            let from = sight.server.as_ref().map(|server| server.pid);
+            self.handover = Some(json!({"from": from, "to": to, "state": "unknown"}));
+        }
+        Ok(())
+    }
+
+    /// The successor is ended, and its end waited for: a replacement that fails leaves nothing behind.
+    fn withdraw(&mut self) {
+        let Some((mark, pid)) = self.link.as_ref().and_then(successor) else { return };
+        let order = Order::Withdraw { generation: mark };
+        let Some(link) = self.link.as_mut() else { return };
+        if link.order(&order).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        let lives = |link: &KeeperLink| link.generations.iter().any(|generation| generation.pid == pid);
+        // What is left of it is found by the next verb.
+        while lives(link) && link.next(deadline).is_ok() {}
+    }
+
+    /// Until the keeper says that the successor is the current one; if it does not, look again.
+    fn await_promotion(&mut self, to: Pid) -> Result<bool, Failure> {
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        loop {
+            match link.next(deadline) {
+                Ok(Report::State { pid: Some(pid), .. }) if pid == to => return Ok(true),
+                Ok(Report::State { .. }) => return Ok(false),
+                Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
+                Ok(_) => {}
+                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
+                Err(error) => return Err(failures::keeper(&error)),
+            }
+        }
+    }
+
+    /// After a promotion: until the gateway has said how the handover goes, or, if that is wanted, until the server before
+    /// has left. That the new one serves is established already, so nothing here makes the verb fail.
+    pub(super) fn await_the_handover(&mut self) -> Result<(), Failure> {
+        let (Some(mut handover), Some(link)) = (self.handover.take(), self.link.as_mut()) else {
+            return Ok(());
+        };
+        let from = handover["from"].as_u64();
+        let told_by = Instant::now() + Duration::from_millis(HANDOVER_TOLD_TIMEOUT_MS);
+        let mut patience = Patience::begin();
+        loop {
+            let leaves = link.generations.iter().any(|generation| Some(u64::from(generation.pid.0)) == from);
+            let told = handover["state"] != "unknown";
+            let done = match self.wish.handover {
+                Handover::Completed => !leaves,
+                _ => told || !leaves || Instant::now() >= told_by,
+            };
+            if done {
+                break;
+            }
+            let until = match self.wish.handover {
+                Handover::Completed => patience.due(),
+                _ => told_by.min(patience.due()),
+            };
+            match link.next(until) {
+                Ok(Report::Relayed { value }) => take_in(&mut handover, &value),
+                Ok(_) => {}
+                Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => break,
+                Err(LinkError::Silent(_)) => {
+                    patience.tell(|| "waiting for the old app-server to hand over what it holds".to_owned());
+                }
+                // What goes on goes on without us.
+                Err(_) => break,
+            }
+        }
+        if link.generations.iter().all(|generation| Some(u64::from(generation.pid.0)) != from) {
+            handover["state"] = "completed".into();
+        }
+        self.handover = Some(handover);
+        Ok(())
+    }
+}
+
+/// Adds what the gateway says of the handover to what is known of it.
+fn take_in(handover: &mut Value, value: &Value) {
+    if let (Some(known), Some(told)) = (handover.as_object_mut(), value["handover"].as_object()) {
+        let ours = |name: &str| name == "from" || name == "to";
+        known.extend(
+            told.iter().filter(|(name, _)| !ours(name)).map(|(name, value)| (name.clone(), value.clone())),
+        );
+    }
+}
+
+fn successor(link: &KeeperLink) -> Option<(String, Pid)> {
+    let successor = link.generations.iter().find(|generation| generation.role == Role::Successor)?;
+    Some((successor.mark.clone()?, successor.pid))
+}
+
+/// Whether the server that runs shares its home with another one: it has a socket of its own, no remote control, and is of
+/// a version that can.
+fn shares_a_home(link: Option<&KeeperLink>, pid: Pid, record: &CodexdRecord) -> bool {
+    let known = link.and_then(|link| link.generations.iter().find(|generation| generation.pid == pid));
+    let version = known.and_then(|generation| generation.version.as_deref()).unwrap_or_default();
+    let remote_control = process::arguments(pid).iter().any(|argument| argument == "--remote-control");
+    record.socket.is_some() && !remote_control && (record.embedded || codex::version_shares_a_home(version))
+}

@@ -1,0 +1,119 @@
+//! Who listens on the control socket, and whether `initialize` is answered there.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen};
+use codexd_core::limits::PROBE_TIMEOUT_MS;
+use codexd_core::record::CodexdRecord;
+use codexd_host::{Home, process};
+use codexd_protocol::probe::{self, Answer, ProbeError};
+use codexd_protocol::unix;
+
+use crate::context::VERSION;
+use crate::front;
+
+/// What the control socket shows.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// For the decision.
+    pub seen: ListenerSeen,
+    /// What was answered.
+    pub answer: Option<Answer>,
+}
+
+/// The server of a home, as far as it matters for who listens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ours<'a> {
+    /// It, if it lives.
+    pub pid: Option<Pid>,
+    /// Its own socket, behind a gateway.
+    pub socket: Option<&'a Path>,
+}
+
+impl<'a> Ours<'a> {
+    /// The recorded server.
+    pub fn of(server: Option<&Process>, codexd: Option<&'a CodexdRecord>) -> Self {
+        let socket = codexd.and_then(|record| record.socket.as_deref());
+        Self { pid: server.map(|server| server.pid), socket }
+    }
+
+    /// Whether somebody could answer through the gateway: otherwise it need not be asked, it would wait for the server.
+    fn is_reachable(self) -> bool {
+        self.pid.is_some() && self.socket.is_none_or(|socket| unix::connect(socket).is_ok())
+    }
+}
+
+/// Asks only where the answer matters: a stop of our own server needs none, and one that hangs would give none.
+pub fn where_it_matters(home: &Home, command: Command, ours: Ours<'_>, keeper: KeeperSeen) -> Listening {
+    let kept = ours.pid.is_some() || !matches!(keeper, KeeperSeen::Absent | KeeperSeen::Mute(_));
+    match command {
+        Command::Stop if kept => Listening { seen: ListenerSeen::Nothing, answer: None },
+        Command::Restart if kept => {
+            let glimpse = glimpse(home, ours);
+            match glimpse {
+                ListenerSeen::Mute { ours: false, .. } => listener(home, ours),
+                seen => Listening { seen, answer: None },
+            }
+        }
+        _ => listener(home, ours),
+    }
+}
+
+/// Asks whoever listens on the control socket of a home.
+pub fn listener(home: &Home, ours: Ours<'_>) -> Listening {
+    let socket = home.control_socket();
+    let seen = |seen| Listening { seen, answer: None };
+    let stream = match unix::connect(&socket) {
+        Ok(stream) => stream,
+        Err(error) => return seen(unreachable(&socket, error.kind())),
+    };
+    let pid = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
+    let is_ours = is_ours(home, pid, ours);
+    if is_ours && !ours.is_reachable() {
+        return seen(ListenerSeen::Mute { pid, ours: true });
+    }
+    match probe::ask_on(stream, VERSION, Duration::from_millis(PROBE_TIMEOUT_MS)) {
+        Ok(answer) => {
+            Listening { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) }
+        }
+        Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
+        Err(ProbeError::Mute { .. } | ProbeError::Foreign { .. }) => {
+            seen(ListenerSeen::Mute { pid, ours: is_ours })
+        }
+    }
+}
+
+/// Who listens, without asking anything.
+pub fn glimpse(home: &Home, ours: Ours<'_>) -> ListenerSeen {
+    let socket = home.control_socket();
+    match unix::connect(&socket) {
+        Ok(stream) => {
+            let pid = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
+            ListenerSeen::Mute { pid, ours: is_ours(home, pid, ours) }
+        }
+        Err(error) => unreachable(&socket, error.kind()),
+    }
+}
+
+fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
+    let there = socket.symlink_metadata().is_ok();
+    let is_socket = socket.metadata().is_ok_and(|found| found.file_type().is_socket());
+    match kind {
+        ErrorKind::NotFound if there => ListenerSeen::LeftOver,
+        ErrorKind::ConnectionRefused if is_socket => ListenerSeen::LeftOver,
+        _ if !there => ListenerSeen::Nothing,
+        ErrorKind::ConnectionRefused => ListenerSeen::NoSocket,
+        // Not permitted, or too many wait already: somebody may well listen.
+        _ => ListenerSeen::Mute { pid: None, ours: false },
+    }
+}
+
+/// Whether the listener is the server of the home, or one that it wraps, or holds the socket for it.
+fn is_ours(home: &Home, listener: Option<Pid>, ours: Ours<'_>) -> bool {
+    let Some(listener) = listener else { return false };
+    ours.pid.is_some_and(|server| process::descends_from(listener, server)) || front::is_ours(listener, home)
+}

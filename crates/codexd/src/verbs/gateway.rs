@@ -1,0 +1,106 @@
+//! `codexd gateway`: what clients connect to, in front of the app-server. Internal: the keeper starts it, with the listening
+//! socket in its hands.
+
+mod arrival;
+mod link;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use codexd_core::contract::ErrorCode;
+use codexd_core::limits::CONTROL_BACKLOG;
+use codexd_gateway::host::{Doors, TcpDoor};
+use codexd_host::{Home, gateway_process};
+use listenfd::ListenFd;
+use tokio::sync::mpsc;
+
+use crate::{front, output};
+
+/// So many messages may be on their way between the gateway and its host.
+const UNDERWAY_MAX: usize = 64;
+
+/// What the gateway was told on its command line.
+#[derive(Debug)]
+pub struct Arguments {
+    home: Home,
+    listen: Option<SocketAddr>,
+}
+
+/// Reads the arguments, if they are those of a gateway: `codexd gateway --codex-home PATH [--listen ADDRESS]` to the letter.
+/// Only codexd itself writes them.
+pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Arguments> {
+    let arguments: Vec<OsString> = arguments.into_iter().skip(1).collect();
+    let ([verb, option, home], rest) = arguments.split_first_chunk()?;
+    if [verb, option] != gateway_process::ARGUMENTS {
+        return None;
+    }
+    let listen = match rest {
+        [] => None,
+        [option, address] if option == front::LISTEN => Some(address.to_str()?.parse().ok()?),
+        _ => return None,
+    };
+    Some(Arguments { home: Home::new(PathBuf::from(home)), listen })
+}
+
+/// Serves until the keeper asks it to leave.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::say(&format!("the gateway cannot go on: {error}"));
+            ExitCode::from(ErrorCode::Internal.exit_code())
+        }
+    }
+}
+
+fn serve(arguments: &Arguments) -> io::Result<()> {
+    let control = handed_over()?;
+    let kept = control.try_clone()?;
+    let tcp = arguments.listen.map(|listen| TcpDoor { listen, token_file: arguments.home.gateway_token() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (events, host_events) = mpsc::channel(UNDERWAY_MAX);
+        let (host_orders, orders) = mpsc::channel(UNDERWAY_MAX);
+        let link = link::Link::new(arguments.home.clone(), kept, events, orders)?;
+        let talking = tokio::spawn(link.run());
+        let served = codexd_gateway::run(Doors { control, tcp }, host_events, host_orders).await;
+        talking.abort();
+        served
+    })
+}
+
+/// The listening socket. Clients are told from now on that it is this process who listens.
+fn handed_over() -> io::Result<UnixListener> {
+    let listener = ListenFd::from_env().take_unix_listener(0)?.ok_or_else(|| {
+        io::Error::other("it was handed no listening socket; `codexd start` starts it as it should be")
+    })?;
+    rustix::net::listen(&listener, CONTROL_BACKLOG)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::arguments;
+
+    #[test]
+    fn only_its_own_arguments_make_a_gateway() {
+        let read = |words: &[&str]| arguments(words.iter().map(Into::into));
+        let plain = read(&["codexd", "gateway", "--codex-home", "/h"]).expect("its arguments");
+        assert!(plain.listen.is_none());
+        let listening = read(&["codexd", "gateway", "--codex-home", "/h", "--listen", "127.0.0.1:1"]);
+        assert!(listening.is_some_and(|listening| listening.listen.is_some()));
+        for other in [
+            &["codexd", "gateway"][..],
+            &["codexd", "gateway", "--help"],
+            &["codexd", "gateway", "--codex-home", "/h", "--listen"],
+            &["codexd", "gateway", "--codex-home", "/h", "--listen", "x"],
+            &["codexd", "keeper", "--codex-home", "/h"],
+        ] {
+            assert!(read(other).is_none(), "{other:?}");
+        }
+    }
+}

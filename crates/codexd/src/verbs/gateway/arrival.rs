@@ -1,0 +1,74 @@
+//! Waiting for a keeper: the socket on which it takes orders appears in the state folder.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use codexd_host::Home;
+use codexd_host::service::keeper;
+use rustix::fs::inotify;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep};
+
+/// The wait between two looks at a socket that is being made: doubled from the first to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(50);
+/// So long after something has changed it is looked at.
+const LOOKED_AT_FOR: Duration = Duration::from_secs(2);
+/// How soon to look again where nothing tells of changes: while the state folder is gone.
+const WITHOUT_NEWS: Duration = Duration::from_secs(1);
+
+/// Connects to the keeper of a home, as soon as there is one.
+pub async fn of_a_keeper(home: &Home) -> UnixStream {
+    loop {
+        // Watched first, looked at second: nothing comes in between.
+        let watch = watch(home).ok();
+        if let Some(stream) = look_for_a_while(home).await {
+            return stream;
+        }
+        let news = async {
+            if let Some(watch) = &watch {
+                drop(watch.readable().await.map(|_| drain(watch)));
+            } else {
+                sleep(WITHOUT_NEWS).await;
+            }
+        };
+        news.await;
+    }
+}
+
+async fn look_for_a_while(home: &Home) -> Option<UnixStream> {
+    let until = Instant::now() + LOOKED_AT_FOR;
+    let mut look = FIRST_LOOK;
+    loop {
+        if let Ok(stream) = keeper::connect(home) {
+            return Some(stream);
+        }
+        // Nothing there is nothing in the making.
+        if !home.keeper_socket().exists() || Instant::now() >= until {
+            return None;
+        }
+        sleep(look).await;
+        look = (look * 2).min(LAST_LOOK);
+    }
+}
+
+fn watch(home: &Home) -> io::Result<AsyncFd<OwnedFd>> {
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    let changes = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::DELETE_SELF
+        | inotify::WatchFlags::MOVE_SELF;
+    inotify::add_watch(&inotify, home.state_dir(), changes)?;
+    // What is unsound with other types is not with this one: it gives out one and the same descriptor while it lives.
+    #[allow(deprecated)]
+    AsyncFd::new(inotify)
+}
+
+fn drain(watch: &AsyncFd<OwnedFd>) {
+    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut reader = inotify::Reader::new(watch.get_ref(), &mut buffer);
+    while reader.next().is_ok() {}
+}
