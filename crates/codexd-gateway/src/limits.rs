@@ -37,7 +37,11 @@ pub(crate) const KEEPALIVE_SECONDS: u64 = 60;
 /// How long an app-server may take to answer `initialize`, from the connecting on.
 pub(crate) const INITIALIZE_TIMEOUT_MS: u64 = 10_000;
 /// The wait between two attempts to greet an app-server: doubled from the first to the last.
-pub(crate) const GREET_FIRST_WAIT_MS: u64 = 5;
+pub(crate) const GREET_FIRST_WAIT_MS: u64 = 1;
+/// How long an app-server counts as just started.
+pub(crate) const GREET_HASTE_MS: u64 = 2_000;
+/// The longest wait between two attempts meanwhile: a start is as late as the attempt that finds it.
+pub(crate) const GREET_HASTY_WAIT_MS: u64 = 2;
 /// See [`GREET_FIRST_WAIT_MS`].
 pub(crate) const GREET_LAST_WAIT_MS: u64 = 100;
 /// How long a client that is cut has to take the close frame and to hang up.

@@ -12,7 +12,10 @@ use super::driver::Driver;
 use super::line::{End, Line, Read, Ready};
 use super::open::{self, Answer};
 use crate::hub::{Event, Link, ServerId, Text};
-use crate::limits::{CLOSE_TIMEOUT_MS, GREET_FIRST_WAIT_MS, GREET_LAST_WAIT_MS, INITIALIZE_TIMEOUT_MS};
+use crate::limits::{
+    CLOSE_TIMEOUT_MS, GREET_FIRST_WAIT_MS, GREET_HASTE_MS, GREET_HASTY_WAIT_MS, GREET_LAST_WAIT_MS,
+    INITIALIZE_TIMEOUT_MS,
+};
 
 const INITIALIZED: Text = Text::from_static(r#"{"method":"initialized"}"#);
 const NORMAL: u16 = 1000;
@@ -179,6 +182,7 @@ async fn listen(driver: &Rc<Driver>, link: Link, line: &Rc<Line>) {
 /// Asks an app-server for its first answer until it comes. Whoever ends the app-server ends this.
 pub(super) async fn greet(driver: Rc<Driver>, server: ServerId) {
     let patience = Duration::from_millis(INITIALIZE_TIMEOUT_MS);
+    let began = tokio::time::Instant::now();
     let mut wait = GREET_FIRST_WAIT_MS;
     loop {
         let socket = driver.servers.borrow().socket(server);
@@ -191,6 +195,9 @@ pub(super) async fn greet(driver: Rc<Driver>, server: ServerId) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        wait = (wait * 2).min(GREET_LAST_WAIT_MS);
+        // One that has just been started answers soon, and clients wait for it.
+        let is_young = began.elapsed() < Duration::from_millis(GREET_HASTE_MS);
+        wait =
+            if is_young { (wait * 2).min(GREET_HASTY_WAIT_MS) } else { (wait * 2).min(GREET_LAST_WAIT_MS) };
     }
 }
