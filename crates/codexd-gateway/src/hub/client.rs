@@ -29,6 +29,8 @@ impl Capabilities {
 pub struct Waiting {
     pub text: Text,
     pub since: Now,
+    /// The app-server that refused it unseen, since it drains.
+    pub refused_by: Option<ServerId>,
 }
 
 /// A client's own connection upstream.

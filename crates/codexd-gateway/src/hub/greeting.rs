@@ -4,7 +4,9 @@ use codexd_protocol::envelope::INVALID_REQUEST;
 
 use super::client::{Introduction, Own, Stage};
 use super::event::{Action, ClientId, Link, ServerId, Text};
-use super::{Hub, text};
+use super::pump::unavailable;
+use super::{Hub, Timer, text};
+use crate::limits::HELD_MAX_MS;
 use crate::routes;
 
 /// The name under which daemons ask whether a server answers. It never becomes the name of an app-server's process.
@@ -27,6 +29,7 @@ impl Hub {
                 self.take_persona(read.client_info);
             }
         }
+        self.timer(HELD_MAX_MS, Timer::Unwelcome(id));
         self.welcome(id);
     }
 
@@ -54,6 +57,15 @@ impl Hub {
         self.tell(id, text::result(&raw_id, &result));
         self.tell_greetings(id);
         self.queue_up(id);
+    }
+
+    /// No app-server has answered: the client may try again.
+    pub(super) fn not_welcomed(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Stage::Asked { id: raw_id, .. } = client.stage.clone() else { return };
+        client.stage = Stage::New;
+        client.introduction = None;
+        self.tell(id, unavailable(&raw_id));
     }
 
     fn became_ready(&mut self, id: ClientId) {

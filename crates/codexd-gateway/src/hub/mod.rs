@@ -53,6 +53,8 @@ use thread::{Thread, ThreadId};
 enum Timer {
     /// Requests of a client wait too long.
     Held(ClientId),
+    /// The answer to a client's `initialize` takes too long.
+    Unwelcome(ClientId),
     /// A slot is given back though its request is not answered yet.
     Slots,
     /// Nobody has watched a thread for long enough.
@@ -187,6 +189,7 @@ impl Hub {
             let Some(Reverse((_, timer))) = self.timers.pop() else { break };
             match timer {
                 Timer::Held(client) => self.held_too_long(client),
+                Timer::Unwelcome(client) => self.not_welcomed(client),
                 Timer::Slots => self.give_back_slots(),
                 Timer::Unwatched(thread) => self.release_if_unwatched(&thread),
                 Timer::Quiet(thread) => self.thread_stirred(&thread),
@@ -217,6 +220,9 @@ impl Hub {
             .collect();
         for thread in watched {
             self.unwatch(&thread, id);
+        }
+        if self.clients.is_empty() {
+            self.leave_children_alone();
         }
         self.see_whether_all_have_left();
         self.pump();

@@ -3,14 +3,14 @@
 //! App-server 0.169.0 has one queue of 128 for everybody and refuses what does not fit. It is emptied quickly, whatever
 //! the requests then take, so a slot is given back when its request was answered or after [`SLOT_MAX_MS`].
 
-use super::event::{ClientId, CutReason};
+use super::event::{ClientId, Text};
 use super::requests::Dispatched;
-use super::{Action, Asker, Hub, Timer, text};
+use super::{Asker, Hub, Timer, text};
 use crate::limits::{
     HEARD_AGAIN_BELOW, HELD_MAX_MS, SLOT_MAX_MS, SLOTS_MAX, SLOTS_PER_CLIENT_MAX, WAITING_BYTES_MAX,
     WAITING_MAX,
 };
-use codexd_protocol::envelope;
+use codexd_protocol::envelope::{self, Message};
 
 /// The code of a failure that is not the request's fault.
 pub(super) const SERVER_ERROR: i64 = -32000;
@@ -146,7 +146,9 @@ impl Hub {
                 return self.timer(wait, Timer::Held(id));
             }
             let Some(waiting) = client.waiting.pop_front() else { return };
-            self.refuse(id, &waiting.text, "no app-server has answered for 30 s; try again");
+            if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&waiting.text) {
+                self.tell(id, unavailable(raw.get()));
+            }
             self.went_on(id, waiting.text.len());
         }
     }
@@ -156,20 +158,17 @@ impl Hub {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let waiting: Vec<_> = client.waiting.drain(..).collect();
         for each in waiting {
-            self.refuse(id, &each.text, message);
+            if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
+                self.tell(id, text::error(raw.get(), SERVER_ERROR, message, None));
+            }
             self.went_on(id, each.text.len());
         }
     }
+}
 
-    fn refuse(&mut self, id: ClientId, request: &str, message: &str) {
-        let Ok(codexd_protocol::Message::Request { id: raw, .. }) = envelope::parse(request) else { return };
-        let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
-        self.tell(id, text::error(raw.get(), SERVER_ERROR, message, Some(&data)));
-    }
-
-    /// Closes every client's connection: the gateway leaves.
-    pub fn let_everybody_go(&self, out: &mut Vec<Action>) {
-        let cut = self.clients.keys().map(|&id| Action::Cut(id, CutReason::GoingAway));
-        out.extend(cut);
-    }
+/// The answer to what has waited as long as anything may.
+pub(super) fn unavailable(raw_id: &str) -> Text {
+    let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
+    let message = format!("no app-server has answered for {} s; try again", HELD_MAX_MS / 1_000);
+    text::error(raw_id, SERVER_ERROR, &message, Some(&data))
 }

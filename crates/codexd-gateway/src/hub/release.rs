@@ -7,7 +7,7 @@ use super::call::Errand;
 use super::event::{ClientId, Text};
 use super::requests::Dispatched;
 use super::text::{self, Names};
-use super::thread::{Motion, ThreadId};
+use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer};
 use crate::limits::UNWATCHED_MAX_MS;
 
@@ -63,6 +63,22 @@ impl Hub {
             thread.releasing = true;
         }
         self.errand(link, Errand::Release(id.clone()), "thread/unsubscribe", &json!({"threadId": &**id}));
+    }
+
+    /// Nobody is connected any more: the threads of sub-agents, which everybody watches, are watched by nobody.
+    pub(super) fn leave_children_alone(&mut self) {
+        let now = self.now;
+        let mut children = Vec::new();
+        for thread in self.threads.values_mut() {
+            if matches!(thread.audience, Audience::Everyone { .. }) {
+                thread.audience = Audience::Viewers(Vec::new());
+                thread.unwatched_since = Some(now);
+                children.push(thread.id.clone());
+            }
+        }
+        for child in children {
+            self.left_alone(&child);
+        }
     }
 
     /// The app-server lets go of a thread, or had done so: if it is unloaded now, it tells so.

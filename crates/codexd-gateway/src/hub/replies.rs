@@ -43,7 +43,7 @@ impl Hub {
                 }
                 if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
                     self.unstart(kind, thread.as_ref());
-                    self.hold_first(client, request);
+                    self.hold_first(client, request, link.server());
                 } else {
                     let told = match kind {
                         Kind::LoadedList | Kind::ThreadList => self.completed_list(link.server(), kind, text),
@@ -203,11 +203,11 @@ impl Hub {
     }
 
     /// Puts a request back before all others of its client.
-    fn hold_first(&mut self, id: ClientId, text: Text) {
+    fn hold_first(&mut self, id: ClientId, text: Text, server: ServerId) {
         let since = self.now;
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.waiting_bytes += text.len();
-        client.waiting.push_front(super::client::Waiting { text, since });
+        client.waiting.push_front(super::client::Waiting { text, since, refused_by: Some(server) });
         self.queue_up(id);
     }
 

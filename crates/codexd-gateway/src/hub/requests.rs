@@ -5,7 +5,7 @@ use codexd_protocol::envelope::{self, EnvelopeError, INVALID_REQUEST, Message};
 use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::client::{Stage, Waiting};
-use super::event::{ClientId, Link, Text};
+use super::event::{ClientId, Link, ServerId, Text};
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
 use crate::limits::QUIET_MS;
@@ -64,14 +64,15 @@ impl Hub {
     fn hold(&mut self, id: ClientId, text: Text) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.waiting_bytes += text.len();
-        client.waiting.push_back(Waiting { text, since: self.now });
+        client.waiting.push_back(Waiting { text, since: self.now, refused_by: None });
         self.queue_up(id);
     }
 
     /// Sends on the request of a client whose turn it is.
     pub(super) fn dispatch(&mut self, id: ClientId, waiting: &Waiting) -> Dispatched {
         let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
-        if !client.is_ready() {
+        let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.draining);
+        if !client.is_ready() || waiting.refused_by.as_ref().is_some_and(drains) {
             return Dispatched::Waits;
         }
         let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {

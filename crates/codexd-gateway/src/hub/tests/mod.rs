@@ -146,14 +146,33 @@ fn what_a_draining_server_refuses_is_sent_to_its_successor() {
     let old = world.current.expect("a server");
     world.drain(old);
     let turn = world.ask(client, "turn/start", json!({"threadId": thread, "input": []}));
+    let resume = world.ask(client, "thread/resume", json!({"threadId": thread}));
     world.settle();
-    assert!(world.answer(client, turn).is_none());
+    assert!(world.answer(client, turn).is_none() && world.answer(client, resume).is_none());
     world.kill(old, true);
     world.settle();
     world.bury(old);
     world.begin_server();
     world.settle();
     assert!(world.answer(client, turn).expect("an answer")["result"]["turn"].is_object());
+    assert!(world.answer(client, resume).expect("an answer")["result"].is_object());
+}
+
+#[test]
+fn a_client_that_comes_while_nobody_answers_is_told_so_and_may_try_again() {
+    let mut world = World::new();
+    let server = world.current.expect("a server");
+    world.kill(server, false);
+    world.settle();
+    world.bury(server);
+    let client = world.client(1, experimental());
+    world.settle_for(31_000);
+    let refused = world.answer(client, 1).expect("an answer");
+    assert_eq!(refused["error"]["data"]["reason"], "appServerUnavailable");
+    world.begin_server();
+    let info = json!({"name": "client", "version": "1"});
+    let answer = world.call(client, "initialize", json!({"clientInfo": info}));
+    assert!(answer["result"].is_object());
 }
 
 #[test]
