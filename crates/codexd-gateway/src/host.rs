@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 /// Whether this gateway moves threads from an outgoing generation to the current one. While it does not, nobody may put a
 /// second generation beside the first: its clients would be cut.
-pub const MOVES: bool = false;
+pub const MOVES: bool = true;
 
 /// A living app-server.
 #[derive(Clone, Debug, Eq, PartialEq)]

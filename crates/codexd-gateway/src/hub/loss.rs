@@ -158,6 +158,7 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.motion = Motion::Recovering;
         thread.server = server;
+        thread.joiner = None;
         thread.hush_until = hush_until;
         thread.status_after = None;
         if thread.ephemeral {

@@ -90,7 +90,8 @@ impl Hub {
     /// Something happened to a thread: it may be able to move now.
     pub(super) fn thread_stirred(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        if thread.unwatched_since.is_some() && self.handover.is_none() {
+        // An ephemeral one has nowhere to move to: all that can come of it is that it is let go.
+        if thread.unwatched_since.is_some() && (thread.ephemeral || self.handover.is_none()) {
             return self.release_if_unwatched(id);
         }
         let Some(handover) = &mut self.handover else { return };
@@ -278,6 +279,7 @@ impl Hub {
         };
         thread.motion = Motion::Arriving;
         thread.server = to;
+        thread.joiner = None;
         thread.hush_until = hush_until;
         self.load(id, to);
     }

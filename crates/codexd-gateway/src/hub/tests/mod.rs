@@ -184,13 +184,18 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
         world.turn(client, thread, "a");
         world.complete(thread);
     }
+    world.call(client, "thread/resume", json!({"threadId": idle}));
     let turn = world.turn(client, &busy, "begun ");
     world.settle_for(100);
+    let statuses = world.notes(client, "thread/status/changed").len();
+    let goals = world.notes(client, "thread/goal/cleared").len();
     let old = world.current.expect("a server");
     let new = world.replace();
     world.settle_for(100);
     assert!(world.has_loaded(new, &idle) && !world.has_loaded(new, &busy));
     assert!(world.has_loaded(old, &busy));
+    assert_eq!(world.notes(client, "thread/status/changed").len(), statuses, "nobody hears of the move");
+    assert_eq!(world.notes(client, "thread/goal/cleared").len(), goals, "nobody hears of the move");
     world.delta(&busy, "ended");
     world.complete(&busy);
     world.settle_for(1_000);

@@ -370,6 +370,8 @@ impl World {
                 None => self.unload(server, &thread),
             },
             ("thread/resume", Some(_)) => {
+                let status = self.thread_json(server, &thread)["status"].clone();
+                self.note(server, "thread/status/changed", json!({"threadId": thread, "status": status}));
                 self.note(server, "thread/goal/cleared", json!({"threadId": thread}));
             }
             _ => {}
