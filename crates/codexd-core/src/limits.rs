@@ -73,3 +73,5 @@ pub const LOST_STATE_PAUSE_MS: u64 = 50;
 pub const KEEPER_CLIENTS_MAX: usize = 128;
 /// How often a verb looks again before it gives up as undecided.
 pub const STEPS_MAX: usize = 16;
+/// How long whoever listens may take to answer the handshake of `proxy --lines`.
+pub const PROXY_HANDSHAKE_SECONDS: u64 = 10;

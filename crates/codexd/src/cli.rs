@@ -66,6 +66,8 @@ pub enum Verb {
     DisableRemoteControl(GraceArgs),
     /// Show what the app-server wrote
     Logs(LogsArgs),
+    /// Be a client's end of the control socket: stdin and stdout, byte by byte
+    Proxy(ProxyArgs),
     /// Be the app-server that is built into codexd (internal)
     #[command(hide = true)]
     EmbeddedAppServer(EmbeddedArgs),
@@ -127,6 +129,17 @@ pub enum Stream {
     Stderr,
 }
 
+/// The options of `proxy`.
+#[derive(Args, Clone, Debug)]
+pub struct ProxyArgs {
+    /// The socket to connect to [default: the control socket of the home]
+    #[arg(long, value_name = "SOCKET_PATH")]
+    pub sock: Option<PathBuf>,
+    /// Speak lines instead of WebSocket: each line of JSON is a message
+    #[arg(long)]
+    pub lines: bool,
+}
+
 /// The options of the embedded app-server: those of the real one that it understands.
 #[derive(Args, Clone, Debug)]
 pub struct EmbeddedArgs {
@@ -147,11 +160,13 @@ pub struct EmbeddedArgs {
     pub managed_daemon: bool,
 }
 
-/// A program written for `codex app-server daemon <verb>` reaches the same verb.
+/// A program written for `codex app-server daemon <verb>`, or for `codex app-server proxy`, reaches the same verb.
 pub fn without_upstream_prefix(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.len() > 2 && arguments[1] == "app-server" && arguments[2] == "daemon" {
         arguments.drain(1..3);
+    } else if arguments.len() > 2 && arguments[1] == "app-server" && arguments[2] == "proxy" {
+        arguments.remove(1);
     }
     arguments
 }
@@ -205,5 +220,7 @@ mod tests {
     fn upstreams_spelling_reaches_the_same_verb() {
         let arguments = ["codexd", "app-server", "daemon", "start"].map(Into::into);
         assert_eq!(without_upstream_prefix(arguments), ["codexd", "start"]);
+        let arguments = ["codexd", "app-server", "proxy", "--sock", "s"].map(Into::into);
+        assert_eq!(without_upstream_prefix(arguments), ["codexd", "proxy", "--sock", "s"]);
     }
 }

@@ -243,7 +243,7 @@ impl Line {
                     self.outbox.borrow_mut().push_control(Frame::pong(payload)).map_err(End::Full)?;
                     self.mark();
                 }
-                Ok(Some(Incoming::Close)) => return Err(End::Closed),
+                Ok(Some(Incoming::Close { .. })) => return Err(End::Closed),
                 Err(fault) => return Err(End::Faulty(fault)),
             }
         }

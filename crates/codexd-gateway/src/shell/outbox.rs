@@ -227,7 +227,7 @@ mod tests {
         outbox.push("never".into()).expect("it is ignored");
         let bytes = drain(&mut outbox, usize::MAX);
         assert_eq!(bytes[..5], rest_of_second);
-        assert_eq!(texts(&bytes[5..], false), ["Close"]);
+        assert_eq!(texts(&bytes[5..], false), [r#"Close { code: Some(1013), reason: "slow" }"#]);
         assert!(outbox.is_closed());
     }
 }

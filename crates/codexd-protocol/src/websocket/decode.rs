@@ -15,7 +15,12 @@ pub enum Incoming {
     /// Asks for a pong with the same payload.
     Ping(Bytes),
     /// The other end closes.
-    Close,
+    Close {
+        /// Its code, if it gave one.
+        code: Option<u16>,
+        /// Its reason, or nothing.
+        reason: String,
+    },
 }
 
 /// Why nothing more can be read. The connection is closed with the code.
@@ -253,7 +258,12 @@ impl Decoder {
                 }
             }
             Opcode::Ping => Ok(Some(Incoming::Ping(std::mem::take(&mut self.control).into()))),
-            Opcode::Close => Ok(Some(Incoming::Close)),
+            Opcode::Close => {
+                let payload = std::mem::take(&mut self.control);
+                let (code, reason) = payload.split_first_chunk().unzip();
+                let reason = String::from_utf8_lossy(reason.unwrap_or_default()).into_owned();
+                Ok(Some(Incoming::Close { code: code.copied().map(u16::from_be_bytes), reason }))
+            }
             Opcode::Pong => {
                 self.control = Vec::new();
                 Ok(None)

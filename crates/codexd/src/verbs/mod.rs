@@ -5,6 +5,7 @@ pub mod gateway;
 pub mod keeper;
 mod lifecycle;
 mod logs;
+mod proxy;
 mod reload;
 mod remote_control;
 mod restart;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let Cli { global, verb } = cli;
     match verb {
         Verb::EmbeddedAppServer(args) => return embedded_app_server::run(global, &args),
+        Verb::Proxy(args) => return proxy::run(global, &args),
         Verb::ErrorTable => {
             print!("{}", codexd_core::contract::error::error_table());
             return ExitCode::SUCCESS;
@@ -59,7 +61,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Verb::Status => output::finish(mode, Ok(status::run(&context))),
         Verb::Version => output::finish(mode, version::run(&context)),
         Verb::Logs(args) => logs::run(&context, mode, &args),
-        Verb::EmbeddedAppServer(_) | Verb::ErrorTable => ExitCode::SUCCESS,
+        Verb::EmbeddedAppServer(_) | Verb::Proxy(_) | Verb::ErrorTable => ExitCode::SUCCESS,
     }
 }
 

@@ -4,5 +4,6 @@ mod contract;
 mod differential;
 mod kill;
 mod lifecycle;
+mod proxy;
 mod state;
 mod stubborn;

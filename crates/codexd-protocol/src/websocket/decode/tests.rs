@@ -140,6 +140,17 @@ fn sizes_are_refused_by_the_header_alone() {
 }
 
 #[test]
+fn a_close_has_its_code_and_reason_or_neither() {
+    let close =
+        |payload: &[u8]| all(RULES, &[&frame(OpCode::Control(Control::Close), true, payload, MASK)]).0;
+    let expected = Incoming::Close { code: Some(1013), reason: "slow".into() };
+    assert_eq!(close(&[&[3, 245][..], b"slow"].concat()), [expected]);
+    for short in [&[][..], &[3]] {
+        assert_eq!(close(short), [Incoming::Close { code: None, reason: String::new() }]);
+    }
+}
+
+#[test]
 fn binary_messages_are_read_over_in_pieces_too() {
     let bytes = [
         frame(OpCode::Data(Data::Binary), false, &[0xff; 50], MASK),

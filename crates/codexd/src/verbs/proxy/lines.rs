@@ -1,0 +1,247 @@
+//! A line each way is a message: for scripts that want no WebSocket.
+//!
+//! One thread says what comes from stdin, one prints what the server says; whichever knows first how it ends tells the
+//! main thread. Neither holds more than a message: a server that does not read stops the reading of stdin, a reader
+//! that does not read stops the reading of the socket.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::limits::PROXY_HANDSHAKE_SECONDS;
+use codexd_protocol::websocket::{Decoder, Frame, Incoming, MESSAGE_BYTES_MAX, Rules, Text, handshake};
+use codexd_protocol::{Message, RequestId, parse};
+
+use super::{BUFFER_BYTES, gone, unwritable};
+
+const NORMAL: u16 = 1000;
+
+/// Runs until stdin has ended and everything asked is answered, or something fails.
+pub(super) fn run(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
+    let rest = shake_hands(&stream)
+        .map_err(|why| gone(format!("failed to begin a WebSocket on {}: {why}", socket.display()), socket))?;
+    let failed = |error: io::Error| Failure::new(ErrorCode::Internal, format!("failed to begin: {error}"));
+    let sending = stream.try_clone().map_err(failed)?;
+    let session =
+        Arc::new(Session { sending: Mutex::new(sending), open: Mutex::default(), socket: socket.to_owned() });
+    let (tell, outcome) = mpsc::channel();
+    let (saying, said) = (Arc::clone(&session), tell.clone());
+    thread::spawn(move || saying.say(&said));
+    let hearing = Arc::clone(&session);
+    thread::spawn(move || tell.send(hearing.hear(stream, &rest)));
+    let outcome = outcome.recv().unwrap_or(Ok(()));
+    if outcome.is_ok() {
+        // A courtesy: the server would take the end of the connection as well.
+        let _ = session.send([Frame::close(NORMAL, "")]);
+    }
+    outcome
+}
+
+/// Hands back what came behind the answer.
+fn shake_hands(mut stream: &UnixStream) -> Result<Vec<u8>, String> {
+    let text = |error: io::Error| error.to_string();
+    stream.set_read_timeout(Some(Duration::from_secs(PROXY_HANDSHAKE_SECONDS))).map_err(text)?;
+    let (request, key) = handshake::ask();
+    stream.write_all(&request).map_err(text)?;
+    let (mut head, mut piece) = (Vec::new(), [0; 1024]);
+    loop {
+        if let Some(length) = handshake::parse_answer(&head, &key)? {
+            stream.set_read_timeout(None).map_err(text)?;
+            return Ok(head.split_off(length));
+        }
+        match stream.read(&mut piece).map_err(text)? {
+            0 => return Err("it hung up".into()),
+            count => head.extend_from_slice(&piece[..count]),
+        }
+        if head.len() > BUFFER_BYTES {
+            return Err("its answer is no HTTP".into());
+        }
+    }
+}
+
+struct Session {
+    sending: Mutex<UnixStream>,
+    open: Mutex<Open>,
+    socket: PathBuf,
+}
+
+/// What is still to come.
+#[derive(Default)]
+struct Open {
+    /// Requests without an answer. The same id may be in use twice.
+    asked: HashMap<RequestId, usize>,
+    stdin_ended: bool,
+}
+
+impl Open {
+    fn is_over(&self) -> bool {
+        self.stdin_ended && self.asked.is_empty()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// Sends what stdin says. At its end it tells only if nothing is to be waited for.
+    fn say(&self, tell: &Sender<Result<(), Failure>>) {
+        let outcome = self.say_all();
+        let mut open = lock(&self.open);
+        open.stdin_ended = true;
+        match outcome {
+            Err(failure) => drop(tell.send(Err(failure))),
+            Ok(()) if open.is_over() => drop(tell.send(Ok(()))),
+            Ok(()) => {}
+        }
+    }
+
+    fn say_all(&self) -> Result<(), Failure> {
+        let mut stdin = BufReader::with_capacity(BUFFER_BYTES, io::stdin().lock());
+        let mut frames = Vec::new();
+        let mut gathered = 0;
+        for number in 1_u64.. {
+            let Some(line) = next_line(&mut stdin, number)? else { break };
+            if let Some(text) = line {
+                self.note_asked(&text);
+                gathered += text.len();
+                frames.extend(Frame::of(text));
+            }
+            if (gathered >= BUFFER_BYTES || !stdin.buffer().contains(&b'\n')) && !frames.is_empty() {
+                gathered = 0;
+                // Whoever hears the server knows better why it is gone.
+                if self.send(frames.drain(..)).is_err() {
+                    break;
+                }
+            }
+        }
+        let _ = self.send(frames);
+        Ok(())
+    }
+
+    fn note_asked(&self, text: &str) {
+        if let Ok(message @ Message::Request { .. }) = parse(text)
+            && let Some(id) = message.request_id()
+        {
+            *lock(&self.open).asked.entry(id).or_default() += 1;
+        }
+    }
+
+    /// Has everything reach its reader: only then is an answer one, for the main thread may end the process at once.
+    fn settle(&self, stdout: &mut impl Write, answered: &mut Vec<RequestId>) -> Result<(), Failure> {
+        stdout.flush().map_err(|error| unwritable(&error))?;
+        let mut open = lock(&self.open);
+        for id in answered.drain(..) {
+            if let Some(count) = open.asked.get_mut(&id) {
+                *count -= 1;
+                if *count == 0 {
+                    open.asked.remove(&id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, frames: impl IntoIterator<Item = Frame>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            bytes.extend_from_slice(frame.header(true).as_slice());
+            bytes.extend_from_slice(frame.payload());
+        }
+        // One lock for whole frames: a pong of the other thread does not come in between.
+        lock(&self.sending).write_all(&bytes)
+    }
+
+    /// Prints what the server says.
+    fn hear(&self, mut stream: UnixStream, rest: &[u8]) -> Result<(), Failure> {
+        let mut decoder =
+            Decoder::new(Rules { masked: false, frame_bytes_max: usize::MAX, message_bytes_max: usize::MAX });
+        let mut stdout = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut bytes = rest;
+        let mut answered = Vec::new();
+        loop {
+            while let Some(incoming) = decoder
+                .next(&mut bytes)
+                .map_err(|fault| self.ended(&format!("it broke the protocol: {}", fault.reason)))?
+            {
+                match incoming {
+                    Incoming::Text(text) => {
+                        print(&mut stdout, &text).map_err(|error| unwritable(&error))?;
+                        answered.extend(answer_to(&text));
+                    }
+                    Incoming::Ping(payload) => drop(self.send([Frame::pong(payload)])),
+                    Incoming::Close { code, reason } => {
+                        self.settle(&mut stdout, &mut answered)?;
+                        let code = code.map_or("no code".into(), |code| code.to_string());
+                        return self.over_or(&format!("the server closed the connection ({code}: {reason})"));
+                    }
+                }
+            }
+            self.settle(&mut stdout, &mut answered)?;
+            if lock(&self.open).is_over() {
+                return Ok(());
+            }
+            match stream.read(&mut buffer) {
+                Ok(0) => return self.over_or("the server hung up"),
+                Ok(count) => bytes = &buffer[..count],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => bytes = &[],
+                Err(error) => return self.over_or(&format!("the connection broke: {error}")),
+            }
+        }
+    }
+
+    fn over_or(&self, why: &str) -> Result<(), Failure> {
+        if lock(&self.open).is_over() { Ok(()) } else { Err(self.ended(why)) }
+    }
+
+    /// The server is gone before its time.
+    fn ended(&self, why: &str) -> Failure {
+        let open: usize = lock(&self.open).asked.values().sum();
+        gone(format!("{}: {why}; {open} requests have no answer", self.socket.display()), &self.socket)
+            .hint("codexd status tells whether a server runs; then run the command again")
+            .with("unanswered", open)
+    }
+}
+
+fn print(stdout: &mut impl Write, text: &str) -> io::Result<()> {
+    if text.contains(['\n', '\r']) {
+        // Between the tokens of JSON they mean nothing, and inside a string they cannot stand.
+        stdout.write_all(text.replace(['\n', '\r'], " ").as_bytes())?;
+    } else {
+        stdout.write_all(text.as_bytes())?;
+    }
+    stdout.write_all(b"\n")
+}
+
+/// The id of the request that a text answers.
+fn answer_to(text: &str) -> Option<RequestId> {
+    match parse(text) {
+        Ok(message @ Message::Response { .. }) => message.request_id(),
+        _ => None,
+    }
+}
+
+/// The next line, if there is one: the inner `None` for one that is empty.
+fn next_line(stdin: &mut impl BufRead, number: u64) -> Result<Option<Option<Text>>, Failure> {
+    let refused = |why: &str| Failure::new(ErrorCode::BadArguments, format!("line {number} of stdin {why}"));
+    let mut line = Vec::new();
+    let most = MESSAGE_BYTES_MAX as u64 + 2;
+    let read = stdin.take(most).read_until(b'\n', &mut line);
+    read.map_err(|error| refused(&format!("cannot be read: {error}")))?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let text = line.trim_ascii();
+    if text.len() > MESSAGE_BYTES_MAX {
+        return Err(refused("is larger than the 64 MiB of a message"));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| refused("is not UTF-8"))?;
+    Ok(Some((!text.is_empty()).then(|| text.into())))
+}
