@@ -416,8 +416,10 @@ impl Hub {
     }
 
     fn holds_anything(&self, id: ServerId) -> bool {
-        let unlisted = self.handover.as_ref().is_some_and(|handover| handover.from == id && !handover.listed);
-        unlisted
+        // What is on its way has not arrived yet.
+        let unsettled =
+            |handover: &Handover| handover.from == id && (!handover.listed || handover.on_its_way.is_some());
+        self.handover.as_ref().is_some_and(unsettled)
             || self.threads.values().any(|thread| thread.server == id)
             || self
                 .clients

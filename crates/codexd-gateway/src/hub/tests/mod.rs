@@ -207,10 +207,10 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
     let not_loaded = |note: &&&Value| note["params"]["status"]["type"] == "notLoaded";
     assert!(world.notes(client, "thread/status/changed").iter().find(not_loaded).is_none());
     let last = world.reports.iter().rev().find_map(|report| match report {
-        Report::Handover(report) => Some(report.state),
+        Report::Handover(report) => Some((report.state, report.threads_moved)),
         _ => None,
     });
-    assert_eq!(last, Some(HandoverState::Completed));
+    assert_eq!(last, Some((HandoverState::Completed, 2)));
     world.turn(client, &busy, "on the new one");
 }
 
