@@ -61,10 +61,13 @@ impl Drive<'_> {
         }
         let Some((mark, to)) = self.link.as_ref().and_then(successor) else { return Ok(()) };
         let promote = Order::Promote { generation: mark, gateway };
+        let from = sight.server.as_ref().map(|server| server.pid);
+        // The gateway may be faster than the keeper's answer to the order.
+        self.handover = Some(json!({"from": from, "to": to, "state": "unknown"}));
         if self.order(&promote)? && self.await_promotion(to)? {
             self.progress.restarted = true;
-            let from = sight.server.as_ref().map(|server| server.pid);
-            self.handover = Some(json!({"from": from, "to": to, "state": "unknown"}));
+        } else {
+            self.handover = None;
         }
         Ok(())
     }
@@ -92,6 +95,11 @@ impl Drive<'_> {
                 Ok(Report::State { pid: Some(pid), .. }) if pid == to => return Ok(true),
                 Ok(Report::State { .. }) => return Ok(false),
                 Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
+                Ok(Report::Relayed { value }) => {
+                    if let Some(handover) = &mut self.handover {
+                        take_in(handover, &value);
+                    }
+                }
                 Ok(_) => {}
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
                 Err(error) => return Err(failures::keeper(&error)),
@@ -110,7 +118,8 @@ impl Drive<'_> {
         let mut patience = Patience::begin();
         loop {
             let leaves = link.generations.iter().any(|generation| Some(u64::from(generation.pid.0)) == from);
-            let told = handover["state"] != "unknown";
+            // How far it is while threads move one after the other is of little use to anybody.
+            let told = handover["state"] != "unknown" && handover["state"] != "moving";
             let done = match self.wish.handover {
                 Handover::Completed => !leaves,
                 _ => told || !leaves || Instant::now() >= told_by,
