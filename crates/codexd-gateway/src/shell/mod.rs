@@ -29,6 +29,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -61,6 +62,7 @@ async fn serve(
     host_orders: mpsc::Sender<HostOrder>,
     may_enter: accept::MayEnter,
 ) -> io::Result<()> {
+    allow_many_descriptors();
     doors.control.set_nonblocking(true)?;
     let control = UnixListener::from_std(doors.control)?;
     let writing = Rc::clone(&driver.writer);
@@ -79,4 +81,11 @@ async fn serve(
     let lines = driver.send_all_away();
     let _ = timeout(Duration::from_millis(LEAVE_TIMEOUT_MS), driver.writer.all_ended(&lines)).await;
     Ok(())
+}
+
+/// A client takes two descriptors, its own and that of its link. What the system allows at most is allowed to us; if it does
+/// not let us, the doors close for a moment when there is none left.
+fn allow_many_descriptors() {
+    let allowed = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed });
 }

@@ -275,3 +275,41 @@ fn the_timer_tells_the_brain_once() {
         house.nothing_happened();
     });
 }
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("readable");
+    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
+    pages * rustix::param::page_size()
+}
+
+#[test]
+fn two_thousand_idle_clients_take_less_than_eight_kibibytes_each() {
+    const CLIENTS: usize = 2_000;
+    in_house(async |house| {
+        house.script.borrow_mut().reply = Some(echo);
+        house.script.borrow_mut().quiet = true;
+        let (_, mut witness) = house.client().await;
+        let upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let path = house.path("control");
+        let mut idle = Vec::with_capacity(CLIENTS);
+        let before = resident_bytes();
+        for _ in 0..CLIENTS {
+            let path = path.clone();
+            // As bare as can be at this end, to see what the other end takes.
+            idle.push(codexd_protocol::unix::connect(&path).expect("connected"));
+            let client = idle.last_mut().expect("just pushed");
+            std::io::Write::write_all(client, upgrade).expect("sent");
+            assert!(matches!(house.next().await, Event::ClientCame(_)));
+        }
+        let each = resident_bytes().saturating_sub(before) / CLIENTS;
+        println!("{each} bytes for each of {CLIENTS} idle clients");
+        assert!(each < 8 * 1024, "{each}");
+        say(&mut witness, "still served").await;
+        assert_eq!(hear(&mut witness).await, "still served");
+        drop(idle);
+        for _ in 0..CLIENTS {
+            assert!(matches!(house.next().await, Event::ClientLeft(_)));
+        }
+    });
+}
