@@ -40,6 +40,8 @@ pub enum HostEvent {
     /// The generations that live now: the first thing it hears, and again at every change. None is current while a crashed
     /// server is being started again.
     Generations(Vec<Generation>),
+    /// The current one was asked to leave when its turns have ended: nothing new is to be begun there.
+    CurrentDrains,
     /// Close the clients with 1001 and end.
     Leave,
 }

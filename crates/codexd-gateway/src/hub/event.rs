@@ -47,6 +47,9 @@ pub enum Event {
         /// What is to leave when it holds nothing any more.
         outgoing: Vec<ServerId>,
     },
+    /// An app-server was asked to leave when its turns have ended: nothing is to be begun there. (0.131.0 would begin it,
+    /// and cut it.)
+    Drains(ServerId),
     /// An app-server answered a first `initialize`, sent by [`Action::Greet`]: it serves. The text is the result.
     Greeted(ServerId, Text),
     /// A link is open and its `initialize` was answered; the text is the result.

@@ -119,6 +119,7 @@ impl Hub {
             Event::ClientSaid(id, text) => self.client_said(id, &text),
             Event::ClientLeft(id) => self.client_left(id),
             Event::Servers { current, outgoing } => self.servers_changed(current, &outgoing),
+            Event::Drains(server) => self.drains(server),
             Event::Greeted(server, result) => self.greeted(server, result),
             Event::LinkUp(link, result) => self.link_up(link, &result),
             Event::LinkRefused(link, error) => self.link_refused(link, &error),

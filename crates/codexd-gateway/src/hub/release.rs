@@ -25,7 +25,8 @@ impl Hub {
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
-            return self.send_shared(id, "thread/unsubscribe", Some(thread), raw, text);
+            // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.
+            return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         if known.motion != Motion::Still {
             return Dispatched::Waits;

@@ -156,10 +156,21 @@ impl Hub {
         let id: ThreadId = text::string(thread, "id")?.as_ref().into();
         let viewer = self.viewer(client);
         let now = self.now;
+        // What was sent before the thread was known here may begin a turn as well.
+        let starts = |call: &&Call| match &call.asker {
+            Asker::Client { kind: Kind::Turn | Kind::Starter, thread, .. } => thread.as_ref() == Some(&id),
+            _ => false,
+        };
+        let is_new = !self.threads.contains_key(&id);
+        let starters = if is_new { self.calls.values().filter(starts).count() } else { 0 };
         let known = self.threads.entry(id.clone());
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
-        let is_new = match viewer {
+        if is_new {
+            known.starters = u32::try_from(starters).unwrap_or(u32::MAX);
+            known.quiet_at = now + QUIET_MS;
+        }
+        let joined = match viewer {
             Some(viewer) => known.watch(viewer),
             // It has left meanwhile.
             None => {
@@ -172,7 +183,7 @@ impl Hub {
         if !self.threads.get(&id).is_some_and(Thread::is_watched) {
             self.left_alone(&id);
         }
-        Some((id, is_new))
+        Some((id, joined))
     }
 
     fn viewer(&self, client: ClientId) -> Option<Viewer> {

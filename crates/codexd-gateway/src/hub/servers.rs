@@ -91,6 +91,12 @@ impl Hub {
         self.servers.remove(&id);
     }
 
+    pub(super) fn drains(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            server.draining = true;
+        }
+    }
+
     pub(super) fn greeted(&mut self, id: ServerId, result: Text) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         server.greeting = Some(result);

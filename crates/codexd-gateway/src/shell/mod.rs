@@ -73,8 +73,12 @@ async fn serve(
     spawn_local(async move { timing.run_timer().await });
     let accepting = spawn_local(accept::run(Rc::clone(&driver), control, may_enter));
     let calling = doors.tcp.map(|door| spawn_local(tcp::run(Rc::clone(&driver), door)));
-    while let Some(HostEvent::Generations(generations)) = host_events.recv().await {
-        driver.generations_changed(generations);
+    loop {
+        match host_events.recv().await {
+            Some(HostEvent::Generations(generations)) => driver.generations_changed(generations),
+            Some(HostEvent::CurrentDrains) => driver.current_drains(),
+            Some(HostEvent::Leave) | None => break,
+        }
     }
     accepting.abort();
     calling.inspect(JoinHandle::abort);

@@ -100,6 +100,14 @@ impl Driver {
         }
     }
 
+    /// The current one was asked to leave.
+    pub(super) fn current_drains(self: &Rc<Self>) {
+        let current = self.servers.borrow().told.as_ref().and_then(|(current, _)| *current);
+        if let Some(server) = current {
+            self.feed(Event::Drains(server));
+        }
+    }
+
     /// Asks an app-server for its first answer, until it comes or the app-server is gone.
     pub(super) fn greet(self: &Rc<Self>, id: ServerId) {
         let mut servers = self.servers.borrow_mut();

@@ -229,3 +229,26 @@ fn a_late_unload_does_not_cost_the_turn_that_waited() {
     history.end();
     assert!(history.world.cut.is_empty(), "{:?}", history.world.cut);
 }
+
+/// Found at random: one who never watched a thread unsubscribes from it while another one joins and a third begins a turn.
+#[test]
+fn a_strangers_unsubscribe_does_not_cost_a_joiner_the_turn() {
+    use Step::{Complete, Join, Kill, Leave, Start, Turn, Unsubscribe};
+    let steps = [
+        Turn(1, 1),
+        Complete(1),
+        Start(1),
+        Leave(2),
+        Kill(false),
+        Join(3, 1),
+        Turn(1, 1),
+        Turn(1, 0),
+        Unsubscribe(1, 1),
+    ];
+    let mut history = History::new();
+    for step in &steps {
+        history.take(step);
+    }
+    history.end();
+    assert!(history.world.cut.is_empty(), "{:?}", history.world.cut);
+}

@@ -305,3 +305,24 @@ fn a_request_does_not_wait_for_ever() {
     let answer = world.answer(client, asked).expect("an answer");
     assert_eq!(answer["error"]["data"]["reason"], "appServerUnavailable");
 }
+
+#[test]
+fn nothing_is_begun_on_a_server_that_was_asked_to_leave() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.turn(client, &thread, "a");
+    let old = world.current.expect("a server");
+    world.feed(super::Event::Drains(old));
+    let heard = world.heard.len();
+    let next = world.ask(client, "turn/start", json!({"threadId": thread, "input": []}));
+    world.settle();
+    assert_eq!(world.heard.len(), heard, "held, although the server would take it");
+    world.complete(&thread);
+    world.settle();
+    world.kill(old, true);
+    world.bury(old);
+    world.begin_server();
+    world.settle();
+    assert!(world.answer(client, next).expect("an answer")["result"]["turn"].is_object());
+}
