@@ -118,6 +118,11 @@ impl Home {
         self.state_file("gateway.token")
     }
 
+    /// The second name of the control socket.
+    pub fn spare_socket(&self) -> PathBuf {
+        self.state_file("control.sock")
+    }
+
     /// The socket of the `nth` generation that lives at a time.
     pub fn generation_socket(&self, nth: u32) -> PathBuf {
         self.control_dir().join(format!("app-server-{nth}.sock"))

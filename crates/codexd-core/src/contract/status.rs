@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::EventRecord;
 use super::lifecycle::{Backend, LifecycleStatus};
+use crate::generations::Role;
 use crate::identity::Pid;
 
 /// What the server of a home is doing.
@@ -66,6 +67,56 @@ pub struct SettingsReport {
     pub shutdown_grace_seconds: u64,
     /// The Codex that the settings name.
     pub codex_bin: Option<PathBuf>,
+    /// What is to stand in front of the server.
+    pub gateway: GatewaySettingReport,
+}
+
+/// What the settings say of the gateway.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewaySettingReport {
+    /// Whether one is to stand in front of the server.
+    pub enabled: bool,
+    /// Where it is to listen besides, as a URL.
+    pub listen: Option<String>,
+}
+
+/// The gateway of a home.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayReport {
+    /// Its process, if it lives.
+    pub pid: Option<Pid>,
+    /// `running`, or `missing` where a server needs one that is not there.
+    pub state: GatewayStanding,
+    /// Where it listens besides, as a URL.
+    pub listen: Option<String>,
+    /// Restarts after a crash since it was first wanted.
+    pub restarts: u64,
+}
+
+/// Whether the gateway is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GatewayStanding {
+    /// It lives.
+    Running,
+    /// It does not, and a server stands behind it.
+    Missing,
+}
+
+/// A server that lives.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GenerationReport {
+    /// Its process.
+    pub pid: Pid,
+    /// What it is for.
+    pub role: Role,
+    /// The socket that it listens on.
+    pub socket: PathBuf,
+    /// The version that its program told when it was started.
+    pub version: Option<String>,
 }
 
 /// Where things are.
@@ -127,6 +178,13 @@ pub struct StatusReport {
     pub codexd_version: &'static str,
     /// Whether the server is the one built into codexd.
     pub embedded: bool,
+    /// The gateway; null where the server that runs listens on the control socket itself, and where nothing runs.
+    pub gateway: Option<GatewayReport>,
+    /// Every server that lives and that codexd manages, the current one first.
+    pub generations: Vec<GenerationReport>,
+    /// How the last handover from one server to another goes or went, as the gateway tells; null while it lives and has
+    /// told of none.
+    pub handover: Option<serde_json::Value>,
     /// The settings in force.
     pub settings: SettingsReport,
     /// Where things are.

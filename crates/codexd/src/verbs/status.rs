@@ -1,7 +1,10 @@
 //! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing, always succeeds.
 
-use codexd_core::contract::status::{PathsReport, Problem, SettingsReport};
+mod fronts;
+
+use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
 use codexd_core::contract::{Backend, LifecycleStatus, State, StatusReport};
+use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
 use codexd_core::limits::{START_TIMEOUT_MS, STATUS_EVENTS};
@@ -77,10 +80,14 @@ pub fn run(context: &Context) -> Reply {
         socket_path: context.home.control_socket(),
         app_server_version: version,
         codexd_version: VERSION,
-        embedded: found.codexd.is_some_and(|record| record.embedded),
+        embedded: found.codexd.as_ref().is_some_and(|record| record.embedded),
+        gateway: fronts::gateway(&found),
+        generations: fronts::generations(&context.home, &found),
+        handover: fronts::handover(&context.home),
         settings: SettingsReport {
             remote_control_enabled: parsed.settings.remote_control_enabled,
             shutdown_grace_seconds: parsed.settings.grace_seconds(),
+            gateway: fronts::setting(parsed.settings.gateway),
             codex_bin: parsed.settings.codex_bin,
         },
         paths: paths(&context.home),
@@ -233,6 +240,12 @@ impl Answer for Reply {
             rows.push(("version", format!("{version}{stale}")));
         }
         rows.push(("installed", self.installed_text()));
+        rows.extend(report.gateway.as_ref().map(|gateway| ("gateway", gateway_text(gateway))));
+        let others = report.generations.iter().filter(|generation| generation.role != Role::Current);
+        rows.extend(others.map(|other| {
+            let what = if other.role == Role::Outgoing { "hands over what it holds" } else { "is coming up" };
+            ("beside", format!("app-server pid {} {what}", other.pid))
+        }));
         if let Some(pid) = report.keeper_pid {
             rows.push(("keeper", format!("pid {pid}, {} restarts", report.restarts)));
         }
@@ -275,5 +288,13 @@ impl Reply {
             Some(version) => format!("Codex {version} at {path}"),
             None => format!("a Codex at {path} that does not tell its version"),
         }
+    }
+}
+
+fn gateway_text(gateway: &GatewayReport) -> String {
+    let listen = gateway.listen.as_ref().map(|listen| format!(", {listen}")).unwrap_or_default();
+    match gateway.pid {
+        Some(pid) => format!("pid {pid}{listen}"),
+        None => style::paint("missing: no client can connect", Colour::Red),
     }
 }

@@ -2,6 +2,7 @@
 
 mod contract;
 mod differential;
+mod front;
 mod kill;
 mod lifecycle;
 mod proxy;

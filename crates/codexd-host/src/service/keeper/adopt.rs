@@ -80,10 +80,13 @@ impl Keeper {
         if std::mem::replace(&mut self.inherited, true) {
             return;
         }
-        let Some(before) = self.before.clone() else { return };
-        if matches!(before.phase, StatePhase::Stopped | StatePhase::Failed) {
+        let before = self.before.clone();
+        let at_rest = |before: &KeeperState| matches!(before.phase, StatePhase::Stopped | StatePhase::Failed);
+        let Some(before) = before.filter(|before| !at_rest(before)) else {
+            // What was written may be lost; who listens at the well-known place is not.
+            self.found_at_the_door();
             return;
-        }
+        };
         self.inherit_gateway(&before);
         let mut others = before.others;
         if let (Some(_), Some(server), Some(program)) = (current, before.server, before.program) {

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSliceMut, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -81,7 +82,9 @@ impl Clients {
 
     /// This one is the gateway; answers the socket that it has handed over. One that said so before is none any more.
     pub fn is_gateway(&mut self, id: ClientId, moves: bool) -> Option<OwnedFd> {
-        self.clients.retain(|client| client.id == id || client.gateway.is_none());
+        for client in self.clients.iter_mut().filter(|client| client.id != id && client.gateway.is_some()) {
+            client.cut_off();
+        }
         let client = self.clients.iter_mut().find(|client| client.id == id)?;
         client.gateway = Some(moves);
         client.handed.take()
@@ -162,14 +165,22 @@ impl Clients {
         self.clients.clear();
     }
 
-    /// Tells everybody; one that does not read is let go.
+    /// Tells everybody; one that does not read is cut off, and has left when it is heard next.
     pub fn tell(&mut self, report: &Report) {
-        self.clients.retain_mut(|client| client.say(std::slice::from_ref(report)));
+        self.tell_those(report, |_| true);
     }
 
     /// Tells everybody but this one.
     pub fn tell_others(&mut self, but: ClientId, report: &Report) {
-        self.clients.retain_mut(|client| client.id == but || client.say(std::slice::from_ref(report)));
+        self.tell_those(report, |id| id != but);
+    }
+
+    fn tell_those(&mut self, report: &Report, meant: impl Fn(ClientId) -> bool) {
+        for client in self.clients.iter_mut().filter(|client| meant(client.id)) {
+            if !client.say(std::slice::from_ref(report)) {
+                client.cut_off();
+            }
+        }
     }
 }
 
@@ -217,6 +228,12 @@ impl Client {
         self.has_spoken = true;
         self.unread.shrink_to_fit();
         Some(line)
+    }
+
+    /// Nothing goes in or out any more, which is an event.
+    fn cut_off(&mut self) {
+        self.gateway = self.gateway.map(|_| false);
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     fn say(&mut self, reports: &[Report]) -> bool {

@@ -20,7 +20,9 @@ use crate::home::Home;
 pub struct Door {
     listener: OwnedFd,
     path: PathBuf,
-    /// What stood at the path when it was taken over; nothing any more if somebody removed it.
+    /// The second name of the socket, by which it comes back to its place if somebody removes it there.
+    spare: PathBuf,
+    /// What has these names.
     inode: Option<(u64, u64)>,
 }
 
@@ -35,17 +37,26 @@ impl Door {
         make_room(&path)?;
         let listener = codexd_protocol::unix::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        let inode = inode(&path);
-        let door = Door { listener: listener.into(), path, inode };
+        let door = Door { listener: listener.into(), inode: inode(&path), path, spare: home.spare_socket() };
         door.listen()?;
+        // Where there are no second names, a socket that is removed is made anew by the next restart.
+        let _ = remove_if_there(&door.spare).and_then(|()| fs::hard_link(&door.path, &door.spare));
         Ok(door)
     }
 
     /// Takes over the socket that a gateway has handed back; `None` if it is no listening one.
     pub fn take_back(home: &Home, listener: OwnedFd) -> Option<Door> {
         let listens = sockopt::socket_acceptconn(&listener).unwrap_or_default();
-        let path = home.control_socket();
-        listens.then(|| Door { listener, inode: inode(&path), path })
+        let (path, spare) = (home.control_socket(), home.spare_socket());
+        listens.then(|| Door { listener, inode: inode(&spare).or_else(|| inode(&path)), path, spare })
+    }
+
+    /// Puts the socket back into its place, if nothing is there.
+    pub fn put_back(&self) {
+        if !self.path.exists() && inode(&self.spare) == self.inode {
+            // What cannot be done shows when a client finds nobody.
+            let _ = fs::hard_link(&self.spare, &self.path);
+        }
     }
 
     /// Listens anew, so that clients are told that it is this process who does.
@@ -68,9 +79,11 @@ impl Door {
 
     /// Takes the socket away.
     pub fn close(self) {
-        if self.is_in_its_place() {
-            // What cannot be removed is found by the next verb to be left over.
-            let _ = fs::remove_file(&self.path);
+        for name in [&self.path, &self.spare] {
+            if self.inode.is_some() && inode(name) == self.inode {
+                // What cannot be removed is found by the next verb to be left over.
+                let _ = fs::remove_file(name);
+            }
         }
     }
 }
@@ -178,9 +191,15 @@ mod tests {
         assert!(door.is_in_its_place());
         std::fs::remove_file(home.control_socket()).expect("removed");
         assert!(!door.is_in_its_place());
+        door.put_back();
+        assert!(door.is_in_its_place());
+        codexd_protocol::unix::connect(&home.control_socket()).expect("it is the same socket");
+        std::fs::remove_file(home.control_socket()).expect("removed again");
         let other = UnixListener::bind(home.control_socket()).expect("somebody else's");
+        door.put_back();
         door.close();
         assert!(home.control_socket().exists(), "it is not ours to remove");
+        assert!(!home.spare_socket().exists(), "that was");
         drop(other);
     }
 }

@@ -200,6 +200,9 @@ impl Keeper {
             Event::FolderChanged => {
                 self.watches.take_folder();
                 self.look_after_the_home();
+                if let Some(door) = &self.door {
+                    door.put_back();
+                }
                 self.clients.tell(&Report::SocketFolderChanged);
             }
             Event::VerbArrived => {

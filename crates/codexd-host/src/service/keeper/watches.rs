@@ -50,7 +50,8 @@ impl Watches {
     /// # Errors
     /// The system's.
     pub fn watch_folders(&self, home: &Home) -> io::Result<()> {
-        let changes = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        let changes =
+            inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE;
         inotify::add_watch(&self.folder, home.control_dir(), changes)?;
         // That the folder itself goes is told only when nobody has a file of it open any more.
         let losses = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;

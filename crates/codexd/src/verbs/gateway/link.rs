@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 
 use codexd_core::generations::Role as Kept;
+use codexd_core::identity::Process;
 use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
-use codexd_host::Home;
+use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::service::keeper::{self, Order, Report};
+use codexd_host::{Home, process};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,11 +28,14 @@ use super::arrival;
 pub struct Link {
     home: Home,
     log: EventLog,
+    me: Process,
     listener: UnixListener,
     events: Sender<HostEvent>,
     orders: Receiver<HostOrder>,
     terminate: Signal,
     interrupt: Signal,
+    /// Caught and not listened to: the kernel sends it to a suspended process whose keeper dies.
+    _hangup: Signal,
     /// Those that the gateway wants ended and no keeper was told of.
     to_retire: Vec<String>,
 }
@@ -56,12 +61,14 @@ impl Link {
     ) -> io::Result<Self> {
         Ok(Self {
             log: EventLog::new(home.events()),
+            me: process::myself()?,
             home,
             listener,
             events,
             orders,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
             to_retire: Vec::new(),
         })
     }
@@ -93,7 +100,7 @@ impl Link {
                         self.note(Event::new(level, kind, message), detail);
                     }
                     // Nobody listens.
-                    HostOrder::Report(_) => {}
+                    HostOrder::Report(value) => self.write_down(&value),
                 },
             }
         }
@@ -140,12 +147,23 @@ impl Link {
                 }
                 said
             }
-            HostOrder::Report(value) => say(write, &Order::Relay { value }).await,
+            HostOrder::Report(value) => {
+                self.write_down(&value);
+                say(write, &Order::Relay { value }).await
+            }
             HostOrder::Note { level, kind, message, detail } => {
                 self.note(Event::new(level, kind, message), detail);
                 Ok(())
             }
         }
+    }
+
+    /// How a handover goes, for `status`. What cannot be written is only not told.
+    fn write_down(&self, report: &Value) {
+        let Some(handover) = report.get("handover") else { return };
+        let state = json!({"gateway": self.me, "handover": handover});
+        let _ =
+            atomic::replace(&self.home.gateway_state(), state.to_string().as_bytes(), Durability::Process);
     }
 
     /// An event that cannot be written is lost: the clients matter more.

@@ -84,7 +84,7 @@ fn a_disk_that_fills_up_does_not_cost_the_server_that_runs() -> anyhow::Result<(
         "$codexd" start --embedded > /dev/null || exit 98
         cat /dev/zero > "$0/filler" 2> /dev/null
         "$codexd" restart > /dev/null 2>&1; echo "restart $?"
-        "$codexd" status --json | grep -o '"state":"[a-zA-Z]*"'
+        "$codexd" status --json | grep -o '"state":"[a-zA-Z]*"' | head -n 1
         "$codexd" stop > /dev/null 2>&1; echo "stop $?""#;
     let mut command = home.command("unshare");
     command.args(["--mount", "sh", "-c", script]).arg(home.path());

@@ -1,0 +1,91 @@
+//! The part of `status` that tells of the gateway and of the servers behind it.
+
+use codexd_core::contract::status::{GatewayReport, GatewaySettingReport, GatewayStanding, GenerationReport};
+use codexd_core::generations::Role;
+use codexd_core::identity::{Pid, Process};
+use codexd_core::settings::Gateway;
+use codexd_host::service::keeper::OtherState;
+use codexd_host::{Home, atomic, process};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Found;
+use crate::front;
+
+/// What the gateway writes about itself.
+#[derive(Deserialize)]
+struct Told {
+    gateway: Process,
+    handover: Value,
+}
+
+/// What the settings say.
+pub fn setting(gateway: Gateway) -> GatewaySettingReport {
+    let listen = gateway.listen().map(|address| format!("ws://{address}"));
+    GatewaySettingReport { enabled: gateway.is_on(), listen }
+}
+
+/// The gateway, where there is one or should be.
+pub fn gateway(found: &Found) -> Option<GatewayReport> {
+    let known = found.keeper.as_ref().and_then(|keeper| keeper.gateway.as_ref());
+    let living =
+        known.and_then(|gateway| gateway.process.as_ref()).filter(|gateway| process::is_alive(gateway));
+    let needed =
+        found.server.is_some() && found.codexd.as_ref().is_some_and(|record| record.socket.is_some());
+    let restarts = known.map(|gateway| gateway.restarts).unwrap_or_default();
+    match living {
+        Some(gateway) => Some(GatewayReport {
+            pid: Some(gateway.pid),
+            state: GatewayStanding::Running,
+            listen: listens_at(gateway.pid),
+            restarts,
+        }),
+        None if needed => {
+            Some(GatewayReport { pid: None, state: GatewayStanding::Missing, listen: None, restarts })
+        }
+        None => None,
+    }
+}
+
+/// Where a gateway was told to listen besides.
+fn listens_at(pid: Pid) -> Option<String> {
+    let arguments = process::arguments(pid);
+    let mut rest = arguments.iter().skip_while(|argument| *argument != front::LISTEN);
+    Some(format!("ws://{}", rest.nth(1)?.to_str()?))
+}
+
+/// Every server that lives, the current one first.
+pub fn generations(home: &Home, found: &Found) -> Vec<GenerationReport> {
+    let keeper = found.keeper.as_ref();
+    let version = || keeper?.program.as_ref()?.version.clone();
+    let current = found.server.as_ref().map(|server| GenerationReport {
+        pid: server.pid,
+        role: Role::Current,
+        socket: found
+            .codexd
+            .as_ref()
+            .and_then(|record| record.socket.clone())
+            .unwrap_or(home.control_socket()),
+        version: version().filter(|_| keeper.is_some_and(|keeper| keeper.server.as_ref() == Some(server))),
+    });
+    let others = keeper.map(|keeper| keeper.others.as_slice()).unwrap_or_default();
+    current.into_iter().chain(others.iter().filter_map(|other| report(home, other))).collect()
+}
+
+fn report(home: &Home, other: &OtherState) -> Option<GenerationReport> {
+    let process = other.process.as_ref().filter(|process| process::is_alive(process))?;
+    let socket = other.program.socket.clone().unwrap_or(home.control_socket());
+    Some(GenerationReport {
+        pid: process.pid,
+        role: other.role,
+        socket,
+        version: other.program.version.clone(),
+    })
+}
+
+/// What the gateway that lives has written about the last handover.
+pub fn handover(home: &Home) -> Option<Value> {
+    let bytes = atomic::read(&home.gateway_state()).ok()??;
+    let told: Told = serde_json::from_slice(&bytes).ok()?;
+    process::is_alive(&told.gateway).then_some(told.handover)
+}

@@ -1,0 +1,174 @@
+//! The gateway as a program that the keeper keeps: it may die, the keeper may die, both may; who connects is served.
+
+mod generations;
+mod setting;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use codexd_protocol::{probe, unix};
+use codexd_testkit::{Codexd, Fake, Home, Layout, Process, until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::lifecycle::{SOON, keeper, recorded};
+
+/// A home in which `codexd start` finds a healthy server, with that server started.
+fn started() -> anyhow::Result<Home> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    Codexd::new(&home)?.json(&["start"])?;
+    Ok(home)
+}
+
+/// The gateway, by what the keeper wrote.
+fn gateway(home: &Home) -> anyhow::Result<Process> {
+    let state: Value = serde_json::from_slice(&std::fs::read(home.state("keeper.json"))?)?;
+    let pid = state["gateway"]["process"]["pid"].as_u64().context("the keeper names a gateway")?;
+    Process::of(u32::try_from(pid)?).with_context(|| format!("the gateway {pid} lives"))
+}
+
+fn kill(process: &Process) -> anyhow::Result<()> {
+    process.signal(Signal::KILL)?;
+    process.wait_gone(SOON)
+}
+
+/// `initialize` is answered on the control socket: by whom it is listened on.
+fn answered(home: &Home) -> anyhow::Result<u32> {
+    let answer = probe::ask(&home.control_socket(), "1", SOON)?;
+    answer.peer.pid.context("a listener that can be seen")
+}
+
+#[test]
+fn a_killed_gateway_is_replaced_while_clients_wait_and_none_is_refused() -> anyhow::Result<()> {
+    let home = started()?;
+    let server = recorded(&home)?;
+    for _ in 0..3 {
+        let old = gateway(&home)?;
+        ensure!(answered(&home)? == old.pid, "clients are told that the gateway listens");
+        old.signal(Signal::KILL)?;
+        // From the very moment on.
+        let mut waiting = Vec::new();
+        while old.is_alive() || waiting.len() < 100 {
+            waiting.push(unix::connect(&home.control_socket()).context("a client was refused")?);
+        }
+        let began = Instant::now();
+        for client in waiting.into_iter().take(20) {
+            probe::ask_on(client, "1", SOON).context("a client that waited was not served")?;
+        }
+        eprintln!("20 clients that waited were served within {:?}", began.elapsed());
+        let new = until(SOON, "the next gateway", || gateway(&home).ok().filter(|new| new.pid != old.pid))?;
+        ensure!(new.is_alive() && recorded(&home)?.pid == server.pid, "the server is the same");
+    }
+    Codexd::new(&home)?.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_killed_keeper_costs_no_client_and_the_next_one_gets_the_socket_back() -> anyhow::Result<()> {
+    let home = started()?;
+    let codexd = Codexd::new(&home)?;
+    let (server, front) = (recorded(&home)?, gateway(&home)?);
+    kill(&keeper(&home)?)?;
+    ensure!(answered(&home)? == front.pid, "the gateway goes on");
+    let adopted = codexd.json(&["start"])?;
+    assert_eq!(
+        (&adopted["status"], &adopted["repairs"][0]["found"]),
+        (&"alreadyRunning".into(), &"lost-keeper".into())
+    );
+    assert_eq!((recorded(&home)?.pid, gateway(&home)?.pid), (server.pid, front.pid), "both were taken over");
+    // The gateway has to have noticed: it says so to the keeper, which says so to `status`.
+    let status = codexd.json(&["status"])?;
+    assert_eq!(
+        (&status["gateway"]["state"], &status["gateway"]["pid"]),
+        (&"running".into(), &front.pid.into())
+    );
+    kill(&front)?;
+    unix::connect(&home.control_socket()).context("the socket outlives the gateway")?;
+    until(SOON, "the next gateway", || gateway(&home).ok().filter(|new| new.pid != front.pid))?;
+    answered(&home)?;
+    assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_keeper_and_its_gateway_killed_together_are_replaced_by_the_next_verb() -> anyhow::Result<()> {
+    for verb in ["start", "restart", "stop"] {
+        let home = started()?;
+        let codexd = Codexd::new(&home)?;
+        let (server, front) = (recorded(&home)?, gateway(&home)?);
+        kill(&keeper(&home)?)?;
+        kill(&front)?;
+        ensure!(server.is_alive(), "a gateway is no parent of the server");
+        let status = codexd.json(&["status"])?;
+        assert_eq!(status["gateway"]["state"], "missing", "{status}");
+        let done = codexd.json(&[verb])?;
+        if verb == "stop" {
+            assert_eq!(done["status"], "stopped", "{done}");
+        } else {
+            assert_eq!(answered(&home)?, gateway(&home)?.pid, "{verb}");
+            assert_eq!(recorded(&home)?.pid == server.pid, verb == "start");
+            codexd.json(&["stop"])?;
+        }
+        home.assert_no_process_left();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_gateway_that_is_all_that_is_left_is_taken_over_or_ended() -> anyhow::Result<()> {
+    for verb in ["start", "restart", "stop"] {
+        let home = started()?;
+        let codexd = Codexd::new(&home)?;
+        let front = gateway(&home)?;
+        kill(&keeper(&home)?)?;
+        kill(&recorded(&home)?)?;
+        // What the keeper knew of it is lost, too.
+        std::fs::remove_file(home.state("keeper.json"))?;
+        codexd.json(&[verb])?;
+        if verb == "stop" {
+            ensure!(!front.is_alive(), "stop left the gateway");
+        } else {
+            assert_eq!(answered(&home)?, front.pid, "{verb} has taken it over");
+            codexd.json(&["stop"])?;
+        }
+        home.assert_no_process_left();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_crashes_is_back_behind_the_same_gateway() -> anyhow::Result<()> {
+    let home = started()?;
+    let (server, front) = (recorded(&home)?, gateway(&home)?);
+    let held = unix::connect(&home.control_socket())?;
+    kill(&server)?;
+    let now = until(SOON, "the successor", || recorded(&home).ok().filter(|now| now.pid != server.pid))?;
+    assert_eq!(answered(&home)?, front.pid);
+    probe::ask_on(held, "1", SOON).context("a client from before the crash is served")?;
+    let state: Value = serde_json::from_slice(&std::fs::read(home.state("keeper.json"))?)?;
+    assert_eq!(state["server"]["pid"], now.pid);
+    Codexd::new(&home)?.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_control_socket_that_was_taken_away_is_made_again_by_start() -> anyhow::Result<()> {
+    let home = started()?;
+    let codexd = Codexd::new(&home)?;
+    std::fs::remove_file(home.control_socket())?;
+    let server = recorded(&home)?;
+    let healed = codexd.json(&["start"])?;
+    assert_eq!(healed["status"], "alreadyRunning", "{healed}");
+    answered(&home)?;
+    assert_eq!(recorded(&home)?.pid, server.pid, "the server goes on");
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+/// What is waited for in these tests comes at once; this is for what must not come.
+pub(crate) const A_WHILE: Duration = Duration::from_millis(300);

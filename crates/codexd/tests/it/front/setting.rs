@@ -1,0 +1,64 @@
+//! The setting `gateway`: on unless switched off, and a server keeps the front that it was started with.
+
+use anyhow::Context;
+use codexd_testkit::{Codexd, Fake, Home, Layout};
+use serde_json::{Value, json};
+
+use super::{answered, gateway};
+use crate::lifecycle::recorded;
+
+#[test]
+fn without_a_gateway_the_server_listens_itself_and_restart_changes_between_the_two() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let set =
+        |value: Value| home.write("app-server-daemon/settings.json", json!({"gateway": value}).to_string());
+    let codexd = Codexd::new(&home)?;
+    set(json!(false))?;
+    assert_eq!(codexd.json(&["start"])?.get("hint"), None);
+    assert_eq!(home.processes().len(), 2, "a keeper and a server: {:?}", home.processes());
+    assert_eq!(answered(&home)?, recorded(&home)?.pid, "the server listens itself");
+    let status = codexd.json(&["status"])?;
+    assert_eq!(
+        (&status["gateway"], &status["settings"]["gateway"]["enabled"]),
+        (&Value::Null, &false.into())
+    );
+
+    for (wanted, word) in [(true, "without"), (false, "behind")] {
+        set(json!(wanted))?;
+        let before = recorded(&home)?;
+        let started = codexd.json(&["start"])?;
+        assert_eq!(started["status"], "alreadyRunning");
+        assert!(started["hint"].as_str().is_some_and(|hint| hint.contains(word)), "{started}");
+        assert_eq!(recorded(&home)?.pid, before.pid, "it is left as it is");
+        let restarted = codexd.json(&["restart"])?;
+        assert_eq!((&restarted["status"], restarted.get("handover")), (&"restarted".into(), None));
+        let listens = answered(&home)?;
+        let server = recorded(&home)?;
+        assert_eq!(listens == server.pid, !wanted);
+        assert_eq!(gateway(&home).is_ok_and(|gateway| gateway.pid == listens), wanted);
+        assert_eq!(codexd.json(&["start"])?.get("hint"), None);
+    }
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_setting_that_is_no_gateway_is_told_and_the_default_holds() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let text = json!({"gateway": {"listen": "ws://0.0.0.0:1"}}).to_string();
+    home.write("app-server-daemon/settings.json", text)?;
+    let codexd = Codexd::new(&home)?;
+    let status = codexd.json(&["status"])?;
+    assert_eq!(status["problems"][0]["found"], "corrupt-settings", "{status}");
+    let message = status["problems"][0]["message"].as_str().context("a sentence")?;
+    assert!(message.contains("allowNonLoopback"), "{message}");
+    let started = codexd.json(&["start"])?;
+    assert_eq!(started["repairs"][0]["found"], "corrupt-settings");
+    gateway(&home)?;
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
