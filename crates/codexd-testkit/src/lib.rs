@@ -4,7 +4,7 @@
 //! * [`Home`] is a throw-away `CODEX_HOME`; when it goes, every process that was started with it goes too.
 //! * [`MockModel`] is a Responses API on loopback, so that a real app-server can run turns without an account.
 //! * [`AppServer`] runs one bare app-server, real or [embedded](Server::Embedded).
-//! * [`Client`] speaks the app-server protocol and keeps everything it saw; [`Normaliser`] makes two such records
+//! * [`Client`] speaks the app-server protocol and keeps everything it saw, [`Wire`] costs little and keeps nothing; [`Normaliser`] makes two such records
 //!   comparable.
 //! * [`run`] starts a program to its end and keeps what it said; [`Codexd`] does that with the built `codexd`.
 //! * [`Fake`] is a Codex with one thing wrong with it; [`killer`] ends a program at the k-th thing that it did.
@@ -27,6 +27,7 @@ pub mod server;
 pub mod skip;
 pub mod transcript;
 pub mod wait;
+pub mod wire;
 
 pub use client::{Client, Place, RpcError};
 pub use codex::Version;
@@ -39,3 +40,4 @@ pub use run::Run;
 pub use server::{AppServer, Server};
 pub use transcript::Normaliser;
 pub use wait::{block_on, until};
+pub use wire::Wire;

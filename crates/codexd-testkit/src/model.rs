@@ -24,7 +24,7 @@ mod directives;
 mod events;
 mod log;
 
-pub use directives::{Directives, Failure};
+pub use directives::{Directives, Failure, Tool};
 pub use log::{ModelEvent, ModelRequest};
 
 use answer::Answer;

@@ -7,7 +7,7 @@ use axum::http::{Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::directives::{Directives, Failure};
+use super::directives::{Directives, Failure, Tool};
 use super::events::Events;
 use super::log::{Log, ModelEvent};
 
@@ -62,16 +62,14 @@ impl Answer {
         let mut events = Events::new(self.number, &self.body["model"]);
         send(writes, events.created()).await?;
         tokio::time::sleep(self.directives.first_delay).await;
-        match (self.directives.failure, self.directives.shell.take()) {
+        let shell = self.directives.shell.take().map(|command| self.shell_call(&command));
+        match (self.directives.failure, shell.or_else(|| self.directives.tool.take())) {
             (Some(Failure::Event), _) => send(writes, events.failed()).await,
             (Some(_), _) => {
                 let cut = io::Error::new(io::ErrorKind::ConnectionAborted, "asked to drop the connection");
                 writes.send(Err(cut)).await.map_err(|_| Gone)
             }
-            (None, Some(command)) if !self.after_tool => {
-                let (name, arguments) = self.shell_call(&command);
-                send(writes, events.tool_call(name, &arguments)).await
-            }
+            (None, Some(call)) if !self.after_tool => send(writes, events.tool_call(&call)).await,
             (None, _) => self.message(writes, &mut events).await,
         }
     }
@@ -101,8 +99,8 @@ impl Answer {
         send(writes, events.message_finished(&text, self.directives.deltas)).await
     }
 
-    /// The tool of this server that runs a shell command, and its arguments.
-    fn shell_call(&self, command: &str) -> (&'static str, Value) {
+    /// The call of the tool of this server that runs a shell command.
+    fn shell_call(&self, command: &str) -> Tool {
         let offered = |name: &str| {
             let tools = self.body["tools"].as_array();
             tools.is_some_and(|tools| tools.iter().any(|tool| tool["name"] == name))
@@ -118,7 +116,7 @@ impl Answer {
             arguments["sandbox_permissions"] = json!("require_escalated");
             arguments["justification"] = json!("the mock model wants it");
         }
-        (name, arguments)
+        Tool { group: None, name: name.to_owned(), arguments: arguments.to_string() }
     }
 }
 

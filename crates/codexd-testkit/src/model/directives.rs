@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// How one answer is to be given. The text between `[[` and `]]` of the last user message sets it, as `name=value`
-/// parted by blanks; a shell command comes first and ends with `;;`.
+/// parted by blanks; a shell command or the call of a tool ends with `;;`. A message without `[[` may have it between `<<`
+/// and `>>`: that is how the message that a tool call carries speaks for itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Directives {
     /// `deltas=N`: how many pieces the answer has.
@@ -22,10 +23,24 @@ pub struct Directives {
     pub failure: Option<Failure>,
     /// `shell=COMMAND;;`: ask for this command first, and answer when its output has come.
     pub shell: Option<String>,
+    /// `tool=NAME {ARGUMENTS};;`: call this tool first, and answer when its output has come. A tool of a group is
+    /// `GROUP/NAME`.
+    pub tool: Option<Tool>,
     /// `escalate=1`: ask for the command outside of the sandbox, so that somebody must approve it.
     pub escalate: bool,
     /// `hold=NAME`: after the last piece, wait until the test releases NAME.
     pub hold: Option<String>,
+}
+
+/// The call of a tool.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tool {
+    /// The group that it belongs to.
+    pub group: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its arguments as JSON text.
+    pub arguments: String,
 }
 
 /// A way not to answer.
@@ -49,6 +64,7 @@ impl Default for Directives {
             first_delay: Duration::ZERO,
             failure: None,
             shell: None,
+            tool: None,
             escalate: false,
             hold: None,
         }
@@ -59,20 +75,14 @@ impl Directives {
     /// Reads them out of a user message; what is not understood is left at its default.
     pub fn parse(message: &str) -> Directives {
         let mut directives = Directives::default();
-        let Some((_, rest)) = message.split_once("[[") else { return directives };
-        let Some((mut body, _)) = rest.split_once("]]") else { return directives };
-        let before: &str;
-        if let Some((head, shell)) = body.split_once("shell=")
-            && let Some((command, tail)) = shell.split_once(";;")
-        {
-            directives.shell = Some(command.to_owned());
-            (before, body) = (head, tail);
-        } else {
-            before = "";
-        }
-        for (name, value) in
-            before.split_whitespace().chain(body.split_whitespace()).filter_map(|word| word.split_once('='))
-        {
+        let Some(body) = between(message, "[[", "]]").or_else(|| between(message, "<<", ">>")) else {
+            return directives;
+        };
+        let (shell, body) = taken(body, "shell=");
+        let (tool, body) = taken(&body, "tool=");
+        directives.shell = shell;
+        directives.tool = tool.map(|call| Tool::parse(&call));
+        for (name, value) in body.split_whitespace().filter_map(|word| word.split_once('=')) {
             directives.set(name, value);
         }
         directives
@@ -99,6 +109,32 @@ impl Directives {
             _ => {}
         }
     }
+}
+
+impl Tool {
+    fn parse(call: &str) -> Tool {
+        let (name, arguments) = call.split_once(' ').unwrap_or((call, "{}"));
+        let (group, name) = match name.split_once('/') {
+            Some((group, name)) => (Some(group.to_owned()), name),
+            None => (None, name),
+        };
+        Tool { group, name: name.to_owned(), arguments: arguments.to_owned() }
+    }
+}
+
+/// What stands between two marks.
+fn between<'t>(text: &'t str, open: &str, close: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(open)?;
+    rest.split_once(close).map(|(body, _)| body)
+}
+
+/// What stands between a name and `;;`, and the text without it.
+fn taken(text: &str, name: &str) -> (Option<String>, String) {
+    let found = text.split_once(name).and_then(|(before, rest)| {
+        let (value, after) = rest.split_once(";;")?;
+        Some((value.to_owned(), format!("{before} {after}")))
+    });
+    found.map_or_else(|| (None, text.to_owned()), |(value, rest)| (Some(value), rest))
 }
 
 /// The last message of the user in a request, and whether the output of a tool has come since.
@@ -139,6 +175,14 @@ mod tests {
             Directives::parse("run [[deltas=2 shell=touch /tmp/a=b; ls;; escalate=1 delay=0.5]] now");
         assert_eq!(parsed.shell.as_deref(), Some("touch /tmp/a=b; ls"));
         assert_eq!((parsed.deltas, parsed.escalate, parsed.delay), (2, true, Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn the_call_of_a_tool_may_carry_directives_of_its_own() {
+        let parsed = Directives::parse(r#"go [[tool=agents/spawn {"message":"x <<deltas=7>>"};; deltas=2]]"#);
+        let tool = parsed.tool.expect("a call");
+        assert_eq!((tool.group.as_deref(), tool.name.as_str(), parsed.deltas), (Some("agents"), "spawn", 2));
+        assert_eq!(Directives::parse(&tool.arguments).deltas, 7);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::directives::Tool;
+
 /// Writes the events of one answer, numbering them.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -35,11 +37,14 @@ impl Events {
     }
 
     /// The call of a tool, then the end.
-    pub(super) fn tool_call(&mut self, name: &str, arguments: &Value) -> String {
-        let call = json!({
+    pub(super) fn tool_call(&mut self, tool: &Tool) -> String {
+        let mut call = json!({
             "type": "function_call", "id": format!("fc_{}", self.number), "call_id": format!("call_{}", self.number),
-            "name": name, "arguments": arguments.to_string(), "status": "completed",
+            "name": tool.name, "arguments": tool.arguments, "status": "completed",
         });
+        if let Some(group) = &tool.group {
+            call["namespace"] = json!(group);
+        }
         let mut opened = call.clone();
         opened["arguments"] = json!("");
         opened["status"] = json!("in_progress");
