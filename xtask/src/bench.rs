@@ -8,9 +8,11 @@ use crate::{needs, reaping};
 
 mod contestant;
 mod floor;
+mod gateway;
 mod lifecycle;
 mod machine;
 mod page;
+mod release;
 mod samples;
 
 /// What to measure.
@@ -18,6 +20,8 @@ mod samples;
 pub enum Bench {
     /// The verbs of codexd beside the same verbs of the real daemons.
     Lifecycle(lifecycle::Options),
+    /// The real app-server through the gateway beside the same directly.
+    Gateway(gateway::Options),
 }
 
 /// Set in the process that measures, below the one that reaps what daemons leave behind.
@@ -30,13 +34,25 @@ const BELOW_REAPER: &str = "CODEXD_BENCH_BELOW_REAPER";
 pub fn bench(bench: &Bench) -> anyhow::Result<ExitCode> {
     if std::env::var_os(BELOW_REAPER).is_none() {
         needs::releases()?;
-        let mut again = std::process::Command::new(std::env::current_exe()?);
+        let mut again = measuring(bench)?;
         again.args(std::env::args_os().skip(1)).env(BELOW_REAPER, "1");
         let status = reaping::run(&mut again)?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     match bench {
         Bench::Lifecycle(options) => lifecycle::lifecycle(options)?,
+        Bench::Gateway(options) => gateway::gateway(options)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// This program once more. What measures messages by the microsecond is built with optimisation first: it must not be
+/// what is measured.
+fn measuring(bench: &Bench) -> anyhow::Result<std::process::Command> {
+    if cfg!(debug_assertions) && matches!(bench, Bench::Gateway(_)) {
+        let mut optimised = needs::cargo();
+        optimised.args(["run", "--quiet", "--profile", "measure", "--package", "xtask", "--"]);
+        return Ok(optimised);
+    }
+    Ok(std::process::Command::new(std::env::current_exe()?))
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use codexd_testkit::Version;
 
 use super::contestant::{Contestant, Daemon};
 use super::floor::Floor;
 use super::samples::Samples;
-use super::{machine, page};
+use super::{machine, page, release};
 use crate::needs;
 
 mod table;
@@ -101,19 +101,10 @@ fn contestants(options: &Options) -> anyhow::Result<Vec<Contestant>> {
         daemons.insert(0, Daemon::Codexd);
         match &options.codexd {
             Some(path) => path.canonicalize().with_context(|| format!("{} is not there", path.display()))?,
-            None => release_build()?,
+            None => release::build()?,
         }
     };
     daemons.into_iter().map(|daemon| Contestant::new(daemon, &codexd)).collect()
-}
-
-/// Builds codexd as it is shipped.
-fn release_build() -> anyhow::Result<PathBuf> {
-    let built = needs::cargo().args(["build", "--quiet", "--release", "--package", "codexd"]).status()?;
-    ensure!(built.success(), "the release build of codexd failed");
-    let debug = std::env::current_exe()?;
-    let target = debug.ancestors().nth(2).context("cargo runs tasks out of its target folder")?;
-    Ok(target.join("release/codexd"))
 }
 
 fn sample(results: &mut Results, operation: Operation, place: usize) -> &mut Samples {

@@ -33,7 +33,7 @@ impl Samples {
     }
 
     /// The nearest-rank quantile; not a number if nothing was measured.
-    fn quantile(&self, share: f64) -> f64 {
+    pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         // Both casts are exact: a share of a count of samples.

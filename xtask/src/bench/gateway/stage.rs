@@ -1,0 +1,183 @@
+//! The two ways to the same app-server: directly, and through the gateway. Each has a home of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use codexd_testkit::home::Config;
+use codexd_testkit::{
+    AppServer, Codexd, Home, Layout, MockModel, Process, Server, Version, Wire, block_on, codex, limits,
+    until,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// One home with a server that serves.
+pub struct Stage {
+    home: Home,
+    way: Way,
+}
+
+enum Way {
+    Direct(AppServer),
+    Through { codexd: PathBuf },
+}
+
+impl Stage {
+    /// A bare app-server.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn direct(model: &MockModel) -> anyhow::Result<Stage> {
+        let home = home(model)?;
+        let server = block_on(AppServer::start(&home, Server::Real(Version::V0_169_0)))?;
+        Ok(Stage { home, way: Way::Direct(server) })
+    }
+
+    /// The same app-server with the gateway in front, brought up by `codexd start`.
+    ///
+    /// # Errors
+    /// It does not start, or there is no gateway.
+    pub fn through(model: &MockModel, codexd: &Path) -> anyhow::Result<Stage> {
+        let home = home(model)?;
+        home.install(Layout::Standalone, &codex::binary(Version::V0_169_0)?)?;
+        let stage = Stage { home, way: Way::Through { codexd: codexd.to_owned() } };
+        stage.verb("start")?;
+        Ok(stage)
+    }
+
+    /// Where clients connect.
+    pub fn socket(&self) -> PathBuf {
+        match self.way {
+            Way::Direct(_) => self.home.bare_socket(),
+            Way::Through { .. } => self.home.control_socket(),
+        }
+    }
+
+    /// A client that has introduced itself.
+    ///
+    /// # Errors
+    /// As [`Wire::connect`].
+    pub fn client(&self) -> anyhow::Result<Wire> {
+        Wire::connect(&self.socket())
+    }
+
+    /// A thread that has had a turn, so that others can join it.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn thread(&self, client: &mut Wire) -> anyhow::Result<String> {
+        let started = client.call("thread/start", &json!({"cwd": self.home.work()}))?;
+        let thread = started["thread"]["id"].as_str().context("a thread has an id")?.to_owned();
+        client.call("turn/start", &turn(&thread, "[[deltas=1]]"))?;
+        until_turn_ends(client)?;
+        Ok(thread)
+    }
+
+    /// Runs a verb of codexd that must succeed; gives how long it took.
+    ///
+    /// # Errors
+    /// It fails, or there is no codexd here.
+    pub fn verb(&self, verb: &str) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        self.codexd()?.json(&[verb])?;
+        Ok(started.elapsed())
+    }
+
+    fn codexd(&self) -> anyhow::Result<Codexd<'_>> {
+        match &self.way {
+            Way::Direct(_) => anyhow::bail!("a bare server has no verbs"),
+            Way::Through { codexd } => Ok(Codexd::at(&self.home, codexd)),
+        }
+    }
+
+    /// The app-server.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn server(&self) -> anyhow::Result<Process> {
+        match &self.way {
+            Way::Direct(server) => Ok(server.process().clone()),
+            Way::Through { .. } => {
+                let status = self.codexd()?.json(&["status"])?;
+                let pid = status["pid"].as_u64().with_context(|| format!("no pid in {status}"))?;
+                Process::of(u32::try_from(pid)?).with_context(|| format!("the server {pid} is gone"))
+            }
+        }
+    }
+
+    /// The gateway.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn gateway(&self) -> anyhow::Result<Process> {
+        let is_gateway =
+            |process: &Process| process.command.split(' ').nth(1).is_some_and(|mode| mode == "gateway");
+        let mut gateways = self.home.processes();
+        gateways.retain(is_gateway);
+        ensure!(gateways.len() == 1, "not one gateway: {gateways:?} of {:?}", self.home.processes());
+        Ok(gateways.remove(0))
+    }
+
+    /// Kills the app-server; gives when.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn kill_server(&self) -> anyhow::Result<Instant> {
+        let server = self.server()?;
+        let at = Instant::now();
+        server.signal(Signal::KILL)?;
+        Ok(at)
+    }
+
+    /// Waits until no generation of the app-server lives but the current one.
+    ///
+    /// # Errors
+    /// An old one stays.
+    pub fn until_alone(&self) -> anyhow::Result<()> {
+        until(limits::RUN, "the old app-server to leave", || {
+            let processes = self.home.processes();
+            let serves = |process: &&Process| {
+                process.command.contains(" app-server ") && process.command.contains("--listen")
+            };
+            (processes.iter().filter(serves).count() == 1).then_some(())
+        })
+    }
+
+    /// Ends everything in order.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn end(self) -> anyhow::Result<()> {
+        if let Way::Through { .. } = self.way {
+            self.verb("stop")?;
+        }
+        Ok(())
+    }
+}
+
+/// The parameters of a turn.
+pub fn turn(thread: &str, text: &str) -> Value {
+    json!({"threadId": thread, "input": [{"type": "text", "text": text}]})
+}
+
+/// Reads until a turn has ended.
+///
+/// # Errors
+/// The connection is lost.
+pub fn until_turn_ends(client: &mut Wire) -> anyhow::Result<()> {
+    loop {
+        let message: Value = serde_json::from_slice(&client.message()?)?;
+        if message["method"] == "turn/completed" {
+            let status = &message["params"]["turn"]["status"];
+            ensure!(status == "completed", "the turn ended {status}");
+            return Ok(());
+        }
+    }
+}
+
+fn home(model: &MockModel) -> anyhow::Result<Home> {
+    let home = Home::new()?;
+    home.configure(&Config::for_model(model))?;
+    Ok(home)
+}
