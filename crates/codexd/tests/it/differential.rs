@@ -12,6 +12,7 @@ mod approvals;
 mod leaving;
 mod stage;
 mod threads;
+mod through;
 mod transcript;
 mod turns;
 
@@ -22,10 +23,17 @@ async fn play<F>(server: Server, script: F) -> anyhow::Result<Vec<String>>
 where
     F: AsyncFn(&mut Stage) -> anyhow::Result<()>,
 {
-    let mut stage = Stage::open(server).await?;
+    let stage = Stage::open(server).await?;
+    play_on(stage, script).await.map_err(|error| error.context(format!("on {server:?}")))
+}
+
+async fn play_on<F>(mut stage: Stage, script: F) -> anyhow::Result<Vec<String>>
+where
+    F: AsyncFn(&mut Stage) -> anyhow::Result<()>,
+{
     let outcome = script(&mut stage).await;
     let lines = stage.close();
-    outcome.map(|()| lines).map_err(|error| error.context(format!("on {server:?}")))
+    outcome.map(|()| lines)
 }
 
 /// Plays a script to both servers and fails with the first line in which they differ.

@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::Context;
 use codexd_testkit::home::Config;
-use codexd_testkit::{AppServer, Client, Home, MockModel, Normaliser, RpcError, Server};
+use codexd_testkit::{
+    AppServer, Client, Codexd, Home, Layout, MockModel, Normaliser, Place, RpcError, Server, codex,
+};
 use serde_json::{Value, json};
 
 use super::transcript;
@@ -50,17 +51,31 @@ impl Stage {
         Ok(Stage { kind, server, actors: Vec::new(), tails: Vec::new(), home, _model: model })
     }
 
+    /// The same with the gateway in front of the server.
+    pub(super) async fn open_through(kind: Server) -> anyhow::Result<Stage> {
+        let model = MockModel::start()?;
+        let home = Home::with_model(&model)?;
+        let mut start = vec!["start"];
+        match kind {
+            Server::Real(version) => drop(home.install(Layout::Standalone, &codex::binary(version)?)?),
+            Server::Embedded => start.push("--embedded"),
+        }
+        Codexd::new(&home)?.json(&start)?;
+        // Whoever comes first names the process: here as at a bare server.
+        Client::connect(&home.control_socket().into(), "testkit").await?.close().await?;
+        Ok(Stage { kind, server: None, actors: Vec::new(), tails: Vec::new(), home, _model: model })
+    }
+
+    /// Where clients connect: to the server of the stage, else to the gateway.
+    pub(super) fn place(&self) -> Place {
+        self.server
+            .as_ref()
+            .map_or_else(|| self.home.control_socket().into(), |server| server.place().clone())
+    }
+
     /// The folder in which threads work.
     pub(super) fn work(&self) -> PathBuf {
         self.home.work()
-    }
-
-    /// The server that runs.
-    ///
-    /// # Errors
-    /// The script has ended it.
-    pub(super) fn server(&self) -> anyhow::Result<&AppServer> {
-        self.server.as_ref().context("the script has ended its server")
     }
 
     /// Starts a server again, after the script has ended the first.
@@ -95,7 +110,7 @@ impl Stage {
 
     /// A client that has not introduced itself.
     pub(super) async fn stranger(&mut self, name: &'static str) -> anyhow::Result<Actor> {
-        let client = Client::dial(self.server()?.place()).await?;
+        let client = Client::dial(&self.place()).await?;
         Ok(self.watch(name, client))
     }
 

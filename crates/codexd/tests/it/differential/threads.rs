@@ -206,7 +206,7 @@ pub(super) async fn unloaded(stage: &mut Stage) -> anyhow::Result<()> {
     }
     alice.wait_method("thread/goal/cleared").await?;
     bystander.wait_method("thread/goal/cleared").await?;
-    let guest = Client::dial(stage.server()?.place()).await?;
+    let guest = Client::dial(&stage.place()).await?;
     guest.initialize("guest", json!({})).await?;
     guest.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
     alice.call("thread/unsubscribe", json!({"threadId": thread})).await?;

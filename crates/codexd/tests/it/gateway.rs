@@ -1,0 +1,35 @@
+//! The gateway in front of the real server and of the embedded one, as `codexd start` brings it up: what every client may
+//! rely on, whatever the others do and whatever becomes of the server.
+
+mod busy;
+mod front;
+mod loss;
+mod replace;
+mod replies;
+mod sharing;
+
+use codexd_testkit::{Server, Version};
+
+/// Every server that the gateway stands in front of.
+const SERVERS: [Server; 2] = [Server::Real(Version::V0_169_0), Server::Embedded];
+
+/// Makes a test on each server of every script.
+macro_rules! on_each_server {
+    ($($name:ident: $script:ident;)+) => {
+        $(mod $name {
+            #[tokio::test]
+            async fn on_the_real_server() -> anyhow::Result<()> {
+                if let Err(reason) = codexd_testkit::codex::platform() {
+                    codexd_testkit::skip!("{reason}");
+                }
+                super::$script(crate::gateway::SERVERS[0]).await
+            }
+
+            #[tokio::test]
+            async fn on_the_embedded_server() -> anyhow::Result<()> {
+                super::$script(crate::gateway::SERVERS[1]).await
+            }
+        })+
+    };
+}
+use on_each_server;

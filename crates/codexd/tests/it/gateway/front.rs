@@ -1,0 +1,208 @@
+//! A home with a server and the gateway in front of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{
+    Client, Codexd, Fake, Home, Layout, MockModel, Place, Process, Server, codex, limits, until,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// How long something that happens by itself may take on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A home in which `codexd start` has been run.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) home: Home,
+    pub(super) model: MockModel,
+}
+
+impl Front {
+    /// A fresh home with a model, the server, and the gateway in front of it.
+    pub(super) async fn open(server: Server) -> anyhow::Result<Front> {
+        let model = MockModel::start()?;
+        let home = Home::with_model(&model)?;
+        let front = Front { home, model };
+        let mut start = vec!["start"];
+        match server {
+            Server::Real(version) => {
+                front.home.install(Layout::Standalone, &codex::binary(version)?)?;
+            }
+            Server::Embedded => start.push("--embedded"),
+        }
+        front.verb(&start).await?;
+        Ok(front)
+    }
+
+    /// The same with a fake Codex, which becomes the embedded server in its own way.
+    pub(super) async fn with_fake(fake: &Fake) -> anyhow::Result<Front> {
+        let model = MockModel::start()?;
+        let home = Home::with_model(&model)?;
+        let front = Front { home, model };
+        fake.install(&front.home, Layout::Standalone)?;
+        front.verb(&["start"]).await?;
+        Ok(front)
+    }
+
+    /// Where clients connect.
+    pub(super) fn place(&self) -> Place {
+        Place::Socket(self.socket())
+    }
+
+    /// The control socket.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.home.control_socket()
+    }
+
+    /// The folder in which threads work.
+    pub(super) fn work(&self) -> PathBuf {
+        self.home.work()
+    }
+
+    /// A client with the experimental interface.
+    pub(super) async fn client(&self, name: &str) -> anyhow::Result<Client> {
+        Client::connect(&self.place(), name).await
+    }
+
+    /// A client with these capabilities.
+    pub(super) async fn client_with(&self, name: &str, capabilities: Value) -> anyhow::Result<Client> {
+        let client = Client::dial(&self.place()).await?;
+        client.initialize(name, capabilities).await?;
+        Ok(client)
+    }
+
+    /// A thread that has had a turn, so that everybody can join it.
+    pub(super) async fn thread(&self, owner: &Client) -> anyhow::Result<String> {
+        let thread = owner.start_thread(&self.work()).await?;
+        let done = owner.turn(&thread, "[[deltas=1]]").await?;
+        ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+        Ok(thread)
+    }
+
+    /// Runs a verb to its end without holding up the clients of the test; gives its answer.
+    pub(super) async fn verb(&self, verb: &[&str]) -> anyhow::Result<Value> {
+        let (ok, answer) = self.any_verb(verb).await?;
+        ensure!(ok, "codexd {}: {answer}", verb.join(" "));
+        Ok(answer)
+    }
+
+    /// The same for a verb that may fail; gives whether it succeeded, and its answer.
+    pub(super) async fn any_verb(&self, verb: &[&str]) -> anyhow::Result<(bool, Value)> {
+        let running = Codexd::new(&self.home)?.spawn(verb)?;
+        let run = tokio::task::spawn_blocking(move || running.finish(limits::RUN)).await??;
+        ensure!(!run.output_leaked, "a process that it left behind holds its output: {run}");
+        Ok((run.success(), run.json()?))
+    }
+
+    /// `codexd status`.
+    pub(super) async fn status(&self) -> anyhow::Result<Value> {
+        self.verb(&["status"]).await
+    }
+
+    /// The current app-server.
+    pub(super) async fn server(&self) -> anyhow::Result<Process> {
+        let status = self.status().await?;
+        let pid = status["pid"].as_u64().with_context(|| format!("no server in {status:#}"))?;
+        Process::of(u32::try_from(pid)?).with_context(|| format!("the server {pid} is gone"))
+    }
+
+    /// The gateway.
+    pub(super) fn gateway(&self) -> anyhow::Result<Process> {
+        let mut gateways = self.home.processes();
+        gateways.retain(|process| process.command.split(' ').nth(1) == Some("gateway"));
+        ensure!(gateways.len() == 1, "not one gateway: {gateways:?} of {:?}", self.home.processes());
+        Ok(gateways.remove(0))
+    }
+
+    /// Kills the current app-server with -9 and waits until it is gone; gives its pid.
+    pub(super) async fn kill_server(&self) -> anyhow::Result<u32> {
+        let server = self.server().await?;
+        server.signal(Signal::KILL)?;
+        gone(&server).await?;
+        Ok(server.pid)
+    }
+
+    /// Waits until a server that was replaced has left.
+    pub(super) async fn until_left(&self, old: &Process) -> anyhow::Result<()> {
+        if let Err(error) = gone(old).await {
+            return Err(error).context(format!("something keeps it: {:#}", self.status().await?));
+        }
+        Ok(())
+    }
+
+    /// Ends everything as a user would, and looks whether anything is left.
+    pub(super) async fn close(self) -> anyhow::Result<()> {
+        self.verb(&["stop"]).await?;
+        let left = || self.home.processes();
+        // A keeper that leaves gives back its lock first.
+        let gone = until(PATIENCE, "the last process to leave", || left().is_empty().then_some(()));
+        gone.with_context(|| format!("processes left behind: {:#?}", left()))
+    }
+}
+
+/// Waits for the end of a process while the clients go on reading.
+pub(super) async fn gone(process: &Process) -> anyhow::Result<()> {
+    let process = process.clone();
+    tokio::task::spawn_blocking(move || process.wait_gone(PATIENCE)).await?
+}
+
+/// The text of one turn as its pieces came to this client.
+pub(super) fn text_of_turn(client: &Client, turn: &str) -> String {
+    let pieces = client.received().into_iter().filter(|message| {
+        message["method"] == "item/agentMessage/delta" && message["params"]["turnId"] == turn
+    });
+    pieces.filter_map(|message| Some(message["params"]["delta"].as_str()?.to_owned())).collect()
+}
+
+/// What the mock model says for `[[deltas=N]]` with pieces of the usual size.
+pub(super) fn said(deltas: usize) -> String {
+    (0..deltas).map(|piece| format!("{:x<8}", format!("d{piece} "))).collect()
+}
+
+/// How often a client was told this about a turn.
+pub(super) fn told(client: &Client, method: &str, turn: &str) -> Vec<Value> {
+    let of_turn = |message: &Value| {
+        message["method"] == method
+            && (message["params"]["turnId"] == turn || message["params"]["turn"]["id"] == turn)
+    };
+    client.received().into_iter().filter(of_turn).collect()
+}
+
+/// Starts a turn and waits until the model speaks.
+pub(super) async fn speaking_turn(client: &Client, thread: &str, text: &str) -> anyhow::Result<String> {
+    let turn = client.start_turn(thread, text).await?;
+    wait_pieces(client, &turn, 1).await?;
+    Ok(turn)
+}
+
+/// Waits until so many pieces of a turn have come.
+pub(super) async fn wait_pieces(client: &Client, turn: &str, count: usize) -> anyhow::Result<()> {
+    let mut seen = 0;
+    client
+        .wait(&format!("{count} pieces of the answer"), |message| {
+            seen += usize::from(
+                message["method"] == "item/agentMessage/delta" && message["params"]["turnId"] == turn,
+            );
+            seen >= count
+        })
+        .await?;
+    Ok(())
+}
+
+/// Subscribes to a thread without its history.
+pub(super) async fn join(client: &Client, thread: &str) -> anyhow::Result<Value> {
+    client.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await
+}
+
+/// Fails unless a turn ended once, complete, with all of its text, as this client saw it.
+pub(super) fn assert_whole(client: &Client, turn: &str, deltas: usize) -> anyhow::Result<()> {
+    let ends = told(client, "turn/completed", turn);
+    ensure!(ends.len() == 1, "turn {turn} ended {} times: {ends:?}", ends.len());
+    ensure!(ends[0]["params"]["turn"]["status"] == "completed", "{}", ends[0]);
+    let (text, whole) = (text_of_turn(client, turn), said(deltas));
+    ensure!(text == whole, "{} bytes of the text came, not {}: {text}", text.len(), whole.len());
+    Ok(())
+}

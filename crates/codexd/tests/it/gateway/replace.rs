@@ -1,0 +1,266 @@
+//! The server is replaced while clients work: nobody loses a connection, a request or a piece of text.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Client, Server, Wire};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet};
+
+use super::front::{Front, PATIENCE, assert_whole, join, speaking_turn, told, wait_pieces};
+use super::on_each_server;
+use super::sharing::QUESTION;
+
+on_each_server! {
+    clients_threads_and_turns_go_on_through_a_restart: live;
+    a_restart_is_no_event_for_a_slow_reader_an_open_question_and_those_who_come_and_go: crowded;
+    three_restarts_in_a_row_move_a_thread_three_times: thrice;
+}
+
+const CLIENTS: usize = 50;
+const THREADS: usize = 20;
+const BUSY: usize = 5;
+/// The long turns: six seconds.
+const LONG_TURN: &str = "[[deltas=120 delay=0.05]]";
+const LONG_DELTAS: usize = 120;
+/// Idle threads are to answer again within 250 ms, which the benchmark holds them to. A busy test machine gets longer.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What one that asks all the time has seen.
+#[derive(Debug, Default)]
+struct Asked {
+    requests: usize,
+    longest: Duration,
+}
+
+/// Asks about a thread all the time until told to stop; every answer must be good.
+fn ask_all_the_time(
+    client: Rc<Client>,
+    thread: String,
+    mut stop: watch::Receiver<bool>,
+) -> JoinHandle<anyhow::Result<Asked>> {
+    tokio::task::spawn_local(async move {
+        let mut asked = Asked::default();
+        while !*stop.borrow() {
+            let started = Instant::now();
+            let (method, params) = match asked.requests % 3 {
+                0 => ("thread/loaded/list", json!({})),
+                1 => ("thread/read", json!({"threadId": thread})),
+                _ => ("thread/turns/list", json!({"threadId": thread, "limit": 1})),
+            };
+            client.call(method, params).await.with_context(|| format!("while it is replaced: {method}"))?;
+            asked.longest = asked.longest.max(started.elapsed());
+            asked.requests += 1;
+            // A pause that ends at once when it is over.
+            let _still_on = tokio::time::timeout(Duration::from_millis(20), stop.changed()).await;
+        }
+        Ok(asked)
+    })
+}
+
+/// Clients, each subscribed to one thread and asking about it; the first `BUSY` threads are in a long turn.
+struct Company {
+    clients: Vec<Rc<Client>>,
+    threads: Vec<String>,
+    turns: Vec<String>,
+}
+
+impl Company {
+    async fn gather(front: &Front) -> anyhow::Result<Company> {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(Rc::new(front.client("one of many").await?.with_patience(PATIENCE * 2)));
+        }
+        let mut threads = Vec::new();
+        for client in clients.iter().take(THREADS) {
+            threads.push(front.thread(client).await?);
+        }
+        for (number, client) in clients.iter().enumerate().skip(THREADS) {
+            join(client, &threads[number % THREADS]).await?;
+        }
+        clients.iter().for_each(|client| client.forget());
+        let mut turns = Vec::new();
+        for number in 0..BUSY {
+            turns.push(speaking_turn(&clients[number], &threads[number], LONG_TURN).await?);
+        }
+        Ok(Company { clients, threads, turns })
+    }
+
+    fn thread_of(&self, client: usize) -> &str {
+        &self.threads[client % THREADS]
+    }
+
+    /// Every turn has ended whole for everybody who watched it, and nobody heard of the move.
+    async fn assert_whole(&self) -> anyhow::Result<()> {
+        for (number, client) in self.clients.iter().enumerate() {
+            if let Some(turn) = self.turns.get(number % THREADS) {
+                client.wait_turn(turn).await?;
+                assert_whole(client, turn, LONG_DELTAS).with_context(|| format!("client {number}"))?;
+            }
+            for message in client.received() {
+                let unheard = ["thread/closed", "deprecationNotice", "thread/started"];
+                let method = message["method"].as_str().unwrap_or_default();
+                ensure!(!unheard.contains(&method), "client {number} heard of the move: {message}");
+                ensure!(message["params"]["status"]["type"] != "notLoaded", "client {number}: {message}");
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn live(server: Server) -> anyhow::Result<()> {
+    LocalSet::new()
+        .run_until(async {
+            let front = Front::open(server).await?;
+            let company = Company::gather(&front).await?;
+            let old = front.server().await?;
+            let (stop, stopped) = watch::channel(false);
+            let mut asking = Vec::new();
+            for (number, client) in company.clients.iter().enumerate() {
+                asking.push(ask_all_the_time(
+                    client.clone(),
+                    company.thread_of(number).to_owned(),
+                    stopped.clone(),
+                ));
+            }
+            let started = Instant::now();
+            let restarted = front.verb(&["restart"]).await?;
+            ensure!(restarted["status"] == "restarted", "{restarted}");
+            let verb = started.elapsed();
+            ensure!(front.server().await?.pid != old.pid, "the same process serves");
+            // A new turn on an idle thread does not wait for the long ones.
+            let newcomer = &company.clients[THREADS - 1];
+            let done = newcomer.turn(company.thread_of(THREADS - 1), "[[deltas=3]]").await?;
+            ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+            company.assert_whole().await?;
+            front.until_left(&old).await?;
+            stop.send(true)?;
+            let (mut requests, mut longest_idle) = (0, Duration::ZERO);
+            for (number, asked) in asking.into_iter().enumerate() {
+                let asked = asked.await?.with_context(|| format!("client {number}"))?;
+                requests += asked.requests;
+                if number % THREADS >= BUSY {
+                    longest_idle = longest_idle.max(asked.longest);
+                }
+            }
+            ensure!(longest_idle < PAUSE_MAX, "an idle thread did not answer for {longest_idle:?}");
+            println!(
+                "restart {verb:?}; {requests} requests; longest pause of an idle thread {longest_idle:?}"
+            );
+            for (number, client) in company.clients.iter().enumerate().take(THREADS) {
+                let done = client.turn(company.thread_of(number), "[[deltas=1]]").await?;
+                ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+            }
+            front.close().await
+        })
+        .await
+}
+
+async fn crowded(server: Server) -> anyhow::Result<()> {
+    LocalSet::new()
+        .run_until(async {
+            let front = Front::open(server).await?;
+            let alice = front.client("alice").await?.with_patience(PATIENCE * 2);
+            let (busy, asking) = (front.thread(&alice).await?, front.thread(&alice).await?);
+            let slow = slow_reader(&front, &busy).await?;
+            let turn = speaking_turn(&alice, &busy, LONG_TURN).await?;
+            let waiting = alice.start_turn(&asking, "[[shell=true;; escalate=1 deltas=2]]").await?;
+            let question = alice.wait_method(QUESTION).await?;
+            let old = front.server().await?;
+            let (stop, stopped) = watch::channel(false);
+            let place = front.place();
+            let coming = tokio::task::spawn_local(come_and_go(place, busy.clone(), stopped));
+            let verb = front.verb(&["restart"]);
+            let answer = async {
+                wait_pieces(&alice, &turn, 60).await?;
+                let late = front.client("late").await?;
+                join(&late, &asking).await?;
+                let again = late.wait_method(QUESTION).await?;
+                late.respond(&again["id"], json!({"decision": "accept"})).await?;
+                late.wait_turn(&waiting).await?;
+                anyhow::Ok(late)
+            };
+            let (verb, late) = tokio::join!(verb, answer);
+            ensure!(verb?["status"] == "restarted", "it was replaced");
+            for (client, turn) in [(&alice, &waiting), (&late?, &waiting)] {
+                let end = client.wait_turn(turn).await?;
+                ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
+            }
+            let resolved = alice.wait_method("serverRequest/resolved").await?;
+            ensure!(resolved["params"]["requestId"] == question["id"], "{resolved}");
+            alice.wait_turn(&turn).await?;
+            assert_whole(&alice, &turn, LONG_DELTAS)?;
+            front.until_left(&old).await?;
+            stop.send(true)?;
+            let visits = coming.await??;
+            ensure!(visits > 3, "only {visits} clients came");
+            let pieces = tokio::task::spawn_blocking(move || read_slowly(slow)).await??;
+            ensure!(pieces == LONG_DELTAS, "the slow reader got {pieces} pieces");
+            front.close().await
+        })
+        .await
+}
+
+/// A subscriber who does not read for now.
+async fn slow_reader(front: &Front, thread: &str) -> anyhow::Result<Wire> {
+    let (socket, about) = (front.socket(), json!({"threadId": thread, "excludeTurns": true}));
+    let wire = tokio::task::spawn_blocking(move || {
+        let mut wire = Wire::connect(&socket)?;
+        wire.call("thread/resume", &about)?;
+        anyhow::Ok(wire)
+    });
+    wire.await?
+}
+
+/// Reads everything until the end of a turn; gives how many pieces of text came.
+fn read_slowly(mut wire: Wire) -> anyhow::Result<usize> {
+    let mut pieces = 0;
+    loop {
+        let message: Value = serde_json::from_slice(&wire.message()?)?;
+        match message["method"].as_str() {
+            Some("item/agentMessage/delta") => pieces += 1,
+            Some("turn/completed") => return Ok(pieces),
+            _ => {}
+        }
+    }
+}
+
+/// Clients who come, subscribe, ask and leave, one after the other; gives how many.
+async fn come_and_go(
+    place: codexd_testkit::Place,
+    thread: String,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<usize> {
+    let mut visits = 0;
+    while !*stop.borrow() {
+        let client = Client::connect(&place, "visitor").await?;
+        join(&client, &thread).await?;
+        client.call("thread/loaded/list", json!({})).await?;
+        if visits % 2 == 0 {
+            client.close().await?;
+        }
+        visits += 1;
+        tokio::task::yield_now().await;
+    }
+    Ok(visits)
+}
+
+async fn thrice(server: Server) -> anyhow::Result<()> {
+    let front = Front::open(server).await?;
+    let alice = front.client("alice").await?;
+    let thread = front.thread(&alice).await?;
+    let mut pids = vec![front.server().await?.pid];
+    for _ in 0..3 {
+        front.verb(&["restart"]).await?;
+        let turn = alice.start_turn(&thread, "[[deltas=2]]").await?;
+        alice.wait_turn(&turn).await?;
+        assert_whole(&alice, &turn, 2)?;
+        pids.push(front.server().await?.pid);
+    }
+    pids.dedup();
+    ensure!(pids.len() == 4, "{pids:?}");
+    ensure!(told(&alice, "thread/closed", "").is_empty(), "nobody is told of the moves");
+    front.close().await
+}
