@@ -11,7 +11,7 @@ use codexd_core::identity::Process;
 use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
 use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
-use codexd_host::service::keeper::{self, Order, Report};
+use codexd_host::service::keeper::{self, Order, Report, StatePhase};
 use codexd_host::{Home, process};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
@@ -132,10 +132,14 @@ impl Link {
 
     async fn hear(&self, line: &str) {
         // What a newer keeper says and we do not know is passed over.
-        if let Ok(Report::Generations { generations, .. }) = serde_json::from_str(line) {
-            let shown = generations.into_iter().filter_map(shown).collect();
-            let _ = self.events.send(HostEvent::Generations(shown)).await;
-        }
+        let event = match serde_json::from_str(line) {
+            Ok(Report::Generations { generations, .. }) => {
+                HostEvent::Generations(generations.into_iter().filter_map(shown).collect())
+            }
+            Ok(Report::State { phase: StatePhase::Stopping { .. }, .. }) => HostEvent::CurrentDrains,
+            _ => return,
+        };
+        let _ = self.events.send(event).await;
     }
 
     async fn pass_on(&mut self, write: &mut OwnedWriteHalf, order: HostOrder) -> io::Result<()> {
