@@ -1,12 +1,10 @@
 //! The seam between the gateway and whoever runs it: the doors it is handed, what it is told, what it asks for.
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use codexd_core::contract::EventLevel;
-use tokio::sync::mpsc;
 
 /// Whether this gateway moves threads from an outgoing generation to the current one. While it does not, nobody may put a
 /// second generation beside the first: its clients would be cut.
@@ -85,17 +83,4 @@ pub struct TcpDoor {
     pub listen: SocketAddr,
     /// The file that holds the token, for its owner alone.
     pub token_file: PathBuf,
-}
-
-/// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
-/// thread.
-///
-/// # Errors
-/// The system's, when a door cannot be opened.
-pub async fn run(
-    doors: Doors,
-    host_events: mpsc::Receiver<HostEvent>,
-    host_orders: mpsc::Sender<HostOrder>,
-) -> io::Result<()> {
-    crate::shell::run(Box::new(crate::hub::Hub::new()), doors, host_events, host_orders).await
 }

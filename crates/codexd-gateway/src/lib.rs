@@ -1,7 +1,7 @@
 //! The gateway: the only thing that listens, in front of app-servers that come and go.
 //!
 //! [`host`] is the seam to whoever runs it: what it is handed, what it is told, what it asks for. It does not know which
-//! service manager that is.
+//! service manager that is. [`hub`] decides, `shell` has the sockets, [`routes`] is data.
 
 pub mod host;
 pub mod hub;
@@ -9,4 +9,21 @@ mod limits;
 pub mod routes;
 mod shell;
 
-pub use host::run;
+use std::io;
+
+use tokio::sync::mpsc;
+
+use host::{Doors, HostEvent, HostOrder};
+
+/// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
+/// thread.
+///
+/// # Errors
+/// The system's, when a door cannot be opened.
+pub async fn run(
+    doors: Doors,
+    host_events: mpsc::Receiver<HostEvent>,
+    host_orders: mpsc::Sender<HostOrder>,
+) -> io::Result<()> {
+    shell::run(Box::new(hub::Hub::new()), doors, host_events, host_orders).await
+}
