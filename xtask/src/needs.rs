@@ -60,6 +60,7 @@ pub fn note_missing_programs() {
         ("perl", "the fake server that never answers"),
         ("ps", "the daemon of Codex 0.131.0, which codexd is compared with"),
         ("setsid", "processes that leave their session"),
+        ("tmux", "the real terminal client"),
     ];
     for (program, purpose) in programs {
         let path = std::env::var_os("PATH").unwrap_or_default();

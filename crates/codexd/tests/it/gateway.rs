@@ -2,11 +2,14 @@
 //! rely on, whatever the others do and whatever becomes of the server.
 
 mod busy;
+mod chaos;
 mod front;
 mod loss;
+mod refused;
 mod replace;
 mod replies;
 mod sharing;
+mod tui;
 
 use codexd_testkit::{Server, Version};
 

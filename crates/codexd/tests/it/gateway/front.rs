@@ -85,7 +85,10 @@ impl Front {
     /// Runs a verb to its end without holding up the clients of the test; gives its answer.
     pub(super) async fn verb(&self, verb: &[&str]) -> anyhow::Result<Value> {
         let (ok, answer) = self.any_verb(verb).await?;
-        ensure!(ok, "codexd {}: {answer}", verb.join(" "));
+        if !ok {
+            let events = std::fs::read_to_string(self.home.state("events.jsonl")).unwrap_or_default();
+            anyhow::bail!("codexd {}: {answer}; the events:\n{events}", verb.join(" "));
+        }
         Ok(answer)
     }
 

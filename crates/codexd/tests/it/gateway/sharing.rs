@@ -75,6 +75,7 @@ async fn approved(server: Server) -> anyhow::Result<()> {
     let asked_late = late.wait_method(QUESTION).await?;
     bob.respond(&asked_bob["id"], json!({"decision": "accept"})).await?;
     // Alice is late: this changes nothing.
+    alice.wait_method("serverRequest/resolved").await?;
     alice.respond(&asked_alice["id"], json!({"decision": "cancel"})).await?;
     for (client, asked) in [(&alice, &asked_alice), (&bob, &asked_bob), (&late, &asked_late)] {
         let end = client.wait_turn(&turn).await?;

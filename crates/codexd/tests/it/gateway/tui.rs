@@ -1,0 +1,178 @@
+//! The real terminal client and the real command line, which know nothing of a gateway.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Codexd, Run, Server, Version, codex, run, skip, until};
+use rustix::process::Signal;
+
+use super::front::{Front, PATIENCE, gone};
+
+const REAL: Server = Server::Real(Version::V0_169_0);
+const COLUMNS: &str = "120";
+const LINES: &str = "40";
+
+/// A terminal with a program in it, on a tmux server of its own.
+struct Terminal<'f> {
+    front: &'f Front,
+}
+
+impl Terminal<'_> {
+    /// Starts `codex` with these arguments.
+    fn open<'f>(front: &'f Front, arguments: &[&str]) -> anyhow::Result<Terminal<'f>> {
+        let terminal = Terminal { front };
+        let binary = codex::binary(Version::V0_169_0)?;
+        let mut new = terminal.tmux(&["new-session", "-d", "-s", "t", "-x", COLUMNS, "-y", LINES]);
+        new.arg(binary).args(arguments);
+        let done = run::run(new, PATIENCE)?;
+        ensure!(done.success(), "tmux: {done}");
+        Ok(terminal)
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> Command {
+        let mut command = self.front.home.command("tmux");
+        command.env("TERM", "xterm-256color").arg("-S").arg(self.front.home.root().join("tmux"));
+        command.args(["-f", "/dev/null"]).args(arguments);
+        command
+    }
+
+    /// Says something that is answered at once, as the `nth` of such turns, and waits for the end of the turn.
+    fn turn(&self, text: &str, nth: usize) -> anyhow::Result<()> {
+        self.say(text)?;
+        let mut last = String::new();
+        until(PATIENCE, &format!("the end of turn {nth}"), || {
+            last = self.screen().ok()?;
+            (last.matches("Worked for ").count() == nth).then_some(())
+        })
+        .with_context(|| format!("the screen:\n{last}"))
+    }
+
+    fn screen(&self) -> anyhow::Result<String> {
+        Ok(run::run(self.tmux(&["capture-pane", "-p", "-t", "t"]), PATIENCE)?.stdout)
+    }
+
+    /// Waits until the screen shows a text.
+    fn wait(&self, text: &str) -> anyhow::Result<()> {
+        let mut last = String::new();
+        until(PATIENCE, &format!("{text:?} on the screen"), || {
+            last = self.screen().ok()?;
+            last.contains(text).then_some(())
+        })
+        .with_context(|| format!("the screen:\n{last}"))
+    }
+
+    /// Types a line, as a person does: the text, and when it is seen, the end of it.
+    fn say(&self, text: &str) -> anyhow::Result<()> {
+        self.keys(&["-l", text])?;
+        self.wait(text)?;
+        self.keys(&["Enter"])
+    }
+
+    fn keys(&self, keys: &[&str]) -> anyhow::Result<()> {
+        let mut command = self.tmux(&["send-keys", "-t", "t"]);
+        command.args(keys);
+        let done = run::run(command, PATIENCE)?;
+        ensure!(done.success(), "tmux: {done}");
+        Ok(())
+    }
+}
+
+impl Drop for Terminal<'_> {
+    fn drop(&mut self) {
+        let _gone_already = run::run(self.tmux(&["kill-server"]), Duration::from_secs(5));
+    }
+}
+
+fn has_tmux() -> bool {
+    Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success())
+}
+
+/// Takes turns, while the server is killed and replaced.
+async fn lives_through_it(front: &Front, terminal: &Terminal<'_>) -> anyhow::Result<()> {
+    terminal.turn("first [[deltas=3]]", 1)?;
+    terminal.wait("d2 xxxxx")?;
+    front.kill_server().await?;
+    terminal.turn("second [[deltas=7]]", 2)?;
+    terminal.wait("d6 xxxxx")?;
+    let old = front.server().await?;
+    front.verb(&["restart"]).await?;
+    terminal.turn("third [[deltas=9]]", 3)?;
+    terminal.wait("d8 xxxxx")?;
+    gone(&old).await?;
+    terminal.say("fourth [[deltas=400 delay=0.02]]")?;
+    terminal.wait("d30 xxxx")?;
+    let killed = front.server().await?;
+    killed.signal(Signal::KILL)?;
+    terminal.wait("interrupted")?;
+    terminal.say("fifth [[deltas=11]]")?;
+    terminal.wait("d10 xxxx")?;
+    let screen = terminal.screen()?;
+    ensure!(!screen.contains("Reconnecting"), "it noticed:\n{screen}");
+    Ok(())
+}
+
+async fn attached(arguments: impl Fn(&Front) -> Vec<String>) -> anyhow::Result<()> {
+    let front = Front::open(REAL).await?;
+    let arguments = arguments(&front);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let terminal = Terminal::open(&front, &arguments)?;
+    terminal.wait("mock-model")?;
+    let lived = lives_through_it(&front, &terminal).await;
+    drop(terminal);
+    lived?;
+    front.close().await
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_told_where_to_attach_lives_through_a_kill_and_a_restart() -> anyhow::Result<()> {
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    if !has_tmux() {
+        skip!("no tmux on this machine");
+    }
+    attached(|front| vec!["--remote".to_owned(), format!("unix://{}", front.socket().display())]).await
+}
+
+#[tokio::test]
+async fn a_terminal_that_attaches_by_itself_lives_through_a_kill_and_a_restart() -> anyhow::Result<()> {
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    if !has_tmux() {
+        skip!("no tmux on this machine");
+    }
+    attached(|_| Vec::new()).await
+}
+
+/// Runs `codex` with these arguments in the home.
+async fn codex(front: &Front, arguments: &[&str]) -> anyhow::Result<Run> {
+    let mut command = front.home.command(codex::binary(Version::V0_169_0)?);
+    command.args(arguments);
+    tokio::task::spawn_blocking(move || run::run(command, PATIENCE)).await?
+}
+
+#[tokio::test]
+async fn the_command_line_takes_the_gateway_for_a_daemon() -> anyhow::Result<()> {
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    let front = Front::open(REAL).await?;
+    let version = codex(&front, &["app-server", "daemon", "version"]).await?;
+    ensure!(version.success() && version.stdout.contains(r#""appServerVersion":"0.169.0""#), "{version}");
+    let alice = front.client("alice").await?;
+    let thread = front.thread(&alice).await?;
+    let queued = codex(&front, &["queue", "--thread", &thread, "--message", "queued [[deltas=2]]"]).await?;
+    ensure!(queued.success(), "{queued}");
+    front.model.wait_request("queued", PATIENCE).await?;
+    let is_answered = |message: &serde_json::Value| {
+        message["method"] == "turn/completed" && message["params"]["turn"]["status"] == "completed"
+    };
+    alice.forget();
+    alice.wait("the end of the queued turn", is_answered).await.ok();
+    let done = alice.turn(&thread, "[[deltas=1]]").await?;
+    ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    ensure!(Codexd::new(&front.home)?.json(&["status"])?["state"] == "running", "it runs as before");
+    front.close().await
+}
