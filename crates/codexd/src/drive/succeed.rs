@@ -86,14 +86,14 @@ impl Drive<'_> {
         while lives(link) && link.next(deadline).is_ok() {}
     }
 
-    /// Until the keeper says that the successor is the current one; if it does not, look again.
+    /// Until the keeper says that the successor is the current one; if it does not, look again. What it says of another one
+    /// may be its answer to the order before.
     fn await_promotion(&mut self, to: Pid) -> Result<bool, Failure> {
         let Some(link) = self.link.as_mut() else { return Ok(false) };
         let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
         loop {
             match link.next(deadline) {
                 Ok(Report::State { pid: Some(pid), .. }) if pid == to => return Ok(true),
-                Ok(Report::State { .. }) => return Ok(false),
                 Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
                 Ok(Report::Relayed { value }) => {
                     if let Some(handover) = &mut self.handover {
@@ -118,11 +118,11 @@ impl Drive<'_> {
         let mut patience = Patience::begin();
         loop {
             let leaves = link.generations.iter().any(|generation| Some(u64::from(generation.pid.0)) == from);
-            // How far it is while threads move one after the other is of little use to anybody.
-            let told = handover["state"] != "unknown" && handover["state"] != "moving";
+            // One that holds nothing any more is about to leave; one that waits for a turn may do so for hours.
+            let waits = handover["state"] == "waiting";
             let done = match self.wish.handover {
                 Handover::Completed => !leaves,
-                _ => told || !leaves || Instant::now() >= told_by,
+                _ => waits || !leaves || Instant::now() >= told_by,
             };
             if done {
                 break;

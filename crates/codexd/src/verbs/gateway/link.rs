@@ -36,8 +36,17 @@ pub struct Link {
     interrupt: Signal,
     /// Caught and not listened to: the kernel sends it to a suspended process whose keeper dies.
     _hangup: Signal,
-    /// Those that the gateway wants ended and no keeper was told of.
-    to_retire: Vec<String>,
+    /// Those that the gateway wants ended and that may live. A keeper may die before it has done so, and the next one is
+    /// told again.
+    to_retire: Vec<Retirement>,
+}
+
+/// A server that is to be ended.
+#[derive(Debug)]
+struct Retirement {
+    mark: String,
+    /// The keeper of this conversation was told.
+    told: bool,
 }
 
 /// Why a conversation is over.
@@ -95,7 +104,7 @@ impl Link {
                 _ = self.terminate.recv() => return None,
                 _ = self.interrupt.recv() => return None,
                 order = self.orders.recv() => match order? {
-                    HostOrder::Retire { mark } => self.to_retire.push(mark),
+                    HostOrder::Retire { mark } => self.to_retire.push(Retirement { mark, told: false }),
                     HostOrder::Note { level, kind, message, detail } => {
                         self.note(Event::new(level, kind, message), detail);
                     }
@@ -111,13 +120,13 @@ impl Link {
         stream.set_nonblocking(true)?;
         let (read, mut write) = UnixStream::from_std(stream)?.into_split();
         let mut lines: Lines<BufReader<OwnedReadHalf>> = BufReader::new(read).lines();
-        for generation in std::mem::take(&mut self.to_retire) {
-            say(&mut write, &Order::Retire { generation }).await?;
+        for retirement in &mut self.to_retire {
+            retirement.told = false;
         }
         loop {
             tokio::select! {
                 line = lines.next_line() => match line? {
-                    Some(line) => self.hear(&line).await,
+                    Some(line) => self.hear(&line, &mut write).await?,
                     None => return Ok(Over::KeeperGone),
                 },
                 _ = self.terminate.recv() => return Ok(Over::Leave),
@@ -130,26 +139,43 @@ impl Link {
         }
     }
 
-    async fn hear(&self, line: &str) {
+    async fn hear(&mut self, line: &str, write: &mut OwnedWriteHalf) -> io::Result<()> {
         // What a newer keeper says and we do not know is passed over.
-        let event = match serde_json::from_str(line) {
+        match serde_json::from_str(line) {
             Ok(Report::Generations { generations, .. }) => {
-                HostEvent::Generations(generations.into_iter().filter_map(shown).collect())
+                self.retire_again(&generations, write).await?;
+                let shown = generations.into_iter().filter_map(shown).collect();
+                let _ = self.events.send(HostEvent::Generations(shown)).await;
             }
-            Ok(Report::State { phase: StatePhase::Stopping { .. }, .. }) => HostEvent::CurrentDrains,
-            _ => return,
-        };
-        let _ = self.events.send(event).await;
+            Ok(Report::State { phase: StatePhase::Stopping { .. }, .. }) => {
+                let _ = self.events.send(HostEvent::CurrentDrains).await;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Tells this keeper of those that another one was told of and has not ended.
+    async fn retire_again(
+        &mut self,
+        generations: &[keeper::Generation],
+        write: &mut OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let lives = |mark: &str| generations.iter().any(|one| one.mark.as_deref() == Some(mark));
+        for retirement in self.to_retire.iter_mut().filter(|one| !one.told && lives(&one.mark)) {
+            say(write, &Order::Retire { generation: retirement.mark.clone() }).await?;
+            retirement.told = true;
+        }
+        // One that this keeper was told of and does not name any more is gone.
+        self.to_retire.retain(|one| !one.told || lives(&one.mark));
+        Ok(())
     }
 
     async fn pass_on(&mut self, write: &mut OwnedWriteHalf, order: HostOrder) -> io::Result<()> {
         match order {
             HostOrder::Retire { mark } => {
-                let said = say(write, &Order::Retire { generation: mark.clone() }).await;
-                if said.is_err() {
-                    self.to_retire.push(mark);
-                }
-                said
+                self.to_retire.push(Retirement { mark: mark.clone(), told: true });
+                say(write, &Order::Retire { generation: mark }).await
             }
             HostOrder::Report(value) => {
                 self.write_down(&value);

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Codexd, Fake, Home, Layout, Process, Server, codex, codexd, until};
+use codexd_testkit::{Codexd, Fake, Home, Layout, Process, Server, Version, codex, codexd, until};
 use serde_json::Value;
 
 /// How long something that happens by itself (a restart, an end) may take here before a test fails.
@@ -24,10 +24,17 @@ fn says_its_version(version: &str) -> String {
     format!("if [ \"$1\" = --version ]; then echo 'codex-cli {version}'; exit 0; fi")
 }
 
+/// A version of Codex whose servers do not share a home: one is replaced by ending it first.
+const ALONE: &str = "0.168.0";
+/// One whose servers do: the successor is started beside it.
+const SHARING: &str = "9.9.9";
+
 /// A home and the servers in it.
 #[derive(Debug)]
 pub(super) struct House {
     pub(super) home: Home,
+    /// Whether a server may live beside its successor until it has handed over what it holds.
+    shared: bool,
 }
 
 impl House {
@@ -38,8 +45,15 @@ impl House {
 
     /// The same in a home of the caller's.
     pub(super) fn at(home: Home, server: Server) -> anyhow::Result<House> {
-        let house = House { home };
+        let house = House { home, shared: server == Server::Real(Version::V0_169_0) };
         house.install(server)?;
+        Ok(house)
+    }
+
+    /// A home whose server is handed over to its successor.
+    pub(super) fn shared() -> anyhow::Result<House> {
+        let house = House { home: Home::new()?, shared: true };
+        house.install(Server::Embedded)?;
         Ok(house)
     }
 
@@ -50,7 +64,7 @@ impl House {
 
     /// A home with a fake Codex, which does not bear witness.
     pub(super) fn with_fake(fake: &Fake) -> anyhow::Result<House> {
-        let house = House { home: Home::new()? };
+        let house = House { home: Home::new()?, shared: false };
         fake.install(&house.home, Layout::Standalone)?;
         Ok(house)
     }
@@ -60,7 +74,8 @@ impl House {
         let (version, serve) = match server {
             Server::Embedded => {
                 let codexd = codexd::binary()?;
-                ("9.9.9".to_owned(), format!("shift\nexec '{}' embedded-app-server \"$@\"", codexd.display()))
+                let version = if self.shared { SHARING } else { ALONE };
+                (version.to_owned(), format!("shift\nexec '{}' embedded-app-server \"$@\"", codexd.display()))
             }
             Server::Real(version) => {
                 let codex = codex::binary(version)?;
@@ -119,6 +134,15 @@ impl House {
 
     /// The one app-server, which the pid record names.
     pub(super) fn server(&self) -> anyhow::Result<Process> {
+        if self.shared {
+            // One that a killed verb has replaced may still be about to leave.
+            until(PATIENCE, "one app-server", || (self.servers().len() == 1).then_some(())).with_context(
+                || {
+                    let events = fs::read_to_string(self.home.state("events.jsonl")).unwrap_or_default();
+                    format!("{:#?} of\n{events}", self.home.processes())
+                },
+            )?;
+        }
         let servers = self.servers();
         let [server] = &servers[..] else { anyhow::bail!("not one app-server but {servers:#?}") };
         let record = fs::read(self.home.state("app-server.pid")).context("there is no pid record")?;
@@ -157,8 +181,11 @@ impl House {
         Ok(server)
     }
 
-    /// No server ever started while another lived.
+    /// No server ever started while another lived, unless that is how it should be.
     pub(super) fn assert_never_two(&self) -> anyhow::Result<()> {
+        if self.shared {
+            return Ok(());
+        }
         let second = fs::read_to_string(self.home.path().join("two-at-once")).unwrap_or_default();
         ensure!(second.is_empty(), "these started while another one lived: {second}");
         Ok(())

@@ -11,6 +11,8 @@ use super::house::{House, PATIENCE, sample};
 
 /// How many of its system calls are tried, unless `CODEXD_KILL_POINTS` says `all`.
 const CALLS: usize = 48;
+/// The same for a handover: where the keeper dies in the middle, its end is waited for long.
+const CALLS_OF_A_HANDOVER: usize = 12;
 /// The verbs that change something.
 const VERBS: [&str; 4] = ["start", "stop", "restart", "enable-remote-control"];
 
@@ -149,14 +151,23 @@ fn order_about(house: &House) -> anyhow::Result<()> {
 
 #[test]
 fn a_keeper_killed_at_any_call_is_replaced_under_the_feet_of_the_verb() -> anyhow::Result<()> {
+    killed_at_its_calls(House::new, CALLS)
+}
+
+#[test]
+fn a_keeper_killed_at_any_call_of_a_handover_is_replaced_under_the_feet_of_the_verb() -> anyhow::Result<()> {
+    killed_at_its_calls(House::shared, CALLS_OF_A_HANDOVER)
+}
+
+fn killed_at_its_calls(new: impl Fn() -> anyhow::Result<House>, calls: usize) -> anyhow::Result<()> {
     if let Err(reason) = killer::strace_works() {
         skip!("{reason}");
     }
-    let house = House::new()?;
+    let house = new()?;
     let all = with_a_keeper(&house, |keeper| killer::points(&house.home, &keeper), || order_about(&house))?;
-    let (mut killed, tried) = (0, sample(&all, CALLS));
+    let (mut killed, tried) = (0, sample(&all, calls));
     for moment in &tried {
-        let house = House::new()?;
+        let house = new()?;
         let keep = |keeper| killer::run_and_kill(&house.home, keeper, moment);
         let kept = with_a_keeper(&house, keep, || order_about(&house));
         killed += usize::from(kept.with_context(|| format!("killed at {moment:?}"))?.was_killed());

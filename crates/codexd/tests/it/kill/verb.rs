@@ -21,18 +21,22 @@ struct Case {
     runs: bool,
     /// What the verb may say when it is run again after it was killed.
     says: &'static [&'static str],
+    /// Whether the embedded server is one that lives beside its successor.
+    shared: bool,
 }
 
-const START: Case = Case { verb: "start", runs: false, says: &["started", "alreadyRunning"] };
-const START_AGAIN: Case = Case { verb: "start", runs: true, says: &["alreadyRunning"] };
-const STOP: Case = Case { verb: "stop", runs: true, says: &["stopped", "notRunning"] };
-const RESTART: Case = Case { verb: "restart", runs: true, says: &["restarted"] };
-const ENABLE: Case = Case { verb: "enable-remote-control", runs: true, says: &["enabled", "alreadyEnabled"] };
+const START: Case = Case { verb: "start", runs: false, says: &["started", "alreadyRunning"], shared: false };
+const START_AGAIN: Case = Case { verb: "start", runs: true, says: &["alreadyRunning"], shared: false };
+const HAND_OVER: Case = Case { shared: true, ..RESTART };
+const STOP: Case = Case { verb: "stop", runs: true, says: &["stopped", "notRunning"], shared: false };
+const RESTART: Case = Case { verb: "restart", runs: true, says: &["restarted"], shared: false };
+const ENABLE: Case =
+    Case { verb: "enable-remote-control", runs: true, says: &["enabled", "alreadyEnabled"], shared: false };
 
 impl Case {
     /// A home as it is before the verb, and the server in it.
     fn before(self, server: Server) -> anyhow::Result<(House, Option<Process>)> {
-        let house = House::with(server)?;
+        let house = if self.shared { House::shared()? } else { House::with(server)? };
         if self.runs {
             house.run(&["start"])?;
             let running = house.server()?;
@@ -128,6 +132,7 @@ macro_rules! killed_verbs {
 killed_verbs! {
     start_killed_at_any_call_can_be_run_again: at_its_calls(START, Server::Embedded, CALLS);
     start_beside_a_server_killed_at_any_call_leaves_the_server: at_its_calls(START_AGAIN, Server::Embedded, CALLS);
+    a_handover_killed_at_any_call_can_be_run_again: at_its_calls(HAND_OVER, Server::Embedded, CALLS);
     stop_killed_at_any_call_can_be_run_again: at_its_calls(STOP, Server::Embedded, CALLS);
     restart_killed_at_any_call_can_be_run_again: at_its_calls(RESTART, Server::Embedded, CALLS);
     enable_remote_control_killed_at_any_call_can_be_run_again: at_its_calls(ENABLE, Server::Embedded, CALLS);
@@ -136,7 +141,7 @@ killed_verbs! {
 /// A verb that changes next to nothing has ended before it can be killed, so this is not for a start beside a server.
 #[test]
 fn verbs_killed_at_any_change_of_a_file_can_be_run_again() -> anyhow::Result<()> {
-    for case in [START, STOP, RESTART, ENABLE] {
+    for case in [START, STOP, RESTART, HAND_OVER, ENABLE] {
         at_its_changes(case)?;
     }
     Ok(())

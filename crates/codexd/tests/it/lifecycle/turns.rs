@@ -64,7 +64,7 @@ fn beyond_the_grace(server: Server) -> anyhow::Result<()> {
     let codexd = Codexd::new(&stage.home)?;
     codexd.json(&start)?;
     let (client, thread) = block_on(stage.begin_turn("[[deltas=100000 delay=0.05]]"))?;
-    let restarted = codexd.json(&["restart", "--grace", "1"])?;
+    let restarted = codexd.json(&["restart", "--now", "--grace", "1"])?;
     assert_eq!(restarted["status"], "restarted");
     drop(client);
     assert_eq!(block_on(stage.first_turn(&thread))?, "interrupted");
@@ -80,8 +80,10 @@ fn reload(server: Server) -> anyhow::Result<()> {
     codexd.json(&start)?;
     let (client, thread) = block_on(stage.begin_turn("[[deltas=30 delay=0.05]]"))?;
     let reloading = codexd.spawn(&["reload"])?;
-    codexd_testkit::until(SOON, "the state draining", || {
-        codexd.json(&["status"]).ok().filter(|status| status["state"] == "draining")
+    codexd_testkit::until(SOON, "the old server to finish its turn", || {
+        let status = codexd.json(&["status"]).ok()?;
+        // Beside its successor, where the two may overlap.
+        (status["state"] == "draining" || status["generations"][1]["role"] == "outgoing").then_some(())
     })?;
     let reloaded = reloading.finish(SOON)?.success_json()?;
     assert_eq!(reloaded["status"], "restarted");
