@@ -84,5 +84,12 @@ pub(crate) const ARRIVAL_TRIES_MAX: u32 = 100;
 pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So many of the turns that ended last are remembered for each thread.
 pub(crate) const TURNS_REMEMBERED: usize = 8;
+/// So many threads are loaded at once after a loss, or when this gateway finds them: upstream's one queue is for all, and
+/// each may cost a login shell.
+pub(crate) const LOADS_MAX: usize = 16;
+/// Settings kept to be made again in a successor, since app-servers keep them in memory only.
+pub(crate) const SETTINGS_MAX: usize = 64;
+/// Warnings that are repeated to those who come.
+pub(crate) const GREETINGS_MAX: usize = 32;
 /// The wait before a link that broke is opened again.
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;

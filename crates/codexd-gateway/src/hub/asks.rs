@@ -11,7 +11,7 @@ use super::event::{ClientId, Link, ServerId, Text};
 use super::replies::thread_of;
 use super::thread::{Audience, ThreadId, Viewer};
 use super::{Hub, text};
-use crate::routes::{self, ServerRequestScope};
+use crate::routes::{self, ServerRequestScope, gates};
 
 /// A kind of approval that only clients may see that promise a person's answer.
 const HUMAN: &str = "humanCommand";
@@ -30,7 +30,18 @@ pub struct Ask {
     human_only: bool,
     /// Who may answer.
     asked: Vec<ClientId>,
-    is_answered: bool,
+    /// The answer of the first who gave one, as it went on.
+    answer: Option<Text>,
+    /// The link that asked broke; if the process lives, it will ask again.
+    lost: bool,
+    /// Only clients with `experimentalApi` know it.
+    experimental_only: bool,
+}
+
+impl Ask {
+    fn may_see(&self, experimental: bool, human_approval: bool) -> bool {
+        (human_approval || !self.human_only) && (experimental || !self.experimental_only)
+    }
 }
 
 /// All questions.
@@ -54,7 +65,7 @@ impl Asks {
 
     /// Whether a thread waits for an answer.
     pub fn is_pending(&self, thread: &ThreadId) -> bool {
-        self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && !ask.is_answered)
+        self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
     }
 
     /// How many wait for an answer.
@@ -82,12 +93,19 @@ impl Hub {
             _ => thread_of(params),
         };
         // Every connection is asked about the threads of sub-agents: the shared one has asked already.
-        if (matches!(link, Link::Own(..)) && thread.is_some()) || self.asks.find(link, id.get()).is_some() {
+        if matches!(link, Link::Own(..)) && thread.is_some() {
             return;
+        }
+        if let Some(number) = self.asks.find(link, id.get()) {
+            return self.asked_again(link, number);
+        }
+        if let Some(thread) = thread.as_ref().filter(|thread| !self.threads.contains_key(*thread)) {
+            self.found_child(link.server(), thread);
         }
         let number = self.asks.next;
         self.asks.next += 1;
         let kind = params.and_then(|params| text::string(params.get(), "kind"));
+        let mode = params.and_then(|params| text::string(params.get(), "mode"));
         let ask = Ask {
             number,
             link,
@@ -96,7 +114,10 @@ impl Hub {
             text: text::splice(text, id.get(), &number.to_string()),
             human_only: kind.is_some_and(|kind| kind == HUMAN),
             asked: Vec::new(),
-            is_answered: false,
+            answer: None,
+            lost: false,
+            experimental_only: gates::server_request_needs_experimental(method)
+                || mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
         };
         let text = ask.text.clone();
         let asked = self.who_is_asked(&ask);
@@ -106,10 +127,22 @@ impl Hub {
         self.asks.waiting.insert(number, Ask { asked, ..ask });
     }
 
+    /// The same question once more, behind a resume. If its link had broken, the answer may not have arrived.
+    fn asked_again(&mut self, link: Link, number: u64) {
+        let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
+        if std::mem::take(&mut ask.lost)
+            && let Some(answer) = ask.answer.clone()
+        {
+            self.say(link, answer);
+        }
+    }
+
     fn who_is_asked(&mut self, ask: &Ask) -> Vec<ClientId> {
         let everyone = |hub: &Hub| {
             let ready = hub.clients.values().filter(|client| client.is_ready());
-            let may = ready.filter(|client| !ask.human_only || client.capabilities.human_approval);
+            let may = ready.filter(|client| {
+                ask.may_see(client.capabilities.experimental, client.capabilities.human_approval)
+            });
             may.map(|client| client.id).collect::<Vec<_>>()
         };
         match (ask.link, &ask.thread) {
@@ -118,7 +151,9 @@ impl Hub {
             (Link::Shared(_), Some(thread)) => {
                 match self.threads.get(thread).map(|thread| &thread.audience) {
                     Some(Audience::Viewers(viewers)) => {
-                        let may = viewers.iter().filter(|viewer| !ask.human_only || viewer.human_approval);
+                        let may = viewers
+                            .iter()
+                            .filter(|viewer| ask.may_see(viewer.experimental, viewer.human_approval));
                         may.map(|viewer| viewer.client).collect()
                     }
                     Some(Audience::Everyone { but }) => {
@@ -137,13 +172,14 @@ impl Hub {
             .asks
             .waiting
             .values_mut()
-            .filter(|ask| ask.thread.as_ref() == Some(thread) && !ask.is_answered)
-            .filter(|ask| !ask.human_only || viewer.human_approval)
-            .filter(|ask| !ask.asked.contains(&viewer.client))
+            .filter(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
+            .filter(|ask| ask.may_see(viewer.experimental, viewer.human_approval))
             .collect();
         pending.sort_by_key(|ask| ask.number);
         for ask in pending {
-            ask.asked.push(viewer.client);
+            if !ask.asked.contains(&viewer.client) {
+                ask.asked.push(viewer.client);
+            }
             self.out.push(super::Action::Tell(viewer.client, ask.text.clone()));
         }
     }
@@ -152,16 +188,19 @@ impl Hub {
     pub(super) fn client_answered(&mut self, client: ClientId, id: &str, _is_result: bool, text: &Text) {
         let Ok(number) = id.parse::<u64>() else { return };
         let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
-        if ask.is_answered || !ask.asked.contains(&client) {
+        if ask.answer.is_some() || !ask.asked.contains(&client) {
             return;
         }
-        ask.is_answered = true;
-        let (link, answer) = (ask.link, text::splice(text, id, &ask.upstream));
+        let (link, lost, answer) = (ask.link, ask.lost, text::splice(text, id, &ask.upstream));
+        ask.answer = Some(answer.clone());
         // Of those about no thread nobody tells that they are resolved.
         if ask.thread.is_none() {
             self.asks.waiting.remove(&number);
         }
-        self.say(link, answer);
+        // It is said when the question comes again.
+        if !lost {
+            self.say(link, answer);
+        }
     }
 
     /// Upstream says that a question is answered, or does not matter any more.
@@ -183,9 +222,9 @@ impl Hub {
     }
 
     /// The app-server that asked is gone: nobody can answer any more.
-    pub(super) fn withdraw_asks(&mut self, thread: &ThreadId) {
+    pub(super) fn withdraw_asks(&mut self, thread: &ThreadId, only_lost: bool) {
         let mut numbers: Vec<u64> = (self.asks.waiting.values())
-            .filter(|ask| ask.thread.as_ref() == Some(thread))
+            .filter(|ask| ask.thread.as_ref() == Some(thread) && (ask.lost || !only_lost))
             .map(|ask| ask.number)
             .collect();
         numbers.sort_unstable();
@@ -199,5 +238,6 @@ impl Hub {
 
     pub(super) fn forget_asks(&mut self, link: Link) {
         self.asks.waiting.retain(|_, ask| ask.link != link || ask.thread.is_some());
+        self.asks.waiting.values_mut().filter(|ask| ask.link == link).for_each(|ask| ask.lost = true);
     }
 }

@@ -44,6 +44,12 @@ pub enum Kind {
     Starter,
     /// The command that it ran has ended.
     Exec,
+    /// A login waits for its user from now on.
+    Login,
+    /// It changed a setting that a successor has to be told as well.
+    Setting,
+    /// It began a stream of events.
+    EventStream,
     /// The client does not watch the thread any more.
     Unsubscribe,
     /// A list of loaded threads, which lacks those on other app-servers.
@@ -78,6 +84,8 @@ pub enum Errand {
     Recover(ThreadId),
     /// How its last turn ended.
     LastTurn(ThreadId),
+    /// Which turn runs in a thread that was found.
+    Running(ThreadId),
     /// Take over a thread that an app-server had before this gateway was there.
     TakeOver(ThreadId),
     /// Whatever comes of it.
@@ -100,6 +108,7 @@ impl Errand {
             | Errand::Release(thread)
             | Errand::Recover(thread)
             | Errand::LastTurn(thread)
+            | Errand::Running(thread)
             | Errand::TakeOver(thread) => Some(thread),
         }
     }

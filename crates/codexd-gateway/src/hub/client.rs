@@ -31,6 +31,18 @@ pub struct Waiting {
     pub since: Now,
     /// The app-server that refused it unseen, since it drains.
     pub refused_by: Option<ServerId>,
+    /// Under which number it was sent there.
+    pub number: u64,
+}
+
+/// A request in force that is made again on another connection.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub kind: &'static str,
+    /// What it is named, raw.
+    pub name: Box<str>,
+    pub method: Box<str>,
+    pub params: Text,
 }
 
 /// A client's own connection upstream.
@@ -70,8 +82,8 @@ pub struct Client {
     pub in_ring: bool,
     /// Requests of it that count against its share.
     pub slots: usize,
-    /// `fs/watch` requests in force: their watch id and their parameters, raw.
-    pub watches: Vec<(Box<str>, Text)>,
+    /// What can be made again on another connection: watches and searches.
+    pub kept: Vec<Kept>,
     /// What runs on a connection of its own and where: the kind and the raw id.
     pub placed: Vec<(&'static str, Box<str>, ServerId)>,
     /// Not before then is a connection of its own opened again.
@@ -96,7 +108,7 @@ impl Client {
             has_held_timer: false,
             in_ring: false,
             slots: 0,
-            watches: Vec::new(),
+            kept: Vec::new(),
             placed: Vec::new(),
             own_again_at: Now::default(),
             lost_own: false,

@@ -2,112 +2,166 @@
 
 use serde_json::value::RawValue;
 
-use super::call::Errand;
-use super::event::WaitsFor;
-use super::event::{Link, ServerId};
+use super::call::{Asker, Errand};
+use super::event::{Link, ServerId, WaitsFor};
+use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
-use super::{Hub, text};
+use super::{Hub, Timer, text};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, LOADS_MAX};
 
 impl Hub {
     pub(super) fn errand_answered(&mut self, errand: Errand, outcome: Result<&RawValue, &RawValue>) {
         let result = outcome.ok().map(RawValue::get);
         let outcome = outcome.map(RawValue::get).map_err(RawValue::get);
         match errand {
-            Errand::LoadedList(server) => self.listed(server, result),
+            Errand::LoadedList(server) => self.listed(server, outcome),
             Errand::Read(thread) => self.path_told(&thread, result),
-            Errand::CheckQueue(thread) => self.check_list(&thread, result, WaitsFor::Queue),
-            Errand::CheckTerminals(thread) => self.check_list(&thread, result, WaitsFor::BackgroundTerminals),
-            Errand::CheckGoal(thread) => {
-                let goal = result.and_then(|result| text::member(result, "goal"));
-                let status = goal.and_then(|goal| text::string(goal.get(), "status"));
-                let active = status.is_some_and(|status| status == "active");
-                self.checked(&thread, |check| check.goal_is_active |= active);
+            Errand::CheckQueue(thread) => self.check_list(&thread, outcome, WaitsFor::Queue),
+            Errand::CheckTerminals(thread) => {
+                self.check_list(&thread, outcome, WaitsFor::BackgroundTerminals);
             }
-            Errand::PauseGoal(thread) => self.goal_paused(&thread),
+            Errand::CheckGoal(thread) => self.check_goal(&thread, outcome),
+            Errand::PauseGoal(thread) => self.goal_paused(&thread, result.is_some()),
             Errand::ResumeGoal(thread) => self.goal_resumed(&thread),
             Errand::Leave(thread) => self.left(&thread, result),
             Errand::Return(thread) => self.returned(&thread, result.is_some()),
             Errand::Arrive(thread) => self.arrived(&thread, outcome),
-            Errand::Release(thread) => self.released(&thread, result.is_some()),
+            Errand::Release(thread) => self.released(&thread, result),
             Errand::Recover(thread) => self.recovered(&thread, outcome),
-            Errand::LastTurn(thread) => self.last_turn_told(&thread, result),
-            Errand::TakeOver(thread) => self.taken_over(&thread, result),
+            Errand::LastTurn(thread) => self.last_turn_told(&thread, outcome),
+            Errand::Running(thread) => self.running_told(&thread, result),
+            Errand::TakeOver(thread) => self.taken_over(&thread, outcome),
             Errand::Forget => {}
         }
     }
 
     /// The link broke before an errand was answered.
     pub(super) fn errand_lost(&mut self, errand: &Errand) {
-        if let Some(thread) = errand.thread().and_then(|thread| self.threads.get_mut(thread))
-            && thread.motion != Motion::Still
-        {
-            // Whoever lost it finds it again: it counts among those of the lost app-server.
-            thread.motion = Motion::Lost;
+        let Some(id) = errand.thread().cloned() else { return };
+        if let Some(thread) = self.threads.get_mut(&id) {
+            if thread.motion != Motion::Still {
+                // Whoever lost it finds it again: it counts among those of the lost app-server.
+                thread.motion = Motion::Lost;
+            }
+            // Whether it was done is not known, so it counts as held until it is known to go on.
+            if let Errand::ResumeGoal(_) = errand {
+                thread.goal_held = true;
+            }
         }
-        if let (Errand::LoadedList(server), Some(handover)) = (errand, &mut self.handover)
-            && handover.from == *server
-        {
-            handover.listed = true;
+        if let Errand::ResumeGoal(_) = errand {
+            self.request_ended(&id);
         }
-        if let Some(thread) = errand.thread().cloned() {
-            self.moved_on(&thread);
-        }
+        self.moved_on();
     }
 
-    fn check_list(&mut self, thread: &ThreadId, result: Option<&str>, waits_for: WaitsFor) {
-        let data = result.and_then(|result| text::member(result, "data"));
-        let any = data.is_some_and(|data| {
-            serde_json::from_str::<Vec<serde::de::IgnoredAny>>(data.get()).is_ok_and(|list| !list.is_empty())
-        });
-        self.checked(thread, |check| {
-            if any {
-                check.waits_for = Some(waits_for);
-            }
-        });
+    pub(super) fn ask_what_is_loaded(&mut self, server: ServerId) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.listed = false;
+        }
+        self.errand(
+            Link::Shared(server),
+            Errand::LoadedList(server),
+            "thread/loaded/list",
+            &serde_json::json!({}),
+        );
     }
 
     /// What an app-server has loaded. What is not known here was there before this gateway, or belongs to a sub-agent.
-    fn listed(&mut self, server: ServerId, result: Option<&str>) {
-        let data = result.and_then(|result| text::member(result, "data"));
-        let ids: Vec<String> =
-            data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
-        if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == server) {
-            handover.listed = true;
+    fn listed(&mut self, server: ServerId, outcome: Result<&str, &str>) {
+        if let Err(error) = outcome
+            && Refusal::of(error) == Refusal::NotYet
+        {
+            // Too much is asked of it; without its list nobody may let it go.
+            return self.timer(AGAIN_AFTER_MS, Timer::List(server));
         }
+        let data = outcome.ok().and_then(|result| text::member(result, "data"));
+        let mut ids: Vec<String> =
+            data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
+        ids.retain(|id| !self.threads.contains_key(&**id) && !self.under_way.contains_key(&**id));
         for id in ids {
-            if self.threads.contains_key(&*id) {
-                continue;
-            }
             let id: ThreadId = id.as_str().into();
             let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
             thread.unwatched_since = Some(self.now);
+            thread.motion = Motion::Finding;
             self.threads.insert(id.clone(), thread);
-            let params = serde_json::json!({"threadId": &*id, "excludeTurns": true});
-            self.errand(Link::Shared(server), Errand::TakeOver(id), "thread/resume", &params);
+            self.finds.push_back(id);
         }
-        let waiting: Vec<ThreadId> = self.threads.keys().cloned().collect();
-        if self.handover.is_some() {
-            for thread in waiting {
-                self.thread_stirred(&thread);
-            }
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.listed = true;
         }
-        self.see_whether_all_have_left();
+        self.take_over_next();
+        self.moved_on();
     }
 
-    fn taken_over(&mut self, id: &ThreadId, result: Option<&str>) {
-        let Some(thread) = self.threads.get_mut(id) else { return };
-        match result.and_then(|result| text::member(result, "thread")) {
-            Some(told) => thread.describe(told.get()),
-            // It cannot be resumed by another: never written to disk, or ephemeral. Nobody watches it either.
-            None => {
-                if !thread.is_watched() {
-                    self.threads.remove(id);
+    /// Subscribes to what was found, a few at a time.
+    fn take_over_next(&mut self) {
+        let under_way = |call: &super::Call| matches!(&call.asker, Asker::Gateway(Errand::TakeOver(_)));
+        let mut free = match self.finds.is_empty() {
+            true => return,
+            false => LOADS_MAX.saturating_sub(self.calls.values().filter(|call| under_way(call)).count()),
+        };
+        while free > 0
+            && let Some(id) = self.finds.pop_front()
+        {
+            let found = self.threads.get(&id).filter(|thread| thread.motion == Motion::Finding);
+            let Some(link) = found.map(Thread::link) else { continue };
+            free -= 1;
+            let params = serde_json::json!({"threadId": &*id, "excludeTurns": true});
+            self.errand(link, Errand::TakeOver(id), "thread/resume", &params);
+        }
+    }
+
+    fn taken_over(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Finding) else {
+            return self.take_over_next();
+        };
+        match outcome.map(|result| text::member(result, "thread")) {
+            Err(error) if Refusal::of(error) == Refusal::NotYet && thread.tries < ARRIVAL_TRIES_MAX => {
+                thread.tries += 1;
+                self.finds.push_back(id.clone());
+                return self.timer(AGAIN_AFTER_MS, Timer::Find);
+            }
+            Ok(Some(told)) => {
+                thread.motion = Motion::Still;
+                thread.tries = 0;
+                thread.describe(told.get());
+                if thread.is_child {
+                    thread.audience = Audience::Everyone { but: Vec::new() };
+                    thread.unwatched_since = None;
                 }
-                return;
+                let (link, runs) = (thread.link(), thread.is_active());
+                if runs {
+                    let params = serde_json::json!({"threadId": &**id, "limit": 1, "sortDirection": "desc"});
+                    self.errand(link, Errand::Running(id.clone()), "thread/turns/list", &params);
+                }
+                if !self.threads.get(id).is_some_and(Thread::is_watched) {
+                    self.left_alone(id);
+                }
+                self.thread_stirred(id);
+            }
+            // It cannot be resumed by another: never written to disk, or ephemeral. Nobody watches it either.
+            _ => self.forget_thread(id),
+        }
+        self.take_over_next();
+        self.moved_on();
+    }
+
+    /// The turn that runs in a thread that was found: its end has to be told even if its app-server is lost.
+    fn running_told(&mut self, id: &ThreadId, result: Option<&str>) {
+        let data = result.and_then(|result| text::member(result, "data"));
+        let turns: Vec<Box<RawValue>> =
+            data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.is_active()) else { return };
+        for turn in turns {
+            let runs = text::string(turn.get(), "status").is_some_and(|status| status == "inProgress");
+            if let Some(turn_id) = text::string(turn.get(), "id").filter(|_| runs) {
+                thread.turn_began(&turn_id, turn.get());
             }
         }
-        self.left_alone(id);
-        self.thread_stirred(id);
+    }
+
+    pub(super) fn find_more(&mut self) {
+        self.take_over_next();
     }
 
     /// A thread that nobody watches was unloaded: everybody is told, as upstream would.

@@ -193,6 +193,10 @@ pub enum WaitsFor {
     Turn,
     /// A turn waits for somebody's approval.
     Approval,
+    /// A request about it is not answered yet.
+    Request,
+    /// A realtime session is open.
+    Realtime,
     /// Messages are queued.
     Queue,
     /// Commands run in the background.

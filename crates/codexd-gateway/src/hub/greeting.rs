@@ -4,13 +4,14 @@ use codexd_protocol::envelope::INVALID_REQUEST;
 
 use super::client::{Introduction, Own, Stage};
 use super::event::{Action, ClientId, Link, ServerId, Text};
+use super::moving::Refusal;
 use super::pump::unavailable;
 use super::{Hub, Timer, text};
 use crate::limits::HELD_MAX_MS;
 use crate::routes;
 
 /// The name under which daemons ask whether a server answers. It never becomes the name of an app-server's process.
-const DAEMON: &str = "codex_app_server_daemon";
+pub(super) const DAEMON: &str = "codex_app_server_daemon";
 
 impl Hub {
     pub(super) fn introduced(&mut self, id: ClientId, raw_id: &str, params: Option<&str>) {
@@ -65,6 +66,11 @@ impl Hub {
         let Stage::Asked { id: raw_id, .. } = client.stage.clone() else { return };
         client.stage = Stage::New;
         client.introduction = None;
+        // A connection under this introduction must not pass for one under the next.
+        let own = client.own.take();
+        if let Some(own) = own {
+            self.out.push(Action::Close(Link::Own(id, own.server)));
+        }
         self.tell(id, unavailable(&raw_id));
     }
 
@@ -119,8 +125,16 @@ impl Hub {
         self.let_go_of_old_owns(id);
     }
 
-    pub(super) fn own_refused(&mut self, id: ClientId, error: &Text) {
+    pub(super) fn own_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
+        if Refusal::of(error) != Refusal::Final {
+            // Too much is asked at once, or it is about to end.
+            return self.link_lost(Link::Own(id, server));
+        }
         let Some(client) = self.clients.get_mut(&id) else { return };
+        client.old_owns.retain(|old| *old != server);
+        if client.own.is_none_or(|own| own.server != server) {
+            return;
+        }
         client.own = None;
         if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
             // As upstream has it: it may try again.
@@ -130,6 +144,7 @@ impl Hub {
         } else {
             self.refuse_waiting(id, "the app-server refused a connection of this client's own");
         }
+        self.let_go_of_old_owns(id);
     }
 }
 

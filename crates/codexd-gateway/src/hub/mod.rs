@@ -15,6 +15,7 @@ mod client;
 mod errands;
 mod event;
 mod greeting;
+mod kept;
 mod loss;
 mod moving;
 mod notes;
@@ -41,9 +42,11 @@ pub use event::{
 };
 pub use snapshot::Snapshot;
 
+use crate::limits::QUIET_MS;
 use asks::Asks;
 use call::{Asker, Call, Errand};
 use client::Client;
+use kept::EventStream;
 use moving::Handover;
 use servers::{Persona, Server};
 use thread::{Thread, ThreadId};
@@ -67,6 +70,12 @@ enum Timer {
     Reconnect,
     /// Try a thread again to load.
     Again(ThreadId),
+    /// Ask again what an app-server has loaded.
+    List(ServerId),
+    /// Subscribe to more of what was found.
+    Find,
+    /// Look at a thread again: what kept it where it is may be over, and nobody tells.
+    Look(ThreadId),
 }
 
 /// The machine.
@@ -82,10 +91,16 @@ pub struct Hub {
     persona: Option<Persona>,
     threads: HashMap<ThreadId, Thread>,
     calls: HashMap<u64, Call>,
+    /// How many requests that name a thread are not answered yet. Kept beside the threads, for some are not known yet.
+    under_way: HashMap<ThreadId, u32>,
+    /// Threads that were found loaded and are not subscribed yet.
+    finds: VecDeque<ThreadId>,
     next_call: u64,
     asks: Asks,
     /// Clients whose requests wait, in the order of their turns.
     ring: VecDeque<ClientId>,
+    /// Those of them that wait without a deadline yet.
+    untimed: Vec<ClientId>,
     /// When each slot that is taken is given back at the latest.
     slots: VecDeque<(Now, u64)>,
     slots_taken: usize,
@@ -94,8 +109,10 @@ pub struct Hub {
     loss: Option<loss::Loss>,
     /// What every connection is told when it opens: the notification's name and text.
     greetings: Vec<(Box<str>, Text)>,
-    /// Streams of events and who began them: their raw name.
-    streams: Vec<(Box<str>, ClientId)>,
+    /// Streams of events.
+    streams: Vec<EventStream>,
+    /// Settings that app-servers keep in memory only: the method and the parameters.
+    settings: Vec<(Box<str>, Text)>,
     /// Who resumed a thread last.
     last_joiner: Option<ClientId>,
     /// Clients that may be heard again.
@@ -174,6 +191,26 @@ impl Hub {
         id
     }
 
+    /// So many more requests that name a thread are under way.
+    fn requests_of(&mut self, thread: &ThreadId, more: u32) {
+        *self.under_way.entry(thread.clone()).or_default() += more;
+    }
+
+    /// A request that names a thread is not under way any more.
+    fn request_ended(&mut self, thread: &ThreadId) {
+        let Some(count) = self.under_way.get_mut(thread) else { return };
+        *count = count.saturating_sub(1);
+        if *count > 0 {
+            return;
+        }
+        self.under_way.remove(thread);
+        let Some(known) = self.threads.get(thread) else { return };
+        let moves = self.handover.as_ref().is_some_and(|handover| handover.to != known.server);
+        if moves || known.unwatched_since.is_some() {
+            self.timer(QUIET_MS, Timer::Quiet(thread.clone()));
+        }
+    }
+
     /// Sends a request of the gateway's own.
     fn errand(&mut self, link: Link, errand: Errand, method: &str, params: &serde_json::Value) {
         let id = self.call_id();
@@ -197,6 +234,10 @@ impl Hub {
                 Timer::Stuck(thread) => self.stuck(&thread),
                 Timer::Reconnect => self.reconnect(),
                 Timer::Again(thread) => self.arrive_again(&thread),
+                Timer::List(server) if self.is_up(server) => self.ask_what_is_loaded(server),
+                Timer::List(_) => {}
+                Timer::Find => self.find_more(),
+                Timer::Look(thread) => self.time_to_look(&thread),
             }
         }
         self.pump();
@@ -210,15 +251,18 @@ impl Hub {
             self.forget_calls(Link::Own(id, server));
         }
         self.asks.client_left(id);
-        self.streams.retain(|(_, owner)| *owner != id);
-        let watched: Vec<ThreadId> = self
-            .threads
-            .values()
-            .filter(|thread| {
-                matches!(&thread.audience, thread::Audience::Viewers(_)) && thread.is_watched_by(id)
-            })
-            .map(|thread| thread.id.clone())
-            .collect();
+        self.streams.retain(|stream| stream.owner != id);
+        let mut watched: Vec<ThreadId> = Vec::new();
+        for thread in self.threads.values_mut() {
+            match &mut thread.audience {
+                thread::Audience::Everyone { but } => but.retain(|known| *known != id),
+                thread::Audience::Viewers(viewers) if viewers.iter().any(|viewer| viewer.client == id) => {
+                    watched.push(thread.id.clone());
+                }
+                thread::Audience::Viewers(_) => {}
+            }
+        }
+        watched.sort_unstable();
         for thread in watched {
             self.unwatch(&thread, id);
         }

@@ -6,9 +6,10 @@ use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, places};
-use crate::limits::{QUIET_MS, UNWATCHED_MAX_MS};
+use crate::limits::{GREETINGS_MAX, QUIET_MS, UNWATCHED_MAX_MS};
 use crate::routes::{self, Audience as Hears, gates};
 
+const DELTA: &str = "item/agentMessage/delta";
 const REMOTE_CONTROL: &str = "remoteControl/status/changed";
 
 impl Hub {
@@ -24,8 +25,8 @@ impl Hub {
             Some(Hears::Greeting) => self.greeting_told(method, params, text),
             Some(Hears::EventStream) => {
                 let names = Names::of(params);
-                let owner =
-                    self.streams.iter().find(|(name, _)| names.is_stream(name)).map(|(_, owner)| *owner);
+                let stream = self.streams.iter().find(|stream| names.is_stream(&stream.name));
+                let owner = stream.map(|stream| stream.owner);
                 if let Some(client) = owner.filter(|client| self.wants(*client, method)) {
                     self.tell(client, text.clone());
                 }
@@ -72,22 +73,34 @@ impl Hub {
         if known.server != server || matches!(known.motion, Motion::Leaving | Motion::Returning) {
             return self.told_by_the_one_it_leaves(thread, server, method);
         }
+        if known.motion == Motion::Recovering {
+            // Told behind the truth about what ran before.
+            return known.deferred.push(text.clone());
+        }
         // The hot path first.
         if let (Some(shape), Some(item)) = (routes::delta_of(method), &names.item_id) {
-            known.streamed(method, shape, params, &item.0, text);
-            return self.tell_viewers(thread, method, text);
-        }
-        if known.motion == Motion::Recovering && method == "thread/status/changed" {
-            // Told behind the truth about its turn.
-            known.status_after = text::member(params.get(), "status").map(|status| status.get().into());
+            if known.streamed(method, shape, params, &item.0, text) {
+                self.tell_viewers(thread, method, text);
+            }
             return;
         }
         let is_echo = known.is_echo(method, params, self.now);
         let joiner = known.joiner;
         let id = known.id.clone();
         match method {
-            "item/started" => known.item_started(params, text),
-            "item/completed" => known.item_completed(params),
+            "item/started" => {
+                known.turn_seen(names);
+                known.item_started(params, text);
+            }
+            "item/completed" => {
+                known.turn_seen(names);
+                if let Some(rest) = known.rest_of_gapped(params) {
+                    self.tell_viewers(thread, DELTA, &rest);
+                }
+                if let Some(known) = self.threads.get_mut(thread) {
+                    known.item_completed(params);
+                }
+            }
             "turn/started" | "turn/completed" => {
                 if let Some(turn) = text::member(params.get(), "turn")
                     && let Some(turn_id) = text::string(turn.get(), "id")
@@ -105,19 +118,29 @@ impl Hub {
             "thread/status/changed" => {
                 if let Some(status) = text::member(params.get(), "status") {
                     known.status = status.get().into();
+                    // What follows may begin a turn; if nothing does, nobody else tells that it has come to rest.
+                    if !known.is_active() && (known.unwatched_since.is_some() || self.handover.is_some()) {
+                        known.quiet_at = known.quiet_at.max(self.now + QUIET_MS);
+                        self.timer(QUIET_MS, Timer::Quiet(id.clone()));
+                    }
                 }
             }
+            "thread/realtime/started" => known.realtime = true,
+            "thread/realtime/closed" => known.realtime = false,
             "thread/tokenUsage/updated" => {
                 known.token_usage = Some(params.get().into());
                 if let Some(server) = self.servers.get_mut(&server) {
                     server.counted = Some(id.clone());
                 }
             }
-            "thread/goal/updated" | "thread/goal/cleared" => known.goal = Some(params.get().into()),
+            "thread/goal/updated" | "thread/goal/cleared" if !is_echo => {
+                known.goal = Some(params.get().into());
+            }
             "serverRequest/resolved" => return self.resolved(server, &id, names.request_id, method, text),
             "thread/closed" | "thread/deleted" => {
                 self.tell_everyone(method, text);
-                return self.thread_gone(&id);
+                self.forget_thread(&id);
+                return self.moved_on();
             }
             _ => {}
         }
@@ -146,23 +169,28 @@ impl Hub {
         }
         // There is one state of remote control, and any number of warnings.
         self.greetings.retain(|(name, _)| method != REMOTE_CONTROL || **name != *method);
+        if self.greetings.len() >= GREETINGS_MAX {
+            self.greetings.remove(0);
+        }
         self.greetings.push((method.into(), text.clone()));
         self.tell_everyone(method, text);
     }
 
     /// A thread that nobody has started here: a sub-agent's, which upstream tells everybody about.
-    fn found_child(&mut self, server: ServerId, thread: &str) {
+    pub(super) fn found_child(&mut self, server: ServerId, thread: &str) {
         let id: ThreadId = thread.into();
         let child = Thread::new(id.clone(), server, Audience::Everyone { but: Vec::new() });
         self.threads.insert(id, child);
+        if self.clients.is_empty() {
+            self.leave_children_alone();
+        }
     }
 
-    /// A thread was unloaded or deleted where it was.
-    pub(super) fn thread_gone(&mut self, id: &ThreadId) {
+    /// A thread is not loaded any more.
+    pub(super) fn forget_thread(&mut self, id: &ThreadId) {
         self.threads.remove(id);
         self.asks.thread_gone(id);
-        self.see_whether_all_have_left();
-        self.pump();
+        self.streams.retain(|stream| stream.thread() != id);
     }
 
     pub(super) fn wants(&self, client: ClientId, method: &str) -> bool {
@@ -222,14 +250,17 @@ impl Hub {
         // The shared link tells it.
         match routes::audience(method) {
             Some(Hears::Everyone | Hears::Subscribers | Hears::RateLimits | Hears::Greeting) => return,
-            Some(Hears::SubscribersOrEveryone) if Names::of(params).thread().is_some() => return,
+            Some(Hears::SubscribersOrEveryone) | None if Names::of(params).thread().is_some() => return,
             _ => {}
         }
-        if let Some(params) = params
-            && method == "process/exited"
-        {
-            let name = text::member(params.get(), "processHandle").map(RawValue::get);
-            self.place_ended(id, places::PROCESS, name);
+        let ended = match method {
+            "process/exited" => Some((places::PROCESS, "processHandle")),
+            "account/login/completed" => Some((places::LOGIN, "loginId")),
+            _ => None,
+        };
+        if let (Some(params), Some((kind, member))) = (params, ended) {
+            let name = text::member(params.get(), member).map(RawValue::get);
+            self.place_ended(id, kind, name);
         }
         if self.clients.get(&id).is_some_and(super::Client::is_ready) {
             self.tell(id, text.clone());
@@ -266,11 +297,19 @@ impl Thread {
         let params = params.get();
         match method {
             "thread/tokenUsage/updated" => self.token_usage.as_deref() == Some(params),
-            "thread/goal/cleared" if now < self.hush_until && !self.goal_held => {
-                self.goal.as_deref().is_none_or(|goal| goal == params)
+            // That it is paused is the gateway's doing.
+            "thread/goal/updated" if self.goal_held => {
+                let goal = text::member(params, "goal");
+                goal.is_some_and(|goal| text::string(goal.get(), "status").as_deref() == Some("paused"))
             }
-            "thread/goal/updated" if now < self.hush_until || self.goal_held => {
-                self.goal_held || self.goal.as_deref() == Some(params)
+            "thread/goal/cleared" if now < self.hush_until => {
+                self.goal.as_deref().is_none_or(|goal| text::member(goal, "goal").is_none())
+            }
+            "thread/goal/updated" if now < self.hush_until => {
+                let known = self.goal.as_deref().and_then(|goal| text::member(goal, "goal"));
+                known.is_some_and(|known| {
+                    text::member(params, "goal").is_some_and(|goal| goal.get() == known.get())
+                })
             }
             "thread/status/changed" if now < self.hush_until => {
                 text::member(params, "status").is_some_and(|status| *status.get() == *self.status)

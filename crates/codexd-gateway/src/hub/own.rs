@@ -4,10 +4,12 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::call::{Errand, Kind};
+use super::client::Kept;
 use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::places::{self, Placed};
 use super::requests::Dispatched;
-use super::{Hub, text};
+use super::{Hub, kept, text};
+use crate::limits::RECONNECT_AFTER_MS;
 
 impl Hub {
     pub(super) fn send_own(
@@ -34,7 +36,12 @@ impl Hub {
             return Dispatched::Waits;
         }
         self.keep_place(id, server, method, named, params);
-        let kind = if method == "command/exec" { Kind::Exec } else { Kind::Plain };
+        let kind = match method {
+            "command/exec" => Kind::Exec,
+            "account/login/start" => Kind::Login,
+            _ if kept::is_setting(method) => Kind::Setting,
+            _ => Kind::Plain,
+        };
         self.send(Link::Own(id, server), id, kind, None, raw, text);
         Dispatched::Done
     }
@@ -50,20 +57,71 @@ impl Hub {
     ) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some((placed, name)) = named else { return };
-        match method {
-            "fs/watch" => {
-                client.watches.retain(|(known, _)| **known != *name);
-                client.watches.push((name.into(), params.map_or("{}", RawValue::get).into()));
+        let is_same = |kept: &Kept| kept.kind == placed.kind && *kept.name == *name;
+        if matches!(placed.kind, places::WATCH | places::SEARCH) {
+            // One that is there begins it, at most one more changes it since.
+            client
+                .kept
+                .retain(|kept| !is_same(kept) || (!placed.begins && !placed.ends && *kept.method != *method));
+            if !placed.ends && (placed.begins || client.kept.iter().any(is_same)) {
+                let params = params.map_or("{}", RawValue::get).into();
+                client.kept.push(Kept {
+                    kind: placed.kind,
+                    name: name.into(),
+                    method: method.into(),
+                    params,
+                });
             }
-            "fs/unwatch" => client.watches.retain(|(known, _)| **known != *name),
-            _ if placed.begins => {
-                client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
-                client.placed.push((placed.kind, name.into(), server));
+        } else if placed.begins {
+            client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
+            client.placed.push((placed.kind, name.into(), server));
+        } else if placed.ends {
+            client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
+        }
+    }
+
+    /// A login waits for its user, in the app-server that began it.
+    pub(super) fn login_began(&mut self, id: ClientId, server: ServerId, result: &str) {
+        if let (Some(client), Some(name)) = (self.clients.get_mut(&id), text::member(result, "loginId")) {
+            client.placed.push((places::LOGIN, name.get().into(), server));
+        }
+    }
+
+    /// A client's own connection is gone: its processes have ended, for all that anybody can know. (Commands are answered
+    /// with an error, as every request; watches and searches are made again.)
+    pub(super) fn own_lost(&mut self, id: ClientId, server: ServerId) {
+        let again_at = self.now + RECONNECT_AFTER_MS;
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.old_owns.retain(|old| *old != server);
+        let (gone, kept) = client.placed.drain(..).partition(|(.., at)| *at == server);
+        client.placed = kept;
+        let gone: Vec<(&str, Box<str>, ServerId)> = gone;
+        if client.own.is_some_and(|own| own.server == server) {
+            client.own = None;
+            client.own_again_at = again_at;
+            client.lost_own = !client.kept.is_empty();
+        }
+        for (_, name, _) in gone.iter().filter(|(kind, ..)| *kind == places::PROCESS) {
+            let name = serde_json::from_str(name).unwrap_or(serde_json::Value::Null);
+            let why = "the app-server ended under this process";
+            let params = json!({
+                "processHandle": name, "exitCode": -1,
+                "stdout": "", "stdoutCapReached": false, "stderr": why, "stderrCapReached": false,
+            });
+            let method = "process/exited";
+            if self.wants(id, method) {
+                self.tell(id, text::notification(method, &params));
             }
-            _ if placed.ends => {
-                client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
-            }
-            _ => {}
+        }
+    }
+
+    /// Opens connections of clients' own on the app-server that serves now, for those who have one elsewhere.
+    pub(super) fn open_owns_anew(&mut self) {
+        let mut clients: Vec<ClientId> =
+            self.clients.values().filter(|client| client.own.is_some()).map(|client| client.id).collect();
+        clients.sort_unstable();
+        for client in clients {
+            self.open_own(client);
         }
     }
 
@@ -86,10 +144,9 @@ impl Hub {
         if client.old_owns.is_empty() && !client.lost_own {
             return;
         }
-        let watches: Vec<Text> = client.watches.iter().map(|(_, params)| params.clone()).collect();
-        for params in watches {
+        for Kept { method, params, .. } in client.kept.clone() {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
-            self.errand(Link::Own(id, server), Errand::Forget, "fs/watch", &params);
+            self.errand(Link::Own(id, server), Errand::Forget, &method, &params);
         }
         if let Some(client) = self.clients.get_mut(&id) {
             client.lost_own = false;

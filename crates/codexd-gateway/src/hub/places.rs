@@ -15,9 +15,11 @@ pub struct Placed {
 pub const EXEC: &str = "exec";
 /// A process: it ends with `process/exited`.
 pub const PROCESS: &str = "process";
+/// A login that waits for its user: it ends with `account/login/completed`.
+pub const LOGIN: &str = "login";
 /// A watch: it can be made again on another connection.
 pub const WATCH: &str = "watch";
-/// A search.
+/// A search: as a watch.
 pub const SEARCH: &str = "search";
 
 /// How a method concerns something that lives on a connection; `None` if it does not.
@@ -32,6 +34,8 @@ pub fn placed(method: &str) -> Option<Placed> {
         "process/writeStdin" | "process/kill" | "process/resizePty" => {
             place(PROCESS, "processHandle", false, false)
         }
+        // It is named by the answer to `account/login/start`.
+        "account/login/cancel" => place(LOGIN, "loginId", false, true),
         "fs/watch" => place(WATCH, "watchId", true, false),
         "fs/unwatch" => place(WATCH, "watchId", false, true),
         "fuzzyFileSearch/sessionStart" => place(SEARCH, "sessionId", true, false),

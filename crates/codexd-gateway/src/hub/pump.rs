@@ -24,6 +24,7 @@ impl Hub {
         if !client.waiting.is_empty() && !client.in_ring {
             client.in_ring = true;
             self.ring.push_back(id);
+            self.untimed.push(id);
         }
     }
 
@@ -31,9 +32,9 @@ impl Hub {
     pub(super) fn pump(&mut self) {
         self.send_on();
         // Whoever still waits does not wait for ever.
-        for at in 0..self.ring.len() {
-            let id = self.ring[at];
+        while let Some(id) = self.untimed.pop() {
             if let Some(client) = self.clients.get_mut(&id)
+                && client.in_ring
                 && !client.has_held_timer
             {
                 client.has_held_timer = true;

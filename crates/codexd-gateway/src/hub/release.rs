@@ -4,12 +4,12 @@
 use serde_json::json;
 
 use super::call::Errand;
-use super::event::{ClientId, Text};
+use super::event::{ClientId, Text, WaitsFor};
 use super::requests::Dispatched;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer};
-use crate::limits::UNWATCHED_MAX_MS;
+use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
 
 impl Hub {
     /// `thread/unsubscribe`: only the last one to leave concerns upstream, and only later.
@@ -51,19 +51,32 @@ impl Hub {
             let wait = due.since_ms(self.now);
             return self.timer(wait, Timer::Unwatched(id.clone()));
         }
-        if leaves && !thread.ephemeral && self.handover.is_some() {
+        let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
+        if moves && !thread.ephemeral {
             // It leaves by the same door as those that move, with the same questions asked first.
             return self.thread_stirred(id);
         }
         // A busy one is looked at again when it comes to rest.
-        if thread.motion != Motion::Still || thread.releasing || thread.is_busy(self.now) {
+        let rests = matches!(self.obviously_waits_for(id), None | Some(WaitsFor::Ephemeral));
+        if thread.motion != Motion::Still || thread.looked_at_again || !rests {
             return;
         }
-        let link = thread.link();
-        if let Some(thread) = self.threads.get_mut(id) {
-            thread.releasing = true;
+        match thread.ephemeral {
+            // Nothing of it is meant to last.
+            true => self.release(id),
+            false => self.look_at(id, true),
         }
+    }
+
+    /// Lets the app-server unload a thread. Until it says that it has, nothing reaches the thread: a resume in between
+    /// would be lost with it.
+    pub(super) fn release(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.motion = Motion::Releasing;
+        let link = thread.link();
+        self.unsubscribe_own_links(id);
         self.errand(link, Errand::Release(id.clone()), "thread/unsubscribe", &json!({"threadId": &**id}));
+        self.timer(MOVE_STUCK_MS, Timer::Stuck(id.clone()));
     }
 
     /// Nobody is connected any more: the threads of sub-agents, which everybody watches, are watched by nobody.
@@ -83,15 +96,20 @@ impl Hub {
     }
 
     /// The app-server lets go of a thread, or had done so: if it is unloaded now, it tells so.
-    pub(super) fn released(&mut self, id: &ThreadId, is_good: bool) {
-        let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.releasing = false;
-        // From here on a client that resumes it subscribes the shared link anew.
-        if is_good && !thread.is_watched() {
-            self.threads.remove(id);
-            self.asks.thread_gone(id);
-            self.see_whether_all_have_left();
+    pub(super) fn released(&mut self, id: &ThreadId, result: Option<&str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Releasing)
+        else {
+            return;
+        };
+        match result.and_then(|result| text::string(result, "status")).as_deref() {
+            // `thread/closed` follows.
+            Some("unsubscribed") => {}
+            Some(_) => self.forget_thread(id),
+            None => {
+                thread.motion = Motion::Still;
+                self.look_again(id, UNWATCHED_MAX_MS);
+            }
         }
-        self.pump();
+        self.moved_on();
     }
 }

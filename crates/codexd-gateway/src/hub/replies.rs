@@ -3,11 +3,11 @@
 use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
 
+use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::event::{ClientId, Link, ServerId, Text};
 use super::text::{self, Names};
-use super::thread::{Audience, Thread, ThreadId, Viewer};
-use super::{Hub, Timer};
+use super::thread::{Audience, Motion, Thread, ThreadId, Viewer};
 use crate::limits::QUIET_MS;
 
 /// The reason with which a draining app-server (0.169.0) refuses what would begin something.
@@ -42,21 +42,23 @@ impl Hub {
                     self.give_back_slot(client);
                 }
                 if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
-                    self.unstart(kind, thread.as_ref());
-                    self.hold_first(client, request, link.server());
+                    self.hold_first(client, request, link.server(), number);
                 } else {
                     let told = match kind {
-                        Kind::LoadedList | Kind::ThreadList => self.completed_list(link.server(), kind, text),
+                        Kind::LoadedList | Kind::ThreadList => {
+                            self.completed_list(link.server(), kind, text, &request)
+                        }
                         _ => text.clone(),
                     };
                     let told = match text::member(&told, "id") {
                         Some(id) => text::splice(&told, id.get(), &raw),
                         None => told,
                     };
-                    if kind == Kind::Exec {
-                        self.exec_ended(client, &request);
-                    }
-                    self.settle(link, client, kind, thread, outcome, told);
+                    self.keep(link, client, kind, &request, outcome);
+                    self.settle(link, client, kind, thread.as_ref(), outcome, told);
+                }
+                if let Some(thread) = thread {
+                    self.request_ended(&thread);
                 }
             }
         }
@@ -73,20 +75,30 @@ impl Hub {
 
     /// A draining app-server refuses before it does anything: the request can be sent to its successor.
     fn was_refused_unseen(&mut self, server: ServerId, outcome: Result<&RawValue, &RawValue>) -> bool {
-        let Err(error) = outcome else { return false };
-        let reason = text::member(error.get(), "data").and_then(|data| text::string(data.get(), "reason"));
-        let draining = reason.is_some_and(|reason| reason == DRAINING);
-        if draining && let Some(server) = self.servers.get_mut(&server) {
-            server.draining = true;
+        let draining = outcome.is_err_and(|error| is_draining(error.get()));
+        if draining {
+            self.drains(server);
         }
         draining
     }
 
-    fn unstart(&mut self, kind: Kind, thread: Option<&ThreadId>) {
-        if matches!(kind, Kind::Turn | Kind::Starter)
-            && let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread))
-        {
-            thread.starters = thread.starters.saturating_sub(1);
+    /// Keeps what an answer on a client's own connection, or of a stream, means for later.
+    fn keep(
+        &mut self,
+        link: Link,
+        client: ClientId,
+        kind: Kind,
+        request: &str,
+        outcome: Result<&RawValue, &RawValue>,
+    ) {
+        match (kind, outcome) {
+            (Kind::Exec, _) => self.exec_ended(client, request),
+            (Kind::Login, Ok(result)) => self.login_began(client, link.server(), result.get()),
+            (Kind::Setting, Ok(_)) => self.setting_made(request),
+            (Kind::EventStream, Err(_)) => {
+                self.stream_ended(client, request);
+            }
+            _ => {}
         }
     }
 
@@ -96,38 +108,39 @@ impl Hub {
         link: Link,
         client: ClientId,
         kind: Kind,
-        thread: Option<ThreadId>,
+        thread: Option<&ThreadId>,
         outcome: Result<&RawValue, &RawValue>,
         told: Text,
     ) {
         let result = outcome.ok().map(RawValue::get);
         match (kind, result) {
             (Kind::NewThread | Kind::Resume, Some(result)) => {
-                let joined = self.loaded(link.server(), client, result);
+                let joined = self.loaded(link.server(), client, result, kind);
                 self.tell(client, told);
-                if let Some((thread, true)) = joined.filter(|_| kind == Kind::Resume) {
-                    self.catch_up(client, &thread);
+                let Some((loaded, is_new)) = joined else { return };
+                if kind == Kind::Resume {
+                    self.catch_up(client, &loaded, is_new);
                 }
-                if let Some(thread) = thread.filter(|_| self.handover.is_some()) {
-                    self.thread_stirred(&thread);
+                if self.handover.is_some() {
+                    self.thread_stirred(&loaded);
                 }
-            }
-            (Kind::Turn, Some(result)) => {
-                if let (Some(turn), Some(thread)) = (text::member(result, "turn"), &thread)
-                    && let Some(turn_id) = text::string(turn.get(), "id")
-                    && let Some(thread) = self.threads.get_mut(thread)
-                {
-                    thread.turn_began(&turn_id, turn.get());
-                }
-                self.tell(client, told);
-                self.started(thread.as_ref());
             }
             (Kind::Turn | Kind::Starter, _) => {
+                let turn = result.and_then(|result| text::member(result, "turn"));
+                let quiet_at = self.now + QUIET_MS;
+                if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
+                    thread.quiet_at = quiet_at;
+                    if let Some(turn) = turn.filter(|turn| turn.get().starts_with('{'))
+                        && let Some(turn_id) = text::string(turn.get(), "id")
+                        && text::string(turn.get(), "status").is_none_or(|status| status == "inProgress")
+                    {
+                        thread.turn_began(&turn_id, turn.get());
+                    }
+                }
                 self.tell(client, told);
-                self.started(thread.as_ref());
             }
             (Kind::Unsubscribe, Some(_)) => {
-                if let Some(thread) = &thread {
+                if let Some(thread) = thread {
                     self.unwatch(thread, client);
                 }
                 self.tell(client, told);
@@ -136,41 +149,31 @@ impl Hub {
         }
     }
 
-    /// A request that may have begun a turn was answered.
-    fn started(&mut self, thread: Option<&ThreadId>) {
-        let quiet_at = self.now + QUIET_MS;
-        if let Some(id) = thread
-            && let Some(thread) = self.threads.get_mut(id)
-        {
-            thread.starters = thread.starters.saturating_sub(1);
-            thread.quiet_at = quiet_at;
-            if thread.starters == 0 && self.handover.is_some() {
-                self.timer(QUIET_MS, Timer::Quiet(id.clone()));
-            }
-        }
-    }
-
     /// A thread was started, forked or resumed over the shared link; answers it and whether the client is new to it.
-    fn loaded(&mut self, server: ServerId, client: ClientId, result: &str) -> Option<(ThreadId, bool)> {
+    fn loaded(
+        &mut self,
+        server: ServerId,
+        client: ClientId,
+        result: &str,
+        kind: Kind,
+    ) -> Option<(ThreadId, bool)> {
         let thread = text::member(result, "thread")?.get();
         let id: ThreadId = text::string(thread, "id")?.as_ref().into();
         let viewer = self.viewer(client);
         let now = self.now;
-        // What was sent before the thread was known here may begin a turn as well.
-        let starts = |call: &&Call| match &call.asker {
-            Asker::Client { kind: Kind::Turn | Kind::Starter, thread, .. } => thread.as_ref() == Some(&id),
-            _ => false,
-        };
-        let is_new = !self.threads.contains_key(&id);
-        let starters = if is_new { self.calls.values().filter(starts).count() } else { 0 };
         let known = self.threads.entry(id.clone());
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
-        if is_new {
-            known.starters = u32::try_from(starters).unwrap_or(u32::MAX);
-            known.quiet_at = now + QUIET_MS;
+        if known.motion == Motion::Finding {
+            // The answer says that it is subscribed.
+            known.motion = Motion::Still;
         }
-        let joined = match viewer {
+        if matches!(known.audience, Audience::Everyone { .. }) && (kind == Kind::NewThread || !known.is_child)
+        {
+            // It told something before the answer came and passed for a sub-agent's.
+            known.audience = Audience::Viewers(Vec::new());
+        }
+        let is_new = match viewer {
             Some(viewer) => known.watch(viewer),
             // It has left meanwhile.
             None => {
@@ -183,7 +186,7 @@ impl Hub {
         if !self.threads.get(&id).is_some_and(Thread::is_watched) {
             self.left_alone(&id);
         }
-        Some((id, joined))
+        Some((id, is_new))
     }
 
     fn viewer(&self, client: ClientId) -> Option<Viewer> {
@@ -196,11 +199,12 @@ impl Hub {
         })
     }
 
-    /// What a client who joins has missed: what was streamed so far into what is not finished, and what waits for an answer.
-    fn catch_up(&mut self, client: ClientId, id: &ThreadId) {
+    /// What a client who joins has missed: what was streamed so far into what is not finished. And what waits for an
+    /// answer, also for one who had joined before, as upstream has it.
+    fn catch_up(&mut self, client: ClientId, id: &ThreadId, is_new: bool) {
         let (Some(viewer), Some(thread)) = (self.viewer(client), self.threads.get(id)) else { return };
         let mut texts = Vec::new();
-        for item in &thread.items {
+        for item in thread.items.iter().filter(|_| is_new) {
             if viewer.wants("item/started") {
                 texts.push(item.started.clone());
             }
@@ -213,12 +217,15 @@ impl Hub {
         self.ask_joiner(&viewer, id);
     }
 
-    /// Puts a request back before all others of its client.
-    fn hold_first(&mut self, id: ClientId, text: Text, server: ServerId) {
+    /// Puts a request back before all others of its client, but behind those that were sent before it.
+    fn hold_first(&mut self, id: ClientId, text: Text, server: ServerId, number: u64) {
         let since = self.now;
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.waiting_bytes += text.len();
-        client.waiting.push_front(super::client::Waiting { text, since, refused_by: Some(server) });
+        let before = client.waiting.iter().take_while(|other| other.number != 0 && other.number < number);
+        let at = before.count();
+        let waiting = super::client::Waiting { text, since, refused_by: Some(server), number };
+        client.waiting.insert(at, waiting);
         self.queue_up(id);
     }
 
@@ -227,16 +234,22 @@ impl Hub {
         let gone: Vec<u64> =
             self.calls.iter().filter(|(_, call)| call.link == link).map(|(&id, _)| id).collect();
         for id in gone {
-            if let Some(Call { asker: Asker::Client { client, .. }, holds_slot: true, .. }) =
+            let Some(Call { asker: Asker::Client { client, thread, .. }, holds_slot, .. }) =
                 self.calls.remove(&id)
-            {
+            else {
+                continue;
+            };
+            if holds_slot {
                 self.give_back_slot(client);
+            }
+            if let Some(thread) = thread {
+                self.request_ended(&thread);
             }
         }
     }
 
     /// Lists as one app-server tells them, completed by what the others have.
-    fn completed_list(&self, server: ServerId, kind: Kind, text: &Text) -> Text {
+    fn completed_list(&self, server: ServerId, kind: Kind, text: &Text, request: &str) -> Text {
         let Some(result) = text::member(text, "result") else { return text.clone() };
         let Ok(mut value) = serde_json::from_str::<serde_json::Value>(result.get()) else {
             return text.clone();
@@ -248,11 +261,14 @@ impl Hub {
         let elsewhere = |thread: &&Thread| thread.server != server;
         match kind {
             Kind::LoadedList if last_page => {
-                for thread in self.threads.values().filter(elsewhere) {
-                    if !data.iter().any(|known| *known == *thread.id) {
-                        data.push(serde_json::Value::from(&*thread.id));
-                    }
-                }
+                let params = text::member(request, "params");
+                let cursor =
+                    params.and_then(|params| text::string(params.get(), "cursor")).unwrap_or_default();
+                let others = self.threads.values().filter(elsewhere);
+                let others = others.filter(|thread| *thread.id > *cursor).map(|thread| thread.id.to_string());
+                data.extend(others.map(serde_json::Value::from));
+                data.sort_unstable_by(|one, other| one.as_str().cmp(&other.as_str()));
+                data.dedup();
             }
             Kind::ThreadList => {
                 for listed in data {
@@ -287,7 +303,16 @@ impl Thread {
         if let Some(status) = text::member(raw, "status") {
             self.status = status.get().into();
         }
+        // `source: {"subAgent": …}`.
+        self.is_child |= text::member(raw, "source")
+            .is_some_and(|source| text::member(source.get(), "subAgent").is_some());
     }
+}
+
+/// Whether an error is that of an app-server that drains.
+pub(super) fn is_draining(error: &str) -> bool {
+    let reason = text::member(error, "data").and_then(|data| text::string(data.get(), "reason"));
+    reason.is_some_and(|reason| reason == DRAINING)
 }
 
 /// The thread that parameters name.

@@ -11,8 +11,6 @@ use super::thread::{Motion, ThreadId};
 use crate::limits::QUIET_MS;
 use crate::routes::{self, Route, gates};
 
-/// What names a stream of events.
-const STREAM: &str = "subscriptionId";
 /// JSON-RPC's code for what is no JSON.
 const PARSE_ERROR: i64 = -32700;
 
@@ -46,6 +44,7 @@ impl Hub {
                 } else if matches!(client.stage, Stage::New) {
                     self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
                 } else {
+                    self.take_persona_of(id);
                     self.hold(id, text.clone());
                     self.pump();
                 }
@@ -64,7 +63,7 @@ impl Hub {
     fn hold(&mut self, id: ClientId, text: Text) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.waiting_bytes += text.len();
-        client.waiting.push_back(Waiting { text, since: self.now, refused_by: None });
+        client.waiting.push_back(Waiting { text, since: self.now, refused_by: None, number: 0 });
         self.queue_up(id);
     }
 
@@ -72,7 +71,8 @@ impl Hub {
     pub(super) fn dispatch(&mut self, id: ClientId, waiting: &Waiting) -> Dispatched {
         let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
         let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.draining);
-        if !client.is_ready() || waiting.refused_by.as_ref().is_some_and(drains) {
+        // Before it is read: it may be large, and be looked at often.
+        if !client.is_ready() || !self.has_slot(id) || waiting.refused_by.as_ref().is_some_and(drains) {
             return Dispatched::Waits;
         }
         let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {
@@ -82,8 +82,12 @@ impl Hub {
             self.tell(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
             return Dispatched::Done;
         }
-        let names = Names::of(params);
-        match routes::route(method) {
+        let route = routes::route(method);
+        let names = match route {
+            Route::Hub | Route::Gateway(_) => Names::of_request(params),
+            _ => Names::of(params),
+        };
+        match route {
             Route::Hub => self.send_shared(id, method, names.thread(), raw.get(), &waiting.text),
             Route::HubOrOwn if names.thread().is_some() => {
                 self.send_shared(id, method, names.thread(), raw.get(), &waiting.text)
@@ -104,10 +108,16 @@ impl Hub {
     ) -> Dispatched {
         match method {
             "thread/unsubscribe" => self.unsubscribe(id, names, raw, text),
-            "thread/sample/cancel" => self.cancel_sample(id, names, raw, text),
+            "thread/sample/cancel" | "userVerification/cancel" => self.cancel(id, method, names, raw, text),
             "mcpServer/event/stream/stop" => {
-                self.streams.retain(|(name, owner)| !(*owner == id && names.is_stream(name)));
-                self.send_shared(id, method, None, raw, text)
+                // It goes where the thread is that the stream belongs to.
+                let of = |stream: &&super::EventStream| stream.owner == id && names.is_stream(&stream.name);
+                let thread = self.streams.iter().find(of).map(|stream| stream.thread().clone());
+                let sent = self.send_shared(id, method, thread.as_deref(), raw, text);
+                if matches!(sent, Dispatched::Done) {
+                    self.stream_ended(id, text);
+                }
+                sent
             }
             // The shared link asks for all of them, so that one answer can be completed from what the hub knows.
             "thread/loaded/list" if self.handover.is_some() => self.send_shared(id, method, None, raw, text),
@@ -121,23 +131,36 @@ impl Hub {
         }
     }
 
-    /// A sample is named by the id of the request that asked for it, which is another one upstream.
-    fn cancel_sample(&mut self, id: ClientId, names: &Names<'_>, raw: &str, text: &Text) -> Dispatched {
-        let Some(named) = names.request_id else {
-            return self.send_shared(id, "thread/sample/cancel", None, raw, text);
-        };
-        let upstream = self.calls.iter().find_map(|(upstream, call)| match &call.asker {
-            Asker::Client { client, id: known, .. } if *client == id && **known == *named.get() => {
-                Some(*upstream)
+    /// What is to be cancelled is named by the id of the request that asked for it, which is another one upstream.
+    fn cancel(
+        &mut self,
+        id: ClientId,
+        method: &str,
+        names: &Names<'_>,
+        raw: &str,
+        text: &Text,
+    ) -> Dispatched {
+        let own = method == "userVerification/cancel";
+        let named = names.request_id.map_or("", |named| named.get());
+        let asked = self.calls.iter().filter_map(|(upstream, call)| match (&call.asker, call.link) {
+            (Asker::Client { client, id: known, .. }, Link::Own(..)) if own && *client == id => {
+                (**known == *named).then_some((*upstream, call.link))
+            }
+            (Asker::Client { client, id: known, .. }, Link::Shared(_)) if !own && *client == id => {
+                (**known == *named).then_some((*upstream, call.link))
             }
             _ => None,
         });
-        let text = match upstream {
-            Some(upstream) => text::splice(text, named.get(), &upstream.to_string()),
-            None => text.clone(),
+        let Some((upstream, link)) = asked.max() else {
+            return match own {
+                true => self.send_own(id, method, raw, text, text::member(text, "params")),
+                false => self.send_shared(id, method, None, raw, text),
+            };
         };
+        let text = text::splice(text, named, &upstream.to_string());
         let Some(raw) = text::member(&text, "id") else { return Dispatched::Done };
-        self.send_shared(id, "thread/sample/cancel", None, raw.get(), &text)
+        self.send(link, id, Kind::Plain, None, raw.get(), &text);
+        Dispatched::Done
     }
 
     /// Sends a request over the shared link of the app-server that has its thread.
@@ -150,7 +173,11 @@ impl Hub {
         text: &Text,
     ) -> Dispatched {
         let known = thread.and_then(|thread| self.threads.get(thread));
-        if known.is_some_and(|thread| thread.motion != Motion::Still || thread.releasing) {
+        if known.is_some_and(|thread| thread.motion != Motion::Still) {
+            return Dispatched::Waits;
+        }
+        // Another app-server may have it, which is about to say so.
+        if known.is_none() && thread.is_some() && self.servers.values().any(super::Server::is_being_listed) {
             return Dispatched::Waits;
         }
         let Some(server) = known.map(|thread| thread.server).or(self.serving) else {
@@ -168,28 +195,31 @@ impl Hub {
             "thread/unsubscribe" => Kind::Unsubscribe,
             "thread/loaded/list" => Kind::LoadedList,
             "thread/list" | "thread/search" => Kind::ThreadList,
+            "mcpServer/event/stream/start" => Kind::EventStream,
             _ if starts => Kind::Starter,
             _ => Kind::Plain,
         };
         let thread: Option<ThreadId> = thread.map(ThreadId::from);
+        if kind == Kind::EventStream
+            && let Some(thread) = &thread
+        {
+            self.stream_begins(id, thread, text);
+        }
         if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
             match kind {
-                Kind::Turn | Kind::Starter => {
-                    thread.starters += 1;
-                    thread.quiet_at = self.now + QUIET_MS;
-                }
+                Kind::Turn | Kind::Starter => thread.quiet_at = self.now + QUIET_MS,
                 Kind::Resume => thread.joiner = Some(id),
                 _ => {}
             }
+            // What a client says of a goal holds, whatever the gateway was about to do with it.
+            let says = method == "thread/goal/clear"
+                || (method == "thread/goal/set"
+                    && text::member(text, "params")
+                        .is_some_and(|params| text::member(params.get(), "status").is_some()));
+            thread.goal_held &= !says;
         }
         if kind == Kind::Resume {
             self.last_joiner = Some(id);
-        }
-        if method == "mcpServer/event/stream/start"
-            && let Some(name) =
-                text::member(text, "params").and_then(|params| text::member(params.get(), STREAM))
-        {
-            self.streams.push((name.get().into(), id));
         }
         self.send(Link::Shared(server), id, kind, thread, raw, text);
         Dispatched::Done
@@ -206,6 +236,9 @@ impl Hub {
         text: &Text,
     ) {
         let upstream = self.call_id();
+        if let Some(thread) = &thread {
+            self.requests_of(thread, 1);
+        }
         let asker = Asker::Client { client, id: raw.into(), kind, thread, text: text.clone() };
         let spliced = text::splice(text, raw, &upstream.to_string());
         self.calls.insert(upstream, Call { link, asker, holds_slot: true });

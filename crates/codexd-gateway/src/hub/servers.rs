@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use super::call::Errand;
-use super::event::{Action, Link, ServerId, Text};
-use super::{Hub, text};
+use super::event::{Action, ClientId, Link, ServerId, Text};
+use super::{Hub, Timer, text};
+use crate::limits::RECONNECT_AFTER_MS;
 
 /// How open a link is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -29,8 +29,19 @@ pub struct Server {
     pub draining: bool,
     /// It has been told to leave.
     pub retired: bool,
+    /// It has told what it has loaded.
+    pub listed: bool,
+    /// It was told the settings that it cannot know.
+    pub settings_made: bool,
     /// The thread whose tokens were told last: the limits that follow belong to it.
     pub counted: Option<Rc<str>>,
+}
+
+impl Server {
+    /// It is about to tell what it has loaded.
+    pub fn is_being_listed(&self) -> bool {
+        self.shared != LinkState::Down && !self.listed && !self.retired
+    }
 }
 
 /// As whom the shared links introduce themselves: the first real client, since its name becomes that of the process.
@@ -51,10 +62,17 @@ impl Persona {
     }
 }
 
+/// As whom an app-server is asked before any client has come.
+fn nobody() -> Persona {
+    let info = format!(r#"{{"name":"{}","version":"0"}}"#, super::greeting::DAEMON);
+    Persona { client_info: info.into() }
+}
+
 impl Hub {
     pub(super) fn servers_changed(&mut self, current: Option<ServerId>, outgoing: &[ServerId]) {
         let is_gone = |id: &ServerId| current != Some(*id) && !outgoing.contains(id);
-        let gone: Vec<ServerId> = self.servers.keys().copied().filter(is_gone).collect();
+        let mut gone: Vec<ServerId> = self.servers.keys().copied().filter(is_gone).collect();
+        gone.sort_unstable();
         for id in gone {
             self.server_gone(id);
         }
@@ -71,6 +89,8 @@ impl Hub {
             self.serving = None;
         }
         self.connect_where_needed();
+        self.ensure_handover();
+        self.recover_lost();
         self.see_whether_all_have_left();
         self.pump();
     }
@@ -116,13 +136,19 @@ impl Hub {
 
     /// Opens the shared link of every app-server that answers: also of an outgoing one that this gateway found there.
     pub(super) fn connect_where_needed(&mut self) {
-        let Some(persona) = &self.persona else { return };
-        let introduction = persona.introduction();
+        let persona = self.persona.as_ref().map(Persona::introduction);
         for (id, server) in &mut self.servers {
-            if server.greeting.is_some() && server.shared == LinkState::Down && !server.retired {
-                server.shared = LinkState::Opening;
-                self.out.push(Action::Connect(Link::Shared(*id), introduction.clone()));
+            if server.greeting.is_none() || server.shared != LinkState::Down || server.retired {
+                continue;
             }
+            let introduction = match &persona {
+                Some(persona) => persona.clone(),
+                // Also before anybody comes it has to be known what an outgoing one holds; this name is never its own.
+                None if server.outgoing => nobody().introduction(),
+                None => continue,
+            };
+            server.shared = LinkState::Opening;
+            self.out.push(Action::Connect(Link::Shared(*id), introduction));
         }
     }
 
@@ -138,16 +164,19 @@ impl Hub {
         let Some(server) = self.servers.get_mut(&id) else { return };
         server.shared = LinkState::Up;
         server.shared_greeting = Some(result.clone());
+        server.listed = false;
+        let is_new = self.current == Some(id) && !std::mem::replace(&mut server.settings_made, true);
+        if is_new {
+            self.make_settings(id);
+        }
         // What it has already: this gateway is not its first, or it resumed threads by itself.
-        self.errand(Link::Shared(id), Errand::LoadedList(id), "thread/loaded/list", &serde_json::json!({}));
-        if self.current == Some(id) {
-            self.serving = Some(id);
-            self.begin_handover(id);
-        } else if self.serving.is_none() {
-            // The current one does not answer yet; this one still does.
+        self.ask_what_is_loaded(id);
+        if self.current == Some(id) || self.serving.is_none() {
+            // While the current one does not answer yet, an outgoing one still does.
             self.serving = Some(id);
         }
-        self.recover(id);
+        self.ensure_handover();
+        self.recover_lost();
         self.welcome_waiting_clients();
     }
 
@@ -158,15 +187,36 @@ impl Hub {
                 if let Some(server) = self.servers.get_mut(&id) {
                     server.shared = LinkState::Down;
                 }
-                self.persona = None;
+                if super::moving::Refusal::of(error) == super::moving::Refusal::NotYet {
+                    self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+                } else {
+                    self.persona = None;
+                }
             }
-            Link::Own(client, _) => self.own_refused(client, error),
+            Link::Own(client, server) => self.own_refused(client, server, error),
         }
         self.pump();
     }
 
     pub(super) fn is_up(&self, id: ServerId) -> bool {
         self.servers.get(&id).is_some_and(|server| server.shared == LinkState::Up)
+    }
+
+    /// Whether it is up and begins what it is asked to.
+    pub(super) fn is_well(&self, id: ServerId) -> bool {
+        self.is_up(id) && self.servers.get(&id).is_some_and(|server| !server.draining)
+    }
+
+    /// One that is no real client, but asks for more than an answer, gives the shared links its name if nobody else has.
+    pub(super) fn take_persona_of(&mut self, id: ClientId) {
+        if self.persona.is_none()
+            && let Some(client) = self.clients.get(&id).filter(|client| client.is_ready())
+            && let Some(info) =
+                client.introduction.as_deref().and_then(|params| text::member(params, "clientInfo"))
+        {
+            let info = info.get().to_owned();
+            self.take_persona(&info);
+        }
     }
 
     /// The answer to a client's `initialize`: upstream's own, with the client's name where upstream puts it.

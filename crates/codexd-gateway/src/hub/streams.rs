@@ -17,7 +17,8 @@ impl Thread {
         };
         self.items.retain(|open| *open.id != *id);
         let (id, turn) = (id.as_ref().into(), turn.as_ref().into());
-        self.items.push(OpenItem { id, turn, started: notification.clone(), streams: Vec::new() });
+        let started = notification.clone();
+        self.items.push(OpenItem { id, turn, started, streams: Vec::new(), gapped: false });
     }
 
     pub fn item_completed(&mut self, params: &RawValue) {
@@ -31,7 +32,31 @@ impl Thread {
         }
     }
 
-    /// Keeps a delta. One of an item whose beginning was not seen is not kept: a joiner would take it for the whole.
+    /// A turn is at work whose beginning was not seen: its end has to be told even if its app-server is lost.
+    pub fn turn_seen(&mut self, names: &text::Names<'_>) {
+        let Some(turn) = names.turn_id.as_ref().filter(|_| self.turns.is_empty() && self.is_active()) else {
+            return;
+        };
+        let raw =
+            serde_json::json!({"id": turn.0, "items": [], "itemsView": "notLoaded", "status": "inProgress"});
+        self.turn_began(&turn.0, &raw.to_string());
+    }
+
+    /// The missing end of the text of an item of which something was missed, now that it is whole.
+    pub fn rest_of_gapped(&self, params: &RawValue) -> Option<Text> {
+        let item = text::member(params.get(), "item")?;
+        let id = text::string(item.get(), "id")?;
+        let open = self.items.iter().find(|open| open.gapped && *open.id == *id)?;
+        let whole = text::string(item.get(), "text")?;
+        let rest =
+            whole.strip_prefix(open.text_so_far().unwrap_or_default()).filter(|rest| !rest.is_empty())?;
+        let params =
+            serde_json::json!({"threadId": &*self.id, "turnId": &*open.turn, "itemId": &*id, "delta": rest});
+        Some(text::notification("item/agentMessage/delta", &params))
+    }
+
+    /// Keeps a delta, and says whether it is to be told now. One of an item whose beginning was not seen is not kept: a
+    /// joiner would take it for the whole. One behind a gap is told when the item is whole.
     pub fn streamed(
         &mut self,
         method: &str,
@@ -39,9 +64,12 @@ impl Thread {
         params: &RawValue,
         item: &str,
         notification: &Text,
-    ) {
-        let Some(open) = self.items.iter_mut().rfind(|open| *open.id == *item) else { return };
-        let Some(delta) = text::string(params.get(), shape.text) else { return };
+    ) -> bool {
+        let Some(open) = self.items.iter_mut().rfind(|open| *open.id == *item) else { return !self.gap };
+        if open.gapped && method == "item/agentMessage/delta" {
+            return false;
+        }
+        let Some(delta) = text::string(params.get(), shape.text) else { return true };
         let part = shape.part.and_then(|part| text::member(params.get(), part)).map_or("", RawValue::get);
         let known = open.streams.iter().position(|stream| *stream.method == *method && *stream.part == *part);
         let stream = match known {
@@ -66,6 +94,7 @@ impl Thread {
             stream.text.push_str(&delta);
             stream.last = notification.clone();
         }
+        true
     }
 }
 

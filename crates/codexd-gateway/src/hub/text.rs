@@ -35,6 +35,20 @@ impl<'a> Names<'a> {
         params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default()
     }
 
+    /// The names in the parameters of a request, which upstream takes as an array as well: what names a thread, or what is
+    /// to be ended, comes first there.
+    pub fn of_request(params: Option<&'a RawValue>) -> Self {
+        match params.filter(|params| params.get().starts_with('[')) {
+            None => Self::of(params),
+            Some(array) => {
+                let values: Vec<&RawValue> = serde_json::from_str(array.get()).unwrap_or_default();
+                let first = values.first().copied();
+                let thread_id = first.and_then(|first| serde_json::from_str(first.get()).ok());
+                Self { thread_id, request_id: first, subscription_id: first, ..Self::default() }
+            }
+        }
+    }
+
     /// Whether the stream of events of this raw name is meant.
     pub fn is_stream(&self, name: &str) -> bool {
         self.subscription_id.is_some_and(|raw| raw.get() == name)
@@ -141,6 +155,13 @@ mod tests {
         let raw = serde_json::value::RawValue::from_string(r#"{"threadId":5}"#.into()).expect("JSON");
         assert!(Names::of(Some(&raw)).thread().is_none());
         assert!(Names::of(None).thread().is_none());
+    }
+
+    #[test]
+    fn an_array_names_its_thread_first() {
+        let raw =
+            serde_json::value::RawValue::from_string(r#"["t1",[{"type":"text"}]]"#.into()).expect("JSON");
+        assert_eq!(Names::of_request(Some(&raw)).thread(), Some("t1"));
     }
 
     #[test]

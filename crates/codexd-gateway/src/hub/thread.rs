@@ -38,6 +38,8 @@ pub enum Audience {
 pub enum Motion {
     /// It stays.
     Still,
+    /// It was loaded already when its app-server was found; it is being subscribed.
+    Finding,
     /// It is being looked at: may it leave?
     Checking(Check),
     /// It was asked to unload.
@@ -46,6 +48,8 @@ pub enum Motion {
     Returning,
     /// It is being loaded in its new place.
     Arriving,
+    /// It was asked to unload since nobody watches it.
+    Releasing,
     /// Its app-server is gone; nobody has it.
     Lost,
     /// It is being loaded in the successor of a lost one.
@@ -59,6 +63,8 @@ pub struct Check {
     pub outstanding: u32,
     pub waits_for: Option<WaitsFor>,
     pub goal_is_active: bool,
+    /// To unload it because nobody watches it, not to move it.
+    pub to_release: bool,
 }
 
 /// A turn that runs.
@@ -67,6 +73,8 @@ pub struct Turn {
     pub id: Box<str>,
     /// The turn as upstream last told it, raw.
     pub raw: Box<str>,
+    /// The link that told it broke: how it goes on is not known.
+    pub lost: bool,
 }
 
 /// An item that has begun and not ended.
@@ -78,6 +86,8 @@ pub struct OpenItem {
     pub started: Text,
     /// What was streamed into it.
     pub streams: Vec<Stream>,
+    /// Something of it was missed: what comes now is told in one piece at its end.
+    pub gapped: bool,
 }
 
 /// One stream of text into an item.
@@ -102,13 +112,13 @@ pub struct Thread {
     pub motion: Motion,
     pub audience: Audience,
     pub ephemeral: bool,
+    /// A sub-agent's: every connection was subscribed to it.
+    pub is_child: bool,
     /// Its file; `None` until somebody has told.
     pub path: Option<String>,
     pub materialised: bool,
     /// Its status as last told, raw.
     pub status: Box<str>,
-    /// Requests that may begin a turn and are not answered yet.
-    pub starters: u32,
     pub turns: Vec<Turn>,
     /// The turns that ended last: an answer may come after the end of what it began.
     pub ended: VecDeque<Box<str>>,
@@ -130,12 +140,19 @@ pub struct Thread {
     pub waits_for: WaitsFor,
     /// It stands in the queue of those to be moved.
     pub queued: bool,
-    /// It is to be let go by the app-server, since nobody watches it.
-    pub releasing: bool,
-    /// The status to tell when the truth about its turn is known.
-    pub status_after: Option<Box<str>>,
-    /// How often it refused to load.
+    /// It is looked at again later: a timer runs.
+    pub looked_at_again: bool,
+    /// A realtime session is open in it.
+    pub realtime: bool,
+    /// Its status as its new place has it, until the truth about its turn is known.
+    pub status_now: Option<Box<str>>,
+    /// Something of the turn that runs was missed: texts whose beginning was not seen are told when they are whole.
+    pub gap: bool,
+    /// What was told while the truth about its turn was not known yet.
+    pub deferred: Vec<Text>,
+    /// How often it refused to load, and when it is tried again.
     pub tries: u32,
+    pub again_at: Now,
     /// Fingerprints of the items of the running turn that were told whole: by id, and by text, since 0.169.0 gives an
     /// answer another id when it reads it from disk.
     pub told: Vec<u64>,
@@ -149,10 +166,10 @@ impl Thread {
             motion: Motion::Still,
             audience,
             ephemeral: false,
+            is_child: false,
             path: None,
             materialised: false,
             status: Box::from(r#"{"type":"idle"}"#),
-            starters: 0,
             turns: Vec::new(),
             ended: VecDeque::new(),
             items: Vec::new(),
@@ -165,17 +182,21 @@ impl Thread {
             joiner: None,
             waits_for: WaitsFor::Nothing,
             queued: false,
-            releasing: false,
-            status_after: None,
+            looked_at_again: false,
+            realtime: false,
+            status_now: None,
+            gap: false,
+            deferred: Vec::new(),
             tries: 0,
+            again_at: Now::default(),
             told: Vec::new(),
         }
     }
 
-    /// Whether letting go of it now could cut an accepted turn. From the moment a request that may begin one is sent
-    /// until its end, and a little longer: a queued message or a goal begins the next.
+    /// Whether a turn runs, or may be about to: a little longer than it is told, for a queued message or a goal begins
+    /// the next.
     pub fn is_busy(&self, now: Now) -> bool {
-        self.starters > 0 || !self.turns.is_empty() || self.is_active() || now < self.quiet_at
+        !self.turns.is_empty() || self.is_active() || now < self.quiet_at
     }
 
     pub fn is_active(&self) -> bool {
@@ -237,14 +258,18 @@ impl Thread {
         }
         self.materialised = true;
         match self.turns.iter_mut().find(|turn| *turn.id == *id) {
-            Some(turn) => turn.raw = raw.into(),
-            None => self.turns.push(Turn { id: id.into(), raw: raw.into() }),
+            Some(turn) => {
+                turn.raw = raw.into();
+                turn.lost = false;
+            }
+            None => self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false }),
         }
     }
 
     pub fn turn_ended(&mut self, id: &str) {
         self.turns.retain(|turn| *turn.id != *id);
         self.items.retain(|item| *item.turn != *id);
+        self.gap &= !self.turns.is_empty();
         self.told.clear();
         self.ended.push_back(id.into());
         if self.ended.len() > TURNS_REMEMBERED {

@@ -1,0 +1,348 @@
+//! An app-server is gone: what it owed is answered, and its threads are loaded in its successor.
+//!
+//! A graceful end often loses the last words of a turn on the wire (0.169.0 delivered `turn/completed` in 1 of 12 drains)
+//! while the turn is whole on disk. So the truth is read first, then told.
+
+mod truth;
+
+use serde_json::{Value, json};
+
+use super::call::{Asker, Call, Errand};
+use super::client::Stage;
+use super::event::{Action, Link, Now, Report, ServerId, Text};
+use super::moving::Refusal;
+use super::pump::SERVER_ERROR;
+use super::servers::LinkState;
+use super::text;
+use super::thread::{Motion, ThreadId, Turn};
+use super::{Hub, Timer};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, LOADS_MAX, RECONNECT_AFTER_MS};
+
+/// A loss that is being made good.
+#[derive(Debug)]
+pub struct Loss {
+    since: Now,
+    recovered: usize,
+    completed: usize,
+    interrupted: usize,
+}
+
+impl Hub {
+    pub(super) fn link_lost(&mut self, link: Link) {
+        self.forget_asks(link);
+        // First of all nothing more is to be sent there.
+        let was_up = match link {
+            Link::Shared(server) => {
+                let known = self.servers.get_mut(&server);
+                known.is_some_and(|server| std::mem::take(&mut server.shared) == LinkState::Up)
+            }
+            Link::Own(..) => false,
+        };
+        if let Link::Own(id, server) = link {
+            self.own_lost(id, server);
+        }
+        let owed = self.answer_what_is_owed(link);
+        match link {
+            Link::Shared(server) => self.shared_lost(server, was_up, owed),
+            Link::Own(id, _) => {
+                self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+                self.let_go_of_old_owns(id);
+            }
+        }
+        self.see_whether_all_have_left();
+        self.pump();
+    }
+
+    /// Whoever waits for an answer over a link is told that there will be none: nobody knows how far the request came.
+    fn answer_what_is_owed(&mut self, link: Link) -> usize {
+        let mut ids: Vec<u64> =
+            self.calls.iter().filter(|(_, call)| call.link == link).map(|(&id, _)| id).collect();
+        ids.sort_unstable();
+        let mut owed = 0;
+        for id in ids {
+            let Some(Call { asker, holds_slot, .. }) = self.calls.remove(&id) else { continue };
+            match asker {
+                Asker::Gateway(errand) => self.errand_lost(&errand),
+                Asker::Client { client, id, thread, .. } => {
+                    if holds_slot {
+                        self.give_back_slot(client);
+                    }
+                    if let Some(thread) = thread {
+                        self.request_ended(&thread);
+                    }
+                    if self.clients.contains_key(&client) {
+                        owed += 1;
+                        let message =
+                            "the app-server ended before it answered; whether it acted is not known";
+                        let data = json!({"reason": "appServerRestarted"});
+                        self.tell(client, text::error(&id, SERVER_ERROR, message, Some(&data)));
+                    }
+                }
+            }
+        }
+        owed
+    }
+
+    fn shared_lost(&mut self, id: ServerId, was_up: bool, requests: usize) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.listed = false;
+        if !was_up {
+            // It could not be opened: nothing was lost with it.
+            return self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+        }
+        if self.serving == Some(id) {
+            self.serving = None;
+        }
+        self.handover_broke(id);
+        let of_it = |thread: &&mut super::Thread| thread.server == id;
+        let mut threads = 0;
+        let mut alone = Vec::new();
+        for thread in self.threads.values_mut().filter(of_it) {
+            threads += 1;
+            thread.lose();
+            if !thread.is_watched() && thread.turns.is_empty() && !thread.goal_held {
+                alone.push(thread.id.clone());
+            }
+        }
+        alone.sort_unstable();
+        for thread in alone {
+            self.tell_closed(&thread);
+        }
+        self.out.push(Action::Report(Report::ServerLost { server: id, threads, requests }));
+        if threads > 0 && self.loss.is_none() {
+            self.loss = Some(Loss { since: self.now, recovered: 0, completed: 0, interrupted: 0 });
+        }
+        // The process may live on: then its link is opened anew.
+        self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+        // Or another one serves already.
+        let up = self.servers.iter().filter(|(_, server)| server.shared == LinkState::Up);
+        self.serving = self.serving.or(up.map(|(&other, _)| other).max());
+        self.recover_lost();
+    }
+
+    /// Opens what broke and is needed.
+    pub(super) fn reconnect(&mut self) {
+        self.connect_where_needed();
+        let waits = |client: &&super::Client| {
+            client.lost_own
+                || (client.own.is_none() && matches!(client.stage, Stage::Asked { asks_upstream: true, .. }))
+        };
+        let mut lost: Vec<_> = self.clients.values().filter(waits).map(|client| client.id).collect();
+        lost.sort_unstable();
+        for client in lost {
+            self.open_own(client);
+        }
+    }
+
+    /// Loads what was lost: where it was, if that process lives and only the link broke; else in the one that serves. A few
+    /// at a time, those first in which a turn ran.
+    pub(super) fn recover_lost(&mut self) {
+        let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
+        let home = |thread: &super::Thread| match self.servers.get(&thread.server) {
+            Some(server) if !server.retired => {
+                (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
+            }
+            _ => heir,
+        };
+        let mut lost: Vec<(bool, ThreadId, ServerId)> = (self.threads.values())
+            .filter(|thread| thread.motion == Motion::Lost && thread.again_at <= self.now)
+            .filter_map(|thread| Some((thread.turns.is_empty(), thread.id.clone(), home(thread)?)))
+            .collect();
+        if lost.is_empty() {
+            return self.see_whether_recovered();
+        }
+        lost.sort_unstable();
+        let under_way = self.threads.values().filter(|thread| thread.motion == Motion::Recovering).count();
+        for (_, id, server) in lost.into_iter().take(LOADS_MAX.saturating_sub(under_way)) {
+            self.recover_thread(&id, server);
+        }
+        self.see_whether_recovered();
+    }
+
+    fn recover_thread(&mut self, id: &ThreadId, server: ServerId) {
+        let hush_until = self.now + HUSH_MS;
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let moved = thread.server != server;
+        thread.motion = Motion::Recovering;
+        thread.server = server;
+        thread.joiner = None;
+        thread.hush_until = hush_until;
+        thread.deferred.clear();
+        if thread.ephemeral {
+            return self.end_as_lost(id);
+        }
+        if moved && std::mem::take(&mut thread.realtime) {
+            let params = json!({"threadId": &**id, "reason": "appServerRestarted"});
+            let method = "thread/realtime/closed";
+            self.tell_viewers(id, method, &text::notification(method, &params));
+        }
+        let params = json!({"threadId": &**id, "excludeTurns": true});
+        self.errand(Link::Shared(server), Errand::Recover(id.clone()), "thread/resume", &params);
+    }
+
+    /// The successor has loaded a thread, or says why not.
+    pub(super) fn recovered(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Recovering)
+        else {
+            return;
+        };
+        match outcome {
+            Ok(result) => {
+                let told = text::member(result, "thread").map(|thread| thread.get().to_owned());
+                let before = thread.status.clone();
+                if let Some(told) = told {
+                    thread.describe(&told);
+                }
+                // What was told last stands until the truth about the turn is known.
+                let now = std::mem::replace(&mut thread.status, before);
+                if thread.turns.is_empty() {
+                    return self.at_home_again(id, &now, None);
+                }
+                let link = thread.link();
+                thread.status_now = Some(now);
+                let params =
+                    json!({"threadId": &**id, "limit": 4, "sortDirection": "desc", "itemsView": "full"});
+                self.errand(link, Errand::LastTurn(id.clone()), "thread/turns/list", &params);
+            }
+            Err(error) => self.not_recovered(id, Refusal::of(error)),
+        }
+    }
+
+    fn not_recovered(&mut self, id: &ThreadId, refusal: Refusal) {
+        let again_at = self.now + AGAIN_AFTER_MS;
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let server = thread.server;
+        thread.tries += u32::from(refusal == Refusal::NotYet);
+        if refusal == Refusal::Final || thread.tries > ARRIVAL_TRIES_MAX {
+            self.end_as_lost(id);
+            return self.recover_lost();
+        }
+        thread.motion = Motion::Lost;
+        thread.again_at = again_at;
+        if refusal == Refusal::Draining {
+            self.drains(server);
+        }
+        self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
+        self.recover_lost();
+    }
+
+    /// How the turns that were running have ended, as it stands on disk.
+    pub(super) fn last_turn_told(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Recovering)
+        else {
+            return;
+        };
+        if let Err(error) = outcome
+            && Refusal::of(error) == Refusal::NotYet
+        {
+            // Not the truth yet.
+            return self.not_recovered(id, Refusal::NotYet);
+        }
+        let status = thread.status_now.take().unwrap_or_else(|| thread.status.clone());
+        let listed: Option<Value> = outcome.ok().and_then(|result| serde_json::from_str(result).ok());
+        self.at_home_again(id, &status, listed.as_ref());
+    }
+
+    fn at_home_again(&mut self, id: &ThreadId, status: &str, listed: Option<&Value>) {
+        let found = |turn: &Turn| {
+            let turns = listed.and_then(|listed| listed["data"].as_array());
+            turns.and_then(|turns| turns.iter().find(|listed| listed["id"] == *turn.id))
+        };
+        self.withdraw_asks(id, true);
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.motion = Motion::Still;
+        thread.tries = 0;
+        let changed = *thread.status != *status;
+        thread.status = status.into();
+        let runs = thread.is_active();
+        // The process may live and only the link have broken: then the turn goes on.
+        let goes_on = |turn: &Turn| runs && found(turn).is_some_and(|found| found["status"] == "inProgress");
+        let (going_on, lost): (Vec<Turn>, Vec<Turn>) =
+            std::mem::take(&mut thread.turns).into_iter().partition(|turn| !turn.lost || goes_on(turn));
+        thread.turns = going_on;
+        for turn in &mut thread.turns {
+            thread.items.iter_mut().filter(|item| item.turn == turn.id).for_each(|item| item.gapped = true);
+            turn.lost = false;
+        }
+        let (is_alone, deferred) = (!thread.is_watched(), std::mem::take(&mut thread.deferred));
+        let link = thread.link();
+        let still: Vec<(Turn, Value)> =
+            (thread.turns.iter()).filter_map(|turn| Some((turn.clone(), found(turn)?.clone()))).collect();
+        thread.gap |= !still.is_empty();
+        for (turn, found) in &still {
+            // What was done meanwhile.
+            self.tell_rest(id, turn, found);
+        }
+        let ends: Vec<Text> = lost.iter().map(|turn| self.end_of(id, turn, found(turn))).collect();
+        if changed || !ends.is_empty() {
+            let status: Value = serde_json::from_str(status).unwrap_or(Value::Null);
+            let params = json!({"threadId": &**id, "status": status});
+            let method = "thread/status/changed";
+            self.tell_everyone(method, &text::notification(method, &params));
+        }
+        for end in ends {
+            self.tell_viewers(id, "turn/completed", &end);
+        }
+        for text in deferred {
+            self.link_said(link, &text);
+        }
+        if let Some(loss) = &mut self.loss {
+            loss.recovered += 1;
+        }
+        self.let_goal_go_on(id);
+        self.begin_streams_again(id);
+        if is_alone {
+            self.left_alone(id);
+        }
+        self.recover_lost();
+        self.thread_stirred(id);
+        self.moved_on();
+    }
+
+    /// A thread that cannot be loaded again: ephemeral, or never written to disk.
+    pub(super) fn end_as_lost(&mut self, id: &ThreadId) {
+        self.withdraw_asks(id, false);
+        let turns = self.threads.get(id).map(|thread| thread.turns.clone()).unwrap_or_default();
+        for turn in turns {
+            let end = self.end_of(id, &turn, None);
+            self.tell_viewers(id, "turn/completed", &end);
+        }
+        self.tell_closed(id);
+        self.see_whether_recovered();
+        self.pump();
+    }
+
+    pub(super) fn tell_closed(&mut self, id: &ThreadId) {
+        let status = json!({"threadId": &**id, "status": {"type": "notLoaded"}});
+        let method = "thread/status/changed";
+        self.tell_everyone(method, &text::notification(method, &status));
+        let method = "thread/closed";
+        self.tell_everyone(method, &text::notification(method, &json!({"threadId": &**id})));
+        self.forget_thread(id);
+    }
+
+    fn see_whether_recovered(&mut self) {
+        let missing = |thread: &super::Thread| matches!(thread.motion, Motion::Lost | Motion::Recovering);
+        let Some(server) = self.serving.filter(|_| !self.threads.values().any(missing)) else { return };
+        if let Some(loss) = self.loss.take() {
+            self.out.push(Action::Report(Report::Recovered {
+                server,
+                threads: loss.recovered,
+                completed: loss.completed,
+                interrupted: loss.interrupted,
+                took_ms: self.now.since_ms(loss.since),
+            }));
+        }
+    }
+}
+
+impl super::Thread {
+    /// The link that told it broke.
+    fn lose(&mut self) {
+        self.motion = Motion::Lost;
+        self.again_at = Now::default();
+        for turn in &mut self.turns {
+            turn.lost = true;
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! How turns ended whose app-server was lost: as it stands on disk, told as if it had been heard.
+
+use serde_json::{Value, json};
+
+use super::super::Hub;
+use super::super::event::Text;
+use super::super::text;
+use super::super::thread::{OpenItem, Thread, ThreadId, Turn, fingerprint};
+
+const DELTA: &str = "item/agentMessage/delta";
+/// Items that are told after the fact although their beginning was never seen.
+const TOLD_LATE: [&str; 4] = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall"];
+
+impl Hub {
+    /// Tells the rest of a turn and gives its `turn/completed`.
+    pub(super) fn end_of(&mut self, id: &ThreadId, turn: &Turn, found: Option<&Value>) -> Text {
+        let whole = found.filter(|found| found["status"] != "inProgress" && found["status"] != "interrupted");
+        let mut told: Value = serde_json::from_str(&turn.raw).unwrap_or(Value::Null);
+        match whole {
+            Some(found) => {
+                self.tell_rest(id, turn, found);
+                told = found.clone();
+                let mut answers = found["items"].as_array().into_iter().flatten();
+                let last = answers.rfind(|item| item["type"] == "agentMessage");
+                told["items"] = Value::from_iter(last.cloned());
+                told["itemsView"] = "summary".into();
+            }
+            None => {
+                self.tell_partial(id, turn);
+                for member in ["completedAt", "startedAt", "durationMs"] {
+                    if let Some(known) = found.and_then(|found| found.get(member)) {
+                        told[member] = known.clone();
+                    }
+                }
+                told["status"] = "interrupted".into();
+            }
+        }
+        if let Some(loss) = &mut self.loss {
+            match whole {
+                Some(_) => loss.completed += 1,
+                None => loss.interrupted += 1,
+            }
+        }
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.turn_ended(&turn.id);
+        }
+        text::notification("turn/completed", &json!({"threadId": &**id, "turn": told}))
+    }
+
+    /// A turn ended well, unheard: the missing end of its text, and its items.
+    pub(super) fn tell_rest(&mut self, id: &ThreadId, turn: &Turn, found: &Value) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let mut texts: Vec<(&'static str, Text)> = Vec::new();
+        let same = |item: &Value, known: &OpenItem| {
+            // 0.169.0 numbers the items of a turn anew when it reads them from disk: the kind and the text tell.
+            item["id"] == *known.id || is_continued(item, known)
+        };
+        let done = |item: &&Value| item["status"] != "inProgress";
+        for item in found["items"].as_array().into_iter().flatten().filter(done) {
+            let known = thread.items.iter().position(|known| *known.turn == *turn.id && same(item, known));
+            let begins = known.is_none() && TOLD_LATE.iter().any(|kind| item["type"] == **kind);
+            if thread.was_told(item) || (known.is_none() && !begins) {
+                continue;
+            }
+            let mut item = item.clone();
+            if let Some(known) = known.map(|at| thread.items.remove(at)) {
+                if let (Some(whole), Some(partial)) = (item["text"].as_str(), known.text_so_far())
+                    && let Some(rest) = whole.strip_prefix(partial).filter(|rest| !rest.is_empty())
+                {
+                    let params =
+                        json!({"threadId": &**id, "turnId": &*turn.id, "itemId": &*known.id, "delta": rest});
+                    texts.push((DELTA, text::notification(DELTA, &params)));
+                }
+                item["id"] = Value::from(&*known.id);
+            }
+            let params = json!({"threadId": &**id, "turnId": &*turn.id, "item": item});
+            thread
+                .told
+                .extend(["id", "text"].iter().filter_map(|member| item[*member].as_str()).map(fingerprint));
+            if begins {
+                texts.push(("item/started", text::notification("item/started", &params)));
+            }
+            texts.push(("item/completed", text::notification("item/completed", &params)));
+        }
+        for (method, text) in texts {
+            self.tell_viewers(id, method, &text);
+        }
+    }
+
+    /// A turn was cut: its open items end with what they had.
+    fn tell_partial(&mut self, id: &ThreadId, turn: &Turn) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let (open, others) =
+            std::mem::take(&mut thread.items).into_iter().partition(|item| item.turn == turn.id);
+        thread.items = others;
+        let open: Vec<OpenItem> = open;
+        let mut texts = Vec::new();
+        for known in &open {
+            let started: Value = serde_json::from_str(&known.started).unwrap_or(Value::Null);
+            let mut item = started["params"]["item"].clone();
+            if let Some(partial) = known.text_so_far() {
+                item["text"] = partial.into();
+            }
+            if item["status"] == "inProgress" {
+                item["status"] = "failed".into();
+            }
+            let params = json!({"threadId": &**id, "turnId": &*turn.id, "item": item});
+            texts.push(text::notification("item/completed", &params));
+        }
+        for text in texts {
+            self.tell_viewers(id, "item/completed", &text);
+        }
+    }
+}
+
+/// Whether an item on disk is the one whose text was streamed so far.
+fn is_continued(item: &Value, known: &OpenItem) -> bool {
+    let (Some(whole), Some(partial)) = (item["text"].as_str(), known.text_so_far()) else { return false };
+    item["type"] == "agentMessage" && !partial.is_empty() && whole.starts_with(partial)
+}
+
+impl Thread {
+    /// Whether an item on disk was told whole before the loss.
+    fn was_told(&self, item: &Value) -> bool {
+        let by =
+            |member: &str| item[member].as_str().is_some_and(|text| self.told.contains(&fingerprint(text)));
+        by("id") || by("text")
+    }
+}

@@ -1,0 +1,89 @@
+//! When an app-server may leave, and what is reported of it.
+
+use super::super::Hub;
+use super::super::event::{Action, HandoverReport, HandoverState, Link, Report, ServerId, WaitingThread};
+use super::super::servers::LinkState;
+
+impl Hub {
+    /// Lets app-servers leave that hold nothing any more: no thread, no connection in use, no request under way.
+    pub(in crate::hub) fn see_whether_all_have_left(&mut self) {
+        let mut outgoing: Vec<ServerId> = (self.servers.iter())
+            .filter(|(_, server)| server.outgoing && !server.retired)
+            .map(|(&id, _)| id)
+            .collect();
+        outgoing.sort_unstable();
+        for id in outgoing {
+            // While the new one does not answer, the old one serves.
+            let successor_serves = self.serving.is_some_and(|serving| serving != id)
+                || (self.persona.is_none() && self.is_ready());
+            if !successor_serves || self.holds_anything(id) {
+                continue;
+            }
+            if let Some(server) = self.servers.get_mut(&id) {
+                server.retired = true;
+                server.shared = LinkState::Down;
+            }
+            if self.serving == Some(id) {
+                self.serving = None;
+            }
+            self.out.push(Action::Close(Link::Shared(id)));
+            self.out.push(Action::Retire(id));
+            if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == id) {
+                handover.state = HandoverState::Completed;
+                self.report_handover();
+            }
+            // Others may be waiting to leave still.
+            self.ensure_handover();
+        }
+    }
+
+    fn holds_anything(&self, id: ServerId) -> bool {
+        // Before it has told what it has loaded, nobody knows.
+        let listed = self.servers.get(&id).is_some_and(|server| server.listed);
+        !listed
+            || self.threads.values().any(|thread| thread.server == id)
+            || self
+                .clients
+                .values()
+                .any(|client| client.old_owns.contains(&id) || client.own.is_some_and(|own| own.server == id))
+            || self.calls.values().any(|call| call.link.server() == id)
+    }
+
+    pub(super) fn handover_progressed(&mut self) {
+        let Some(handover) = &mut self.handover else { return };
+        let is_listed = self.servers.get(&handover.from).is_some_and(|server| server.listed);
+        if handover.state == HandoverState::Moving && is_listed {
+            handover.state = HandoverState::Waiting;
+            self.report_handover();
+        }
+    }
+
+    pub(super) fn report_handover(&mut self) {
+        if let Some(report) = self.handover_report() {
+            self.out.push(Action::Report(Report::Handover(report)));
+        }
+    }
+
+    pub(in crate::hub) fn handover_report(&self) -> Option<HandoverReport> {
+        let handover = self.handover.as_ref()?;
+        let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.outgoing);
+        let waiting = self.threads.values().filter(|thread| leaves(&thread.server));
+        let mut threads_waiting: Vec<WaitingThread> = waiting
+            .map(|thread| WaitingThread {
+                thread_id: thread.id.to_string(),
+                waits_for: self.obviously_waits_for(&thread.id).unwrap_or(thread.waits_for),
+            })
+            .collect();
+        threads_waiting.sort_by(|one, other| one.thread_id.cmp(&other.thread_id));
+        let connections = self.clients.values().filter(|client| client.old_owns.iter().any(leaves));
+        Some(HandoverReport {
+            from: Some(handover.from),
+            to: Some(handover.to),
+            state: handover.state,
+            threads_moved: handover.moved,
+            threads_waiting,
+            connections_waiting: connections.count(),
+            took_ms: self.now.since_ms(handover.since),
+        })
+    }
+}

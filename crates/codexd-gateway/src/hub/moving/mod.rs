@@ -1,0 +1,361 @@
+//! Live replacement: threads move from app-servers that are to leave to the one that serves, one at a time, each only
+//! when nothing of it could be cut.
+//!
+//! A move is: hold what names the thread; ask whether anything would be lost (queue, goal, background terminals, not on
+//! disk yet: `checks.rs`); unsubscribe, which unloads it; wait for `thread/closed`; resume it in its new place; let go of
+//! what was held. An app-server that holds nothing any more is retired (`leaving.rs`).
+
+mod checks;
+mod leaving;
+
+use std::collections::VecDeque;
+
+use serde_json::json;
+
+use super::call::Errand;
+use super::event::{HandoverState, Link, Now, ServerId, WaitsFor};
+use super::thread::{Audience, Motion, ThreadId};
+use super::{Hub, Timer, text};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, MOVE_STUCK_MS};
+
+/// A handover that is under way.
+#[derive(Debug)]
+pub struct Handover {
+    /// The newest of those that are to leave.
+    pub from: ServerId,
+    pub to: ServerId,
+    pub since: Now,
+    pub state: HandoverState,
+    pub moved: usize,
+    /// Threads to look at, in turn.
+    queue: VecDeque<ThreadId>,
+    /// The one that is on its way.
+    on_its_way: Option<ThreadId>,
+}
+
+impl Hub {
+    /// Begins what outgoing app-servers make necessary, or begins it again when those at its ends have changed.
+    pub(super) fn ensure_handover(&mut self) {
+        let serves = |to: &ServerId| self.current == Some(*to) && self.is_up(*to);
+        let Some(to) = self.serving.filter(serves) else { return };
+        let leaves = |server: &super::Server| server.outgoing && !server.retired;
+        let from = self.servers.iter().filter(|(_, server)| leaves(server)).map(|(&id, _)| id).max();
+        let known = self.handover.as_ref().map(|handover| (handover.from, handover.to));
+        match from {
+            Some(from) if known != Some((from, to)) => self.begin_handover(from, to),
+            None if known.is_some() => {
+                self.handover = None;
+                self.let_goals_go_on();
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_handover(&mut self, from: ServerId, to: ServerId) {
+        self.handover = Some(Handover {
+            from,
+            to,
+            since: self.now,
+            state: HandoverState::Moving,
+            moved: 0,
+            queue: VecDeque::new(),
+            on_its_way: None,
+        });
+        self.open_owns_anew();
+        // What it loaded by itself meanwhile. One whose link is not open tells it when it is.
+        if self.is_up(from) {
+            self.ask_what_is_loaded(from);
+        }
+        self.report_handover();
+        let mut threads: Vec<ThreadId> = (self.threads.values().filter(|thread| thread.server != to))
+            .map(|thread| thread.id.clone())
+            .collect();
+        threads.sort_unstable();
+        for id in threads {
+            if let Some(thread) = self.threads.get_mut(&id) {
+                thread.queued = false;
+            }
+            self.thread_stirred(&id);
+        }
+    }
+
+    /// The app-server that threads were to go to is gone: another one will come.
+    pub(super) fn handover_broke(&mut self, server: ServerId) {
+        if self.handover.as_ref().is_some_and(|handover| handover.to == server) {
+            self.handover = None;
+        }
+    }
+
+    /// Something happened to a thread: it may be able to move now.
+    pub(super) fn thread_stirred(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
+        // An ephemeral one has nowhere to move to: all that can come of it is that it is let go.
+        if thread.unwatched_since.is_some() && (thread.ephemeral || !moves) {
+            return self.release_if_unwatched(id);
+        }
+        let Some(handover) = &mut self.handover else { return };
+        if moves && thread.motion == Motion::Still && !thread.queued {
+            thread.queued = true;
+            handover.queue.push_back(id.clone());
+        }
+        self.next_move();
+    }
+
+    fn next_move(&mut self) {
+        loop {
+            let Some(handover) = &mut self.handover else { return };
+            if let Some(id) = &handover.on_its_way
+                && self.threads.get(id).is_some_and(super::Thread::is_moving)
+            {
+                return;
+            }
+            handover.on_its_way = None;
+            let Some(id) = handover.queue.pop_front() else { break };
+            let to = handover.to;
+            let Some(thread) = self.threads.get_mut(&id) else { continue };
+            thread.queued = false;
+            if thread.server == to || thread.motion != Motion::Still {
+                continue;
+            }
+            if let Some(waits_for) = self.obviously_waits_for(&id) {
+                self.waits(&id, waits_for);
+                continue;
+            }
+            if let Some(handover) = &mut self.handover {
+                handover.on_its_way = Some(id.clone());
+            }
+            self.look_at(&id, false);
+        }
+        self.handover_progressed();
+    }
+
+    /// A thread cannot move yet; if only time has to pass, it is looked at again then.
+    fn waits(&mut self, id: &ThreadId, waits_for: WaitsFor) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.waits_for = waits_for;
+        if thread.turns.is_empty() && self.now < thread.quiet_at {
+            let wait = thread.quiet_at.since_ms(self.now);
+            self.timer(wait, Timer::Quiet(id.clone()));
+        }
+    }
+
+    fn leave(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.motion = Motion::Leaving;
+        let from = thread.server;
+        self.unsubscribe_own_links(id);
+        let params = json!({"threadId": &**id});
+        self.errand(Link::Shared(from), Errand::Leave(id.clone()), "thread/unsubscribe", &params);
+        self.timer(MOVE_STUCK_MS, Timer::Stuck(id.clone()));
+    }
+
+    /// Every connection is subscribed to the threads of sub-agents: none may be left when one is to unload.
+    pub(super) fn unsubscribe_own_links(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get(id) else { return };
+        if !thread.is_child && !matches!(thread.audience, Audience::Everyone { .. }) {
+            return;
+        }
+        let from = thread.server;
+        let own = |client: &super::Client| {
+            client.old_owns.contains(&from) || client.own.is_some_and(|own| own.up && own.server == from)
+        };
+        let mut own: Vec<_> =
+            self.clients.values().filter(|client| own(client)).map(|client| client.id).collect();
+        own.sort_unstable();
+        let params = json!({"threadId": &**id});
+        for client in own {
+            self.errand(Link::Own(client, from), Errand::Forget, "thread/unsubscribe", &params);
+        }
+    }
+
+    /// The answer to the unsubscribe of a move.
+    pub(super) fn left(&mut self, id: &ThreadId, result: Option<&str>) {
+        let status = result.and_then(|result| text::string(result, "status"));
+        match status.as_deref() {
+            // `thread/closed` follows.
+            Some("unsubscribed") => {}
+            // It was not loaded any more: nothing follows.
+            Some("notLoaded" | "notSubscribed") => self.arrive(id),
+            _ => self.trouble(id),
+        }
+    }
+
+    /// A word about a thread from an app-server that does not have it, or is about to lose it.
+    pub(super) fn told_by_the_one_it_leaves(&mut self, thread: &str, server: ServerId, method: &str) {
+        let Some(known) = self.threads.get(thread) else { return };
+        if known.server == server && known.motion == Motion::Leaving && method == "thread/closed" {
+            let id = known.id.clone();
+            self.arrive(&id);
+        }
+    }
+
+    fn arrive(&mut self, id: &ThreadId) {
+        let hush_until = self.now + HUSH_MS;
+        let to = self.serving.filter(|to| self.is_up(*to));
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Leaving) else {
+            return;
+        };
+        if !thread.is_watched() && !thread.goal_held {
+            // Nobody asks for it: it is loaded again when somebody does.
+            if let Some(handover) = &mut self.handover {
+                handover.moved += 1;
+            }
+            self.unloaded(id);
+            return self.moved_on();
+        }
+        let Some(to) = to else {
+            // The one that it was to go to is gone meanwhile: the next one loads it.
+            thread.motion = Motion::Lost;
+            self.moved_on();
+            return self.recover_lost();
+        };
+        thread.motion = Motion::Arriving;
+        thread.server = to;
+        thread.joiner = None;
+        thread.hush_until = hush_until;
+        self.load(id, to);
+    }
+
+    fn load(&mut self, id: &ThreadId, to: ServerId) {
+        let params = json!({"threadId": &**id, "excludeTurns": true});
+        self.errand(Link::Shared(to), Errand::Arrive(id.clone()), "thread/resume", &params);
+    }
+
+    pub(super) fn arrive_again(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get(id) else { return };
+        match &thread.motion {
+            Motion::Arriving => self.load(&id.clone(), thread.server),
+            Motion::Lost => self.recover_lost(),
+            _ => {}
+        }
+    }
+
+    /// The new app-server has the thread, or says why not.
+    pub(super) fn arrived(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Arriving) else {
+            return self.moved_on();
+        };
+        let (server, now) = (thread.server, self.now);
+        let Err(error) = outcome else {
+            thread.motion = Motion::Still;
+            thread.tries = 0;
+            thread.waits_for = WaitsFor::Nothing;
+            let is_alone = !thread.is_watched();
+            if let Some(handover) = &mut self.handover {
+                handover.moved += 1;
+            }
+            self.let_goal_go_on(id);
+            self.begin_streams_again(id);
+            if is_alone {
+                self.left_alone(id);
+            }
+            // The one that it came to may be leaving as well by now.
+            self.thread_stirred(id);
+            return self.moved_on();
+        };
+        match Refusal::of(error) {
+            Refusal::Draining => {
+                thread.motion = Motion::Lost;
+                thread.again_at = now + AGAIN_AFTER_MS;
+                self.drains(server);
+                self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
+                self.moved_on();
+            }
+            Refusal::NotYet if thread.tries < ARRIVAL_TRIES_MAX => {
+                thread.tries += 1;
+                self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
+            }
+            _ => {
+                self.end_as_lost(id);
+                self.moved_on();
+            }
+        }
+    }
+
+    /// It was asked to unload and did not: it is subscribed again where it is, and tried later.
+    pub(super) fn stuck(&mut self, id: &ThreadId) {
+        match self.threads.get(id).map(|thread| &thread.motion) {
+            Some(Motion::Leaving) => self.trouble(id),
+            // Nothing will come of it: whoever wants it subscribes the shared link anew.
+            Some(Motion::Releasing) => {
+                self.forget_thread(id);
+                self.pump();
+            }
+            _ => {}
+        }
+    }
+
+    fn trouble(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Leaving) else {
+            return;
+        };
+        let link = thread.link();
+        thread.waits_for = WaitsFor::Trouble;
+        // Until it is known to be loaded and subscribed, nothing reaches it: the unloading may only be late.
+        thread.motion = Motion::Returning;
+        let params = json!({"threadId": &**id, "excludeTurns": true});
+        self.errand(link, Errand::Return(id.clone()), "thread/resume", &params);
+    }
+
+    pub(super) fn returned(&mut self, id: &ThreadId, is_good: bool) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Returning)
+        else {
+            return;
+        };
+        if is_good {
+            thread.motion = Motion::Still;
+            thread.hush_until = self.now + HUSH_MS;
+            self.look_again(id, MOVE_STUCK_MS);
+            return self.moved_on();
+        }
+        // Then it is not there any more.
+        thread.motion = Motion::Leaving;
+        self.arrive(id);
+    }
+
+    /// The thread that was on its way is there, or stays: the next one.
+    pub(super) fn moved_on(&mut self) {
+        self.pump();
+        self.next_move();
+        self.see_whether_all_have_left();
+    }
+}
+
+impl super::Thread {
+    fn is_moving(&self) -> bool {
+        match &self.motion {
+            Motion::Checking(check) => !check.to_release,
+            Motion::Leaving | Motion::Returning | Motion::Arriving => true,
+            _ => false,
+        }
+    }
+}
+
+/// Why an app-server did not load a thread.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// It is about to end: the next one will.
+    Draining,
+    /// The old process is not quite gone, another program has the thread, or too much is asked at once.
+    NotYet,
+    /// It never will.
+    Final,
+}
+
+impl Refusal {
+    /// Reads the error object.
+    pub fn of(error: &str) -> Self {
+        let code = text::member(error, "code").map(|code| code.get());
+        if super::replies::is_draining(error) {
+            Refusal::Draining
+        } else if error.contains("active writer")
+            || error.contains("is closing")
+            || matches!(code, Some("-32001" | "-32603"))
+        {
+            Refusal::NotYet
+        } else {
+            Refusal::Final
+        }
+    }
+}
