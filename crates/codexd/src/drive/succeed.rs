@@ -46,7 +46,7 @@ impl Drive<'_> {
             }
             return Ok(());
         }
-        if !self.order(&Order::Succeed { program })? {
+        if !self.await_the_end_of_another()? || !self.order(&Order::Succeed { program })? {
             return Ok(());
         }
         let Some(link) = self.link.as_mut() else { return Ok(()) };
@@ -70,6 +70,27 @@ impl Drive<'_> {
             self.handover = None;
         }
         Ok(())
+    }
+
+    /// One that a killed verb has started is on its way out: two successors there are not. If not, look again.
+    fn await_the_end_of_another(&mut self) -> Result<bool, Failure> {
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        // What was said until now may be old.
+        match link.skip_what_was_said() {
+            Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
+            other => other.map_err(|error| failures::keeper(&error))?,
+        }
+        while successor(link).is_some() {
+            match link.next(deadline) {
+                Ok(_) => {}
+                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
+                // The keeper says itself that it takes no second one.
+                Err(LinkError::Silent(_)) => break,
+                Err(error) => return Err(failures::keeper(&error)),
+            }
+        }
+        Ok(true)
     }
 
     /// The successor is ended, and its end waited for: a replacement that fails leaves nothing behind.

@@ -214,6 +214,24 @@ fn a_successor_whose_verb_is_gone_or_that_is_withdrawn_leaves_nothing() -> anyho
 }
 
 #[test]
+fn a_restart_waits_for_the_successor_that_a_killed_verb_has_left() -> anyhow::Result<()> {
+    let home = started()?;
+    let server = recorded(&home)?;
+    let mut line = Line::to_the_keeper(&home)?;
+    let mut stubborn = program(&home, 7)?;
+    stubborn["executable"] = "/bin/sh".into();
+    stubborn["args"] = json!(["-c", "trap '' TERM; while :; do sleep 0.1; done"]);
+    line.order(&json!({"order": "succeed", "program": stubborn}))?;
+    let successor = process(&line.with_role("successor")?)?;
+    drop(line);
+    assert_eq!(Codexd::new(&home)?.json(&["restart"])?["status"], "restarted");
+    ensure!(!successor.is_alive() && recorded(&home)?.pid != server.pid);
+    Codexd::new(&home)?.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
 fn a_killed_keeper_leaves_every_generation_to_the_next_one() -> anyhow::Result<()> {
     for verb in ["start", "restart", "stop"] {
         let home = started()?;
