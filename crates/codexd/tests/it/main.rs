@@ -2,6 +2,7 @@
 
 mod contract;
 mod differential;
+mod front;
 mod gateway;
 mod kill;
 mod lifecycle;
