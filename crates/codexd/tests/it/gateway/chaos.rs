@@ -130,7 +130,15 @@ fn work(arena: &Arena, seed: u64) -> anyhow::Result<()> {
     let mut guests: Vec<Guest> = Vec::new();
     while !arena.is_over() {
         if guests.len() < CLIENTS / WORKERS {
-            guests.push(Guest::come(&arena.socket)?);
+            match Guest::come(&arena.socket) {
+                Ok(guest) => guests.push(guest),
+                // None may be refused; one that was let in may lose its gateway before it is answered.
+                Err(error) if error.to_string().starts_with("failed to connect") => return Err(error),
+                Err(_cut) => {
+                    arena.cut.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            }
         }
         let at = usize::try_from(dice.roll(guests.len() as u64))?;
         let guest = &mut guests[at];
@@ -141,7 +149,7 @@ fn work(arena: &Arena, seed: u64) -> anyhow::Result<()> {
             // Leaves in the middle of everything, or closes only its sending half.
             (Ok(()), 0) => drop(guests.swap_remove(at)),
             (Ok(()), 1) => {
-                guests[at].wire.send("{")?;
+                let _cut_already = guests[at].wire.send("{");
                 drop(guests.swap_remove(at));
             }
             (Ok(()), _) => match guests[at].settle(arena) {
@@ -210,13 +218,14 @@ async fn everybody_gets_their_own_answers_whoever_is_killed() -> anyhow::Result<
         let _over = until_or_over(&arena, calm);
         // Half of the time nobody kills the gateway any more, so that its memory can be looked at.
         let late = arena.messages.load(Ordering::Relaxed) * 2 > limit;
-        if !late && dice.roll(4) == 0 {
-            let gateway = front.gateway()?;
+        // Few enough kills of either that nobody takes it for a crash loop.
+        let kills_max = 1 + usize::try_from(started.elapsed().as_secs() / 15)?;
+        if !late && dice.roll(4) == 0 && gateway_kills < kills_max {
+            let gateway = until(PATIENCE, "a gateway", || front.gateway().ok())?;
             gateway.signal(Signal::KILL)?;
             gone(&gateway).await?;
             gateway_kills += 1;
-        } else if dice.roll(3) == 0 && server_kills < 1 + started.elapsed().as_secs() / 15 {
-            // Few enough that nobody takes it for a crash loop.
+        } else if dice.roll(3) == 0 && server_kills < kills_max {
             front.kill_server().await?;
             server_kills += 1;
         }
@@ -238,7 +247,10 @@ async fn everybody_gets_their_own_answers_whoever_is_killed() -> anyhow::Result<
         count(&arena.cut),
         started.elapsed()
     );
-    ensure!(count(&arena.cut) <= gateway_kills * CLIENTS, "more clients were cut than gateways died");
+    ensure!(
+        count(&arena.cut) <= gateway_kills * (CLIENTS + WORKERS),
+        "more clients were cut than gateways died"
+    );
     ensure!(now <= held + GROWTH_MAX_KIB, "the gateway grew from {held} KiB to {now} KiB");
     let last = front.client("last").await?;
     last.call("thread/loaded/list", json!({})).await?;

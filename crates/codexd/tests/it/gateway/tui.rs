@@ -93,6 +93,8 @@ async fn lives_through_it(front: &Front, terminal: &Terminal<'_>) -> anyhow::Res
     terminal.turn("first [[deltas=3]]", 1)?;
     terminal.wait("d2 xxxxx")?;
     front.kill_server().await?;
+    // What is said before the gateway has seen the death is refused, as everything that was on its way.
+    front.client("witness").await?.call("thread/loaded/list", serde_json::json!({})).await?;
     terminal.turn("second [[deltas=7]]", 2)?;
     terminal.wait("d6 xxxxx")?;
     let old = front.server().await?;
