@@ -34,6 +34,8 @@ pub struct Link {
     orders: Receiver<HostOrder>,
     terminate: Signal,
     interrupt: Signal,
+    /// The keeper at the other end keeps nothing.
+    keeper_is_idle: bool,
     /// Caught and not listened to: the kernel sends it to a suspended process whose keeper dies.
     _hangup: Signal,
     /// Those that the gateway wants ended and that may live. A keeper may die before it has done so, and the next one is
@@ -77,6 +79,7 @@ impl Link {
             orders,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            keeper_is_idle: false,
             _hangup: signal(SignalKind::hangup())?,
             to_retire: Vec::new(),
         })
@@ -142,13 +145,18 @@ impl Link {
     async fn hear(&mut self, line: &str, write: &mut OwnedWriteHalf) -> io::Result<()> {
         // What a newer keeper says and we do not know is passed over.
         match serde_json::from_str(line) {
+            // A keeper that has just come keeps nothing yet: the servers live on, and it will take them over.
+            Ok(Report::Generations { generations, .. }) if generations.is_empty() && self.keeper_is_idle => {}
             Ok(Report::Generations { generations, .. }) => {
                 self.retire_again(&generations, write).await?;
                 let shown = generations.into_iter().filter_map(shown).collect();
                 let _ = self.events.send(HostEvent::Generations(shown)).await;
             }
-            Ok(Report::State { phase: StatePhase::Stopping { .. }, .. }) => {
-                let _ = self.events.send(HostEvent::CurrentDrains).await;
+            Ok(Report::State { phase, .. }) => {
+                self.keeper_is_idle = phase == StatePhase::Idle;
+                if let StatePhase::Stopping { .. } = phase {
+                    let _ = self.events.send(HostEvent::CurrentDrains).await;
+                }
             }
             _ => {}
         }
