@@ -17,6 +17,7 @@ on_each_server! {
     clients_threads_and_turns_go_on_through_a_restart: live;
     a_restart_is_no_event_for_a_slow_reader_an_open_question_and_those_who_come_and_go: crowded;
     three_restarts_in_a_row_move_a_thread_three_times: thrice;
+    two_restarts_during_one_turn_leave_nobody_behind: twice_in_a_turn;
 }
 
 const CLIENTS: usize = 50;
@@ -262,5 +263,26 @@ async fn thrice(server: Server) -> anyhow::Result<()> {
     pids.dedup();
     ensure!(pids.len() == 4, "{pids:?}");
     ensure!(told(&alice, "thread/closed", "").is_empty(), "nobody is told of the moves");
+    front.close().await
+}
+
+async fn twice_in_a_turn(server: Server) -> anyhow::Result<()> {
+    let front = Front::open(server).await?;
+    let alice = front.client("alice").await?;
+    let (busy, idle) = (front.thread(&alice).await?, front.thread(&alice).await?);
+    let turn = speaking_turn(&alice, &busy, "[[deltas=60 delay=0.05]]").await?;
+    let first = front.server().await?;
+    front.verb(&["restart"]).await?;
+    let second = front.server().await?;
+    front.verb(&["restart"]).await?;
+    let done = alice.turn(&idle, "[[deltas=2]]").await?;
+    ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    alice.wait_turn(&turn).await?;
+    assert_whole(&alice, &turn, 60)?;
+    front.until_left(&first).await.context("the first")?;
+    front.until_left(&second).await.context("the second")?;
+    let next = alice.start_turn(&busy, "[[deltas=3]]").await?;
+    alice.wait_turn(&next).await?;
+    assert_whole(&alice, &next, 3)?;
     front.close().await
 }
