@@ -93,3 +93,5 @@ pub(crate) const SETTINGS_MAX: usize = 64;
 pub(crate) const GREETINGS_MAX: usize = 32;
 /// The wait before a link that broke is opened again.
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
+/// So many of those who resumed threads with all their turns are remembered until they are told something about it.
+pub(crate) const RESUMERS_MAX: usize = 16;

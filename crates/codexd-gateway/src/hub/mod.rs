@@ -113,8 +113,8 @@ pub struct Hub {
     streams: Vec<EventStream>,
     /// Settings that app-servers keep in memory only: the method and the parameters.
     settings: Vec<(Box<str>, Text)>,
-    /// Who resumed a thread last.
-    last_joiner: Option<ClientId>,
+    /// Who asked for threads with all their turns, and is to be told that this is of old; the oldest first.
+    resumers: VecDeque<ClientId>,
     /// Clients that may be heard again.
     resumed: Vec<ClientId>,
     out: Vec<Action>,

@@ -32,9 +32,9 @@ impl Hub {
                 }
             }
             Some(Hears::EveryoneWithoutThread) => self.tell_those_without_own(method, text),
-            // What one connection asked for and others do not hear: here, whoever resumed a thread last.
+            // What one connection asked for and others do not hear: here, whoever asked for a thread with all its turns.
             Some(Hears::Asker) => {
-                let joiner = self.last_joiner.take();
+                let joiner = self.resumers.pop_front();
                 if let Some(client) = joiner.filter(|client| self.wants(*client, method)) {
                     self.tell(client, text.clone());
                 }
@@ -108,6 +108,10 @@ impl Hub {
                     if method == "turn/started" {
                         known.joiner = None;
                         known.turn_began(&turn_id, turn.get());
+                        // Also a turn that fails before any token is counted tells of limits.
+                        if let Some(server) = self.servers.get_mut(&server) {
+                            server.counted = Some(id.clone());
+                        }
                     } else {
                         known.turn_ended(&turn_id);
                         known.quiet_at = self.now + QUIET_MS;
@@ -137,7 +141,7 @@ impl Hub {
                 known.goal = Some(params.get().into());
             }
             "serverRequest/resolved" => return self.resolved(server, &id, names.request_id, method, text),
-            "thread/closed" | "thread/deleted" => {
+            "thread/closed" | "thread/deleted" | "thread/archived" => {
                 self.tell_everyone(method, text);
                 self.forget_thread(&id);
                 return self.moved_on();

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::event::{ClientId, Link, ServerId, Text};
+use super::requests::asks_for_turns;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId, Viewer};
 use crate::limits::QUIET_MS;
@@ -41,6 +42,7 @@ impl Hub {
                 if holds_slot {
                     self.give_back_slot(client);
                 }
+                self.no_notice_follows(client, &request);
                 if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
                     self.hold_first(client, request, link.server(), number);
                 } else {
@@ -70,6 +72,20 @@ impl Hub {
                 self.let_go_of_old_owns(client);
             }
             self.see_whether_all_have_left();
+        }
+    }
+
+    /// What upstream says about a request for all turns, it has said before it answers.
+    fn no_notice_follows(&mut self, client: ClientId, request: &str) {
+        if self.resumers.is_empty() {
+            return;
+        }
+        let asked = match envelope::parse(request) {
+            Ok(Message::Request { method, .. }) => asks_for_turns(method, request),
+            _ => false,
+        };
+        if asked && let Some(at) = self.resumers.iter().position(|waiting| *waiting == client) {
+            self.resumers.remove(at);
         }
     }
 

@@ -8,7 +8,7 @@ use super::client::{Stage, Waiting};
 use super::event::{ClientId, Link, ServerId, Text};
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
-use crate::limits::QUIET_MS;
+use crate::limits::{QUIET_MS, RESUMERS_MAX};
 use crate::routes::{self, Route, gates};
 
 /// JSON-RPC's code for what is no JSON.
@@ -52,9 +52,9 @@ impl Hub {
             Err(EnvelopeError::Json(error)) if error.is_syntax() || error.is_eof() => {
                 self.tell(id, text::error("null", PARSE_ERROR, &format!("Parse error: {error}"), None));
             }
-            Err(error) => {
-                let message = format!("Invalid request: {error}");
-                self.tell(id, text::error("null", INVALID_REQUEST, &message, None));
+            Err(_) => {
+                let message = "Invalid request: a message is an object with a method, a result or an error";
+                self.tell(id, text::error("null", INVALID_REQUEST, message, None));
             }
         }
     }
@@ -218,8 +218,12 @@ impl Hub {
                         .is_some_and(|params| text::member(params.get(), "status").is_some()));
             thread.goal_held &= !says;
         }
-        if kind == Kind::Resume {
-            self.last_joiner = Some(id);
+        if asks_for_turns(method, text) {
+            self.resumers.push_back(id);
+            // Older app-servers do not mind.
+            if self.resumers.len() > RESUMERS_MAX {
+                self.resumers.pop_front();
+            }
         }
         self.send(Link::Shared(server), id, kind, thread, raw, text);
         Dispatched::Done
@@ -244,5 +248,19 @@ impl Hub {
         self.calls.insert(upstream, Call { link, asker, holds_slot: true });
         self.take_slot(client, upstream);
         self.say(link, spliced);
+    }
+}
+
+/// Whether a thread is asked for with all its turns, which is of old: upstream says so before it answers (0.169.0).
+pub(super) fn asks_for_turns(method: &str, request: &str) -> bool {
+    let says = |name: &str| {
+        text::member(request, "params")
+            .and_then(|params| text::member(params.get(), name))
+            .is_some_and(|flag| flag.get() == "true")
+    };
+    match method {
+        "thread/resume" => !says("excludeTurns"),
+        "thread/read" => says("includeTurns"),
+        _ => false,
     }
 }

@@ -15,7 +15,7 @@ use super::stage::Stage;
 use super::{approvals, play, play_on, threads, turns};
 
 /// Lines that only one of the two may have, and why.
-const KNOWN: [(&str, &str); 10] = [
+const KNOWN: [(&str, &str); 7] = [
     (r#""code":-32700"#, "what is no JSON is answered, where a server is silent"),
     ("< answer to initialized: error ", "what is JSON but no message is answered, with null for an id"),
     ("< answer to what was never asked: error ", "so is what has an id that can be none"),
@@ -23,9 +23,6 @@ const KNOWN: [(&str, &str); 10] = [
     ("missing field `threadId`", "the same"),
     ("unknown variant `no/such/method`", "the same"),
     ("< item/commandExecution/outputDelta ", "luck: what a quick command says may come with its end alone"),
-    ("< deprecationNotice ", "not right yet: of a shared connection nobody knows who is meant"),
-    ("< account/rateLimits/updated ", "not right yet: lost around turns that fail or are steered"),
-    ("< answer to thread/unsubscribe: result ", "not right yet: an archived thread counts as loaded"),
 ];
 
 /// The name of whoever was first at a server names it. The real one takes no notice of the probe of a daemon, which the
