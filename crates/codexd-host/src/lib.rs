@@ -15,6 +15,7 @@ pub mod lock;
 pub mod logs;
 pub mod pid_record;
 pub mod process;
+pub mod resident;
 pub mod service;
 pub mod settings_file;
 pub mod short_socket;

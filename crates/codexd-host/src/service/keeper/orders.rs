@@ -28,6 +28,10 @@ impl Keeper {
                 self.feed(Event::WithdrawalRequested);
             }
             self.tell_changes();
+            // What follows is a long sleep.
+            if self.clients.no_verb_is_here() {
+                crate::resident::give_back_used_code();
+            }
         }
         self.leave_if_forgotten();
     }

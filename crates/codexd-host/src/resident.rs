@@ -1,0 +1,68 @@
+//! Staying small: a process that sleeps for weeks needs no code in memory that it ran once.
+
+/// Gives back the pages of code that this process has used so far. What it needs again comes back from the page cache, some
+/// 16 pages at a touch.
+///
+/// Starting, parsing and serving a verb touch far more code than waiting does: of 4.4 MiB that a keeper has resident after
+/// a start, 3.3 MiB are such pages.
+pub fn give_back_used_code() {
+    #[cfg(target_os = "linux")]
+    for (start, length) in
+        std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(code)
+    {
+        let start = std::ptr::with_exposed_provenance_mut::<libc::c_void>(start);
+        // SAFETY: the range is one mapping of this process, of a file, readable and executable and never written to (that
+        // is what `code` looks for), so its pages are those of the file: dropping them changes nothing that can be read
+        // there. madvise(2) touches nothing outside the range; for a mapping that is gone it fails.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::madvise(start, length, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+/// The range of a line of `/proc/self/maps` that maps the code of a file: proc(5).
+#[cfg(target_os = "linux")]
+fn code(line: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, permissions) = (words.next()?, words.next()?);
+    let path = words.nth(3)?;
+    if permissions != "r-xp" || !path.starts_with('/') {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+    Some((start, end.checked_sub(start)?))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::{code, give_back_used_code};
+
+    #[test]
+    fn only_the_code_of_files_is_given_back() {
+        let line = "55d0c0000000-55d0c0002000 r-xp 000cb000 fe:00 10125321                   /usr/bin/x";
+        assert_eq!(code(line), Some((0x55d0_c000_0000, 0x2000)));
+        for other in [
+            "55d0c0000000-55d0c0002000 r--p 000cb000 fe:00 10125321  /usr/bin/x",
+            "55d0c0000000-55d0c0002000 rwxp 000cb000 fe:00 10125321  /usr/bin/x",
+            "7ffd2b5f2000-7ffd2b5f4000 r-xp 00000000 00:00 0          [vdso]",
+            "7ffd2b5f2000-7ffd2b5f4000 rw-p 00000000 00:00 0",
+            "",
+        ] {
+            assert_eq!(code(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_process_goes_on_with_less() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").expect("it is there");
+            let line = status.lines().find(|line| line.starts_with("RssFile:")).expect("a line").to_owned();
+            line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
+        };
+        let before = resident();
+        give_back_used_code();
+        assert!(resident() < before, "less than {before} KiB");
+    }
+}
