@@ -7,10 +7,15 @@ use super::event::{Link, ServerId, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, LOADS_MAX};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, LOADS_MAX, QUIET_MS};
 
 impl Hub {
-    pub(super) fn errand_answered(&mut self, errand: Errand, outcome: Result<&RawValue, &RawValue>) {
+    pub(super) fn errand_answered(
+        &mut self,
+        link: Link,
+        errand: Errand,
+        outcome: Result<&RawValue, &RawValue>,
+    ) {
         let result = outcome.ok().map(RawValue::get);
         let outcome = outcome.map(RawValue::get).map_err(RawValue::get);
         match errand {
@@ -30,7 +35,7 @@ impl Hub {
             Errand::Recover(thread) => self.recovered(&thread, outcome),
             Errand::LastTurn(thread) => self.last_turn_told(&thread, outcome),
             Errand::Running(thread) => self.running_told(&thread, result),
-            Errand::TakeOver(thread) => self.taken_over(&thread, outcome),
+            Errand::TakeOver(thread) => self.taken_over(link.server(), &thread, outcome),
             Errand::Forget => {}
         }
     }
@@ -111,8 +116,13 @@ impl Hub {
         }
     }
 
-    fn taken_over(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
+    fn taken_over(&mut self, server: ServerId, id: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Finding) else {
+            if outcome.is_ok() && !self.threads.contains_key(id) {
+                // It was unloaded meanwhile, and loaded again by this.
+                let params = serde_json::json!({"threadId": &**id});
+                self.errand(Link::Shared(server), Errand::Forget, "thread/unsubscribe", &params);
+            }
             return self.take_over_next();
         };
         match outcome.map(|result| text::member(result, "thread")) {
@@ -121,11 +131,18 @@ impl Hub {
                 self.finds.push_back(id.clone());
                 return self.timer(AGAIN_AFTER_MS, Timer::Find);
             }
+            Err(error) if Refusal::of(error) == Refusal::Draining => {
+                // It ends by itself when its turns have ended: until then it is not to be told to again.
+                thread.motion = Motion::Lost;
+                self.drains(server);
+            }
             Ok(Some(told)) => {
                 thread.motion = Motion::Still;
+                thread.quiet_at = self.now + QUIET_MS;
                 thread.tries = 0;
                 thread.describe(told.get());
-                if thread.is_child {
+                // Who comes later is no subscriber of a sub-agent's, as upstream has it.
+                if thread.is_child && !self.clients.is_empty() {
                     thread.audience = Audience::Everyone { but: Vec::new() };
                     thread.unwatched_since = None;
                 }

@@ -73,6 +73,10 @@ impl Hub {
         if known.server != server || matches!(known.motion, Motion::Leaving | Motion::Returning) {
             return self.told_by_the_one_it_leaves(thread, server, method);
         }
+        if known.motion == Motion::Lost {
+            // Of what it was before: what it is now is told when it is found.
+            return;
+        }
         if known.motion == Motion::Recovering {
             // Told behind the truth about what ran before.
             return known.deferred.push(text.clone());

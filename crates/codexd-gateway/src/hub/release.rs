@@ -56,12 +56,17 @@ impl Hub {
             // It leaves by the same door as those that move, with the same questions asked first.
             return self.thread_stirred(id);
         }
-        // A busy one is looked at again when it comes to rest.
-        let rests = matches!(self.obviously_waits_for(id), None | Some(WaitsFor::Ephemeral));
-        if thread.motion != Motion::Still || thread.looked_at_again || !rests {
+        if thread.motion != Motion::Still || thread.looked_at_again {
             return;
         }
-        match thread.ephemeral {
+        let is_ephemeral = thread.ephemeral;
+        // A busy one is looked at again when it comes to rest.
+        if let Some(waits_for) =
+            self.obviously_waits_for(id).filter(|waits_for| *waits_for != WaitsFor::Ephemeral)
+        {
+            return self.waits(id, waits_for);
+        }
+        match is_ephemeral {
             // Nothing of it is meant to last.
             true => self.release(id),
             false => self.look_at(id, true),

@@ -37,7 +37,7 @@ impl Hub {
         }
         let Call { asker, holds_slot, .. } = call;
         match asker {
-            Asker::Gateway(errand) => self.errand_answered(errand, outcome),
+            Asker::Gateway(errand) => self.errand_answered(link, errand, outcome),
             Asker::Client { client, id: raw, kind, thread, text: request } => {
                 if holds_slot {
                     self.give_back_slot(client);
@@ -180,6 +180,8 @@ impl Hub {
         let known = self.threads.entry(id.clone());
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
+        // An active goal goes on by itself.
+        known.quiet_at = known.quiet_at.max(now + QUIET_MS);
         if known.motion == Motion::Finding {
             // The answer says that it is subscribed.
             known.motion = Motion::Still;

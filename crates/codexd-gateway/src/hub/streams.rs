@@ -115,7 +115,15 @@ impl Stream {
 impl OpenItem {
     /// What was streamed so far of an answer.
     pub fn text_so_far(&self) -> Option<&str> {
-        let stream = self.streams.iter().find(|stream| &*stream.method == "item/agentMessage/delta")?;
-        (!stream.overgrown).then_some(&stream.text)
+        match self.streams.iter().find(|stream| &*stream.method == "item/agentMessage/delta") {
+            Some(stream) => (!stream.overgrown).then_some(&stream.text),
+            None => self.is_answer().then_some(""),
+        }
+    }
+
+    fn is_answer(&self) -> bool {
+        let params = text::member(&self.started, "params");
+        let item = params.and_then(|params| text::member(params.get(), "item"));
+        item.and_then(|item| text::string(item.get(), "type")).is_some_and(|kind| kind == "agentMessage")
     }
 }

@@ -142,6 +142,8 @@ pub struct Thread {
     pub queued: bool,
     /// It is looked at again later: a timer runs.
     pub looked_at_again: bool,
+    /// Its queue was left alone for a while: nothing of it begins by itself, and it is on disk.
+    pub queue_rests: bool,
     /// A realtime session is open in it.
     pub realtime: bool,
     /// Its status as its new place has it, until the truth about its turn is known.
@@ -183,6 +185,7 @@ impl Thread {
             waits_for: WaitsFor::Nothing,
             queued: false,
             looked_at_again: false,
+            queue_rests: false,
             realtime: false,
             status_now: None,
             gap: false,
@@ -257,6 +260,7 @@ impl Thread {
             return;
         }
         self.materialised = true;
+        self.queue_rests = false;
         match self.turns.iter_mut().find(|turn| *turn.id == *id) {
             Some(turn) => {
                 turn.raw = raw.into();

@@ -16,7 +16,7 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
 use super::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, LOADS_MAX, RECONNECT_AFTER_MS};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, LOADS_MAX, QUIET_MS, RECONNECT_AFTER_MS};
 
 /// A loss that is being made good.
 #[derive(Debug)]
@@ -38,8 +38,15 @@ impl Hub {
             }
             Link::Own(..) => false,
         };
-        if let Link::Own(id, server) = link {
-            self.own_lost(id, server);
+        match link {
+            Link::Own(id, server) => self.own_lost(id, server),
+            Link::Shared(server) if was_up => {
+                self.serving = self.serving.filter(|serving| *serving != server);
+                self.handover_broke(server);
+                let of_it = self.threads.values_mut().filter(|thread| thread.server == server);
+                of_it.for_each(super::Thread::lose);
+            }
+            Link::Shared(_) => {}
         }
         let owed = self.answer_what_is_owed(link);
         match link {
@@ -90,17 +97,13 @@ impl Hub {
             // It could not be opened: nothing was lost with it.
             return self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
         }
-        if self.serving == Some(id) {
-            self.serving = None;
-        }
-        self.handover_broke(id);
         let of_it = |thread: &&mut super::Thread| thread.server == id;
         let mut threads = 0;
         let mut alone = Vec::new();
+        let nobody = self.clients.is_empty();
         for thread in self.threads.values_mut().filter(of_it) {
             threads += 1;
-            thread.lose();
-            if !thread.is_watched() && thread.turns.is_empty() && !thread.goal_held {
+            if !thread.is_watched() && (nobody || thread.turns.is_empty()) && !thread.goal_held {
                 alone.push(thread.id.clone());
             }
         }
@@ -188,6 +191,8 @@ impl Hub {
         };
         match outcome {
             Ok(result) => {
+                // What came before is older than this answer.
+                thread.deferred.clear();
                 let told = text::member(result, "thread").map(|thread| thread.get().to_owned());
                 let before = thread.status.clone();
                 if let Some(told) = told {
@@ -251,6 +256,8 @@ impl Hub {
         self.withdraw_asks(id, true);
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.motion = Motion::Still;
+        // An active goal goes on by itself.
+        thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
         thread.tries = 0;
         let changed = *thread.status != *status;
         thread.status = status.into();

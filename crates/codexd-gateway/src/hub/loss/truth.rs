@@ -116,7 +116,7 @@ impl Hub {
 /// Whether an item on disk is the one whose text was streamed so far.
 fn is_continued(item: &Value, known: &OpenItem) -> bool {
     let (Some(whole), Some(partial)) = (item["text"].as_str(), known.text_so_far()) else { return false };
-    item["type"] == "agentMessage" && !partial.is_empty() && whole.starts_with(partial)
+    item["type"] == "agentMessage" && whole.starts_with(partial)
 }
 
 impl Thread {

@@ -105,6 +105,8 @@ impl Hub {
         let any = data.is_some_and(|data| {
             serde_json::from_str::<Vec<serde::de::IgnoredAny>>(data.get()).is_ok_and(|list| !list.is_empty())
         });
+        let rests = self.threads.get(id).is_some_and(|thread| thread.queue_rests);
+        let any = any && !(rests && waits_for == WaitsFor::Queue);
         self.checked(id, |check| {
             if any {
                 check.waits_for = Some(waits_for);
@@ -127,7 +129,13 @@ impl Hub {
         if check.to_release {
             return self.checked_to_release(id, &check);
         }
+        let is_alone = !thread.is_watched();
         let late = self.obviously_waits_for(id);
+        if is_alone && late.is_none() && check.waits_for == Some(WaitsFor::FirstTurn) {
+            // Nothing was said in it, and nobody can find it again.
+            self.release(id);
+            return self.moved_on();
+        }
         if let Some(waits_for) = check.waits_for.or(late) {
             self.waits(id, waits_for);
             // Of some nobody tells when they are over.
@@ -147,6 +155,9 @@ impl Hub {
         let late = self.obviously_waits_for(id).filter(|waits_for| *waits_for != WaitsFor::Ephemeral);
         if check.waits_for.or(late).is_some() || check.goal_is_active {
             // What goes on in it goes on, watched or not.
+            if let Some(thread) = self.threads.get_mut(id) {
+                thread.waits_for = check.waits_for.unwrap_or(WaitsFor::Turn);
+            }
             self.look_again(id, UNWATCHED_MAX_MS);
         } else {
             self.release(id);
@@ -165,6 +176,7 @@ impl Hub {
     pub(in crate::hub) fn time_to_look(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.looked_at_again = false;
+        thread.queue_rests |= thread.waits_for == WaitsFor::Queue && !thread.is_busy(self.now);
         self.thread_stirred(id);
     }
 

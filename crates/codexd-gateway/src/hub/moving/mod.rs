@@ -16,7 +16,7 @@ use super::call::Errand;
 use super::event::{HandoverState, Link, Now, ServerId, WaitsFor};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, MOVE_STUCK_MS};
+use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
 
 /// A handover that is under way.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Hub {
     }
 
     /// A thread cannot move yet; if only time has to pass, it is looked at again then.
-    fn waits(&mut self, id: &ThreadId, waits_for: WaitsFor) {
+    pub(super) fn waits(&mut self, id: &ThreadId, waits_for: WaitsFor) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.waits_for = waits_for;
         if thread.turns.is_empty() && self.now < thread.quiet_at {
@@ -239,6 +239,7 @@ impl Hub {
         let (server, now) = (thread.server, self.now);
         let Err(error) = outcome else {
             thread.motion = Motion::Still;
+            thread.quiet_at = thread.quiet_at.max(now + QUIET_MS);
             thread.tries = 0;
             thread.waits_for = WaitsFor::Nothing;
             let is_alone = !thread.is_watched();
@@ -280,7 +281,7 @@ impl Hub {
             // Nothing will come of it: whoever wants it subscribes the shared link anew.
             Some(Motion::Releasing) => {
                 self.forget_thread(id);
-                self.pump();
+                self.moved_on();
             }
             _ => {}
         }
@@ -305,6 +306,7 @@ impl Hub {
         };
         if is_good {
             thread.motion = Motion::Still;
+            thread.quiet_at = self.now + QUIET_MS;
             thread.hush_until = self.now + HUSH_MS;
             self.look_again(id, MOVE_STUCK_MS);
             return self.moved_on();

@@ -1,0 +1,365 @@
+//! A small world for the hub: app-servers that keep what 0.169.0 keeps and lose what it loses, clients that remember what
+//! they were told, and messages that are under way until somebody delivers them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde_json::{Value, json};
+
+use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId};
+
+mod happens;
+mod server;
+
+use server::Model;
+pub use server::{Closing, DiskTurn};
+
+/// What one client saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub texts: Vec<Value>,
+    next_id: i64,
+    pub open: BTreeMap<i64, (String, Value)>,
+    pub left: bool,
+    /// Threads that it watches.
+    pub watching: BTreeSet<String>,
+    /// Turns that it saw begin and did not stop watching, with their thread.
+    pub through: BTreeMap<String, String>,
+    /// It does not want deltas.
+    pub deaf: bool,
+}
+
+pub struct World {
+    pub hub: Hub,
+    pub trace: bool,
+    pub now: u64,
+    servers: BTreeMap<ServerId, Model>,
+    pub current: Option<ServerId>,
+    pub outgoing: Vec<ServerId>,
+    next_server: u64,
+    pub disk: BTreeMap<String, Vec<DiskTurn>>,
+    /// Unmaterialised threads are only in memory.
+    next_name: u64,
+    /// Under way to the hub, first in first out on each link.
+    up: BTreeMap<Link, VecDeque<Event>>,
+    pub clients: BTreeMap<ClientId, Seen>,
+    pub reports: Vec<Report>,
+    pub retired: Vec<ServerId>,
+    /// Turns that were accepted and cut by an unsubscribe.
+    pub cut: Vec<String>,
+    /// Answers to questions, as the server heard them.
+    pub answers: Vec<(u64, Value)>,
+    /// Requests that came to a server.
+    pub heard: Vec<(Link, Value)>,
+    /// The whole text of each turn, as its server said it.
+    pub said: BTreeMap<String, String>,
+    /// Goals and queues are on disk.
+    pub goals: BTreeMap<String, &'static str>,
+    pub queues: BTreeMap<String, u32>,
+    /// What becomes of the word of the next unloading.
+    pub closing: Closing,
+    /// Turns that a server begins by itself show soon.
+    due: Vec<(u64, String)>,
+    /// Words that come late.
+    late: Vec<(u64, ServerId, String)>,
+    /// Commands and processes that run on own links: the link, the request or the handle.
+    pub running_there: Vec<(Link, Value)>,
+    /// Requests that a draining server refused unseen.
+    pub(super) refused: Vec<(u64, i64)>,
+    /// The last request of each client about each thread that came to a server.
+    last: BTreeMap<(u64, String), i64>,
+}
+
+impl World {
+    /// A world with one app-server that answers.
+    pub fn new() -> Self {
+        let mut world = Self {
+            hub: Hub::new(),
+            trace: false,
+            now: 1_000,
+            servers: BTreeMap::new(),
+            current: None,
+            outgoing: Vec::new(),
+            next_server: 1,
+            disk: BTreeMap::new(),
+            next_name: 1,
+            up: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            reports: Vec::new(),
+            retired: Vec::new(),
+            cut: Vec::new(),
+            answers: Vec::new(),
+            heard: Vec::new(),
+            said: BTreeMap::new(),
+            goals: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            closing: Closing::AtOnce,
+            due: Vec::new(),
+            late: Vec::new(),
+            running_there: Vec::new(),
+            refused: Vec::new(),
+            last: BTreeMap::new(),
+        };
+        world.begin_server();
+        world.settle();
+        world
+    }
+
+    /// A new app-server that takes the place of the current one.
+    pub fn begin_server(&mut self) -> ServerId {
+        let id = ServerId(self.next_server);
+        self.next_server += 1;
+        self.servers.insert(id, Model { lives: true, ..Model::default() });
+        self.current = Some(id);
+        self.tell_servers();
+        id
+    }
+
+    /// Live replacement: the current one is to leave.
+    pub fn replace(&mut self) -> ServerId {
+        self.outgoing.extend(self.current);
+        self.begin_server()
+    }
+
+    pub fn tell_servers(&mut self) {
+        let (current, outgoing) = (self.current, self.outgoing.clone());
+        self.feed(Event::Servers { current, outgoing });
+    }
+
+    /// The host says that a dead one is gone.
+    pub fn bury(&mut self, id: ServerId) {
+        self.outgoing.retain(|other| *other != id);
+        if self.current == Some(id) {
+            self.current = None;
+        }
+        self.tell_servers();
+    }
+
+    pub fn client(&mut self, id: u64, capabilities: Value) -> ClientId {
+        let id = ClientId(id);
+        let deaf = capabilities.get("optOutNotificationMethods").is_some();
+        self.clients.insert(id, Seen { deaf, ..Seen::default() });
+        self.feed(Event::ClientCame(id));
+        let info = json!({"name": "client", "version": "1"});
+        self.ask(id, "initialize", json!({"clientInfo": info, "capabilities": capabilities}));
+        id
+    }
+
+    pub fn leave(&mut self, id: ClientId) {
+        if let Some(seen) = self.clients.get_mut(&id) {
+            seen.left = true;
+            seen.open.clear();
+        }
+        self.feed(Event::ClientLeft(id));
+    }
+
+    /// Sends a request; gives its id.
+    pub fn ask(&mut self, id: ClientId, method: &str, mut params: Value) -> i64 {
+        let Some(seen) = self.clients.get_mut(&id) else { return 0 };
+        seen.next_id += 1;
+        let number = seen.next_id;
+        params["from"] = json!([id.0, number]);
+        if method == "thread/unsubscribe" {
+            let thread = params["threadId"].as_str().unwrap_or_default();
+            seen.watching.remove(thread);
+            seen.through.retain(|_, of| of != thread);
+        }
+        seen.open.insert(number, (method.to_owned(), params.clone()));
+        let text = json!({"id": number, "method": method, "params": params}).to_string();
+        self.feed(Event::ClientSaid(id, text.into()));
+        number
+    }
+
+    /// The answer to a request, after everything was delivered.
+    pub fn call(&mut self, id: ClientId, method: &str, params: Value) -> Value {
+        let number = self.ask(id, method, params);
+        self.settle();
+        self.answer(id, number).unwrap_or_else(|| panic!("{method} was not answered"))
+    }
+
+    pub fn answer(&self, id: ClientId, number: i64) -> Option<Value> {
+        let texts = &self.clients[&id].texts;
+        texts.iter().find(|text| text["id"] == number && text.get("method").is_none()).cloned()
+    }
+
+    /// A new thread of a client.
+    pub fn thread(&mut self, id: ClientId) -> String {
+        let answer = self.call(id, "thread/start", json!({}));
+        answer["result"]["thread"]["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// A turn that runs and has said `text`.
+    pub fn turn(&mut self, id: ClientId, thread: &str, text: &str) -> String {
+        let answer = self.call(id, "turn/start", json!({"threadId": thread, "input": []}));
+        let turn = answer["result"]["turn"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        self.show(thread);
+        self.delta(thread, text);
+        self.settle();
+        turn
+    }
+
+    pub fn notes(&self, id: ClientId, method: &str) -> Vec<&Value> {
+        self.clients[&id].texts.iter().filter(|text| text["method"] == *method).collect()
+    }
+
+    /// All text of an answer that a client saw.
+    pub fn text(&self, id: ClientId, turn: &str) -> String {
+        let of = |note: &&&Value| note["params"]["turnId"] == *turn;
+        let deltas = self.notes(id, "item/agentMessage/delta");
+        let seen: String =
+            deltas.iter().filter(of).filter_map(|note| note["params"]["delta"].as_str()).collect();
+        if !seen.is_empty() {
+            return seen;
+        }
+        // An item whose beginning was lost is told whole.
+        let whole = self.notes(id, "item/completed");
+        whole.iter().filter(of).filter_map(|note| note["params"]["item"]["text"].as_str()).collect()
+    }
+
+    /// Delivers everything, and lets time pass for what is due within `ms`.
+    pub fn settle(&mut self) {
+        self.settle_for(0);
+    }
+
+    pub fn settle_for(&mut self, ms: u64) {
+        let end = self.now + ms;
+        loop {
+            while let Some(link) = self.up.iter().find(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link)
+            {
+                self.deliver(link);
+            }
+            match self.hub.deadline() {
+                due if due.map(|due| due.0).into_iter().chain(self.next_due()).any(|due| due <= end) => {
+                    let due = due.map(|due| due.0).into_iter().chain(self.next_due()).min();
+                    self.now = self.now.max(due.unwrap_or_default());
+                    self.feed(Event::TimeCame);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// Links with something under way.
+    pub fn busy_links(&self) -> Vec<Link> {
+        self.up.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link).collect()
+    }
+
+    pub fn deliver(&mut self, link: Link) {
+        if let Some(event) = self.up.get_mut(&link).and_then(VecDeque::pop_front) {
+            if matches!(event, Event::LinkLost(_)) {
+                self.up.remove(&link);
+            }
+            self.feed(event);
+        }
+    }
+
+    pub fn feed(&mut self, event: Event) {
+        self.time_passed();
+        let mut out = Vec::new();
+        if self.trace {
+            println!("{} {event:?}", self.now);
+        }
+        self.hub.step(event, codexd_core::clock::Monotonic(self.now), &mut out);
+        for action in out {
+            if self.trace {
+                println!("      {action:?}");
+            }
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Tell(client, text) => {
+                let value: Value = serde_json::from_str(&text).expect("JSON");
+                if let Some(seen) = self.clients.get_mut(&client) {
+                    assert!(!seen.left, "a client that left is told {value}");
+                    if let (Some(id), None) = (value["id"].as_i64(), value.get("method")) {
+                        let open = seen.open.remove(&id);
+                        let Some((method, _)) = open else { panic!("a second answer: {value}") };
+                        let thread = value["result"]["thread"]["id"].as_str();
+                        if let (Some(thread), "thread/start" | "thread/resume") = (thread, &*method) {
+                            seen.watching.insert(thread.to_owned());
+                        }
+                    }
+                }
+                self.seen(client, value);
+            }
+            Action::Greet(server) => {
+                if self.servers.get(&server).is_some_and(|model| model.lives) {
+                    let agent = json!({"userAgent": "client/0.169.0 (x) y (codex_app_server_daemon; 0)"});
+                    let event = Event::Greeted(server, agent.to_string().into());
+                    self.up.entry(Link::Shared(server)).or_default().push_back(event);
+                }
+            }
+            Action::Connect(link, _) => {
+                let lives = self.servers.get(&link.server()).is_some_and(|model| model.lives);
+                let agent = json!({"userAgent": "client/0.169.0 (x) y (client; 1)"}).to_string();
+                let event = if lives { Event::LinkUp(link, agent.into()) } else { Event::LinkLost(link) };
+                self.up.entry(link).or_default().push_back(event);
+            }
+            Action::Say(link, text) => self.hear(link, &text),
+            Action::Close(link) => self.closed(link),
+            Action::LookFor { thread, .. } => {
+                let exists = self.disk.contains_key(&thread);
+                self.feed(Event::Looked { thread, exists });
+            }
+            Action::Retire(server) => {
+                let model = self.servers.get(&server);
+                assert!(
+                    model
+                        .is_none_or(|model| model.threads.values().all(
+                            |loaded| loaded.ephemeral || (loaded.turn.is_none() && loaded.terminals == 0)
+                        )),
+                    "retired with a turn"
+                );
+                self.retired.push(server);
+            }
+            Action::Report(report) => self.reports.push(report),
+            Action::Cut(..) => {}
+        }
+    }
+
+    /// A client is told something.
+    fn seen(&mut self, client: ClientId, value: Value) {
+        let Some(seen) = self.clients.get_mut(&client) else { return };
+        let params = &value["params"];
+        let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
+        match value["method"].as_str() {
+            Some("turn/started") if seen.watching.contains(&thread) => {
+                let turn = params["turn"]["id"].as_str().unwrap_or_default();
+                seen.through.insert(turn.to_owned(), thread);
+            }
+            Some("thread/closed") => {
+                let lasts = self.disk.contains_key(&thread);
+                assert!(!seen.watching.remove(&thread) || !lasts, "{client:?} hears that {thread} is closed");
+            }
+            _ => {}
+        }
+        seen.texts.push(value);
+    }
+
+    /// The gateway ends and another one comes: all clients are gone, all links closed.
+    pub fn restart_gateway(&mut self) {
+        let clients: Vec<ClientId> = self.clients.keys().copied().collect();
+        for id in clients {
+            if let Some(seen) = self.clients.get_mut(&id) {
+                seen.left = true;
+                seen.open.clear();
+            }
+        }
+        let servers: Vec<ServerId> = self.outgoing.iter().chain(&self.current).copied().collect();
+        let links: Vec<Link> = self.up.keys().copied().collect();
+        for link in links {
+            self.forget_link(link);
+        }
+        for server in servers {
+            self.shared_broke(server);
+        }
+        self.up.clear();
+        self.running_there.clear();
+        self.hub = Hub::new();
+        self.last.clear();
+        self.tell_servers();
+    }
+}
