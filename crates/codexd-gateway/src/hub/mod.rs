@@ -104,6 +104,8 @@ pub struct Hub {
     /// When each slot that is taken is given back at the latest.
     slots: VecDeque<(Now, u64)>,
     slots_taken: usize,
+    /// Upstream had too much to do: until then nothing more is sent on.
+    overloaded_until: Now,
     timers: BinaryHeap<Reverse<(Now, Timer)>>,
     handover: Option<Handover>,
     loss: Option<loss::Loss>,

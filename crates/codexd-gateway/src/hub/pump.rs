@@ -45,7 +45,8 @@ impl Hub {
 
     fn send_on(&mut self) {
         let mut idle_turns = 0;
-        while idle_turns < self.ring.len() && self.serving.is_some() && self.slots_taken < SLOTS_MAX {
+        let may_send = self.serving.is_some() && self.now >= self.overloaded_until;
+        while may_send && idle_turns < self.ring.len() && self.slots_taken < SLOTS_MAX {
             let Some(id) = self.ring.pop_front() else { break };
             let Some(waiting) = self.clients.get_mut(&id).and_then(|client| client.waiting.pop_front())
             else {

@@ -9,7 +9,7 @@ use super::event::{ClientId, Link, ServerId, Text};
 use super::requests::asks_for_turns;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId, Viewer};
-use crate::limits::QUIET_MS;
+use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 
 /// The reason with which a draining app-server (0.169.0) refuses what would begin something.
 const DRAINING: &str = "serverShuttingDown";
@@ -95,7 +95,14 @@ impl Hub {
         if draining {
             self.drains(server);
         }
-        draining
+        let code = outcome.err().and_then(|error| text::member(error.get(), "code"));
+        let overloaded = code.is_some_and(|code| code.get().parse() == Ok(envelope::OVERLOADED));
+        if overloaded {
+            // A busy machine empties upstream's queue more slowly than slots are given back.
+            self.overloaded_until = self.now + OVERLOADED_PAUSE_MS;
+            self.timer(OVERLOADED_PAUSE_MS, Timer::Slots);
+        }
+        draining || overloaded
     }
 
     /// Keeps what an answer on a client's own connection, or of a stream, means for later.

@@ -326,3 +326,18 @@ fn nothing_is_begun_on_a_server_that_was_asked_to_leave() {
     world.settle();
     assert!(world.answer(client, next).expect("an answer")["result"]["turn"].is_object());
 }
+
+#[test]
+fn what_upstream_refuses_for_want_of_room_is_asked_again() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    let server = world.current.expect("a server");
+    world.refuse_next = true;
+    let asked = world.ask(client, "thread/read", json!({"threadId": thread}));
+    world.settle();
+    assert!(world.answer(client, asked).is_none(), "held for a moment");
+    world.settle_for(100);
+    assert!(world.answer(client, asked).expect("an answer")["result"].is_object());
+    assert!(world.has_loaded(server, &thread));
+}

@@ -1,0 +1,365 @@
+//! What an app-server keeps and answers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde_json::{Value, json};
+
+use super::World;
+use crate::hub::servers::LinkState;
+use crate::hub::{Event, Link, ServerId, Text};
+
+/// A turn on disk.
+#[derive(Clone, Debug)]
+pub struct DiskTurn {
+    pub id: String,
+    pub status: &'static str,
+    pub text: String,
+}
+
+/// A turn in a server.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub id: String,
+    /// It was accepted; the thread does not say so yet. An unsubscribe in this window cuts it.
+    pub shown: bool,
+    pub text: String,
+    pub asks: Option<u64>,
+}
+
+/// A loaded thread.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    pub subscribed: bool,
+    pub turn: Option<Running>,
+    /// It unloads when the turn ends, unheard.
+    pub leaves: bool,
+    pub ephemeral: bool,
+    /// Commands in the background: unloading kills them.
+    pub terminals: u32,
+    /// A sub-agent's: these own links are subscribed as well.
+    pub child_of: Option<String>,
+    pub own: BTreeSet<Link>,
+    /// It is being unloaded; nobody can have it yet.
+    pub closing: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Model {
+    pub lives: bool,
+    pub draining: bool,
+    pub threads: BTreeMap<String, Loaded>,
+    pub next_ask: u64,
+}
+
+/// What becomes of the word that a thread is unloaded.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Closing {
+    #[default]
+    AtOnce,
+    Late(u64),
+    Never,
+}
+
+type Answer = Result<Value, (String, Value)>;
+
+fn refused(message: &str) -> Answer {
+    Err((message.to_owned(), Value::Null))
+}
+
+impl World {
+    pub(super) fn push(&mut self, link: Link, value: Value) {
+        // Nothing is said over a link that is not being opened.
+        let known = self.hub.servers.get(&link.server());
+        let is_open =
+            matches!(link, Link::Own(..)) || known.is_some_and(|server| server.shared != LinkState::Down);
+        if is_open && self.lives(link.server()) {
+            let event = Event::LinkSaid(link, Text::from(value.to_string()));
+            self.up.entry(link).or_default().push_back(event);
+        }
+    }
+
+    pub fn lives(&self, server: ServerId) -> bool {
+        self.servers.get(&server).is_some_and(|model| model.lives)
+    }
+
+    pub(super) fn note(&mut self, server: ServerId, method: &str, params: Value) {
+        self.push(Link::Shared(server), json!({"method": method, "params": params, "emittedAtMs": self.now}));
+    }
+
+    pub(super) fn hear(&mut self, link: Link, text: &Text) {
+        let value: Value = serde_json::from_str(text).expect("JSON");
+        self.heard.push((link, value.clone()));
+        let server = link.server();
+        if !self.lives(server) {
+            return;
+        }
+        if value.get("method").is_none() {
+            if let Some(ask) = value["id"].as_u64() {
+                self.asked_and_answered(server, ask, value);
+            }
+            return;
+        }
+        let (method, params) = (value["method"].as_str().unwrap_or_default(), &value["params"]);
+        let outcome = match method {
+            "command/exec" | "process/spawn" => {
+                self.running_there.push((link, value.clone()));
+                if method == "command/exec" {
+                    return;
+                }
+                Ok(json!({}))
+            }
+            _ => self.serve(link, method, params),
+        };
+        let (client, number) = (params["from"][0].as_u64(), params["from"][1].as_i64());
+        if let (Some(client), Some(number)) = (client, number) {
+            match outcome.as_ref().err().is_some_and(|(_, data)| !data.is_null()) {
+                // It is sent again, behind what was not refused.
+                true => self.refused.push((client, number)),
+                false => self.in_order(client, number, params),
+            }
+        }
+        let mut reply = json!({"id": value["id"]});
+        match outcome {
+            Ok(result) => reply["result"] = result,
+            Err((message, data)) => {
+                reply["error"] = json!({"code": -32600, "message": message, "data": data});
+            }
+        }
+        self.push(link, reply);
+        self.after_answer(link, method, params);
+    }
+
+    /// What a client asks about a thread comes in the order in which it was sent.
+    fn in_order(&mut self, client: u64, number: i64, params: &Value) {
+        if self.refused.contains(&(client, number)) {
+            return;
+        }
+        let Some(thread) = params["threadId"].as_str() else { return };
+        let last = self.last.insert((client, thread.to_owned()), number);
+        assert!(last.is_none_or(|last| last < number), "{client} is heard out of order: {params}");
+    }
+
+    /// What is told behind an answer.
+    fn after_answer(&mut self, link: Link, method: &str, params: &Value) {
+        let Some(thread) = params["threadId"].as_str().map(str::to_owned) else { return };
+        let server = link.server();
+        let Some(loaded) = self.loaded(server, &thread).cloned() else { return };
+        match method {
+            "thread/unsubscribe" if !loaded.subscribed && loaded.own.is_empty() && !loaded.closing => {
+                self.cut.extend(loaded.turn.iter().map(|turn| turn.id.clone()));
+                self.cut.extend((loaded.terminals > 0).then(|| format!("terminals of {thread}")));
+                match loaded.turn {
+                    Some(turn) if turn.shown => {
+                        if let Some(loaded) = self.loaded(server, &thread) {
+                            loaded.leaves = true;
+                        }
+                    }
+                    _ => self.unload(server, &thread),
+                }
+            }
+            "thread/resume" if matches!(link, Link::Shared(_)) => {
+                let status = self.thread_json(server, &thread)["status"].clone();
+                self.note(server, "thread/status/changed", json!({"threadId": thread, "status": status}));
+                match self.goals.get(&thread) {
+                    Some(status) => {
+                        let goal = json!({"objective": "o", "status": status});
+                        self.note(server, "thread/goal/updated", json!({"threadId": thread, "goal": goal}));
+                    }
+                    None => self.note(server, "thread/goal/cleared", json!({"threadId": thread})),
+                }
+                if let Some(ask) = loaded.turn.and_then(|turn| turn.asks) {
+                    self.put_question(server, &thread, ask);
+                }
+                self.begin_by_itself(server, &thread);
+            }
+            "thread/goal/set" => {
+                let goal = json!({"objective": "o", "status": self.goals.get(&thread)});
+                self.note(server, "thread/goal/updated", json!({"threadId": thread, "goal": goal}));
+                self.begin_by_itself(server, &thread);
+            }
+            "thread/queue/add" => self.begin_by_itself(server, &thread),
+            _ => {}
+        }
+    }
+
+    pub(super) fn unload(&mut self, server: ServerId, thread: &str) {
+        match std::mem::take(&mut self.closing) {
+            Closing::AtOnce => self.unloaded(server, thread, true),
+            Closing::Never => self.unloaded(server, thread, false),
+            Closing::Late(ms) => {
+                if let Some(loaded) = self.loaded(server, thread) {
+                    loaded.closing = true;
+                    loaded.turn = None;
+                }
+                self.late.push((self.now + ms, server, thread.to_owned()));
+            }
+        }
+    }
+
+    pub(super) fn unloaded(&mut self, server: ServerId, thread: &str, told: bool) {
+        if let Some(model) = self.servers.get_mut(&server) {
+            model.threads.remove(thread);
+        }
+        if told {
+            let status = json!({"threadId": thread, "status": {"type": "notLoaded"}});
+            self.note(server, "thread/status/changed", status);
+            self.note(server, "thread/closed", json!({"threadId": thread}));
+        }
+    }
+
+    pub(super) fn loaded(&mut self, server: ServerId, thread: &str) -> Option<&mut Loaded> {
+        self.servers.get_mut(&server)?.threads.get_mut(thread)
+    }
+
+    fn thread_json(&self, server: ServerId, thread: &str) -> Value {
+        let loaded = self.servers.get(&server).and_then(|model| model.threads.get(thread));
+        let status = match loaded {
+            None => json!({"type": "notLoaded"}),
+            Some(Loaded { turn: Some(Running { shown: true, .. }), .. }) => {
+                json!({"type": "active", "activeFlags": []})
+            }
+            Some(_) => json!({"type": "idle"}),
+        };
+        let ephemeral = loaded.is_some_and(|loaded| loaded.ephemeral);
+        let path = (!ephemeral).then(|| format!("/rollouts/{thread}"));
+        let source = match loaded.and_then(|loaded| loaded.child_of.as_ref()) {
+            Some(parent) => json!({"subAgent": {"thread_spawn": {"parent_thread_id": parent}}}),
+            None => json!("vscode"),
+        };
+        json!({"id": thread, "status": status, "path": path, "ephemeral": ephemeral, "source": source})
+    }
+
+    fn serve(&mut self, link: Link, method: &str, params: &Value) -> Answer {
+        let server = link.server();
+        let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
+        let model = self.servers.get_mut(&server).expect("a server");
+        let starts = matches!(method, "thread/start" | "turn/start" | "thread/fork" | "thread/resume");
+        if model.draining && starts {
+            return Err(("Server is draining".into(), json!({"reason": "serverShuttingDown"})));
+        }
+        match method {
+            "thread/loaded/list" => {
+                Ok(json!({"data": model.threads.keys().collect::<Vec<_>>(), "nextCursor": null}))
+            }
+            "thread/start" => {
+                let id = format!("t{}", self.next_name);
+                self.next_name += 1;
+                let ephemeral = params["ephemeral"] == true;
+                let loaded = Loaded { subscribed: true, ephemeral, ..Loaded::default() };
+                self.servers.get_mut(&server).expect("a server").threads.insert(id.clone(), loaded);
+                Ok(json!({"thread": self.thread_json(server, &id)}))
+            }
+            "thread/resume" => self.serve_resume(server, &thread),
+            "thread/unsubscribe" => match (self.loaded(server, &thread), link) {
+                (None, _) => Ok(json!({"status": "notLoaded"})),
+                (Some(loaded), Link::Own(..)) => {
+                    let was = loaded.own.remove(&link);
+                    Ok(json!({"status": if was { "unsubscribed" } else { "notSubscribed" }}))
+                }
+                (Some(loaded), _) => {
+                    let was = std::mem::take(&mut loaded.subscribed);
+                    Ok(json!({"status": if was { "unsubscribed" } else { "notSubscribed" }}))
+                }
+            },
+            "turn/start" => {
+                let id = format!("turn{}", self.next_name);
+                self.next_name += 1;
+                let Some(loaded) = self.loaded(server, &thread) else { return refused("thread not found") };
+                if loaded.closing {
+                    return refused("thread is closing");
+                }
+                let turn =
+                    loaded.turn.get_or_insert(Running { id, shown: false, text: String::new(), asks: None });
+                let id = turn.id.clone();
+                Ok(json!({"turn": {"id": id, "items": [], "status": "inProgress"}}))
+            }
+            "thread/turns/list" => Ok(json!({"data": self.turns(server, &thread), "nextCursor": null})),
+            "thread/goal/get" => {
+                let goal = self.goals.get(&thread).map(|status| json!({"objective": "o", "status": status}));
+                Ok(json!({"goal": goal}))
+            }
+            "thread/goal/set" => {
+                if self.loaded(server, &thread).is_none_or(|loaded| loaded.ephemeral) {
+                    return refused("no goals here");
+                }
+                self.disk.entry(thread.clone()).or_default();
+                let paused = params["status"] == "paused";
+                self.goals.insert(thread, if paused { "paused" } else { "active" });
+                Ok(json!({}))
+            }
+            "thread/queue/add" => {
+                if self.loaded(server, &thread).is_none_or(|loaded| loaded.ephemeral) {
+                    return refused("no queue here");
+                }
+                self.disk.entry(thread.clone()).or_default();
+                *self.queues.entry(thread).or_default() += 1;
+                Ok(json!({}))
+            }
+            "thread/queue/list" => {
+                let count = self.queues.get(&thread).copied().unwrap_or_default();
+                Ok(json!({"data": vec![1; count as usize], "nextCursor": null}))
+            }
+            "thread/backgroundTerminals/list" => {
+                let count = self.loaded(server, &thread).map_or(0, |loaded| loaded.terminals);
+                Ok(json!({"data": vec![1; count as usize], "nextCursor": null}))
+            }
+            "thread/read" => Ok(json!({"thread": self.thread_json(server, &thread)})),
+            _ => Ok(json!({"echo": method, "params": params})),
+        }
+    }
+
+    fn serve_resume(&mut self, server: ServerId, thread: &str) -> Answer {
+        let elsewhere = |(id, model): (&ServerId, &Model)| {
+            *id != server && model.lives && model.threads.contains_key(thread)
+        };
+        if self.servers.iter().any(elsewhere) {
+            return refused("thread already has an active writer");
+        }
+        let model = self.servers.get_mut(&server).expect("a server");
+        let here = model.threads.get(thread);
+        if here.is_some_and(|loaded| loaded.closing) {
+            return refused("thread is closing; retry");
+        }
+        if !self.disk.contains_key(thread) {
+            return refused("no rollout found for thread id");
+        }
+        let loaded = model.threads.entry(thread.to_owned()).or_default();
+        (loaded.subscribed, loaded.leaves) = (true, false);
+        Ok(json!({"thread": self.thread_json(server, thread)}))
+    }
+
+    /// The turns of a thread, newest first. Of one that runs, the text is not told before it is whole.
+    fn turns(&mut self, server: ServerId, thread: &str) -> Vec<Value> {
+        let runs =
+            self.loaded(server, thread).and_then(|loaded| loaded.turn.clone()).filter(|turn| turn.shown);
+        let runs = runs.map(|turn| json!({"id": turn.id, "status": "inProgress", "items": []}));
+        let done = self.disk.get(thread).into_iter().flatten().rev().map(|turn| {
+            let item = json!({"type": "agentMessage", "id": format!("d-{}", turn.id), "text": turn.text});
+            json!({"id": turn.id, "status": turn.status, "items": [item], "itemsView": "full"})
+        });
+        runs.into_iter().chain(done).take(4).collect()
+    }
+
+    /// An app-server dies. `graceful`: its turns are whole on disk, unheard.
+    pub fn kill(&mut self, id: ServerId, graceful: bool) {
+        let Some(model) = self.servers.get_mut(&id) else { return };
+        model.lives = false;
+        let threads = std::mem::take(&mut model.threads);
+        for (thread, loaded) in threads {
+            let keeps = !loaded.ephemeral;
+            if let Some(turn) = loaded.turn.filter(|turn| turn.shown && keeps) {
+                let status = if graceful { "completed" } else { "interrupted" };
+                let text = if graceful { format!("{}-end", turn.text) } else { String::new() };
+                if graceful {
+                    self.said.insert(turn.id.clone(), text.clone());
+                }
+                self.disk.entry(thread).or_default().push(DiskTurn { id: turn.id, status, text });
+            }
+        }
+        self.running_there.retain(|(link, _)| link.server() != id);
+        let links: Vec<Link> = self.up.keys().copied().filter(|link| link.server() == id).collect();
+        for link in links {
+            self.up.insert(link, VecDeque::from([Event::LinkLost(link)]));
+        }
+    }
+}
