@@ -95,3 +95,5 @@ pub(crate) const GREETINGS_MAX: usize = 32;
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
 /// So many of those who resumed threads with all their turns are remembered until they are told something about it.
 pub(crate) const RESUMERS_MAX: usize = 16;
+/// How long nothing is sent on after upstream has refused a request because too many were waiting there.
+pub(crate) const OVERLOADED_PAUSE_MS: u64 = 20;

@@ -3,12 +3,12 @@
 use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
 
-use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::event::{ClientId, Link, ServerId, Text};
 use super::requests::asks_for_turns;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId, Viewer};
+use super::{Hub, Timer};
 use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 
 /// The reason with which a draining app-server (0.169.0) refuses what would begin something.

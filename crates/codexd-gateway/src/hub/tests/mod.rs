@@ -331,13 +331,17 @@ fn nothing_is_begun_on_a_server_that_was_asked_to_leave() {
 fn what_upstream_refuses_for_want_of_room_is_asked_again() {
     let mut world = World::new();
     let client = world.client(1, experimental());
-    let thread = world.thread(client);
-    let server = world.current.expect("a server");
-    world.refuse_next = true;
-    let asked = world.ask(client, "thread/read", json!({"threadId": thread}));
+    world.call(client, "model/list", json!({}));
+    let asked = world.ask(client, "model/list", json!({}));
+    let (link, upstream) =
+        world.heard.last().map(|(link, heard)| (*link, heard["id"].clone())).expect("heard");
+    let refusal =
+        json!({"error": {"code": -32001, "message": "Server overloaded; retry later."}, "id": upstream});
+    world.feed(super::Event::LinkSaid(link, refusal.to_string().into()));
+    let heard = world.heard.len();
     world.settle();
     assert!(world.answer(client, asked).is_none(), "held for a moment");
+    assert_eq!(world.heard.len(), heard);
     world.settle_for(100);
     assert!(world.answer(client, asked).expect("an answer")["result"].is_object());
-    assert!(world.has_loaded(server, &thread));
 }
