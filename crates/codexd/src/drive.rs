@@ -75,6 +75,9 @@ pub struct Reached {
     pub handover: Option<Value>,
 }
 
+/// A server, and the gateway in front of it if one is wanted.
+type ToRun = (Box<Program>, Option<Box<Program>>);
+
 struct Drive<'a> {
     context: &'a Context,
     wish: &'a Wish<'a>,
@@ -187,8 +190,7 @@ impl Drive<'_> {
     }
 
     /// The program of a new server, proven before an old one is touched, and the gateway in front of it.
-    #[allow(clippy::type_complexity)]
-    fn what_to_run(&self, sight: &Sight) -> Result<(Box<Program>, Option<Box<Program>>), Failure> {
+    fn what_to_run(&self, sight: &Sight) -> Result<ToRun, Failure> {
         let home = &self.context.home;
         let generations = self.link.as_ref().map(|link| link.generations.as_slice()).unwrap_or_default();
         let recorded = sight.codexd.as_ref().and_then(|record| record.socket.as_deref());
