@@ -22,6 +22,9 @@ pub enum Bench {
     Lifecycle(lifecycle::Options),
     /// The real app-server through the gateway beside the same directly.
     Gateway(gateway::Options),
+    /// Copies bytes between two sockets: what `gateway` compares itself with.
+    #[command(hide = true)]
+    Copier(gateway::copier::Ends),
 }
 
 /// Set in the process that measures, below the one that reaps what daemons leave behind.
@@ -42,6 +45,7 @@ pub fn bench(bench: &Bench) -> anyhow::Result<ExitCode> {
     match bench {
         Bench::Lifecycle(options) => lifecycle::lifecycle(options)?,
         Bench::Gateway(options) => gateway::gateway(options)?,
+        Bench::Copier(ends) => gateway::copier::copy(ends)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ use super::samples::Samples;
 use super::{machine, page, release};
 use crate::needs;
 
+pub mod copier;
 mod measure;
 mod stage;
 mod table;
@@ -86,6 +87,8 @@ const THROUGH: usize = 1;
 struct Results {
     hub: [Pair; 2],
     own: [Pair; 2],
+    /// Through a process that only copies bytes, the same two requests.
+    copied: [Samples; 2],
     rates: [Pair; 2],
     many: Pair,
     arrival: Pair,
@@ -109,6 +112,7 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
     };
     let model = MockModel::start()?;
     let stages = [Stage::direct(&model)?, Stage::through(&model, &codexd)?];
+    let copied = Stage::copied(&model)?;
     let load = machine::load();
     let mut results = Results::default();
     if options.wants("idle") {
@@ -123,7 +127,7 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
     }
     for round in 0..options.rounds {
         eprintln!("round {} of {}", round + 1, options.rounds);
-        measure_round(options, &stages, round, &mut results)
+        measure_round(options, &stages, &copied, round, &mut results)
             .with_context(|| format!("in round {}", round + 1))?;
     }
     let heading = format!("{}; {} rounds", machine::describe(&load), options.rounds);
@@ -132,12 +136,14 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
     if options.write {
         page::replace(&needs::workspace().join("docs/benchmarks.md"), "gateway", &section)?;
     }
+    copied.end()?;
     stages.into_iter().try_for_each(Stage::end)
 }
 
 fn measure_round(
     options: &Options,
     stages: &[Stage; 2],
+    copied: &Stage,
     round: usize,
     results: &mut Results,
 ) -> anyhow::Result<()> {
@@ -146,7 +152,11 @@ fn measure_round(
     for place in order {
         let stage = &stages[place];
         if wanted("latency") {
-            latency(stage, place, options.calls, results).context("small requests")?;
+            let [hub, own] = latency(stage, options.calls).context("small requests")?;
+            for (pairs, times) in [(&mut results.hub, hub), (&mut results.own, own)] {
+                pairs[0].side(place).push(times.median());
+                pairs[1].side(place).push(times.quantile(0.99));
+            }
         }
         if wanted("deltas") {
             for (at, viewers) in VIEWERS.into_iter().enumerate() {
@@ -154,6 +164,10 @@ fn measure_round(
                 results.rates[at].side(place).push(rate(DELTAS, seen.streaming));
             }
         }
+    }
+    if wanted("latency") {
+        let times = latency(copied, options.calls).context("small requests, copied")?;
+        results.copied.iter_mut().zip(times).for_each(|(all, times)| all.push(times.median()));
     }
     if wanted("many") && round < FEW_ROUNDS {
         let seen = measure::watched_turn(&stages[THROUGH], MANY_VIEWERS, DELTAS).context("many viewers")?;
@@ -175,32 +189,33 @@ fn measure_round(
 }
 
 /// Small requests that go through the hub, and small requests on the client's own connection.
-fn latency(stage: &Stage, place: usize, calls: usize, results: &mut Results) -> anyhow::Result<()> {
+fn latency(stage: &Stage, calls: usize) -> anyhow::Result<[Samples; 2]> {
     let mut client = stage.client()?;
     let thread = stage.thread(&mut client)?;
     let about = json!({"threadId": thread}).to_string();
-    for (method, params, pairs) in [
-        ("thread/goal/get", about.as_str(), &mut results.hub),
-        ("thread/loaded/list", "{}", &mut results.own),
-    ] {
+    let mut measured = [Samples::default(), Samples::default()];
+    let requests = [("thread/goal/get", about.as_str()), ("thread/loaded/list", "{}")];
+    for ((method, params), times) in requests.into_iter().zip(&mut measured) {
         // The first ones open connections and fill caches.
         measure::round_trips(&mut client, method, params, calls.min(100))?;
-        let mut times = Samples::default();
         for time in measure::round_trips(&mut client, method, params, calls)? {
             times.push(time);
         }
-        pairs[0].side(place).push(times.median());
-        pairs[1].side(place).push(times.quantile(0.99));
     }
-    Ok(())
+    Ok(measured)
 }
 
 fn rows(results: &Results, idle: usize) -> Vec<Row> {
     let one_viewer = results.rates[0].through.median();
+    let copied = |label: &str, at: usize, direct: &Pair| {
+        Row::new(label, Some(&direct.direct), Some(&results.copied[at]), Unit::Us)
+    };
     let mut rows = vec![
         results.hub[0].row("`thread/goal/get` (hub), p50", Unit::Us).aiming(Aim::Added(25.0)),
+        copied("the same through a process that only copies bytes", 0, &results.hub[0]),
         results.hub[1].row("`thread/goal/get` (hub), p99", Unit::Us).aiming(Aim::Times(2.0)),
         results.own[0].row("`thread/loaded/list` (own connection), p50", Unit::Us).aiming(Aim::Added(25.0)),
+        copied("the same through a process that only copies bytes", 1, &results.own[0]),
         results.own[1].row("`thread/loaded/list` (own connection), p99", Unit::Us).aiming(Aim::Times(2.0)),
         results.rates[0].row("deltas at 1 viewer", Unit::Rate).aiming(Aim::Share(0.95)),
         results.rates[1].row("deltas at each of 20 viewers", Unit::Rate).aiming(Aim::ShareOf(

@@ -12,6 +12,11 @@ use codexd_testkit::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::copier::Copier;
+
+/// The socket of the process that copies.
+const COPIES: &str = "copier.sock";
+
 /// One home with a server that serves.
 pub struct Stage {
     home: Home,
@@ -20,6 +25,7 @@ pub struct Stage {
 
 enum Way {
     Direct(AppServer),
+    Copied { server: AppServer, _copier: Copier },
     Through { codexd: PathBuf },
 }
 
@@ -32,6 +38,17 @@ impl Stage {
         let home = home(model)?;
         let server = block_on(AppServer::start(&home, Server::Real(Version::V0_169_0)))?;
         Ok(Stage { home, way: Way::Direct(server) })
+    }
+
+    /// The same app-server behind a process that only copies bytes.
+    ///
+    /// # Errors
+    /// One of the two does not start.
+    pub fn copied(model: &MockModel) -> anyhow::Result<Stage> {
+        let home = home(model)?;
+        let server = block_on(AppServer::start(&home, Server::Real(Version::V0_169_0)))?;
+        let _copier = Copier::start(&home.work().join(COPIES), &home.bare_socket())?;
+        Ok(Stage { home, way: Way::Copied { server, _copier } })
     }
 
     /// The same app-server with the gateway in front, brought up by `codexd start`.
@@ -50,6 +67,7 @@ impl Stage {
     pub fn socket(&self) -> PathBuf {
         match self.way {
             Way::Direct(_) => self.home.bare_socket(),
+            Way::Copied { .. } => self.home.work().join(COPIES),
             Way::Through { .. } => self.home.control_socket(),
         }
     }
@@ -86,7 +104,7 @@ impl Stage {
 
     fn codexd(&self) -> anyhow::Result<Codexd<'_>> {
         match &self.way {
-            Way::Direct(_) => anyhow::bail!("a bare server has no verbs"),
+            Way::Direct(_) | Way::Copied { .. } => anyhow::bail!("a bare server has no verbs"),
             Way::Through { codexd } => Ok(Codexd::at(&self.home, codexd)),
         }
     }
@@ -97,7 +115,7 @@ impl Stage {
     /// There is none.
     pub fn server(&self) -> anyhow::Result<Process> {
         match &self.way {
-            Way::Direct(server) => Ok(server.process().clone()),
+            Way::Direct(server) | Way::Copied { server, .. } => Ok(server.process().clone()),
             Way::Through { .. } => {
                 let status = self.codexd()?.json(&["status"])?;
                 let pid = status["pid"].as_u64().with_context(|| format!("no pid in {status}"))?;
