@@ -76,10 +76,14 @@ pub(crate) const UNWATCHED_MAX_MS: u64 = 60_000;
 pub(crate) const HUSH_MS: u64 = 2_000;
 /// A thread that does not unload within this is subscribed again and tried later.
 pub(crate) const MOVE_STUCK_MS: u64 = 5_000;
-/// The wait before a thread that is still held elsewhere is tried again.
+/// The wait before a thread that is still held elsewhere, or an app-server that had too much to do, is tried again.
 pub(crate) const AGAIN_AFTER_MS: u64 = 50;
-/// So often is it tried.
-pub(crate) const ARRIVAL_TRIES_MAX: u32 = 100;
+/// So often is a thread tried that soon; an app-server that takes longer to let go of it is in trouble.
+pub(crate) const HASTY_TRIES_MAX: u32 = 10;
+/// The wait between two tries after that.
+pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
+/// So often is it tried at all: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
+pub(crate) const TRIES_MAX: u32 = 75;
 /// Text of one stream that is kept for those who join; an item with more is told to them when it is whole.
 pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So many of the turns that ended last are remembered for each thread.

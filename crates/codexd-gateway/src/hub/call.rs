@@ -44,6 +44,8 @@ pub enum Kind {
     Starter,
     /// The command that it ran has ended.
     Exec,
+    /// The process that it began runs until it is told to have ended; refused, it never ran.
+    Spawn,
     /// A login waits for its user from now on.
     Login,
     /// It changed a setting that a successor has to be told as well.

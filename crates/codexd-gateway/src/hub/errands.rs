@@ -7,7 +7,7 @@ use super::event::{Link, ServerId, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, LOADS_MAX, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, LOADS_MAX, QUIET_MS};
 
 impl Hub {
     pub(super) fn errand_answered(
@@ -118,18 +118,15 @@ impl Hub {
 
     fn taken_over(&mut self, server: ServerId, id: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Finding) else {
-            if outcome.is_ok() && !self.threads.contains_key(id) {
-                // It was unloaded meanwhile, and loaded again by this.
-                let params = serde_json::json!({"threadId": &**id});
-                self.errand(Link::Shared(server), Errand::Forget, "thread/unsubscribe", &params);
-            }
             return self.take_over_next();
         };
         match outcome.map(|result| text::member(result, "thread")) {
-            Err(error) if Refusal::of(error) == Refusal::NotYet && thread.tries < ARRIVAL_TRIES_MAX => {
-                thread.tries += 1;
+            Err(error)
+                if Refusal::of(error) == Refusal::NotYet
+                    && let Some(wait) = thread.try_again_after() =>
+            {
                 self.finds.push_back(id.clone());
-                return self.timer(AGAIN_AFTER_MS, Timer::Find);
+                return self.timer(wait, Timer::Find);
             }
             Err(error) if Refusal::of(error) == Refusal::Draining => {
                 // It ends by itself when its turns have ended: until then it is not to be told to again.

@@ -146,8 +146,12 @@ impl Hub {
             }
             "serverRequest/resolved" => return self.resolved(server, &id, names.request_id, method, text),
             "thread/closed" | "thread/deleted" | "thread/archived" => {
+                // One that is being subscribed may be loaded again by that: the answer tells.
+                let is_asked_for = known.motion == Motion::Finding && !self.finds.contains(&id);
                 self.tell_everyone(method, text);
-                self.forget_thread(&id);
+                if !is_asked_for {
+                    self.forget_thread(&id);
+                }
                 return self.moved_on();
             }
             _ => {}

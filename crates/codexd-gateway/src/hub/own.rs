@@ -38,6 +38,7 @@ impl Hub {
         self.keep_place(id, server, method, named, params);
         let kind = match method {
             "command/exec" => Kind::Exec,
+            "process/spawn" => Kind::Spawn,
             "account/login/start" => Kind::Login,
             _ if kept::is_setting(method) => Kind::Setting,
             _ => Kind::Plain,
@@ -73,10 +74,10 @@ impl Hub {
                 });
             }
         } else if placed.begins {
-            client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
+            // A name may be taken again before the first of that name is known to have ended.
             client.placed.push((placed.kind, name.into(), server));
         } else if placed.ends {
-            client.placed.retain(|(kind, known, _)| !(*kind == placed.kind && **known == *name));
+            self.place_ended(id, placed.kind, Some(name));
         }
     }
 
@@ -125,16 +126,20 @@ impl Hub {
         }
     }
 
-    /// The request that ran a command was answered: the command has ended.
-    pub(super) fn exec_ended(&mut self, id: ClientId, request: &str) {
+    /// The answer to a request that began something says that nothing of it runs there: a command has ended with it, a
+    /// process was refused.
+    pub(super) fn begun_in_vain(&mut self, id: ClientId, kind: &str, member: &str, request: &str) {
         let params = text::member(request, "params");
-        let name = params.and_then(|params| text::member(params.get(), "processId")).map(RawValue::get);
-        self.place_ended(id, places::EXEC, name);
+        let name = params.and_then(|params| text::member(params.get(), member)).map(RawValue::get);
+        self.place_ended(id, kind, name);
     }
 
     pub(super) fn place_ended(&mut self, id: ClientId, kind: &str, name: Option<&str>) {
-        if let (Some(client), Some(name)) = (self.clients.get_mut(&id), name) {
-            client.placed.retain(|(known, named, _)| !(*known == kind && **named == *name));
+        if let (Some(client), Some(name)) = (self.clients.get_mut(&id), name)
+            && let Some(at) =
+                client.placed.iter().position(|(known, named, _)| *known == kind && **named == *name)
+        {
+            client.placed.remove(at);
         }
     }
 

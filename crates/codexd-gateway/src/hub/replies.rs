@@ -8,7 +8,7 @@ use super::event::{ClientId, Link, ServerId, Text};
 use super::requests::asks_for_turns;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId, Viewer};
-use super::{Hub, Timer};
+use super::{Hub, Timer, places};
 use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 
 /// The reason with which a draining app-server (0.169.0) refuses what would begin something.
@@ -115,7 +115,8 @@ impl Hub {
         outcome: Result<&RawValue, &RawValue>,
     ) {
         match (kind, outcome) {
-            (Kind::Exec, _) => self.exec_ended(client, request),
+            (Kind::Exec, _) => self.begun_in_vain(client, places::EXEC, "processId", request),
+            (Kind::Spawn, Err(_)) => self.begun_in_vain(client, places::PROCESS, "processHandle", request),
             (Kind::Login, Ok(result)) => self.login_began(client, link.server(), result.get()),
             (Kind::Setting, Ok(_)) => self.setting_made(request),
             (Kind::EventStream, Err(_)) => {

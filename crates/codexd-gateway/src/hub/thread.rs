@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::event::{ClientId, Now, ServerId, Text, WaitsFor};
-use crate::limits::TURNS_REMEMBERED;
+use crate::limits::{AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, TRIES_MAX, TURNS_REMEMBERED};
 
 /// The id of a thread.
 pub type ThreadId = Rc<str>;
@@ -200,6 +200,16 @@ impl Thread {
     /// the next.
     pub fn is_busy(&self, now: Now) -> bool {
         !self.turns.is_empty() || self.is_active() || now < self.quiet_at
+    }
+
+    /// It refused to load, but may later: in how many ms it is to be tried again, unless that was done often enough.
+    pub fn try_again_after(&mut self) -> Option<u64> {
+        self.tries += 1;
+        match self.tries {
+            ..=HASTY_TRIES_MAX => Some(AGAIN_AFTER_MS),
+            ..=TRIES_MAX => Some(AGAIN_LATE_AFTER_MS),
+            _ => None,
+        }
     }
 
     pub fn is_active(&self) -> bool {

@@ -16,7 +16,7 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
 use super::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, LOADS_MAX, QUIET_MS, RECONNECT_AFTER_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, QUIET_MS, RECONNECT_AFTER_MS};
 
 /// A loss that is being made good.
 #[derive(Debug)]
@@ -214,20 +214,23 @@ impl Hub {
     }
 
     fn not_recovered(&mut self, id: &ThreadId, refusal: Refusal) {
-        let again_at = self.now + AGAIN_AFTER_MS;
         let Some(thread) = self.threads.get_mut(id) else { return };
         let server = thread.server;
-        thread.tries += u32::from(refusal == Refusal::NotYet);
-        if refusal == Refusal::Final || thread.tries > ARRIVAL_TRIES_MAX {
+        let wait = match refusal {
+            Refusal::Final => None,
+            Refusal::NotYet => thread.try_again_after(),
+            Refusal::Draining => Some(AGAIN_AFTER_MS),
+        };
+        let Some(wait) = wait else {
             self.end_as_lost(id);
             return self.recover_lost();
-        }
+        };
         thread.motion = Motion::Lost;
-        thread.again_at = again_at;
+        thread.again_at = self.now + wait;
         if refusal == Refusal::Draining {
             self.drains(server);
         }
-        self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
+        self.timer(wait, Timer::Again(id.clone()));
         self.recover_lost();
     }
 

@@ -16,7 +16,7 @@ use super::call::Errand;
 use super::event::{HandoverState, Link, Now, ServerId, WaitsFor};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, ARRIVAL_TRIES_MAX, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
 
 /// A handover that is under way.
 #[derive(Debug)]
@@ -263,9 +263,8 @@ impl Hub {
                 self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
                 self.moved_on();
             }
-            Refusal::NotYet if thread.tries < ARRIVAL_TRIES_MAX => {
-                thread.tries += 1;
-                self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
+            Refusal::NotYet if let Some(wait) = thread.try_again_after() => {
+                self.timer(wait, Timer::Again(id.clone()));
             }
             _ => {
                 self.end_as_lost(id);

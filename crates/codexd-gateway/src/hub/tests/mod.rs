@@ -1,5 +1,6 @@
 //! What the hub promises, one test a promise; and histories at random.
 
+mod found;
 mod histories;
 mod world;
 

@@ -74,7 +74,7 @@ impl World {
     pub fn new() -> Self {
         let mut world = Self {
             hub: Hub::new(),
-            trace: false,
+            trace: std::env::var_os("HUB_TRACE").is_some(),
             now: 1_000,
             servers: BTreeMap::new(),
             current: None,

@@ -101,6 +101,7 @@ impl World {
         }
         let (method, params) = (value["method"].as_str().unwrap_or_default(), &value["params"]);
         let outcome = match method {
+            "process/spawn" if params["cwd"] != "/" => refused("no such directory"),
             "command/exec" | "process/spawn" => {
                 self.running_there.push((link, value.clone()));
                 if method == "command/exec" {

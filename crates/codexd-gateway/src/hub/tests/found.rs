@@ -1,0 +1,62 @@
+//! Histories that were found at random and once broke a promise.
+
+use super::histories::{Step, run};
+use super::world::Closing::Late;
+use Step::{
+    Break, Complete, Deliver, Goal, Kill, NextClosing, Own, OwnEnds, Replace, Restart, Show, Start, Turn,
+    Wait,
+};
+
+/// A thread that was asked to unload answers late, when it was given up and its turn went on.
+#[test]
+fn a_late_unload_does_not_cost_the_turn_that_waited() {
+    run(&[
+        Replace,
+        Turn(1, 1),
+        Complete(1),
+        Start(1, false),
+        Wait(60),
+        Deliver(0),
+        Turn(1, 1),
+        Deliver(0),
+        Deliver(0),
+        Wait(61_000),
+        Kill(false),
+        Start(1, false),
+    ])
+    .expect("it holds");
+}
+
+/// The gateway itself is replaced between the looks at a thread and its leaving, and its goal goes on meanwhile.
+#[test]
+fn a_goal_that_goes_on_under_a_new_gateway_is_not_cut() {
+    run(&[
+        Goal(1, 0, true),
+        Wait(30),
+        Replace,
+        Restart,
+        Deliver(0),
+        Deliver(0),
+        Start(1, false),
+        Complete(0),
+        Start(1, false),
+        Start(1, false),
+        Deliver(2),
+        Start(1, false),
+    ])
+    .expect("it holds");
+}
+
+/// A name of a process is taken again before the first of that name has ended.
+#[test]
+fn a_process_whose_name_is_taken_again_is_not_cut() {
+    run(&[Replace, Turn(1, 0), Turn(1, 0), Own(3, 2), Deliver(2), OwnEnds, Own(3, 2), Start(1, false)])
+        .expect("it holds");
+}
+
+/// A thread is wanted again while its app-server takes seconds to let go of it.
+#[test]
+fn a_thread_that_closes_slowly_is_waited_for() {
+    run(&[Replace, Turn(1, 1), Show(1), Break(true), Turn(1, 0), NextClosing(Late(7_000)), Complete(1)])
+        .expect("it holds");
+}
