@@ -100,7 +100,8 @@ impl Hub {
             return self.asked_again(link, number);
         }
         if let Some(thread) = thread.as_ref().filter(|thread| !self.threads.contains_key(*thread)) {
-            self.found_child(link.server(), thread);
+            let is_known = self.under_way.contains_key(thread);
+            self.found_child(link.server(), thread, is_known);
         }
         let number = self.asks.next;
         self.asks.next += 1;

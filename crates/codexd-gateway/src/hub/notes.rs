@@ -64,7 +64,9 @@ impl Hub {
         text: &Text,
     ) {
         if !self.threads.contains_key(thread) && !everyone {
-            self.found_child(server, thread);
+            // Whose turn begins is known from here on; of any other somebody has to ask what it is doing.
+            let is_known = method == "turn/started" || self.under_way.contains_key(thread);
+            self.found_child(server, thread, is_known);
         }
         let Some(known) = self.threads.get_mut(thread) else {
             // Somebody else's thread, which only its status concerns.
@@ -189,10 +191,15 @@ impl Hub {
     }
 
     /// A thread that nobody has started here: a sub-agent's, which upstream tells everybody about.
-    pub(super) fn found_child(&mut self, server: ServerId, thread: &str) {
+    pub(super) fn found_child(&mut self, server: ServerId, thread: &str, is_known: bool) {
         let id: ThreadId = thread.into();
-        let child = Thread::new(id.clone(), server, Audience::Everyone { but: Vec::new() });
+        let mut child = Thread::new(id.clone(), server, Audience::Everyone { but: Vec::new() });
+        if !is_known {
+            child.motion = Motion::Finding;
+            self.finds.push_back(id.clone());
+        }
         self.threads.insert(id, child);
+        self.find_more();
         if self.clients.is_empty() {
             self.leave_children_alone();
         }

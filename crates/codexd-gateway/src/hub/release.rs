@@ -25,6 +25,9 @@ impl Hub {
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
+            if self.servers.values().any(super::Server::is_being_listed) {
+                return Dispatched::Waits;
+            }
             // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };

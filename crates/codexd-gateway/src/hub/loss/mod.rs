@@ -293,8 +293,8 @@ impl Hub {
         for end in ends {
             self.tell_viewers(id, "turn/completed", &end);
         }
-        for text in deferred {
-            self.link_said(link, &text);
+        for text in deferred.iter().filter(|text| !lost.iter().any(|turn| truth::is_of(turn, text))) {
+            self.link_said(link, text);
         }
         if let Some(loss) = &mut self.loss {
             loss.recovered += 1;

@@ -1,5 +1,6 @@
 //! How turns ended whose app-server was lost: as it stands on disk, told as if it had been heard.
 
+use codexd_protocol::envelope::{self, Message};
 use serde_json::{Value, json};
 
 use super::super::Hub;
@@ -10,6 +11,18 @@ use super::super::thread::{OpenItem, Thread, ThreadId, Turn, fingerprint};
 const DELTA: &str = "item/agentMessage/delta";
 /// Items that are told after the fact although their beginning was never seen.
 const TOLD_LATE: [&str; 4] = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall"];
+
+/// Whether a notification belongs to what is told of a turn when it has ended: that was told already.
+pub(super) fn is_of(turn: &Turn, text: &str) -> bool {
+    let Ok(Message::Notification { method, params }) = envelope::parse(text) else { return false };
+    let of_turn = method.starts_with("item/") || matches!(method, "turn/started" | "turn/completed");
+    let whole = params.and_then(|params| text::member(params.get(), "turn"));
+    let id = match whole {
+        Some(whole) => text::string(whole.get(), "id"),
+        None => params.and_then(|params| text::string(params.get(), "turnId")),
+    };
+    of_turn && id.is_some_and(|id| *id == *turn.id)
+}
 
 impl Hub {
     /// Tells the rest of a turn and gives its `turn/completed`.

@@ -3,8 +3,8 @@
 use super::histories::{Step, run};
 use super::world::Closing::Late;
 use Step::{
-    Break, Complete, Deliver, Goal, Kill, NextClosing, Own, OwnEnds, Replace, Restart, Show, Start, Turn,
-    Wait,
+    Approve, Break, Come, Complete, Deliver, Delta, Goal, Kill, NextClosing, Own, OwnEnds, Queue, Replace,
+    Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -59,4 +59,48 @@ fn a_process_whose_name_is_taken_again_is_not_cut() {
 fn a_thread_that_closes_slowly_is_waited_for() {
     run(&[Replace, Turn(1, 1), Show(1), Break(true), Turn(1, 0), NextClosing(Late(7_000)), Complete(1)])
         .expect("it holds");
+}
+
+/// A turn ends while its thread is subscribed anew, so that its end stands on disk and is told as well.
+#[test]
+fn an_end_that_is_read_and_told_is_passed_on_once() {
+    run(&[
+        Start(1, false),
+        Start(1, false),
+        Turn(1, 1),
+        Show(1),
+        Replace,
+        Start(1, false),
+        Break(true),
+        Deliver(0),
+        Replace,
+        Approve(0),
+        Deliver(6),
+        Complete(1),
+    ])
+    .expect("it holds");
+}
+
+/// An unsubscribe comes before the gateway knows what its app-server has loaded.
+#[test]
+fn an_unsubscribe_does_not_end_what_was_not_found_yet() {
+    run(&[Turn(1, 0), Show(0), Restart, Come(2, 0), Unsubscribe(2, 0), Deliver(0), Deliver(0), Deliver(5)])
+        .expect("it holds");
+}
+
+/// A new gateway hears of a sub-agent's thread for the first time in the middle of its turn.
+#[test]
+fn a_sub_agent_that_is_found_in_mid_turn_is_asked_what_it_does() {
+    run(&[
+        Start(1, false),
+        Queue(1, 0),
+        Wait(30),
+        Start(1, false),
+        Restart,
+        Spawn(0),
+        Deliver(0),
+        Replace,
+        Delta(4),
+    ])
+    .expect("it holds");
 }
