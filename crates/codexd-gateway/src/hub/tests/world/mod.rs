@@ -276,7 +276,13 @@ impl World {
                     assert!(!seen.left, "a client that left is told {value}");
                     if let (Some(id), None) = (value["id"].as_i64(), value.get("method")) {
                         let open = seen.open.remove(&id);
-                        let Some((method, _)) = open else { panic!("a second answer: {value}") };
+                        let Some((method, asked)) = open else { panic!("a second answer: {value}") };
+                        if method == "thread/unsubscribe" {
+                            // A join that was asked for before it is answered by now.
+                            let thread = asked["threadId"].as_str().unwrap_or_default();
+                            seen.watching.remove(thread);
+                            seen.through.retain(|_, of| of != thread);
+                        }
                         let thread = value["result"]["thread"]["id"].as_str();
                         if let (Some(thread), "thread/start" | "thread/resume") = (thread, &*method) {
                             seen.watching.insert(thread.to_owned());

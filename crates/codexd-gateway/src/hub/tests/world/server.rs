@@ -90,7 +90,9 @@ impl World {
         let value: Value = serde_json::from_str(text).expect("JSON");
         self.heard.push((link, value.clone()));
         let server = link.server();
-        if !self.lives(server) {
+        let is_broken =
+            |queue: &VecDeque<Event>| queue.iter().any(|event| matches!(event, Event::LinkLost(_)));
+        if !self.lives(server) || self.up.get(&link).is_some_and(is_broken) {
             return;
         }
         if value.get("method").is_none() {
@@ -119,6 +121,8 @@ impl World {
                 false => self.in_order(client, number, params),
             }
         }
+        // What a stranger to a thread says about it changes nothing there.
+        let is_stranger = outcome.as_ref().is_ok_and(|result| result["status"] == "notSubscribed");
         let mut reply = json!({"id": value["id"]});
         match outcome {
             Ok(result) => reply["result"] = result,
@@ -127,7 +131,9 @@ impl World {
             }
         }
         self.push(link, reply);
-        self.after_answer(link, method, params);
+        if !is_stranger {
+            self.after_answer(link, method, params);
+        }
     }
 
     /// What a client asks about a thread comes in the order in which it was sent.
