@@ -7,6 +7,7 @@ use std::rc::Rc;
 use serde_json::value::RawValue;
 
 use super::event::{ClientId, Now, ServerId, Text};
+use super::lanes::Lane;
 use super::text::{self, Str};
 
 /// What a client declared at `initialize`.
@@ -33,6 +34,18 @@ pub struct Waiting {
     pub refused_by: Option<ServerId>,
     /// Under which number it was sent there.
     pub number: u64,
+    /// Set when something before it has to wait.
+    pub lane: Option<Lane>,
+}
+
+impl Waiting {
+    pub fn new(text: Text, since: Now) -> Self {
+        Self { text, since, refused_by: None, number: 0, lane: None }
+    }
+
+    pub fn lane(&mut self) -> &Lane {
+        self.lane.get_or_insert_with(|| Lane::of(&self.text))
+    }
 }
 
 /// A request in force that is made again on another connection.

@@ -82,7 +82,17 @@ impl Hub {
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
         let mut ids: Vec<String> =
             data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
-        ids.retain(|id| !self.threads.contains_key(&**id) && !self.under_way.contains_key(&**id));
+        // The answer to what is being asked there about a thread tells as much.
+        let is_asked_about = |id: &str| {
+            self.under_way.contains_key(id)
+                && self.calls.values().any(|call| match &call.asker {
+                    Asker::Client { thread: Some(thread), .. } => {
+                        **thread == *id && call.link.server() == server
+                    }
+                    _ => false,
+                })
+        };
+        ids.retain(|id| !self.threads.contains_key(&**id) && !is_asked_about(id));
         for id in ids {
             let id: ThreadId = id.as_str().into();
             let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));

@@ -16,6 +16,7 @@ mod errands;
 mod event;
 mod greeting;
 mod kept;
+mod lanes;
 mod loss;
 mod moving;
 mod notes;
@@ -208,8 +209,11 @@ impl Hub {
         self.under_way.remove(thread);
         let Some(known) = self.threads.get(thread) else { return };
         let moves = self.handover.as_ref().is_some_and(|handover| handover.to != known.server);
-        if moves || known.unwatched_since.is_some() {
+        if known.unwatched_since.is_some() {
             self.timer(QUIET_MS, Timer::Quiet(thread.clone()));
+        } else if moves {
+            // At once, before the next request about it: somebody may ask all the time.
+            self.thread_stirred(thread);
         }
     }
 

@@ -25,9 +25,6 @@ impl Hub {
         let named = placed.zip(name);
         let there = named.and_then(|(placed, name)| self.clients.get(&id)?.place(placed.kind, name));
         let Some(server) = there.or(self.serving) else { return Dispatched::Waits };
-        if !self.has_slot(id) {
-            return Dispatched::Waits;
-        }
         let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
         let is_open =
             client.old_owns.contains(&server) || client.own.is_some_and(|own| own.server == server && own.up);

@@ -3,7 +3,9 @@
 //! App-server 0.169.0 has one queue of 128 for everybody and refuses what does not fit. It is emptied quickly, whatever
 //! the requests then take, so a slot is given back when its request was answered or after [`SLOT_MAX_MS`].
 
+use super::client::Waiting;
 use super::event::{ClientId, Text};
+use super::lanes::Lane;
 use super::requests::Dispatched;
 use super::{Asker, Hub, Timer, text};
 use crate::limits::{
@@ -48,30 +50,46 @@ impl Hub {
         let may_send = self.serving.is_some() && self.now >= self.overloaded_until;
         while may_send && idle_turns < self.ring.len() && self.slots_taken < SLOTS_MAX {
             let Some(id) = self.ring.pop_front() else { break };
-            let Some(waiting) = self.clients.get_mut(&id).and_then(|client| client.waiting.pop_front())
-            else {
-                if let Some(client) = self.clients.get_mut(&id) {
-                    client.in_ring = false;
-                }
-                continue;
-            };
-            match self.dispatch(id, &waiting) {
-                Dispatched::Done => {
-                    idle_turns = 0;
-                    self.went_on(id, waiting.text.len());
-                }
-                Dispatched::Waits => {
-                    idle_turns += 1;
-                    if let Some(client) = self.clients.get_mut(&id) {
-                        client.waiting.push_front(waiting);
-                    }
-                }
-            }
+            let sent = self.send_one(id);
             let Some(client) = self.clients.get_mut(&id) else { continue };
-            match client.waiting.is_empty() {
-                true => client.in_ring = false,
-                false => self.ring.push_back(id),
+            if client.waiting.is_empty() {
+                client.in_ring = false;
+            } else {
+                self.ring.push_back(id);
+                idle_turns += usize::from(!sent);
             }
+            if sent {
+                idle_turns = 0;
+            }
+        }
+    }
+
+    /// Sends on the first request of a client that need not wait; answers whether there was one.
+    fn send_one(&mut self, id: ClientId) -> bool {
+        let mut held: Vec<Lane> = Vec::new();
+        let mut at = 0;
+        loop {
+            let Some(client) = self.clients.get_mut(&id) else { return false };
+            let Some(waiting) = client.waiting.get_mut(at) else { return false };
+            if held.iter().any(|earlier| waiting.lane().is_behind(earlier)) {
+                at += 1;
+                continue;
+            }
+            let Some(mut waiting) = client.waiting.remove(at) else { return false };
+            let dispatched = self.dispatch(id, &waiting);
+            if let Dispatched::Done = dispatched {
+                self.went_on(id, waiting.text.len());
+                return true;
+            }
+            if let Dispatched::WaitsInLane = dispatched {
+                held.push(waiting.lane().clone());
+            }
+            let Some(client) = self.clients.get_mut(&id) else { return false };
+            client.waiting.insert(at, waiting);
+            if let Dispatched::Waits = dispatched {
+                return false;
+            }
+            at += 1;
         }
     }
 
@@ -134,24 +152,23 @@ impl Hub {
         }
     }
 
-    /// The first requests of a client have waited as long as any may: nobody answers.
+    /// Requests of a client have waited as long as any may: nobody answers.
     pub(super) fn held_too_long(&mut self, id: ClientId) {
-        loop {
-            let Some(client) = self.clients.get_mut(&id) else { return };
-            let Some(first) = client.waiting.front() else {
-                client.has_held_timer = false;
-                return;
-            };
-            let due = first.since + HELD_MAX_MS;
-            if due > self.now {
-                let wait = due.since_ms(self.now);
-                return self.timer(wait, Timer::Held(id));
-            }
-            let Some(waiting) = client.waiting.pop_front() else { return };
-            if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&waiting.text) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.has_held_timer = false;
+        let is_due = |waiting: &Waiting| waiting.since + HELD_MAX_MS <= self.now;
+        let (due, wait): (Vec<Waiting>, _) = client.waiting.drain(..).partition(is_due);
+        client.waiting = wait.into();
+        if let Some(first) = client.waiting.iter().map(|waiting| waiting.since + HELD_MAX_MS).min() {
+            client.has_held_timer = true;
+            let wait = first.since_ms(self.now);
+            self.timer(wait, Timer::Held(id));
+        }
+        for each in due {
+            if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
                 self.tell(id, unavailable(raw.get()));
             }
-            self.went_on(id, waiting.text.len());
+            self.went_on(id, each.text.len());
         }
     }
 

@@ -26,13 +26,13 @@ impl Hub {
         };
         let Some(known) = self.threads.get(thread) else {
             if self.servers.values().any(super::Server::is_being_listed) {
-                return Dispatched::Waits;
+                return Dispatched::WaitsInLane;
             }
             // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         if known.motion != Motion::Still {
-            return Dispatched::Waits;
+            return Dispatched::WaitsInLane;
         }
         let was_watching = known.is_watched_by(id);
         let status = if was_watching { "unsubscribed" } else { "notSubscribed" };

@@ -4,6 +4,7 @@ use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
 
 use super::call::{Asker, Call, Kind};
+use super::client::Waiting;
 use super::event::{ClientId, Link, ServerId, Text};
 use super::requests::asks_for_turns;
 use super::text::{self, Names};
@@ -250,7 +251,7 @@ impl Hub {
         client.waiting_bytes += text.len();
         let before = client.waiting.iter().take_while(|other| other.number != 0 && other.number < number);
         let at = before.count();
-        let waiting = super::client::Waiting { text, since, refused_by: Some(server), number };
+        let waiting = Waiting { refused_by: Some(server), number, ..Waiting::new(text, since) };
         client.waiting.insert(at, waiting);
         self.queue_up(id);
     }

@@ -18,8 +18,10 @@ const PARSE_ERROR: i64 = -32700;
 pub(super) enum Dispatched {
     /// It was sent on, or answered.
     Done,
-    /// Not now.
+    /// Not now, nor anything else of this client.
     Waits,
+    /// Not now, nor what must not overtake it ([`Lane`](super::lanes::Lane)).
+    WaitsInLane,
 }
 
 impl Hub {
@@ -63,7 +65,7 @@ impl Hub {
     fn hold(&mut self, id: ClientId, text: Text) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.waiting_bytes += text.len();
-        client.waiting.push_back(Waiting { text, since: self.now, refused_by: None, number: 0 });
+        client.waiting.push_back(Waiting::new(text, self.now));
         self.queue_up(id);
     }
 
@@ -72,8 +74,11 @@ impl Hub {
         let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
         let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.draining);
         // Before it is read: it may be large, and be looked at often.
-        if !client.is_ready() || !self.has_slot(id) || waiting.refused_by.as_ref().is_some_and(drains) {
+        if !client.is_ready() || !self.has_slot(id) {
             return Dispatched::Waits;
+        }
+        if waiting.refused_by.as_ref().is_some_and(drains) {
+            return Dispatched::WaitsInLane;
         }
         let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {
             return Dispatched::Done;
@@ -174,19 +179,19 @@ impl Hub {
     ) -> Dispatched {
         let known = thread.and_then(|thread| self.threads.get(thread));
         if known.is_some_and(|thread| thread.motion != Motion::Still) {
-            return Dispatched::Waits;
+            return Dispatched::WaitsInLane;
         }
         // Another app-server may have it, which is about to say so.
         if known.is_none() && thread.is_some() && self.servers.values().any(super::Server::is_being_listed) {
-            return Dispatched::Waits;
+            return Dispatched::WaitsInLane;
         }
         let Some(server) = known.map(|thread| thread.server).or(self.serving) else {
             return Dispatched::Waits;
         };
         let starts = routes::starts_turn(method);
         let draining = self.servers.get(&server).is_some_and(|server| server.draining);
-        if !self.is_up(server) || (draining && (starts || method == "thread/start")) || !self.has_slot(id) {
-            return Dispatched::Waits;
+        if !self.is_up(server) || (draining && (starts || method == "thread/start")) {
+            return Dispatched::WaitsInLane;
         }
         let kind = match method {
             "thread/start" | "thread/fork" => Kind::NewThread,

@@ -3,8 +3,8 @@
 use super::histories::{Step, run};
 use super::world::Closing::Late;
 use Step::{
-    Approve, Break, Come, Complete, Deliver, Delta, Goal, Kill, NextClosing, Own, OwnEnds, Queue, Replace,
-    Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
+    Approve, Break, Come, Complete, Deliver, Delta, Goal, Join, Kill, NextClosing, Own, OwnEnds, Queue,
+    Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -101,6 +101,29 @@ fn a_sub_agent_that_is_found_in_mid_turn_is_asked_what_it_does() {
         Deliver(0),
         Replace,
         Delta(4),
+    ])
+    .expect("it holds");
+}
+
+/// A client asks the new app-server for a thread that the old one, whose link had broken, has begun unheard.
+#[test]
+fn what_another_server_is_asked_about_is_found_all_the_same() {
+    run(&[
+        Replace,
+        Deliver(0),
+        Deliver(0),
+        Turn(1, 0),
+        Spawn(0),
+        Come(1, 0),
+        Turn(1, 0),
+        Spawn(0),
+        Delta(0),
+        Complete(2),
+        Join(1, 3),
+        Break(true),
+        Deliver(0),
+        Deliver(0),
+        Wait(30),
     ])
     .expect("it holds");
 }

@@ -7,7 +7,7 @@ mod world;
 use serde_json::{Value, json};
 
 use super::{HandoverState, Link, Report};
-use world::World;
+use world::{Closing, World};
 
 fn experimental() -> Value {
     json!({"experimentalApi": true})
@@ -213,6 +213,42 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
     });
     assert_eq!(last, Some((HandoverState::Completed, 2)));
     world.turn(client, &busy, "on the new one");
+}
+
+#[test]
+fn a_thread_on_its_way_holds_up_only_what_is_about_it() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let (moving, other) = (world.thread(client), world.thread(client));
+    for thread in [&moving, &other] {
+        world.turn(client, thread, "a");
+        world.complete(thread);
+    }
+    world.call(client, "model/list", json!({}));
+    let old = world.current.expect("a server");
+    world.turn(client, &other, "keeps it where it is");
+    world.settle_for(100);
+    world.closing = Closing::Late(1_000);
+    let new = world.replace();
+    world.settle_for(60);
+    let about = |thread: &String| json!({"threadId": thread});
+    let held = world.ask(client, "thread/goal/get", about(&moving));
+    let behind = world.ask(client, "thread/queue/list", about(&moving));
+    let last = world.ask(client, "thread/sample/cancel", json!({"requestId": held}));
+    let (free, own) =
+        (world.ask(client, "thread/goal/get", about(&other)), world.ask(client, "model/list", json!({})));
+    world.settle();
+    for number in [free, own] {
+        assert!(world.answer(client, number).is_some(), "{number} need not wait");
+    }
+    for number in [held, behind, last] {
+        assert!(world.answer(client, number).is_none(), "{number} has to wait");
+    }
+    world.settle_for(1_000);
+    for number in [held, behind, last] {
+        assert!(world.answer(client, number).is_some(), "{number} is answered now");
+    }
+    assert!(world.has_loaded(new, &moving) && world.has_loaded(old, &other));
 }
 
 #[test]
