@@ -76,8 +76,6 @@ pub enum Event {
 pub enum Action {
     /// Send a client a text.
     Tell(ClientId, Text),
-    /// Close a client's connection.
-    Cut(ClientId, CutReason),
     /// Ask an app-server for an `initialize` answer under the name that does not become the name of the process, on a
     /// connection of its own that is closed again; try until it answers or the host says that it is gone.
     Greet(ServerId),
@@ -99,17 +97,6 @@ pub enum Action {
     Retire(ServerId),
     /// What people and verbs are to know.
     Report(Report),
-}
-
-/// Why a client's connection is closed by the gateway.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CutReason {
-    /// It did not read, and too much waits for it.
-    SlowReader,
-    /// The gateway is asked to leave.
-    GoingAway,
-    /// What it said is larger than any message may be.
-    TooLarge,
 }
 
 /// Something worth an event, or the ear of a waiting verb.

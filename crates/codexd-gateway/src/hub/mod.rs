@@ -33,13 +33,14 @@ mod streams;
 mod tests;
 mod text;
 mod thread;
+mod told;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 pub use event::{
-    Action, ClientId, CutReason, Event, HandoverReport, HandoverState, Link, Now, Report, ServerId, Text,
-    WaitingThread, WaitsFor,
+    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, Report, ServerId, Text, WaitingThread,
+    WaitsFor,
 };
 pub use snapshot::Snapshot;
 

@@ -205,10 +205,10 @@ impl Thread {
     /// It refused to load, but may later: in how many ms it is to be tried again, unless that was done often enough.
     pub fn try_again_after(&mut self) -> Option<u64> {
         self.tries += 1;
-        match self.tries {
-            ..=HASTY_TRIES_MAX => Some(AGAIN_AFTER_MS),
-            ..=TRIES_MAX => Some(AGAIN_LATE_AFTER_MS),
-            _ => None,
+        if self.tries <= HASTY_TRIES_MAX {
+            Some(AGAIN_AFTER_MS)
+        } else {
+            (self.tries <= TRIES_MAX).then_some(AGAIN_LATE_AFTER_MS)
         }
     }
 

@@ -16,11 +16,10 @@ use super::driver::Driver;
 use super::line::{End, Line, Read, Ready, Side};
 use super::outbox::Overflow;
 use super::stream::Stream;
-use crate::hub::{ClientId, CutReason, Event, Text};
+use crate::hub::{ClientId, Event, Text};
 use crate::limits::{CLIENT_READ_BYTES, CLOSE_TIMEOUT_MS};
 
 const GOING_AWAY: u16 = 1001;
-const TOO_LARGE: u16 = 1009;
 const TRY_AGAIN_LATER: u16 = 1013;
 
 /// The clients that are connected.
@@ -127,21 +126,6 @@ impl Driver {
         if let Err(overflow) = line.push(text) {
             self.cut_slow(client, overflow);
         }
-    }
-
-    /// Closes a client's connection because the brain wants it.
-    pub(super) fn cut(self: &Rc<Self>, client: ClientId, reason: CutReason) {
-        let Some(line) = self.clients.remove(client) else { return };
-        let (code, why) = match reason {
-            CutReason::SlowReader => (TRY_AGAIN_LATER, "slow reader; reconnect and resume the thread"),
-            CutReason::GoingAway => (GOING_AWAY, "codexd is going away"),
-            CutReason::TooLarge => (TOO_LARGE, "the message is too large"),
-        };
-        line.cut(code, why);
-        if reason != CutReason::GoingAway {
-            self.note_cut(client, why);
-        }
-        self.feed(Event::ClientLeft(client));
     }
 
     /// Closes every client's connection after what waits for it; the brain is not told.

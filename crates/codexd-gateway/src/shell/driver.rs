@@ -134,7 +134,6 @@ impl Driver {
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
             Action::Tell(client, text) => self.tell(client, text),
-            Action::Cut(client, reason) => self.cut(client, reason),
             Action::Say(link, text) => self.say(link, text),
             Action::Connect(link, initialize) => self.connect(link, initialize),
             Action::Close(link) => self.links.close(link),

@@ -1,6 +1,7 @@
 //! Histories that were found at random and once broke a promise.
 
-use super::histories::{Step, run};
+use super::histories::run;
+use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
     Approve, Break, Come, Complete, Deliver, Delta, Goal, Join, Kill, NextClosing, Own, OwnEnds, Queue,

@@ -5,72 +5,9 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
-use super::world::{Closing, World};
+use super::steps::{Step, step};
+use super::world::World;
 use crate::hub::{ClientId, Event, Hub};
-
-#[derive(Clone, Debug)]
-pub enum Step {
-    Start(u64, bool),
-    Turn(u64, usize),
-    Join(u64, usize),
-    Unsubscribe(u64, usize),
-    Answer(u64),
-    Goal(u64, usize, bool),
-    Queue(u64, usize),
-    Leave(u64),
-    Come(u64, u8),
-    Show(usize),
-    Delta(usize),
-    Complete(usize),
-    Approve(usize),
-    Terminal(usize),
-    Spawn(usize),
-    Deliver(usize),
-    Wait(u64),
-    NextClosing(Closing),
-    Replace,
-    Kill(bool),
-    KillOutgoing(bool),
-    Drain,
-    Break(bool),
-    Restart,
-    Own(u64, u8),
-    OwnEnds,
-}
-
-pub fn step() -> impl Strategy<Value = Step> {
-    use Step as S;
-    let (c, t) = (1..5_u64, 0..6_usize);
-    let closing = prop_oneof![Just(Closing::Late(200)), Just(Closing::Late(7_000)), Just(Closing::Never)];
-    prop_oneof![
-        2 => (c.clone(), prop::bool::weighted(0.15)).prop_map(|(c, ephemeral)| S::Start(c, ephemeral)),
-        6 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Turn(c, t)),
-        3 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Join(c, t)),
-        1 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Unsubscribe(c, t)),
-        1 => c.clone().prop_map(S::Answer),
-        1 => (c.clone(), t.clone(), any::<bool>()).prop_map(|(c, t, on)| S::Goal(c, t, on)),
-        1 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Queue(c, t)),
-        1 => c.clone().prop_map(S::Leave),
-        1 => (c.clone(), 0..4_u8).prop_map(|(c, kind)| S::Come(c, kind)),
-        4 => t.clone().prop_map(S::Show),
-        4 => t.clone().prop_map(S::Delta),
-        5 => t.clone().prop_map(S::Complete),
-        1 => t.clone().prop_map(S::Approve),
-        1 => t.clone().prop_map(S::Terminal),
-        1 => t.prop_map(S::Spawn),
-        20 => (0..8_usize).prop_map(S::Deliver),
-        4 => prop_oneof![Just(1_u64), Just(30), Just(60), Just(400), Just(61_000)].prop_map(S::Wait),
-        1 => closing.prop_map(S::NextClosing),
-        1 => Just(S::Replace),
-        1 => any::<bool>().prop_map(S::Kill),
-        1 => any::<bool>().prop_map(S::KillOutgoing),
-        1 => Just(S::Drain),
-        1 => any::<bool>().prop_map(S::Break),
-        1 => Just(S::Restart),
-        1 => (c, 0..4_u8).prop_map(|(c, kind)| S::Own(c, kind)),
-        1 => Just(S::OwnEnds),
-    ]
-}
 
 /// What a client declares: one that may do everything, one that does not want deltas, one that may not do everything.
 fn capabilities(kind: u8) -> Value {

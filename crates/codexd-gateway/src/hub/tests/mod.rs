@@ -2,6 +2,7 @@
 
 mod found;
 mod histories;
+mod steps;
 mod world;
 
 use serde_json::{Value, json};

@@ -322,7 +322,6 @@ impl World {
                 self.retired.push(server);
             }
             Action::Report(report) => self.reports.push(report),
-            Action::Cut(..) => {}
         }
     }
 
