@@ -190,6 +190,17 @@ impl Hub {
         self.errand(link, Errand::PauseGoal(id.clone()), "thread/goal/set", &params);
     }
 
+    /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
+    pub(super) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get(id) else { return };
+        let goal = thread.goal.as_deref().and_then(|told| text::member(told, "goal"));
+        let is_active =
+            goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active");
+        if is_active && !thread.goal_held && !thread.turns.is_empty() && thread.motion == Motion::Still {
+            self.hold_goal(id);
+        }
+    }
+
     pub(in crate::hub) fn goal_paused(&mut self, id: &ThreadId, is_good: bool) {
         if is_good {
             return self.timer(QUIET_MS, Timer::Quiet(id.clone()));

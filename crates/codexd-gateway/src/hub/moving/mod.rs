@@ -120,6 +120,7 @@ impl Hub {
             }
             if let Some(waits_for) = self.obviously_waits_for(&id) {
                 self.waits(&id, waits_for);
+                self.hold_goal_of_busy(&id);
                 continue;
             }
             if let Some(handover) = &mut self.handover {

@@ -253,6 +253,25 @@ fn a_thread_on_its_way_holds_up_only_what_is_about_it() {
 }
 
 #[test]
+fn a_goal_that_goes_on_and_on_moves_between_two_of_its_turns() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.call(client, "thread/goal/set", json!({"threadId": thread, "status": "active"}));
+    world.settle_for(1_000);
+    let new = world.replace();
+    world.settle_for(1_000);
+    assert!(!world.has_loaded(new, &thread), "its turn runs");
+    world.complete(&thread);
+    world.settle_for(200);
+    assert!(world.has_loaded(new, &thread));
+    assert_eq!((world.goals[&thread], world.running()), ("active", vec![thread]), "it goes on");
+    let told = world.notes(client, "thread/goal/updated");
+    assert!(told.iter().all(|told| told["params"]["goal"]["status"] == "active"), "{told:?}");
+    assert!(world.cut.is_empty(), "{:?}", world.cut);
+}
+
+#[test]
 fn a_thread_that_is_not_on_disk_yet_moves_after_its_first_turn() {
     let mut world = World::new();
     let client = world.client(1, experimental());
