@@ -1,5 +1,6 @@
 //! The seam between the gateway and whoever runs it: the doors it is handed, what it is told, what it asks for.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -65,6 +66,19 @@ pub enum HostOrder {
         /// The facts: an object, or null.
         detail: serde_json::Value,
     },
+}
+
+/// What outlives the gateway.
+pub trait Memory {
+    /// The goals that the gateway before this one held when it ended: ids of threads.
+    fn goals(&mut self) -> Vec<String>;
+
+    /// Keeps the ids of the threads whose goals are held from now on, in place of those before. Done when it returns, also
+    /// if the gateway is killed the next moment.
+    ///
+    /// # Errors
+    /// The system's: they are not kept.
+    fn keep_goals(&mut self, threads: &[String]) -> io::Result<()>;
 }
 
 /// Where clients come in.

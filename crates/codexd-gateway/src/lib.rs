@@ -13,7 +13,7 @@ use std::io;
 
 use tokio::sync::mpsc;
 
-use host::{Doors, HostEvent, HostOrder};
+use host::{Doors, HostEvent, HostOrder, Memory};
 
 /// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
 /// thread.
@@ -22,8 +22,9 @@ use host::{Doors, HostEvent, HostOrder};
 /// The system's, when a door cannot be opened.
 pub async fn run(
     doors: Doors,
+    memory: Box<dyn Memory>,
     host_events: mpsc::Receiver<HostEvent>,
     host_orders: mpsc::Sender<HostOrder>,
 ) -> io::Result<()> {
-    shell::run(Box::new(hub::Hub::new()), doors, host_events, host_orders).await
+    shell::run(Box::new(hub::Hub::new()), doors, memory, host_events, host_orders).await
 }

@@ -13,7 +13,10 @@ use crate::atomic;
 const PRIVATE: u32 = 0o700;
 
 /// The files of the state folder that are replaced as a whole.
-const REPLACED: [&str; 4] = ["settings.json", "app-server.pid", "keeper.json", "codex-binaries.json"];
+const REPLACED: [&str; 6] =
+    ["settings.json", "app-server.pid", "keeper.json", "codex-binaries.json", "gateway.json", HELD_GOALS];
+
+const HELD_GOALS: &str = "held-goals.json";
 
 /// The paths of one CODEX_HOME.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -111,6 +114,11 @@ impl Home {
     /// What the gateway last wrote about a handover.
     pub fn gateway_state(&self) -> PathBuf {
         self.state_file("gateway.json")
+    }
+
+    /// The goals that the gateway holds until their threads have moved.
+    pub fn held_goals(&self) -> PathBuf {
+        self.state_file(HELD_GOALS)
     }
 
     /// The token of the gateway's door for the network.

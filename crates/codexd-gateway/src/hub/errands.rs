@@ -105,6 +105,7 @@ impl Hub {
             server.listed = true;
         }
         self.take_over_next();
+        self.load_held_goals();
         self.moved_on();
     }
 
@@ -158,6 +159,7 @@ impl Hub {
                     let params = serde_json::json!({"threadId": &**id, "limit": 1, "sortDirection": "desc"});
                     self.errand(link, Errand::Running(id.clone()), "thread/turns/list", &params);
                 }
+                self.find_held_goal(id);
                 if !self.threads.get(id).is_some_and(Thread::is_watched) {
                     self.left_alone(id);
                 }

@@ -67,6 +67,9 @@ pub enum Event {
         /// Whether its file exists.
         exists: bool,
     },
+    /// The goals that the gateway before this one held when it ended, by thread: they are to go on. Comes before
+    /// everything else, or not at all.
+    GoalsKept(Vec<String>),
     /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
     TimeCame,
 }
@@ -95,6 +98,8 @@ pub enum Action {
     },
     /// An outgoing app-server holds nothing any more: it may leave.
     Retire(ServerId),
+    /// Remember, also if this gateway is killed the next moment, in which threads goals are held: in place of those before.
+    KeepGoals(Vec<String>),
     /// What people and verbs are to know.
     Report(Report),
 }

@@ -14,6 +14,7 @@ mod call;
 mod client;
 mod errands;
 mod event;
+mod goals;
 mod greeting;
 mod kept;
 mod lanes;
@@ -48,6 +49,7 @@ use crate::limits::QUIET_MS;
 use asks::Asks;
 use call::{Asker, Call, Errand};
 use client::Client;
+use goals::Goals;
 use kept::EventStream;
 use moving::Handover;
 use servers::{Persona, Server};
@@ -110,6 +112,7 @@ pub struct Hub {
     overloaded_until: Now,
     timers: BinaryHeap<Reverse<(Now, Timer)>>,
     handover: Option<Handover>,
+    goals: Goals,
     loss: Option<loss::Loss>,
     /// What every connection is told when it opens: the notification's name and text.
     greetings: Vec<(Box<str>, Text)>,
@@ -147,6 +150,7 @@ impl Hub {
             Event::LinkSaid(link, text) => self.link_said(link, &text),
             Event::LinkLost(link) => self.link_lost(link),
             Event::Looked { thread, exists } => self.looked(&thread, exists),
+            Event::GoalsKept(threads) => self.goals.kept_before(&threads),
             Event::TimeCame => self.time_came(),
         }
         out.append(&mut self.out);

@@ -71,7 +71,10 @@ impl Hub {
 
     /// A thread is not loaded any more.
     pub(super) fn forget_thread(&mut self, id: &ThreadId) {
-        self.threads.remove(id);
+        let held_goal = self.threads.remove(id).is_some_and(|thread| thread.goal_held);
+        if held_goal {
+            self.keep_goals();
+        }
         self.asks.thread_gone(id);
         self.streams.retain(|stream| stream.thread() != id);
     }

@@ -216,12 +216,11 @@ impl Hub {
                 Kind::Resume => thread.joiner = Some(id),
                 _ => {}
             }
-            // What a client says of a goal holds, whatever the gateway was about to do with it.
-            let says = method == "thread/goal/clear"
-                || (method == "thread/goal/set"
-                    && text::member(text, "params")
-                        .is_some_and(|params| text::member(params.get(), "status").is_some()));
-            thread.goal_held &= !says;
+        }
+        if says_of_goal(method, text)
+            && let Some(thread) = &thread
+        {
+            self.goal_said(thread);
         }
         if asks_for_turns(method, text) {
             self.resumers.push_back(id);
@@ -253,6 +252,17 @@ impl Hub {
         self.calls.insert(upstream, Call { link, asker, holds_slot: true });
         self.take_slot(client, upstream);
         self.say(link, spliced);
+    }
+}
+
+/// Whether a request decides whether a goal is active.
+fn says_of_goal(method: &str, text: &str) -> bool {
+    match method {
+        "thread/goal/clear" => true,
+        "thread/goal/set" => {
+            text::member(text, "params").is_some_and(|params| text::member(params.get(), "status").is_some())
+        }
+        _ => false,
     }
 }
 

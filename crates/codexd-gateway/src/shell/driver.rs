@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use codexd_core::clock::Monotonic;
+use codexd_core::contract::EventLevel;
+use serde_json::json;
 use tokio::sync::Notify;
 
 use super::brain::Brain;
@@ -17,6 +19,7 @@ use super::links::Links;
 use super::orders::Orders;
 use super::servers::Servers;
 use super::writer::Writer;
+use crate::host::Memory;
 use crate::hub::{Action, ClientId, Event};
 
 /// The state that all tasks share.
@@ -35,12 +38,13 @@ pub(crate) struct Driver {
     pub(super) links: Links,
     pub(super) servers: RefCell<Servers>,
     pub(super) orders: Orders,
+    memory: RefCell<Box<dyn Memory>>,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }
 
 impl Driver {
-    pub(crate) fn new(brain: Box<dyn Brain>) -> Rc<Self> {
+    pub(crate) fn new(brain: Box<dyn Brain>, memory: Box<dyn Memory>) -> Rc<Self> {
         Rc::new(Self {
             brain: RefCell::new(brain),
             began: Instant::now(),
@@ -55,6 +59,7 @@ impl Driver {
             links: Links::default(),
             servers: RefCell::default(),
             orders: Orders::default(),
+            memory: RefCell::new(memory),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }
@@ -131,6 +136,24 @@ impl Driver {
         }
     }
 
+    /// Tells the brain what the gateway before this one left undone.
+    pub(super) fn remember(self: &Rc<Self>) {
+        let goals = self.memory.borrow_mut().goals();
+        if !goals.is_empty() {
+            self.feed(Event::GoalsKept(goals));
+        }
+    }
+
+    fn keep_goals(&self, threads: &[String]) {
+        if let Err(error) = self.memory.borrow_mut().keep_goals(threads) {
+            let message = format!(
+                "failed to remember which goals are held for a handover: {error}; if the gateway is killed before it ends, \
+                 they stay paused"
+            );
+            self.orders.note(EventLevel::Warn, "goals.forgotten", message, json!({"threads": threads}));
+        }
+    }
+
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
             Action::Tell(client, text) => self.tell(client, text),
@@ -143,6 +166,7 @@ impl Driver {
                 self.feed(Event::Looked { thread, exists });
             }
             Action::Retire(server) => self.retire(server),
+            Action::KeepGoals(threads) => self.keep_goals(&threads),
             Action::Report(report) => self.report(&report),
         }
     }

@@ -37,7 +37,7 @@ use tokio::time::timeout;
 
 pub(crate) use brain::Brain;
 
-use crate::host::{Doors, HostEvent, HostOrder};
+use crate::host::{Doors, HostEvent, HostOrder, Memory};
 use crate::limits::LEAVE_TIMEOUT_MS;
 use driver::Driver;
 
@@ -48,10 +48,11 @@ use driver::Driver;
 pub(crate) async fn run(
     brain: Box<dyn Brain>,
     doors: Doors,
+    memory: Box<dyn Memory>,
     host_events: mpsc::Receiver<HostEvent>,
     host_orders: mpsc::Sender<HostOrder>,
 ) -> io::Result<()> {
-    let driver = Driver::new(brain);
+    let driver = Driver::new(brain, memory);
     LocalSet::new().run_until(serve(driver, doors, host_events, host_orders, accept::may_enter)).await
 }
 
@@ -63,6 +64,7 @@ async fn serve(
     may_enter: accept::MayEnter,
 ) -> io::Result<()> {
     allow_many_descriptors();
+    driver.remember();
     doors.control.set_nonblocking(true)?;
     let control = UnixListener::from_std(doors.control)?;
     let writing = Rc::clone(&driver.writer);

@@ -3,6 +3,7 @@
 
 mod arrival;
 mod link;
+mod memory;
 
 use std::ffi::OsString;
 use std::io;
@@ -61,13 +62,14 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let control = handed_over()?;
     let kept = control.try_clone()?;
     let tcp = arguments.listen.map(|listen| TcpDoor { listen, token_file: arguments.home.gateway_token() });
+    let memory = Box::new(memory::HeldGoals::new(arguments.home.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (events, host_events) = mpsc::channel(UNDERWAY_MAX);
         let (host_orders, orders) = mpsc::channel(UNDERWAY_MAX);
         let link = link::Link::new(arguments.home.clone(), kept, events, orders)?;
         let talking = tokio::spawn(link.run());
-        let served = codexd_gateway::run(Doors { control, tcp }, host_events, host_orders).await;
+        let served = codexd_gateway::run(Doors { control, tcp }, memory, host_events, host_orders).await;
         talking.abort();
         served
     })

@@ -6,7 +6,7 @@ use super::super::call::Errand;
 use super::super::event::{Action, WaitsFor};
 use super::super::thread::{Check, Motion, ThreadId};
 use super::super::{Hub, Timer, text};
-use crate::limits::{MOVE_STUCK_MS, QUIET_MS, UNWATCHED_MAX_MS};
+use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
 
 impl Hub {
     /// What keeps a thread where it is, as far as that is known without asking: whatever runs in it, and whatever was
@@ -178,67 +178,6 @@ impl Hub {
         thread.looked_at_again = false;
         thread.queue_rests |= thread.waits_for == WaitsFor::Queue && !thread.is_busy(self.now);
         self.thread_stirred(id);
-    }
-
-    /// Keeps a goal from beginning turns. Its turn, if one runs, ends first; then the look is taken again.
-    fn hold_goal(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.goal_held = true;
-        thread.waits_for = WaitsFor::Turn;
-        let link = thread.link();
-        let params = json!({"threadId": &**id, "status": "paused"});
-        self.errand(link, Errand::PauseGoal(id.clone()), "thread/goal/set", &params);
-    }
-
-    /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
-    pub(super) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id) else { return };
-        let goal = thread.goal.as_deref().and_then(|told| text::member(told, "goal"));
-        let is_active =
-            goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active");
-        if is_active && !thread.goal_held && !thread.turns.is_empty() && thread.motion == Motion::Still {
-            self.hold_goal(id);
-        }
-    }
-
-    pub(in crate::hub) fn goal_paused(&mut self, id: &ThreadId, is_good: bool) {
-        if is_good {
-            return self.timer(QUIET_MS, Timer::Quiet(id.clone()));
-        }
-        if let Some(thread) = self.threads.get_mut(id) {
-            thread.goal_held = false;
-            thread.waits_for = WaitsFor::Trouble;
-        }
-        self.look_again(id, MOVE_STUCK_MS);
-    }
-
-    /// A goal that was held goes on where the thread is now.
-    pub(in crate::hub) fn let_goal_go_on(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal_held) else { return };
-        let (link, params) = (thread.link(), json!({"threadId": &**id, "status": "active"}));
-        thread.quiet_at = self.now + QUIET_MS;
-        self.requests_of(id, 1);
-        self.errand(link, Errand::ResumeGoal(id.clone()), "thread/goal/set", &params);
-    }
-
-    /// Nothing is to leave any more: what was held for a move goes on.
-    pub(super) fn let_goals_go_on(&mut self) {
-        let held = |thread: &&super::super::Thread| thread.goal_held && thread.motion == Motion::Still;
-        let mut held: Vec<ThreadId> =
-            self.threads.values().filter(held).map(|thread| thread.id.clone()).collect();
-        held.sort_unstable();
-        for id in held {
-            self.let_goal_go_on(&id);
-        }
-    }
-
-    pub(in crate::hub) fn goal_resumed(&mut self, id: &ThreadId) {
-        let quiet_at = self.now + QUIET_MS;
-        if let Some(thread) = self.threads.get_mut(id) {
-            thread.goal_held = false;
-            thread.quiet_at = quiet_at;
-        }
-        self.request_ended(id);
     }
 }
 

@@ -213,6 +213,14 @@ impl History {
         // Nothing goes to a new app-server before somebody has given it a name.
         if self.world.clients.values().any(|seen| !seen.left) {
             self.check_who_stays()?;
+            for thread in &self.world.wanted_goals {
+                let status = self.world.goals.get(thread);
+                prop_assert!(
+                    status == Some(&"active"),
+                    "the goal of {thread} stays held: {}",
+                    summary(&self.world.hub)
+                );
+            }
         }
         for _ in 0..8 {
             self.world.goals.values_mut().for_each(|goal| *goal = "paused");
@@ -298,8 +306,11 @@ impl History {
             self.bury_the_retired();
         }
         let hub = &self.world.hub;
+        // A goal that is held waits for somebody to come: before that, nothing goes to a new app-server.
         prop_assert!(
-            hub.threads.is_empty() && hub.calls.is_empty() && hub.clients.is_empty(),
+            hub.threads.values().all(|thread| thread.goal_held)
+                && hub.calls.is_empty()
+                && hub.clients.is_empty(),
             "{}",
             summary(hub)
         );

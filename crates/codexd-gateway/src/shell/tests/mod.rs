@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::brain::Brain;
 use super::driver::Driver;
-use crate::host::{Doors, Generation, HostEvent, HostOrder, Role, TcpDoor};
+use crate::host::{Doors, Generation, HostEvent, HostOrder, Memory, Role, TcpDoor};
 use crate::hub::{Action, ClientId, Event};
 
 /// Nothing here takes so long.
@@ -92,10 +92,28 @@ pub(super) struct House {
     pub(super) folder: tempfile::TempDir,
     pub(super) driver: Rc<Driver>,
     pub(super) script: Rc<RefCell<Script>>,
+    pub(super) memory: Notebook,
     seen: mpsc::UnboundedReceiver<Event>,
     host: mpsc::Sender<HostEvent>,
     pub(super) orders: mpsc::Receiver<HostOrder>,
     serving: JoinHandle<std::io::Result<()>>,
+}
+
+/// What a gateway is to remember.
+#[derive(Clone, Default)]
+pub(super) struct Notebook {
+    pub(super) goals: Rc<RefCell<Vec<String>>>,
+}
+
+impl Memory for Notebook {
+    fn goals(&mut self) -> Vec<String> {
+        self.goals.borrow().clone()
+    }
+
+    fn keep_goals(&mut self, threads: &[String]) -> std::io::Result<()> {
+        *self.goals.borrow_mut() = threads.to_vec();
+        Ok(())
+    }
 }
 
 /// Runs a test in a house.
@@ -115,13 +133,15 @@ pub(super) fn in_house_with(
         let control = codexd_protocol::unix::bind(&folder.path().join("control")).expect("bound");
         let (tell, seen) = mpsc::unbounded_channel();
         let script = Rc::new(RefCell::new(Script::default()));
-        let driver = Driver::new(Box::new(Scripted { seen: tell, script: Rc::clone(&script) }));
+        let memory = Notebook::default();
+        let brain = Box::new(Scripted { seen: tell, script: Rc::clone(&script) });
+        let driver = Driver::new(brain, Box::new(memory.clone()));
         let (host, host_events) = mpsc::channel(8);
         let (host_orders, orders) = mpsc::channel(8);
         let doors = Doors { control, tcp };
         let serving =
             spawn_local(super::serve(Rc::clone(&driver), doors, host_events, host_orders, may_enter));
-        let mut house = House { folder, driver, script, seen, host, orders, serving };
+        let mut house = House { folder, driver, script, memory, seen, host, orders, serving };
         test(&mut house).await;
     }));
 }
@@ -222,4 +242,15 @@ pub(super) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<
             Some(Err(_)) | None => return "gone".into(),
         }
     }
+}
+
+#[test]
+fn held_goals_are_remembered_and_told_to_the_next_brain() {
+    in_house(async |house| {
+        house.act(vec![Action::KeepGoals(vec!["a".into(), "b".into()])]).await;
+        assert_eq!(*house.memory.goals.borrow(), ["a", "b"]);
+        house.driver.remember();
+        let Event::GoalsKept(goals) = house.next().await else { panic!("the goals") };
+        assert_eq!(goals, ["a", "b"]);
+    });
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Client, Server, Version, codex, skip};
+use codexd_testkit::{Client, Server, Version, codex, skip, until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::front::{Front, PATIENCE, assert_whole, join, speaking_turn};
@@ -32,6 +33,7 @@ on_the_real_server! {
     a_child_thread_in_its_turn_is_not_cut_and_everybody_sees_it_once: children;
     what_waits_in_a_queue_runs_to_its_end_across_a_restart: queue;
     an_active_goal_goes_on_across_a_restart: goal;
+    a_goal_that_is_held_goes_on_although_the_gateway_is_killed: held_goal;
     a_background_terminal_keeps_its_thread_where_it_is: terminal;
 }
 
@@ -223,6 +225,38 @@ async fn goal(front: Front) -> anyhow::Result<()> {
     for end in alice.received().iter().filter(|message| message["method"] == "turn/completed") {
         ensure!(end["params"]["turn"]["status"] == "completed", "a turn of the goal was cut: {end}");
     }
+    front.close().await
+}
+
+async fn held_goal(front: Front) -> anyhow::Result<()> {
+    let alice = front.client("alice").await?;
+    let thread = front.thread(&alice).await?;
+    let old = front.server().await?;
+    alice.forget();
+    let goal = json!({"threadId": thread, "objective": "go on [[deltas=40 delay=0.05]]", "status": "active"});
+    alice.call("thread/goal/set", goal).await?;
+    alice.wait_method("turn/started").await?;
+    let held = front.home.state("held-goals.json");
+    let killed = during_a_restart(&front, async {
+        let appears = held.clone();
+        let wait = move || until(PATIENCE, "the goal to be held", || appears.exists().then_some(()));
+        tokio::task::spawn_blocking(wait).await??;
+        front.gateway()?.signal(Signal::KILL)?;
+        let bob = front.client("bob").await?;
+        join(&bob, &thread).await?;
+        front.until_left(&old).await?;
+        Ok(bob)
+    });
+    let bob = killed.await?;
+    bob.forget();
+    let began = bob.wait_method("turn/started").await?;
+    let turn = began["params"]["turn"]["id"].as_str().context("an id")?;
+    let end = bob.wait_turn(turn).await?;
+    ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
+    let kept = bob.call("thread/goal/get", json!({"threadId": thread})).await?;
+    ensure!(kept["goal"]["status"] == "active", "{kept}");
+    ensure!(!held.exists(), "it is remembered as held still");
+    bob.call("thread/goal/set", json!({"threadId": thread, "status": "paused"})).await?;
     front.close().await
 }
 

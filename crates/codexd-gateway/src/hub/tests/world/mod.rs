@@ -55,6 +55,10 @@ pub struct World {
     /// Goals and queues are on disk.
     pub goals: BTreeMap<String, &'static str>,
     pub queues: BTreeMap<String, u32>,
+    /// Goals that clients want to go on.
+    pub wanted_goals: BTreeSet<String>,
+    /// What the gateway wants remembered.
+    kept_goals: Vec<String>,
     /// What becomes of the word of the next unloading.
     pub closing: Closing,
     /// Turns that a server begins by itself show soon.
@@ -92,6 +96,8 @@ impl World {
             said: BTreeMap::new(),
             goals: BTreeMap::new(),
             queues: BTreeMap::new(),
+            wanted_goals: BTreeSet::new(),
+            kept_goals: Vec::new(),
             closing: Closing::AtOnce,
             due: Vec::new(),
             late: Vec::new(),
@@ -321,6 +327,7 @@ impl World {
                 );
                 self.retired.push(server);
             }
+            Action::KeepGoals(threads) => self.kept_goals = threads,
             Action::Report(report) => self.reports.push(report),
         }
     }
@@ -365,6 +372,7 @@ impl World {
         self.running_there.clear();
         self.hub = Hub::new();
         self.last.clear();
+        self.feed(Event::GoalsKept(self.kept_goals.clone()));
         self.tell_servers();
     }
 }

@@ -291,6 +291,10 @@ impl World {
                 }
                 self.disk.entry(thread.clone()).or_default();
                 let paused = params["status"] == "paused";
+                if params.get("from").is_some() {
+                    self.wanted_goals.remove(&thread);
+                    self.wanted_goals.extend((!paused).then(|| thread.clone()));
+                }
                 self.goals.insert(thread, if paused { "paused" } else { "active" });
                 Ok(json!({}))
             }

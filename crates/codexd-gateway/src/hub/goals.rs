@@ -1,0 +1,149 @@
+//! Goals that are held: the turns of an active goal follow each other without a pause, so the gateway pauses it until its
+//! thread has moved.
+//!
+//! Which ones are held outlives the gateway, or a goal would stay paused for ever if the gateway is killed meanwhile.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::call::Errand;
+use super::event::{Action, WaitsFor};
+use super::thread::{Audience, Motion, Thread, ThreadId};
+use super::{Hub, Timer, text};
+use crate::limits::{MOVE_STUCK_MS, QUIET_MS};
+
+/// What is remembered of held goals.
+#[derive(Debug, Default)]
+pub struct Goals {
+    /// Held by the gateway before this one, in threads that were not found yet.
+    before: BTreeSet<ThreadId>,
+    /// As last kept.
+    kept: BTreeSet<ThreadId>,
+}
+
+impl Goals {
+    pub fn kept_before(&mut self, threads: &[String]) {
+        self.before = threads.iter().map(|thread| ThreadId::from(thread.as_str())).collect();
+        self.kept = self.before.clone();
+    }
+}
+
+impl Hub {
+    /// Keeps a goal from beginning turns. Its turn, if one runs, ends first; then the look is taken again.
+    pub(super) fn hold_goal(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.goal_held = true;
+        thread.waits_for = WaitsFor::Turn;
+        let link = thread.link();
+        // First of all: from here on it would stay paused if this gateway were killed.
+        self.keep_goals();
+        let params = json!({"threadId": &**id, "status": "paused"});
+        self.errand(link, Errand::PauseGoal(id.clone()), "thread/goal/set", &params);
+    }
+
+    /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
+    pub(super) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get(id) else { return };
+        let goal = thread.goal.as_deref().and_then(|told| text::member(told, "goal"));
+        let is_active =
+            goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active");
+        if is_active && !thread.goal_held && !thread.turns.is_empty() && thread.motion == Motion::Still {
+            self.hold_goal(id);
+        }
+    }
+
+    pub(super) fn goal_paused(&mut self, id: &ThreadId, is_good: bool) {
+        if is_good {
+            return self.timer(QUIET_MS, Timer::Quiet(id.clone()));
+        }
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.goal_held = false;
+            thread.waits_for = WaitsFor::Trouble;
+        }
+        self.keep_goals();
+        self.look_again(id, MOVE_STUCK_MS);
+    }
+
+    /// A goal that was held goes on where the thread is now.
+    pub(super) fn let_goal_go_on(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal_held) else { return };
+        let (link, params) = (thread.link(), json!({"threadId": &**id, "status": "active"}));
+        thread.quiet_at = self.now + QUIET_MS;
+        self.requests_of(id, 1);
+        self.errand(link, Errand::ResumeGoal(id.clone()), "thread/goal/set", &params);
+    }
+
+    /// Nothing is to leave any more: what was held for a move goes on.
+    pub(super) fn let_goals_go_on(&mut self) {
+        let held = |thread: &&Thread| thread.goal_held && thread.motion == Motion::Still;
+        let mut held: Vec<ThreadId> =
+            self.threads.values().filter(held).map(|thread| thread.id.clone()).collect();
+        held.sort_unstable();
+        for id in held {
+            self.let_goal_go_on(&id);
+        }
+    }
+
+    pub(super) fn goal_resumed(&mut self, id: &ThreadId) {
+        let quiet_at = self.now + QUIET_MS;
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.goal_held = false;
+            thread.quiet_at = quiet_at;
+        }
+        self.keep_goals();
+        self.request_ended(id);
+    }
+
+    /// Has it remembered which goals are held, if that has changed.
+    pub(super) fn keep_goals(&mut self) {
+        let held = self.threads.values().filter(|thread| thread.goal_held).map(|thread| thread.id.clone());
+        let held: BTreeSet<ThreadId> = held.chain(self.goals.before.iter().cloned()).collect();
+        if held != self.goals.kept {
+            self.out.push(Action::KeepGoals(held.iter().map(ToString::to_string).collect()));
+            self.goals.kept = held;
+        }
+    }
+
+    /// What a client says of a goal holds, whatever the gateway was about to do with it.
+    pub(super) fn goal_said(&mut self, thread: &str) {
+        self.goals.before.remove(thread);
+        if let Some(thread) = self.threads.get_mut(thread) {
+            thread.goal_held = false;
+        }
+        self.keep_goals();
+    }
+
+    /// A thread was found whose goal the gateway before this one may have held.
+    pub(super) fn find_held_goal(&mut self, id: &ThreadId) {
+        if self.goals.before.remove(id)
+            && let Some(thread) = self.threads.get_mut(id)
+        {
+            thread.goal_held = true;
+            // One that is to move is held again in time.
+            if self.handover.is_none() {
+                self.let_goal_go_on(id);
+            }
+        }
+    }
+
+    /// No app-server has the threads of these goals any more: they are loaded, so that they go on.
+    pub(super) fn load_held_goals(&mut self) {
+        let all_listed = self.servers.values().all(|server| server.listed || server.retired);
+        let Some(server) = self.serving.filter(|server| self.current == Some(*server) && all_listed) else {
+            return;
+        };
+        for id in std::mem::take(&mut self.goals.before) {
+            if !self.threads.contains_key(&id) {
+                let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
+                thread.unwatched_since = Some(self.now);
+                thread.motion = Motion::Lost;
+                thread.goal_held = true;
+                self.threads.insert(id, thread);
+            } else {
+                self.goals.before.insert(id);
+            }
+        }
+        self.recover_lost();
+    }
+}
