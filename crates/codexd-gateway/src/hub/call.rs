@@ -54,6 +54,8 @@ pub enum Kind {
     EventStream,
     /// The client does not watch the thread any more.
     Unsubscribe,
+    /// A goal, which the gateway may have paused.
+    Goal,
     /// A list of loaded threads, which lacks those on other app-servers.
     LoadedList,
     /// A list of threads, whose status is wrong for those on other app-servers.

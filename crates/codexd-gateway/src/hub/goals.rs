@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::call::Errand;
-use super::event::{Action, WaitsFor};
+use super::event::{Action, Text, WaitsFor};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
 use crate::limits::{MOVE_STUCK_MS, QUIET_MS};
@@ -112,6 +112,17 @@ impl Hub {
             thread.goal_held = false;
         }
         self.keep_goals();
+    }
+
+    /// The answer to `thread/goal/get`: that a goal is held concerns nobody.
+    pub(super) fn goal_as_it_will_be(&self, thread: Option<&ThreadId>, text: &Text) -> Text {
+        let held = thread.and_then(|thread| self.threads.get(thread)).is_some_and(|thread| thread.goal_held);
+        let result = text::member(text, "result").filter(|_| held);
+        let goal = result.and_then(|result| text::member(result.get(), "goal"));
+        match goal.and_then(|goal| text::member(goal.get(), "status")) {
+            Some(status) if status.get() == r#""paused""# => text::splice(text, status.get(), r#""active""#),
+            _ => text.clone(),
+        }
     }
 
     /// A thread was found whose goal the gateway before this one may have held.

@@ -48,6 +48,7 @@ impl Hub {
                     self.hold_first(client, request, link.server(), number);
                 } else {
                     let told = match kind {
+                        Kind::Goal => self.goal_as_it_will_be(thread.as_ref(), text),
                         Kind::LoadedList | Kind::ThreadList => {
                             self.completed_list(link.server(), kind, text, &request)
                         }

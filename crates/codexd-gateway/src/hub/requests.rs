@@ -201,6 +201,7 @@ impl Hub {
             "thread/loaded/list" => Kind::LoadedList,
             "thread/list" | "thread/search" => Kind::ThreadList,
             "mcpServer/event/stream/start" => Kind::EventStream,
+            "thread/goal/get" => Kind::Goal,
             _ if starts => Kind::Starter,
             _ => Kind::Plain,
         };

@@ -121,6 +121,15 @@ impl Hub {
                     server.counted = Some(id.clone());
                 }
             }
+            "thread/goal/updated" if is_echo && known.goal_held => {
+                // That it is paused is the gateway's doing. Whoever joins makes upstream repeat the goal to everybody.
+                let goal = known.goal.clone().filter(|_| known.joiner.is_some());
+                if let Some(goal) = goal {
+                    let text = format!(r#"{{"method":"{method}","params":{goal}}}"#).into();
+                    self.tell_everyone(method, &text);
+                }
+                return Kept::Told;
+            }
             "thread/goal/updated" | "thread/goal/cleared" if !is_echo => {
                 known.goal = Some(params.get().into());
             }
@@ -185,7 +194,6 @@ impl Thread {
         let params = params.get();
         match method {
             "thread/tokenUsage/updated" => self.token_usage.as_deref() == Some(params),
-            // That it is paused is the gateway's doing.
             "thread/goal/updated" if self.goal_held => {
                 let goal = text::member(params, "goal");
                 goal.is_some_and(|goal| text::string(goal.get(), "status").as_deref() == Some("paused"))

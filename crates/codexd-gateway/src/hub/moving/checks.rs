@@ -86,7 +86,9 @@ impl Hub {
             && let Some(thread) = self.threads.get_mut(id)
         {
             // So that its clearing is news, also when nobody was told of it since this gateway is there.
-            thread.goal.get_or_insert_with(|| format!(r#"{{"goal":{}}}"#, goal.get()).into());
+            let goal =
+                || format!(r#"{{"threadId":{},"goal":{}}}"#, serde_json::Value::from(&**id), goal.get());
+            thread.goal.get_or_insert_with(|| goal().into());
         }
         self.checked(id, |check| {
             check.goal_is_active |= active;

@@ -262,6 +262,12 @@ fn a_goal_that_goes_on_and_on_moves_between_two_of_its_turns() {
     let new = world.replace();
     world.settle_for(1_000);
     assert!(!world.has_loaded(new, &thread), "its turn runs");
+    let answer = world.call(client, "thread/goal/get", json!({"threadId": thread}));
+    assert_eq!(answer["result"]["goal"]["status"], "active", "that it is held concerns nobody");
+    let joiner = world.client(2, experimental());
+    world.call(joiner, "thread/resume", json!({"threadId": thread}));
+    let told = world.notes(joiner, "thread/goal/updated");
+    assert!(!told.is_empty() && told.iter().all(|told| told["params"]["goal"]["status"] == "active"));
     world.complete(&thread);
     world.settle_for(200);
     assert!(world.has_loaded(new, &thread));
