@@ -3,7 +3,8 @@
 use codexd_core::identity::{Pid, Process};
 
 use crate::home::Home;
-use crate::{process, strays};
+use crate::process;
+use crate::process_table::ProcessTable;
 
 /// The verb, and the option that says of which home; they come first among the arguments.
 pub const ARGUMENTS: [&str; 2] = ["gateway", "--codex-home"];
@@ -17,5 +18,5 @@ pub fn is_one(pid: Pid, home: &Home) -> bool {
 
 /// The gateway of a home, if one lives.
 pub fn find(home: &Home) -> Option<Process> {
-    strays::processes_of_ours().filter(|&pid| is_one(pid, home)).find_map(|pid| process::identify(pid).ok())
+    ProcessTable::read().find(|process, _| is_one(process.pid, home)).into_iter().next()
 }

@@ -1,6 +1,7 @@
 //! Processes of this machine, read from `/proc` (proc(5)).
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -37,8 +38,10 @@ impl Stat {
 
 /// Reads what the kernel tells of `pid`; `None` if there is no such process.
 pub fn stat(pid: Pid) -> Option<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&text)
+    // A line is far shorter, and the kernel hands it out whole.
+    let mut line = [0; 2048];
+    let length = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    parse_stat(line.get(..length)?)
 }
 
 /// The name stands in parentheses and may itself hold parentheses and blanks: fields are counted from the last one.
@@ -135,14 +138,19 @@ pub fn await_end(process: &Process, patience: Duration) -> bool {
 
 /// Whether `pid` is `ancestor` or descends from it.
 pub fn descends_from(pid: Pid, ancestor: Pid) -> bool {
-    let mut current = pid.0;
+    is_below(pid, ancestor, |pid| stat(pid).map(|stat| stat.parent))
+}
+
+/// The same by somebody's word on who is whose parent.
+pub(crate) fn is_below(pid: Pid, ancestor: Pid, parent: impl Fn(Pid) -> Option<u32>) -> bool {
+    let mut current = pid;
     // A pid tree is not this deep; a loop in it can only come from reading while it changes.
     for _ in 0..64 {
-        if current == ancestor.0 {
+        if current == ancestor {
             return true;
         }
-        match stat(Pid(current)) {
-            Some(stat) if stat.parent > 1 => current = stat.parent,
+        match parent(current) {
+            Some(parent) if parent > 1 => current = Pid(parent),
             _ => return false,
         }
     }

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use codexd_core::identity::{Pid, Process};
@@ -15,6 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use crate::process;
+use crate::process_table::ProcessTable;
 
 /// The variable that carries the mark.
 pub const MARK: &str = "CODEXD_GENERATION";
@@ -25,6 +25,8 @@ pub const MARK: &str = "CODEXD_GENERATION";
 pub struct Ties {
     /// The mark of the server.
     pub generation: Option<String>,
+    /// When the server was started, in ticks since boot: nobody who is older has its mark. Zero if that is not known.
+    pub since_ticks: u64,
     /// The session of the keeper that started it, which is nobody else's.
     pub session: Option<Pid>,
     /// Whether what the server's processes left behind has become ours: it is a child of this process then.
@@ -58,40 +60,23 @@ pub fn marked(generation: &str) -> Vec<Process> {
 
 /// Every living process that one of the ties leads to.
 pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
+    let (me, table) = (Pid(std::process::id()), ProcessTable::read());
     let mark = ties.generation.as_ref().map(|generation| format!("{MARK}={generation}"));
-    let heirs = if ties.inherited { process::children() } else { Vec::new() };
-    let tied = |process: &Process| {
-        let pid = process.pid;
-        mark.as_ref().is_some_and(|mark| carries(pid, mark.as_bytes()))
-            || ties.session.is_some_and(|session| is_in_session(pid, session))
-            || heirs.iter().any(|&heir| process::descends_from(pid, heir))
-            || ties.known.contains(process)
+    // The number of a session is not given out again while anybody is in it; a living process of that number which is not
+    // the one we mean has a session of its own.
+    let session = ties.session.filter(|&leader| leader == me || table.stat(leader).is_none());
+    let is_spared = |pid: Pid| {
+        spared.pids.contains(&pid) || spared.servers.iter().any(|&server| table.descends_from(pid, server))
     };
-    // Known first, judged second, looked at again third: a number that was given out anew in between is not the process.
-    processes_of_ours()
-        .filter(|pid| !spared.pids.contains(pid))
-        .filter(|&pid| !spared.servers.iter().any(|&server| process::descends_from(pid, server)))
-        .filter_map(|pid| process::identify(pid).ok())
-        .filter(tied)
-        .filter(process::is_alive)
-        .collect()
-}
-
-/// Every process of our user, or of anybody if we are root, but for this one.
-pub fn processes_of_ours() -> impl Iterator<Item = Pid> {
-    let my_uid = rustix::process::geteuid().as_raw();
-    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(move |entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let uid = entry.metadata().ok()?.uid();
-        ((my_uid == 0 || uid == my_uid) && pid != std::process::id()).then_some(Pid(pid))
+    table.find(|process, stat| {
+        let is_tied = session.is_some_and(|session| stat.session == session.0)
+            || (ties.inherited && table.descends_from(process.pid, me))
+            || ties.known.contains(process);
+        // Reading an environment costs more than all the rest.
+        let may_be_marked = || stat.start_ticks >= ties.since_ticks;
+        let is_marked = || mark.as_ref().is_some_and(|mark| carries(process.pid, mark.as_bytes()));
+        !is_spared(process.pid) && (is_tied || (may_be_marked() && is_marked()))
     })
-}
-
-/// Whether a process belongs to the session that `leader` has made. The number of a session is not given out again while
-/// anybody is in it; a living process of that number which is not the one we mean has a session of its own.
-fn is_in_session(pid: Pid, leader: Pid) -> bool {
-    let foreign_leader = leader.0 != std::process::id() && process::stat(leader).is_some();
-    !foreign_leader && process::stat(pid).is_some_and(|stat| stat.session == leader.0)
 }
 
 fn carries(pid: Pid, mark: &[u8]) -> bool {
@@ -152,7 +137,7 @@ fn end(processes: &[Process], signal: Signal, patience: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use super::{MARK, Spared, Swept, Ties, marked, sweep};
+    use super::{MARK, Spared, Swept, Ties, find, marked, sweep};
     use std::process::Command;
 
     #[test]
@@ -168,6 +153,14 @@ mod tests {
         let mut said = [0u8; 3];
         std::io::Read::read_exact(&mut child.stdout.take().expect("piped"), &mut said).expect("it is up");
         assert!(marked(&mark).len() >= 2, "the shell and the grandchild");
+        let later =
+            crate::process::stat(codexd_core::identity::Pid(child.id())).expect("it lives").start_ticks
+                + 1_000;
+        let ties = Ties { generation: Some(mark.clone()), since_ticks: later, ..Ties::default() };
+        assert!(
+            find(&ties, Spared::default()).is_empty(),
+            "who is older than the server cannot have its mark"
+        );
         let ties = Ties { generation: Some(mark), ..Ties::default() };
         let swept = sweep(&ties, Spared::default());
         assert!(swept.ended >= 2 && swept.left.is_empty(), "{swept:?}");

@@ -17,7 +17,8 @@ use rustix::process::Signal;
 use super::door::Door;
 use crate::exec_with_sockets;
 use crate::home::Home;
-use crate::strays::{self, MARK, Ties};
+use crate::process_table::ProcessTable;
+use crate::strays::{MARK, Ties};
 use crate::{clock, logs, process};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
@@ -149,12 +150,8 @@ impl Server {
 
     /// Every process that descends from it, while it lives: only then can that be told.
     pub fn descendants(&self) -> Vec<Process> {
-        let me = self.process.pid;
-        strays::processes_of_ours()
-            .filter(|&pid| pid != me)
-            .filter_map(|pid| process::identify(pid).ok())
-            .filter(|process| process::descends_from(process.pid, me) && process::is_alive(process))
-            .collect()
+        let (me, table) = (self.process.pid, ProcessTable::read());
+        table.find(|process, _| process.pid != me && table.descends_from(process.pid, me))
     }
 
     /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while nobody else
@@ -166,7 +163,13 @@ impl Server {
             (None, Some(_), Some(before)) => Some(before.pid),
             _ => None,
         };
-        Ties { generation: self.generation.clone(), session, inherited: self.child.is_some(), known }
+        Ties {
+            generation: self.generation.clone(),
+            since_ticks: self.process.identity.start_ticks,
+            session,
+            inherited: self.child.is_some(),
+            known,
+        }
     }
 
     /// Whether this keeper did not start it.
