@@ -107,9 +107,13 @@ pub fn settled(process: &Process) -> anyhow::Result<Memory> {
 
 /// From the death of the app-server until a request on a connection that was there before is answered.
 ///
+/// The app-server is a fresh one each time: one that keeps dying is started again later and later.
+///
 /// # Errors
 /// The connection does not outlive the server, or is never answered again.
 pub fn crash_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
+    stage.verb("stop")?;
+    stage.verb("start")?;
     let mut client = stage.client()?;
     let thread = stage.thread(&mut client)?;
     let server = stage.server()?;
