@@ -35,9 +35,10 @@ pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
 /// How long a verb waits for a new keeper to answer.
 pub const KEEPER_TIMEOUT_MS: u64 = 5_000;
 
-/// The wait before the second restart in a row; the first is immediate and each further one waits twice as long.
+/// The pause from start to start before the second restart in a row; the first is immediate and each further pause twice as
+/// long.
 pub const BACKOFF_FIRST_MS: u64 = 100;
-/// The longest wait between two restarts.
+/// The longest pause from start to start.
 pub const BACKOFF_CEILING_MS: u64 = 30_000;
 /// The window in which crashes are counted towards a crash loop.
 pub const CRASH_WINDOW_MS: u64 = 60_000;

@@ -1,5 +1,8 @@
 //! How long to wait before the next attempt: at once, then 100 ms doubling to 30 s, each a little shortened at random so
 //! that many hosts do not move in step.
+//!
+//! A pause is from start to start: what is to be bounded is how often a process is started. One that has lived for longer
+//! than its pause has had it, and whoever waits for it does not wait again.
 
 use std::collections::VecDeque;
 
@@ -26,8 +29,8 @@ impl Backoff {
         self.looping
     }
 
-    /// Takes note of a crash and answers how long to wait, in milliseconds.
-    pub fn crashed(&mut self, now: Monotonic) -> u64 {
+    /// Takes note of a crash of a process that had lived for so long, and answers how long to wait, in milliseconds.
+    pub fn crashed(&mut self, lived_ms: u64, now: Monotonic) -> u64 {
         self.crashes.push_back(now);
         while self.crashes.front().is_some_and(|&first| now.since_ms(first) > CRASH_WINDOW_MS) {
             self.crashes.pop_front();
@@ -35,7 +38,7 @@ impl Backoff {
         self.in_a_row += 1;
         self.looping |= self.crashes.len() >= CRASH_LIMIT;
         let full = if self.looping { BACKOFF_CEILING_MS } else { Self::full_wait_ms(self.in_a_row) };
-        full - self.jitter(full / 5)
+        (full - self.jitter(full / 5)).saturating_sub(lived_ms)
     }
 
     /// Takes note that a process has lived from `since` until `now`.
@@ -57,7 +60,7 @@ impl Backoff {
         self.looping = false;
     }
 
-    /// The wait before the `nth` restart in a row, unshortened.
+    /// The pause before the `nth` restart in a row, unshortened.
     pub fn full_wait_ms(nth: u32) -> u64 {
         match nth {
             0 | 1 => 0,

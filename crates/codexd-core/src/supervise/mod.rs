@@ -254,11 +254,13 @@ impl Supervisor {
     }
 
     fn crashed(&mut self, now: Monotonic) -> Vec<Action> {
+        let mut lived_ms = 0;
         if let Phase::Running { since } = self.phase {
             self.backoff.lived(since, now);
+            lived_ms = now.since_ms(since);
         }
         let was_looping = self.backoff.looping();
-        let wait_ms = self.backoff.crashed(now);
+        let wait_ms = self.backoff.crashed(lived_ms, now);
         self.restarts += 1;
         let mut actions = Vec::new();
         if wait_ms == 0 {

@@ -17,15 +17,44 @@ fn running() -> Supervisor {
 }
 
 #[test]
-fn the_first_crash_is_answered_at_once_and_the_next_after_a_tenth_of_a_second() {
+fn the_first_crash_is_answered_at_once_and_the_next_a_tenth_of_a_second_after_that() {
     let mut supervisor = running();
     assert_eq!(supervisor.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
     supervisor.step(Event::Spawned, Monotonic(1_001));
-    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_100)), [Action::SweepStrays]);
+    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_011)), [Action::SweepStrays]);
     let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
-    assert!((1_180..=1_200).contains(&until.0), "{until:?}");
+    assert!((1_081..=1_101).contains(&until.0), "{until:?}");
     assert_eq!(supervisor.step(Event::Ticked, until), [Action::Spawn]);
     assert_eq!(supervisor.restarts(), 2);
+}
+
+#[test]
+fn one_that_has_lived_for_longer_than_its_pause_is_started_again_at_once() {
+    let mut supervisor = running();
+    let mut now = Monotonic(0);
+    for nth in 1..=3 {
+        now = now + Backoff::full_wait_ms(nth).max(1);
+        let actions = supervisor.step(Event::Exited, now);
+        assert_eq!(actions, [Action::Spawn, Action::SweepStrays], "crash {nth}");
+        supervisor.step(Event::Spawned, now);
+    }
+}
+
+#[test]
+fn in_a_loop_the_starts_are_half_a_minute_apart_however_long_one_has_lived() {
+    let mut supervisor = running();
+    let mut now = Monotonic(0);
+    for _ in 0..CRASH_LIMIT {
+        now = now + 10_000;
+        supervisor.step(Event::Exited, now);
+        supervisor.step(Event::Spawned, now);
+    }
+    assert!(supervisor.crash_looping());
+    let started = now;
+    assert_eq!(supervisor.step(Event::Exited, started + 10_000), [Action::SweepStrays]);
+    let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
+    let apart = until.since_ms(started);
+    assert!((BACKOFF_CEILING_MS * 4 / 5..=BACKOFF_CEILING_MS).contains(&apart), "{apart}");
 }
 
 #[test]
@@ -219,18 +248,24 @@ proptest! {
 
 proptest! {
     #[test]
-    fn the_wait_never_shrinks_and_never_passes_the_ceiling(seed: u64, gaps in prop::collection::vec(0u64..500, 1..40)) {
+    fn the_pause_never_shrinks_and_never_passes_the_ceiling(
+        seed: u64,
+        gaps in prop::collection::vec((0u64..500, 0u64..40_000), 1..40),
+    ) {
         let mut backoff = Backoff::new(seed);
         let mut now = Monotonic(0);
         let mut nth = 0;
-        for gap in gaps {
+        for (gap, lived_ms) in gaps {
             now = now + gap;
             nth += 1;
-            let wait_ms = backoff.crashed(now);
+            let wait_ms = backoff.crashed(lived_ms, now);
+            // From start to start.
+            let pause_ms = if wait_ms == 0 { lived_ms } else { wait_ms + lived_ms };
             let full_ms = if backoff.looping() { BACKOFF_CEILING_MS } else { Backoff::full_wait_ms(nth) };
             prop_assert!(Backoff::full_wait_ms(nth) >= Backoff::full_wait_ms(nth - 1));
             prop_assert!(full_ms <= BACKOFF_CEILING_MS);
-            prop_assert!(wait_ms <= full_ms && wait_ms >= full_ms * 4 / 5, "a jitter of at most a fifth");
+            prop_assert!(pause_ms >= full_ms * 4 / 5, "a jitter of at most a fifth");
+            prop_assert!(wait_ms == 0 || pause_ms <= full_ms, "{wait_ms} after {lived_ms}");
         }
     }
 }
