@@ -43,7 +43,7 @@ pub struct Options {
     /// Idle clients at once.
     #[arg(long, default_value_t = 2_000)]
     idle: usize,
-    /// Measure only these, parted by commas: latency, deltas, many, idle, crash, handover.
+    /// Measure only these, parted by commas: latency, deltas, many, idle, crash, kill, handover.
     #[arg(long)]
     only: Option<String>,
     /// Put the table into docs/benchmarks.md.
@@ -95,6 +95,7 @@ struct Results {
     idle_client: Pair,
     idle_gateway: Samples,
     crash: Pair,
+    kill: Samples,
     restart: Samples,
     pause: Samples,
     worst_pause: Samples,
@@ -177,6 +178,11 @@ fn measure_round(
         results.crash.direct.push_time(Floor::new()?.measure()?.0);
         results.crash.through.push_time(measure::crash_to_serving(&stages[THROUGH]).context("a crash")?);
     }
+    if wanted("kill") {
+        results
+            .kill
+            .push_time(measure::gateway_kill_to_serving(&stages[THROUGH]).context("a killed gateway")?);
+    }
     if wanted("handover") {
         let handover = measure::handover(&stages[THROUGH], IDLE_THREADS).context("a handover")?;
         results.restart.push_time(handover.verb);
@@ -240,6 +246,8 @@ fn rows(results: &Results, idle: usize) -> Vec<Row> {
         results
             .crash
             .row("kill -9 until a held connection is answered (direct: spawn to `initialize`)", Unit::Ms),
+        ours("kill -9 of the gateway until a new connection is answered", &results.kill, Unit::Ms)
+            .aiming(Aim::AtMost(100.0)),
         ours("`restart` with 20 idle threads", &results.restart, Unit::Ms),
         ours("its longest pause of a thread, median thread", &results.pause, Unit::Ms),
         ours("its longest pause of a thread, worst thread", &results.worst_pause, Unit::Ms)

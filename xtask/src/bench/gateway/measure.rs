@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use codexd_testkit::Process;
 use codexd_testkit::process::Memory;
 use codexd_testkit::wire::{Wire, answers, is_result};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::stage::{Stage, turn, until_turn_ends};
@@ -127,6 +128,21 @@ pub fn crash_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
     let served = killed.elapsed();
     client.call("turn/start", &turn(&thread, "[[deltas=1]]"))?;
     until_turn_ends(&mut client)?;
+    Ok(served)
+}
+
+/// From the death of the gateway until a client that connected right after it is answered: it waits in the queue of the
+/// listening socket, which the keeper holds, for the next gateway.
+///
+/// # Errors
+/// It is not answered.
+pub fn gateway_kill_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
+    let gateway = stage.gateway()?;
+    let killed = Instant::now();
+    gateway.signal(Signal::KILL)?;
+    stage.client()?;
+    let served = killed.elapsed();
+    ensure!(stage.gateway()? != gateway, "the gateway outlived SIGKILL");
     Ok(served)
 }
 
