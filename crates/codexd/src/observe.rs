@@ -21,7 +21,8 @@ pub use listener::{Listening, Ours, glimpse, listener};
 use crate::context::Context;
 use crate::{failures, front};
 
-/// How long a process may take from its fork until its environment can be read, on a busy machine.
+/// How long a process may take from its fork until its environment can be read, or from giving back its locks to its end, on
+/// a busy machine.
 const IN_THE_MAKING: Duration = Duration::from_millis(500);
 /// How soon to look again when things changed during a look.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -92,7 +93,7 @@ fn holds_the_door(home: &Home, listener: &ListenerSeen) -> bool {
 
 /// Whether a gateway, or a server beside the current one, lives on after a keeper that was killed.
 fn others_live(home: &Home) -> bool {
-    let Some(state) = keeper::read_state(home).filter(was_killed) else { return false };
+    let Some(state) = left_by_a_killed_keeper(home, KeeperSeen::Absent) else { return false };
     let mut others = state.others.iter().filter_map(|other| other.process.as_ref());
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.as_ref());
     others.any(process::is_alive)
@@ -100,9 +101,14 @@ fn others_live(home: &Home) -> bool {
         || (state.gateway.is_some() && gateway_process::find(home).is_some())
 }
 
-/// Whether the keeper that wrote this had something to keep and is gone.
-fn was_killed(state: &KeeperState) -> bool {
-    !process::is_alive(&state.keeper) && !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed)
+/// What the last keeper wrote, if it had something to keep and is gone. Where there is none any more, it may be about to end:
+/// its lock is free some moments before its end can be seen. Taken for alive then, what it had started would be forgotten,
+/// and a second server started beside that.
+fn left_by_a_killed_keeper(home: &Home, keeper: KeeperSeen) -> Option<KeeperState> {
+    let state = keeper::read_state(home)?;
+    let patience = if keeper == KeeperSeen::Absent { IN_THE_MAKING } else { Duration::ZERO };
+    let had_something = !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed);
+    (had_something && process::await_end(&state.keeper, patience)).then_some(state)
 }
 
 /// Whether things are about to change by themselves: a keeper records a server that it has just started, or makes its state
@@ -159,7 +165,7 @@ fn glance(
     if !matches!(record.recorded, Recorded::Alive(_))
         && matches!(keeper, KeeperSeen::Absent | KeeperSeen::Idle)
     {
-        match remains(home) {
+        match remains(home, keeper) {
             Remains::Nothing => {}
             Remains::Strays(strays) => left_behind = Some(strays),
             Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
@@ -247,8 +253,8 @@ enum Remains {
 }
 
 /// A keeper that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
-fn remains(home: &Home) -> Remains {
-    let Some(state) = keeper::read_state(home).filter(was_killed) else { return Remains::Nothing };
+fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
+    let Some(state) = left_by_a_killed_keeper(home, keeper) else { return Remains::Nothing };
     let living = state.others.iter().filter_map(|other| other.process.clone()).filter(process::is_alive);
     let servers: Vec<Pid> = living.map(|process| process.pid).collect();
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.clone());

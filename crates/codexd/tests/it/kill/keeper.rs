@@ -1,11 +1,14 @@
 //! The keeper is killed: while it keeps, while it waits, and at each of its system calls while verbs order it about. The
 //! server lives on, and each verb reaches its goal.
 
+use std::process::Command;
+
 use anyhow::{Context, ensure};
 use codexd_testkit::killer;
 use codexd_testkit::run::Running;
 use codexd_testkit::{Fake, Layout, Process, Server, codexd, limits, skip, until};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::house::{House, PATIENCE, sample};
 
@@ -97,10 +100,38 @@ fn a_keeper_killed_while_it_waits_to_restart_is_in_nobodys_way() -> anyhow::Resu
     Ok(())
 }
 
+/// Reads the lock of the verbs until one of them says there that it has begun, then takes a tenth of a second to die.
+const DIES_SLOWLY: &str = r#"until grep -q start "$0"; do sleep 0.01; done; sleep 0.1"#;
+
+/// The lock of a keeper is free, and its sockets are closed, some moments before its end can be seen.
+#[test]
+fn a_killed_keeper_whose_end_takes_a_moment_leaves_the_server_to_the_next_verb() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    let server = house.server()?;
+    kill(&house.keeper()?)?;
+    std::fs::remove_file(house.home.state("app-server.pid"))?;
+    let verbs = house.home.state("daemon.lock");
+    std::fs::write(&verbs, "")?;
+    let mut dying = Command::new("/bin/sh").args(["-c", DIES_SLOWLY]).arg(&verbs).spawn()?;
+    let process = Process::of(dying.id()).context("it lives")?;
+    let path = house.home.state("keeper.json");
+    let mut state: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    state["keeper"]["pid"] = process.pid.into();
+    state["keeper"]["startTicks"] = process.start_ticks.into();
+    std::fs::write(&path, state.to_string())?;
+    let answer = house.run(&["start"]);
+    dying.kill()?;
+    dying.wait()?;
+    ensure!(answer.as_ref().is_ok_and(|answer| answer["status"] == "alreadyRunning"), "{answer:?}");
+    ensure!(house.assert_served()?.pid == server.pid, "another server took the place of {server:?}");
+    house.assert_stops()
+}
+
 /// A keeper that nobody started with a verb: it waits for orders until it is killed or told to stop.
 fn with_a_keeper<T: Send>(
     house: &House,
-    keep: impl FnOnce(std::process::Command) -> anyhow::Result<T> + Send,
+    keep: impl FnOnce(Command) -> anyhow::Result<T> + Send,
     meanwhile: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<T> {
     let mut keeper = house.home.command(codexd::binary()?);
