@@ -41,6 +41,8 @@ pub enum HostEvent {
     Generations(Vec<Generation>),
     /// The current one was asked to leave when its turns have ended: nothing new is to be begun there.
     CurrentDrains,
+    /// Something has changed where app-servers make their sockets: one that does not listen yet may do so now.
+    SocketsChanged,
     /// Close the clients with 1001 and end.
     Leave,
 }

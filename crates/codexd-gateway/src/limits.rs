@@ -40,8 +40,9 @@ pub(crate) const INITIALIZE_TIMEOUT_MS: u64 = 10_000;
 pub(crate) const GREET_FIRST_WAIT_MS: u64 = 1;
 /// How long an app-server counts as just started.
 pub(crate) const GREET_HASTE_MS: u64 = 2_000;
-/// The longest wait between two attempts meanwhile: a start is as late as the attempt that finds it.
-pub(crate) const GREET_HASTY_WAIT_MS: u64 = 2;
+/// The longest wait between two attempts meanwhile, if the host has no news of a socket: a start is as late as the attempt
+/// that finds it.
+pub(crate) const GREET_HASTY_WAIT_MS: u64 = 8;
 /// See [`GREET_FIRST_WAIT_MS`].
 pub(crate) const GREET_LAST_WAIT_MS: u64 = 100;
 /// How long a client that is cut has to take the close frame and to hang up.

@@ -37,6 +37,8 @@ pub(crate) struct Driver {
     pub(super) clients: Clients,
     pub(super) links: Links,
     pub(super) servers: RefCell<Servers>,
+    /// The host has news of the sockets of app-servers.
+    pub(super) sockets_changed: Notify,
     pub(super) orders: Orders,
     memory: RefCell<Box<dyn Memory>>,
     /// What is read goes through here; nothing stays.
@@ -58,6 +60,7 @@ impl Driver {
             clients: Clients::default(),
             links: Links::default(),
             servers: RefCell::default(),
+            sockets_changed: Notify::new(),
             orders: Orders::default(),
             memory: RefCell::new(memory),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),

@@ -187,6 +187,8 @@ pub(super) async fn greet(driver: Rc<Driver>, server: ServerId) {
     loop {
         let socket = driver.servers.borrow().socket(server);
         let Some(socket) = socket else { return };
+        // Listened for first, tried second: nothing comes in between.
+        let changed = driver.sockets_changed.notified();
         let opened = Box::pin(timeout(patience, open::open(&driver, &socket, open::greeting()))).await;
         if let Ok(Ok((line, Answer::Result(result), _))) = opened {
             line.close(NORMAL, "");
@@ -194,10 +196,14 @@ pub(super) async fn greet(driver: Rc<Driver>, server: ServerId) {
             let _ = timeout(Duration::from_millis(CLOSE_TIMEOUT_MS), line.flushed()).await;
             return;
         }
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        // One that has just been started answers soon, and clients wait for it.
-        let is_young = began.elapsed() < Duration::from_millis(GREET_HASTE_MS);
-        wait =
-            if is_young { (wait * 2).min(GREET_HASTY_WAIT_MS) } else { (wait * 2).min(GREET_LAST_WAIT_MS) };
+        tokio::select! {
+            () = changed => wait = GREET_FIRST_WAIT_MS,
+            () = tokio::time::sleep(Duration::from_millis(wait)) => {
+                // One that has just been started answers soon, and clients wait for it.
+                let is_young = began.elapsed() < Duration::from_millis(GREET_HASTE_MS);
+                let longest = if is_young { GREET_HASTY_WAIT_MS } else { GREET_LAST_WAIT_MS };
+                wait = (wait * 2).min(longest);
+            }
+        }
     }
 }

@@ -79,6 +79,7 @@ async fn serve(
         match host_events.recv().await {
             Some(HostEvent::Generations(generations)) => driver.generations_changed(generations),
             Some(HostEvent::CurrentDrains) => driver.current_drains(),
+            Some(HostEvent::SocketsChanged) => driver.sockets_changed.notify_waiters(),
             Some(HostEvent::Leave) | None => break,
         }
     }

@@ -1,7 +1,7 @@
 //! Links are opened, refused and lost; app-servers come, are greeted, and go.
 
 use super::{House, Socket, accept, hear, in_house, say};
-use crate::host::{HostOrder, Role};
+use crate::host::{HostEvent, HostOrder, Role};
 use crate::hub::{Action, ClientId, Event, Link, ServerId};
 
 const SHARED: Link = Link::Shared(ServerId(1));
@@ -159,6 +159,25 @@ fn an_app_server_is_greeted_until_it_answers() {
         assert!(house.next_word().await.starts_with("Servers"));
         drop(listener);
         house.nothing_happened();
+    });
+}
+
+#[test]
+fn news_of_the_sockets_ends_the_wait_of_whoever_greets() {
+    in_house(async |house| {
+        house.generations(&[("g1", Role::Current)]).await;
+        house.next().await;
+        house.act(vec![Action::Greet(ServerId(1))]).await;
+        // Nobody listens there: it waits, each time twice as long.
+        tokio::task::yield_now().await;
+        let listener = std::os::unix::net::UnixListener::bind(house.path("g1")).expect("bound");
+        listener.set_nonblocking(true).expect("set");
+        house.tell_host_event(HostEvent::SocketsChanged).await;
+        // The news goes from task to task; no timer has to come to its end.
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+        listener.accept().expect("it tries again at once");
     });
 }
 

@@ -152,6 +152,9 @@ impl Link {
                 let shown = generations.into_iter().filter_map(shown).collect();
                 let _ = self.events.send(HostEvent::Generations(shown)).await;
             }
+            Ok(Report::SocketFolderChanged) => {
+                let _ = self.events.send(HostEvent::SocketsChanged).await;
+            }
             Ok(Report::State { phase, .. }) => {
                 self.keeper_is_idle = phase == StatePhase::Idle;
                 if let StatePhase::Stopping { .. } = phase {
