@@ -47,6 +47,8 @@ impl Hub {
                         let note = Note { server, thread, method, params, names: &names, everyone, text };
                         self.noted_of_thread(&note);
                     }
+                    // `thread/started` names its thread by showing it.
+                    _ if hears == Some(Hears::Everyone) => self.tell_everyone(method, text),
                     _ => self.tell_those_without_own(method, text),
                 }
             }

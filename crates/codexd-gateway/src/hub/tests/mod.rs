@@ -90,6 +90,21 @@ fn the_first_answer_wins_and_only_those_who_were_asked_may_answer() {
 }
 
 #[test]
+fn a_new_thread_is_announced_to_those_with_a_connection_of_their_own_too() {
+    let mut world = World::new();
+    let (plain, busy) = (world.client(1, experimental()), world.client(2, experimental()));
+    world.call(busy, "account/read", json!({}));
+    world.settle();
+    assert!(world.heard.iter().any(|(link, _)| matches!(link, Link::Own(client, _) if *client == busy)));
+    let server = world.current.expect("a server");
+    let text = json!({"method": "thread/started", "params": {"thread": {"id": "t"}}}).to_string();
+    world.feed(super::Event::LinkSaid(Link::Shared(server), text.into()));
+    for client in [plain, busy] {
+        assert_eq!(world.notes(client, "thread/started").len(), 1, "{client:?}");
+    }
+}
+
+#[test]
 fn a_crash_interrupts_the_turn_and_the_next_one_just_works() {
     let mut world = World::new();
     let client = world.client(1, experimental());

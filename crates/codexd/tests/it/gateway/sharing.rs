@@ -14,6 +14,7 @@ on_each_server! {
     a_pending_approval_survives_whoever_was_asked_first: pending;
     who_unsubscribes_is_told_no_more_and_the_others_are: unsubscribed;
     what_a_client_opted_out_of_is_sent_to_the_others: opted_out;
+    a_new_thread_is_announced_to_whoever_asked_about_anything_else_before: announced;
     a_plain_client_is_refused_what_is_experimental_in_the_words_of_the_server: plain;
 }
 
@@ -147,6 +148,24 @@ async fn unsubscribed(server: Server) -> anyhow::Result<()> {
     ensure!(seen.is_empty(), "{seen:?}");
     let status = bob.call("thread/unsubscribe", unsubscribe).await?;
     ensure!(status["status"] == "notSubscribed", "{status}");
+    front.close().await
+}
+
+/// Who has a connection of its own to the server hears of threads from the gateway alone.
+async fn announced(server: Server) -> anyhow::Result<()> {
+    let front = Front::open(server).await?;
+    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
+    for client in [&alice, &bob] {
+        client.call("thread/list", json!({})).await?;
+    }
+    let thread = alice.start_thread(&front.work()).await?;
+    for client in [&alice, &bob] {
+        let told = client.wait_method("thread/started").await?;
+        ensure!(told["params"]["thread"]["id"] == thread.as_str(), "{told}");
+        client.call("thread/list", json!({})).await?;
+        let told = client.received().iter().filter(|told| told["method"] == "thread/started").count();
+        ensure!(told == 1, "announced {told} times");
+    }
     front.close().await
 }
 
