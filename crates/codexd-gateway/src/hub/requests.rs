@@ -275,7 +275,7 @@ pub(super) fn asks_for_turns(method: &str, request: &str) -> bool {
             .is_some_and(|flag| flag.get() == "true")
     };
     match method {
-        "thread/resume" => !says("excludeTurns"),
+        "thread/resume" | "thread/fork" => !says("excludeTurns"),
         "thread/read" => says("includeTurns"),
         _ => false,
     }

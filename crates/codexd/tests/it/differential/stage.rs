@@ -96,15 +96,20 @@ impl Stage {
         self.enter_with(name, json!({})).await
     }
 
-    /// A client with capabilities.
+    /// A client with capabilities. The first asks about something else than a thread at once, as every real one does: the
+    /// gateway opens it a connection of its own then.
     pub(super) async fn enter_with(
         &mut self,
         name: &'static str,
         capabilities: Value,
     ) -> anyhow::Result<Actor> {
+        let is_first = self.actors.is_empty();
         let actor = self.stranger(name).await?;
         actor.initialize(name, capabilities).await?;
         actor.wait_method("remoteControl/status/changed").await?;
+        if is_first {
+            actor.ask("thread/list", json!({})).await?.ok();
+        }
         Ok(actor)
     }
 

@@ -1,7 +1,7 @@
 //! Scenes about whole threads, and about what is refused.
 
 use codexd_testkit::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::stage::Stage;
@@ -183,6 +183,29 @@ pub(super) async fn opted_out(stage: &mut Stage) -> anyhow::Result<()> {
     bob.wait_method("thread/started").await?;
     alice.turn(&thread, "[[deltas=1]]").await?;
     bob.wait_status("idle").await?;
+    Ok(())
+}
+
+/// A thread that begins with the turns of another. (The embedded server cannot do it.)
+pub(super) async fn forked(stage: &mut Stage) -> anyhow::Result<()> {
+    let (alice, bob) = (stage.enter("alice").await?, stage.enter("bob").await?);
+    let thread = alice.thread(stage).await?;
+    alice.turn(&thread, "[[deltas=1]]").await?;
+    for params in [
+        json!({"threadId": thread}),
+        json!({"threadId": thread, "excludeTurns": true}),
+        json!({"threadId": NOBODY}),
+        json!({"threadId": thread}),
+    ] {
+        bob.forget();
+        if let Ok(forked) = bob.ask("thread/fork", params).await? {
+            let fork = &forked["thread"]["id"];
+            for client in [&alice, &bob] {
+                let is_announced = |told: &Value| told["params"]["thread"]["id"] == *fork;
+                client.wait("the announcement of the fork", is_announced).await?;
+            }
+        }
+    }
     Ok(())
 }
 

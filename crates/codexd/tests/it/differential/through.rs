@@ -76,18 +76,35 @@ macro_rules! scenes {
         $(mod $name {
             use super::*;
 
-            #[tokio::test]
-            async fn in_front_of_the_real_server() -> anyhow::Result<()> {
-                if let Err(reason) = codex::platform() {
-                    skip!("{reason}");
-                }
-                unchanged(Server::Real(Version::V0_169_0), $script).await
+            in_front_of! {
+                the_real_server: Server::Real(Version::V0_169_0), $script;
+                the_embedded_server: Server::Embedded, $script;
             }
+        })+
+    };
+}
 
-            #[tokio::test]
-            async fn in_front_of_the_embedded_server() -> anyhow::Result<()> {
-                unchanged(Server::Embedded, $script).await
+/// What the embedded server does not know.
+macro_rules! real_scenes {
+    ($($name:ident: $script:path;)+) => {
+        $(mod $name {
+            use super::*;
+
+            in_front_of! {
+                the_real_server: Server::Real(Version::V0_169_0), $script;
             }
+        })+
+    };
+}
+
+macro_rules! in_front_of {
+    ($($name:ident: $server:expr, $script:path;)+) => {
+        $(#[tokio::test]
+        async fn $name() -> anyhow::Result<()> {
+            if let (Server::Real(_), Err(reason)) = ($server, codex::platform()) {
+                skip!("{reason}");
+            }
+            unchanged($server, $script).await
         })+
     };
 }
@@ -110,4 +127,8 @@ scenes! {
     names_and_the_archive_are_told_as_before: threads::named_and_archived;
     an_ephemeral_thread_stays_private_as_before: threads::ephemeral;
     what_a_client_does_not_want_is_not_sent_as_before: threads::opted_out;
+}
+
+real_scenes! {
+    a_fork_is_told_as_before: threads::forked;
 }
