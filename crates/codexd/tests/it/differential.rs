@@ -13,7 +13,7 @@ mod leaving;
 mod stage;
 mod threads;
 mod through;
-mod transcript;
+pub(crate) mod transcript;
 mod turns;
 
 use stage::Stage;

@@ -3,6 +3,7 @@
 
 mod busy;
 mod chaos;
+mod clients;
 mod front;
 mod loss;
 mod refused;

@@ -28,7 +28,7 @@ const CURSORS: [&str; 4] = ["nextCursor", "backwardsCursor", "turnsBackwardsCurs
 ///
 /// # Panics
 /// If a notification does not say when it was made, or something else does.
-pub(super) fn lines(name: &str, record: &[Entry], normal: &mut Normaliser) -> Vec<String> {
+pub(crate) fn lines(name: &str, record: &[Entry], normal: &mut Normaliser) -> Vec<String> {
     let mut told: Vec<Entry> = record.to_vec();
     told.retain(|entry| !UNTOLD.contains(&entry.message["method"].as_str().unwrap_or_default()));
     for entry in told.iter_mut().filter(|entry| entry.direction == Direction::Received) {

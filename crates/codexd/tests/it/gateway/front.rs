@@ -25,16 +25,27 @@ impl Front {
     pub(super) async fn open(server: Server) -> anyhow::Result<Front> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        let front = Front { home, model };
+        Front { home, model }.start(server).await
+    }
+
+    /// The same without the gateway: clients meet the server itself.
+    pub(super) async fn without_gateway(server: Server) -> anyhow::Result<Front> {
+        let model = MockModel::start()?;
+        let home = Home::with_model(&model)?;
+        home.write("app-server-daemon/settings.json", json!({"gateway": false}).to_string())?;
+        Front { home, model }.start(server).await
+    }
+
+    async fn start(self, server: Server) -> anyhow::Result<Front> {
         let mut start = vec!["start"];
         match server {
             Server::Real(version) => {
-                front.home.install(Layout::Standalone, &codex::binary(version)?)?;
+                self.home.install(Layout::Standalone, &codex::binary(version)?)?;
             }
             Server::Embedded => start.push("--embedded"),
         }
-        front.verb(&start).await?;
-        Ok(front)
+        self.verb(&start).await?;
+        Ok(self)
     }
 
     /// The same with a fake Codex, which becomes the embedded server in its own way.

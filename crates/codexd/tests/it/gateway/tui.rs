@@ -1,10 +1,10 @@
-//! The real terminal client and the real command line, which know nothing of a gateway.
+//! The real terminal client, which knows nothing of a gateway.
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Codexd, Run, Server, Version, codex, run, skip, until};
+use codexd_testkit::{Server, Version, codex, run, skip, until};
 use rustix::process::Signal;
 
 use super::front::{Front, PATIENCE, gone};
@@ -14,13 +14,13 @@ const COLUMNS: &str = "120";
 const LINES: &str = "40";
 
 /// A terminal with a program in it, on a tmux server of its own.
-struct Terminal<'f> {
+pub(super) struct Terminal<'f> {
     front: &'f Front,
 }
 
 impl Terminal<'_> {
     /// Starts `codex` with these arguments.
-    fn open<'f>(front: &'f Front, arguments: &[&str]) -> anyhow::Result<Terminal<'f>> {
+    pub(super) fn open<'f>(front: &'f Front, arguments: &[&str]) -> anyhow::Result<Terminal<'f>> {
         let terminal = Terminal { front };
         let binary = codex::binary(Version::V0_169_0)?;
         let mut new = terminal.tmux(&["new-session", "-d", "-s", "t", "-x", COLUMNS, "-y", LINES]);
@@ -48,7 +48,7 @@ impl Terminal<'_> {
         .with_context(|| format!("the screen:\n{last}"))
     }
 
-    fn screen(&self) -> anyhow::Result<String> {
+    pub(super) fn screen(&self) -> anyhow::Result<String> {
         Ok(run::run(self.tmux(&["capture-pane", "-p", "-t", "t"]), PATIENCE)?.stdout)
     }
 
@@ -69,7 +69,7 @@ impl Terminal<'_> {
         self.keys(&["Enter"])
     }
 
-    fn keys(&self, keys: &[&str]) -> anyhow::Result<()> {
+    pub(super) fn keys(&self, keys: &[&str]) -> anyhow::Result<()> {
         let mut command = self.tmux(&["send-keys", "-t", "t"]);
         command.args(keys);
         let done = run::run(command, PATIENCE)?;
@@ -84,7 +84,7 @@ impl Drop for Terminal<'_> {
     }
 }
 
-fn has_tmux() -> bool {
+pub(super) fn has_tmux() -> bool {
     Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success())
 }
 
@@ -146,35 +146,4 @@ async fn a_terminal_that_attaches_by_itself_lives_through_a_kill_and_a_restart()
         skip!("no tmux on this machine");
     }
     attached(|_| Vec::new()).await
-}
-
-/// Runs `codex` with these arguments in the home.
-async fn codex(front: &Front, arguments: &[&str]) -> anyhow::Result<Run> {
-    let mut command = front.home.command(codex::binary(Version::V0_169_0)?);
-    command.args(arguments);
-    tokio::task::spawn_blocking(move || run::run(command, PATIENCE)).await?
-}
-
-#[tokio::test]
-async fn the_command_line_takes_the_gateway_for_a_daemon() -> anyhow::Result<()> {
-    if let Err(reason) = codex::platform() {
-        skip!("{reason}");
-    }
-    let front = Front::open(REAL).await?;
-    let version = codex(&front, &["app-server", "daemon", "version"]).await?;
-    ensure!(version.success() && version.stdout.contains(r#""appServerVersion":"0.169.0""#), "{version}");
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
-    let queued = codex(&front, &["queue", "--thread", &thread, "--message", "queued [[deltas=2]]"]).await?;
-    ensure!(queued.success(), "{queued}");
-    front.model.wait_request("queued", PATIENCE).await?;
-    let is_answered = |message: &serde_json::Value| {
-        message["method"] == "turn/completed" && message["params"]["turn"]["status"] == "completed"
-    };
-    alice.forget();
-    alice.wait("the end of the queued turn", is_answered).await.ok();
-    let done = alice.turn(&thread, "[[deltas=1]]").await?;
-    ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    ensure!(Codexd::new(&front.home)?.json(&["status"])?["state"] == "running", "it runs as before");
-    front.close().await
 }
