@@ -10,6 +10,7 @@ use codexd_testkit::{Server, Version, codex, skip};
 
 mod approvals;
 mod leaving;
+mod proxied;
 mod stage;
 mod threads;
 mod through;
@@ -32,8 +33,8 @@ where
     F: AsyncFn(&mut Stage) -> anyhow::Result<()>,
 {
     let outcome = script(&mut stage).await;
-    let lines = stage.close();
-    outcome.map(|()| lines)
+    let lines = stage.close().await;
+    outcome.and(lines)
 }
 
 /// Plays a script to both servers and fails with the first line in which they differ.

@@ -10,6 +10,7 @@ use codexd_testkit::{
 };
 use serde_json::{Value, json};
 
+use super::proxied::Tunnel;
 use super::transcript;
 
 /// Everything that a script has at hand.
@@ -19,6 +20,8 @@ pub(super) struct Stage {
     /// The first server; a script may end it and put another here.
     pub(super) server: Option<AppServer>,
     actors: Vec<Actor>,
+    /// What clients connect through, if there is anything.
+    tunnel: Option<Tunnel>,
     /// Of whom the end does not count, from which message on.
     tails: Vec<(&'static str, &'static str)>,
     home: Home,
@@ -48,7 +51,7 @@ impl Stage {
         let top_level = "thread_unload_delay_secs = 1".to_owned();
         home.configure(&Config { top_level, ..Config::for_model(&model) })?;
         let server = Some(AppServer::start(&home, kind).await?);
-        Ok(Stage { kind, server, actors: Vec::new(), tails: Vec::new(), home, _model: model })
+        Ok(Stage { kind, server, actors: Vec::new(), tunnel: None, tails: Vec::new(), home, _model: model })
     }
 
     /// The same with the gateway in front of the server.
@@ -63,11 +66,35 @@ impl Stage {
         Codexd::new(&home)?.json(&start)?;
         // Whoever comes first names the process: here as at a bare server.
         Client::connect(&home.control_socket().into(), "testkit").await?.close().await?;
-        Ok(Stage { kind, server: None, actors: Vec::new(), tails: Vec::new(), home, _model: model })
+        Ok(Stage {
+            kind,
+            server: None,
+            actors: Vec::new(),
+            tunnel: None,
+            tails: Vec::new(),
+            home,
+            _model: model,
+        })
+    }
+
+    /// The same with a `codex app-server proxy` between each client and what it connects to.
+    pub(super) fn behind_proxies(mut self) -> anyhow::Result<Stage> {
+        let Server::Real(version) = self.kind else { anyhow::bail!("only a real Codex has a proxy") };
+        let mut proxy = self.home.command(codex::binary(version)?);
+        proxy.args(["app-server", "proxy"]);
+        // The gateway is found where a proxy looks by itself.
+        if self.server.is_some() {
+            proxy.arg("--sock").arg(self.home.bare_socket());
+        }
+        self.tunnel = Some(Tunnel::open(&self.home, proxy)?);
+        Ok(self)
     }
 
     /// Where clients connect: to the server of the stage, else to the gateway.
     pub(super) fn place(&self) -> Place {
+        if let Some(tunnel) = &self.tunnel {
+            return tunnel.place().clone();
+        }
         self.server
             .as_ref()
             .map_or_else(|| self.home.control_socket().into(), |server| server.place().clone())
@@ -132,7 +159,7 @@ impl Stage {
     }
 
     /// What the clients received, one after the other, in comparable words.
-    pub(super) fn close(self) -> Vec<String> {
+    pub(super) async fn close(mut self) -> anyhow::Result<Vec<String>> {
         let mut normal = Normaliser::for_home(&self.home);
         let mut lines = Vec::new();
         for Actor { name, client } in &self.actors {
@@ -143,7 +170,11 @@ impl Stage {
             }
             lines.extend(transcript::lines(name, &record, &mut normal));
         }
-        lines
+        self.actors.clear();
+        if let Some(tunnel) = self.tunnel.take() {
+            tokio::task::spawn_blocking(|| tunnel.close()).await??;
+        }
+        Ok(lines)
     }
 }
 

@@ -42,9 +42,14 @@ where
     let stage = Stage::open_through(server).await?;
     let mut through = play_on(stage, &script).await.map_err(|error| error.context("through the gateway"))?;
     through.iter_mut().for_each(|line| *line = line.replace(PROBE, FIRST));
+    differs(&direct, &through)
+}
+
+/// Fails with the first line in which a transcript from a server and one from the gateway before it differ.
+pub(super) fn differs(direct: &[String], through: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(!direct.is_empty(), "the script saw nothing");
-    let Some((at, beside)) = first_difference(&direct, &through) else { return Ok(()) };
-    anyhow::bail!("direct:\n{}through the gateway:\n{}", shown(&direct, at), shown(&through, beside))
+    let Some((at, beside)) = first_difference(direct, through) else { return Ok(()) };
+    anyhow::bail!("direct:\n{}through the gateway:\n{}", shown(direct, at), shown(through, beside))
 }
 
 /// Where the transcripts differ first in what may not differ.
