@@ -2,6 +2,7 @@
 
 mod generations;
 mod setting;
+mod strangers;
 
 use std::time::{Duration, Instant};
 
