@@ -170,6 +170,8 @@ pub enum ServerRequestScope {
     Thread,
     /// One connection.
     Connection,
+    /// Every connection, under the same id. (0.169.0.) From the hub; on an own connection it is dropped.
+    All,
 }
 
 /// The scope of what the app-server asks; `None` if no table has it. The safe way then: [`ServerRequestScope::Thread`] if
@@ -177,6 +179,14 @@ pub enum ServerRequestScope {
 pub fn server_request(method: &str) -> Option<ServerRequestScope> {
     let at = notifications::SERVER_REQUESTS.binary_search_by_key(&method, |(name, _)| name).ok()?;
     Some(notifications::SERVER_REQUESTS[at].1)
+}
+
+/// Whether the app-server tells `serverRequest/resolved` when this is answered, or does not matter any more.
+///
+/// Observed on 0.169.0: it does of approvals, elicitations and input of the user; of these two it says nothing, and asks
+/// nobody again once the turn has ended.
+pub fn is_resolved(server_request: &str) -> bool {
+    !matches!(server_request, "item/tool/call" | "currentTime/read")
 }
 
 /// Everything that the app-server may ask, sorted.

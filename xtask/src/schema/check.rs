@@ -127,13 +127,11 @@ fn check_server_requests(schema: &Merged<'_>) -> Vec<String> {
     let mut complaints = both_ways("server request", schema, table.keys().copied(), NOTIFICATIONS, &[]);
     for (name, told) in schema {
         let Some(scope) = table.get(name) else { continue };
-        let wanted = match Thread::of(told.params, &["threadId", "conversationId"]) {
-            Thread::Always => ServerRequestScope::Thread,
-            Thread::Sometimes | Thread::Never => ServerRequestScope::Connection,
-        };
-        if *scope != wanted {
+        let names_thread = Thread::of(told.params, &["threadId", "conversationId"]) == Thread::Always;
+        if names_thread != (*scope == ServerRequestScope::Thread) {
+            let words = if names_thread { "names a thread" } else { "names no thread" };
             complaints.push(format!(
-                "server request {name} of {} is for a {wanted:?}, but {NOTIFICATIONS} has it for a {scope:?}",
+                "server request {name} of {} {words}, but {NOTIFICATIONS} has it for {scope:?}",
                 told.version
             ));
         }

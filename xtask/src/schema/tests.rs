@@ -91,7 +91,7 @@ fn changes_of_tables() -> Vec<(Change, &'static str)> {
         ),
         (
             |release| add(&mut release.full.server_requests, "item/tool/call", &[], &[]),
-            "server request item/tool/call of 0.169.0 is for a Connection, but",
+            "server request item/tool/call of 0.169.0 names no thread, but",
         ),
         (
             |release| {

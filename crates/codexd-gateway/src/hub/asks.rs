@@ -36,6 +36,8 @@ pub struct Ask {
     lost: bool,
     /// Only clients with `experimentalApi` know it.
     experimental_only: bool,
+    /// Nobody tells that it is answered, or that it does not matter any more: it is over with its turn.
+    is_over_untold: bool,
 }
 
 impl Ask {
@@ -63,6 +65,11 @@ impl Asks {
         self.waiting.retain(|_, ask| ask.thread.as_ref() != Some(thread));
     }
 
+    /// Of some questions nobody tells that they are over.
+    pub fn turn_ended(&mut self, thread: &ThreadId) {
+        self.waiting.retain(|_, ask| !ask.is_over_untold || ask.thread.as_ref() != Some(thread));
+    }
+
     /// Whether a thread waits for an answer.
     pub fn is_pending(&self, thread: &ThreadId) -> bool {
         self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
@@ -88,12 +95,14 @@ impl Hub {
         params: Option<&RawValue>,
         text: &Text,
     ) {
-        let thread = match routes::server_request(method) {
-            Some(ServerRequestScope::Connection) => None,
+        let scope = routes::server_request(method);
+        let thread = match scope {
+            Some(ServerRequestScope::Connection | ServerRequestScope::All) => None,
             _ => thread_of(params),
         };
         // Every connection is asked about the threads of sub-agents: the shared one has asked already.
-        if matches!(link, Link::Own(..)) && thread.is_some() {
+        let asks_all = thread.is_some() || scope == Some(ServerRequestScope::All);
+        if matches!(link, Link::Own(..)) && asks_all {
             return;
         }
         if let Some(number) = self.asks.find(link, id.get()) {
@@ -117,6 +126,7 @@ impl Hub {
             asked: Vec::new(),
             answer: None,
             lost: false,
+            is_over_untold: !routes::is_resolved(method),
             experimental_only: gates::server_request_needs_experimental(method)
                 || mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
         };

@@ -167,6 +167,7 @@ impl Hub {
             }
         } else {
             known.turn_ended(&turn_id);
+            self.asks.turn_ended(id);
             known.quiet_at = self.now + QUIET_MS;
             self.timer(QUIET_MS, Timer::Quiet(id.clone()));
         }

@@ -4,7 +4,7 @@ use super::Audience::{
     self, Asker, EventStream, Everyone, EveryoneWithoutThread, Greeting, RateLimits, Subscribers,
     SubscribersOrEveryone,
 };
-use super::ServerRequestScope::{self, Connection, Thread};
+use super::ServerRequestScope::{self, All, Connection, Thread};
 
 /// Who is told a notification.
 pub fn find(notification: &str) -> Option<Audience> {
@@ -103,7 +103,7 @@ pub static TABLE: &[(&str, Audience)] = &[
 
 /// Every request that an app-server of a reference release may send.
 pub static SERVER_REQUESTS: &[(&str, ServerRequestScope)] = &[
-    ("account/chatgptAuthTokens/refresh", Connection),
+    ("account/chatgptAuthTokens/refresh", All),
     ("applyPatchApproval", Thread),
     ("attestation/generate", Connection),
     ("currentTime/read", Thread),

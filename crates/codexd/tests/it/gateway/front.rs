@@ -36,6 +36,17 @@ impl Front {
         Front { home, model }.start(server).await
     }
 
+    /// The same with the gateway, and whatever `prepare` does to the home before the start.
+    pub(super) async fn configured(
+        server: Server,
+        prepare: impl FnOnce(&Home, &MockModel) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Front> {
+        let model = MockModel::start()?;
+        let home = Home::new()?;
+        prepare(&home, &model)?;
+        Front { home, model }.start(server).await
+    }
+
     async fn start(self, server: Server) -> anyhow::Result<Front> {
         let mut start = vec!["start"];
         match server {
