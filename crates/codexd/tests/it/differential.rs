@@ -2,12 +2,13 @@
 //!
 //! Held beside Codex 0.169.0. What each client received is compared line by line, in order, after
 //! [`transcript`] has taken out what names one run and the few things that only a real server has to say; that list is
-//! short and stands there with its reasons. 0.131.0 is not compared: the dialect of the embedded server is that of 0.169.0
-//! alone. What codexd itself needs of 0.131.0 is tested on it, in `lifecycle`, `kill` and `contract`.
+//! short and stands there with its reasons. 0.131.0 is not compared with it: the dialect of the embedded server is that of
+//! 0.169.0 alone. The gateway is held before each of the three, in [`through`].
 
 use codexd_testkit::transcript::difference;
 use codexd_testkit::{Server, Version, codex, skip};
 
+mod accounts;
 mod approvals;
 mod leaving;
 mod proxied;

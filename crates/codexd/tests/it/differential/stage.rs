@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use codexd_testkit::home::Config;
 use codexd_testkit::{
-    AppServer, Client, Codexd, Home, Layout, MockModel, Normaliser, Place, RpcError, Server, codex,
+    AppServer, Client, Codexd, Home, Layout, MockModel, Normaliser, Place, RpcError, Server, Version, codex,
 };
 use serde_json::{Value, json};
 
@@ -32,6 +32,8 @@ pub(super) struct Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Actor {
     pub(super) name: &'static str,
+    /// It is a client of 0.131.0, which knows no goals.
+    is_old: bool,
     client: Rc<Client>,
 }
 
@@ -118,9 +120,19 @@ impl Stage {
         AppServer::launch(command, &socket, &self.home.root().join("second.log")).await
     }
 
-    /// A client that has introduced itself, without the experimental interface.
+    /// A client that has introduced itself, with the usual capabilities.
     pub(super) async fn enter(&mut self, name: &'static str) -> anyhow::Result<Actor> {
-        self.enter_with(name, json!({})).await
+        self.enter_with(name, self.capabilities()).await
+    }
+
+    /// None; but 0.131.0 is asked for the experimental interface, to which much belonged that is free since: the gateway lets
+    /// it through.
+    pub(super) fn capabilities(&self) -> Value {
+        if self.is_old() { json!({"experimentalApi": true}) } else { json!({}) }
+    }
+
+    fn is_old(&self) -> bool {
+        self.kind == Server::Real(Version::V0_131_0)
     }
 
     /// A client with capabilities. The first asks about something else than a thread at once, as every real one does: the
@@ -148,7 +160,7 @@ impl Stage {
 
     /// Compares what this client receives, too.
     pub(super) fn watch(&mut self, name: &'static str, client: Client) -> Actor {
-        let actor = Actor { name, client: Rc::new(client) };
+        let actor = Actor { name, is_old: self.is_old(), client: Rc::new(client) };
         self.actors.push(actor.clone());
         actor
     }
@@ -161,14 +173,15 @@ impl Stage {
     /// What the clients received, one after the other, in comparable words.
     pub(super) async fn close(mut self) -> anyhow::Result<Vec<String>> {
         let mut normal = Normaliser::for_home(&self.home);
+        let dated = !self.is_old();
         let mut lines = Vec::new();
-        for Actor { name, client } in &self.actors {
+        for Actor { name, client, .. } in &self.actors {
             let mut record = client.transcript();
             for (_, method) in self.tails.iter().filter(|(whose, _)| whose == name) {
                 let last = record.iter().rposition(|entry| entry.message["method"] == *method);
                 record.truncate(last.unwrap_or(record.len()));
             }
-            lines.extend(transcript::lines(name, &record, &mut normal));
+            lines.extend(transcript::lines(name, dated, &record, &mut normal));
         }
         self.actors.clear();
         if let Some(tunnel) = self.tunnel.take() {
@@ -204,11 +217,17 @@ impl Actor {
         Ok(turn)
     }
 
-    /// Subscribes without history, and waits for the last message that comes with it.
+    /// Subscribes without history, and waits for the last message that comes with it, if any does.
     pub(super) async fn join(&self, thread: &str) -> anyhow::Result<()> {
         self.forget();
         self.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
-        self.wait_method("thread/goal/cleared").await?;
+        if self.is_old { Ok(()) } else { self.joined().await }
+    }
+
+    /// Waits for the last message that comes with a resume with history.
+    pub(super) async fn joined(&self) -> anyhow::Result<()> {
+        let last = if self.is_old { "thread/tokenUsage/updated" } else { "thread/goal/cleared" };
+        self.wait_method(last).await?;
         Ok(())
     }
 

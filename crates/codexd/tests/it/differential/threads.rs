@@ -20,7 +20,7 @@ pub(super) async fn refusals(stage: &mut Stage) -> anyhow::Result<()> {
     ] {
         alice.ask(method, params).await?.err();
     }
-    alice.initialize("alice", json!({})).await?;
+    alice.initialize("alice", stage.capabilities()).await?;
     alice.wait_method("remoteControl/status/changed").await?;
     let input = json!([{"type": "text", "text": "x"}]);
     let full = |thread: &str| json!({"threadId": thread, "name": "n", "turnId": "t", "expectedTurnId": "t", "input": input});
@@ -227,8 +227,8 @@ pub(super) async fn unloaded(stage: &mut Stage) -> anyhow::Result<()> {
     ] {
         alice.ask(method, params).await?.ok();
     }
-    alice.wait_method("thread/goal/cleared").await?;
-    bystander.wait_method("thread/goal/cleared").await?;
+    alice.joined().await?;
+    bystander.joined().await?;
     let guest = Client::dial(&stage.place()).await?;
     guest.initialize("guest", json!({})).await?;
     guest.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;

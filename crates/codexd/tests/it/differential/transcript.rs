@@ -24,17 +24,18 @@ const UNTOLD: [&str; 3] = ["warning", "configWarning", "item/agentMessage/delta"
 const UNKEPT: [&str; 2] = ["readState", "readStates"];
 const CURSORS: [&str; 4] = ["nextCursor", "backwardsCursor", "turnsBackwardsCursor", "itemsBackwardsCursor"];
 
-/// What a client received, line by line.
+/// What a client received, line by line, from a server of which each notification says when it was made, or none does (as
+/// 0.131.0 has it).
 ///
 /// # Panics
-/// If a notification does not say when it was made, or something else does.
-pub(crate) fn lines(name: &str, record: &[Entry], normal: &mut Normaliser) -> Vec<String> {
+/// If it is otherwise, or anything but a notification says so.
+pub(crate) fn lines(name: &str, dated: bool, record: &[Entry], normal: &mut Normaliser) -> Vec<String> {
     let mut told: Vec<Entry> = record.to_vec();
     told.retain(|entry| !UNTOLD.contains(&entry.message["method"].as_str().unwrap_or_default()));
     for entry in told.iter_mut().filter(|entry| entry.direction == Direction::Received) {
         let message = &entry.message;
         let is_notification = message["method"].is_string() && message["id"].is_null();
-        assert_eq!(message["emittedAtMs"].is_u64(), is_notification, "{name}: {message}");
+        assert_eq!(message["emittedAtMs"].is_u64(), dated && is_notification, "{name}: {message}");
         simplify(&mut entry.message);
     }
     let lines = normal.lines(&told);

@@ -52,7 +52,7 @@ pub(super) async fn second_subscriber(stage: &mut Stage) -> anyhow::Result<()> {
     alice.turn(&thread, "[[deltas=1]]").await?;
     let bob = stage.enter("bob").await?;
     bob.ask("thread/resume", json!({"threadId": thread})).await?.ok();
-    bob.wait_method("thread/goal/cleared").await?;
+    bob.joined().await?;
     bob.join(&thread).await?;
     bob.turn(&thread, "[[deltas=2]]").await?;
     alice.forget();

@@ -110,7 +110,7 @@ async fn queued_messages_become_turns_that_are_told() -> anyhow::Result<()> {
         ] {
             alice.call(method, params).await?;
         }
-        lines.extend(transcript::lines("alice", &alice.transcript(), &mut normal));
+        lines.extend(transcript::lines("alice", true, &alice.transcript(), &mut normal));
         Ok(lines)
     })
     .await
