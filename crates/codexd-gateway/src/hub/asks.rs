@@ -127,8 +127,7 @@ impl Hub {
             answer: None,
             lost: false,
             is_over_untold: !routes::is_resolved(method),
-            experimental_only: gates::server_request_needs_experimental(method)
-                || mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
+            experimental_only: mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
         };
         let text = ask.text.clone();
         let asked = self.who_is_asked(&ask);

@@ -73,7 +73,8 @@ pub fn notification_needs_experimental(notification: &str) -> bool {
     notification == "thread/readState/changed"
 }
 
-/// Whether only clients that asked for `experimentalApi` are asked this. (By the schema; not run.)
+/// Whether the schema has this question for clients with `experimentalApi` alone. 0.169.0 asks the others all the same, and
+/// so does the hub: a turn waits for the answer.
 pub fn server_request_needs_experimental(method: &str) -> bool {
     method == "currentTime/read"
 }

@@ -113,7 +113,7 @@ fn ask_over(world: &mut World, link: Link, id: u64, method: &str, params: Value)
 #[test]
 fn a_question_that_nobody_resolves_is_over_with_its_turn() {
     let mut world = World::new();
-    let first = world.client(1, experimental());
+    let first = world.client(1, json!({}));
     let thread = world.thread(first);
     world.turn(first, &thread, "a");
     let shared = Link::Shared(world.current.expect("a server"));

@@ -279,7 +279,7 @@ async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed(
         skip!("{reason}");
     }
     let front = with_account().await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
+    let (alice, bob) = (front.client_with("alice", json!({})).await?, front.client("bob").await?);
     let thread = alice.start_thread(&front.work()).await?;
     for (client, time) in [(&alice, 1_800_000_000), (&bob, 1_800_000_000 + 60)] {
         client.answer_requests(move |asked| {
@@ -288,6 +288,7 @@ async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed(
     }
     let done = alice.turn(&thread, "[[deltas=1]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    ensure!(alice.received().iter().any(|told| told["method"] == "currentTime/read"), "alice was not asked");
     join(&bob, &thread).await?;
     // A server alone would refuse this: it wants one subscriber to ask, and the gateway is one.
     let done = alice.turn(&thread, "[[deltas=2]]").await?;
