@@ -7,7 +7,7 @@ use super::event::{Link, ServerId, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, LOADS_MAX, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, QUIET_MS};
 
 impl Hub {
     pub(super) fn errand_answered(
@@ -147,6 +147,8 @@ impl Hub {
             Ok(Some(told)) => {
                 thread.motion = Motion::Still;
                 thread.quiet_at = self.now + QUIET_MS;
+                // Upstream tells everybody of the goal that it has, or has not: they did not ask.
+                thread.hush_until = self.now + HUSH_MS;
                 thread.tries = 0;
                 thread.describe(told.get());
                 // Who comes later is no subscriber of a sub-agent's, as upstream has it.

@@ -142,6 +142,12 @@ async fn children(front: Front) -> anyhow::Result<()> {
     let piece = alice.wait("the child to speak", of_child).await?;
     let turn = piece["params"]["turnId"].as_str().context("a turn")?.to_owned();
     let child = piece["params"]["threadId"].as_str().context("a thread")?.to_owned();
+    // That the gateway subscribes to it is nobody's business.
+    let goals = |client: &Client| {
+        let told = client.received().into_iter();
+        told.filter(|told| told["method"] == "thread/goal/cleared" && told["params"]["threadId"] == *child)
+            .count()
+    };
     during_a_restart(&front, async {
         for client in [&alice, &bob] {
             client.wait_turn(&turn).await?;
@@ -150,6 +156,7 @@ async fn children(front: Front) -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
+    ensure!(goals(&alice) + goals(&bob) == 0, "a goal that it never had was said to be cleared");
     for thread in [&thread, &child] {
         join(&alice, thread).await?;
         let next = alice.start_turn(thread, "[[deltas=3]]").await?;
