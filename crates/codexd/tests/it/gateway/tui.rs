@@ -53,7 +53,7 @@ impl Terminal<'_> {
     }
 
     /// Waits until the screen shows a text.
-    fn wait(&self, text: &str) -> anyhow::Result<()> {
+    pub(super) fn wait(&self, text: &str) -> anyhow::Result<()> {
         let mut last = String::new();
         until(PATIENCE, &format!("{text:?} on the screen"), || {
             last = self.screen().ok()?;
