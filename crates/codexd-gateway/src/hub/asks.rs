@@ -16,6 +16,13 @@ use crate::routes::{self, ServerRequestScope, gates};
 /// A kind of approval that only clients may see that promise a person's answer.
 const HUMAN: &str = "humanCommand";
 
+/// Asked of one client that has said at `initialize` that it can.
+const ATTESTATION: &str = "attestation/generate";
+
+fn nobody_attests(id: &str) -> Text {
+    text::error(id, super::pump::SERVER_ERROR, "no client that attests requests is connected", None)
+}
+
 /// A question that waits for an answer.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -59,6 +66,8 @@ impl Asks {
         for ask in self.waiting.values_mut() {
             ask.asked.retain(|asked| *asked != client);
         }
+        // Nobody who comes later is asked what is about no thread.
+        self.waiting.retain(|_, ask| ask.thread.is_some() || !ask.asked.is_empty());
     }
 
     pub fn thread_gone(&mut self, thread: &ThreadId) {
@@ -130,11 +139,23 @@ impl Hub {
             experimental_only: mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
         };
         let text = ask.text.clone();
-        let asked = self.who_is_asked(&ask);
+        let asked = match method {
+            // Upstream asks one of those who can, and waits for the answer before it asks the model.
+            ATTESTATION if matches!(link, Link::Shared(_)) => match self.who_attests() {
+                Some(client) => vec![client],
+                None => return self.say(link, nobody_attests(id.get())),
+            },
+            _ => self.who_is_asked(&ask),
+        };
         for client in &asked {
             self.tell(*client, text.clone());
         }
         self.asks.waiting.insert(number, Ask { asked, ..ask });
+    }
+
+    fn who_attests(&self) -> Option<ClientId> {
+        let attests = |client: &&super::Client| client.is_ready() && client.capabilities.attests;
+        self.clients.values().filter(attests).map(|client| client.id).min()
     }
 
     /// The same question once more, behind a resume. If its link had broken, the answer may not have arrived.

@@ -15,6 +15,7 @@ use super::text::{self, Str};
 pub struct Capabilities {
     pub experimental: bool,
     pub human_approval: bool,
+    pub attests: bool,
     /// Names of notifications that it does not want; shared with its subscriptions.
     pub opted_out: Option<Rc<[Box<str>]>>,
 }
@@ -173,7 +174,10 @@ impl<'a> Introduction<'a> {
             match &*member {
                 "experimentalApi" => capabilities.experimental = flag()?,
                 "requiredHumanApproval" => capabilities.human_approval = flag()?,
-                "requestAttestation" => plain &= !flag()?,
+                "requestAttestation" => {
+                    capabilities.attests = flag()?;
+                    plain &= !capabilities.attests;
+                }
                 "optOutNotificationMethods" => {
                     let names: Option<Vec<Str<'_>>> = serde_json::from_str(value.get()).ok()?;
                     let names: Rc<[Box<str>]> =

@@ -27,7 +27,7 @@ impl Hub {
         if let Some(read) = read {
             client.capabilities = read.capabilities;
             if plain && read.name != DAEMON {
-                self.take_persona(read.client_info);
+                self.take_persona(params);
             }
         }
         self.timer(HELD_MAX_MS, Timer::Unwelcome(id));
@@ -116,9 +116,7 @@ impl Hub {
             self.became_ready(id);
             self.tell(id, text::result(&raw_id, result));
             self.tell_greetings(id);
-            if let Some(info) = text::member(&introduction, "clientInfo") {
-                self.take_persona(info.get());
-            }
+            self.take_persona(&introduction);
             self.queue_up(id);
         }
         self.watch_again(id, server);

@@ -49,14 +49,26 @@ impl Server {
 pub struct Persona {
     /// `clientInfo`, raw.
     pub client_info: Box<str>,
+    /// It attests requests to the model. Whether somebody does changes what upstream sends with them, so it is asked to
+    /// only if the first client would have it.
+    pub attests: bool,
 }
 
 impl Persona {
+    /// The parameters of an `initialize`; `None` where they name nobody.
+    fn of(params: &str) -> Option<Self> {
+        let client_info = text::member(params, "clientInfo")?.get().into();
+        let capabilities = text::member(params, "capabilities");
+        let attests = capabilities.and_then(|all| text::member(all.get(), "requestAttestation"));
+        Some(Self { client_info, attests: attests.is_some_and(|attests| attests.get() == "true") })
+    }
+
     /// The shared link may do whatever any client may; what each client may is checked here.
     fn introduction(&self) -> Text {
         let info = &self.client_info;
+        let attests = if self.attests { r#","requestAttestation":true"# } else { "" };
         format!(
-            r#"{{"id":0,"method":"initialize","params":{{"clientInfo":{info},"capabilities":{{"experimentalApi":true,"requiredHumanApproval":true}}}}}}"#
+            r#"{{"id":0,"method":"initialize","params":{{"clientInfo":{info},"capabilities":{{"experimentalApi":true,"requiredHumanApproval":true{attests}}}}}}}"#
         )
         .into()
     }
@@ -65,7 +77,7 @@ impl Persona {
 /// As whom an app-server is asked before any client has come.
 fn nobody() -> Persona {
     let info = format!(r#"{{"name":"{}","version":"0"}}"#, super::greeting::DAEMON);
-    Persona { client_info: info.into() }
+    Persona { client_info: info.into(), attests: false }
 }
 
 impl Hub {
@@ -128,9 +140,9 @@ impl Hub {
     }
 
     /// The first real client gives the shared links their name.
-    pub(super) fn take_persona(&mut self, client_info: &str) {
+    pub(super) fn take_persona(&mut self, introduction: &str) {
         if self.persona.is_none() {
-            self.persona = Some(Persona { client_info: client_info.into() });
+            self.persona = Persona::of(introduction);
             self.connect_where_needed();
         }
     }
@@ -212,11 +224,9 @@ impl Hub {
     pub(super) fn take_persona_of(&mut self, id: ClientId) {
         if self.persona.is_none()
             && let Some(client) = self.clients.get(&id).filter(|client| client.is_ready())
-            && let Some(info) =
-                client.introduction.as_deref().and_then(|params| text::member(params, "clientInfo"))
+            && let Some(introduction) = client.introduction.clone()
         {
-            let info = info.get().to_owned();
-            self.take_persona(&info);
+            self.take_persona(&introduction);
         }
     }
 

@@ -39,6 +39,26 @@ fn a_question_that_nobody_resolves_is_over_with_its_turn() {
 }
 
 #[test]
+fn one_who_attests_is_asked_to_and_without_one_upstream_need_not_wait() {
+    let mut world = World::new();
+    let able = json!({"experimentalApi": true, "requestAttestation": true});
+    let (plain, first) = (world.client(1, json!({})), world.client(2, able.clone()));
+    let second = world.client(3, able);
+    world.settle();
+    let shared = Link::Shared(world.current.expect("a server"));
+    let asked = |world: &World, client| world.notes(client, "attestation/generate").len();
+    ask_over(&mut world, shared, 7, "attestation/generate", json!({}));
+    assert_eq!((asked(&world, plain), asked(&world, first), asked(&world, second)), (0, 1, 0));
+    world.leave(first);
+    assert_eq!(world.hub.asks.len(), 0);
+    world.leave(second);
+    ask_over(&mut world, shared, 8, "attestation/generate", json!({}));
+    let (link, answer) = world.heard.last().expect("an answer");
+    assert_eq!((*link, &answer["id"]), (shared, &json!(8)));
+    assert!(answer["error"]["message"].is_string() && asked(&world, plain) == 0);
+}
+
+#[test]
 fn what_every_connection_is_asked_comes_to_a_client_once() {
     let mut world = World::new();
     let (plain, busy) = (world.client(1, json!({})), world.client(2, experimental()));

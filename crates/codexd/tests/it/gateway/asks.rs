@@ -1,8 +1,7 @@
 //! Everything that an app-server may ask its clients, beside the approval of a command (which is in `sharing`): asked by the
 //! real one, through the gateway.
 //!
-//! Not run: `applyPatchApproval` and `execCommandApproval`, which 0.169.0 asks nobody any more, and `attestation/generate`,
-//! which the gateway's link does not offer to answer.
+//! Not run: `applyPatchApproval` and `execCommandApproval`, which 0.169.0 asks nobody any more.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -300,5 +299,45 @@ async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed(
     last.call("thread/read", json!({"threadId": thread})).await?;
     let asked = last.received().into_iter().find(|told| told["method"] == "currentTime/read");
     ensure!(asked.is_none(), "it is over: {asked:?}");
+    front.close().await
+}
+
+#[tokio::test]
+async fn the_client_that_attests_is_asked_to_and_its_word_reaches_the_model() -> anyhow::Result<()> {
+    const ASKED: &str = "attestation/generate";
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    let front = with_account().await?;
+    let able = json!({"experimentalApi": true, "requestAttestation": true});
+    let (alice, bob) = (front.client_with("alice", able).await?, front.client("bob").await?);
+    for client in [&alice, &bob] {
+        client.answer_requests(|asked| match asked["method"].as_str() {
+            Some("currentTime/read") => Some(json!({"currentTimeAt": 1_800_000_000})),
+            Some(ASKED) => Some(json!({"token": "the word of alice"})),
+            _ => None,
+        });
+    }
+    let login = json!({"type": "chatgptAuthTokens", "accessToken": token("b2xk"), "chatgptAccountId": "a"});
+    bob.call("account/login/start", login).await?;
+    let params = json!({"cwd": front.work(), "modelProvider": "authed"});
+    let thread = bob.call("thread/start", params).await?["thread"]["id"].clone();
+    let thread = thread.as_str().context("an id")?;
+    let done = bob.turn(thread, "[[deltas=1]]").await?;
+    ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    let attested = |front: &Front| {
+        let last = front.model.requests().pop();
+        let headers = last.map(|request| request.headers).unwrap_or_default();
+        headers.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("x-oai-attestation"))
+    };
+    let header = attested(&front).context("the model is told nothing")?;
+    ensure!(header.1.contains("the word of alice"), "{header:?}");
+    ensure!(bob.received().iter().all(|told| told["method"] != ASKED), "bob cannot attest");
+    // Without one who can, nothing waits.
+    alice.close().await?;
+    let done = bob.turn(thread, "[[deltas=1]]").await?;
+    ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    let header = attested(&front);
+    ensure!(header.as_ref().is_none_or(|(_, value)| !value.contains("the word of alice")), "{header:?}");
     front.close().await
 }
