@@ -130,10 +130,11 @@ impl Hub {
         if self.goals.before.remove(id)
             && let Some(thread) = self.threads.get_mut(id)
         {
+            // Whether it is paused by now is not known.
             thread.goal_held = true;
-            // One that is to move is held again in time.
-            if self.handover.is_none() {
-                self.let_goal_go_on(id);
+            match self.handover.as_ref().is_some_and(|handover| handover.to != thread.server) {
+                true => self.hold_goal(id),
+                false => self.let_goal_go_on(id),
             }
         }
     }

@@ -155,7 +155,8 @@ impl Hub {
 
     fn checked_to_release(&mut self, id: &ThreadId, check: &Check) {
         let late = self.obviously_waits_for(id).filter(|waits_for| *waits_for != WaitsFor::Ephemeral);
-        if check.waits_for.or(late).is_some() || check.goal_is_active {
+        let goal_is_held = self.threads.get(id).is_some_and(|thread| thread.goal_held);
+        if check.waits_for.or(late).is_some() || check.goal_is_active || goal_is_held {
             // What goes on in it goes on, watched or not.
             if let Some(thread) = self.threads.get_mut(id) {
                 thread.waits_for = check.waits_for.unwrap_or(WaitsFor::Turn);

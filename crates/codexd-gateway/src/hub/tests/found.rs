@@ -4,8 +4,8 @@ use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
-    Approve, Break, Come, Complete, Deliver, Delta, Goal, Join, Kill, NextClosing, Own, OwnEnds, Queue,
-    Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
+    Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, Leave, NextClosing, Own,
+    OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -125,6 +125,67 @@ fn what_another_server_is_asked_about_is_found_all_the_same() {
         Deliver(0),
         Deliver(0),
         Wait(30),
+    ])
+    .expect("it holds");
+}
+
+/// Two gateways end in the middle of a handover, the second when it has just let a goal go on.
+#[test]
+fn a_goal_that_may_be_held_is_held_for_certain() {
+    run(&[
+        Replace,
+        Goal(1, 0, true),
+        Wait(30),
+        Start(1, false),
+        Restart,
+        Deliver(6),
+        Deliver(2),
+        Deliver(2),
+        Deliver(6),
+        Restart,
+        Come(1, 0),
+        Deliver(1),
+        Queue(1, 0),
+        Start(2, false),
+        Deliver(5),
+    ])
+    .expect("it holds");
+}
+
+/// Nobody watches a thread whose goal is held, and the app-server that it was to go to ends.
+#[test]
+fn a_thread_whose_goal_is_held_is_not_let_go() {
+    run(&[
+        Goal(1, 0, true),
+        Show(0),
+        Drain,
+        Start(1, false),
+        Leave(1),
+        Replace,
+        Complete(0),
+        Deliver(0),
+        Start(1, false),
+        Deliver(1),
+        Deliver(1),
+        Deliver(2),
+        Deliver(2),
+        Kill(false),
+        Wait(60),
+    ])
+    .expect("it holds");
+}
+
+/// A client unsubscribes from a sub-agent's thread while the shared link is broken.
+#[test]
+fn the_last_subscriber_does_not_leave_before_the_gateway_is_back() {
+    run(&[
+        Own(1, 0),
+        Start(1, false),
+        Start(1, false),
+        Turn(1, 2),
+        Spawn(2),
+        Break(false),
+        Unsubscribe(1, 4),
     ])
     .expect("it holds");
 }
