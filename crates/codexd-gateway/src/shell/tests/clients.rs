@@ -284,8 +284,26 @@ fn resident_bytes() -> usize {
     pages * rustix::param::page_size()
 }
 
+/// The memory is that of the whole process, in which the tests beside this one take and give back as they like: unless this
+/// is so already, a process that runs nothing else does it once more.
 #[test]
 fn two_thousand_idle_clients_take_less_than_eight_kibibytes_each() {
+    const ALONE: &str = "CODEXD_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return two_thousand_idle_clients();
+    }
+    let (_, module) = module_path!().split_once("::").expect("the crate comes first");
+    let name = format!("{module}::two_thousand_idle_clients_take_less_than_eight_kibibytes_each");
+    let mut alone = std::process::Command::new(std::env::current_exe().expect("it runs"));
+    alone.args(["--exact", &name, "--nocapture"]).env(ALONE, "1");
+    let run = alone.output().expect("it runs once more");
+    let said = String::from_utf8_lossy(&run.stdout);
+    println!("{said}");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(said.contains("1 passed"), "it ran nothing");
+}
+
+fn two_thousand_idle_clients() {
     const CLIENTS: usize = 2_000;
     in_house(async |house| {
         house.script.borrow_mut().reply = Some(echo);
