@@ -126,6 +126,15 @@ impl Process {
         })
     }
 
+    /// How many descriptors it has open.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid));
+        Ok(open.with_context(|| format!("process {} is gone", self.pid))?.count())
+    }
+
     /// A handle to this very process, or `None` when it is gone.
     fn open(&self) -> anyhow::Result<Option<OwnedFd>> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("a pid is positive")?;

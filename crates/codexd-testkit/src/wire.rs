@@ -2,6 +2,7 @@
 //! when it is told to.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -134,10 +135,27 @@ impl Wire {
         self.stream.write_all(&self.outbox).context("the connection is lost")
     }
 
+    /// Sends bytes as they are: a part of a frame, or none at all.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(bytes).context("the connection is lost")
+    }
+
+    /// Ends the sending half of the connection; the other half is still read.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn half_close(&self) -> anyhow::Result<()> {
+        self.stream.shutdown(Shutdown::Write).context("the connection is lost")
+    }
+
     /// Waits for the next message.
     ///
     /// # Errors
-    /// The connection is lost or closed; the sentence has the code and the reason.
+    /// The connection is lost or closed, and the sentence has the code and the reason; or nothing came in time
+    /// ([`Wire::is_timeout`]).
     pub fn message(&mut self) -> anyhow::Result<Vec<u8>> {
         loop {
             if let Some(message) = self.buffered()? {
@@ -194,9 +212,15 @@ impl Wire {
         self.stream.set_read_timeout(Some(limits::MESSAGE))?;
         match filled {
             Ok(()) => Ok(true),
-            Err(error) if is_timeout(&error) => Ok(false),
+            Err(error) if Wire::is_timeout(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether an error means that nothing came in time, and not that the connection is lost.
+    pub fn is_timeout(error: &anyhow::Error) -> bool {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
     }
 
     /// The socket, and what was read of it and not looked at yet.
@@ -204,11 +228,6 @@ impl Wire {
         self.inbox.drain(..self.at);
         (self.stream, self.inbox)
     }
-}
-
-fn is_timeout(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
 }
 
 /// The head of a frame.

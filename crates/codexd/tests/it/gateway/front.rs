@@ -18,14 +18,24 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Front {
     pub(super) home: Home,
     pub(super) model: MockModel,
+    /// What verbs have in their environment besides.
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Front {
     /// A fresh home with a model, the server, and the gateway in front of it.
     pub(super) async fn open(server: Server) -> anyhow::Result<Front> {
+        Front::open_with(server, &[]).await
+    }
+
+    /// The same with more in the environment of whatever is started.
+    pub(super) async fn open_with(
+        server: Server,
+        variables: &[(&'static str, &'static str)],
+    ) -> anyhow::Result<Front> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        Front { home, model }.start(server).await
+        Front { home, model, variables: variables.to_vec() }.start(server).await
     }
 
     /// The same without the gateway: clients meet the server itself.
@@ -33,7 +43,7 @@ impl Front {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
         home.write("app-server-daemon/settings.json", json!({"gateway": false}).to_string())?;
-        Front { home, model }.start(server).await
+        Front { home, model, variables: Vec::new() }.start(server).await
     }
 
     /// The same with the gateway, and whatever `prepare` does to the home before the start.
@@ -44,7 +54,7 @@ impl Front {
         let model = MockModel::start()?;
         let home = Home::new()?;
         prepare(&home, &model)?;
-        Front { home, model }.start(server).await
+        Front { home, model, variables: Vec::new() }.start(server).await
     }
 
     async fn start(self, server: Server) -> anyhow::Result<Front> {
@@ -63,7 +73,7 @@ impl Front {
     pub(super) async fn with_fake(fake: &Fake) -> anyhow::Result<Front> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        let front = Front { home, model };
+        let front = Front { home, model, variables: Vec::new() };
         fake.install(&front.home, Layout::Standalone)?;
         front.verb(&["start"]).await?;
         Ok(front)
@@ -116,7 +126,11 @@ impl Front {
 
     /// The same for a verb that may fail; gives whether it succeeded, and its answer.
     pub(super) async fn any_verb(&self, verb: &[&str]) -> anyhow::Result<(bool, Value)> {
-        let running = Codexd::new(&self.home)?.spawn(verb)?;
+        let codexd = self
+            .variables
+            .iter()
+            .fold(Codexd::new(&self.home)?, |codexd, (name, value)| codexd.env(name, value));
+        let running = codexd.spawn(verb)?;
         let run = tokio::task::spawn_blocking(move || running.finish(limits::RUN)).await??;
         ensure!(!run.output_leaked, "a process that it left behind holds its output: {run}");
         Ok((run.success(), run.json()?))
@@ -172,6 +186,14 @@ impl Front {
 pub(super) async fn gone(process: &Process) -> anyhow::Result<()> {
     let process = process.clone();
     tokio::task::spawn_blocking(move || process.wait_gone(PATIENCE)).await?
+}
+
+/// A number that the environment may set.
+pub(super) fn from_environment(name: &str, default: u64) -> anyhow::Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name} is no number: {text}")),
+        Err(_) => Ok(default),
+    }
 }
 
 /// The text of one turn as its pieces came to this client.

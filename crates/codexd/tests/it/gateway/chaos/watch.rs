@@ -1,0 +1,100 @@
+//! What the gateway holds, looked at all the time.
+
+use anyhow::{Context, ensure};
+use codexd_testkit::{Process, until};
+
+use super::super::front::{Front, PATIENCE};
+use super::arena::Arena;
+
+/// What the gateway may hold in the end beyond what it held before.
+const GROWTH_MAX_KIB: u64 = 2 * 1024;
+/// Descriptors for something else than clients, those of clients that have just left included.
+const OTHER_DESCRIPTORS_MAX: usize = 64;
+/// A part of all messages.
+const PARTS: usize = 4;
+
+/// One look.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// The quarter of the messages in which it was taken.
+    part: usize,
+    resident_kib: u64,
+    descriptors: usize,
+}
+
+/// All looks at the gateways.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    gateway: Option<Process>,
+    samples: Vec<Sample>,
+}
+
+/// What was held in one quarter, in the median.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    resident_kib: u64,
+    descriptors: usize,
+}
+
+impl Samples {
+    /// Looks once, unless there is no gateway just now.
+    pub(super) fn look(&mut self, front: &Front, arena: &Arena) {
+        if self.gateway.as_ref().is_none_or(|gateway| !gateway.is_alive()) {
+            self.gateway = front.gateway().ok();
+        }
+        let Some(gateway) = &self.gateway else { return };
+        if let (Ok(memory), Ok(descriptors)) = (gateway.memory(), gateway.descriptors()) {
+            let part = (arena.sent() * PARTS / arena.limit).min(PARTS - 1);
+            self.samples.push(Sample { part, resident_kib: memory.resident_kib, descriptors });
+        }
+    }
+
+    /// What was held in a quarter, from 0.
+    fn held(&self, part: usize) -> anyhow::Result<Held> {
+        let of_part = || self.samples.iter().filter(|sample| sample.part == part);
+        let resident_kib = median(of_part().map(|sample| sample.resident_kib)).context("nobody looked")?;
+        let descriptors = median(of_part().map(|sample| sample.descriptors)).context("nobody looked")?;
+        Ok(Held { resident_kib, descriptors })
+    }
+
+    /// Fails if it grew; says what was held in each quarter.
+    pub(super) fn assert_flat(&self, clients: usize) -> anyhow::Result<String> {
+        let said = |held: &Held| format!("{} KiB and {} descriptors", held.resident_kib, held.descriptors);
+        let held = (0..PARTS).map(|part| self.held(part)).collect::<anyhow::Result<Vec<_>>>()?;
+        let (before, last) = (held[1], held[PARTS - 1]);
+        ensure!(
+            last.resident_kib <= before.resident_kib + GROWTH_MAX_KIB,
+            "the gateway grew from {} KiB to {} KiB: {held:?}",
+            before.resident_kib,
+            last.resident_kib
+        );
+        // Every client may have a connection of its own to the app-server.
+        let most = self.samples.iter().map(|sample| sample.descriptors).max().unwrap_or_default();
+        ensure!(
+            most <= 2 * clients + OTHER_DESCRIPTORS_MAX,
+            "{most} descriptors for {clients} clients: {held:?}"
+        );
+        Ok(held.iter().map(said).collect::<Vec<_>>().join(", "))
+    }
+}
+
+fn median<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
+}
+
+/// How many descriptors the gateway has.
+pub(super) fn descriptors(front: &Front) -> anyhow::Result<usize> {
+    until(PATIENCE, "a gateway", || front.gateway().ok())?.descriptors()
+}
+
+/// Waits until the gateway has no more descriptors than it had before anybody came.
+pub(super) fn wait_descriptors(front: &Front, before: usize) -> anyhow::Result<()> {
+    let mut now = 0;
+    let gone = until(PATIENCE, "everybody's descriptors to be closed", || {
+        now = descriptors(front).ok()?;
+        (now <= before).then_some(())
+    });
+    gone.with_context(|| format!("{now} are open, {before} before anybody came"))
+}
