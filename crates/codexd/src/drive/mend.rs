@@ -8,6 +8,7 @@ use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
 use codexd_core::limits::KEEPER_TIMEOUT_MS;
 use codexd_core::record::RecordDefect;
+use codexd_host::service::keeper;
 use codexd_host::{pid_record, process, short_socket, strays};
 use rustix::process::Signal;
 
@@ -65,21 +66,25 @@ impl Drive<'_> {
 
     fn end_mute_keeper(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
         self.link = None;
-        let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else {
+        let Some(mute) = pid.and_then(|pid| process::identify(pid).ok()) else {
+            // One that was leaving is gone by now, or nearly: the next look shows who is there.
+            let patience = Duration::from_millis(KEEPER_TIMEOUT_MS);
+            if pid.is_some() || keeper::await_free_lock(&self.context.home, patience).is_ok_and(|free| free) {
+                return Ok(());
+            }
             return Err(Failure::new(ErrorCode::KeeperFailed, "an unknown process holds the keeper's lock")
                 .hint("find it with `fuser` on keeper.lock in the state folder and end it"));
         };
-        process::signal(&keeper, Signal::KILL).map_err(|error| {
-            Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", keeper.pid))
+        process::signal(&mute, Signal::KILL).map_err(|error| {
+            Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", mute.pid))
         })?;
-        if !process::await_end(&keeper, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
+        if !process::await_end(&mute, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
             return Err(Failure::new(
                 ErrorCode::KeeperFailed,
-                format!("the keeper {} does not end", keeper.pid),
+                format!("the keeper {} does not end", mute.pid),
             ));
         }
-        self.context
-            .repaired("mute-keeper", format!("the keeper {} did not answer and was ended", keeper.pid));
+        self.context.repaired("mute-keeper", format!("the keeper {} did not answer and was ended", mute.pid));
         Ok(())
     }
 

@@ -104,6 +104,23 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
     }
 }
 
+/// Waits until nobody holds the keeper's lock; `false` if somebody still does after `patience`. A keeper that was killed may
+/// hold it for some time when it cannot be found any more, so that there is no end to wait for: it has no arguments
+/// from when its memory is gone, and its open files go last.
+///
+/// # Errors
+/// The lock's file's.
+pub fn await_free_lock(home: &Home, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    while home.keeper_lock().exists() && lock::try_keeper_lock(&home.keeper_lock())?.is_none() {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(true)
+}
+
 /// Connects to the keeper of a home.
 ///
 /// # Errors

@@ -30,7 +30,9 @@ mod state;
 mod watches;
 mod wire;
 
-pub use link::{GatewaySeen, KeeperLink, LinkError, Seen, answers, connect, is_one, observe};
+pub use link::{
+    GatewaySeen, KeeperLink, LinkError, Seen, answers, await_free_lock, connect, is_one, observe,
+};
 pub use run::{KeeperError, run};
 pub use state::{GatewayState, KeeperState, OtherState, StatePhase, read as read_state, settle};
 pub use wire::{Generation, Order, Report, line as wire_line};

@@ -1,7 +1,9 @@
 //! The keeper is killed: while it keeps, while it waits, and at each of its system calls while verbs order it about. The
 //! server lives on, and each verb reaches its goal.
 
+use std::fs::File;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use codexd_testkit::killer;
@@ -221,6 +223,31 @@ fn a_keeper_that_hangs_is_replaced() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a process holds a lock on a file that it has open.
+fn holds_a_lock(process: &Process) -> bool {
+    let Ok(open) = std::fs::read_dir(format!("/proc/{}/fdinfo", process.pid)) else { return false };
+    let mut said = open.flatten().filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    said.any(|said| said.contains("FLOCK"))
+}
+
+/// As after the death of a keeper on a busy machine: it has no name any more, and its files are still open.
+#[test]
+fn a_lock_of_nobody_that_can_be_found_is_waited_for_longer_than_one_look_takes() -> anyhow::Result<()> {
+    const LONGER_THAN_A_LOOK: Duration = Duration::from_millis(2_500);
+    let house = House::new()?;
+    house.run(&["start"])?;
+    house.assert_stops()?;
+    let lock = File::options().append(true).create(true).open(house.home.state("keeper.lock"))?;
+    lock.lock()?;
+    let start = house.codexd()?.spawn(&["start"])?;
+    ensure!(!start.ends_within(LONGER_THAN_A_LOOK)?, "it did not wait: {}", start.finish(limits::RUN)?);
+    drop(lock);
+    let started = start.finish(limits::RUN)?.success_json()?;
+    ensure!(started["status"] == "started", "{started}");
+    house.assert_served()?;
+    house.assert_stops()
+}
+
 /// Stopped at its first word to the world, it holds the keeper's lock and has told nobody who it is.
 #[test]
 fn a_keeper_that_hangs_before_it_has_said_anything_is_replaced() -> anyhow::Result<()> {
@@ -229,7 +256,7 @@ fn a_keeper_that_hangs_before_it_has_said_anything_is_replaced() -> anyhow::Resu
     keeper.arg("keeper").arg("--codex-home").arg(house.home.path());
     let running = Running::spawn(keeper)?;
     let keeper = Process::of(running.pid()).context("the keeper ended at once")?;
-    until(PATIENCE, "the keeper's lock", || house.home.state("keeper.lock").exists().then_some(()))?;
+    until(PATIENCE, "the keeper to lock", || holds_a_lock(&keeper).then_some(()))?;
     keeper.signal(Signal::STOP)?;
     let started = house.run(&["start"])?;
     ensure!(started["status"] == "started", "{started}");
