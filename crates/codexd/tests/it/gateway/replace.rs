@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::front::{Front, PATIENCE, assert_whole, join, speaking_turn, told, wait_pieces};
+use super::front::{Front, PATIENCE, assert_whole, from_environment, join, speaking_turn, told, wait_pieces};
 use super::on_each_server;
 use super::sharing::QUESTION;
 
@@ -23,11 +23,27 @@ on_each_server! {
 const CLIENTS: usize = 50;
 const THREADS: usize = 20;
 const BUSY: usize = 5;
-/// The long turns: six seconds.
-const LONG_TURN: &str = "[[deltas=120 delay=0.05]]";
-const LONG_DELTAS: usize = 120;
+/// How long the long turns are, unless `CODEXD_LONG_TURN_SECONDS` says otherwise: the issue's are of twenty seconds.
+const LONG_TURN_SECONDS: u64 = 6;
+/// Pieces of a long turn in a second.
+const PACE: usize = 20;
 /// Idle threads are to answer again within 250 ms, which the benchmark holds them to. A busy test machine gets longer.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A turn that is long enough for a restart to happen in the middle of it.
+#[derive(Debug)]
+struct LongTurn {
+    deltas: usize,
+    text: String,
+}
+
+impl LongTurn {
+    fn new() -> anyhow::Result<LongTurn> {
+        let seconds = from_environment("CODEXD_LONG_TURN_SECONDS", LONG_TURN_SECONDS)?;
+        let deltas = PACE * usize::try_from(seconds)?;
+        Ok(LongTurn { deltas, text: format!("[[deltas={deltas} delay={}]]", 1.0 / PACE as f64) })
+    }
+}
 
 /// What one that asks all the time has seen.
 #[derive(Debug, Default)]
@@ -66,6 +82,7 @@ struct Company {
     clients: Vec<Rc<Client>>,
     threads: Vec<String>,
     turns: Vec<String>,
+    deltas: usize,
 }
 
 impl Company {
@@ -82,11 +99,11 @@ impl Company {
             join(client, &threads[number % THREADS]).await?;
         }
         clients.iter().for_each(|client| client.forget());
-        let mut turns = Vec::new();
+        let (long, mut turns) = (LongTurn::new()?, Vec::new());
         for number in 0..BUSY {
-            turns.push(speaking_turn(&clients[number], &threads[number], LONG_TURN).await?);
+            turns.push(speaking_turn(&clients[number], &threads[number], &long.text).await?);
         }
-        Ok(Company { clients, threads, turns })
+        Ok(Company { clients, threads, turns, deltas: long.deltas })
     }
 
     fn thread_of(&self, client: usize) -> &str {
@@ -98,7 +115,7 @@ impl Company {
         for (number, client) in self.clients.iter().enumerate() {
             if let Some(turn) = self.turns.get(number % THREADS) {
                 client.wait_turn(turn).await?;
-                assert_whole(client, turn, LONG_DELTAS).with_context(|| format!("client {number}"))?;
+                assert_whole(client, turn, self.deltas).with_context(|| format!("client {number}"))?;
             }
             for message in client.received() {
                 let unheard = ["thread/closed", "deprecationNotice", "thread/started"];
@@ -136,7 +153,9 @@ async fn live(server: Server) -> anyhow::Result<()> {
             let done = newcomer.turn(company.thread_of(THREADS - 1), "[[deltas=3]]").await?;
             ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
             company.assert_whole().await?;
+            let turns = started.elapsed();
             front.until_left(&old).await?;
+            let left = started.elapsed();
             stop.send(true)?;
             let (mut requests, mut longest_idle) = (0, Duration::ZERO);
             for (number, asked) in asking.into_iter().enumerate() {
@@ -148,7 +167,8 @@ async fn live(server: Server) -> anyhow::Result<()> {
             }
             ensure!(longest_idle < PAUSE_MAX, "an idle thread did not answer for {longest_idle:?}");
             println!(
-                "restart {verb:?}; {requests} requests; longest pause of an idle thread {longest_idle:?}"
+                "restart {verb:?}, the long turns ended after {turns:?} and the old server after {left:?}; \
+                 {requests} requests; longest pause of an idle thread {longest_idle:?}"
             );
             for (number, client) in company.clients.iter().enumerate().take(THREADS) {
                 let done = client.turn(company.thread_of(number), "[[deltas=1]]").await?;
@@ -166,7 +186,8 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             let alice = front.client("alice").await?.with_patience(PATIENCE * 2);
             let (busy, asking) = (front.thread(&alice).await?, front.thread(&alice).await?);
             let slow = slow_reader(&front, &busy).await?;
-            let turn = speaking_turn(&alice, &busy, LONG_TURN).await?;
+            let long = LongTurn::new()?;
+            let turn = speaking_turn(&alice, &busy, &long.text).await?;
             let waiting = alice.start_turn(&asking, "[[shell=true;; escalate=1 deltas=2]]").await?;
             let question = alice.wait_method(QUESTION).await?;
             let old = front.server().await?;
@@ -175,7 +196,7 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             let coming = tokio::task::spawn_local(come_and_go(place, busy.clone(), stopped));
             let verb = front.verb(&["restart"]);
             let answer = async {
-                wait_pieces(&alice, &turn, 60).await?;
+                wait_pieces(&alice, &turn, long.deltas / 2).await?;
                 let late = front.client("late").await?;
                 join(&late, &asking).await?;
                 let again = late.wait_method(QUESTION).await?;
@@ -192,13 +213,13 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             let resolved = alice.wait_method("serverRequest/resolved").await?;
             ensure!(resolved["params"]["requestId"] == question["id"], "{resolved}");
             alice.wait_turn(&turn).await?;
-            assert_whole(&alice, &turn, LONG_DELTAS)?;
+            assert_whole(&alice, &turn, long.deltas)?;
             front.until_left(&old).await?;
             stop.send(true)?;
             let visits = coming.await??;
             ensure!(visits > 3, "only {visits} clients came");
             let pieces = tokio::task::spawn_blocking(move || read_slowly(slow)).await??;
-            ensure!(pieces == LONG_DELTAS, "the slow reader got {pieces} pieces");
+            ensure!(pieces == long.deltas, "the slow reader got {pieces} pieces");
             front.close().await
         })
         .await
