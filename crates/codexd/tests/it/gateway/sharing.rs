@@ -22,16 +22,18 @@ pub(super) const QUESTION: &str = "item/commandExecution/requestApproval";
 const ESCALATED: &str = "run [[shell=echo hi;; escalate=1 deltas=2]]";
 
 async fn joined(server: Server) -> anyhow::Result<()> {
-    const DELTAS: usize = 80;
+    // Long enough for the last one to join in time on a busy machine, too.
+    const DELTAS: usize = 200;
     let front = Front::open(server).await?;
     let alice = front.client("alice").await?;
     let thread = front.thread(&alice).await?;
-    let turn = speaking_turn(&alice, &thread, "[[deltas=80 delay=0.02]]").await?;
+    let turn = speaking_turn(&alice, &thread, &format!("[[deltas={DELTAS} delay=0.02]]")).await?;
     let mut joiners = Vec::new();
     for pieces in [1, 2, 13, 14, 40, 70] {
         wait_pieces(&alice, &turn, pieces).await?;
         let joiner = front.client("joiner").await?;
-        join(&joiner, &thread).await?;
+        let joined = join(&joiner, &thread).await?;
+        ensure!(joined["thread"]["status"]["type"] == "active", "the turn is over: {joined}");
         joiners.push(joiner);
     }
     alice.wait_turn(&turn).await?;
