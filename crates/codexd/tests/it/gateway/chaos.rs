@@ -76,7 +76,6 @@ async fn chaos(server: Server) -> anyhow::Result<()> {
     println!("{} servers and {} gateways killed", arena.servers.count(), arena.gateways.count());
     println!("the gateway, by quarters: {held}");
     ensure!(arena.servers.count() > 0 && arena.gateways.count() > 0, "nobody was killed");
-    ensure!(arena.counts.questions.load(Ordering::Relaxed) > 0, "nothing was asked");
     watch::wait_descriptors(&front, descriptors)?;
     let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
     ensure!(!events.contains("client.cut"), "somebody who reads was cut: {events}");

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use codexd_testkit::Wire;
 
+/// Questions that are to be put to the end at the least: on a busy machine each takes seconds, and deaths get in its way.
+const QUESTIONS_MIN: usize = 4;
+
 /// xorshift64*: one seed, one story.
 #[derive(Debug)]
 pub(super) struct Dice(u64);
@@ -122,7 +125,7 @@ pub(super) struct Arena {
     pub(super) socket: PathBuf,
     pub(super) work: PathBuf,
     pub(super) rooms: Vec<Room>,
-    /// It is over after so many messages.
+    /// It is over after so many messages, and not before [`QUESTIONS_MIN`].
     pub(super) limit: usize,
     pub(super) counts: Counts,
     pub(super) servers: Deaths,
@@ -138,7 +141,8 @@ impl Arena {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.failed.load(Ordering::Relaxed) || self.sent() >= self.limit
+        let questions = self.counts.questions.load(Ordering::Relaxed);
+        self.failed.load(Ordering::Relaxed) || (self.sent() >= self.limit && questions >= QUESTIONS_MIN)
     }
 
     /// Connects and introduces itself; none may be refused, and one that was let in may only lose its gateway.
