@@ -125,7 +125,7 @@ pub(super) struct Arena {
     pub(super) socket: PathBuf,
     pub(super) work: PathBuf,
     pub(super) rooms: Vec<Room>,
-    /// It is over after so many messages, and not before [`QUESTIONS_MIN`].
+    /// It is over after so many messages, and not before one of each kind was killed, and [`QUESTIONS_MIN`].
     pub(super) limit: usize,
     pub(super) counts: Counts,
     pub(super) servers: Deaths,
@@ -141,8 +141,9 @@ impl Arena {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        let questions = self.counts.questions.load(Ordering::Relaxed);
-        self.failed.load(Ordering::Relaxed) || (self.sent() >= self.limit && questions >= QUESTIONS_MIN)
+        let enough_asked = self.counts.questions.load(Ordering::Relaxed) >= QUESTIONS_MIN;
+        let enough_killed = self.servers.count() > 0 && self.gateways.count() > 0;
+        self.failed.load(Ordering::Relaxed) || (self.sent() >= self.limit && enough_asked && enough_killed)
     }
 
     /// Connects and introduces itself; none may be refused, and one that was let in may only lose its gateway.
