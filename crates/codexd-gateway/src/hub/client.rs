@@ -151,8 +151,6 @@ impl Client {
 /// The parameters of `initialize`, as far as the gateway must know them.
 #[derive(Debug)]
 pub struct Introduction<'a> {
-    /// `clientInfo`, raw.
-    pub client_info: &'a str,
     pub name: Cow<'a, str>,
     pub version: Cow<'a, str>,
     pub capabilities: Capabilities,
@@ -187,7 +185,7 @@ impl<'a> Introduction<'a> {
                 _ => plain = false,
             }
         }
-        Some(Self { client_info, name, version, capabilities, plain })
+        Some(Self { name, version, capabilities, plain })
     }
 }
 
