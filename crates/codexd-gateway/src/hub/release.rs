@@ -25,8 +25,7 @@ impl Hub {
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
-            // An app-server whose shared link broke may have it, and nobody but this client's own link be subscribed there.
-            if self.servers.values().any(|server| !server.listed && !server.retired) {
+            if self.servers.values().any(super::Server::is_being_listed) {
                 return Dispatched::WaitsInLane;
             }
             // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.

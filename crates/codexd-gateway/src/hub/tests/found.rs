@@ -174,18 +174,3 @@ fn a_thread_whose_goal_is_held_is_not_let_go() {
     ])
     .expect("it holds");
 }
-
-/// A client unsubscribes from a sub-agent's thread while the shared link is broken.
-#[test]
-fn the_last_subscriber_does_not_leave_before_the_gateway_is_back() {
-    run(&[
-        Own(1, 0),
-        Start(1, false),
-        Start(1, false),
-        Turn(1, 2),
-        Spawn(2),
-        Break(false),
-        Unsubscribe(1, 4),
-    ])
-    .expect("it holds");
-}

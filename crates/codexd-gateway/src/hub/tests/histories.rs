@@ -96,8 +96,9 @@ impl History {
     }
 
     fn client_does(&mut self, id: ClientId, step: &Step) {
-        let thread =
-            |at: &usize| self.threads.get(*at).map(|thread| json!({"threadId": thread, "input": []}));
+        // Of a thread that nobody was told about nobody can ask.
+        let named = |at: &usize| self.threads.get(*at).filter(|thread| self.world.was_told_of(thread));
+        let thread = |at: &usize| named(at).map(|thread| json!({"threadId": thread, "input": []}));
         let asked = match step {
             Step::Start(_, ephemeral) if self.threads.len() < 6 => {
                 let number = self.world.ask(id, "thread/start", json!({"ephemeral": ephemeral}));

@@ -169,6 +169,10 @@ impl World {
             seen.watching.remove(thread);
             seen.through.retain(|_, of| of != thread);
         }
+        if method == "thread/goal/set" && params["status"] == "paused" {
+            // Whether that arrives or not, nobody counts on its going on.
+            self.wanted_goals.remove(params["threadId"].as_str().unwrap_or_default());
+        }
         seen.open.insert(number, (method.to_owned(), params.clone()));
         let text = json!({"id": number, "method": method, "params": params}).to_string();
         self.feed(Event::ClientSaid(id, text.into()));
@@ -205,6 +209,13 @@ impl World {
 
     pub fn notes(&self, id: ClientId, method: &str) -> Vec<&Value> {
         self.clients[&id].texts.iter().filter(|text| text["method"] == *method).collect()
+    }
+
+    /// Whether any client ever heard of a thread.
+    pub fn was_told_of(&self, thread: &str) -> bool {
+        let names =
+            |text: &Value| text["params"]["threadId"] == *thread || text["result"]["thread"]["id"] == *thread;
+        self.clients.values().any(|seen| seen.texts.iter().any(names))
     }
 
     /// All text of an answer that a client saw.

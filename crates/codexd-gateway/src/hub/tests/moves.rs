@@ -1,0 +1,123 @@
+//! Threads that move to another app-server.
+
+use serde_json::{Value, json};
+
+use super::experimental;
+use super::world::{Closing, World};
+use crate::hub::{HandoverState, Report};
+
+#[test]
+fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let (idle, busy) = (world.thread(client), world.thread(client));
+    for thread in [&idle, &busy] {
+        world.turn(client, thread, "a");
+        world.complete(thread);
+    }
+    world.call(client, "thread/resume", json!({"threadId": idle}));
+    let turn = world.turn(client, &busy, "begun ");
+    world.settle_for(100);
+    let statuses = world.notes(client, "thread/status/changed").len();
+    let goals = world.notes(client, "thread/goal/cleared").len();
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.settle_for(100);
+    assert!(world.has_loaded(new, &idle) && !world.has_loaded(new, &busy));
+    assert!(world.has_loaded(old, &busy));
+    assert_eq!(world.notes(client, "thread/status/changed").len(), statuses, "nobody hears of the move");
+    assert_eq!(world.notes(client, "thread/goal/cleared").len(), goals, "nobody hears of the move");
+    world.delta(&busy, "ended");
+    world.complete(&busy);
+    world.settle_for(1_000);
+    assert!(world.has_loaded(new, &busy));
+    assert_eq!(world.retired, [old]);
+    assert_eq!(world.text(client, &turn), "begun ended");
+    assert!(world.cut.is_empty(), "{:?}", world.cut);
+    assert!(world.notes(client, "thread/closed").is_empty());
+    let not_loaded = |note: &&&Value| note["params"]["status"]["type"] == "notLoaded";
+    assert!(world.notes(client, "thread/status/changed").iter().find(not_loaded).is_none());
+    let last = world.reports.iter().rev().find_map(|report| match report {
+        Report::Handover(report) => Some((report.state, report.threads_moved)),
+        _ => None,
+    });
+    assert_eq!(last, Some((HandoverState::Completed, 2)));
+    world.turn(client, &busy, "on the new one");
+}
+
+#[test]
+fn a_thread_on_its_way_holds_up_only_what_is_about_it() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let (moving, other) = (world.thread(client), world.thread(client));
+    for thread in [&moving, &other] {
+        world.turn(client, thread, "a");
+        world.complete(thread);
+    }
+    world.call(client, "model/list", json!({}));
+    let old = world.current.expect("a server");
+    world.turn(client, &other, "keeps it where it is");
+    world.settle_for(100);
+    world.closing = Closing::Late(1_000);
+    let new = world.replace();
+    world.settle_for(60);
+    let about = |thread: &String| json!({"threadId": thread});
+    let held = world.ask(client, "thread/goal/get", about(&moving));
+    let behind = world.ask(client, "thread/queue/list", about(&moving));
+    let last = world.ask(client, "thread/sample/cancel", json!({"requestId": held}));
+    let (free, own) =
+        (world.ask(client, "thread/goal/get", about(&other)), world.ask(client, "model/list", json!({})));
+    world.settle();
+    for number in [free, own] {
+        assert!(world.answer(client, number).is_some(), "{number} need not wait");
+    }
+    for number in [held, behind, last] {
+        assert!(world.answer(client, number).is_none(), "{number} has to wait");
+    }
+    world.settle_for(1_000);
+    for number in [held, behind, last] {
+        assert!(world.answer(client, number).is_some(), "{number} is answered now");
+    }
+    assert!(world.has_loaded(new, &moving) && world.has_loaded(old, &other));
+}
+
+#[test]
+fn a_goal_that_goes_on_and_on_moves_between_two_of_its_turns() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.call(client, "thread/goal/set", json!({"threadId": thread, "status": "active"}));
+    world.settle_for(1_000);
+    let new = world.replace();
+    world.settle_for(1_000);
+    assert!(!world.has_loaded(new, &thread), "its turn runs");
+    let answer = world.call(client, "thread/goal/get", json!({"threadId": thread}));
+    assert_eq!(answer["result"]["goal"]["status"], "active", "that it is held concerns nobody");
+    let joiner = world.client(2, experimental());
+    world.call(joiner, "thread/resume", json!({"threadId": thread}));
+    let told = world.notes(joiner, "thread/goal/updated");
+    assert!(!told.is_empty() && told.iter().all(|told| told["params"]["goal"]["status"] == "active"));
+    world.complete(&thread);
+    world.settle_for(200);
+    assert!(world.has_loaded(new, &thread));
+    assert_eq!((world.goals[&thread], world.running()), ("active", vec![thread]), "it goes on");
+    let told = world.notes(client, "thread/goal/updated");
+    assert!(told.iter().all(|told| told["params"]["goal"]["status"] == "active"), "{told:?}");
+    assert!(world.cut.is_empty(), "{:?}", world.cut);
+}
+
+#[test]
+fn a_thread_that_is_not_on_disk_yet_moves_after_its_first_turn() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.settle_for(1_000);
+    assert!(world.has_loaded(old, &thread) && world.retired.is_empty());
+    world.turn(client, &thread, "a");
+    world.complete(&thread);
+    world.settle_for(1_000);
+    assert!(world.has_loaded(new, &thread));
+    assert_eq!(world.retired, [old]);
+}
