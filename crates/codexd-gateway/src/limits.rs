@@ -96,6 +96,8 @@ pub(crate) const LOADS_MAX: usize = 16;
 pub(crate) const SETTINGS_MAX: usize = 64;
 /// Warnings that are repeated to those who come.
 pub(crate) const GREETINGS_MAX: usize = 32;
+/// How long requests wait for an app-server that was there before this gateway to tell which threads it has.
+pub(crate) const FOUND_WITHIN_MS: u64 = 5_000;
 /// The wait before a link that broke is opened again.
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
 /// So many of those who resumed threads with all their turns are remembered until they are told something about it.

@@ -88,6 +88,8 @@ pub struct Hub {
     now: Now,
     clients: HashMap<ClientId, Client>,
     servers: HashMap<ServerId, Server>,
+    /// The host has told which app-servers live.
+    has_begun: bool,
     /// The newest that the host wants used.
     current: Option<ServerId>,
     /// The one whose shared link is open and to which everything new goes.

@@ -25,7 +25,7 @@ impl Hub {
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
-            if self.servers.values().any(super::Server::is_being_listed) {
+            if self.is_listing() {
                 return Dispatched::WaitsInLane;
             }
             // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.

@@ -182,7 +182,7 @@ impl Hub {
             return Dispatched::WaitsInLane;
         }
         // Another app-server may have it, which is about to say so.
-        if known.is_none() && thread.is_some() && self.servers.values().any(super::Server::is_being_listed) {
+        if known.is_none() && thread.is_some() && self.is_listing() {
             return Dispatched::WaitsInLane;
         }
         let Some(server) = known.map(|thread| thread.server).or(self.serving) else {

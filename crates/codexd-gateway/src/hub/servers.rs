@@ -1,10 +1,11 @@
 //! The app-servers underneath and the links to them.
 
+use std::cmp::Reverse;
 use std::rc::Rc;
 
-use super::event::{Action, ClientId, Link, ServerId, Text};
+use super::event::{Action, ClientId, Link, Now, ServerId, Text};
 use super::{Hub, Timer, text};
-use crate::limits::RECONNECT_AFTER_MS;
+use crate::limits::{FOUND_WITHIN_MS, RECONNECT_AFTER_MS};
 
 /// How open a link is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -31,6 +32,8 @@ pub struct Server {
     pub retired: bool,
     /// It has told what it has loaded.
     pub listed: bool,
+    /// Until then it is expected to answer for the first time, if it was there before this gateway.
+    pub answers_until: Now,
     /// It was told the settings that it cannot know.
     pub settings_made: bool,
     /// The thread whose tokens were told last: the limits that follow belong to it.
@@ -38,9 +41,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// It is about to tell what it has loaded.
-    pub fn is_being_listed(&self) -> bool {
-        self.shared != LinkState::Down && !self.listed && !self.retired
+    /// It is about to tell what it has loaded. One that was there before this gateway may have threads already, so a moment
+    /// is left for it to answer at all.
+    pub fn is_being_listed(&self, now: Now) -> bool {
+        let is_asked = self.shared != LinkState::Down || now < self.answers_until;
+        is_asked && !self.listed && !self.retired
     }
 }
 
@@ -88,11 +93,17 @@ impl Hub {
         for id in gone {
             self.server_gone(id);
         }
+        let was_there = !std::mem::replace(&mut self.has_begun, true);
         for id in current.iter().chain(outgoing) {
             let known = self.servers.contains_key(id);
             let server = self.servers.entry(*id).or_default();
             server.outgoing = current != Some(*id);
             if !known {
+                if was_there {
+                    server.answers_until = self.now + FOUND_WITHIN_MS;
+                    // What waited for it does not wait any longer then.
+                    self.timers.push(Reverse((self.now + FOUND_WITHIN_MS, Timer::Reconnect)));
+                }
                 self.out.push(Action::Greet(*id));
             }
         }
@@ -209,6 +220,11 @@ impl Hub {
             Link::Own(client, server) => self.own_refused(client, server, error),
         }
         self.pump();
+    }
+
+    /// Whether an app-server is about to tell which threads it has.
+    pub(super) fn is_listing(&self) -> bool {
+        self.servers.values().any(|server| server.is_being_listed(self.now))
     }
 
     pub(super) fn is_up(&self, id: ServerId) -> bool {

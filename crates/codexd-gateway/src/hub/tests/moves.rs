@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::{Closing, World};
-use crate::hub::{HandoverState, Report};
+use crate::hub::{HandoverState, Link, Report};
 
 #[test]
 fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
@@ -120,4 +120,26 @@ fn a_thread_that_is_not_on_disk_yet_moves_after_its_first_turn() {
     world.settle_for(1_000);
     assert!(world.has_loaded(new, &thread));
     assert_eq!(world.retired, [old]);
+}
+
+#[test]
+fn a_new_gateway_looks_everywhere_for_a_thread_before_it_has_it_loaded() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.turn(client, &thread, "goes on");
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.settle_for(100);
+    world.restart_gateway();
+    let joiner = world.client(2, experimental());
+    let asked = world.ask(joiner, "thread/resume", json!({"threadId": thread}));
+    // The new app-server is the first to answer.
+    while world.busy_links().contains(&Link::Shared(new)) {
+        world.deliver(Link::Shared(new));
+    }
+    world.settle();
+    let answer = world.answer(joiner, asked).expect("an answer");
+    assert_eq!(answer["result"]["thread"]["id"], *thread, "{answer}");
+    assert!(world.has_loaded(old, &thread) && world.cut.is_empty());
 }
