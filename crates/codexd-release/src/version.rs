@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use codexd_core::identity::FileIdentity;
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -47,14 +49,23 @@ pub enum VersionError {
     },
 }
 
-/// The group of the binary that is being asked, for [`abandon`]; 0 while none is.
-static ASKED: AtomicI32 = AtomicI32::new(0);
+/// The groups of the binaries that are being asked, for [`abandon`].
+static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Ends the binary that is being asked, if one is. For a program that is about to end in the middle of it.
+/// Ends the binaries that are being asked. For a program that is about to end: from now on nobody is asked any more, and
+/// whoever has asked waits for that end.
 pub fn abandon() {
-    if let Some(group) = Pid::from_raw(ASKED.swap(0, Ordering::SeqCst)) {
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
-    }
+    let asked = asked();
+    asked.iter().for_each(|group| end(*group));
+    std::mem::forget(asked);
+}
+
+fn asked() -> MutexGuard<'static, Vec<Pid>> {
+    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn end(group: Pid) {
+    let _ = rustix::process::kill_process_group(group, Signal::KILL);
 }
 
 /// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit.
@@ -63,6 +74,7 @@ pub fn abandon() {
 /// See [`VersionError`]. Nothing of it is alive afterwards.
 pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
     let run = |source| VersionError::Run { path: path.to_owned(), source };
+    let mut all_asked = asked();
     let mut child = Command::new(path)
         .arg("--version")
         .stdin(Stdio::null())
@@ -72,22 +84,17 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
         .spawn()
         .map_err(run)?;
     let pid = Pid::from_child(&child);
-    ASKED.store(pid.as_raw_pid(), Ordering::SeqCst);
-    let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(handle) => handle,
-        Err(error) => {
-            abandon();
-            let _ = child.wait();
-            return Err(run(error.into()));
-        }
-    };
-    let timeout = patience.try_into().ok();
-    let mut waits = [PollFd::new(&handle, PollFlags::IN)];
-    let ended = matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0);
+    all_asked.push(pid);
+    drop(all_asked);
+    let ended =
+        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map(|handle| ends_within(&handle, patience));
+    let mut all_asked = asked();
+    all_asked.retain(|asked| *asked != pid);
     // Not reaped yet, so the group's number is still its own.
-    abandon();
+    end(pid);
+    drop(all_asked);
     let status = child.wait().map_err(run)?;
-    if !ended {
+    if !ended.map_err(|error| run(error.into()))? {
         return Err(VersionError::Hung { path: path.to_owned(), patience });
     }
     let printed = child.stdout.take().map(read_what_is_there).unwrap_or_default();
@@ -95,6 +102,18 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
     match version.filter(|word| status.success() && word.starts_with(|first: char| first.is_ascii_digit())) {
         Some(version) => Ok(version.to_owned()),
         None => Err(VersionError::Odd { path: path.to_owned(), status: status.to_string(), printed }),
+    }
+}
+
+/// A signal to this program is no answer: whoever handles it decides what becomes of the wait.
+fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now()).try_into().ok();
+        match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], left.as_ref()) {
+            Err(Errno::INTR) => {}
+            ended => return matches!(ended, Ok(count) if count > 0),
+        }
     }
 }
 

@@ -21,11 +21,11 @@ pub fn answer_interrupts(mode: Mode) {
                 let failure = Failure::new(ErrorCode::Interrupted, message)
                     .hint("`codexd status` tells where things stand; running the command again goes on from there")
                     .with("signal", signal);
-                codexd_release::version::abandon();
                 output::say(&format!("error: {}", failure.message));
                 if mode == Mode::Json {
                     output::print_failure_json(&failure);
                 }
+                codexd_release::version::abandon();
                 std::process::exit(i32::from(ErrorCode::Interrupted.exit_code()));
             }
         });
