@@ -333,8 +333,18 @@ pub(super) fn sit(arena: &Arena, number: u64, seed: u64) -> anyhow::Result<()> {
     council.every_command_ran_as_was_agreed()
 }
 
-/// A thread that has had a turn. Nobody has been killed yet.
+/// A thread that has had a turn; another one, if somebody was killed in the middle of that.
 fn own_thread(arena: &Arena) -> anyhow::Result<String> {
+    loop {
+        let (servers, gateways) = (arena.servers.now(), arena.gateways.now());
+        match begin_thread(arena) {
+            Err(_) if arena.servers.since(servers) || arena.gateways.since(gateways) => {}
+            begun => return begun,
+        }
+    }
+}
+
+fn begin_thread(arena: &Arena) -> anyhow::Result<String> {
     let mut wire = Wire::connect(&arena.socket)?;
     let started = wire.call("thread/start", &json!({"cwd": arena.work}))?;
     let thread = started["thread"]["id"].as_str().context("a thread")?.to_owned();
