@@ -1,14 +1,14 @@
 //! The loop of every changing verb: look, decide, act, look again.
 
+mod adopt;
 mod mend;
 mod succeed;
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
 use codexd_core::identity::{Pid, Process};
-use codexd_core::lifecycle::{Command, ListenerSeen, Progress, Recorded, Step, decide};
+use codexd_core::lifecycle::{Command, Progress, Recorded, Step, decide};
 use codexd_core::limits::{KEEPER_TIMEOUT_MS, STEPS_MAX};
 use codexd_core::program::{DrainSignal, Program, StopPolicy};
 use codexd_core::settings::Gateway;
@@ -22,7 +22,7 @@ pub use mend::name_trouble;
 
 use crate::context::Context;
 use crate::front::{self, Launch};
-use crate::observe::{self, Listening, Ours, Sight};
+use crate::observe::{self, Listening, Sight};
 use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
 use crate::{codex, failures};
@@ -232,62 +232,6 @@ impl Drive<'_> {
             return Err(failures::keeper(&LinkError::Gone));
         }
         Ok(())
-    }
-
-    fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
-        let Some(process) = sight.server.clone() else { return Ok(()) };
-        let message = format!("no keeper kept the app-server {}; a new one took it over", process.pid);
-        let fronted = sight.codexd.as_ref().is_some_and(|record| record.socket.is_some());
-        // A server that has a socket of its own needs a gateway, whatever the settings say now.
-        let wanted = match (fronted, self.wish.gateway) {
-            (true, Gateway::Off) => Gateway::default(),
-            (true, wanted) => wanted,
-            (false, _) => Gateway::Off,
-        };
-        let gateway = front::program(self.context, wanted)?.map(Box::new);
-        let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone(), gateway };
-        if self.order(&order)? && self.await_adoption(&process)? {
-            self.context.repaired("lost-keeper", message);
-        }
-        Ok(())
-    }
-
-    fn adopt_listener(&mut self, pid: Pid) -> Result<(), Failure> {
-        let gone = |error: io::Error| {
-            Failure::new(ErrorCode::UnmanagedServer, format!("failed to take over process {pid}: {error}"))
-        };
-        let process = process::identify(pid).map_err(gone)?;
-        // It answered before it was identified: still the same one?
-        let ListenerSeen::Mute { pid: Some(again), .. } =
-            observe::glimpse(&self.context.home, Ours::default())
-        else {
-            return Ok(());
-        };
-        if again != pid || !process::is_alive(&process) {
-            return Ok(());
-        }
-        if self.order(&Order::Adopt { process: process.clone(), codexd: None, gateway: None })? {
-            self.await_adoption(&process)?;
-        }
-        Ok(())
-    }
-
-    /// Until the keeper says that it keeps the process, or why it does not. Answers whether it does; if not, look again.
-    fn await_adoption(&mut self, process: &Process) -> Result<bool, Failure> {
-        let Some(link) = self.link.as_mut() else { return Ok(false) };
-        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
-        loop {
-            match link.next(deadline) {
-                Ok(Report::State { pid: Some(_), .. }) => return Ok(true),
-                Ok(Report::Refused { .. }) if !process::is_alive(process) => return Ok(false),
-                Ok(Report::Refused { message, errno }) => {
-                    return Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno));
-                }
-                Ok(_) => {}
-                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-                Err(error) => return Err(failures::keeper(&error)),
-            }
-        }
     }
 
     fn await_ready(&mut self) -> Result<(), Failure> {

@@ -1,0 +1,74 @@
+//! A server that nobody of ours keeps gets a keeper.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::ListenerSeen;
+use codexd_core::limits::KEEPER_TIMEOUT_MS;
+use codexd_core::settings::Gateway;
+use codexd_host::process;
+use codexd_host::service::keeper::{LinkError, Order, Report};
+
+use super::Drive;
+use crate::observe::{self, Ours, Sight};
+use crate::{failures, front};
+
+impl Drive<'_> {
+    pub(super) fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
+        let Some(process) = sight.server.clone() else { return Ok(()) };
+        let message = format!("no keeper kept the app-server {}; a new one took it over", process.pid);
+        let fronted = sight.codexd.as_ref().is_some_and(|record| record.socket.is_some());
+        // A server that has a socket of its own needs a gateway, whatever the settings say now.
+        let wanted = match (fronted, self.wish.gateway) {
+            (true, Gateway::Off) => Gateway::default(),
+            (true, wanted) => wanted,
+            (false, _) => Gateway::Off,
+        };
+        let gateway = front::program(self.context, wanted)?.map(Box::new);
+        let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone(), gateway };
+        if self.order(&order)? && self.await_adoption(&process)? {
+            self.context.repaired("lost-keeper", message);
+        }
+        Ok(())
+    }
+
+    pub(super) fn adopt_listener(&mut self, pid: Pid) -> Result<(), Failure> {
+        let gone = |error: io::Error| {
+            Failure::new(ErrorCode::UnmanagedServer, format!("failed to take over process {pid}: {error}"))
+        };
+        let process = process::identify(pid).map_err(gone)?;
+        // It answered before it was identified: still the same one?
+        let ListenerSeen::Mute { pid: Some(again), .. } =
+            observe::glimpse(&self.context.home, Ours::default())
+        else {
+            return Ok(());
+        };
+        if again != pid || !process::is_alive(&process) {
+            return Ok(());
+        }
+        if self.order(&Order::Adopt { process: process.clone(), codexd: None, gateway: None })? {
+            self.await_adoption(&process)?;
+        }
+        Ok(())
+    }
+
+    /// Until the keeper says that it keeps the process, or why it does not. Answers whether it does; if not, look again.
+    fn await_adoption(&mut self, process: &Process) -> Result<bool, Failure> {
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        loop {
+            match link.next(deadline) {
+                Ok(Report::State { pid: Some(_), .. }) => return Ok(true),
+                Ok(Report::Refused { .. }) if !process::is_alive(process) => return Ok(false),
+                Ok(Report::Refused { message, errno }) => {
+                    return Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno));
+                }
+                Ok(_) => {}
+                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
+                Err(error) => return Err(failures::keeper(&error)),
+            }
+        }
+    }
+}
