@@ -1,4 +1,4 @@
-//! Developer tasks: `cargo xtask test`, `cargo xtask schema`, `cargo xtask bench lifecycle`.
+//! Developer tasks: `cargo xtask test`, `cargo xtask schema`, `cargo xtask bench lifecycle`, `cargo xtask bench gateway`.
 
 use std::process::ExitCode;
 
