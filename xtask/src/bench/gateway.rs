@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use codexd_testkit::MockModel;
-use serde_json::json;
 
 use super::floor::Floor;
 use super::samples::Samples;
@@ -12,6 +11,7 @@ use super::{machine, page, release};
 use crate::needs;
 
 pub mod copier;
+mod latency;
 mod measure;
 mod stage;
 mod table;
@@ -81,6 +81,7 @@ impl Pair {
 
 const DIRECT: usize = 0;
 const THROUGH: usize = 1;
+const COPIED: usize = 2;
 
 /// Everything measured.
 #[derive(Default)]
@@ -152,13 +153,6 @@ fn measure_round(
     let order = if round.is_multiple_of(2) { [DIRECT, THROUGH] } else { [THROUGH, DIRECT] };
     for place in order {
         let stage = &stages[place];
-        if wanted("latency") {
-            let [hub, own] = latency(stage, options.calls).context("small requests")?;
-            for (pairs, times) in [(&mut results.hub, hub), (&mut results.own, own)] {
-                pairs[0].side(place).push(times.median());
-                pairs[1].side(place).push(times.quantile(0.99));
-            }
-        }
         if wanted("deltas") {
             for (at, viewers) in VIEWERS.into_iter().enumerate() {
                 let seen = measure::watched_turn(stage, viewers, DELTAS).context("deltas")?;
@@ -167,8 +161,8 @@ fn measure_round(
         }
     }
     if wanted("latency") {
-        let times = latency(copied, options.calls).context("small requests, copied")?;
-        results.copied.iter_mut().zip(times).for_each(|(all, times)| all.push(times.median()));
+        measure_latency(&[&stages[DIRECT], &stages[THROUGH], copied], options.calls, results)
+            .context("small requests")?;
     }
     if wanted("many") && round < FEW_ROUNDS {
         let seen = measure::watched_turn(&stages[THROUGH], MANY_VIEWERS, DELTAS).context("many viewers")?;
@@ -194,21 +188,19 @@ fn measure_round(
     Ok(())
 }
 
-/// Small requests that go through the hub, and small requests on the client's own connection.
-fn latency(stage: &Stage, calls: usize) -> anyhow::Result<[Samples; 2]> {
-    let mut client = stage.client()?;
-    let thread = stage.thread(&mut client)?;
-    let about = json!({"threadId": thread}).to_string();
-    let mut measured = [Samples::default(), Samples::default()];
-    let requests = [("thread/goal/get", about.as_str()), ("thread/loaded/list", "{}")];
-    for ((method, params), times) in requests.into_iter().zip(&mut measured) {
-        // The first ones open connections and fill caches.
-        measure::round_trips(&mut client, method, params, calls.min(100))?;
-        for time in measure::round_trips(&mut client, method, params, calls)? {
-            times.push(time);
+fn measure_latency(ways: &[&Stage; 3], calls: usize, results: &mut Results) -> anyhow::Result<()> {
+    for (place, times) in latency::measure(ways, calls)?.into_iter().enumerate() {
+        if place == COPIED {
+            results.copied[0].push(times.hub.median());
+            results.copied[1].push(times.own.median());
+            continue;
+        }
+        for (pairs, times) in [(&mut results.hub, times.hub), (&mut results.own, times.own)] {
+            pairs[0].side(place).push(times.median());
+            pairs[1].side(place).push(times.quantile(0.99));
         }
     }
-    Ok(measured)
+    Ok(())
 }
 
 fn rows(results: &Results, idle: usize) -> Vec<Row> {

@@ -35,7 +35,7 @@ pub(super) async fn run(driver: Rc<Driver>, listener: UnixListener, may_enter: M
 }
 
 async fn enter(driver: Rc<Driver>, stream: UnixStream) {
-    let stream = Stream::Unix(stream);
+    let Ok(stream) = Stream::unix(stream) else { return };
     let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let Ok(Some(read)) = Box::pin(timeout(patience, shake_hands(&stream))).await else { return };
     clients::serve(driver, stream, read).await;

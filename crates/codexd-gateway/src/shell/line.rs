@@ -165,6 +165,11 @@ impl Line {
         }
     }
 
+    /// Lets things come without being woken by them, until [`Self::ready`].
+    pub(crate) fn look_away(&self) {
+        self.stream.look_away();
+    }
+
     /// Waits for something to do, writing meanwhile what could not be written at once. Reads nothing while `hears` says no.
     pub(crate) async fn ready(self: &Rc<Self>, hears: impl Fn() -> bool) -> Ready {
         std::future::poll_fn(|context| {

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::driver::Driver;
 use super::line::{End, Line, Read, Ready};
 use super::open::{self, Answer};
+use super::pace::Pace;
 use crate::hub::{Event, Link, ServerId, Text};
 use crate::limits::{
     CLOSE_TIMEOUT_MS, GREET_FIRST_WAIT_MS, GREET_HASTE_MS, GREET_HASTY_WAIT_MS, GREET_LAST_WAIT_MS,
@@ -121,9 +122,16 @@ impl Driver {
         }
     }
 
-    fn read(self: &Rc<Self>, link: Link, line: &Rc<Line>) -> Result<Read, End> {
+    /// Reads once. Also whether there was nothing that anybody waits for: upstream begins what is not an answer with the
+    /// method.
+    fn read(self: &Rc<Self>, link: Link, line: &Rc<Line>) -> (Result<Read, End>, bool) {
         let mut buffer = self.read_buffer.borrow_mut();
-        line.read(&mut buffer, |text| self.feed(Event::LinkSaid(link, text)))
+        let mut only_told = true;
+        let read = line.read(&mut buffer, |text| {
+            only_told &= text.starts_with(r#"{"method""#);
+            self.feed(Event::LinkSaid(link, text));
+        });
+        (read, only_told)
     }
 }
 
@@ -170,12 +178,20 @@ async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
 }
 
 async fn listen(driver: &Rc<Driver>, link: Link, line: &Rc<Line>) {
+    let mut pace = Pace::new(Instant::now());
     while line.ready(|| true).await == Ready::Readable {
-        if driver.read(link, line).is_err() {
-            return;
+        match driver.read(link, line) {
+            (Ok(Read::All), true) => {
+                if let Some(wait) = pace.count(Instant::now()) {
+                    line.look_away();
+                    tokio::time::sleep(wait).await;
+                }
+            }
+            (Ok(Read::All), false) => {}
+            // Before the next read, what this one led to is written.
+            (Ok(Read::More), _) => tokio::task::yield_now().await,
+            (Err(_), _) => return,
         }
-        // Before the next read, what this one led to is written.
-        tokio::task::yield_now().await;
     }
 }
 

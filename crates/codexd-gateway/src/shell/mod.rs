@@ -17,6 +17,7 @@ mod links;
 mod open;
 mod orders;
 mod outbox;
+mod pace;
 mod servers;
 mod stream;
 mod tcp;

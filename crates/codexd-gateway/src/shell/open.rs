@@ -47,7 +47,7 @@ pub(crate) async fn open(
     socket: &Path,
     initialize: Text,
 ) -> io::Result<(Rc<Line>, Answer, Vec<Text>)> {
-    let stream = Stream::Unix(connect(socket).await?);
+    let stream = Stream::unix(connect(socket).await?)?;
     let rest = shake_hands(&stream).await?;
     let line = Line::new(stream, Side::Client, Rc::clone(&driver.writer));
     line.push(initialize).map_err(|_| io::ErrorKind::OutOfMemory)?;

@@ -92,7 +92,7 @@ async fn enter(driver: &Driver, stream: TcpStream, token: &Token) -> Option<(Str
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
     let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(KEEPALIVE_SECONDS));
-    let stream = Stream::Tcp(stream);
+    let stream = Stream::tcp(stream).ok()?;
     let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let read = Box::pin(timeout(patience, shake_hands(driver, &stream, token))).await.ok()?.ok()??;
     Some((stream, read))

@@ -21,20 +21,6 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 /// Asking goes on for so long before and after what is measured.
 const ASK_AROUND: Duration = Duration::from_millis(300);
 
-/// A small request again and again, one after the other; every time in microseconds.
-///
-/// # Errors
-/// One fails.
-pub fn round_trips(client: &mut Wire, method: &str, params: &str, calls: usize) -> anyhow::Result<Vec<f64>> {
-    let mut times = Vec::with_capacity(calls);
-    for _ in 0..calls {
-        let started = Instant::now();
-        client.round_trip(method, params)?;
-        times.push(started.elapsed().as_secs_f64() * 1e6);
-    }
-    Ok(times)
-}
-
 /// One turn with so many viewers.
 ///
 /// # Errors

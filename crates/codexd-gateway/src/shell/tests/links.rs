@@ -100,6 +100,29 @@ fn a_link_that_is_closed_says_what_waits_and_is_not_reported_lost() {
 }
 
 #[test]
+fn a_link_that_pours_is_read_whole_in_order_and_to_its_last_word() {
+    in_house(async |house| {
+        let listener = served(house).await;
+        let mut server = linked(house, &listener, SHARED).await;
+        let delta = |number: usize| format!(r#"{{"method":"delta","params":{number}}}"#);
+        // Each a read of its own, and many more of them than are read eagerly.
+        for number in 0..200 {
+            say(&mut server, &delta(number)).await;
+            assert!(house.next_word().await.contains(&format!(r#"\"params\":{number}}}"#)));
+        }
+        // What comes while nobody looks, hanging up included, is found.
+        for number in 200..400 {
+            say(&mut server, &delta(number)).await;
+        }
+        drop(server);
+        for number in 200..400 {
+            assert!(house.next_word().await.contains(&format!(r#"\"params\":{number}}}"#)));
+        }
+        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
+    });
+}
+
+#[test]
 fn when_an_app_server_is_gone_its_last_words_come_first_then_the_loss_then_the_list() {
     in_house(async |house| {
         let listener = served(house).await;
