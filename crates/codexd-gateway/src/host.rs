@@ -81,6 +81,16 @@ pub trait Memory {
     /// # Errors
     /// The system's: they are not kept.
     fn keep_goals(&mut self, threads: &[String]) -> io::Result<()>;
+
+    /// As whom the gateway before this one introduced itself to app-servers, if it did so to one of `living`: what
+    /// [`Self::keep_persona`] was given.
+    fn persona(&mut self, living: &[String]) -> Option<String>;
+
+    /// Keeps as whom the app-servers with the marks `living` know the gateway, in place of what was kept before.
+    ///
+    /// # Errors
+    /// The system's: it is not kept.
+    fn keep_persona(&mut self, persona: &str, living: &[String]) -> io::Result<()>;
 }
 
 /// Where clients come in.

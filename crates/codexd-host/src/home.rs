@@ -13,10 +13,18 @@ use crate::atomic;
 const PRIVATE: u32 = 0o700;
 
 /// The files of the state folder that are replaced as a whole.
-const REPLACED: [&str; 6] =
-    ["settings.json", "app-server.pid", "keeper.json", "codex-binaries.json", "gateway.json", HELD_GOALS];
+const REPLACED: [&str; 7] = [
+    "settings.json",
+    "app-server.pid",
+    "keeper.json",
+    "codex-binaries.json",
+    "gateway.json",
+    HELD_GOALS,
+    GATEWAY_PERSONA,
+];
 
 const HELD_GOALS: &str = "held-goals.json";
+const GATEWAY_PERSONA: &str = "gateway-persona.json";
 
 /// The paths of one CODEX_HOME.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -119,6 +127,11 @@ impl Home {
     /// The goals that the gateway holds until their threads have moved.
     pub fn held_goals(&self) -> PathBuf {
         self.state_file(HELD_GOALS)
+    }
+
+    /// As whom the gateway introduced itself to the app-servers.
+    pub fn gateway_persona(&self) -> PathBuf {
+        self.state_file(GATEWAY_PERSONA)
     }
 
     /// The token of the gateway's door for the network.

@@ -1,5 +1,7 @@
 //! Answers to what the gateway asked for itself.
 
+use std::cmp::Reverse;
+
 use serde_json::value::RawValue;
 
 use super::call::{Asker, Errand};
@@ -7,7 +9,7 @@ use super::event::{Link, ServerId, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, MOVE_STUCK_MS, QUIET_MS};
 
 impl Hub {
     pub(super) fn errand_answered(
@@ -82,6 +84,9 @@ impl Hub {
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
         let mut ids: Vec<String> =
             data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
+        if outcome.is_ok() {
+            self.close_deserted(server, &ids);
+        }
         // The answer to what is being asked there about a thread tells as much.
         let is_asked_about = |id: &str| {
             self.under_way.contains_key(id)
@@ -107,6 +112,26 @@ impl Hub {
         self.take_over_next();
         self.load_held_goals();
         self.moved_on();
+    }
+
+    /// Threads that nobody can join end by themselves; everybody is told, but that may have been said before it was heard.
+    fn close_deserted(&mut self, server: ServerId, loaded: &[String]) {
+        let deserted = self.threads.values().filter(|thread| thread.deserted && thread.server == server);
+        let (still, mut gone): (Vec<ThreadId>, Vec<ThreadId>) = deserted
+            .map(|thread| thread.id.clone())
+            .partition(|id| loaded.iter().any(|loaded| **loaded == **id));
+        gone.sort_unstable();
+        gone.iter().for_each(|id| self.tell_closed(id));
+        if !still.is_empty() {
+            self.list_again(server);
+        }
+    }
+
+    fn list_again(&mut self, server: ServerId) {
+        let again = Timer::List(server);
+        if self.timers.iter().all(|Reverse((_, timer))| *timer != again) {
+            self.timer(MOVE_STUCK_MS, again);
+        }
     }
 
     /// Subscribes to what was found, a few at a time.
@@ -167,8 +192,15 @@ impl Hub {
                 }
                 self.thread_stirred(id);
             }
-            // It cannot be resumed by another: never written to disk, or ephemeral. Nobody watches it either.
-            _ => self.forget_thread(id),
+            // Never written to disk, or ephemeral. Its turn runs all the same.
+            Err(_) => {
+                thread.motion = Motion::Still;
+                (thread.ephemeral, thread.deserted) = (true, true);
+                thread.waits_for = WaitsFor::Ephemeral;
+                thread.unwatched_since = None;
+                self.list_again(server);
+            }
+            Ok(None) => self.forget_thread(id),
         }
         self.take_over_next();
         self.moved_on();

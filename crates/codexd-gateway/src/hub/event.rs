@@ -70,6 +70,9 @@ pub enum Event {
     /// The goals that the gateway before this one held when it ended, by thread: they are to go on. Comes before
     /// everything else, or not at all.
     GoalsKept(Vec<String>),
+    /// As whom the gateway before this one introduced itself to an app-server that still lives: what was to be kept with
+    /// [`Action::KeepPersona`]. Comes before the first list of app-servers, or not at all.
+    PersonaKept(Text),
     /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
     TimeCame,
 }
@@ -100,6 +103,8 @@ pub enum Action {
     Retire(ServerId),
     /// Remember, also if this gateway is killed the next moment, in which threads goals are held: in place of those before.
     KeepGoals(Vec<String>),
+    /// Remember, for a gateway that comes after this one, as whom it introduces itself.
+    KeepPersona(Text),
     /// What people and verbs are to know.
     Report(Report),
 }

@@ -3,8 +3,9 @@
 //!
 //! Which ones are held outlives the gateway, or a goal would stay paused for ever if the gateway is killed meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use codexd_protocol::envelope::{self, Message};
 use serde_json::json;
 
 use super::call::Errand;
@@ -18,6 +19,8 @@ use crate::limits::{MOVE_STUCK_MS, QUIET_MS};
 pub struct Goals {
     /// Held by the gateway before this one, in threads that were not found yet.
     before: BTreeSet<ThreadId>,
+    /// Of which a client has said something while they were held, and how many such requests are not answered yet.
+    said: BTreeMap<ThreadId, u32>,
     /// As last kept.
     kept: BTreeSet<ThreadId>,
 }
@@ -98,7 +101,8 @@ impl Hub {
     /// Has it remembered which goals are held, if that has changed.
     pub(super) fn keep_goals(&mut self) {
         let held = self.threads.values().filter(|thread| thread.goal_held).map(|thread| thread.id.clone());
-        let held: BTreeSet<ThreadId> = held.chain(self.goals.before.iter().cloned()).collect();
+        let besides = self.goals.before.iter().chain(self.goals.said.keys()).cloned();
+        let held: BTreeSet<ThreadId> = held.chain(besides).collect();
         if held != self.goals.kept {
             self.out.push(Action::KeepGoals(held.iter().map(ToString::to_string).collect()));
             self.goals.kept = held;
@@ -106,12 +110,39 @@ impl Hub {
     }
 
     /// What a client says of a goal holds, whatever the gateway was about to do with it.
-    pub(super) fn goal_said(&mut self, thread: &str) {
-        self.goals.before.remove(thread);
-        if let Some(thread) = self.threads.get_mut(thread) {
-            thread.goal_held = false;
+    pub(super) fn goal_said(&mut self, id: &ThreadId) {
+        let thread = self.threads.get_mut(id);
+        let was_held = thread.is_some_and(|thread| std::mem::take(&mut thread.goal_held));
+        if self.goals.before.remove(id) || was_held || self.goals.said.contains_key(id) {
+            *self.goals.said.entry(id.clone()).or_default() += 1;
+        }
+    }
+
+    /// The answer to what a client said of a goal; there may be none. Whether the goal is held again, since it was said in vain.
+    pub(super) fn goal_answered(&mut self, id: &ThreadId, request: &str, is_good: bool) -> bool {
+        let Some(open) = self.goals.said.get_mut(id).filter(|_| says_of_goal(request)) else { return false };
+        *open -= 1;
+        if *open > 0 && !is_good {
+            return false;
+        }
+        self.goals.said.remove(id);
+        if !is_good {
+            match self.threads.get_mut(id) {
+                Some(thread) => thread.goal_held = true,
+                None => _ = self.goals.before.insert(id.clone()),
+            }
         }
         self.keep_goals();
+        !is_good
+    }
+
+    /// A goal that is held again goes on, unless its thread is on its way or about to be.
+    pub(super) fn let_goal_go_on_unless_it_moves(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get(id) else { return self.load_held_goals() };
+        let is_to_move = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
+        if thread.motion == Motion::Still && !is_to_move {
+            self.let_goal_go_on(id);
+        }
     }
 
     /// The answer to `thread/goal/get`: that a goal is held concerns nobody.
@@ -157,5 +188,16 @@ impl Hub {
             }
         }
         self.recover_lost();
+    }
+}
+
+/// Whether a request decides whether a goal is active.
+pub(super) fn says_of_goal(request: &str) -> bool {
+    match envelope::parse(request) {
+        Ok(Message::Request { method: "thread/goal/clear", .. }) => true,
+        Ok(Message::Request { method: "thread/goal/set", params, .. }) => {
+            params.is_some_and(|params| text::member(params.get(), "status").is_some())
+        }
+        _ => false,
     }
 }

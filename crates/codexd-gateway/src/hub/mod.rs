@@ -153,6 +153,7 @@ impl Hub {
             Event::LinkLost(link) => self.link_lost(link),
             Event::Looked { thread, exists } => self.looked(&thread, exists),
             Event::GoalsKept(threads) => self.goals.kept_before(&threads),
+            Event::PersonaKept(kept) => self.persona = Persona::of(&kept),
             Event::TimeCame => self.time_came(),
         }
         out.append(&mut self.out);

@@ -45,7 +45,7 @@ impl Hub {
                 }
                 self.no_notice_follows(client, &request);
                 if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
-                    self.hold_first(client, request, link.server(), number);
+                    self.hold_first(client, request.clone(), link.server(), number);
                 } else {
                     let told = match kind {
                         Kind::Goal => self.goal_as_it_will_be(thread.as_ref(), text),
@@ -62,6 +62,9 @@ impl Hub {
                     self.settle(link, client, kind, thread.as_ref(), outcome, told);
                 }
                 if let Some(thread) = thread {
+                    if self.goal_answered(&thread, &request, outcome.is_ok()) {
+                        self.let_goal_go_on_unless_it_moves(&thread);
+                    }
                     self.request_ended(&thread);
                 }
             }
@@ -146,6 +149,7 @@ impl Hub {
                 let Some((loaded, is_new)) = joined else { return };
                 if kind == Kind::Resume {
                     self.catch_up(client, &loaded, is_new);
+                    self.find_held_goal(&loaded);
                 }
                 if self.handover.is_some() {
                     self.thread_stirred(&loaded);

@@ -6,6 +6,7 @@ use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::client::{Stage, Waiting};
 use super::event::{ClientId, Link, ServerId, Text};
+use super::goals::says_of_goal;
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
 use crate::limits::{QUIET_MS, RESUMERS_MAX};
@@ -218,7 +219,8 @@ impl Hub {
                 _ => {}
             }
         }
-        if says_of_goal(method, text)
+        if method.starts_with("thread/goal/")
+            && says_of_goal(text)
             && let Some(thread) = &thread
         {
             self.goal_said(thread);
@@ -253,17 +255,6 @@ impl Hub {
         self.calls.insert(upstream, Call { link, asker, holds_slot: true });
         self.take_slot(client, upstream);
         self.say(link, spliced);
-    }
-}
-
-/// Whether a request decides whether a goal is active.
-fn says_of_goal(method: &str, text: &str) -> bool {
-    match method {
-        "thread/goal/clear" => true,
-        "thread/goal/set" => {
-            text::member(text, "params").is_some_and(|params| text::member(params.get(), "status").is_some())
-        }
-        _ => false,
     }
 }
 

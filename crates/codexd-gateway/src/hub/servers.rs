@@ -60,12 +60,18 @@ pub struct Persona {
 }
 
 impl Persona {
-    /// The parameters of an `initialize`; `None` where they name nobody.
-    fn of(params: &str) -> Option<Self> {
+    /// From the parameters of an `initialize`; `None` where they name nobody.
+    pub fn of(params: &str) -> Option<Self> {
         let client_info = text::member(params, "clientInfo")?.get().into();
         let capabilities = text::member(params, "capabilities");
         let attests = capabilities.and_then(|all| text::member(all.get(), "requestAttestation"));
         Some(Self { client_info, attests: attests.is_some_and(|attests| attests.get() == "true") })
+    }
+
+    /// What [`Self::of`] makes the same of.
+    fn kept(&self) -> Text {
+        let Self { client_info, attests } = self;
+        format!(r#"{{"clientInfo":{client_info},"capabilities":{{"requestAttestation":{attests}}}}}"#).into()
     }
 
     /// The shared link may do whatever any client may; what each client may is checked here.
@@ -154,6 +160,7 @@ impl Hub {
     pub(super) fn take_persona(&mut self, introduction: &str) {
         if self.persona.is_none() {
             self.persona = Persona::of(introduction);
+            self.out.extend(self.persona.as_ref().map(|persona| Action::KeepPersona(persona.kept())));
             self.connect_where_needed();
         }
     }

@@ -112,6 +112,8 @@ pub struct Thread {
     pub motion: Motion,
     pub audience: Audience,
     pub ephemeral: bool,
+    /// Nobody can join it any more, but a turn may run in it. When that has ended it is closed.
+    pub deserted: bool,
     /// A sub-agent's: every connection was subscribed to it.
     pub is_child: bool,
     /// Its file; `None` until somebody has told.
@@ -168,6 +170,7 @@ impl Thread {
             motion: Motion::Still,
             audience,
             ephemeral: false,
+            deserted: false,
             is_child: false,
             path: None,
             materialised: false,

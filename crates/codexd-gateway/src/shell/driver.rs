@@ -20,7 +20,7 @@ use super::orders::Orders;
 use super::servers::Servers;
 use super::writer::Writer;
 use crate::host::Memory;
-use crate::hub::{Action, ClientId, Event};
+use crate::hub::{Action, ClientId, Event, Text};
 
 /// The state that all tasks share.
 pub(crate) struct Driver {
@@ -40,7 +40,9 @@ pub(crate) struct Driver {
     /// The host has news of the sockets of app-servers.
     pub(super) sockets_changed: Notify,
     pub(super) orders: Orders,
-    memory: RefCell<Box<dyn Memory>>,
+    pub(super) memory: RefCell<Box<dyn Memory>>,
+    /// As whom the brain introduces itself, as far as it has said so.
+    pub(super) persona: RefCell<Option<Text>>,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }
@@ -63,6 +65,7 @@ impl Driver {
             sockets_changed: Notify::new(),
             orders: Orders::default(),
             memory: RefCell::new(memory),
+            persona: RefCell::default(),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }
@@ -157,6 +160,19 @@ impl Driver {
         }
     }
 
+    /// Has remembered as whom the living app-servers know this gateway.
+    pub(super) fn keep_persona(&self) {
+        let Some(persona) = self.persona.borrow().clone() else { return };
+        let living = self.servers.borrow().living();
+        if let Err(error) = self.memory.borrow_mut().keep_persona(&persona, &living) {
+            let message = format!(
+                "failed to remember as whom this gateway introduced itself: {error}; if it is killed, the next one waits for a \
+                 client before it looks after the threads"
+            );
+            self.orders.note(EventLevel::Warn, "persona.forgotten", message, json!({"generations": living}));
+        }
+    }
+
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
             Action::Tell(client, text) => self.tell(client, text),
@@ -170,6 +186,10 @@ impl Driver {
             }
             Action::Retire(server) => self.retire(server),
             Action::KeepGoals(threads) => self.keep_goals(&threads),
+            Action::KeepPersona(persona) => {
+                self.persona.replace(Some(persona));
+                self.keep_persona();
+            }
             Action::Report(report) => self.report(&report),
         }
     }

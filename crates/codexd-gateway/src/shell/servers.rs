@@ -43,6 +43,11 @@ impl Servers {
         self.known.get(&server?).map(|server| server.pid)
     }
 
+    /// The marks of those that live.
+    pub(super) fn living(&self) -> Vec<String> {
+        self.known.values().filter(|server| server.lives).map(|server| server.mark.clone()).collect()
+    }
+
     fn number(&mut self, generation: Generation) -> ServerId {
         let Generation { mark, pid, socket, role: _ } = generation;
         let found = self.known.iter_mut().find(|(_, server)| server.lives && server.mark == mark);
@@ -90,12 +95,18 @@ impl Driver {
         servers.forget();
         let now = (current, outgoing.clone());
         let changed = servers.told.as_ref() != Some(&now);
-        servers.told = Some(now);
+        let is_first = servers.told.replace(now).is_none();
+        let living = servers.living();
         drop(servers);
+        if is_first && let Some(persona) = self.memory.borrow_mut().persona(&living) {
+            self.persona.replace(Some(persona.as_str().into()));
+            self.feed(Event::PersonaKept(persona.into()));
+        }
         for server in gone {
             self.lose_links_of(server);
         }
         if changed {
+            self.keep_persona();
             self.feed(Event::Servers { current, outgoing });
         }
     }

@@ -62,7 +62,7 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let control = handed_over()?;
     let kept = control.try_clone()?;
     let tcp = arguments.listen.map(|listen| TcpDoor { listen, token_file: arguments.home.gateway_token() });
-    let memory = Box::new(memory::HeldGoals::new(arguments.home.clone()));
+    let memory = Box::new(memory::Kept::new(arguments.home.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (events, host_events) = mpsc::channel(UNDERWAY_MAX);

@@ -70,11 +70,12 @@ impl Hub {
             let Some(Call { asker, holds_slot, .. }) = self.calls.remove(&id) else { continue };
             match asker {
                 Asker::Gateway(errand) => self.errand_lost(&errand),
-                Asker::Client { client, id, thread, .. } => {
+                Asker::Client { client, id, thread, text: request, .. } => {
                     if holds_slot {
                         self.give_back_slot(client);
                     }
                     if let Some(thread) = thread {
+                        self.goal_answered(&thread, &request, false);
                         self.request_ended(&thread);
                     }
                     if self.clients.contains_key(&client) {

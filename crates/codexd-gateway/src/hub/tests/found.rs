@@ -4,8 +4,8 @@ use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
-    Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, Leave, NextClosing, Own,
-    OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
+    Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
+    NextClosing, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -171,6 +171,80 @@ fn a_thread_whose_goal_is_held_is_not_let_go() {
         Deliver(2),
         Kill(false),
         Wait(60),
+    ])
+    .expect("it holds");
+}
+
+/// A client says of a held goal that it be active, and nobody has the thread: the goal is held still, and goes on.
+#[test]
+fn what_is_said_of_a_goal_in_vain_leaves_it_held() {
+    run(&[
+        Replace,
+        Goal(1, 1, true),
+        Show(1),
+        Start(1, false),
+        Complete(1),
+        Restart,
+        Come(1, 0),
+        Goal(1, 1, true),
+        Replace,
+    ])
+    .expect("it holds");
+}
+
+/// The gateway is killed while a turn of an ephemeral thread runs on an app-server that is to leave.
+#[test]
+fn a_turn_that_nobody_can_join_any_more_is_waited_for() {
+    run(&[
+        Replace,
+        Turn(1, 0),
+        Turn(1, 0),
+        Start(1, false),
+        Replace,
+        Drain,
+        Start(1, true),
+        Turn(1, 3),
+        Show(3),
+        Restart,
+        Deliver(0),
+        Deliver(2),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Deliver(1),
+        Deliver(0),
+        Start(1, false),
+        Spawn(3),
+    ])
+    .expect("it holds");
+}
+
+/// A thread whose goal the gateway before this one held is loaded by a client before the gateway has looked everywhere.
+#[test]
+fn a_held_goal_goes_on_in_a_thread_that_a_client_loads() {
+    run(&[
+        Start(1, false),
+        Replace,
+        Start(1, false),
+        Replace,
+        Goal(1, 0, true),
+        Wait(30),
+        Start(1, false),
+        Restart,
+        Kill(false),
+        KillOutgoing(false),
+        Start(1, false),
+        Deliver(0),
+        Come(1, 0),
+        Deliver(1),
+        Start(2, false),
+        Come(1, 0),
+        Replace,
+        Turn(1, 0),
+        Come(1, 0),
+        Come(1, 0),
+        Join(1, 0),
     ])
     .expect("it holds");
 }

@@ -103,6 +103,8 @@ pub(super) struct House {
 #[derive(Clone, Default)]
 pub(super) struct Notebook {
     pub(super) goals: Rc<RefCell<Vec<String>>>,
+    /// With the marks of those that know it.
+    pub(super) persona: Rc<RefCell<Kept>>,
 }
 
 impl Memory for Notebook {
@@ -112,6 +114,16 @@ impl Memory for Notebook {
 
     fn keep_goals(&mut self, threads: &[String]) -> std::io::Result<()> {
         *self.goals.borrow_mut() = threads.to_vec();
+        Ok(())
+    }
+
+    fn persona(&mut self, living: &[String]) -> Option<String> {
+        let kept = self.persona.borrow().clone();
+        kept.filter(|(_, known)| known.iter().any(|mark| living.contains(mark))).map(|(persona, _)| persona)
+    }
+
+    fn keep_persona(&mut self, persona: &str, living: &[String]) -> std::io::Result<()> {
+        *self.persona.borrow_mut() = Some((persona.to_owned(), living.to_vec()));
         Ok(())
     }
 }
@@ -253,4 +265,41 @@ fn held_goals_are_remembered_and_told_to_the_next_brain() {
         let Event::GoalsKept(goals) = house.next().await else { panic!("the goals") };
         assert_eq!(goals, ["a", "b"]);
     });
+}
+
+#[test]
+fn a_persona_is_remembered_for_those_who_know_it_and_told_to_the_next_brain() {
+    let kept = in_house_that_keeps(None, async |house| {
+        house.generations(&[("g1", Role::Current)]).await;
+        assert!(house.next_word().await.starts_with("Servers"));
+        house.act(vec![Action::KeepPersona("me".into())]).await;
+        assert_eq!(house.memory.persona.borrow().as_ref().expect("kept").1, ["g1"]);
+        house.generations(&[("g2", Role::Current), ("g1", Role::Outgoing)]).await;
+        assert!(house.next_word().await.starts_with("Servers"));
+    });
+    assert_eq!(kept, Some(("me".into(), vec!["g1".into(), "g2".into()])));
+    for (living, is_known) in [("g2", true), ("g3", false)] {
+        in_house_that_keeps(kept.clone(), async |house| {
+            house.generations(&[(living, Role::Current)]).await;
+            if is_known {
+                assert!(
+                    matches!(house.next().await, Event::PersonaKept(persona) if persona.as_str() == "me")
+                );
+            }
+            assert!(house.next_word().await.starts_with("Servers"));
+            house.nothing_happened();
+        });
+    }
+}
+
+type Kept = Option<(String, Vec<String>)>;
+
+fn in_house_that_keeps(kept: Kept, test: impl AsyncFnOnce(&mut House)) -> Kept {
+    let mut memory = Notebook::default();
+    in_house(async |house| {
+        house.memory.persona.replace(kept);
+        test(house).await;
+        memory = house.memory.clone();
+    });
+    memory.persona.take()
 }

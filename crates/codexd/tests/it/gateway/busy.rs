@@ -1,8 +1,10 @@
 //! What keeps a thread where it is while the server is replaced: each of these once lost work when it was overlooked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use codexd_testkit::model::ModelEvent;
 use codexd_testkit::{Client, Server, Version, codex, skip, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -34,6 +36,8 @@ on_the_real_server! {
     what_waits_in_a_queue_runs_to_its_end_across_a_restart: queue;
     an_active_goal_goes_on_across_a_restart: goal;
     a_goal_that_is_held_goes_on_although_the_gateway_is_killed: held_goal;
+    a_goal_works_on_although_the_gateway_is_killed_and_nobody_comes: deserted_goal;
+    a_goal_that_is_held_goes_on_although_the_gateway_is_killed_and_nobody_comes: deserted_held_goal;
     a_background_terminal_keeps_its_thread_where_it_is: terminal;
 }
 
@@ -236,35 +240,100 @@ async fn goal(front: Front) -> anyhow::Result<()> {
 }
 
 async fn held_goal(front: Front) -> anyhow::Result<()> {
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let goal = Goal::begin(&front, 40).await?;
     let old = front.server().await?;
-    alice.forget();
-    let goal = json!({"threadId": thread, "objective": "go on [[deltas=40 delay=0.05]]", "status": "active"});
-    alice.call("thread/goal/set", goal).await?;
-    alice.wait_method("turn/started").await?;
-    let held = front.home.state("held-goals.json");
-    let killed = during_a_restart(&front, async {
-        let appears = held.clone();
-        let wait = move || until(PATIENCE, "the goal to be held", || appears.exists().then_some(()));
-        tokio::task::spawn_blocking(wait).await??;
-        front.gateway()?.signal(Signal::KILL)?;
+    let bob = during_a_restart(&front, async {
+        goal.is_held_when_the_gateway_is_killed(&front).await?;
         let bob = front.client("bob").await?;
-        join(&bob, &thread).await?;
+        join(&bob, &goal.thread).await?;
         front.until_left(&old).await?;
         Ok(bob)
     });
-    let bob = killed.await?;
-    bob.forget();
-    let began = bob.wait_method("turn/started").await?;
-    let turn = began["params"]["turn"]["id"].as_str().context("an id")?;
-    let end = bob.wait_turn(turn).await?;
-    ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
-    let kept = bob.call("thread/goal/get", json!({"threadId": thread})).await?;
-    ensure!(kept["goal"]["status"] == "active", "{kept}");
-    ensure!(!held.exists(), "it is remembered as held still");
-    bob.call("thread/goal/set", json!({"threadId": thread, "status": "paused"})).await?;
+    goal.goes_on_for(&front, &bob.await?).await?;
     front.close().await
+}
+
+async fn deserted_held_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 40).await?;
+    let old = front.server().await?;
+    during_a_restart(&front, async {
+        goal.is_held_when_the_gateway_is_killed(&front).await?;
+        front.until_left(&old).await
+    })
+    .await?;
+    goal.works_unwatched(&front).await?;
+    let bob = front.client("bob").await?;
+    join(&bob, &goal.thread).await?;
+    goal.goes_on_for(&front, &bob).await?;
+    front.close().await
+}
+
+async fn deserted_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 10).await?;
+    kill_gateway(&front)?;
+    goal.works_unwatched(&front).await?;
+    let bob = front.client("bob").await?;
+    join(&bob, &goal.thread).await?;
+    goal.goes_on_for(&front, &bob).await?;
+    front.close().await
+}
+
+fn kill_gateway(front: &Front) -> anyhow::Result<()> {
+    let gateway = front.gateway()?;
+    gateway.signal(Signal::KILL)?;
+    gateway.wait_gone(PATIENCE)
+}
+
+/// An active goal whose first turn runs.
+struct Goal {
+    thread: String,
+    held: PathBuf,
+    /// Whoever set it.
+    _owner: Client,
+}
+
+impl Goal {
+    async fn begin(front: &Front, deltas: usize) -> anyhow::Result<Goal> {
+        let owner = front.client("alice").await?;
+        let thread = front.thread(&owner).await?;
+        owner.forget();
+        let objective = format!("go on [[deltas={deltas} delay=0.05]]");
+        let goal = json!({"threadId": thread, "objective": objective, "status": "active"});
+        owner.call("thread/goal/set", goal).await?;
+        owner.wait_method("turn/started").await?;
+        Ok(Goal { thread, held: front.home.state("held-goals.json"), _owner: owner })
+    }
+
+    async fn is_held_when_the_gateway_is_killed(&self, front: &Front) -> anyhow::Result<()> {
+        let appears = self.held.clone();
+        let wait = move || until(PATIENCE, "the goal to be held", || appears.exists().then_some(()));
+        tokio::task::spawn_blocking(wait).await??;
+        kill_gateway(front)
+    }
+
+    /// Turn follows turn, and nobody is there.
+    async fn works_unwatched(&self, front: &Front) -> anyhow::Result<()> {
+        let asked = front.model.requests().len();
+        // The first of these may have been under way before.
+        let look = |events: &[ModelEvent]| {
+            let received = events.iter().filter(|event| matches!(event, ModelEvent::Received(_)));
+            (received.count() >= asked + 3).then_some(())
+        };
+        front.model.wait_event("turns that nobody watches", PATIENCE, look).await
+    }
+
+    async fn goes_on_for(&self, front: &Front, client: &Client) -> anyhow::Result<()> {
+        client.forget();
+        let began = client.wait_method("turn/started").await?;
+        let turn = began["params"]["turn"]["id"].as_str().context("an id")?;
+        let end = client.wait_turn(turn).await?;
+        ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
+        let kept = client.call("thread/goal/get", json!({"threadId": self.thread})).await?;
+        ensure!(kept["goal"]["status"] == "active", "{kept}");
+        ensure!(!self.held.exists(), "it is remembered as held still: {}", front.status().await?);
+        client.call("thread/goal/set", json!({"threadId": self.thread, "status": "paused"})).await?;
+        Ok(())
+    }
 }
 
 async fn terminal(front: Front) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId};
+use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
 mod happens;
 mod server;
@@ -59,6 +59,7 @@ pub struct World {
     pub wanted_goals: BTreeSet<String>,
     /// What the gateway wants remembered.
     kept_goals: Vec<String>,
+    kept_persona: Option<Text>,
     /// What becomes of the word of the next unloading.
     pub closing: Closing,
     /// Turns that a server begins by itself show soon.
@@ -98,6 +99,7 @@ impl World {
             queues: BTreeMap::new(),
             wanted_goals: BTreeSet::new(),
             kept_goals: Vec::new(),
+            kept_persona: None,
             closing: Closing::AtOnce,
             due: Vec::new(),
             late: Vec::new(),
@@ -339,6 +341,7 @@ impl World {
                 self.retired.push(server);
             }
             Action::KeepGoals(threads) => self.kept_goals = threads,
+            Action::KeepPersona(persona) => self.kept_persona = Some(persona),
             Action::Report(report) => self.reports.push(report),
         }
     }
@@ -384,6 +387,9 @@ impl World {
         self.hub = Hub::new();
         self.last.clear();
         self.feed(Event::GoalsKept(self.kept_goals.clone()));
+        if let Some(persona) = self.kept_persona.clone() {
+            self.feed(Event::PersonaKept(persona));
+        }
         self.tell_servers();
     }
 }
