@@ -87,11 +87,17 @@ impl Case {
         Ok(())
     }
 
-    /// Every system call of the verb that others can see.
+    /// Every system call of the verb that others can see. How often it asks a server that starts is luck: only what came
+    /// twice will come again.
     fn calls(self, server: Server) -> anyhow::Result<Vec<Moment>> {
-        let (house, _) = self.before(server)?;
-        let points = killer::points(&house.home, &house.codexd()?.command(&[self.verb]))?;
-        house.run(&["stop"])?;
+        let once = || {
+            let (house, _) = self.before(server)?;
+            let points = killer::points(&house.home, &house.codexd()?.command(&[self.verb]))?;
+            house.run(&["stop"])?;
+            anyhow::Ok(points)
+        };
+        let (mut points, again) = (once()?, once()?);
+        points.retain(|point| again.contains(point));
         Ok(points)
     }
 }
