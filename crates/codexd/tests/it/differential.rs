@@ -52,21 +52,24 @@ where
     }
 }
 
+/// Makes a test of every script, played as the first word says.
 macro_rules! scenes {
-    ($($name:ident: $script:path;)+) => {
+    ($play:ident; $($name:ident: $script:path;)+) => {
         $(
             #[tokio::test]
             async fn $name() -> anyhow::Result<()> {
                 if let Err(reason) = codex::platform() {
                     skip!("{reason}");
                 }
-                same_transcripts($script).await
+                $play($script).await
             }
         )+
     };
 }
+use scenes;
 
 scenes! {
+    same_transcripts;
     strangers_and_malformed_requests_are_refused_alike: threads::refusals;
     what_is_no_message_is_dropped_alike: threads::noise;
     a_first_turn_is_told_and_read_back_alike: turns::first_turn;

@@ -12,7 +12,7 @@ use codexd_testkit::{Home, Place, Process, Server, Version, codex, limits, skip}
 
 use super::stage::Stage;
 use super::through::differs;
-use super::{approvals, play_on, threads, turns};
+use super::{approvals, play_on, scenes, threads, turns};
 
 const REAL: Server = Server::Real(Version::V0_169_0);
 
@@ -73,21 +73,8 @@ where
     differs(&direct, &through)
 }
 
-macro_rules! scenes {
-    ($($name:ident: $script:path;)+) => {
-        $(
-            #[tokio::test]
-            async fn $name() -> anyhow::Result<()> {
-                if let Err(reason) = codex::platform() {
-                    skip!("{reason}");
-                }
-                unchanged($script).await
-            }
-        )+
-    };
-}
-
 scenes! {
+    unchanged;
     strangers_and_malformed_requests_are_refused_as_before: threads::refusals;
     a_first_turn_is_told_and_read_back_as_before: turns::first_turn;
     a_second_subscriber_sees_what_it_did_before: turns::second_subscriber;
