@@ -86,7 +86,8 @@ pub trait Memory {
     /// [`Self::keep_persona`] was given.
     fn persona(&mut self, living: &[String]) -> Option<String>;
 
-    /// Keeps as whom the app-servers with the marks `living` know the gateway, in place of what was kept before.
+    /// Keeps as whom the app-servers with the marks `living` know the gateway, or will when it is linked to them, in place of
+    /// what was kept before.
     ///
     /// # Errors
     /// The system's: it is not kept.

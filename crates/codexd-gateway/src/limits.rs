@@ -16,10 +16,9 @@ pub(crate) const UPSTREAM_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub(crate) const CLIENT_READ_BYTES: usize = 16 * 1024;
 /// How much is read from an app-server at once: everything in it is passed on before anything is written.
 pub(crate) const UPSTREAM_READ_BYTES: usize = 64 * 1024;
-/// Reads of a link in a row that bring nothing that anybody waits for, before it is read less often.
+/// Reads of a link that a burst may take at once, if they bring nothing that anybody waits for.
 pub(crate) const EAGER_READS: u32 = 64;
-/// How often it is read then. Whoever writes faster than it is read then is read as fast as it writes: what is left in the
-/// socket does not wait.
+/// A link may be read once more so often: one that pours is read about once in one to two of these, unless it fills the buffer.
 pub(crate) const PACED_READ_MS: u64 = 1;
 /// How much is written at once.
 pub(crate) const WRITE_BYTES: usize = 128 * 1024;

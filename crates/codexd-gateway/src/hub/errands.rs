@@ -29,7 +29,7 @@ impl Hub {
             }
             Errand::CheckGoal(thread) => self.check_goal(&thread, outcome),
             Errand::PauseGoal(thread) => self.goal_paused(&thread, result.is_some()),
-            Errand::ResumeGoal(thread) => self.goal_resumed(&thread),
+            Errand::ResumeGoal(thread) => self.goal_resumed(&thread, outcome),
             Errand::Leave(thread) => self.left(&thread, result),
             Errand::Return(thread) => self.returned(&thread, result.is_some()),
             Errand::Arrive(thread) => self.arrived(&thread, outcome),
@@ -82,11 +82,9 @@ impl Hub {
             return self.timer(AGAIN_AFTER_MS, Timer::List(server));
         }
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
-        let mut ids: Vec<String> =
-            data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
-        if outcome.is_ok() {
-            self.close_deserted(server, &ids);
-        }
+        let listed: Option<Vec<String>> = data.and_then(|data| serde_json::from_str(data.get()).ok());
+        self.close_deserted(server, listed.as_deref());
+        let mut ids = listed.unwrap_or_default();
         // The answer to what is being asked there about a thread tells as much.
         let is_asked_about = |id: &str| {
             self.under_way.contains_key(id)
@@ -114,12 +112,14 @@ impl Hub {
         self.moved_on();
     }
 
-    /// Threads that nobody can join end by themselves; everybody is told, but that may have been said before it was heard.
-    fn close_deserted(&mut self, server: ServerId, loaded: &[String]) {
-        let deserted = self.threads.values().filter(|thread| thread.deserted && thread.server == server);
-        let (still, mut gone): (Vec<ThreadId>, Vec<ThreadId>) = deserted
-            .map(|thread| thread.id.clone())
-            .partition(|id| loaded.iter().any(|loaded| **loaded == **id));
+    /// Threads that nobody can join end by themselves. That is told to everybody, but may have been said before it was heard:
+    /// so the list is asked for again as long as there is one.
+    fn close_deserted(&mut self, server: ServerId, loaded: Option<&[String]>) {
+        let deserted =
+            |thread: &&Thread| thread.deserted && thread.server == server && thread.motion == Motion::Still;
+        let is_loaded = |id: &ThreadId| loaded.is_none_or(|all| all.iter().any(|loaded| **loaded == **id));
+        let (still, mut gone): (Vec<ThreadId>, Vec<ThreadId>) =
+            self.threads.values().filter(deserted).map(|thread| thread.id.clone()).partition(is_loaded);
         gone.sort_unstable();
         gone.iter().for_each(|id| self.tell_closed(id));
         if !still.is_empty() {
@@ -128,9 +128,18 @@ impl Hub {
     }
 
     fn list_again(&mut self, server: ServerId) {
-        let again = Timer::List(server);
+        let again = Timer::ListDeserted(server);
         if self.timers.iter().all(|Reverse((_, timer))| *timer != again) {
             self.timer(MOVE_STUCK_MS, again);
+        }
+    }
+
+    /// Asks whether those are still there that nobody can join. Nobody waits for it.
+    pub(super) fn look_for_deserted(&mut self, server: ServerId) {
+        let some = self.threads.values().any(|thread| thread.deserted && thread.server == server);
+        if some && self.is_up(server) {
+            let errand = Errand::LoadedList(server);
+            self.errand(Link::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
         }
     }
 
@@ -191,6 +200,13 @@ impl Hub {
                     self.left_alone(id);
                 }
                 self.thread_stirred(id);
+            }
+            // It was closed before it was asked for.
+            Err(_) if thread.is_unloaded() => self.forget_thread(id),
+            Err(error) if Refusal::of(error) == Refusal::NotYet => {
+                // In trouble for long; as long as it is not known what runs there, it is not to be let go.
+                self.finds.push_back(id.clone());
+                return self.timer(MOVE_STUCK_MS, Timer::Find);
             }
             // Never written to disk, or ephemeral. Its turn runs all the same.
             Err(_) => {

@@ -10,19 +10,49 @@ use serde_json::json;
 
 use super::call::Errand;
 use super::event::{Action, Text, WaitsFor};
+use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
 
 /// What is remembered of held goals.
 #[derive(Debug, Default)]
 pub struct Goals {
     /// Held by the gateway before this one, in threads that were not found yet.
     before: BTreeSet<ThreadId>,
-    /// Of which a client has said something while they were held, and how many such requests are not answered yet.
-    said: BTreeMap<ThreadId, u32>,
+    /// Of which a client said something while they were held, and it is not answered yet.
+    said: BTreeMap<ThreadId, Said>,
     /// As last kept.
     kept: BTreeSet<ThreadId>,
+}
+
+/// What clients said of a goal that was held.
+#[derive(Debug, Default)]
+struct Said {
+    /// The requests.
+    calls: BTreeSet<u64>,
+    /// The last of them wants it active.
+    wants_it_active: bool,
+}
+
+/// What a request decides of a goal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Word {
+    /// It is to be active.
+    Active,
+    /// It is to rest, or to end.
+    Else,
+}
+
+/// What became of such a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Fate {
+    /// It holds.
+    Taken,
+    /// It was refused.
+    Refused,
+    /// Nobody knows, or it is sent again.
+    Open,
 }
 
 impl Goals {
@@ -88,9 +118,12 @@ impl Hub {
         }
     }
 
-    pub(super) fn goal_resumed(&mut self, id: &ThreadId) {
+    pub(super) fn goal_resumed(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
         let quiet_at = self.now + QUIET_MS;
-        if let Some(thread) = self.threads.get_mut(id) {
+        let not_yet = outcome.is_err_and(|error| Refusal::of(error) == Refusal::NotYet);
+        if not_yet {
+            self.timer(AGAIN_AFTER_MS, Timer::Goal(id.clone()));
+        } else if let Some(thread) = self.threads.get_mut(id) {
             thread.goal_held = false;
             thread.quiet_at = quiet_at;
         }
@@ -101,7 +134,8 @@ impl Hub {
     /// Has it remembered which goals are held, if that has changed.
     pub(super) fn keep_goals(&mut self) {
         let held = self.threads.values().filter(|thread| thread.goal_held).map(|thread| thread.id.clone());
-        let besides = self.goals.before.iter().chain(self.goals.said.keys()).cloned();
+        let said = self.goals.said.iter().filter(|(_, said)| said.wants_it_active).map(|(id, _)| id);
+        let besides = self.goals.before.iter().chain(said).cloned();
         let held: BTreeSet<ThreadId> = held.chain(besides).collect();
         if held != self.goals.kept {
             self.out.push(Action::KeepGoals(held.iter().map(ToString::to_string).collect()));
@@ -110,30 +144,38 @@ impl Hub {
     }
 
     /// What a client says of a goal holds, whatever the gateway was about to do with it.
-    pub(super) fn goal_said(&mut self, id: &ThreadId) {
+    pub(super) fn goal_said(&mut self, id: &ThreadId, call: u64, word: Word) {
         let thread = self.threads.get_mut(id);
         let was_held = thread.is_some_and(|thread| std::mem::take(&mut thread.goal_held));
         if self.goals.before.remove(id) || was_held || self.goals.said.contains_key(id) {
-            *self.goals.said.entry(id.clone()).or_default() += 1;
+            let said = self.goals.said.entry(id.clone()).or_default();
+            said.calls.insert(call);
+            said.wants_it_active = word == Word::Active;
+            self.keep_goals();
         }
     }
 
-    /// The answer to what a client said of a goal; there may be none. Whether the goal is held again, since it was said in vain.
-    pub(super) fn goal_answered(&mut self, id: &ThreadId, request: &str, is_good: bool) -> bool {
-        let Some(open) = self.goals.said.get_mut(id).filter(|_| says_of_goal(request)) else { return false };
-        *open -= 1;
-        if *open > 0 && !is_good {
+    /// What became of a client's request, if it was one about a goal that was held. Whether the goal is held again: since what was
+    /// said was refused; or since it was to be active anyway.
+    pub(super) fn goal_answered(&mut self, id: &ThreadId, call: u64, fate: Fate) -> bool {
+        let Some(said) = self.goals.said.get_mut(id) else { return false };
+        if !said.calls.remove(&call) || (!said.calls.is_empty() && fate != Fate::Taken) {
             return false;
         }
+        let is_held_again = match fate {
+            Fate::Taken => false,
+            Fate::Refused => true,
+            Fate::Open => said.wants_it_active,
+        };
         self.goals.said.remove(id);
-        if !is_good {
+        if is_held_again {
             match self.threads.get_mut(id) {
                 Some(thread) => thread.goal_held = true,
                 None => _ = self.goals.before.insert(id.clone()),
             }
         }
         self.keep_goals();
-        !is_good
+        is_held_again
     }
 
     /// A goal that is held again goes on, unless its thread is on its way or about to be.
@@ -191,13 +233,14 @@ impl Hub {
     }
 }
 
-/// Whether a request decides whether a goal is active.
-pub(super) fn says_of_goal(request: &str) -> bool {
+/// What a request decides of a goal, if anything.
+pub(super) fn word_of_goal(request: &str) -> Option<Word> {
     match envelope::parse(request) {
-        Ok(Message::Request { method: "thread/goal/clear", .. }) => true,
-        Ok(Message::Request { method: "thread/goal/set", params, .. }) => {
-            params.is_some_and(|params| text::member(params.get(), "status").is_some())
+        Ok(Message::Request { method: "thread/goal/clear", .. }) => Some(Word::Else),
+        Ok(Message::Request { method: "thread/goal/set", params: Some(params), .. }) => {
+            let status = text::member(params.get(), "status")?;
+            Some(if status.get() == r#""active""# { Word::Active } else { Word::Else })
         }
-        _ => false,
+        _ => None,
     }
 }

@@ -76,8 +76,12 @@ enum Timer {
     Again(ThreadId),
     /// Ask again what an app-server has loaded.
     List(ServerId),
+    /// See whether threads that nobody can join are still there.
+    ListDeserted(ServerId),
     /// Subscribe to more of what was found.
     Find,
+    /// Try again to let a goal go on.
+    Goal(ThreadId),
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
 }
@@ -174,6 +178,11 @@ impl Hub {
         resumed.append(&mut self.resumed);
     }
 
+    /// Whether an answer is to come over a link.
+    pub fn awaits(&self, link: Link) -> bool {
+        self.calls.values().any(|call| call.link == link)
+    }
+
     /// Whether a client that came now would be answered.
     pub fn is_ready(&self) -> bool {
         self.current
@@ -250,7 +259,9 @@ impl Hub {
                 Timer::Again(thread) => self.arrive_again(&thread),
                 Timer::List(server) if self.is_up(server) => self.ask_what_is_loaded(server),
                 Timer::List(_) => {}
+                Timer::ListDeserted(server) => self.look_for_deserted(server),
                 Timer::Find => self.find_more(),
+                Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
                 Timer::Look(thread) => self.time_to_look(&thread),
             }
         }

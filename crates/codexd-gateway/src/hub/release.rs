@@ -92,7 +92,7 @@ impl Hub {
         let now = self.now;
         let mut children = Vec::new();
         for thread in self.threads.values_mut() {
-            if matches!(thread.audience, Audience::Everyone { .. }) {
+            if matches!(thread.audience, Audience::Everyone { .. }) && !thread.deserted {
                 thread.audience = Audience::Viewers(Vec::new());
                 thread.unwatched_since = Some(now);
                 children.push(thread.id.clone());

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use super::call::{Asker, Call, Kind};
 use super::client::Waiting;
 use super::event::{ClientId, Link, ServerId, Text};
+use super::goals::Fate;
 use super::requests::asks_for_turns;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId, Viewer};
@@ -44,8 +45,10 @@ impl Hub {
                     self.give_back_slot(client);
                 }
                 self.no_notice_follows(client, &request);
+                let mut fate = if outcome.is_ok() { Fate::Taken } else { Fate::Refused };
                 if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
-                    self.hold_first(client, request.clone(), link.server(), number);
+                    fate = Fate::Open;
+                    self.hold_first(client, request, link.server(), number);
                 } else {
                     let told = match kind {
                         Kind::Goal => self.goal_as_it_will_be(thread.as_ref(), text),
@@ -62,7 +65,7 @@ impl Hub {
                     self.settle(link, client, kind, thread.as_ref(), outcome, told);
                 }
                 if let Some(thread) = thread {
-                    if self.goal_answered(&thread, &request, outcome.is_ok()) {
+                    if self.goal_answered(&thread, number, fate) {
                         self.let_goal_go_on_unless_it_moves(&thread);
                     }
                     self.request_ended(&thread);
@@ -194,6 +197,7 @@ impl Hub {
         let known = self.threads.entry(id.clone());
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
+        known.deserted = false;
         // An active goal goes on by itself.
         known.quiet_at = known.quiet_at.max(now + QUIET_MS);
         if known.motion == Motion::Finding {

@@ -6,7 +6,7 @@ use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::client::{Stage, Waiting};
 use super::event::{ClientId, Link, ServerId, Text};
-use super::goals::says_of_goal;
+use super::goals::word_of_goal;
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
 use crate::limits::{QUIET_MS, RESUMERS_MAX};
@@ -219,18 +219,16 @@ impl Hub {
                 _ => {}
             }
         }
-        if method.starts_with("thread/goal/")
-            && says_of_goal(text)
-            && let Some(thread) = &thread
-        {
-            self.goal_said(thread);
-        }
         if asks_for_turns(method, text) {
             self.resumers.push_back(id);
             // Older app-servers do not mind.
             if self.resumers.len() > RESUMERS_MAX {
                 self.resumers.pop_front();
             }
+        }
+        let word = if method.starts_with("thread/goal/") { word_of_goal(text) } else { None };
+        if let (Some(word), Some(thread)) = (word, &thread) {
+            self.goal_said(thread, self.next_call, word);
         }
         self.send(Link::Shared(server), id, kind, thread, raw, text);
         Dispatched::Done

@@ -111,6 +111,7 @@ pub struct Thread {
     pub server: ServerId,
     pub motion: Motion,
     pub audience: Audience,
+    /// It is not on disk and never will be, or passes for such a one.
     pub ephemeral: bool,
     /// Nobody can join it any more, but a turn may run in it. When that has ended it is closed.
     pub deserted: bool,
@@ -217,6 +218,11 @@ impl Thread {
 
     pub fn is_active(&self) -> bool {
         super::text::string(&self.status, "type").is_some_and(|kind| kind == "active")
+    }
+
+    /// Whether it was told last that it is not loaded.
+    pub fn is_unloaded(&self) -> bool {
+        super::text::string(&self.status, "type").is_some_and(|kind| kind == "notLoaded")
     }
 
     pub fn is_watched(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use codexd_core::clock::Monotonic;
 
-use crate::hub::{Action, ClientId, Event, Hub};
+use crate::hub::{Action, ClientId, Event, Hub, Link};
 
 /// Decides what follows from what happens. Nothing here may wait.
 pub(crate) trait Brain {
@@ -22,6 +22,12 @@ pub(crate) trait Brain {
     /// Adds the clients that may be heard again since this was last asked.
     fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
         let _ = resumed;
+    }
+
+    /// Whether an answer is to come over a link. Asked where much comes that nobody waits for.
+    fn awaits(&self, link: Link) -> bool {
+        let _ = link;
+        false
     }
 
     /// Whether a client that came now would be answered.
@@ -45,6 +51,10 @@ impl Brain for Hub {
 
     fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
         Hub::take_resumed(self, resumed);
+    }
+
+    fn awaits(&self, link: Link) -> bool {
+        Hub::awaits(self, link)
     }
 
     fn is_ready(&self) -> bool {

@@ -20,7 +20,7 @@ use super::orders::Orders;
 use super::servers::Servers;
 use super::writer::Writer;
 use crate::host::Memory;
-use crate::hub::{Action, ClientId, Event, Text};
+use crate::hub::{Action, ClientId, Event, Link, Text};
 
 /// The state that all tasks share.
 pub(crate) struct Driver {
@@ -95,6 +95,11 @@ impl Driver {
         self.brain.borrow().wants_to_hear(client)
     }
 
+    /// Whether an answer is to come over a link.
+    pub(super) fn awaits(&self, link: Link) -> bool {
+        self.brain.borrow().awaits(link)
+    }
+
     /// Whether a client that came now would be answered.
     pub(crate) fn is_ready(&self) -> bool {
         self.brain.borrow().is_ready()
@@ -160,10 +165,23 @@ impl Driver {
         }
     }
 
+    /// Tells the brain as whom one of `living` knows the gateway before this one.
+    pub(super) fn remember_persona(self: &Rc<Self>, living: &[String]) {
+        let persona = self.memory.borrow_mut().persona(living);
+        if let Some(persona) = persona {
+            self.persona.replace(Some(persona.as_str().into()));
+            self.feed(Event::PersonaKept(persona.into()));
+        }
+    }
+
     /// Has remembered as whom the living app-servers know this gateway.
     pub(super) fn keep_persona(&self) {
         let Some(persona) = self.persona.borrow().clone() else { return };
         let living = self.servers.borrow().living();
+        if living.is_empty() {
+            // Nobody knows it: what the gateway before this one was known as may be needed still.
+            return;
+        }
         if let Err(error) = self.memory.borrow_mut().keep_persona(&persona, &living) {
             let message = format!(
                 "failed to remember as whom this gateway introduced itself: {error}; if it is killed, the next one waits for a \

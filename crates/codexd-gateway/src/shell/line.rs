@@ -7,8 +7,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::outbox::{Bounds, Outbox, Overflow};
 use super::stream::Stream;
@@ -35,6 +37,8 @@ pub(crate) struct Line {
     /// The socket is full.
     blocked: Cell<bool>,
     broken: Cell<bool>,
+    /// It is in [`Self::rest`].
+    resting: Cell<bool>,
 }
 
 /// Why the task of a line is woken.
@@ -111,6 +115,7 @@ impl Line {
             marked: Cell::new(false),
             blocked: Cell::new(false),
             broken: Cell::new(false),
+            resting: Cell::new(false),
         })
     }
 
@@ -165,9 +170,27 @@ impl Line {
         }
     }
 
-    /// Lets things come without being woken by them, until [`Self::ready`].
-    pub(crate) fn look_away(&self) {
+    /// Lets things come without being woken by them, for so long, or until somebody waits for an answer, or the line is over.
+    pub(crate) async fn rest(&self, pause: Duration, is_waited_for: impl Fn() -> bool) {
+        if is_waited_for() {
+            return;
+        }
         self.stream.look_away();
+        let mut pause = pin!(tokio::time::sleep(pause));
+        self.resting.set(true);
+        std::future::poll_fn(|context| {
+            self.attend(context);
+            if self.is_over() || is_waited_for() { Poll::Ready(()) } else { pause.as_mut().poll(context) }
+        })
+        .await;
+        self.resting.set(false);
+    }
+
+    /// Wakes the task of this line if it rests.
+    pub(crate) fn stir(&self) {
+        if self.resting.get() {
+            self.wake();
+        }
     }
 
     /// Waits for something to do, writing meanwhile what could not be written at once. Reads nothing while `hears` says no.
@@ -178,7 +201,18 @@ impl Line {
             if self.is_over() {
                 return Poll::Ready(Ready::Ended);
             }
-            if hears() { self.stream.poll_readable(context).map(|_| Ready::Readable) } else { Poll::Pending }
+            if !hears() {
+                return Poll::Pending;
+            }
+            match self.stream.poll_readable(context) {
+                Poll::Ready(Ok(())) => Poll::Ready(Ready::Readable),
+                // Nobody would ever tell that there is something to read.
+                Poll::Ready(Err(_)) => {
+                    self.broken.set(true);
+                    Poll::Ready(Ready::Ended)
+                }
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await
     }

@@ -99,6 +99,8 @@ impl Driver {
             line.abandon();
             self.links.entries.borrow_mut().remove(&link);
             self.feed(Event::LinkLost(link));
+        } else {
+            line.stir();
         }
     }
 
@@ -122,17 +124,29 @@ impl Driver {
         }
     }
 
-    /// Reads once. Also whether there was nothing that anybody waits for: upstream begins what is not an answer with the
-    /// method.
-    fn read(self: &Rc<Self>, link: Link, line: &Rc<Line>) -> (Result<Read, End>, bool) {
+    /// Reads once.
+    fn read(self: &Rc<Self>, link: Link, line: &Rc<Line>) -> (Result<Read, End>, Heard) {
         let mut buffer = self.read_buffer.borrow_mut();
-        let mut only_told = true;
+        let mut heard = Heard::Nothing;
         let read = line.read(&mut buffer, |text| {
-            only_told &= text.starts_with(r#"{"method""#);
+            // Upstream begins what is not an answer with the method.
+            let is_told = text.starts_with(r#"{"method""#);
+            heard = if is_told && heard != Heard::Answers { Heard::Notes } else { Heard::Answers };
             self.feed(Event::LinkSaid(link, text));
         });
-        (read, only_told)
+        (read, heard)
     }
+}
+
+/// What a read of a link brought.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Heard {
+    /// Nothing that is whole.
+    Nothing,
+    /// Notifications and questions: nobody waits for them.
+    Notes,
+    /// Answers too.
+    Answers,
 }
 
 /// A link, from the connecting to the end.
@@ -181,13 +195,12 @@ async fn listen(driver: &Rc<Driver>, link: Link, line: &Rc<Line>) {
     let mut pace = Pace::new(Instant::now());
     while line.ready(|| true).await == Ready::Readable {
         match driver.read(link, line) {
-            (Ok(Read::All), true) => {
-                if let Some(wait) = pace.count(Instant::now()) {
-                    line.look_away();
-                    tokio::time::sleep(wait).await;
+            (Ok(Read::All), Heard::Notes) => {
+                if let Some(pause) = pace.count(Instant::now()) {
+                    line.rest(pause, || driver.awaits(link)).await;
                 }
             }
-            (Ok(Read::All), false) => {}
+            (Ok(Read::All), Heard::Nothing | Heard::Answers) => {}
             // Before the next read, what this one led to is written.
             (Ok(Read::More), _) => tokio::task::yield_now().await,
             (Err(_), _) => return,

@@ -1,8 +1,8 @@
 //! How often a link is read that tells of much that nobody waits for.
 //!
 //! Read at once, every delta of a turn that pours costs three processes a wake-up; read a little later, many of them share
-//! one. The turn itself is faster for it where the processors are busy. A link that brings answers is read at once, and so is
-//! one from which more is left to be read.
+//! one. The turn itself is faster for it where the processors are busy. A link over which an answer is to come is read at once,
+//! and so is one from which more is left to be read.
 
 use std::time::{Duration, Instant};
 

@@ -20,6 +20,8 @@ pub(crate) struct Servers {
     known: BTreeMap<ServerId, Server>,
     count: u64,
     told: Option<(Option<ServerId>, Vec<ServerId>)>,
+    /// Somebody lived: as whom it may know this gateway has been looked up.
+    remembered: bool,
 }
 
 #[derive(Debug)]
@@ -95,12 +97,12 @@ impl Driver {
         servers.forget();
         let now = (current, outgoing.clone());
         let changed = servers.told.as_ref() != Some(&now);
-        let is_first = servers.told.replace(now).is_none();
+        servers.told = Some(now);
         let living = servers.living();
+        let is_first = !living.is_empty() && !std::mem::replace(&mut servers.remembered, true);
         drop(servers);
-        if is_first && let Some(persona) = self.memory.borrow_mut().persona(&living) {
-            self.persona.replace(Some(persona.as_str().into()));
-            self.feed(Event::PersonaKept(persona.into()));
+        if is_first {
+            self.remember_persona(&living);
         }
         for server in gone {
             self.lose_links_of(server);

@@ -16,6 +16,8 @@ use tokio::net::{TcpStream, UnixStream};
 ///
 /// The kernel tells the runtime of room to write only while somebody waits for it. Told always, we would be woken each time
 /// that the other end reads: once more for every message, and it is the other end that pays for the waking.
+///
+/// One task waits on it: what was asked for before is forgotten when something else is asked for.
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Socket,
@@ -112,13 +114,13 @@ impl Stream {
         self.watched(Interest::READABLE, |watch| watch.socket.poll_read_ready(context).map_ok(drop))
     }
 
-    /// Lets things come without being woken by them, until somebody waits again.
+    /// Lets things come without waking anybody, until somebody waits again.
     pub(crate) fn look_away(&self) {
         *self.watch.borrow_mut() = None;
     }
 
-    /// Waits until there is room again after [`Self::try_write`] found too little. Whoever waits to read meanwhile asks again
-    /// afterwards.
+    /// Waits until there is room again after [`Self::try_write`] found too little. Ask before [`Self::poll_readable`]: whether
+    /// there is something to read has to be asked again after it.
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let both = Interest::READABLE | Interest::WRITABLE;
         let room = ready!(self.watched(both, |watch| watch.socket.poll_write_ready(context).map_ok(drop)));

@@ -25,7 +25,7 @@ pub struct Times {
     pub own: Samples,
 }
 
-/// Measures so many requests of each kind on every way.
+/// Measures at least so many requests of each kind on every way, in whole turns.
 ///
 /// # Errors
 /// One fails.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::call::{Asker, Call, Errand};
 use super::client::Stage;
 use super::event::{Action, Link, Now, Report, ServerId, Text};
+use super::goals::Fate;
 use super::moving::Refusal;
 use super::pump::SERVER_ERROR;
 use super::servers::LinkState;
@@ -66,16 +67,16 @@ impl Hub {
             self.calls.iter().filter(|(_, call)| call.link == link).map(|(&id, _)| id).collect();
         ids.sort_unstable();
         let mut owed = 0;
-        for id in ids {
-            let Some(Call { asker, holds_slot, .. }) = self.calls.remove(&id) else { continue };
+        for number in ids {
+            let Some(Call { asker, holds_slot, .. }) = self.calls.remove(&number) else { continue };
             match asker {
                 Asker::Gateway(errand) => self.errand_lost(&errand),
-                Asker::Client { client, id, thread, text: request, .. } => {
+                Asker::Client { client, id, thread, .. } => {
                     if holds_slot {
                         self.give_back_slot(client);
                     }
                     if let Some(thread) = thread {
-                        self.goal_answered(&thread, &request, false);
+                        self.goal_answered(&thread, number, Fate::Open);
                         self.request_ended(&thread);
                     }
                     if self.clients.contains_key(&client) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Server, Wire};
+use codexd_testkit::{Server, Wire, until};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -138,8 +138,19 @@ async fn slow_reader(server: Server) -> anyhow::Result<()> {
         wire.call("thread/resume", &about)?;
         Ok(wire)
     });
-    // From here on the slow one does not read. Others join, ask and leave meanwhile.
+    // From here on the slow one does not read before it is cut. Others join, ask and leave meanwhile.
     let mut slow = slow.await??;
+    let events = front.home.state("events.jsonl");
+    let end = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
+        until(PATIENCE * 6, "the cut", || {
+            std::fs::read_to_string(&events).ok().filter(|events| events.contains("client.cut"))
+        })?;
+        loop {
+            if let Err(error) = slow.message() {
+                return Ok(format!("{error:#}"));
+            }
+        }
+    });
     for _ in 0..TURNS {
         alice.forget();
         let turn = alice.start_turn(&thread, "[[deltas=3000 batch=100]]").await?;
@@ -149,14 +160,7 @@ async fn slow_reader(server: Server) -> anyhow::Result<()> {
         alice.wait_turn(&turn).await?;
         assert_whole(&alice, &turn, DELTAS)?;
     }
-    let end = tokio::task::spawn_blocking(move || {
-        loop {
-            if let Err(error) = slow.message() {
-                return format!("{error:#}");
-            }
-        }
-    });
-    let end = end.await?;
+    let end = end.await??;
     let code = end.strip_prefix("the server closed the connection: ").map(|rest| rest.split_at(4));
     ensure!(
         code.is_some_and(|(code, reason)| code != "1006" && reason.len() > 2),
