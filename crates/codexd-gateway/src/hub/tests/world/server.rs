@@ -289,6 +289,9 @@ impl World {
                 if self.loaded(server, &thread).is_none_or(|loaded| loaded.ephemeral) {
                     return refused("no goals here");
                 }
+                if !["active", "paused"].contains(&params["status"].as_str().unwrap_or("active")) {
+                    return refused("no such status");
+                }
                 self.disk.entry(thread.clone()).or_default();
                 let paused = params["status"] == "paused";
                 if params.get("from").is_some() {
