@@ -75,8 +75,11 @@ pub(crate) const HEARD_AGAIN_BELOW: usize = 128;
 pub(crate) const HELD_MAX_MS: u64 = 30_000;
 /// How long a thread counts as busy after what may have begun, or ended, a turn: what follows takes some ms to show.
 pub(crate) const QUIET_MS: u64 = 50;
-/// How long a thread that nobody watches stays loaded: upstream's own delay.
+/// How long a thread that nobody watches stays loaded, unless the user's `thread_unload_delay_secs` says otherwise: upstream's
+/// own delay.
 pub(crate) const UNWATCHED_MAX_MS: u64 = 60_000;
+/// The longest such delay: a hundred years.
+pub(crate) const UNLOAD_DELAY_MAX_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
 /// How long after a resume of the gateway's own its echoes are expected.
 pub(crate) const HUSH_MS: u64 = 2_000;
 /// A thread that does not unload within this is subscribed again and tried later.

@@ -67,6 +67,8 @@ pub enum Kind {
 pub enum Errand {
     /// Which threads an app-server has.
     LoadedList(ServerId),
+    /// How long the user wants unwatched threads to stay loaded.
+    UnloadDelay,
     /// Where the file of a thread is.
     Read(ThreadId),
     /// May it be moved: one of the questions about it.
@@ -99,7 +101,7 @@ pub enum Errand {
 impl Errand {
     pub fn thread(&self) -> Option<&ThreadId> {
         match self {
-            Errand::LoadedList(_) | Errand::Forget => None,
+            Errand::LoadedList(_) | Errand::UnloadDelay | Errand::Forget => None,
             Errand::Read(thread)
             | Errand::CheckQueue(thread)
             | Errand::CheckTerminals(thread)

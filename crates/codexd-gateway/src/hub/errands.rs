@@ -22,6 +22,7 @@ impl Hub {
         let outcome = outcome.map(RawValue::get).map_err(RawValue::get);
         match errand {
             Errand::LoadedList(server) => self.listed(server, outcome),
+            Errand::UnloadDelay => self.unload_delay_told(result),
             Errand::Read(thread) => self.path_told(&thread, result),
             Errand::CheckQueue(thread) => self.check_list(&thread, outcome, WaitsFor::Queue),
             Errand::CheckTerminals(thread) => {

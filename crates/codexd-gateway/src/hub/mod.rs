@@ -99,6 +99,8 @@ pub struct Hub {
     /// The one whose shared link is open and to which everything new goes.
     serving: Option<ServerId>,
     persona: Option<Persona>,
+    /// How long the user wants unwatched threads to stay loaded, if the configuration says so.
+    unload_delay_ms: Option<u64>,
     threads: HashMap<ThreadId, Thread>,
     calls: HashMap<u64, Call>,
     /// How many requests that name a thread are not answered yet. Kept beside the threads, for some are not known yet.

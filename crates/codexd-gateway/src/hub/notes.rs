@@ -6,8 +6,8 @@ use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::text::{self, Names};
 use super::thread::{Audience, Thread, ThreadId};
 use super::told::Note;
-use super::{Hub, Timer, places};
-use crate::limits::{GREETINGS_MAX, UNWATCHED_MAX_MS};
+use super::{Hub, places};
+use crate::limits::GREETINGS_MAX;
 use crate::routes::{self, Audience as Hears, gates};
 
 const REMOTE_CONTROL: &str = "remoteControl/status/changed";
@@ -174,7 +174,7 @@ impl Hub {
         if thread.ephemeral || leaves {
             self.release_if_unwatched(&id.clone());
         } else {
-            self.timer(UNWATCHED_MAX_MS, Timer::Unwatched(id.clone()));
+            self.look_whether_watched(id, self.unwatched_max_ms());
         }
     }
 }

@@ -2,6 +2,7 @@
 //! own, so that a thread can be moved at once.
 
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::call::Errand;
 use super::event::{ClientId, Text, WaitsFor};
@@ -9,7 +10,7 @@ use super::requests::Dispatched;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer};
-use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
+use crate::limits::{MOVE_STUCK_MS, UNLOAD_DELAY_MAX_MS, UNWATCHED_MAX_MS};
 
 impl Hub {
     /// `thread/unsubscribe`: only the last one to leave concerns upstream, and only later.
@@ -44,15 +45,48 @@ impl Hub {
         Dispatched::Done
     }
 
+    /// Looks after a while whether a thread is to be unloaded, unless it is looked at before that anyway.
+    pub(super) fn look_whether_watched(&mut self, id: &ThreadId, wait_ms: u64) {
+        let at = self.now + wait_ms;
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        if thread.unwatched_look_at <= self.now || at < thread.unwatched_look_at {
+            thread.unwatched_look_at = at;
+            self.timer(wait_ms, Timer::Unwatched(id.clone()));
+        }
+    }
+
+    /// How long a thread that nobody watches stays loaded.
+    pub(super) fn unwatched_max_ms(&self) -> u64 {
+        self.unload_delay_ms.unwrap_or(UNWATCHED_MAX_MS)
+    }
+
+    /// The answer to `config/read`. The app-server itself was started with a delay of zero, since the gateway decides; what the
+    /// user wants stands in the next layer below that says anything (0.169.0 lists them from the highest on).
+    pub(super) fn unload_delay_told(&mut self, result: Option<&str>) {
+        let layers = result.and_then(|result| text::member(result, "layers"));
+        let layers: Vec<Box<RawValue>> =
+            layers.and_then(|layers| serde_json::from_str(layers.get()).ok()).unwrap_or_default();
+        self.unload_delay_ms = layers.iter().find_map(|layer| {
+            let name = text::member(layer.get(), "name")?;
+            let is_ours = text::string(name.get(), "type").is_some_and(|kind| kind == "sessionFlags");
+            let config = text::member(layer.get(), "config").filter(|_| !is_ours)?;
+            let seconds: u64 = text::member(config.get(), "thread_unload_delay_secs")?.get().parse().ok()?;
+            Some(seconds.saturating_mul(1_000).min(UNLOAD_DELAY_MAX_MS))
+        });
+        let unwatched = self.threads.values().filter(|thread| thread.unwatched_since.is_some());
+        let mut unwatched: Vec<ThreadId> = unwatched.map(|thread| thread.id.clone()).collect();
+        unwatched.sort_unstable();
+        unwatched.iter().for_each(|id| self.release_if_unwatched(id));
+    }
+
     /// Unloads a thread if nobody has watched it for long enough and nothing could be cut by it.
     pub(super) fn release_if_unwatched(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
         let Some(since) = thread.unwatched_since.filter(|_| !thread.is_watched()) else { return };
         let leaves = self.servers.get(&thread.server).is_some_and(|server| server.outgoing);
-        let due = if thread.ephemeral || leaves { since } else { since + UNWATCHED_MAX_MS };
+        let due = if thread.ephemeral || leaves { since } else { since + self.unwatched_max_ms() };
         if due > self.now {
-            let wait = due.since_ms(self.now);
-            return self.timer(wait, Timer::Unwatched(id.clone()));
+            return self.look_whether_watched(id, due.since_ms(self.now));
         }
         let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
         if moves && !thread.ephemeral {

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::rc::Rc;
 
+use super::call::Errand;
 use super::event::{Action, ClientId, Link, Now, ServerId, Text};
 use super::{Hub, Timer, text};
 use crate::limits::{FOUND_WITHIN_MS, RECONNECT_AFTER_MS};
@@ -199,6 +200,10 @@ impl Hub {
         let is_new = self.current == Some(id) && !std::mem::replace(&mut server.settings_made, true);
         if is_new {
             self.make_settings(id);
+        }
+        if self.current == Some(id) {
+            let params = serde_json::json!({"includeLayers": true});
+            self.errand(Link::Shared(id), Errand::UnloadDelay, "config/read", &params);
         }
         // What it has already: this gateway is not its first, or it resumed threads by itself.
         self.ask_what_is_loaded(id);

@@ -130,6 +130,8 @@ pub struct Thread {
     pub quiet_at: Now,
     /// Since when nobody watches it.
     pub unwatched_since: Option<Now>,
+    /// When it is looked at next for that.
+    pub unwatched_look_at: Now,
     /// Parameters of the last `thread/tokenUsage/updated` and `thread/goal/…`, raw.
     pub token_usage: Option<Box<str>>,
     pub goal: Option<Box<str>>,
@@ -181,6 +183,7 @@ impl Thread {
             items: Vec::new(),
             quiet_at: Now::default(),
             unwatched_since: None,
+            unwatched_look_at: Now::default(),
             token_usage: None,
             goal: None,
             goal_held: false,

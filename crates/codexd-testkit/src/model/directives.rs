@@ -142,7 +142,15 @@ pub(super) fn last_user_message(body: &Value) -> (String, bool) {
     let mut last = (String::new(), false);
     for item in body["input"].as_array().into_iter().flatten() {
         match item["type"].as_str().unwrap_or("message") {
-            "message" if item["role"] == "user" => last = (text_of(&item["content"]), false),
+            "message" if item["role"] == "user" => {
+                let text = text_of(&item["content"]);
+                // What a goal is about is handed to the model as if it had asked for it, beside a message that nobody wrote (0.169.0).
+                last =
+                    if text.starts_with("<codex_internal_context") { (last.0, false) } else { (text, false) };
+            }
+            "function_call_output" if item["name"] == "goal_objective" => {
+                last = (item["output"].as_str().unwrap_or_default().to_owned(), false);
+            }
             "function_call_output" | "custom_tool_call_output" => last.1 = true,
             _ => {}
         }

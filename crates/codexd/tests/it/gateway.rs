@@ -12,6 +12,7 @@ mod replace;
 mod replies;
 mod sharing;
 mod tui;
+mod unwatched;
 
 use codexd_testkit::{Server, Version};
 

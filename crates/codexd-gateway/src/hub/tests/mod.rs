@@ -212,6 +212,40 @@ fn a_thread_that_nobody_watches_is_unloaded_after_a_minute() {
 }
 
 #[test]
+fn the_users_delay_is_kept_for_threads_that_nobody_watches() {
+    let layer = |kind: &str, seconds: Value| json!({"name": {"type": kind}, "version": "v", "config": {"thread_unload_delay_secs": seconds}});
+    let ours = layer("sessionFlags", json!(0));
+    for (users, seconds) in [
+        (vec![layer("user", json!(600)), layer("system", json!(5))], 600),
+        (vec![layer("user", json!(5))], 5),
+        (vec![layer("user", json!(0))], 0),
+        (vec![layer("user", json!("nonsense"))], 60),
+        (vec![json!({"name": {"type": "user"}, "config": {"model": "m"}}), layer("system", json!(7))], 7),
+    ] {
+        let mut world = World::new();
+        world.config_layers = [vec![ours.clone()], users].concat();
+        let (client, other) = (world.client(1, experimental()), world.client(2, experimental()));
+        let thread = world.thread(client);
+        world.turn(client, &thread, "a");
+        world.complete(&thread);
+        world.settle_for(1_000);
+        for _ in 0..3 {
+            world.call(other, "thread/resume", json!({"threadId": thread}));
+            world.call(other, "thread/unsubscribe", json!({"threadId": thread}));
+        }
+        world.leave(client);
+        let server = world.current.expect("a server");
+        if seconds > 0 {
+            world.settle_for(seconds * 1_000 - 1_000);
+            assert!(world.has_loaded(server, &thread), "{seconds}");
+        }
+        world.settle_for(2_000);
+        assert!(!world.has_loaded(server, &thread), "{seconds}");
+        assert_eq!(world.notes(other, "thread/closed").len(), 1);
+    }
+}
+
+#[test]
 fn what_is_no_message_is_answered_and_costs_nothing() {
     let mut world = World::new();
     let client = world.client(1, experimental());

@@ -57,6 +57,8 @@ pub struct World {
     pub queues: BTreeMap<String, u32>,
     /// Goals that clients want to go on.
     pub wanted_goals: BTreeSet<String>,
+    /// The layers of the configuration, the highest first.
+    pub config_layers: Vec<Value>,
     /// What the gateway wants remembered.
     kept_goals: Vec<String>,
     kept_persona: Option<Text>,
@@ -98,6 +100,7 @@ impl World {
             goals: BTreeMap::new(),
             queues: BTreeMap::new(),
             wanted_goals: BTreeSet::new(),
+            config_layers: Vec::new(),
             kept_goals: Vec::new(),
             kept_persona: None,
             closing: Closing::AtOnce,

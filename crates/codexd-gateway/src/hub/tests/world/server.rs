@@ -318,6 +318,7 @@ impl World {
                 Ok(json!({"data": vec![1; count as usize], "nextCursor": null}))
             }
             "thread/read" => Ok(json!({"thread": self.thread_json(server, &thread)})),
+            "config/read" => Ok(json!({"config": {}, "layers": self.config_layers})),
             _ => Ok(json!({"echo": method, "params": params})),
         }
     }
