@@ -22,7 +22,7 @@ impl Hub {
         let outcome = outcome.map(RawValue::get).map_err(RawValue::get);
         match errand {
             Errand::LoadedList(server) => self.listed(server, outcome),
-            Errand::UnloadDelay => self.unload_delay_told(result),
+            Errand::UnloadDelay => self.unload_delay_told(link.server(), outcome),
             Errand::Read(thread) => self.path_told(&thread, result),
             Errand::CheckQueue(thread) => self.check_list(&thread, outcome, WaitsFor::Queue),
             Errand::CheckTerminals(thread) => {
@@ -66,12 +66,12 @@ impl Hub {
         if let Some(server) = self.servers.get_mut(&server) {
             server.listed = false;
         }
-        self.errand(
-            Link::Shared(server),
-            Errand::LoadedList(server),
-            "thread/loaded/list",
-            &serde_json::json!({}),
-        );
+        self.ask_for_list(server);
+    }
+
+    fn ask_for_list(&mut self, server: ServerId) {
+        let errand = Errand::LoadedList(server);
+        self.errand(Link::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
     }
 
     /// What an app-server has loaded. What is not known here was there before this gateway, or belongs to a sub-agent.
@@ -139,8 +139,7 @@ impl Hub {
     pub(super) fn look_for_deserted(&mut self, server: ServerId) {
         let some = self.threads.values().any(|thread| thread.deserted && thread.server == server);
         if some && self.is_up(server) {
-            let errand = Errand::LoadedList(server);
-            self.errand(Link::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
+            self.ask_for_list(server);
         }
     }
 
@@ -167,10 +166,9 @@ impl Hub {
             return self.take_over_next();
         };
         match outcome.map(|result| text::member(result, "thread")) {
-            Err(error)
-                if Refusal::of(error) == Refusal::NotYet
-                    && let Some(wait) = thread.try_again_after() =>
-            {
+            Err(error) if Refusal::of(error) == Refusal::NotYet => {
+                // As long as it is not known what runs there, it is not to be let go.
+                let wait = thread.try_again_after().unwrap_or(MOVE_STUCK_MS);
                 self.finds.push_back(id.clone());
                 return self.timer(wait, Timer::Find);
             }
@@ -204,11 +202,6 @@ impl Hub {
             }
             // It was closed before it was asked for.
             Err(_) if thread.is_unloaded() => self.forget_thread(id),
-            Err(error) if Refusal::of(error) == Refusal::NotYet => {
-                // In trouble for long; as long as it is not known what runs there, it is not to be let go.
-                self.finds.push_back(id.clone());
-                return self.timer(MOVE_STUCK_MS, Timer::Find);
-            }
             // Never written to disk, or ephemeral. Its turn runs all the same.
             Err(_) => {
                 thread.motion = Motion::Still;

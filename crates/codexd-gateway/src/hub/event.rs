@@ -71,7 +71,7 @@ pub enum Event {
     /// everything else, or not at all.
     GoalsKept(Vec<String>),
     /// As whom the gateway before this one introduced itself to an app-server that still lives: what was to be kept with
-    /// [`Action::KeepPersona`]. Comes before the first list of app-servers, or not at all.
+    /// [`Action::KeepPersona`]. Comes before the first list that names an app-server, or not at all.
     PersonaKept(Text),
     /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
     TimeCame,

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use codexd_protocol::envelope::{self, Message};
 use serde_json::json;
 
 use super::call::Errand;
@@ -234,10 +233,11 @@ impl Hub {
 }
 
 /// What a request decides of a goal, if anything.
-pub(super) fn word_of_goal(request: &str) -> Option<Word> {
-    match envelope::parse(request) {
-        Ok(Message::Request { method: "thread/goal/clear", .. }) => Some(Word::Else),
-        Ok(Message::Request { method: "thread/goal/set", params: Some(params), .. }) => {
+pub(super) fn word_of_goal(method: &str, request: &str) -> Option<Word> {
+    match method {
+        "thread/goal/clear" => Some(Word::Else),
+        "thread/goal/set" => {
+            let params = text::member(request, "params")?;
             let status = text::member(params.get(), "status")?;
             Some(if status.get() == r#""active""# { Word::Active } else { Word::Else })
         }

@@ -80,6 +80,8 @@ enum Timer {
     ListDeserted(ServerId),
     /// Subscribe to more of what was found.
     Find,
+    /// Ask again how long the user wants unwatched threads to stay loaded.
+    UnloadDelay(ServerId),
     /// Try again to let a goal go on.
     Goal(ThreadId),
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
@@ -263,6 +265,7 @@ impl Hub {
                 Timer::List(_) => {}
                 Timer::ListDeserted(server) => self.look_for_deserted(server),
                 Timer::Find => self.find_more(),
+                Timer::UnloadDelay(server) => self.ask_for_unload_delay(server),
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
                 Timer::Look(thread) => self.time_to_look(&thread),
             }

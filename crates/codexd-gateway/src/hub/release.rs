@@ -5,12 +5,13 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::call::Errand;
-use super::event::{ClientId, Text, WaitsFor};
+use super::event::{ClientId, Link, ServerId, Text, WaitsFor};
+use super::moving::Refusal;
 use super::requests::Dispatched;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer};
-use crate::limits::{MOVE_STUCK_MS, UNLOAD_DELAY_MAX_MS, UNWATCHED_MAX_MS};
+use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, UNLOAD_DELAY_MAX_MS, UNWATCHED_MAX_MS};
 
 impl Hub {
     /// `thread/unsubscribe`: only the last one to leave concerns upstream, and only later.
@@ -60,10 +61,26 @@ impl Hub {
         self.unload_delay_ms.unwrap_or(UNWATCHED_MAX_MS)
     }
 
+    /// Asks what the user has set.
+    pub(super) fn ask_for_unload_delay(&mut self, server: ServerId) {
+        if self.is_up(server) {
+            let params = json!({"includeLayers": true});
+            self.errand(Link::Shared(server), Errand::UnloadDelay, "config/read", &params);
+        }
+    }
+
     /// The answer to `config/read`. The app-server itself was started with a delay of zero, since the gateway decides; what the
     /// user wants stands in the next layer below that says anything (0.169.0 lists them from the highest on).
-    pub(super) fn unload_delay_told(&mut self, result: Option<&str>) {
-        let layers = result.and_then(|result| text::member(result, "layers"));
+    pub(super) fn unload_delay_told(&mut self, server: ServerId, outcome: Result<&str, &str>) {
+        let result = match outcome {
+            Ok(result) => result,
+            Err(error) if Refusal::of(error) == Refusal::NotYet => {
+                return self.timer(AGAIN_AFTER_MS, Timer::UnloadDelay(server));
+            }
+            // Then what was known before holds.
+            Err(_) => return,
+        };
+        let layers = text::member(result, "layers");
         let layers: Vec<Box<RawValue>> =
             layers.and_then(|layers| serde_json::from_str(layers.get()).ok()).unwrap_or_default();
         self.unload_delay_ms = layers.iter().find_map(|layer| {

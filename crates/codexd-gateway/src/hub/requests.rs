@@ -226,8 +226,9 @@ impl Hub {
                 self.resumers.pop_front();
             }
         }
-        let word = if method.starts_with("thread/goal/") { word_of_goal(text) } else { None };
-        if let (Some(word), Some(thread)) = (word, &thread) {
+        if let Some(word) = word_of_goal(method, text)
+            && let Some(thread) = &thread
+        {
             self.goal_said(thread, self.next_call, word);
         }
         self.send(Link::Shared(server), id, kind, thread, raw, text);

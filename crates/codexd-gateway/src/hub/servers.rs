@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::rc::Rc;
 
-use super::call::Errand;
 use super::event::{Action, ClientId, Link, Now, ServerId, Text};
 use super::{Hub, Timer, text};
 use crate::limits::{FOUND_WITHIN_MS, RECONNECT_AFTER_MS};
@@ -202,8 +201,7 @@ impl Hub {
             self.make_settings(id);
         }
         if self.current == Some(id) {
-            let params = serde_json::json!({"includeLayers": true});
-            self.errand(Link::Shared(id), Errand::UnloadDelay, "config/read", &params);
+            self.ask_for_unload_delay(id);
         }
         // What it has already: this gateway is not its first, or it resumed threads by itself.
         self.ask_what_is_loaded(id);

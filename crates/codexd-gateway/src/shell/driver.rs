@@ -40,9 +40,9 @@ pub(crate) struct Driver {
     /// The host has news of the sockets of app-servers.
     pub(super) sockets_changed: Notify,
     pub(super) orders: Orders,
-    pub(super) memory: RefCell<Box<dyn Memory>>,
+    memory: RefCell<Box<dyn Memory>>,
     /// As whom the brain introduces itself, as far as it has said so.
-    pub(super) persona: RefCell<Option<Text>>,
+    persona: RefCell<Option<Text>>,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }

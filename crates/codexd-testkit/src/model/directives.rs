@@ -203,6 +203,16 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_of_a_goal_is_about_its_objective() {
+        let body = serde_json::json!({"input": [
+            {"role": "user", "content": "one"},
+            {"type": "function_call_output", "name": "goal_objective", "output": "go on"},
+            {"role": "user", "content": "<codex_internal_context source=\"goal\">"},
+        ]});
+        assert_eq!(last_user_message(&body), ("go on".to_owned(), false));
+    }
+
+    #[test]
     fn the_output_of_a_tool_belongs_to_the_message_before_it() {
         let body = serde_json::json!({"input": [
             {"role": "user", "content": "one"},
