@@ -232,7 +232,7 @@ impl Answer for Reply {
             rows.push(("app-server", format!("pid {pid}{}", up.unwrap_or_default())));
         }
         if let Some(version) = &report.app_server_version {
-            let stale = if report.running_is_installed == Some(false) {
+            let stale = if self.installed && report.running_is_installed == Some(false) {
                 style::paint("  (another one is installed now: codexd restart)", Colour::Yellow)
             } else {
                 String::new()

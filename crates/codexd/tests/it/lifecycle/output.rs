@@ -137,6 +137,21 @@ fn without_a_codex_answers_name_the_place_where_it_would_be_and_people_are_told_
 }
 
 #[test]
+fn people_are_not_told_of_another_codex_where_none_is_installed_any_more() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    std::fs::rename(home.path().join("packages"), home.path().join("packages-were"))?;
+    let without = Codexd::new(&home)?.env("PATH", "/nonexistent");
+    let text = without.run(&["status", "--text"])?.stdout;
+    assert!(text.contains("no Codex") && !text.contains("another one is installed"), "{text}");
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
 fn a_home_that_is_not_there_is_named() -> anyhow::Result<()> {
     let home = Home::new()?;
     let missing = home.root().join("missing").to_string_lossy().into_owned();
