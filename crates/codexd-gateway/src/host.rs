@@ -70,28 +70,51 @@ pub enum HostOrder {
     },
 }
 
+/// The goals that are at work, by the ids of their threads.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeptGoals {
+    /// They are active: somebody who is not there may count on it.
+    pub active: Vec<String>,
+    /// They are paused until their threads have moved, or may be: nobody wants that but the gateway.
+    pub held: Vec<String>,
+}
+
+impl KeptGoals {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty() && self.held.is_empty()
+    }
+}
+
+/// As whom a gateway introduced itself to app-servers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeptPersona {
+    /// What the hub wanted kept.
+    pub introduction: String,
+    /// The marks of the app-servers.
+    pub known_to: Vec<String>,
+}
+
 /// What outlives the gateway.
 pub trait Memory {
-    /// The goals that the gateway before this one held when it ended: ids of threads.
-    fn goals(&mut self) -> Vec<String>;
+    /// The goals that were at work when the gateway before this one ended.
+    fn goals(&mut self) -> KeptGoals;
 
-    /// Keeps the ids of the threads whose goals are held from now on, in place of those before. Done when it returns, also
-    /// if the gateway is killed the next moment.
+    /// Keeps the goals that are at work from now on, in place of those before. Done when it returns, also if the gateway is
+    /// killed the next moment.
     ///
     /// # Errors
     /// The system's: they are not kept.
-    fn keep_goals(&mut self, threads: &[String]) -> io::Result<()>;
+    fn keep_goals(&mut self, goals: &KeptGoals) -> io::Result<()>;
 
-    /// As whom the gateway before this one introduced itself to app-servers, if it did so to one of `living`: what
-    /// [`Self::keep_persona`] was given.
-    fn persona(&mut self, living: &[String]) -> Option<String>;
+    /// As whom the gateway before this one introduced itself.
+    fn persona(&mut self) -> Option<KeptPersona>;
 
-    /// Keeps as whom the app-servers with the marks `living` know the gateway, or will when it is linked to them, in place of
-    /// what was kept before.
+    /// Keeps as whom app-servers know the gateway, or will when it is linked to them, in place of what was kept before.
     ///
     /// # Errors
     /// The system's: it is not kept.
-    fn keep_persona(&mut self, persona: &str, living: &[String]) -> io::Result<()>;
+    fn keep_persona(&mut self, persona: &KeptPersona) -> io::Result<()>;
 }
 
 /// Where clients come in.

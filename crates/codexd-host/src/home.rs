@@ -19,11 +19,11 @@ const REPLACED: [&str; 7] = [
     "keeper.json",
     "codex-binaries.json",
     "gateway.json",
-    HELD_GOALS,
+    GATEWAY_GOALS,
     GATEWAY_PERSONA,
 ];
 
-const HELD_GOALS: &str = "held-goals.json";
+const GATEWAY_GOALS: &str = "gateway-goals.json";
 const GATEWAY_PERSONA: &str = "gateway-persona.json";
 
 /// The paths of one CODEX_HOME.
@@ -124,9 +124,9 @@ impl Home {
         self.state_file("gateway.json")
     }
 
-    /// The goals that the gateway holds until their threads have moved.
-    pub fn held_goals(&self) -> PathBuf {
-        self.state_file(HELD_GOALS)
+    /// The goals that are at work behind the gateway.
+    pub fn gateway_goals(&self) -> PathBuf {
+        self.state_file(GATEWAY_GOALS)
     }
 
     /// As whom the gateway introduced itself to the app-servers.

@@ -109,7 +109,7 @@ impl Hub {
             server.listed = true;
         }
         self.take_over_next();
-        self.load_held_goals();
+        self.load_goals();
         self.moved_on();
     }
 
@@ -201,7 +201,10 @@ impl Hub {
                 self.thread_stirred(id);
             }
             // It was closed before it was asked for.
-            Err(_) if thread.is_unloaded() => self.forget_thread(id),
+            Err(_) if thread.is_unloaded() => {
+                self.forget_thread(id);
+                self.load_goals();
+            }
             // Never written to disk, or ephemeral. Its turn runs all the same.
             Err(_) => {
                 thread.motion = Motion::Still;

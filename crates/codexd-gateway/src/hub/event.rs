@@ -2,6 +2,8 @@
 
 use codexd_core::clock::Monotonic;
 
+use crate::host::KeptGoals;
+
 /// The text of one protocol message. A clone shares the bytes.
 pub type Text = tungstenite::Utf8Bytes;
 
@@ -67,11 +69,11 @@ pub enum Event {
         /// Whether its file exists.
         exists: bool,
     },
-    /// The goals that the gateway before this one held when it ended, by thread: they are to go on. Comes before
-    /// everything else, or not at all.
-    GoalsKept(Vec<String>),
-    /// As whom the gateway before this one introduced itself to an app-server that still lives: what was to be kept with
-    /// [`Action::KeepPersona`]. Comes before the first list that names an app-server, or not at all.
+    /// The goals that were at work when the gateway before this one ended: they are to go on. Comes before everything else,
+    /// or not at all.
+    GoalsKept(KeptGoals),
+    /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::KeepPersona`]. Comes before
+    /// the first list that names an app-server if one that knows it still lives, or if goals are to go on; or not at all.
     PersonaKept(Text),
     /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
     TimeCame,
@@ -101,8 +103,8 @@ pub enum Action {
     },
     /// An outgoing app-server holds nothing any more: it may leave.
     Retire(ServerId),
-    /// Remember, also if this gateway is killed the next moment, in which threads goals are held: in place of those before.
-    KeepGoals(Vec<String>),
+    /// Remember, also if this gateway is killed the next moment, which goals are at work: in place of those before.
+    KeepGoals(KeptGoals),
     /// Remember, for a gateway that comes after this one, as whom it introduces itself.
     KeepPersona(Text),
     /// What people and verbs are to know.

@@ -1,7 +1,10 @@
-//! Goals that are held: the turns of an active goal follow each other without a pause, so the gateway pauses it until its
+//! Goals at work: nobody has to be there for them to go on, so the gateway sees to it that their threads are loaded.
+//!
+//! The turns of an active goal follow each other without a pause, so it is held, that is, paused by the gateway, until its
 //! thread has moved.
 //!
-//! Which ones are held outlives the gateway, or a goal would stay paused for ever if the gateway is killed meanwhile.
+//! Which ones are active and which are held outlives the gateway. A goal whose turn ends while no gateway is subscribed is
+//! unloaded, and would rest until somebody opens its thread; one that is held would stay paused for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,17 +15,28 @@ use super::event::{Action, Text, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
+use crate::host::KeptGoals;
 use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
 
-/// What is remembered of held goals.
+/// What is remembered of goals.
 #[derive(Debug, Default)]
 pub struct Goals {
-    /// Held by the gateway before this one, in threads that were not found yet.
-    before: BTreeSet<ThreadId>,
+    /// At work as far as was heard, in threads that do not say so yet: they were so behind the gateway before this one, or a
+    /// client was promised it.
+    unseen: AtWork,
+    /// Requests that want a goal active, and are not answered yet.
+    asked: BTreeMap<u64, ThreadId>,
     /// Of which a client said something while they were held, and it is not answered yet.
     said: BTreeMap<ThreadId, Said>,
     /// As last kept.
-    kept: BTreeSet<ThreadId>,
+    kept: AtWork,
+}
+
+/// The threads whose goals are at work.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct AtWork {
+    active: BTreeSet<ThreadId>,
+    held: BTreeSet<ThreadId>,
 }
 
 /// What clients said of a goal that was held.
@@ -55,9 +69,39 @@ pub(super) enum Fate {
 }
 
 impl Goals {
-    pub fn kept_before(&mut self, threads: &[String]) {
-        self.before = threads.iter().map(|thread| ThreadId::from(thread.as_str())).collect();
-        self.kept = self.before.clone();
+    pub fn kept_before(&mut self, kept: &KeptGoals) {
+        let named = |threads: &[String]| threads.iter().map(|id| ThreadId::from(id.as_str())).collect();
+        self.unseen = AtWork { active: named(&kept.active), held: named(&kept.held) };
+        self.kept = self.unseen.clone();
+    }
+
+    /// Whether a thread is to be loaded although nobody watches it.
+    pub fn are_at_work_in(&self, thread: &Thread) -> bool {
+        let AtWork { active, held } = &self.unseen;
+        thread.goal_held
+            || thread.has_active_goal()
+            || active.contains(&thread.id)
+            || held.contains(&thread.id)
+    }
+
+    /// What its goal is has been told, or it is not to be found: whatever was heard before does not count any more.
+    pub fn is_seen(&mut self, id: &str) {
+        self.unseen.active.remove(id);
+    }
+}
+
+impl AtWork {
+    fn kept(&self) -> KeptGoals {
+        let named = |threads: &BTreeSet<ThreadId>| threads.iter().map(ToString::to_string).collect();
+        KeptGoals { active: named(&self.active), held: named(&self.held) }
+    }
+}
+
+impl Thread {
+    /// Whether its goal goes on by itself, as far as was told.
+    fn has_active_goal(&self) -> bool {
+        let goal = self.goal.as_deref().and_then(|told| text::member(told, "goal"));
+        goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active")
     }
 }
 
@@ -77,10 +121,8 @@ impl Hub {
     /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
     pub(super) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
-        let goal = thread.goal.as_deref().and_then(|told| text::member(told, "goal"));
-        let is_active =
-            goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active");
-        if is_active && !thread.goal_held && !thread.turns.is_empty() && thread.motion == Motion::Still {
+        let runs = !thread.turns.is_empty() && thread.motion == Motion::Still;
+        if runs && !thread.goal_held && thread.has_active_goal() {
             self.hold_goal(id);
         }
     }
@@ -130,15 +172,24 @@ impl Hub {
         self.request_ended(id);
     }
 
-    /// Has it remembered which goals are held, if that has changed.
+    /// Has it remembered which goals are at work, if that has changed.
     pub(super) fn keep_goals(&mut self) {
-        let held = self.threads.values().filter(|thread| thread.goal_held).map(|thread| thread.id.clone());
         let said = self.goals.said.iter().filter(|(_, said)| said.wants_it_active).map(|(id, _)| id);
-        let besides = self.goals.before.iter().chain(said).cloned();
-        let held: BTreeSet<ThreadId> = held.chain(besides).collect();
-        if held != self.goals.kept {
-            self.out.push(Action::KeepGoals(held.iter().map(ToString::to_string).collect()));
-            self.goals.kept = held;
+        let mut now = self.goals.unseen.clone();
+        now.held.extend(said.cloned());
+        now.active.extend(self.goals.asked.values().cloned());
+        for thread in self.threads.values() {
+            if thread.goal_held {
+                now.held.insert(thread.id.clone());
+            }
+            // That of a sub-agent goes on with its parent's, and nobody can load an ephemeral one again.
+            if thread.has_active_goal() && !thread.is_child && !thread.ephemeral {
+                now.active.insert(thread.id.clone());
+            }
+        }
+        if now != self.goals.kept {
+            self.out.push(Action::KeepGoals(now.kept()));
+            self.goals.kept = now;
         }
     }
 
@@ -146,17 +197,27 @@ impl Hub {
     pub(super) fn goal_said(&mut self, id: &ThreadId, call: u64, word: Word) {
         let thread = self.threads.get_mut(id);
         let was_held = thread.is_some_and(|thread| std::mem::take(&mut thread.goal_held));
-        if self.goals.before.remove(id) || was_held || self.goals.said.contains_key(id) {
+        if self.goals.unseen.held.remove(id) || was_held || self.goals.said.contains_key(id) {
             let said = self.goals.said.entry(id.clone()).or_default();
             said.calls.insert(call);
             said.wants_it_active = word == Word::Active;
-            self.keep_goals();
         }
+        if word == Word::Active {
+            self.goals.asked.insert(call, id.clone());
+        }
+        self.keep_goals();
     }
 
     /// What became of a client's request, if it was one about a goal that was held. Whether the goal is held again: since what was
     /// said was refused; or since it was to be active anyway.
     pub(super) fn goal_answered(&mut self, id: &ThreadId, call: u64, fate: Fate) -> bool {
+        if let Some(asked) = self.goals.asked.remove(&call) {
+            let is_told = self.threads.get(id).is_some_and(Thread::has_active_goal);
+            if fate != Fate::Refused && !is_told {
+                self.goals.unseen.active.insert(asked);
+            }
+            self.keep_goals();
+        }
         let Some(said) = self.goals.said.get_mut(id) else { return false };
         if !said.calls.remove(&call) || (!said.calls.is_empty() && fate != Fate::Taken) {
             return false;
@@ -170,7 +231,7 @@ impl Hub {
         if is_held_again {
             match self.threads.get_mut(id) {
                 Some(thread) => thread.goal_held = true,
-                None => _ = self.goals.before.insert(id.clone()),
+                None => _ = self.goals.unseen.held.insert(id.clone()),
             }
         }
         self.keep_goals();
@@ -179,7 +240,7 @@ impl Hub {
 
     /// A goal that is held again goes on, unless its thread is on its way or about to be.
     pub(super) fn let_goal_go_on_unless_it_moves(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id) else { return self.load_held_goals() };
+        let Some(thread) = self.threads.get(id) else { return self.load_goals() };
         let is_to_move = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
         if thread.motion == Motion::Still && !is_to_move {
             self.let_goal_go_on(id);
@@ -197,11 +258,10 @@ impl Hub {
         }
     }
 
-    /// A thread was found whose goal the gateway before this one may have held.
-    pub(super) fn find_held_goal(&mut self, id: &ThreadId) {
-        if self.goals.before.remove(id)
-            && let Some(thread) = self.threads.get_mut(id)
-        {
+    /// A thread was found whose goal the gateway before this one may have held. Answers whether it has.
+    pub(super) fn find_held_goal(&mut self, id: &ThreadId) -> bool {
+        let is_found = self.goals.unseen.held.remove(id);
+        if is_found && let Some(thread) = self.threads.get_mut(id) {
             // Whether it is paused by now is not known.
             thread.goal_held = true;
             match self.handover.as_ref().is_some_and(|handover| handover.to != thread.server) {
@@ -209,23 +269,23 @@ impl Hub {
                 false => self.let_goal_go_on(id),
             }
         }
+        is_found
     }
 
     /// No app-server has the threads of these goals any more: they are loaded, so that they go on.
-    pub(super) fn load_held_goals(&mut self) {
+    pub(super) fn load_goals(&mut self) {
         let all_listed = self.servers.values().all(|server| server.listed || server.retired);
         let Some(server) = self.serving.filter(|server| self.current == Some(*server) && all_listed) else {
             return;
         };
-        for id in std::mem::take(&mut self.goals.before) {
-            if !self.threads.contains_key(&id) {
+        let AtWork { active, held } = self.goals.unseen.clone();
+        for id in active.union(&held) {
+            if !self.threads.contains_key(id) {
                 let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
                 thread.unwatched_since = Some(self.now);
                 thread.motion = Motion::Lost;
-                thread.goal_held = true;
-                self.threads.insert(id, thread);
-            } else {
-                self.goals.before.insert(id);
+                thread.goal_held = self.goals.unseen.held.remove(id);
+                self.threads.insert(id.clone(), thread);
             }
         }
         self.recover_lost();

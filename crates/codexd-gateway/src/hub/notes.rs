@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::text::{self, Names};
-use super::thread::{Audience, Thread, ThreadId};
+use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::told::Note;
 use super::{Hub, places};
 use crate::limits::GREETINGS_MAX;
@@ -73,8 +73,11 @@ impl Hub {
 
     /// A thread is not loaded any more.
     pub(super) fn forget_thread(&mut self, id: &ThreadId) {
-        let held_goal = self.threads.remove(id).is_some_and(|thread| thread.goal_held);
-        if held_goal {
+        if let Some(thread) = self.threads.remove(id) {
+            // One that was not found yet was never ours to forget: it is loaded again.
+            if thread.motion != Motion::Finding {
+                self.goals.is_seen(id);
+            }
             self.keep_goals();
         }
         self.asks.thread_gone(id);

@@ -120,7 +120,7 @@ impl Hub {
         self.connect_where_needed();
         self.ensure_handover();
         self.recover_lost();
-        self.load_held_goals();
+        self.load_goals();
         self.see_whether_all_have_left();
         self.pump();
     }

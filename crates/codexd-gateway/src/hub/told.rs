@@ -10,6 +10,7 @@ use crate::limits::QUIET_MS;
 use crate::routes;
 
 const DELTA: &str = "item/agentMessage/delta";
+const GOAL: &str = "thread/goal/";
 
 /// A notification that names a thread.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,10 @@ impl Hub {
         }
         let Some(known) = self.threads.get_mut(thread) else {
             // Somebody else's thread, which only its status concerns.
+            if method.starts_with(GOAL) {
+                self.goals.is_seen(thread);
+                self.keep_goals();
+            }
             return self.tell_everyone(method, text);
         };
         if known.server != server || matches!(known.motion, Motion::Leaving | Motion::Returning) {
@@ -130,8 +135,15 @@ impl Hub {
                 }
                 return Kept::Told;
             }
-            "thread/goal/updated" | "thread/goal/cleared" if !is_echo => {
-                known.goal = Some(params.get().into());
+            "thread/goal/updated" | "thread/goal/cleared" => {
+                if !is_echo {
+                    known.goal = Some(params.get().into());
+                }
+                // One that is being found may be unloaded before it is.
+                if known.motion != Motion::Finding {
+                    self.goals.is_seen(id);
+                }
+                self.keep_goals();
             }
             "serverRequest/resolved" => {
                 self.resolved(server, id, names.request_id, method, text);
@@ -143,6 +155,7 @@ impl Hub {
                 self.tell_everyone(method, text);
                 if !is_asked_for {
                     self.forget_thread(id);
+                    self.load_goals();
                 }
                 self.moved_on();
                 return Kept::Told;

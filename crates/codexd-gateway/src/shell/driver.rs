@@ -19,7 +19,7 @@ use super::links::Links;
 use super::orders::Orders;
 use super::servers::Servers;
 use super::writer::Writer;
-use crate::host::Memory;
+use crate::host::{KeptGoals, KeptPersona, Memory};
 use crate::hub::{Action, ClientId, Event, Link, Text};
 
 /// The state that all tasks share.
@@ -155,39 +155,52 @@ impl Driver {
         }
     }
 
-    fn keep_goals(&self, threads: &[String]) {
-        if let Err(error) = self.memory.borrow_mut().keep_goals(threads) {
+    fn keep_goals(&self, goals: &KeptGoals) {
+        if let Err(error) = self.memory.borrow_mut().keep_goals(goals) {
             let message = format!(
-                "failed to remember which goals are held for a handover: {error}; if the gateway is killed before it ends, \
-                 they stay paused"
+                "failed to remember which goals are at work: {error}; if the gateway is killed now, those that it has paused \
+                 for a handover stay paused, and others may rest until somebody opens their threads"
             );
-            self.orders.note(EventLevel::Warn, "goals.forgotten", message, json!({"threads": threads}));
+            let detail = json!({"active": goals.active, "held": goals.held});
+            self.orders.note(EventLevel::Warn, "goals.forgotten", message, detail);
         }
     }
 
-    /// Tells the brain as whom one of `living` knows the gateway before this one.
+    /// Tells the brain as whom one of `living` knows the gateway before this one; or as whom it was known last, if there are
+    /// goals that are to go on before anybody comes.
     pub(super) fn remember_persona(self: &Rc<Self>, living: &[String]) {
-        let persona = self.memory.borrow_mut().persona(living);
-        if let Some(persona) = persona {
-            self.persona.replace(Some(persona.as_str().into()));
-            self.feed(Event::PersonaKept(persona.into()));
+        let kept = {
+            let mut memory = self.memory.borrow_mut();
+            let goals_wait = !memory.goals().is_empty();
+            let is_known = |mark: &String| living.contains(mark);
+            memory.persona().filter(|persona| goals_wait || persona.known_to.iter().any(is_known))
+        };
+        if let Some(KeptPersona { introduction, .. }) = kept {
+            self.persona.replace(Some(introduction.as_str().into()));
+            self.feed(Event::PersonaKept(introduction.into()));
         }
     }
 
     /// Has remembered as whom the living app-servers know this gateway.
     pub(super) fn keep_persona(&self) {
-        let Some(persona) = self.persona.borrow().clone() else { return };
-        let living = self.servers.borrow().living();
-        if living.is_empty() {
+        let Some(introduction) = self.persona.borrow().as_ref().map(ToString::to_string) else { return };
+        let known_to = self.servers.borrow().living();
+        if known_to.is_empty() {
             // Nobody knows it: what the gateway before this one was known as may be needed still.
             return;
         }
-        if let Err(error) = self.memory.borrow_mut().keep_persona(&persona, &living) {
+        let persona = KeptPersona { introduction, known_to };
+        if let Err(error) = self.memory.borrow_mut().keep_persona(&persona) {
             let message = format!(
                 "failed to remember as whom this gateway introduced itself: {error}; if it is killed, the next one waits for a \
                  client before it looks after the threads"
             );
-            self.orders.note(EventLevel::Warn, "persona.forgotten", message, json!({"generations": living}));
+            self.orders.note(
+                EventLevel::Warn,
+                "persona.forgotten",
+                message,
+                json!({"generations": persona.known_to}),
+            );
         }
     }
 
@@ -203,7 +216,7 @@ impl Driver {
                 self.feed(Event::Looked { thread, exists });
             }
             Action::Retire(server) => self.retire(server),
-            Action::KeepGoals(threads) => self.keep_goals(&threads),
+            Action::KeepGoals(goals) => self.keep_goals(&goals),
             Action::KeepPersona(persona) => {
                 self.persona.replace(Some(persona));
                 self.keep_persona();

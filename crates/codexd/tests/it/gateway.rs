@@ -6,6 +6,7 @@ mod busy;
 mod chaos;
 mod clients;
 mod front;
+mod goals;
 mod loss;
 mod refused;
 mod replace;
@@ -39,3 +40,17 @@ macro_rules! on_each_server {
     };
 }
 use on_each_server;
+
+/// Makes a test of a script that only the real server can play.
+macro_rules! on_the_real_server {
+    ($($name:ident: $script:ident;)+) => {
+        $(#[tokio::test]
+        async fn $name() -> anyhow::Result<()> {
+            if let Err(reason) = codexd_testkit::codex::platform() {
+                codexd_testkit::skip!("{reason}");
+            }
+            $script(crate::gateway::front::Front::open(crate::gateway::SERVERS[0]).await?).await
+        })+
+    };
+}
+use on_the_real_server;

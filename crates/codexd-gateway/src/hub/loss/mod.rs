@@ -102,10 +102,9 @@ impl Hub {
         let of_it = |thread: &&mut super::Thread| thread.server == id;
         let mut threads = 0;
         let mut alone = Vec::new();
-        let nobody = self.clients.is_empty();
         for thread in self.threads.values_mut().filter(of_it) {
             threads += 1;
-            if !thread.is_watched() && (nobody || thread.turns.is_empty()) && !thread.goal_held {
+            if !thread.is_watched() && thread.turns.is_empty() && !self.goals.are_at_work_in(thread) {
                 alone.push(thread.id.clone());
             }
         }
@@ -301,7 +300,9 @@ impl Hub {
         if let Some(loss) = &mut self.loss {
             loss.recovered += 1;
         }
-        self.let_goal_go_on(id);
+        if !self.find_held_goal(id) {
+            self.let_goal_go_on(id);
+        }
         self.begin_streams_again(id);
         if is_alone {
             self.left_alone(id);

@@ -5,7 +5,8 @@ use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
     Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
-    NextClosing, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait,
+    NextClosing, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Terminal, Turn, Unsubscribe,
+    Wait,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -35,7 +36,7 @@ fn a_goal_that_goes_on_under_a_new_gateway_is_not_cut() {
         Goal(1, 0, true),
         Wait(30),
         Replace,
-        Restart,
+        Restart(false),
         Deliver(0),
         Deliver(0),
         Start(1, false),
@@ -85,8 +86,17 @@ fn an_end_that_is_read_and_told_is_passed_on_once() {
 /// An unsubscribe comes before the gateway knows what its app-server has loaded.
 #[test]
 fn an_unsubscribe_does_not_end_what_was_not_found_yet() {
-    run(&[Turn(1, 0), Show(0), Restart, Come(2, 0), Unsubscribe(2, 0), Deliver(0), Deliver(0), Deliver(5)])
-        .expect("it holds");
+    run(&[
+        Turn(1, 0),
+        Show(0),
+        Restart(false),
+        Come(2, 0),
+        Unsubscribe(2, 0),
+        Deliver(0),
+        Deliver(0),
+        Deliver(5),
+    ])
+    .expect("it holds");
 }
 
 /// A new gateway hears of a sub-agent's thread for the first time in the middle of its turn.
@@ -97,7 +107,7 @@ fn a_sub_agent_that_is_found_in_mid_turn_is_asked_what_it_does() {
         Queue(1, 0),
         Wait(30),
         Start(1, false),
-        Restart,
+        Restart(false),
         Spawn(0),
         Deliver(0),
         Replace,
@@ -137,12 +147,12 @@ fn a_goal_that_may_be_held_is_held_for_certain() {
         Goal(1, 0, true),
         Wait(30),
         Start(1, false),
-        Restart,
+        Restart(false),
         Deliver(6),
         Deliver(2),
         Deliver(2),
         Deliver(6),
-        Restart,
+        Restart(false),
         Come(1, 0),
         Deliver(1),
         Queue(1, 0),
@@ -184,7 +194,7 @@ fn what_is_said_of_a_goal_in_vain_leaves_it_held() {
         Show(1),
         Start(1, false),
         Complete(1),
-        Restart,
+        Restart(false),
         Come(1, 0),
         Goal(1, 1, true),
         Replace,
@@ -205,7 +215,7 @@ fn a_turn_that_nobody_can_join_any_more_is_waited_for() {
         Start(1, true),
         Turn(1, 3),
         Show(3),
-        Restart,
+        Restart(false),
         Deliver(0),
         Deliver(2),
         Deliver(0),
@@ -231,7 +241,7 @@ fn a_held_goal_goes_on_in_a_thread_that_a_client_loads() {
         Goal(1, 0, true),
         Wait(30),
         Start(1, false),
-        Restart,
+        Restart(false),
         Kill(false),
         KillOutgoing(false),
         Start(1, false),
@@ -245,6 +255,61 @@ fn a_held_goal_goes_on_in_a_thread_that_a_client_loads() {
         Come(1, 0),
         Come(1, 0),
         Join(1, 0),
+    ])
+    .expect("it holds");
+}
+
+/// A goal that was held comes to its end while no gateway lives, and its thread takes long to be unloaded.
+#[test]
+fn a_held_goal_whose_thread_is_unloaded_late_behind_no_gateway() {
+    run(&[
+        Goal(1, 0, true),
+        NextClosing(Late(7_000)),
+        Replace,
+        Start(1, false),
+        Wait(30),
+        Restart(true),
+        Come(1, 0),
+    ])
+    .expect("it holds");
+}
+
+/// The gateway ends when it was just asked for a goal.
+#[test]
+fn a_goal_that_was_asked_for_when_the_gateway_ends() {
+    run(&[
+        Start(1, false),
+        Queue(1, 1),
+        Terminal(0),
+        Deliver(0),
+        Join(1, 1),
+        Deliver(0),
+        Goal(1, 1, true),
+        Deliver(0),
+        Deliver(0),
+        Turn(1, 0),
+        Restart(false),
+        Come(1, 0),
+    ])
+    .expect("it holds");
+}
+
+/// The current app-server drains when the one that holds a goal dies, and nobody is there.
+#[test]
+fn a_held_goal_of_a_dead_app_server_beside_one_that_drains() {
+    run(&[
+        Goal(1, 0, true),
+        Wait(30),
+        Replace,
+        Drain,
+        Approve(0),
+        Start(1, false),
+        Restart(false),
+        Deliver(2),
+        Deliver(6),
+        Deliver(2),
+        KillOutgoing(false),
+        NextClosing(Late(7_000)),
     ])
     .expect("it holds");
 }

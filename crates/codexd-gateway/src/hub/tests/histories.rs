@@ -189,7 +189,13 @@ impl History {
                 let server = if *outgoing { world.outgoing.first().copied() } else { world.current };
                 server.into_iter().for_each(|server| world.break_shared(server));
             }
-            Step::Restart => world.restart_gateway(),
+            Step::Restart(turns_end) => {
+                world.lose_gateway();
+                if *turns_end {
+                    world.running().iter().for_each(|thread| world.complete(thread));
+                }
+                world.begin_gateway();
+            }
             _ => {}
         }
     }
@@ -214,14 +220,19 @@ impl History {
         // Nothing goes to a new app-server before somebody has given it a name.
         if self.world.clients.values().any(|seen| !seen.left) {
             self.check_who_stays()?;
-            for thread in &self.world.wanted_goals {
-                let status = self.world.goals.get(thread);
-                prop_assert!(
-                    status == Some(&"active"),
-                    "the goal of {thread} stays held: {}",
-                    summary(&self.world.hub)
-                );
-            }
+        }
+        for thread in &self.world.wanted_goals {
+            let status = self.world.goals.get(thread);
+            prop_assert!(
+                status == Some(&"active"),
+                "the goal of {thread} stays held: {}",
+                summary(&self.world.hub)
+            );
+            prop_assert!(
+                self.world.runs_in(thread).is_some(),
+                "the goal of {thread} rests: {}",
+                summary(&self.world.hub)
+            );
         }
         for _ in 0..8 {
             self.world.goals.values_mut().for_each(|goal| *goal = "paused");

@@ -29,7 +29,7 @@ pub enum Step {
     KillOutgoing(bool),
     Drain,
     Break(bool),
-    Restart,
+    Restart(bool),
     Own(u64, u8),
     OwnEnds,
 }
@@ -62,7 +62,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(S::KillOutgoing),
         1 => Just(S::Drain),
         1 => any::<bool>().prop_map(S::Break),
-        1 => Just(S::Restart),
+        1 => any::<bool>().prop_map(S::Restart),
         1 => (c, 0..4_u8).prop_map(|(c, kind)| S::Own(c, kind)),
         1 => Just(S::OwnEnds),
     ]

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::brain::Brain;
 use super::driver::Driver;
-use crate::host::{Doors, Generation, HostEvent, HostOrder, Memory, Role, TcpDoor};
+use crate::host::{Doors, Generation, HostEvent, HostOrder, KeptGoals, KeptPersona, Memory, Role, TcpDoor};
 use crate::hub::{Action, ClientId, Event};
 
 /// Nothing here takes so long.
@@ -102,28 +102,26 @@ pub(super) struct House {
 /// What a gateway is to remember.
 #[derive(Clone, Default)]
 pub(super) struct Notebook {
-    pub(super) goals: Rc<RefCell<Vec<String>>>,
-    /// With the marks of those that know it.
-    pub(super) persona: Rc<RefCell<Kept>>,
+    pub(super) goals: Rc<RefCell<KeptGoals>>,
+    pub(super) persona: Rc<RefCell<Option<KeptPersona>>>,
 }
 
 impl Memory for Notebook {
-    fn goals(&mut self) -> Vec<String> {
+    fn goals(&mut self) -> KeptGoals {
         self.goals.borrow().clone()
     }
 
-    fn keep_goals(&mut self, threads: &[String]) -> std::io::Result<()> {
-        *self.goals.borrow_mut() = threads.to_vec();
+    fn keep_goals(&mut self, goals: &KeptGoals) -> std::io::Result<()> {
+        *self.goals.borrow_mut() = goals.clone();
         Ok(())
     }
 
-    fn persona(&mut self, living: &[String]) -> Option<String> {
-        let kept = self.persona.borrow().clone();
-        kept.filter(|(_, known)| known.iter().any(|mark| living.contains(mark))).map(|(persona, _)| persona)
+    fn persona(&mut self) -> Option<KeptPersona> {
+        self.persona.borrow().clone()
     }
 
-    fn keep_persona(&mut self, persona: &str, living: &[String]) -> std::io::Result<()> {
-        *self.persona.borrow_mut() = Some((persona.to_owned(), living.to_vec()));
+    fn keep_persona(&mut self, persona: &KeptPersona) -> std::io::Result<()> {
+        *self.persona.borrow_mut() = Some(persona.clone());
         Ok(())
     }
 }
@@ -257,31 +255,38 @@ pub(super) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<
 }
 
 #[test]
-fn held_goals_are_remembered_and_told_to_the_next_brain() {
+fn goals_are_remembered_and_told_to_the_next_brain() {
     in_house(async |house| {
-        house.act(vec![Action::KeepGoals(vec!["a".into(), "b".into()])]).await;
-        assert_eq!(*house.memory.goals.borrow(), ["a", "b"]);
+        let kept = KeptGoals { active: vec!["a".into(), "b".into()], held: vec!["b".into()] };
+        house.act(vec![Action::KeepGoals(kept.clone())]).await;
+        assert_eq!(*house.memory.goals.borrow(), kept);
         house.driver.remember();
         let Event::GoalsKept(goals) = house.next().await else { panic!("the goals") };
-        assert_eq!(goals, ["a", "b"]);
+        assert_eq!(goals, kept);
     });
 }
 
 #[test]
-fn a_persona_is_remembered_for_those_who_know_it_and_told_to_the_next_brain() {
-    let kept = in_house_that_keeps(None, async |house| {
+fn a_persona_is_told_to_the_next_brain_if_somebody_knows_it_or_goals_are_to_go_on() {
+    let none = KeptGoals::default();
+    let kept = in_house_that_keeps(None, &none, async |house| {
         house.generations(&[("g1", Role::Current)]).await;
         assert!(house.next_word().await.starts_with("Servers"));
         house.act(vec![Action::KeepPersona("me".into())]).await;
-        assert_eq!(house.memory.persona.borrow().as_ref().expect("kept").1, ["g1"]);
+        assert_eq!(house.memory.persona.borrow().as_ref().expect("kept").known_to, ["g1"]);
         house.generations(&[("g2", Role::Current), ("g1", Role::Outgoing)]).await;
         assert!(house.next_word().await.starts_with("Servers"));
     });
-    assert_eq!(kept, Some(("me".into(), vec!["g1".into(), "g2".into()])));
-    for (living, is_known) in [("g2", true), ("g3", false)] {
-        in_house_that_keeps(kept.clone(), async |house| {
+    let known_to = vec!["g1".to_owned(), "g2".to_owned()];
+    assert_eq!(kept, Some(KeptPersona { introduction: "me".into(), known_to }));
+    let some = KeptGoals { active: vec!["a".into()], ..KeptGoals::default() };
+    for (living, goals, is_told) in [("g2", &none, true), ("g3", &none, false), ("g3", &some, true)] {
+        in_house_that_keeps(kept.clone(), goals, async |house| {
             house.generations(&[(living, Role::Current)]).await;
-            if is_known {
+            if !goals.is_empty() {
+                assert!(matches!(house.next().await, Event::GoalsKept(kept) if kept == *goals));
+            }
+            if is_told {
                 assert!(
                     matches!(house.next().await, Event::PersonaKept(persona) if persona.as_str() == "me")
                 );
@@ -292,12 +297,15 @@ fn a_persona_is_remembered_for_those_who_know_it_and_told_to_the_next_brain() {
     }
 }
 
-type Kept = Option<(String, Vec<String>)>;
-
-fn in_house_that_keeps(kept: Kept, test: impl AsyncFnOnce(&mut House)) -> Kept {
+fn in_house_that_keeps(
+    persona: Option<KeptPersona>,
+    goals: &KeptGoals,
+    test: impl AsyncFnOnce(&mut House),
+) -> Option<KeptPersona> {
     let mut memory = Notebook::default();
     in_house(async |house| {
-        house.memory.persona.replace(kept);
+        house.memory.persona.replace(persona);
+        house.memory.goals.replace(goals.clone());
         test(house).await;
         memory = house.memory.clone();
     });

@@ -1,11 +1,12 @@
-//! What outlives a gateway: which goals it holds, and as whom it introduced itself.
+//! What outlives a gateway: which goals are at work, and as whom it introduced itself.
 //!
 //! A goal is written down before it is paused, and that survives a power cut, as the pause does. Without the persona a gateway
-//! that finds a server with threads at work could only wait until a client comes. A file that cannot be read counts as none.
+//! that finds threads at work, or has to see to it that they go on, could only wait until a client comes. A file that cannot
+//! be read counts as none.
 
 use std::{fs, io};
 
-use codexd_gateway::host::Memory;
+use codexd_gateway::host::{KeptGoals, KeptPersona, Memory};
 use codexd_host::Home;
 use codexd_host::atomic::{self, Durability};
 use serde::de::DeserializeOwned;
@@ -20,8 +21,11 @@ pub struct Kept {
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct HeldGoals {
-    threads: Vec<String>,
+struct Goals {
+    #[serde(default)]
+    active: Vec<String>,
+    #[serde(default)]
+    held: Vec<String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -44,31 +48,32 @@ fn read<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
 }
 
 impl Memory for Kept {
-    fn goals(&mut self) -> Vec<String> {
-        read::<HeldGoals>(&self.home.held_goals()).unwrap_or_default().threads
+    fn goals(&mut self) -> KeptGoals {
+        let Goals { active, held } = read(&self.home.gateway_goals()).unwrap_or_default();
+        KeptGoals { active, held }
     }
 
-    fn keep_goals(&mut self, threads: &[String]) -> io::Result<()> {
-        let path = self.home.held_goals();
-        if threads.is_empty() {
+    fn keep_goals(&mut self, goals: &KeptGoals) -> io::Result<()> {
+        let path = self.home.gateway_goals();
+        if goals.is_empty() {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             };
         }
-        let kept = HeldGoals { threads: threads.to_vec() };
+        let KeptGoals { active, held } = goals.clone();
+        let kept = Goals { active, held };
         atomic::replace(&path, &serde_json::to_vec(&kept)?, Durability::Power)
     }
 
-    fn persona(&mut self, living: &[String]) -> Option<String> {
-        let kept = read::<Persona>(&self.home.gateway_persona())?;
-        let is_known = kept.generations.iter().any(|mark| living.contains(mark));
-        is_known.then(|| kept.introduction.get().to_owned())
+    fn persona(&mut self) -> Option<KeptPersona> {
+        let Persona { generations, introduction } = read(&self.home.gateway_persona())?;
+        Some(KeptPersona { introduction: introduction.get().to_owned(), known_to: generations })
     }
 
-    fn keep_persona(&mut self, persona: &str, living: &[String]) -> io::Result<()> {
-        let introduction = RawValue::from_string(persona.to_owned())?;
-        let kept = Persona { generations: living.to_vec(), introduction };
+    fn keep_persona(&mut self, persona: &KeptPersona) -> io::Result<()> {
+        let introduction = RawValue::from_string(persona.introduction.clone())?;
+        let kept = Persona { generations: persona.known_to.clone(), introduction };
         atomic::replace(&self.home.gateway_persona(), &serde_json::to_vec(&kept)?, Durability::Process)
     }
 }
@@ -76,7 +81,7 @@ impl Memory for Kept {
 #[cfg(test)]
 mod tests {
     use super::Kept;
-    use codexd_gateway::host::Memory;
+    use codexd_gateway::host::{KeptGoals, KeptPersona, Memory};
     use codexd_host::Home;
 
     fn home() -> (tempfile::TempDir, Home) {
@@ -91,28 +96,30 @@ mod tests {
         let (_folder, home) = home();
         let mut memory = Kept::new(home.clone());
         assert!(memory.goals().is_empty());
-        memory.keep_goals(&["a".to_owned(), "b".to_owned()]).expect("kept");
-        assert_eq!(Kept::new(home.clone()).goals(), ["a", "b"]);
-        memory.keep_goals(&[]).expect("kept");
-        assert!(!home.held_goals().exists() && memory.goals().is_empty());
-        memory.keep_goals(&[]).expect("nothing to remove is no failure");
-        std::fs::write(home.held_goals(), "{broken").expect("written");
+        let goals = KeptGoals { active: vec!["a".to_owned(), "b".to_owned()], held: vec!["b".to_owned()] };
+        memory.keep_goals(&goals).expect("kept");
+        assert_eq!(Kept::new(home.clone()).goals(), goals);
+        memory.keep_goals(&KeptGoals::default()).expect("kept");
+        assert!(!home.gateway_goals().exists() && memory.goals().is_empty());
+        memory.keep_goals(&KeptGoals::default()).expect("nothing to remove is no failure");
+        std::fs::write(home.gateway_goals(), "{broken").expect("written");
         assert!(memory.goals().is_empty());
     }
 
     #[test]
-    fn a_persona_is_there_as_long_as_somebody_knows_it() {
+    fn a_persona_is_there_for_the_next_one() {
         let (_folder, home) = home();
-        let marks = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let persona = |introduction: &str| KeptPersona {
+            introduction: introduction.to_owned(),
+            known_to: vec!["g1".to_owned(), "g2".to_owned()],
+        };
         let mut memory = Kept::new(home.clone());
-        assert_eq!(memory.persona(&marks(&["g1"])), None);
-        let persona = r#"{"clientInfo":{"name":"x"},"capabilities":{}}"#;
-        memory.keep_persona(persona, &marks(&["g1", "g2"])).expect("kept");
-        let mut next = Kept::new(home.clone());
-        assert_eq!(next.persona(&marks(&["g2", "g3"])).as_deref(), Some(persona));
-        assert_eq!((next.persona(&marks(&["g3"])), next.persona(&[])), (None, None));
-        assert!(memory.keep_persona("not JSON", &[]).is_err());
+        assert_eq!(memory.persona(), None);
+        let kept = persona(r#"{"clientInfo":{"name":"x"},"capabilities":{}}"#);
+        memory.keep_persona(&kept).expect("kept");
+        assert_eq!(Kept::new(home.clone()).persona(), Some(kept));
+        assert!(memory.keep_persona(&persona("not JSON")).is_err());
         std::fs::write(home.gateway_persona(), "{broken").expect("written");
-        assert_eq!(next.persona(&marks(&["g1"])), None);
+        assert_eq!(memory.persona(), None);
     }
 }

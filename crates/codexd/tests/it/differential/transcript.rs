@@ -10,7 +10,8 @@
 //! - the address of the model, which only a real server has to name;
 //! - the order between an answer and what is told meanwhile, which the real server does not keep (an interrupted turn may
 //!   end before the interrupt is answered): answers come first, then what was told, each in order;
-//! - the order between the end of a command and the status that goes back to active, which it does not keep either;
+//! - the order between the end of a command and what is told meanwhile, that the thread is active again and the counts of
+//!   tokens and limits, which it does not keep either: the answer that asked for the command may end before the command;
 //! - how often in a row a status is told: a thread that is archived may be said to be not loaded twice;
 //! - the counts of tokens and limits right before the end of an interrupted turn: a busy machine leaves them out;
 //! - pieces of an answer, which come at moments of their own: a run of them is left out, and the scenes that are about
@@ -50,9 +51,11 @@ fn forgive_races(told: &mut Vec<String>) {
     // The output of a command that has ended before anybody looked comes only with its end, which has all of it.
     told.retain(|line| !line.starts_with("< item/commandExecution/outputDelta "));
     told.dedup_by(|next, line| line.starts_with("< thread/status/changed ") && next == line);
-    for at in 1..told.len() {
-        if is_active_again(&told[at - 1]) && is_command_completed(&told[at]) {
+    for end in 1..told.len() {
+        let mut at = end;
+        while at > 0 && is_command_completed(&told[at]) && may_come_behind_a_command(&told[at - 1]) {
             told.swap(at - 1, at);
+            at -= 1;
         }
     }
     let mut at = told.len();
@@ -60,8 +63,7 @@ fn forgive_races(told: &mut Vec<String>) {
     while at > 0 {
         at -= 1;
         let line = &told[at];
-        let counts = ["< thread/tokenUsage/updated ", "< account/rateLimits/updated "];
-        if near_interrupted_end && counts.iter().any(|count| line.starts_with(count)) {
+        if near_interrupted_end && is_count(line) {
             told.remove(at);
         } else if !line.starts_with("< thread/status/changed ") {
             near_interrupted_end =
@@ -70,8 +72,16 @@ fn forgive_races(told: &mut Vec<String>) {
     }
 }
 
-fn is_active_again(line: &str) -> bool {
-    line.starts_with("< thread/status/changed ") && line.contains(r#""activeFlags":[],"#)
+fn may_come_behind_a_command(line: &str) -> bool {
+    let is_active_again =
+        line.starts_with("< thread/status/changed ") && line.contains(r#""activeFlags":[],"#);
+    is_active_again || is_count(line)
+}
+
+fn is_count(line: &str) -> bool {
+    ["< thread/tokenUsage/updated ", "< account/rateLimits/updated "]
+        .iter()
+        .any(|kind| line.starts_with(kind))
 }
 
 fn is_command_completed(line: &str) -> bool {

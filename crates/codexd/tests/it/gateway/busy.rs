@@ -1,16 +1,13 @@
 //! What keeps a thread where it is while the server is replaced: each of these once lost work when it was overlooked.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use codexd_testkit::model::ModelEvent;
-use codexd_testkit::{Client, Server, Version, codex, skip, until};
-use rustix::process::Signal;
+use codexd_testkit::{Client, Server};
 use serde_json::{Value, json};
 
 use super::front::{Front, PATIENCE, assert_whole, join, speaking_turn};
-use super::on_each_server;
+use super::{on_each_server, on_the_real_server};
 
 on_each_server! {
     a_turn_that_was_accepted_right_before_a_restart_is_never_cut: window;
@@ -18,31 +15,14 @@ on_each_server! {
     a_thread_that_has_said_nothing_yet_has_its_first_turn_and_moves_then: unmaterialised;
 }
 
-/// Makes a test of a script that only the real server can play.
-macro_rules! on_the_real_server {
-    ($($name:ident: $script:ident;)+) => {
-        $(#[tokio::test]
-        async fn $name() -> anyhow::Result<()> {
-            if let Err(reason) = codex::platform() {
-                skip!("{reason}");
-            }
-            $script(Front::open(Server::Real(Version::V0_169_0)).await?).await
-        })+
-    };
-}
-
 on_the_real_server! {
     a_child_thread_in_its_turn_is_not_cut_and_everybody_sees_it_once: children;
     what_waits_in_a_queue_runs_to_its_end_across_a_restart: queue;
-    an_active_goal_goes_on_across_a_restart: goal;
-    a_goal_that_is_held_goes_on_although_the_gateway_is_killed: held_goal;
-    a_goal_works_on_although_the_gateway_is_killed_and_nobody_comes: deserted_goal;
-    a_goal_that_is_held_goes_on_although_the_gateway_is_killed_and_nobody_comes: deserted_held_goal;
     a_background_terminal_keeps_its_thread_where_it_is: terminal;
 }
 
 /// Restarts, and gives the answer of the verb beside what `work` gives.
-async fn during_a_restart<T>(
+pub(super) async fn during_a_restart<T>(
     front: &Front,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
@@ -101,7 +81,7 @@ async fn ephemeral(server: Server) -> anyhow::Result<()> {
 }
 
 /// Waits until `status` names another server as the one that serves.
-async fn wait_another_server(front: &Front, old: u32) -> anyhow::Result<()> {
+pub(super) async fn wait_another_server(front: &Front, old: u32) -> anyhow::Result<()> {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         let status = front.status().await?;
@@ -202,139 +182,6 @@ async fn queue(front: Front) -> anyhow::Result<()> {
 
 fn queued(thread: &str, text: &str) -> Value {
     json!({"threadId": thread, "clientUserMessageId": text, "input": [{"type": "text", "text": text}]})
-}
-
-async fn goal(front: Front) -> anyhow::Result<()> {
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
-    let old = front.server().await?;
-    alice.forget();
-    alice
-        .call(
-            "thread/goal/set",
-            json!({"threadId": thread, "objective": "go on [[deltas=10 delay=0.05]]", "status": "active"}),
-        )
-        .await?;
-    alice.wait_method("turn/started").await?;
-    during_a_restart(&front, async {
-        wait_another_server(&front, old.pid).await?;
-        front.until_left(&old).await
-    })
-    .await?;
-    let seen = alice.received().len();
-    let mut told_since = 0;
-    // Whoever is current goes on with it.
-    alice
-        .wait("a turn on the new server", |message| {
-            told_since += 1;
-            told_since > seen && message["method"] == "turn/completed"
-        })
-        .await?;
-    let kept = alice.call("thread/goal/get", json!({"threadId": thread})).await?;
-    ensure!(kept["goal"]["status"] == "active", "{kept}");
-    alice.call("thread/goal/set", json!({"threadId": thread, "status": "paused"})).await?;
-    for end in alice.received().iter().filter(|message| message["method"] == "turn/completed") {
-        ensure!(end["params"]["turn"]["status"] == "completed", "a turn of the goal was cut: {end}");
-    }
-    front.close().await
-}
-
-async fn held_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 40).await?;
-    let old = front.server().await?;
-    let bob = during_a_restart(&front, async {
-        goal.is_held_when_the_gateway_is_killed(&front).await?;
-        let bob = front.client("bob").await?;
-        join(&bob, &goal.thread).await?;
-        front.until_left(&old).await?;
-        Ok(bob)
-    });
-    goal.goes_on_for(&front, &bob.await?).await?;
-    front.close().await
-}
-
-async fn deserted_held_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 40).await?;
-    let old = front.server().await?;
-    during_a_restart(&front, async {
-        goal.is_held_when_the_gateway_is_killed(&front).await?;
-        front.until_left(&old).await
-    })
-    .await?;
-    goal.works_unwatched(&front).await?;
-    let bob = front.client("bob").await?;
-    join(&bob, &goal.thread).await?;
-    goal.goes_on_for(&front, &bob).await?;
-    front.close().await
-}
-
-async fn deserted_goal(front: Front) -> anyhow::Result<()> {
-    // Its turn is to outlast the moment without a gateway: one that ends while nobody is subscribed unloads its thread.
-    let goal = Goal::begin(&front, 60).await?;
-    kill_gateway(&front)?;
-    goal.works_unwatched(&front).await?;
-    let bob = front.client("bob").await?;
-    join(&bob, &goal.thread).await?;
-    goal.goes_on_for(&front, &bob).await?;
-    front.close().await
-}
-
-fn kill_gateway(front: &Front) -> anyhow::Result<()> {
-    let gateway = front.gateway()?;
-    gateway.signal(Signal::KILL)?;
-    gateway.wait_gone(PATIENCE)
-}
-
-/// An active goal whose first turn runs.
-struct Goal {
-    thread: String,
-    held: PathBuf,
-    /// Whoever set it.
-    _owner: Client,
-}
-
-impl Goal {
-    async fn begin(front: &Front, deltas: usize) -> anyhow::Result<Goal> {
-        let owner = front.client("alice").await?;
-        let thread = front.thread(&owner).await?;
-        owner.forget();
-        let objective = format!("go on [[deltas={deltas} delay=0.05]]");
-        let goal = json!({"threadId": thread, "objective": objective, "status": "active"});
-        owner.call("thread/goal/set", goal).await?;
-        owner.wait_method("turn/started").await?;
-        Ok(Goal { thread, held: front.home.state("held-goals.json"), _owner: owner })
-    }
-
-    async fn is_held_when_the_gateway_is_killed(&self, front: &Front) -> anyhow::Result<()> {
-        let appears = self.held.clone();
-        let wait = move || until(PATIENCE, "the goal to be held", || appears.exists().then_some(()));
-        tokio::task::spawn_blocking(wait).await??;
-        kill_gateway(front)
-    }
-
-    /// Turn follows turn, and nobody is there.
-    async fn works_unwatched(&self, front: &Front) -> anyhow::Result<()> {
-        let asked = front.model.requests().len();
-        // The first of these was under way before, perhaps.
-        let look = |events: &[ModelEvent]| {
-            let received = events.iter().filter(|event| matches!(event, ModelEvent::Received(_)));
-            (received.count() >= asked + 2).then_some(())
-        };
-        front.model.wait_event("turns that nobody watches", PATIENCE, look).await
-    }
-
-    async fn goes_on_for(&self, front: &Front, client: &Client) -> anyhow::Result<()> {
-        client.forget();
-        let began = client.wait_method("turn/started").await?;
-        let turn = began["params"]["turn"]["id"].as_str().context("an id")?;
-        let end = client.wait_turn(turn).await?;
-        ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
-        let kept = client.call("thread/goal/get", json!({"threadId": self.thread})).await?;
-        ensure!(kept["goal"]["status"] == "active", "{kept}");
-        ensure!(!self.held.exists(), "it is remembered as held still: {}", front.status().await?);
-        client.call("thread/goal/set", json!({"threadId": self.thread, "status": "paused"})).await?;
-        Ok(())
-    }
 }
 
 async fn terminal(front: Front) -> anyhow::Result<()> {

@@ -55,7 +55,7 @@ impl World {
     }
 
     /// The servers that have a thread with a turn.
-    fn runs_in(&self, thread: &str) -> Option<ServerId> {
+    pub fn runs_in(&self, thread: &str) -> Option<ServerId> {
         let has = |model: &Model| model.threads.get(thread).is_some_and(|loaded| loaded.turn.is_some());
         self.servers.iter().find(|(_, model)| model.lives && has(model)).map(|(id, _)| *id)
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
+use crate::host::KeptGoals;
 use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
 mod happens;
@@ -60,7 +61,7 @@ pub struct World {
     /// The layers of the configuration, the highest first.
     pub config_layers: Vec<Value>,
     /// What the gateway wants remembered.
-    kept_goals: Vec<String>,
+    kept_goals: KeptGoals,
     kept_persona: Option<Text>,
     /// What becomes of the word of the next unloading.
     pub closing: Closing,
@@ -101,7 +102,7 @@ impl World {
             queues: BTreeMap::new(),
             wanted_goals: BTreeSet::new(),
             config_layers: Vec::new(),
-            kept_goals: Vec::new(),
+            kept_goals: KeptGoals::default(),
             kept_persona: None,
             closing: Closing::AtOnce,
             due: Vec::new(),
@@ -343,7 +344,7 @@ impl World {
                 );
                 self.retired.push(server);
             }
-            Action::KeepGoals(threads) => self.kept_goals = threads,
+            Action::KeepGoals(goals) => self.kept_goals = goals,
             Action::KeepPersona(persona) => self.kept_persona = Some(persona),
             Action::Report(report) => self.reports.push(report),
         }
@@ -368,8 +369,14 @@ impl World {
         seen.texts.push(value);
     }
 
-    /// The gateway ends and another one comes: all clients are gone, all links closed.
+    /// The gateway ends and another one comes at once: all clients are gone, all links closed.
     pub fn restart_gateway(&mut self) {
+        self.lose_gateway();
+        self.begin_gateway();
+    }
+
+    /// The gateway ends. Until another one comes, nobody is subscribed to anything.
+    pub fn lose_gateway(&mut self) {
         let clients: Vec<ClientId> = self.clients.keys().copied().collect();
         for id in clients {
             if let Some(seen) = self.clients.get_mut(&id) {
@@ -387,6 +394,10 @@ impl World {
         }
         self.up.clear();
         self.running_there.clear();
+    }
+
+    /// Another gateway comes.
+    pub fn begin_gateway(&mut self) {
         self.hub = Hub::new();
         self.last.clear();
         self.feed(Event::GoalsKept(self.kept_goals.clone()));

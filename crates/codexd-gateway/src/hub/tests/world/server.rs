@@ -123,6 +123,7 @@ impl World {
         }
         // What a stranger to a thread says about it changes nothing there.
         let is_stranger = outcome.as_ref().is_ok_and(|result| result["status"] == "notSubscribed");
+        let is_refused = outcome.is_err();
         let mut reply = json!({"id": value["id"]});
         match outcome {
             Ok(result) => reply["result"] = result,
@@ -131,7 +132,7 @@ impl World {
             }
         }
         self.push(link, reply);
-        if !is_stranger {
+        if !is_stranger && !is_refused {
             self.after_answer(link, method, params);
         }
     }
@@ -294,7 +295,9 @@ impl World {
                 }
                 self.disk.entry(thread.clone()).or_default();
                 let paused = params["status"] == "paused";
-                if params.get("from").is_some() {
+                // That of a sub-agent is its parent's business, and one that is being unloaded rests as upstream has it.
+                let begins = |loaded: &mut Loaded| loaded.child_of.is_none() && !loaded.closing;
+                if params.get("from").is_some() && self.loaded(server, &thread).is_some_and(begins) {
                     self.wanted_goals.remove(&thread);
                     self.wanted_goals.extend((!paused).then(|| thread.clone()));
                 }

@@ -1,0 +1,252 @@
+//! Goals work on, whatever is killed and whether anybody is there or not.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use codexd_testkit::model::ModelEvent;
+use codexd_testkit::{Client, Place, Process, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::busy::{during_a_restart, wait_another_server};
+use super::front::{Front, PATIENCE, gone, join};
+use super::on_the_real_server;
+use crate::lifecycle::keeper;
+
+on_the_real_server! {
+    one_goes_on_across_a_restart: goal;
+    one_that_is_held_goes_on_although_the_gateway_is_killed: held_goal;
+    one_works_on_although_the_gateway_is_killed_and_nobody_comes: deserted_goal;
+    one_that_is_held_goes_on_although_the_gateway_is_killed_and_nobody_comes: deserted_held_goal;
+    one_works_on_although_its_thread_was_unloaded_while_no_gateway_lived: unloaded_goal;
+    one_works_on_although_the_server_is_killed_and_nobody_is_there: goal_of_a_killed_server;
+    one_works_on_although_everything_is_killed_and_nobody_comes: goal_of_a_killed_home;
+    one_works_on_after_a_stop_and_a_start_and_nobody_comes: stopped_goal;
+}
+
+async fn goal(front: Front) -> anyhow::Result<()> {
+    let alice = front.client("alice").await?;
+    let thread = front.thread(&alice).await?;
+    let old = front.server().await?;
+    alice.forget();
+    alice
+        .call(
+            "thread/goal/set",
+            json!({"threadId": thread, "objective": "go on [[deltas=10 delay=0.05]]", "status": "active"}),
+        )
+        .await?;
+    alice.wait_method("turn/started").await?;
+    during_a_restart(&front, async {
+        wait_another_server(&front, old.pid).await?;
+        front.until_left(&old).await
+    })
+    .await?;
+    let seen = alice.received().len();
+    let mut told_since = 0;
+    // Whoever is current goes on with it.
+    alice
+        .wait("a turn on the new server", |message| {
+            told_since += 1;
+            told_since > seen && message["method"] == "turn/completed"
+        })
+        .await?;
+    let kept = alice.call("thread/goal/get", json!({"threadId": thread})).await?;
+    ensure!(kept["goal"]["status"] == "active", "{kept}");
+    alice.call("thread/goal/set", json!({"threadId": thread, "status": "paused"})).await?;
+    for end in alice.received().iter().filter(|message| message["method"] == "turn/completed") {
+        ensure!(end["params"]["turn"]["status"] == "completed", "a turn of the goal was cut: {end}");
+    }
+    front.close().await
+}
+
+async fn held_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 40).await?;
+    let old = front.server().await?;
+    let bob = during_a_restart(&front, async {
+        goal.is_held_when_the_gateway_is_killed(&front).await?;
+        let bob = front.client("bob").await?;
+        join(&bob, &goal.thread).await?;
+        front.until_left(&old).await?;
+        Ok(bob)
+    });
+    goal.goes_on_for(&front, &bob.await?).await?;
+    front.close().await
+}
+
+async fn deserted_held_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 40).await?;
+    let old = front.server().await?;
+    during_a_restart(&front, async {
+        goal.is_held_when_the_gateway_is_killed(&front).await?;
+        front.until_left(&old).await
+    })
+    .await?;
+    goal.works_unwatched(&front).await?;
+    goal.is_joined(&front).await?;
+    front.close().await
+}
+
+async fn deserted_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 60).await?;
+    kill_gateway(&front)?;
+    goal.works_unwatched(&front).await?;
+    goal.is_joined(&front).await?;
+    front.close().await
+}
+
+/// A turn that ends while nobody is subscribed unloads its thread.
+async fn unloaded_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 10).await?;
+    let server = Client::connect(&own_socket(&front).await?, "onlooker").await?;
+    let keeper = Paused::keeper_of(&front)?;
+    kill_gateway(&front)?;
+    server.wait_method("thread/closed").await?;
+    server.close().await?;
+    drop(keeper);
+    goal.works_unwatched(&front).await?;
+    goal.is_joined(&front).await?;
+    front.close().await
+}
+
+async fn goal_of_a_killed_server(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 10).await?.left_alone().await?;
+    front.kill_server().await?;
+    goal.works_unwatched(&front).await?;
+    goal.is_joined(&front).await?;
+    front.close().await
+}
+
+async fn goal_of_a_killed_home(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 10).await?.left_alone().await?;
+    let (keeper, server) = (keeper(&front.home)?, front.server().await?);
+    keeper.signal(Signal::KILL)?;
+    gone(&keeper).await?;
+    kill_gateway(&front)?;
+    server.signal(Signal::KILL)?;
+    gone(&server).await?;
+    front.verb(&["start"]).await?;
+    goal.works_unwatched(&front).await?;
+    goal.is_joined(&front).await?;
+    front.close().await
+}
+
+async fn stopped_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 10).await?;
+    front.verb(&["stop"]).await?;
+    front.verb(&["start"]).await?;
+    goal.works_unwatched(&front).await?;
+    goal.is_joined(&front).await?;
+    front.close().await
+}
+
+fn kill_gateway(front: &Front) -> anyhow::Result<()> {
+    let gateway = front.gateway()?;
+    gateway.signal(Signal::KILL)?;
+    gateway.wait_gone(PATIENCE)
+}
+
+/// Where the current app-server itself listens.
+async fn own_socket(front: &Front) -> anyhow::Result<Place> {
+    let server = front.server().await?;
+    let socket = server.command.split(' ').find_map(|argument| argument.strip_prefix("unix://"));
+    Ok(Place::Socket(socket.context("a socket of its own")?.into()))
+}
+
+/// A keeper that starts nothing for so long.
+struct Paused(Process);
+
+impl Paused {
+    fn keeper_of(front: &Front) -> anyhow::Result<Paused> {
+        let keeper = keeper(&front.home)?;
+        keeper.signal(Signal::STOP)?;
+        Ok(Paused(keeper))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _gone_already = self.0.signal(Signal::CONT);
+    }
+}
+
+/// Whether the goal of a thread is remembered as `active`, or as `held`.
+fn is_remembered(file: &Path, what: &str, thread: &str) -> bool {
+    let kept: Value = serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default();
+    kept[what].as_array().is_some_and(|threads| threads.iter().any(|kept| *kept == *thread))
+}
+
+/// An active goal whose first turn runs.
+struct Goal {
+    thread: String,
+    remembered: PathBuf,
+    /// Whoever set it.
+    owner: Option<Client>,
+}
+
+impl Goal {
+    async fn begin(front: &Front, deltas: usize) -> anyhow::Result<Goal> {
+        let owner = front.client("alice").await?;
+        let thread = front.thread(&owner).await?;
+        owner.forget();
+        let objective = format!("go on [[deltas={deltas} delay=0.05]]");
+        let goal = json!({"threadId": thread, "objective": objective, "status": "active"});
+        owner.call("thread/goal/set", goal).await?;
+        owner.wait_method("turn/started").await?;
+        Ok(Goal { thread, remembered: front.home.state("gateway-goals.json"), owner: Some(owner) })
+    }
+
+    /// Nobody is connected any more.
+    async fn left_alone(mut self) -> anyhow::Result<Goal> {
+        if let Some(owner) = self.owner.take() {
+            owner.close().await?;
+        }
+        Ok(self)
+    }
+
+    fn is_remembered(&self, what: &str) -> bool {
+        is_remembered(&self.remembered, what, &self.thread)
+    }
+
+    async fn is_held_when_the_gateway_is_killed(&self, front: &Front) -> anyhow::Result<()> {
+        let (file, thread) = (self.remembered.clone(), self.thread.clone());
+        let wait = move || {
+            until(PATIENCE, "the goal to be held", || is_remembered(&file, "held", &thread).then_some(()))
+        };
+        tokio::task::spawn_blocking(wait).await??;
+        kill_gateway(front)
+    }
+
+    /// Turn follows turn, and nobody is there.
+    async fn works_unwatched(&self, front: &Front) -> anyhow::Result<()> {
+        let asked = front.model.requests().len();
+        // The first of these was under way before, perhaps.
+        let look = |events: &[ModelEvent]| {
+            let received = events.iter().filter(|event| matches!(event, ModelEvent::Received(_)));
+            (received.count() >= asked + 2).then_some(())
+        };
+        front.model.wait_event("turns that nobody watches", PATIENCE, look).await
+    }
+
+    /// Somebody comes at last.
+    async fn is_joined(&self, front: &Front) -> anyhow::Result<()> {
+        let bob = front.client("bob").await?;
+        join(&bob, &self.thread).await?;
+        self.goes_on_for(front, &bob).await
+    }
+
+    async fn goes_on_for(&self, front: &Front, client: &Client) -> anyhow::Result<()> {
+        client.forget();
+        let began = client.wait_method("turn/started").await?;
+        let turn = began["params"]["turn"]["id"].as_str().context("an id")?;
+        let end = client.wait_turn(turn).await?;
+        ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
+        let kept = client.call("thread/goal/get", json!({"threadId": self.thread})).await?;
+        ensure!(kept["goal"]["status"] == "active", "{kept}");
+        ensure!(!self.is_remembered("held"), "it is held still: {}", front.status().await?);
+        ensure!(self.is_remembered("active"), "nobody remembers it: {}", front.status().await?);
+        client.call("thread/goal/set", json!({"threadId": self.thread, "status": "paused"})).await?;
+        let file = self.remembered.clone();
+        let wait = move || until(PATIENCE, "nothing to be at work", || (!file.exists()).then_some(()));
+        tokio::task::spawn_blocking(wait).await?
+    }
+}
