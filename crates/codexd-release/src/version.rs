@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use codexd_core::identity::FileIdentity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::find::is_script;
@@ -49,6 +49,10 @@ pub enum VersionError {
     },
 }
 
+/// How long what was killed is waited for, and how often it is looked at.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+const GONE_STEP: Duration = Duration::from_millis(1);
+
 /// The groups of the binaries that are being asked, for [`abandon`].
 static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -57,6 +61,11 @@ static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 pub fn abandon() {
     let asked = asked();
     asked.iter().for_each(|group| end(*group));
+    for group in asked.iter() {
+        // Whoever waits for it waits for the lock first.
+        let _ = rustix::process::waitpid(Some(*group), WaitOptions::empty());
+        await_end(*group);
+    }
     std::mem::forget(asked);
 }
 
@@ -66,6 +75,15 @@ fn asked() -> MutexGuard<'static, Vec<Pid>> {
 
 fn end(group: Pid) {
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
+}
+
+/// What was killed is gone a moment later, on a busy machine a longer one. Whoever inherits it may never reap it, which is not
+/// waited for.
+fn await_end(group: Pid) {
+    let until = Instant::now() + GONE_WITHIN;
+    while rustix::process::test_kill_process_group(group).is_ok() && Instant::now() < until {
+        std::thread::sleep(GONE_STEP);
+    }
 }
 
 /// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit.
@@ -94,6 +112,7 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
     end(pid);
     drop(all_asked);
     let status = child.wait().map_err(run)?;
+    await_end(pid);
     if !ended.map_err(|error| run(error.into()))? {
         return Err(VersionError::Hung { path: path.to_owned(), patience });
     }
