@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::call::Errand;
+use super::call::{Asker, Call, Errand};
 use super::event::{Action, Text, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
 use crate::host::KeptGoals;
-use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
 
 /// What is remembered of goals.
 #[derive(Debug, Default)]
@@ -24,8 +24,8 @@ pub struct Goals {
     /// At work as far as was heard, in threads that do not say so yet: they were so behind the gateway before this one, or a
     /// client was promised it.
     unseen: AtWork,
-    /// Requests that want a goal active, and are not answered yet.
-    asked: BTreeMap<u64, ThreadId>,
+    /// What clients said of goals and is not answered yet.
+    asked: BTreeMap<u64, (ThreadId, Word)>,
     /// Of which a client said something while they were held, and it is not answered yet.
     said: BTreeMap<ThreadId, Said>,
     /// As last kept.
@@ -122,9 +122,18 @@ impl Hub {
     pub(super) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
         let runs = !thread.turns.is_empty() && thread.motion == Motion::Still;
-        if runs && !thread.goal_held && thread.has_active_goal() {
+        if runs && !thread.goal_held && thread.has_active_goal() && !self.is_goal_in_question(thread) {
             self.hold_goal(id);
         }
+    }
+
+    /// Something was said of a goal and is not answered or not told yet: to hold it now would override that.
+    fn is_goal_in_question(&self, thread: &Thread) -> bool {
+        let id = &thread.id;
+        let resumes = |call: &Call| matches!(&call.asker, Asker::Gateway(Errand::ResumeGoal(of)) if of == id);
+        self.now < thread.goal_told_until
+            || self.goals.asked.values().any(|(of, _)| of == id)
+            || self.calls.values().any(resumes)
     }
 
     pub(super) fn goal_paused(&mut self, id: &ThreadId, is_good: bool) {
@@ -177,7 +186,8 @@ impl Hub {
         let said = self.goals.said.iter().filter(|(_, said)| said.wants_it_active).map(|(id, _)| id);
         let mut now = self.goals.unseen.clone();
         now.held.extend(said.cloned());
-        now.active.extend(self.goals.asked.values().cloned());
+        let asked = self.goals.asked.values().filter(|(_, word)| *word == Word::Active);
+        now.active.extend(asked.map(|(id, _)| id.clone()));
         for thread in self.threads.values() {
             if thread.goal_held {
                 now.held.insert(thread.id.clone());
@@ -202,19 +212,16 @@ impl Hub {
             said.calls.insert(call);
             said.wants_it_active = word == Word::Active;
         }
-        if word == Word::Active {
-            self.goals.asked.insert(call, id.clone());
-        }
+        self.goals.asked.insert(call, (id.clone(), word));
         self.keep_goals();
     }
 
     /// What became of a client's request, if it was one about a goal that was held. Whether the goal is held again: since what was
     /// said was refused; or since it was to be active anyway.
     pub(super) fn goal_answered(&mut self, id: &ThreadId, call: u64, fate: Fate) -> bool {
-        if let Some(asked) = self.goals.asked.remove(&call) {
-            let is_told = self.threads.get(id).is_some_and(Thread::has_active_goal);
-            if fate != Fate::Refused && !is_told {
-                self.goals.unseen.active.insert(asked);
+        if let Some((_, word)) = self.goals.asked.remove(&call) {
+            if fate != Fate::Refused {
+                self.goal_will_be_told(id, word);
             }
             self.keep_goals();
         }
@@ -236,6 +243,22 @@ impl Hub {
         }
         self.keep_goals();
         is_held_again
+    }
+
+    /// The word of a client was taken, or may have been: until the app-server has told what the goal is now, what it was does
+    /// not count.
+    fn goal_will_be_told(&mut self, id: &ThreadId, word: Word) {
+        let told_until = self.now + HUSH_MS;
+        let is_told = match self.threads.get_mut(id) {
+            Some(thread) => {
+                thread.goal_told_until = told_until;
+                thread.has_active_goal()
+            }
+            None => false,
+        };
+        if word == Word::Active && !is_told {
+            self.goals.unseen.active.insert(id.clone());
+        }
     }
 
     /// A goal that is held again goes on, unless its thread is on its way or about to be.

@@ -313,3 +313,33 @@ fn a_held_goal_of_a_dead_app_server_beside_one_that_drains() {
     ])
     .expect("it holds");
 }
+
+/// A goal is asked for again while its thread moves, and its app-server dies.
+#[test]
+fn a_goal_that_is_asked_for_again_while_it_is_held() {
+    run(&[
+        Turn(1, 0),
+        Start(1, false),
+        Start(1, false),
+        Turn(1, 3),
+        Goal(1, 3, true),
+        Deliver(0),
+        Kill(false),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Goal(1, 3, true),
+        Replace,
+        Deliver(1),
+        Turn(1, 0),
+        Wait(30),
+        Deliver(0),
+        Come(1, 0),
+        Turn(1, 0),
+        Deliver(1),
+        Complete(3),
+    ])
+    .expect("it holds");
+}

@@ -221,6 +221,10 @@ impl History {
         if self.world.clients.values().any(|seen| !seen.left) {
             self.check_who_stays()?;
         }
+        for thread in &self.world.paused_goals {
+            let status = self.world.goals.get(thread);
+            prop_assert!(status == Some(&"paused"), "the goal of {thread} goes on although it was paused");
+        }
         for thread in &self.world.wanted_goals {
             let status = self.world.goals.get(thread);
             prop_assert!(

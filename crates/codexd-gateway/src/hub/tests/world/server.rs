@@ -295,6 +295,10 @@ impl World {
                 }
                 self.disk.entry(thread.clone()).or_default();
                 let paused = params["status"] == "paused";
+                if params.get("from").is_some() {
+                    self.paused_goals.remove(&thread);
+                    self.paused_goals.extend(paused.then(|| thread.clone()));
+                }
                 // That of a sub-agent is its parent's business, and one that is being unloaded rests as upstream has it.
                 let begins = |loaded: &mut Loaded| loaded.child_of.is_none() && !loaded.closing;
                 if params.get("from").is_some() && self.loaded(server, &thread).is_some_and(begins) {
