@@ -136,6 +136,18 @@ pub enum Report {
         /// From the loss to now.
         took_ms: u64,
     },
+    /// Threads that no app-server had are loaded, for their goals are at work.
+    GoalsLoaded {
+        /// Where.
+        server: ServerId,
+        /// Their ids.
+        threads: Vec<String>,
+    },
+    /// A goal that was at work does not go on: its thread cannot be loaded again.
+    GoalLost {
+        /// The thread's id.
+        thread: String,
+    },
     /// A handover has got somewhere.
     Handover(HandoverReport),
 }

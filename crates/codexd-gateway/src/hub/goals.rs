@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::call::{Asker, Call, Errand};
-use super::event::{Action, Text, WaitsFor};
+use super::event::{Action, Report, Text, WaitsFor};
 use super::moving::Refusal;
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
 use crate::host::KeptGoals;
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
 
 /// What is remembered of goals.
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl AtWork {
 
 impl Thread {
     /// Whether its goal goes on by itself, as far as was told.
-    fn has_active_goal(&self) -> bool {
+    pub(super) fn has_active_goal(&self) -> bool {
         let goal = self.goal.as_deref().and_then(|told| text::member(told, "goal"));
         goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active")
     }
@@ -131,7 +131,7 @@ impl Hub {
     fn is_goal_in_question(&self, thread: &Thread) -> bool {
         let id = &thread.id;
         let resumes = |call: &Call| matches!(&call.asker, Asker::Gateway(Errand::ResumeGoal(of)) if of == id);
-        self.now < thread.goal_told_until
+        thread.goal_rests
             || self.goals.asked.values().any(|(of, _)| of == id)
             || self.calls.values().any(resumes)
     }
@@ -220,10 +220,7 @@ impl Hub {
     /// said was refused; or since it was to be active anyway.
     pub(super) fn goal_answered(&mut self, id: &ThreadId, call: u64, fate: Fate) -> bool {
         if let Some((_, word)) = self.goals.asked.remove(&call) {
-            if fate != Fate::Refused {
-                self.goal_will_be_told(id, word);
-            }
-            self.keep_goals();
+            self.goal_decided(id, word, fate);
         }
         let Some(said) = self.goals.said.get_mut(id) else { return false };
         if !said.calls.remove(&call) || (!said.calls.is_empty() && fate != Fate::Taken) {
@@ -245,20 +242,19 @@ impl Hub {
         is_held_again
     }
 
-    /// The word of a client was taken, or may have been: until the app-server has told what the goal is now, what it was does
-    /// not count.
-    fn goal_will_be_told(&mut self, id: &ThreadId, word: Word) {
-        let told_until = self.now + HUSH_MS;
-        let is_told = match self.threads.get_mut(id) {
-            Some(thread) => {
-                thread.goal_told_until = told_until;
-                thread.has_active_goal()
-            }
-            None => false,
-        };
-        if word == Word::Active && !is_told {
+    /// The word of a client was taken, or may have been: it is known before the app-server tells it.
+    fn goal_decided(&mut self, id: &ThreadId, word: Word, fate: Fate) {
+        let thread = self.threads.get_mut(id);
+        let is_told = thread.as_ref().is_some_and(|thread| thread.has_active_goal());
+        if fate == Fate::Taken
+            && let Some(thread) = thread
+        {
+            thread.goal_rests = word == Word::Else && is_told;
+        }
+        if fate != Fate::Refused && word == Word::Active && !is_told {
             self.goals.unseen.active.insert(id.clone());
         }
+        self.keep_goals();
     }
 
     /// A goal that is held again goes on, unless its thread is on its way or about to be.
@@ -302,6 +298,7 @@ impl Hub {
             return;
         };
         let AtWork { active, held } = self.goals.unseen.clone();
+        let mut threads = Vec::new();
         for id in active.union(&held) {
             if !self.threads.contains_key(id) {
                 let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
@@ -309,7 +306,11 @@ impl Hub {
                 thread.motion = Motion::Lost;
                 thread.goal_held = self.goals.unseen.held.remove(id);
                 self.threads.insert(id.clone(), thread);
+                threads.push(id.to_string());
             }
+        }
+        if !threads.is_empty() {
+            self.out.push(Action::Report(Report::GoalsLoaded { server, threads }));
         }
         self.recover_lost();
     }

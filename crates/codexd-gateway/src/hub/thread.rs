@@ -139,8 +139,8 @@ pub struct Thread {
     pub goal_held: bool,
     /// Until then what only repeats what is known is the echo of a resume of the gateway's own.
     pub hush_until: Now,
-    /// Until then a client has just decided what the goal is, and it was not told since.
-    pub goal_told_until: Now,
+    /// A client has made its goal rest, which was not told yet.
+    pub goal_rests: bool,
     /// Who resumed it last: what then repeats what is known is meant for that one.
     pub joiner: Option<ClientId>,
     /// What keeps it where it is, as last seen.
@@ -190,7 +190,7 @@ impl Thread {
             goal: None,
             goal_held: false,
             hush_until: Now::default(),
-            goal_told_until: Now::default(),
+            goal_rests: false,
             joiner: None,
             waits_for: WaitsFor::Nothing,
             queued: false,

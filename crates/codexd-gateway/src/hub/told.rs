@@ -139,7 +139,7 @@ impl Hub {
                 if !is_echo {
                     known.goal = Some(params.get().into());
                 }
-                known.goal_told_until = self.now;
+                known.goal_rests &= known.has_active_goal();
                 // One that is being found may be unloaded before it is.
                 if known.motion != Motion::Finding {
                     self.goals.is_seen(id);

@@ -76,6 +76,21 @@ impl Driver {
                 );
                 self.tell_host("recovered", EventLevel::Info, "threads.recovered", message, detail);
             }
+            Report::GoalsLoaded { server, threads } => {
+                let pid = self.servers.borrow().pid(Some(*server));
+                let message = format!(
+                    "{} threads are loaded{} although nobody asked for them: their goals go on",
+                    threads.len(),
+                    of_process(pid)
+                );
+                let detail = json!({"pid": pid, "threads": threads});
+                self.orders.note(EventLevel::Info, "goals.loaded", message, detail);
+            }
+            Report::GoalLost { thread } => {
+                let message =
+                    format!("the goal of the thread {thread} does not go on: the app-server cannot load it");
+                self.orders.note(EventLevel::Warn, "goals.lost", message, json!({"threads": [thread]}));
+            }
             Report::Handover(handover) => self.report_handover(handover),
         }
     }

@@ -315,6 +315,9 @@ impl Hub {
     /// A thread that cannot be loaded again: ephemeral, or never written to disk.
     pub(super) fn end_as_lost(&mut self, id: &ThreadId) {
         self.withdraw_asks(id, false);
+        if self.threads.get(id).is_some_and(|thread| self.goals.are_at_work_in(thread)) {
+            self.out.push(Action::Report(Report::GoalLost { thread: id.to_string() }));
+        }
         let turns = self.threads.get(id).map(|thread| thread.turns.clone()).unwrap_or_default();
         for turn in turns {
             let end = self.end_of(id, &turn, None);

@@ -343,3 +343,26 @@ fn a_goal_that_is_asked_for_again_while_it_is_held() {
     ])
     .expect("it holds");
 }
+
+/// A goal is paused by its user while the gateway begins to hold it.
+#[test]
+fn a_goal_that_is_paused_when_it_is_about_to_be_held() {
+    run(&[
+        Come(1, 0),
+        Replace,
+        Deliver(0),
+        Deliver(0),
+        Goal(1, 1, true),
+        Start(1, false),
+        Show(1),
+        Turn(1, 0),
+        Start(1, false),
+        Start(1, false),
+        Delta(2),
+        Leave(3),
+        Goal(1, 1, false),
+        Deliver(0),
+        Wait(61_000),
+    ])
+    .expect("it holds");
+}
