@@ -80,6 +80,15 @@ pub(crate) const QUIET_MS: u64 = 50;
 pub(crate) const UNWATCHED_MAX_MS: u64 = 60_000;
 /// The longest such delay: a hundred years.
 pub(crate) const UNLOAD_DELAY_MAX_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
+/// After so many losses in a row of an app-server that had loaded a thread for its goal's sake, which may be why, the thread
+/// is not loaded again at once.
+pub(crate) const GOAL_LOSSES_MAX: u32 = 3;
+/// One that lived for so long with the thread was not lost for that.
+pub(crate) const GOAL_STABLE_MS: u64 = 10_000;
+/// How soon what could not be written down of goals is tried again.
+pub(crate) const GOALS_AGAIN_AFTER_MS: u64 = 1_000;
+/// How long a goal rests whose thread cannot be loaded, or was not for that reason.
+pub(crate) const GOAL_POSTPONED_MS: u64 = 60_000;
 /// How long after a resume of the gateway's own its echoes are expected.
 pub(crate) const HUSH_MS: u64 = 2_000;
 /// A thread that does not unload within this is subscribed again and tried later.

@@ -62,8 +62,6 @@ pub fn abandon() {
     let asked = asked();
     asked.iter().for_each(|group| end(*group));
     for group in asked.iter() {
-        // Whoever waits for it waits for the lock first.
-        let _ = rustix::process::waitpid(Some(*group), WaitOptions::empty());
         await_end(*group);
     }
     std::mem::forget(asked);
@@ -81,7 +79,12 @@ fn end(group: Pid) {
 /// waited for.
 fn await_end(group: Pid) {
     let until = Instant::now() + GONE_WITHIN;
-    while rustix::process::test_kill_process_group(group).is_ok() && Instant::now() < until {
+    loop {
+        // One that nobody has waited for is still there: whoever asked it may wait for a lock.
+        let _ = rustix::process::waitpid(Some(group), WaitOptions::NOHANG);
+        if rustix::process::test_kill_process_group(group).is_err() || Instant::now() >= until {
+            return;
+        }
         std::thread::sleep(GONE_STEP);
     }
 }

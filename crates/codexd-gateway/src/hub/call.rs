@@ -42,6 +42,8 @@ pub enum Kind {
     Turn,
     /// It may have begun a turn that it does not name.
     Starter,
+    /// It ended the turn that runs.
+    Interrupt,
     /// The command that it ran has ended.
     Exec,
     /// The process that it began runs until it is told to have ended; refused, it never ran.
@@ -75,8 +77,10 @@ pub enum Errand {
     CheckQueue(ThreadId),
     CheckTerminals(ThreadId),
     CheckGoal(ThreadId),
-    /// Keep its goal from beginning turns, and let it again.
+    /// Keep its goal from beginning turns.
     PauseGoal(ThreadId),
+    /// Let it again: what it is by now, and that it is to go on.
+    LookAtGoal(ThreadId),
     ResumeGoal(ThreadId),
     /// Unload it to move it.
     Leave(ThreadId),
@@ -107,6 +111,7 @@ impl Errand {
             | Errand::CheckTerminals(thread)
             | Errand::CheckGoal(thread)
             | Errand::PauseGoal(thread)
+            | Errand::LookAtGoal(thread)
             | Errand::ResumeGoal(thread)
             | Errand::Leave(thread)
             | Errand::Return(thread)

@@ -30,6 +30,7 @@ impl Hub {
             }
             Errand::CheckGoal(thread) => self.check_goal(&thread, outcome),
             Errand::PauseGoal(thread) => self.goal_paused(&thread, result.is_some()),
+            Errand::LookAtGoal(thread) => self.held_goal_told(&thread, outcome),
             Errand::ResumeGoal(thread) => self.goal_resumed(&thread, outcome),
             Errand::Leave(thread) => self.left(&thread, result),
             Errand::Return(thread) => self.returned(&thread, result.is_some()),
@@ -46,17 +47,12 @@ impl Hub {
     /// The link broke before an errand was answered.
     pub(super) fn errand_lost(&mut self, errand: &Errand) {
         let Some(id) = errand.thread().cloned() else { return };
-        if let Some(thread) = self.threads.get_mut(&id) {
-            if thread.motion != Motion::Still {
-                // Whoever lost it finds it again: it counts among those of the lost app-server.
-                thread.motion = Motion::Lost;
-            }
-            // Whether it was done is not known, so it counts as held until it is known to go on.
-            if let Errand::ResumeGoal(_) = errand {
-                thread.goal_held = true;
-            }
+        // Whoever lost it finds it again: it counts among those of the lost app-server.
+        if let Some(thread) = self.threads.get_mut(&id).filter(|thread| thread.motion != Motion::Still) {
+            thread.motion = Motion::Lost;
         }
-        if let Errand::ResumeGoal(_) = errand {
+        // Whether it was done is not known: what is held stays so until it is known to go on.
+        if let Errand::LookAtGoal(_) | Errand::ResumeGoal(_) = errand {
             self.request_ended(&id);
         }
         self.moved_on();

@@ -136,12 +136,17 @@ pub enum Report {
         /// From the loss to now.
         took_ms: u64,
     },
-    /// Threads that no app-server had are loaded, for their goals are at work.
+    /// Threads that no app-server has are about to be loaded, for their goals are at work.
     GoalsLoaded {
         /// Where.
         server: ServerId,
         /// Their ids.
         threads: Vec<String>,
+    },
+    /// The thread of a goal that is at work cannot be loaded now, or its app-server dies of it: it is tried again later.
+    GoalPostponed {
+        /// The thread's id.
+        thread: String,
     },
     /// A goal that was at work does not go on: its thread cannot be loaded again.
     GoalLost {

@@ -84,6 +84,8 @@ enum Timer {
     UnloadDelay(ServerId),
     /// Try again to let a goal go on.
     Goal(ThreadId),
+    /// Load the threads of goals that were postponed.
+    Goals,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
 }
@@ -267,6 +269,7 @@ impl Hub {
                 Timer::Find => self.find_more(),
                 Timer::UnloadDelay(server) => self.ask_for_unload_delay(server),
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
+                Timer::Goals => self.load_postponed_goals(),
                 Timer::Look(thread) => self.time_to_look(&thread),
             }
         }

@@ -47,7 +47,7 @@ impl Hub {
                 self.no_notice_follows(client, &request);
                 let mut fate = if outcome.is_ok() { Fate::Taken } else { Fate::Refused };
                 if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
-                    fate = Fate::Open;
+                    fate = Fate::Again;
                     self.hold_first(client, request, link.server(), number);
                 } else {
                     let told = match kind {
@@ -170,6 +170,13 @@ impl Hub {
                         thread.turn_began(&turn_id, turn.get());
                     }
                 }
+                self.tell(client, told);
+            }
+            (Kind::Interrupt, Some(_)) => {
+                if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
+                    thread.interrupted = true;
+                }
+                self.keep_goals();
                 self.tell(client, told);
             }
             (Kind::Unsubscribe, Some(_)) => {

@@ -198,6 +198,7 @@ impl Hub {
             "thread/start" | "thread/fork" => Kind::NewThread,
             "thread/resume" => Kind::Resume,
             "turn/start" => Kind::Turn,
+            "turn/interrupt" => Kind::Interrupt,
             "thread/unsubscribe" => Kind::Unsubscribe,
             "thread/loaded/list" => Kind::LoadedList,
             "thread/list" | "thread/search" => Kind::ThreadList,

@@ -138,6 +138,7 @@ impl Hub {
             self.link_lost(link);
             self.out.push(Action::Close(link));
         }
+        self.postpone_what_is_lost_too_often(id);
         self.servers.remove(&id);
     }
 

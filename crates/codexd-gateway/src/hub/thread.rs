@@ -139,8 +139,18 @@ pub struct Thread {
     pub goal_held: bool,
     /// Until then what only repeats what is known is the echo of a resume of the gateway's own.
     pub hush_until: Now,
+    /// That goal goes on by itself.
+    pub goal_is_active: bool,
     /// A client has made its goal rest, which was not told yet.
     pub goal_rests: bool,
+    /// Its user has interrupted its last turn: upstream lets an active goal rest then until somebody begins another.
+    pub interrupted: bool,
+    /// It is loaded for its goal's sake, and nobody was told of it.
+    pub loads_unasked: bool,
+    /// So many app-servers died in a row while it was being loaded, or right after.
+    pub losses: u32,
+    /// When it was loaded again after a loss.
+    pub loaded_at: Option<Now>,
     /// Who resumed it last: what then repeats what is known is meant for that one.
     pub joiner: Option<ClientId>,
     /// What keeps it where it is, as last seen.
@@ -190,7 +200,12 @@ impl Thread {
             goal: None,
             goal_held: false,
             hush_until: Now::default(),
+            goal_is_active: false,
             goal_rests: false,
+            interrupted: false,
+            loads_unasked: false,
+            losses: 0,
+            loaded_at: None,
             joiner: None,
             waits_for: WaitsFor::Nothing,
             queued: false,
@@ -215,6 +230,10 @@ impl Thread {
     /// It refused to load, but may later: in how many ms it is to be tried again, unless that was done often enough.
     pub fn try_again_after(&mut self) -> Option<u64> {
         self.tries += 1;
+        if self.loads_unasked && self.tries > HASTY_TRIES_MAX {
+            // Nobody waits for it.
+            return None;
+        }
         if self.tries <= HASTY_TRIES_MAX {
             Some(AGAIN_AFTER_MS)
         } else {
@@ -291,7 +310,10 @@ impl Thread {
                 turn.raw = raw.into();
                 turn.lost = false;
             }
-            None => self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false }),
+            None => {
+                self.interrupted = false;
+                self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false });
+            }
         }
     }
 

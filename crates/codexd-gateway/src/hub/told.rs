@@ -43,7 +43,8 @@ impl Hub {
         }
         let Some(known) = self.threads.get_mut(thread) else {
             // Somebody else's thread, which only its status concerns.
-            if method.starts_with(GOAL) {
+            let is_gone = matches!(method, "thread/archived" | "thread/deleted");
+            if is_gone || (method.starts_with(GOAL) && !self.is_listing()) {
                 self.goals.is_seen(thread);
                 self.keep_goals();
             }
@@ -137,9 +138,11 @@ impl Hub {
             }
             "thread/goal/updated" | "thread/goal/cleared" => {
                 if !is_echo {
-                    known.goal = Some(params.get().into());
+                    known.learn_goal(params.get());
                 }
-                known.goal_rests &= known.has_active_goal();
+                known.goal_rests &= known.goal_is_active;
+                // It has ended while it was held.
+                known.goal_held &= known.goal_is_active;
                 // One that is being found may be unloaded before it is.
                 if known.motion != Motion::Finding {
                     self.goals.is_seen(id);

@@ -21,6 +21,7 @@ use super::servers::Servers;
 use super::writer::Writer;
 use crate::host::{KeptGoals, KeptPersona, Memory};
 use crate::hub::{Action, ClientId, Event, Link, Text};
+use crate::limits::GOALS_AGAIN_AFTER_MS;
 
 /// The state that all tasks share.
 pub(crate) struct Driver {
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     memory: RefCell<Box<dyn Memory>>,
     /// As whom the brain introduces itself, as far as it has said so.
     persona: RefCell<Option<Text>>,
+    /// What could not be remembered of goals.
+    unkept: RefCell<Option<KeptGoals>>,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }
@@ -66,6 +69,7 @@ impl Driver {
             orders: Orders::default(),
             memory: RefCell::new(memory),
             persona: RefCell::default(),
+            unkept: RefCell::default(),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }
@@ -155,14 +159,37 @@ impl Driver {
         }
     }
 
-    fn keep_goals(&self, goals: &KeptGoals) {
-        if let Err(error) = self.memory.borrow_mut().keep_goals(goals) {
+    fn keep_goals(self: &Rc<Self>, goals: KeptGoals) {
+        let kept = self.memory.borrow_mut().keep_goals(&goals);
+        let is_tried_already = match &kept {
+            Ok(()) => self.unkept.take().is_some(),
+            Err(_) => self.unkept.replace(Some(goals.clone())).is_some(),
+        };
+        if let Err(error) = kept {
+            if is_tried_already {
+                return;
+            }
             let message = format!(
                 "failed to remember which goals are at work: {error}; if the gateway is killed now, those that it has paused \
                  for a handover stay paused, and others may rest until somebody opens their threads"
             );
             let detail = json!({"active": goals.active, "held": goals.held});
             self.orders.note(EventLevel::Warn, "goals.forgotten", message, detail);
+            let trying = Rc::clone(self);
+            tokio::task::spawn_local(async move { trying.keep_goals_at_last().await });
+        }
+    }
+
+    /// What stands on disk is older than what is: the next gateway would go by that.
+    async fn keep_goals_at_last(self: Rc<Self>) {
+        while self.unkept.borrow().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(GOALS_AGAIN_AFTER_MS)).await;
+            let goals = self.unkept.borrow().clone();
+            if let Some(goals) = goals
+                && self.memory.borrow_mut().keep_goals(&goals).is_ok()
+            {
+                self.unkept.take();
+            }
         }
     }
 
@@ -216,7 +243,7 @@ impl Driver {
                 self.feed(Event::Looked { thread, exists });
             }
             Action::Retire(server) => self.retire(server),
-            Action::KeepGoals(goals) => self.keep_goals(&goals),
+            Action::KeepGoals(goals) => self.keep_goals(goals),
             Action::KeepPersona(persona) => {
                 self.persona.replace(Some(persona));
                 self.keep_persona();

@@ -79,12 +79,18 @@ impl Driver {
             Report::GoalsLoaded { server, threads } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let message = format!(
-                    "{} threads are loaded{} although nobody asked for them: their goals go on",
+                    "{} threads are to be loaded{} although nobody asked for them: their goals go on",
                     threads.len(),
                     of_process(pid)
                 );
                 let detail = json!({"pid": pid, "threads": threads});
-                self.orders.note(EventLevel::Info, "goals.loaded", message, detail);
+                self.orders.note(EventLevel::Info, "goals.loading", message, detail);
+            }
+            Report::GoalPostponed { thread } => {
+                let message = format!(
+                    "the goal of the thread {thread} rests for a minute: the app-server cannot load it, or dies of it"
+                );
+                self.orders.note(EventLevel::Warn, "goals.postponed", message, json!({"threads": [thread]}));
             }
             Report::GoalLost { thread } => {
                 let message =

@@ -17,7 +17,9 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
 use super::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, QUIET_MS, RECONNECT_AFTER_MS};
+use crate::limits::{
+    AGAIN_AFTER_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, LOADS_MAX, QUIET_MS, RECONNECT_AFTER_MS,
+};
 
 /// A loss that is being made good.
 #[derive(Debug)]
@@ -124,6 +126,18 @@ impl Hub {
         self.recover_lost();
     }
 
+    /// An app-server died that had these threads, perhaps of one of them: those that nobody watches wait a while.
+    pub(super) fn postpone_what_is_lost_too_often(&mut self, server: ServerId) {
+        let mut postponed = Vec::new();
+        for thread in self.threads.values_mut().filter(|thread| thread.server == server) {
+            if self.goals.are_at_work_in(thread) && thread.is_lost_too_often(self.now) {
+                postponed.push(thread.id.clone());
+            }
+        }
+        postponed.sort_unstable();
+        postponed.iter().for_each(|thread| self.postpone_goal(thread));
+    }
+
     /// Opens what broke and is needed.
     pub(super) fn reconnect(&mut self) {
         self.connect_where_needed();
@@ -223,7 +237,10 @@ impl Hub {
             Refusal::Draining => Some(AGAIN_AFTER_MS),
         };
         let Some(wait) = wait else {
-            self.end_as_lost(id);
+            match refusal == Refusal::NotYet && self.goals.are_at_work_in(thread) && !thread.is_watched() {
+                true => self.postpone_goal(id),
+                false => self.end_as_lost(id),
+            }
             return self.recover_lost();
         };
         thread.motion = Motion::Lost;
@@ -260,6 +277,8 @@ impl Hub {
         self.withdraw_asks(id, true);
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.motion = Motion::Still;
+        thread.loads_unasked = false;
+        thread.loaded_at = Some(self.now);
         // An active goal goes on by itself.
         thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
         thread.tries = 0;
@@ -323,7 +342,7 @@ impl Hub {
             let end = self.end_of(id, &turn, None);
             self.tell_viewers(id, "turn/completed", &end);
         }
-        self.tell_closed(id);
+        self.end_unheard(id);
         self.see_whether_recovered();
         self.pump();
     }
@@ -353,6 +372,13 @@ impl Hub {
 }
 
 impl super::Thread {
+    /// Whether nobody watches it and its app-server was lost again and again with it, or while it was being loaded.
+    fn is_lost_too_often(&mut self, now: Now) -> bool {
+        let lasted = self.loaded_at.take().is_some_and(|at| now.since_ms(at) >= GOAL_STABLE_MS);
+        self.losses = if lasted { 1 } else { self.losses + 1 };
+        self.losses >= GOAL_LOSSES_MAX && !self.is_watched()
+    }
+
     /// The link that told it broke.
     fn lose(&mut self) {
         self.motion = Motion::Lost;

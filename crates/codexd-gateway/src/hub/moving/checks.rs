@@ -88,7 +88,9 @@ impl Hub {
             // So that its clearing is news, also when nobody was told of it since this gateway is there.
             let goal =
                 || format!(r#"{{"threadId":{},"goal":{}}}"#, serde_json::Value::from(&**id), goal.get());
-            thread.goal.get_or_insert_with(|| goal().into());
+            if thread.goal.is_none() {
+                thread.learn_goal(&goal());
+            }
         }
         self.checked(id, |check| {
             check.goal_is_active |= active;

@@ -4,7 +4,7 @@ use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
-    Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
+    Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
     NextClosing, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Terminal, Turn, Unsubscribe,
     Wait,
 };
@@ -363,6 +363,23 @@ fn a_goal_that_is_paused_when_it_is_about_to_be_held() {
         Goal(1, 1, false),
         Deliver(0),
         Wait(61_000),
+    ])
+    .expect("it holds");
+}
+
+/// A turn ends its goal when the gateway is about to pause it.
+#[test]
+fn a_goal_that_ends_when_it_is_about_to_be_held() {
+    run(&[
+        Goal(1, 0, true),
+        Start(1, false),
+        Drain,
+        Replace,
+        Achieve(0),
+        Queue(1, 0),
+        Turn(1, 0),
+        Deliver(1),
+        Deliver(1),
     ])
     .expect("it holds");
 }

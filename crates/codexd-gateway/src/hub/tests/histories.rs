@@ -71,6 +71,7 @@ impl History {
             Step::Show(at)
             | Step::Delta(at)
             | Step::Complete(at)
+            | Step::Achieve(at)
             | Step::Approve(at)
             | Step::Terminal(at)
             | Step::Spawn(at) => {
@@ -152,6 +153,7 @@ impl History {
                 self.world.delta(thread, &text);
             }
             Step::Complete(_) => self.world.complete(thread),
+            Step::Achieve(_) => self.world.achieve(thread),
             Step::Approve(_) => self.world.request_approval(thread),
             Step::Terminal(_) => self.world.terminal(thread),
             _ if self.threads.len() < 6 => {
@@ -214,12 +216,18 @@ impl History {
     /// # Errors
     /// An app-server stays although nothing holds it but goals that go on and on.
     pub fn end(&mut self) -> Result<(), TestCaseError> {
-        for _ in 0..8 {
+        // What nobody watches is looked at once in a minute, and may take a while on its way then.
+        for _ in 0..10 {
             self.end_a_round();
         }
         // Nothing goes to a new app-server before somebody has given it a name.
         if self.world.clients.values().any(|seen| !seen.left) {
             self.check_who_stays()?;
+        }
+        for thread in &self.world.achieved_goals {
+            let status = self.world.goals.get(thread);
+            // One that was paused at the very end of a gateway rests as well.
+            prop_assert!(status != Some(&"active"), "the goal of {thread} goes on although it was achieved");
         }
         for thread in &self.world.paused_goals {
             let status = self.world.goals.get(thread);
@@ -240,6 +248,7 @@ impl History {
         }
         for _ in 0..8 {
             self.world.goals.values_mut().for_each(|goal| *goal = "paused");
+            self.world.achieved_goals.clear();
             self.end_a_round();
         }
         self.world.settle_for(40_000);

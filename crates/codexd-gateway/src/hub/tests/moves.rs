@@ -141,6 +141,29 @@ fn the_last_word_that_was_taken_holds_whatever_became_of_those_before_it() {
 }
 
 #[test]
+fn a_held_goal_goes_on_although_its_objective_was_changed() {
+    for status in [json!(null), json!("active")] {
+        let (mut world, client, thread) = with_a_held_goal();
+        world.ask(client, "thread/goal/set", json!({"threadId": thread, "status": status, "objective": "p"}));
+        world.settle();
+        world.complete(&thread);
+        world.settle_for(1_000);
+        assert_eq!((world.goals[&thread], world.running().len()), ("active", 1), "{status}");
+    }
+}
+
+#[test]
+fn a_held_goal_whose_turn_its_user_interrupts_rests_and_says_so() {
+    let (mut world, client, thread) = with_a_held_goal();
+    world.call(client, "turn/interrupt", json!({"threadId": thread, "turnId": world.running()[0]}));
+    world.complete(&thread);
+    world.settle_for(1_000);
+    assert_eq!((world.goals[&thread], world.running().len()), ("paused", 0));
+    let told = world.notes(client, "thread/goal/updated");
+    assert_eq!(told.last().expect("a word of it")["params"]["goal"]["status"], "paused");
+}
+
+#[test]
 fn a_goal_that_was_paused_stays_so_although_the_answer_was_lost() {
     for gateway_too in [false, true] {
         let (mut world, client, thread) = with_a_held_goal();

@@ -4,7 +4,7 @@ mod clients;
 mod links;
 mod tcp;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -103,6 +103,8 @@ pub(super) struct House {
 #[derive(Clone, Default)]
 pub(super) struct Notebook {
     pub(super) goals: Rc<RefCell<KeptGoals>>,
+    /// So often goals cannot be kept.
+    pub(super) fails: Rc<Cell<u32>>,
     pub(super) persona: Rc<RefCell<Option<KeptPersona>>>,
 }
 
@@ -112,6 +114,10 @@ impl Memory for Notebook {
     }
 
     fn keep_goals(&mut self, goals: &KeptGoals) -> std::io::Result<()> {
+        if let Some(left) = self.fails.get().checked_sub(1) {
+            self.fails.set(left);
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         *self.goals.borrow_mut() = goals.clone();
         Ok(())
     }
@@ -263,6 +269,23 @@ fn goals_are_remembered_and_told_to_the_next_brain() {
         house.driver.remember();
         let Event::GoalsKept(goals) = house.next().await else { panic!("the goals") };
         assert_eq!(goals, kept);
+    });
+}
+
+#[test]
+fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
+    in_house(async |house| {
+        let now = KeptGoals { active: vec!["b".into()], held: Vec::new() };
+        house.memory.fails.set(3);
+        house.act(vec![Action::KeepGoals(KeptGoals::default()), Action::KeepGoals(now.clone())]).await;
+        let Some(HostOrder::Note { kind, .. }) = house.orders.recv().await else { panic!("a word of it") };
+        assert_eq!(kind, "goals.forgotten");
+        let kept = async {
+            while *house.memory.goals.borrow() != now {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), kept).await.expect("kept at last");
     });
 }
 

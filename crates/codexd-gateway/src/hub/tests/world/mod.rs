@@ -58,6 +58,8 @@ pub struct World {
     pub queues: BTreeMap<String, u32>,
     /// Goals that clients want to go on.
     pub wanted_goals: BTreeSet<String>,
+    /// Goals that a turn has ended.
+    pub achieved_goals: BTreeSet<String>,
     /// Goals that clients have paused.
     pub paused_goals: BTreeSet<String>,
     /// The layers of the configuration, the highest first.
@@ -103,6 +105,7 @@ impl World {
             goals: BTreeMap::new(),
             queues: BTreeMap::new(),
             wanted_goals: BTreeSet::new(),
+            achieved_goals: BTreeSet::new(),
             paused_goals: BTreeSet::new(),
             config_layers: Vec::new(),
             kept_goals: KeptGoals::default(),

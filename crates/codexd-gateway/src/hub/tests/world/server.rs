@@ -241,8 +241,10 @@ impl World {
         let server = link.server();
         let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
         let model = self.servers.get_mut(&server).expect("a server");
+        let rests = matches!(params["status"].as_str(), Some("paused" | "complete"));
+        let begins_goal = method == "thread/goal/set" && !rests;
         let starts = matches!(method, "thread/start" | "turn/start" | "thread/fork" | "thread/resume");
-        if model.draining && starts {
+        if model.draining && (starts || begins_goal) {
             return Err(("Server is draining".into(), json!({"reason": "serverShuttingDown"})));
         }
         match method {
@@ -290,12 +292,17 @@ impl World {
                 if self.loaded(server, &thread).is_none_or(|loaded| loaded.ephemeral) {
                     return refused("no goals here");
                 }
-                if !["active", "paused"].contains(&params["status"].as_str().unwrap_or("active")) {
-                    return refused("no such status");
-                }
+                let status = match params["status"].as_str() {
+                    Some("paused") => "paused",
+                    Some("complete") => "complete",
+                    Some("active") => "active",
+                    None => self.goals.get(&thread).copied().unwrap_or("active"),
+                    Some(_) => return refused("no such status"),
+                };
                 self.disk.entry(thread.clone()).or_default();
                 let paused = params["status"] == "paused";
                 if params.get("from").is_some() {
+                    self.achieved_goals.remove(&thread);
                     self.paused_goals.remove(&thread);
                     self.paused_goals.extend(paused.then(|| thread.clone()));
                 }
@@ -305,7 +312,7 @@ impl World {
                     self.wanted_goals.remove(&thread);
                     self.wanted_goals.extend((!paused).then(|| thread.clone()));
                 }
-                self.goals.insert(thread, if paused { "paused" } else { "active" });
+                self.goals.insert(thread, status);
                 Ok(json!({}))
             }
             "thread/queue/add" => {
@@ -364,6 +371,7 @@ impl World {
 
     /// An app-server dies. `graceful`: its turns are whole on disk, unheard.
     pub fn kill(&mut self, id: ServerId, graceful: bool) {
+        self.goals_are_forgotten();
         let Some(model) = self.servers.get_mut(&id) else { return };
         model.lives = false;
         let threads = std::mem::take(&mut model.threads);

@@ -6,17 +6,15 @@
 //! Which ones are active and which are held outlives the gateway. A goal whose turn ends while no gateway is subscribed is
 //! unloaded, and would rest until somebody opens its thread; one that is held would stay paused for ever.
 
+mod holding;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::json;
-
-use super::call::{Asker, Call, Errand};
-use super::event::{Action, Report, Text, WaitsFor};
-use super::moving::Refusal;
+use super::event::{Action, Report};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
 use crate::host::KeptGoals;
-use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::GOAL_POSTPONED_MS;
 
 /// What is remembered of goals.
 #[derive(Debug, Default)]
@@ -28,6 +26,8 @@ pub struct Goals {
     asked: BTreeMap<u64, (ThreadId, Word)>,
     /// Of which a client said something while they were held, and it is not answered yet.
     said: BTreeMap<ThreadId, Said>,
+    /// Of which the threads are to be loaded later, and whether they are held.
+    postponed: BTreeMap<ThreadId, bool>,
     /// As last kept.
     kept: AtWork,
 }
@@ -50,7 +50,7 @@ struct Said {
 
 /// What a request decides of a goal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Word {
+pub(in crate::hub) enum Word {
     /// It is to be active.
     Active,
     /// It is to rest, or to end.
@@ -59,13 +59,15 @@ pub(super) enum Word {
 
 /// What became of such a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fate {
+pub(in crate::hub) enum Fate {
     /// It holds.
     Taken,
     /// It was refused.
     Refused,
-    /// Nobody knows, or it is sent again.
+    /// Nobody knows.
     Open,
+    /// It is sent again.
+    Again,
 }
 
 impl Goals {
@@ -78,15 +80,13 @@ impl Goals {
     /// Whether a thread is to be loaded although nobody watches it.
     pub fn are_at_work_in(&self, thread: &Thread) -> bool {
         let AtWork { active, held } = &self.unseen;
-        thread.goal_held
-            || thread.has_active_goal()
-            || active.contains(&thread.id)
-            || held.contains(&thread.id)
+        thread.goal_held || thread.works_on() || active.contains(&thread.id) || held.contains(&thread.id)
     }
 
     /// What its goal is has been told, or it is not to be found: whatever was heard before does not count any more.
     pub fn is_seen(&mut self, id: &str) {
         self.unseen.active.remove(id);
+        self.postponed.retain(|postponed, held| **postponed != *id || *held);
     }
 }
 
@@ -98,93 +98,29 @@ impl AtWork {
 }
 
 impl Thread {
+    /// What was told of its goal: the parameters of `thread/goal/updated` or of `thread/goal/cleared`.
+    pub(in crate::hub) fn learn_goal(&mut self, params: &str) {
+        let goal = text::member(params, "goal");
+        let status = goal.and_then(|goal| text::string(goal.get(), "status"));
+        self.goal_is_active = status.is_some_and(|status| status == "active");
+        self.goal = Some(params.into());
+    }
+
     /// Whether its goal goes on by itself, as far as was told.
-    pub(super) fn has_active_goal(&self) -> bool {
-        let goal = self.goal.as_deref().and_then(|told| text::member(told, "goal"));
-        goal.and_then(|goal| text::string(goal.get(), "status")).is_some_and(|status| status == "active")
+    fn works_on(&self) -> bool {
+        self.goal_is_active && !self.interrupted
     }
 }
 
 impl Hub {
-    /// Keeps a goal from beginning turns. Its turn, if one runs, ends first; then the look is taken again.
-    pub(super) fn hold_goal(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.goal_held = true;
-        thread.waits_for = WaitsFor::Turn;
-        let link = thread.link();
-        // First of all: from here on it would stay paused if this gateway were killed.
-        self.keep_goals();
-        let params = json!({"threadId": &**id, "status": "paused"});
-        self.errand(link, Errand::PauseGoal(id.clone()), "thread/goal/set", &params);
-    }
-
-    /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
-    pub(super) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id) else { return };
-        let runs = !thread.turns.is_empty() && thread.motion == Motion::Still;
-        if runs && !thread.goal_held && thread.has_active_goal() && !self.is_goal_in_question(thread) {
-            self.hold_goal(id);
-        }
-    }
-
-    /// Something was said of a goal and is not answered or not told yet: to hold it now would override that.
-    fn is_goal_in_question(&self, thread: &Thread) -> bool {
-        let id = &thread.id;
-        let resumes = |call: &Call| matches!(&call.asker, Asker::Gateway(Errand::ResumeGoal(of)) if of == id);
-        thread.goal_rests
-            || self.goals.asked.values().any(|(of, _)| of == id)
-            || self.calls.values().any(resumes)
-    }
-
-    pub(super) fn goal_paused(&mut self, id: &ThreadId, is_good: bool) {
-        if is_good {
-            return self.timer(QUIET_MS, Timer::Quiet(id.clone()));
-        }
-        if let Some(thread) = self.threads.get_mut(id) {
-            thread.goal_held = false;
-            thread.waits_for = WaitsFor::Trouble;
-        }
-        self.keep_goals();
-        self.look_again(id, MOVE_STUCK_MS);
-    }
-
-    /// A goal that was held goes on where the thread is now.
-    pub(super) fn let_goal_go_on(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal_held) else { return };
-        let (link, params) = (thread.link(), json!({"threadId": &**id, "status": "active"}));
-        thread.quiet_at = self.now + QUIET_MS;
-        self.requests_of(id, 1);
-        self.errand(link, Errand::ResumeGoal(id.clone()), "thread/goal/set", &params);
-    }
-
-    /// Nothing is to leave any more: what was held for a move goes on.
-    pub(super) fn let_goals_go_on(&mut self) {
-        let held = |thread: &&Thread| thread.goal_held && thread.motion == Motion::Still;
-        let mut held: Vec<ThreadId> =
-            self.threads.values().filter(held).map(|thread| thread.id.clone()).collect();
-        held.sort_unstable();
-        for id in held {
-            self.let_goal_go_on(&id);
-        }
-    }
-
-    pub(super) fn goal_resumed(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
-        let quiet_at = self.now + QUIET_MS;
-        let not_yet = outcome.is_err_and(|error| Refusal::of(error) == Refusal::NotYet);
-        if not_yet {
-            self.timer(AGAIN_AFTER_MS, Timer::Goal(id.clone()));
-        } else if let Some(thread) = self.threads.get_mut(id) {
-            thread.goal_held = false;
-            thread.quiet_at = quiet_at;
-        }
-        self.keep_goals();
-        self.request_ended(id);
-    }
-
     /// Has it remembered which goals are at work, if that has changed.
-    pub(super) fn keep_goals(&mut self) {
+    pub(in crate::hub) fn keep_goals(&mut self) {
         let said = self.goals.said.iter().filter(|(_, said)| said.wants_it_active).map(|(id, _)| id);
         let mut now = self.goals.unseen.clone();
+        for (id, held) in &self.goals.postponed {
+            now.active.insert(id.clone());
+            now.held.extend(held.then(|| id.clone()));
+        }
         now.held.extend(said.cloned());
         let asked = self.goals.asked.values().filter(|(_, word)| *word == Word::Active);
         now.active.extend(asked.map(|(id, _)| id.clone()));
@@ -193,7 +129,7 @@ impl Hub {
                 now.held.insert(thread.id.clone());
             }
             // That of a sub-agent goes on with its parent's, and nobody can load an ephemeral one again.
-            if thread.has_active_goal() && !thread.is_child && !thread.ephemeral {
+            if thread.works_on() && !thread.is_child && !thread.ephemeral {
                 now.active.insert(thread.id.clone());
             }
         }
@@ -204,7 +140,7 @@ impl Hub {
     }
 
     /// What a client says of a goal holds, whatever the gateway was about to do with it.
-    pub(super) fn goal_said(&mut self, id: &ThreadId, call: u64, word: Word) {
+    pub(in crate::hub) fn goal_said(&mut self, id: &ThreadId, call: u64, word: Word) {
         let thread = self.threads.get_mut(id);
         let was_held = thread.is_some_and(|thread| std::mem::take(&mut thread.goal_held));
         if self.goals.unseen.held.remove(id) || was_held || self.goals.said.contains_key(id) {
@@ -218,7 +154,7 @@ impl Hub {
 
     /// What became of a client's request, if it was one about a goal that was held. Whether the goal is held again: since what was
     /// said was refused; or since it was to be active anyway.
-    pub(super) fn goal_answered(&mut self, id: &ThreadId, call: u64, fate: Fate) -> bool {
+    pub(in crate::hub) fn goal_answered(&mut self, id: &ThreadId, call: u64, fate: Fate) -> bool {
         if let Some((_, word)) = self.goals.asked.remove(&call) {
             self.goal_decided(id, word, fate);
         }
@@ -229,7 +165,7 @@ impl Hub {
         let is_held_again = match fate {
             Fate::Taken => false,
             Fate::Refused => true,
-            Fate::Open => said.wants_it_active,
+            Fate::Open | Fate::Again => said.wants_it_active,
         };
         self.goals.said.remove(id);
         if is_held_again {
@@ -245,54 +181,47 @@ impl Hub {
     /// The word of a client was taken, or may have been: it is known before the app-server tells it.
     fn goal_decided(&mut self, id: &ThreadId, word: Word, fate: Fate) {
         let thread = self.threads.get_mut(id);
-        let is_told = thread.as_ref().is_some_and(|thread| thread.has_active_goal());
+        let is_told = thread.as_ref().is_some_and(|thread| thread.goal_is_active);
         if fate == Fate::Taken
             && let Some(thread) = thread
         {
             thread.goal_rests = word == Word::Else && is_told;
         }
-        if fate != Fate::Refused && word == Word::Active && !is_told {
+        if matches!(fate, Fate::Taken | Fate::Open) && word == Word::Active && !is_told {
             self.goals.unseen.active.insert(id.clone());
         }
         self.keep_goals();
     }
 
-    /// A goal that is held again goes on, unless its thread is on its way or about to be.
-    pub(super) fn let_goal_go_on_unless_it_moves(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id) else { return self.load_goals() };
-        let is_to_move = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
-        if thread.motion == Motion::Still && !is_to_move {
-            self.let_goal_go_on(id);
-        }
+    /// A thread is not loaded again for its goal's sake for a while: whoever opens it is not to wait for that.
+    pub(in crate::hub) fn postpone_goal(&mut self, id: &ThreadId) {
+        let is_held = self.threads.get(id).is_some_and(|thread| thread.goal_held);
+        let is_held = self.goals.unseen.held.remove(id) || is_held;
+        self.end_unheard(id);
+        self.goals.postponed.insert(id.clone(), is_held);
+        self.keep_goals();
+        self.timer(GOAL_POSTPONED_MS, Timer::Goals);
+        self.out.push(Action::Report(Report::GoalPostponed { thread: id.to_string() }));
     }
 
-    /// The answer to `thread/goal/get`: that a goal is held concerns nobody.
-    pub(super) fn goal_as_it_will_be(&self, thread: Option<&ThreadId>, text: &Text) -> Text {
-        let held = thread.and_then(|thread| self.threads.get(thread)).is_some_and(|thread| thread.goal_held);
-        let result = text::member(text, "result").filter(|_| held);
-        let goal = result.and_then(|result| text::member(result.get(), "goal"));
-        match goal.and_then(|goal| text::member(goal.get(), "status")) {
-            Some(status) if status.get() == r#""paused""# => text::splice(text, status.get(), r#""active""#),
-            _ => text.clone(),
+    pub(in crate::hub) fn load_postponed_goals(&mut self) {
+        for (id, is_held) in std::mem::take(&mut self.goals.postponed) {
+            self.goals.unseen.held.extend(is_held.then(|| id.clone()));
+            self.goals.unseen.active.insert(id);
         }
+        self.load_goals();
     }
 
-    /// A thread was found whose goal the gateway before this one may have held. Answers whether it has.
-    pub(super) fn find_held_goal(&mut self, id: &ThreadId) -> bool {
-        let is_found = self.goals.unseen.held.remove(id);
-        if is_found && let Some(thread) = self.threads.get_mut(id) {
-            // Whether it is paused by now is not known.
-            thread.goal_held = true;
-            match self.handover.as_ref().is_some_and(|handover| handover.to != thread.server) {
-                true => self.hold_goal(id),
-                false => self.let_goal_go_on(id),
-            }
+    /// Forgets a thread; whoever knew of it is told that it is not loaded.
+    pub(in crate::hub) fn end_unheard(&mut self, id: &ThreadId) {
+        match self.threads.get(id).is_some_and(|thread| thread.loads_unasked) {
+            true => self.forget_thread(id),
+            false => self.tell_closed(id),
         }
-        is_found
     }
 
     /// No app-server has the threads of these goals any more: they are loaded, so that they go on.
-    pub(super) fn load_goals(&mut self) {
+    pub(in crate::hub) fn load_goals(&mut self) {
         let all_listed = self.servers.values().all(|server| server.listed || server.retired);
         let Some(server) = self.serving.filter(|server| self.current == Some(*server) && all_listed) else {
             return;
@@ -304,6 +233,7 @@ impl Hub {
                 let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
                 thread.unwatched_since = Some(self.now);
                 thread.motion = Motion::Lost;
+                thread.loads_unasked = true;
                 thread.goal_held = self.goals.unseen.held.remove(id);
                 self.threads.insert(id.clone(), thread);
                 threads.push(id.to_string());
@@ -317,12 +247,13 @@ impl Hub {
 }
 
 /// What a request decides of a goal, if anything.
-pub(super) fn word_of_goal(method: &str, request: &str) -> Option<Word> {
+pub(in crate::hub) fn word_of_goal(method: &str, request: &str) -> Option<Word> {
     match method {
         "thread/goal/clear" => Some(Word::Else),
         "thread/goal/set" => {
             let params = text::member(request, "params")?;
-            let status = text::member(params.get(), "status")?;
+            // One that is not named, or null, stays what it is.
+            let status = text::member(params.get(), "status").filter(|status| status.get() != "null")?;
             Some(if status.get() == r#""active""# { Word::Active } else { Word::Else })
         }
         _ => None,
