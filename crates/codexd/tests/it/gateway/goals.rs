@@ -16,6 +16,7 @@ use crate::lifecycle::keeper;
 on_the_real_server! {
     one_goes_on_across_a_restart: goal;
     one_that_is_held_goes_on_although_the_gateway_is_killed: held_goal;
+    one_whose_turn_is_interrupted_while_it_is_held_rests: interrupted_goal;
     one_works_on_although_the_gateway_is_killed_and_nobody_comes: deserted_goal;
     one_that_is_held_goes_on_although_the_gateway_is_killed_and_nobody_comes: deserted_held_goal;
     one_works_on_although_its_thread_was_unloaded_while_no_gateway_lived: unloaded_goal;
@@ -70,6 +71,29 @@ async fn held_goal(front: Front) -> anyhow::Result<()> {
         Ok(bob)
     });
     goal.goes_on_for(&front, &bob.await?).await?;
+    front.close().await
+}
+
+async fn interrupted_goal(front: Front) -> anyhow::Result<()> {
+    let goal = Goal::begin(&front, 200).await?;
+    let (alice, old) = (goal.owner.as_ref().context("its owner")?, front.server().await?);
+    let began = alice.received().into_iter().rfind(|told| told["method"] == "turn/started");
+    let turn = began.context("a turn")?["params"]["turn"]["id"].clone();
+    during_a_restart(&front, async {
+        goal.is_held().await?;
+        alice.call("turn/interrupt", json!({"threadId": goal.thread, "turnId": turn})).await?;
+        front.until_left(&old).await
+    })
+    .await?;
+    alice
+        .wait("a word of the pause", |told| {
+            told["method"] == "thread/goal/updated" && told["params"]["goal"]["status"] == "paused"
+        })
+        .await?;
+    let kept = alice.call("thread/goal/get", json!({"threadId": goal.thread})).await?;
+    ensure!(kept["goal"]["status"] == "paused", "{kept}");
+    let begun = alice.received().iter().filter(|told| told["method"] == "turn/started").count();
+    ensure!(begun == 1, "it went on: {begun} turns");
     front.close().await
 }
 
@@ -207,12 +231,16 @@ impl Goal {
         is_remembered(&self.remembered, what, &self.thread)
     }
 
-    async fn is_held_when_the_gateway_is_killed(&self, front: &Front) -> anyhow::Result<()> {
+    async fn is_held(&self) -> anyhow::Result<()> {
         let (file, thread) = (self.remembered.clone(), self.thread.clone());
         let wait = move || {
             until(PATIENCE, "the goal to be held", || is_remembered(&file, "held", &thread).then_some(()))
         };
-        tokio::task::spawn_blocking(wait).await??;
+        tokio::task::spawn_blocking(wait).await?
+    }
+
+    async fn is_held_when_the_gateway_is_killed(&self, front: &Front) -> anyhow::Result<()> {
+        self.is_held().await?;
         kill_gateway(front)
     }
 
