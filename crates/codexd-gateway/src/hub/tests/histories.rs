@@ -224,28 +224,7 @@ impl History {
         if self.world.clients.values().any(|seen| !seen.left) {
             self.check_who_stays()?;
         }
-        for thread in &self.world.achieved_goals {
-            let status = self.world.goals.get(thread);
-            // One that was paused at the very end of a gateway rests as well.
-            prop_assert!(status != Some(&"active"), "the goal of {thread} goes on although it was achieved");
-        }
-        for thread in &self.world.paused_goals {
-            let status = self.world.goals.get(thread);
-            prop_assert!(status == Some(&"paused"), "the goal of {thread} goes on although it was paused");
-        }
-        for thread in &self.world.wanted_goals {
-            let status = self.world.goals.get(thread);
-            prop_assert!(
-                status == Some(&"active"),
-                "the goal of {thread} stays held: {}",
-                summary(&self.world.hub)
-            );
-            prop_assert!(
-                self.world.runs_in(thread).is_some(),
-                "the goal of {thread} rests: {}",
-                summary(&self.world.hub)
-            );
-        }
+        self.world.goals_are_as_wanted()?;
         for _ in 0..8 {
             self.world.goals.values_mut().for_each(|goal| *goal = "paused");
             self.world.achieved_goals.clear();
@@ -356,7 +335,7 @@ impl History {
 }
 
 /// What is left in a hub, in few words.
-fn summary(hub: &Hub) -> String {
+pub fn summary(hub: &Hub) -> String {
     let thread = |thread: &crate::hub::Thread| {
         let (id, server, motion) = (&thread.id, thread.server, &thread.motion);
         let (turns, status, alone) = (thread.turns.len(), &thread.status, thread.unwatched_since);

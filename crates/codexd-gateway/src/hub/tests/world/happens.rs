@@ -187,27 +187,6 @@ impl World {
         self.begin_by_itself(server, thread);
     }
 
-    /// The turn says that its goal is achieved.
-    pub fn achieve(&mut self, thread: &str) {
-        let Some(server) = self.runs_in(thread) else { return };
-        if !matches!(self.goals.get(thread), Some(&"active" | &"paused")) {
-            return;
-        }
-        self.show(thread);
-        self.goals.insert(thread.to_owned(), "complete");
-        self.wanted_goals.remove(thread);
-        self.paused_goals.remove(thread);
-        self.achieved_goals.insert(thread.to_owned());
-        let goal = json!({"objective": "o", "status": "complete"});
-        self.note(server, "thread/goal/updated", json!({"threadId": thread, "goal": goal}));
-    }
-
-    /// What was told last may not have been heard: of a goal that is paused nobody can tell whether it had ended before.
-    pub(super) fn goals_are_forgotten(&mut self) {
-        let goals = &self.goals;
-        self.achieved_goals.retain(|thread| goals.get(thread) == Some(&"complete"));
-    }
-
     /// A command goes on in the background, or ends there.
     pub fn terminal(&mut self, thread: &str) {
         let Some(server) = self.is_in(thread) else { return };

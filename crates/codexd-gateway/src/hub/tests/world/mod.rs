@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::host::KeptGoals;
 use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
+mod goals;
 mod happens;
+mod passing;
 mod server;
 
 use server::Model;
@@ -373,43 +375,5 @@ impl World {
             _ => {}
         }
         seen.texts.push(value);
-    }
-
-    /// The gateway ends and another one comes at once: all clients are gone, all links closed.
-    pub fn restart_gateway(&mut self) {
-        self.lose_gateway();
-        self.begin_gateway();
-    }
-
-    /// The gateway ends. Until another one comes, nobody is subscribed to anything.
-    pub fn lose_gateway(&mut self) {
-        let clients: Vec<ClientId> = self.clients.keys().copied().collect();
-        for id in clients {
-            if let Some(seen) = self.clients.get_mut(&id) {
-                seen.left = true;
-                seen.open.clear();
-            }
-        }
-        let servers: Vec<ServerId> = self.outgoing.iter().chain(&self.current).copied().collect();
-        let links: Vec<Link> = self.up.keys().copied().collect();
-        for link in links {
-            self.forget_link(link);
-        }
-        for server in servers {
-            self.shared_broke(server);
-        }
-        self.up.clear();
-        self.running_there.clear();
-    }
-
-    /// Another gateway comes.
-    pub fn begin_gateway(&mut self) {
-        self.hub = Hub::new();
-        self.last.clear();
-        self.feed(Event::GoalsKept(self.kept_goals.clone()));
-        if let Some(persona) = self.kept_persona.clone() {
-            self.feed(Event::PersonaKept(persona));
-        }
-        self.tell_servers();
     }
 }
