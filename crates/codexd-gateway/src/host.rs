@@ -71,7 +71,8 @@ pub enum HostOrder {
 }
 
 /// The goals that are at work, by the ids of their threads.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(default)]
 pub struct KeptGoals {
     /// They are active: somebody who is not there may count on it.
     pub active: Vec<String>,

@@ -137,7 +137,7 @@ pub enum Report {
         took_ms: u64,
     },
     /// Threads that no app-server has are about to be loaded, for their goals are at work.
-    GoalsLoaded {
+    GoalsToLoad {
         /// Where.
         server: ServerId,
         /// Their ids.

@@ -76,7 +76,7 @@ impl Driver {
                 );
                 self.tell_host("recovered", EventLevel::Info, "threads.recovered", message, detail);
             }
-            Report::GoalsLoaded { server, threads } => {
+            Report::GoalsToLoad { server, threads } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let message = format!(
                     "{} threads are to be loaded{} although nobody asked for them: their goals go on",

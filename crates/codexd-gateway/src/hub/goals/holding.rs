@@ -7,6 +7,7 @@ use super::super::event::{Action, Report, Text, WaitsFor};
 use super::super::moving::Refusal;
 use super::super::thread::{Motion, Thread, ThreadId};
 use super::super::{Hub, Timer, text};
+use super::told_of_goal;
 use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
 
 impl Hub {
@@ -34,7 +35,10 @@ impl Hub {
     /// Something was said of a goal and is not answered or not told yet: to hold it now would override that.
     fn is_goal_in_question(&self, thread: &Thread) -> bool {
         let id = &thread.id;
-        let resumes = |call: &Call| matches!(&call.asker, Asker::Gateway(Errand::LookAtGoal(of) | Errand::ResumeGoal(of)) if of == id);
+        let resumes = |call: &Call| match &call.asker {
+            Asker::Gateway(Errand::LookAtGoal(of) | Errand::ResumeGoal(of)) => of == id,
+            _ => false,
+        };
         thread.goal_rests
             || self.goals.asked.values().any(|(of, _)| of == id)
             || self.calls.values().any(resumes)
@@ -56,9 +60,8 @@ impl Hub {
     /// The turn had ended its goal when the pause came there: it is not paused, but what it was.
     fn end_goal_again(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id).filter(|thread| !thread.goal_held) else { return };
-        let goal = thread.goal.as_deref().and_then(|told| text::member(told, "goal"));
-        let status = goal.and_then(|goal| text::string(goal.get(), "status"));
-        if let Some(status) = status.filter(|status| !matches!(&**status, "active" | "paused")) {
+        if let Some(status) = thread.goal_status().filter(|status| !matches!(&**status, "active" | "paused"))
+        {
             let (link, params) = (thread.link(), json!({"threadId": &**id, "status": status}));
             self.errand(link, Errand::Forget, "thread/goal/set", &params);
         }
@@ -92,8 +95,7 @@ impl Hub {
             }
             // Its user has stopped the agent: that it is paused is not hidden any longer.
             (Some("paused"), Some(goal)) => {
-                let params =
-                    format!(r#"{{"threadId":{},"goal":{}}}"#, serde_json::Value::from(&**id), goal.get());
+                let params = told_of_goal(id, goal);
                 let method = "thread/goal/updated";
                 thread.goal_held = false;
                 thread.learn_goal(&params);

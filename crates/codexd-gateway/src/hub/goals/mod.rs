@@ -8,7 +8,10 @@
 
 mod holding;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::value::RawValue;
 
 use super::event::{Action, Report};
 use super::thread::{Audience, Motion, Thread, ThreadId};
@@ -100,10 +103,13 @@ impl AtWork {
 impl Thread {
     /// What was told of its goal: the parameters of `thread/goal/updated` or of `thread/goal/cleared`.
     pub(in crate::hub) fn learn_goal(&mut self, params: &str) {
-        let goal = text::member(params, "goal");
-        let status = goal.and_then(|goal| text::string(goal.get(), "status"));
-        self.goal_is_active = status.is_some_and(|status| status == "active");
         self.goal = Some(params.into());
+        self.goal_is_active = self.goal_status().is_some_and(|status| status == "active");
+    }
+
+    fn goal_status(&self) -> Option<Cow<'_, str>> {
+        let goal = text::member(self.goal.as_deref()?, "goal")?;
+        text::string(goal.get(), "status")
     }
 
     /// Whether its goal goes on by itself, as far as was told.
@@ -240,10 +246,15 @@ impl Hub {
             }
         }
         if !threads.is_empty() {
-            self.out.push(Action::Report(Report::GoalsLoaded { server, threads }));
+            self.out.push(Action::Report(Report::GoalsToLoad { server, threads }));
         }
         self.recover_lost();
     }
+}
+
+/// The parameters of `thread/goal/updated`.
+pub(in crate::hub) fn told_of_goal(id: &ThreadId, goal: &RawValue) -> String {
+    format!(r#"{{"threadId":{},"goal":{}}}"#, serde_json::Value::from(&**id), goal.get())
 }
 
 /// What a request decides of a goal, if anything.

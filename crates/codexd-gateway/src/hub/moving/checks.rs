@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::call::Errand;
 use super::super::event::{Action, WaitsFor};
+use super::super::goals::told_of_goal;
 use super::super::thread::{Check, Motion, ThreadId};
 use super::super::{Hub, Timer, text};
 use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
@@ -83,14 +84,10 @@ impl Hub {
         let status = goal.and_then(|goal| text::string(goal.get(), "status"));
         let active = status.is_some_and(|status| status == "active");
         if let Some(goal) = goal.filter(|goal| goal.get() != "null")
-            && let Some(thread) = self.threads.get_mut(id)
+            && let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal.is_none())
         {
             // So that its clearing is news, also when nobody was told of it since this gateway is there.
-            let goal =
-                || format!(r#"{{"threadId":{},"goal":{}}}"#, serde_json::Value::from(&**id), goal.get());
-            if thread.goal.is_none() {
-                thread.learn_goal(&goal());
-            }
+            thread.learn_goal(&told_of_goal(id, goal));
         }
         self.checked(id, |check| {
             check.goal_is_active |= active;

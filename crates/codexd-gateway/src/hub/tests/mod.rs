@@ -1,6 +1,7 @@
 //! What the hub promises, one test a promise; and histories at random.
 
 mod found;
+mod goals;
 mod histories;
 mod moves;
 mod questions;

@@ -19,15 +19,6 @@ pub struct Kept {
     home: Home,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Goals {
-    #[serde(default)]
-    active: Vec<String>,
-    #[serde(default)]
-    held: Vec<String>,
-}
-
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Persona {
@@ -49,8 +40,7 @@ fn read<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
 
 impl Memory for Kept {
     fn goals(&mut self) -> KeptGoals {
-        let Goals { active, held } = read(&self.home.gateway_goals()).unwrap_or_default();
-        KeptGoals { active, held }
+        read(&self.home.gateway_goals()).unwrap_or_default()
     }
 
     fn keep_goals(&mut self, goals: &KeptGoals) -> io::Result<()> {
@@ -61,9 +51,7 @@ impl Memory for Kept {
                 _ => Ok(()),
             };
         }
-        let KeptGoals { active, held } = goals.clone();
-        let kept = Goals { active, held };
-        atomic::replace(&path, &serde_json::to_vec(&kept)?, Durability::Power)
+        atomic::replace(&path, &serde_json::to_vec(goals)?, Durability::Power)
     }
 
     fn persona(&mut self) -> Option<KeptPersona> {

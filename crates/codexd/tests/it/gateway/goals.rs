@@ -159,6 +159,12 @@ async fn stopped_goal(front: Front) -> anyhow::Result<()> {
     front.verb(&["stop"]).await?;
     front.verb(&["start"]).await?;
     goal.works_unwatched(&front).await?;
+    let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
+    let told = events.lines().find(|line| line.contains(r#""type":"goals.loading""#));
+    ensure!(
+        told.is_some_and(|told| told.contains(&goal.thread)),
+        "nobody is told why the agent works: {events}"
+    );
     goal.is_joined(&front).await?;
     front.close().await
 }
