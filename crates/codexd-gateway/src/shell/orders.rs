@@ -79,9 +79,9 @@ impl Driver {
             Report::GoalsToLoad { server, threads } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let message = format!(
-                    "{} threads are to be loaded{} although nobody asked for them: their goals go on",
-                    threads.len(),
-                    of_process(pid)
+                    "goals that were at work go on: the app-server{} is asked to load their threads, {} in all",
+                    of_process(pid),
+                    threads.len()
                 );
                 let detail = json!({"pid": pid, "threads": threads});
                 self.orders.note(EventLevel::Info, "goals.loading", message, detail);
