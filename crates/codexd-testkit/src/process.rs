@@ -41,6 +41,16 @@ pub struct Memory {
     pub anonymous_kib: u64,
 }
 
+/// A process that is stopped for so long.
+#[derive(Debug)]
+pub struct Paused(Process);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _gone_already = self.0.signal(Signal::CONT);
+    }
+}
+
 impl Process {
     /// Looks at a process; `None` if there is none, or only its unreaped remains.
     pub fn of(pid: u32) -> Option<Process> {
@@ -76,6 +86,15 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let handle = self.open()?.with_context(|| format!("process {} is gone", self.pid))?;
         pidfd_send_signal(handle, signal).with_context(|| format!("failed to signal process {}", self.pid))
+    }
+
+    /// Stops it until what this gives is dropped.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pause(self) -> anyhow::Result<Paused> {
+        self.signal(Signal::STOP)?;
+        Ok(Paused(self))
     }
 
     /// Waits until it has ended.

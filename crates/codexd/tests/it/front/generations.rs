@@ -10,7 +10,6 @@ use codexd_testkit::{Codexd, Home, Process, codexd, until};
 use serde_json::{Value, json};
 
 use super::{A_WHILE, answered, gateway, kill, started};
-use rustix::process::Signal;
 
 use crate::lifecycle::{SOON, keeper, recorded};
 
@@ -97,23 +96,6 @@ fn succeed(home: &Home, nth: u32) -> anyhow::Result<(Process, Process)> {
     Ok((before, after))
 }
 
-/// Nobody tells the keeper that an outgoing generation holds nothing, for so long.
-struct Paused(Process);
-
-impl Paused {
-    fn gateway_of(home: &Home) -> anyhow::Result<Paused> {
-        let gateway = gateway(home)?;
-        gateway.signal(Signal::STOP)?;
-        Ok(Paused(gateway))
-    }
-}
-
-impl Drop for Paused {
-    fn drop(&mut self) {
-        let _gone_already = self.0.signal(Signal::CONT);
-    }
-}
-
 fn roles(home: &Home) -> anyhow::Result<Vec<(u64, String)>> {
     let status = Codexd::new(home)?.json(&["status"])?;
     let generations = status["generations"].as_array().context("a list")?.clone();
@@ -132,7 +114,7 @@ fn mark(home: &Home, process: &Process) -> anyhow::Result<Value> {
 fn a_promoted_successor_serves_and_the_outgoing_one_leaves_when_it_is_retired() -> anyhow::Result<()> {
     let home = started()?;
     let front = gateway(&home)?;
-    let paused = Paused::gateway_of(&home)?;
+    let paused = gateway(&home)?.pause()?;
     let (before, after) = succeed(&home, 7)?;
     assert_eq!(
         roles(&home)?,
@@ -158,7 +140,7 @@ fn a_promoted_successor_serves_and_the_outgoing_one_leaves_when_it_is_retired() 
 #[test]
 fn an_outgoing_one_that_dies_is_not_started_again() -> anyhow::Result<()> {
     let home = started()?;
-    let paused = Paused::gateway_of(&home)?;
+    let paused = gateway(&home)?.pause()?;
     let (before, after) = succeed(&home, 7)?;
     let mut line = Line::to_the_keeper(&home)?;
     kill(&before)?;
@@ -237,7 +219,7 @@ fn a_killed_keeper_leaves_every_generation_to_the_next_one() -> anyhow::Result<(
         let home = started()?;
         let codexd = Codexd::new(&home)?;
         let front = gateway(&home)?;
-        let paused = Paused::gateway_of(&home)?;
+        let paused = gateway(&home)?.pause()?;
         let (before, after) = succeed(&home, 7)?;
         kill(&keeper(&home)?)?;
         ensure!(before.is_alive() && after.is_alive() && front.is_alive());

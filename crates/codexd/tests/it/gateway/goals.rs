@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use codexd_testkit::model::ModelEvent;
-use codexd_testkit::{Client, Place, Process, until};
+use codexd_testkit::{Client, Place, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -122,7 +122,8 @@ async fn deserted_goal(front: Front) -> anyhow::Result<()> {
 async fn unloaded_goal(front: Front) -> anyhow::Result<()> {
     let goal = Goal::begin(&front, 10).await?;
     let server = Client::connect(&own_socket(&front).await?, "onlooker").await?;
-    let keeper = Paused::keeper_of(&front)?;
+    // It starts nothing for so long.
+    let keeper = keeper(&front.home)?.pause()?;
     kill_gateway(&front)?;
     server.wait_method("thread/closed").await?;
     server.close().await?;
@@ -180,23 +181,6 @@ async fn own_socket(front: &Front) -> anyhow::Result<Place> {
     let server = front.server().await?;
     let socket = server.command.split(' ').find_map(|argument| argument.strip_prefix("unix://"));
     Ok(Place::Socket(socket.context("a socket of its own")?.into()))
-}
-
-/// A keeper that starts nothing for so long.
-struct Paused(Process);
-
-impl Paused {
-    fn keeper_of(front: &Front) -> anyhow::Result<Paused> {
-        let keeper = keeper(&front.home)?;
-        keeper.signal(Signal::STOP)?;
-        Ok(Paused(keeper))
-    }
-}
-
-impl Drop for Paused {
-    fn drop(&mut self) {
-        let _gone_already = self.0.signal(Signal::CONT);
-    }
 }
 
 /// Whether the goal of a thread is remembered as `active`, or as `held`.
