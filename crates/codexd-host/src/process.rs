@@ -157,6 +157,14 @@ pub(crate) fn is_below(pid: Pid, ancestor: Pid, parent: impl Fn(Pid) -> Option<u
     false
 }
 
+/// Whether a thread of a process computes, or waits for a disk (`R` or `D` in proc(5)).
+pub fn is_at_work(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    // What the kernel tells of a process by the number of a thread is what it tells of that thread.
+    numbers.filter_map(|thread| stat(Pid(thread))).any(|stat| matches!(stat.state, b'R' | b'D'))
+}
+
 /// Whether a process has a handler of its own for a signal, so that the signal does not end it.
 pub fn catches(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -59,6 +59,11 @@ impl ProcessTable {
         rows.filter(|row| !row.stat.is_zombie()).map(|row| (Pid(row.pid), &row.stat))
     }
 
+    /// Whether anybody in a process group is at work now.
+    pub fn group_is_at_work(&self, group: u32) -> bool {
+        self.rows.iter().filter(|row| row.stat.group == group).any(|row| process::is_at_work(Pid(row.pid)))
+    }
+
     /// What was read of a process.
     pub fn stat(&self, pid: Pid) -> Option<&Stat> {
         self.rows.binary_search_by_key(&pid.0, |row| row.pid).ok().map(|at| &self.rows[at].stat)
@@ -75,7 +80,9 @@ mod tests {
     use super::{ProcessTable, Row};
     use crate::process::{self, Stat};
     use codexd_core::identity::Pid;
+    use std::os::unix::process::CommandExt;
     use std::process::Command;
+    use std::time::{Duration, Instant};
 
     fn row(pid: u32, parent: u32) -> Row {
         let stat = Stat { state: b'S', parent, group: pid, session: pid, start_ticks: 1 };
@@ -97,6 +104,27 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_at_work_while_one_of_it_computes() {
+        let start = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).process_group(0).spawn().expect("a group")
+        };
+        let (mut busy, mut idle) = (start("while :; do :; done & exec sleep 1000"), start("exec sleep 1000"));
+        let until = Instant::now() + Duration::from_secs(20);
+        // Both have come to their end state when the one computes and the other does not.
+        while !ProcessTable::read().group_is_at_work(busy.id())
+            || ProcessTable::read().group_is_at_work(idle.id())
+        {
+            assert!(Instant::now() < until, "one of them should be at work, the other not");
+        }
+        for child in [&mut busy, &mut idle] {
+            let group = rustix::process::Pid::from_child(child);
+            rustix::process::kill_process_group(group, rustix::process::Signal::KILL).expect("killed");
+            child.wait().expect("reaped");
+        }
+    }
+
+    #[test]
     fn a_child_is_ours_and_below_us_and_its_remains_are_not() {
         let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
         let (me, pid) = (process::myself().expect("me").pid, Pid(child.id()));
@@ -106,7 +134,7 @@ mod tests {
         assert!(table.ours().all(|(ours, _)| ours != me), "this one is nobody's business");
         let process = process::identify(pid).expect("identified");
         child.kill().expect("killed");
-        process::await_end(&process, std::time::Duration::from_secs(10));
+        process::await_end(&process, Duration::from_secs(10));
         assert!(ProcessTable::read().ours().all(|(ours, _)| ours != pid), "ended and not reaped");
         child.wait().expect("reaped");
     }

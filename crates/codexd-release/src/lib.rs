@@ -8,4 +8,4 @@ mod npm;
 pub mod version;
 
 pub use find::{FoundCodex, NotFound, Search, find, is_script};
-pub use version::{VersionCache, VersionError};
+pub use version::{Patience, VersionCache, VersionError};

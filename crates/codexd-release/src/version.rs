@@ -29,13 +29,21 @@ pub enum VersionError {
         #[source]
         source: io::Error,
     },
-    /// It ran for too long and was killed.
-    #[error("{} --version did not end within {} ms", path.display(), patience.as_millis())]
+    /// It did not end, and nothing was going on in it any more: it was killed.
+    #[error("{} --version hung: after {} ms it waited for something that did not come", path.display(), waited.as_millis())]
     Hung {
         /// The binary.
         path: PathBuf,
-        /// How long it had.
-        patience: Duration,
+        /// How long it ran.
+        waited: Duration,
+    },
+    /// It was still at work when its time was over, and was killed.
+    #[error("{} --version was still at work after {} ms", path.display(), waited.as_millis())]
+    Slow {
+        /// The binary.
+        path: PathBuf,
+        /// How long it ran.
+        waited: Duration,
     },
     /// It ended without telling one.
     #[error("{} --version ended with {status} and printed {printed:?}", path.display())]
@@ -48,6 +56,26 @@ pub enum VersionError {
         printed: String,
     },
 }
+
+/// How long a binary may take. Codex has some hundred megabytes, of which a first `--version` after a boot reads more than half
+/// (187 MB of 294 of 0.169.0): that takes seconds on a slow disk, and nothing is wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// So long it may do nothing at all.
+    pub idle: Duration,
+    /// So long it may take in all.
+    pub total: Duration,
+}
+
+impl Patience {
+    /// So long and no longer, whatever it does.
+    pub fn at_most(total: Duration) -> Self {
+        Self { idle: total, total }
+    }
+}
+
+/// How often a binary that takes its time is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long what was killed is waited for, and how often it is looked at.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
@@ -89,11 +117,16 @@ fn await_end(group: Pid) {
     }
 }
 
-/// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit.
+/// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit. `is_at_work` is asked
+/// every half second whether a process of this group computes or waits for a disk.
 ///
 /// # Errors
 /// See [`VersionError`]. Nothing of it is alive afterwards.
-pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
+pub fn ask(
+    path: &Path,
+    patience: Patience,
+    is_at_work: &mut dyn FnMut(u32) -> bool,
+) -> Result<String, VersionError> {
     let run = |source| VersionError::Run { path: path.to_owned(), source };
     let mut all_asked = asked();
     let mut child = Command::new(path)
@@ -107,8 +140,11 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
     let pid = Pid::from_child(&child);
     all_asked.push(pid);
     drop(all_asked);
-    let ended =
-        rustix::process::pidfd_open(pid, PidfdFlags::empty()).map(|handle| ends_within(&handle, patience));
+    let began = Instant::now();
+    let group = pid.as_raw_nonzero().get().unsigned_abs();
+    let wait = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map(|handle| await_answer(&handle, patience, &mut || is_at_work(group)));
+    let waited = began.elapsed();
     let mut all_asked = asked();
     all_asked.retain(|asked| *asked != pid);
     // Not reaped yet, so the group's number is still its own.
@@ -116,8 +152,10 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
     drop(all_asked);
     let status = child.wait().map_err(run)?;
     await_end(pid);
-    if !ended.map_err(|error| run(error.into()))? {
-        return Err(VersionError::Hung { path: path.to_owned(), patience });
+    match wait.map_err(|error| run(error.into()))? {
+        Wait::Ended => {}
+        Wait::Idle => return Err(VersionError::Hung { path: path.to_owned(), waited }),
+        Wait::Over => return Err(VersionError::Slow { path: path.to_owned(), waited }),
     }
     let printed = child.stdout.take().map(read_what_is_there).unwrap_or_default();
     let version = printed.lines().next().and_then(|line| line.split_whitespace().last());
@@ -127,14 +165,38 @@ pub fn ask(path: &Path, patience: Duration) -> Result<String, VersionError> {
     }
 }
 
+/// How a wait for an answer ended.
+#[derive(Debug, Eq, PartialEq)]
+enum Wait {
+    /// With the end of the process.
+    Ended,
+    /// It had done nothing for too long.
+    Idle,
+    /// It was at work until its time was over.
+    Over,
+}
+
 /// A signal to this program is no answer: whoever handles it decides what becomes of the wait.
-fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
-    let until = Instant::now() + patience;
+fn await_answer(process: &OwnedFd, patience: Patience, is_at_work: &mut dyn FnMut() -> bool) -> Wait {
+    let over = Instant::now() + patience.total;
+    let mut idle_over = Instant::now() + patience.idle;
     loop {
-        let left = until.saturating_duration_since(Instant::now()).try_into().ok();
-        match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], left.as_ref()) {
-            Err(Errno::INTR) => {}
-            ended => return matches!(ended, Ok(count) if count > 0),
+        let now = Instant::now();
+        let left = over.min(idle_over).saturating_duration_since(now).min(LOOK_EVERY);
+        match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], left.try_into().ok().as_ref()) {
+            Err(Errno::INTR) => continue,
+            Ok(0) => {}
+            _ => return Wait::Ended,
+        }
+        let now = Instant::now();
+        if is_at_work() {
+            idle_over = now + patience.idle;
+        }
+        if now >= idle_over {
+            return Wait::Idle;
+        }
+        if now >= over {
+            return Wait::Over;
         }
     }
 }
@@ -195,9 +257,9 @@ impl VersionCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{VersionError, ask};
+    use super::{Patience, VersionError, ask};
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::time::Duration;
 
     fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -208,17 +270,39 @@ mod tests {
         (folder, path)
     }
 
+    const LONG: Patience = Patience { idle: Duration::from_secs(20), total: Duration::from_secs(20) };
+    const SHORT: Patience = Patience { idle: Duration::from_millis(100), total: Duration::from_secs(20) };
+
+    fn tell(path: &Path, patience: Patience) -> Result<String, VersionError> {
+        ask(path, patience, &mut |_| false)
+    }
+
     #[test]
     fn a_binary_tells_hangs_or_talks_nonsense() {
         let (_folder, path) = script("echo codex-cli 0.169.0");
-        assert_eq!(ask(&path, Duration::from_secs(20)).expect("told"), "0.169.0");
+        assert_eq!(tell(&path, LONG).expect("told"), "0.169.0");
         let (_folder, path) = script("sleep 1000 & sleep 1000");
-        assert!(matches!(ask(&path, Duration::from_millis(100)), Err(VersionError::Hung { .. })));
+        assert!(matches!(tell(&path, SHORT), Err(VersionError::Hung { .. })));
         let (_folder, path) = script("echo no version; exit 3");
-        assert!(matches!(ask(&path, Duration::from_secs(20)), Err(VersionError::Odd { .. })));
-        assert!(matches!(
-            ask(&PathBuf::from("/nonexistent/codex"), Duration::from_secs(1)),
-            Err(VersionError::Run { .. })
-        ));
+        assert!(matches!(tell(&path, LONG), Err(VersionError::Odd { .. })));
+        assert!(matches!(tell(&PathBuf::from("/nonexistent/codex"), LONG), Err(VersionError::Run { .. })));
+    }
+
+    #[test]
+    fn a_binary_at_work_has_more_time_than_an_idle_one_and_not_for_ever() {
+        let (folder, path) = script("until [ -e \"$0.go\" ]; do sleep 0.01; done; echo codex-cli 0.169.0");
+        let mut looks = 0;
+        let told = ask(&path, SHORT, &mut |_| {
+            looks += 1;
+            if looks == 3 {
+                std::fs::write(folder.path().join("codex.go"), "").expect("written");
+            }
+            true
+        });
+        assert_eq!(told.expect("told"), "0.169.0");
+        assert!(looks >= 3);
+        let (_folder, path) = script("sleep 1000");
+        let patience = Patience { idle: Duration::from_millis(100), total: Duration::from_millis(300) };
+        assert!(matches!(ask(&path, patience, &mut |_| true), Err(VersionError::Slow { .. })));
     }
 }

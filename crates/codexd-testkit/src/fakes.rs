@@ -30,6 +30,8 @@ pub enum Fake {
     IgnoresSigterm,
     /// It serves, but `--version` never ends.
     VersionHangs,
+    /// It serves, and computes for this many seconds before it tells its version.
+    VersionComputes(u32),
     /// It is a file without the permission to execute it.
     NotExecutable,
     /// It is an executable file of no known format.
@@ -63,6 +65,10 @@ impl Fake {
         }
         let version = match self {
             Fake::VersionHangs => "exec sleep 1000000".to_owned(),
+            Fake::VersionComputes(seconds) => format!(
+                "end=$(($(date +%s) + {seconds}))\nwhile [ \"$(date +%s)\" -le $end ]; do :; done\n\
+                 echo 'codex-cli {FAKE_VERSION}'; exit 0"
+            ),
             _ => format!("echo 'codex-cli {FAKE_VERSION}'; exit 0"),
         };
         let body = self.body()?;
@@ -89,7 +95,7 @@ impl Fake {
             Fake::LeavesGrandchildren => {
                 format!("sleep 1000000 &\nsetsid sleep 1000000 &\nexec {}", serve()?)
             }
-            Fake::Healthy | Fake::VersionHangs => format!("exec {}", serve()?),
+            Fake::Healthy | Fake::VersionHangs | Fake::VersionComputes(_) => format!("exec {}", serve()?),
             Fake::NotExecutable | Fake::NotAProgram => String::new(),
         })
     }

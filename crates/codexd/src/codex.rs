@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::FileIdentity;
-use codexd_core::limits::{VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS};
+use codexd_core::limits::{VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS};
 use codexd_core::os_text::OsText;
 use codexd_core::program::Program;
 use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::process;
+use codexd_host::process_table::ProcessTable;
 use codexd_host::strays::MARK;
 use codexd_release::version;
-use codexd_release::{FoundCodex, NotFound, Search, VersionCache, VersionError, find};
+use codexd_release::{FoundCodex, NotFound, Patience, Search, VersionCache, VersionError, find};
 
 use crate::context::{Context, VERSION};
 use crate::failures;
+use crate::patience::Progress;
 
 /// app-server knows `--managed-daemon` since at least this version (observed on 0.169.0; 0.131.0 refuses it).
 const MANAGED_DAEMON_SINCE: (u64, u64) = (0, 169);
@@ -65,7 +67,7 @@ impl Installed {
     ///
     /// # Errors
     /// See [`VersionError`].
-    pub fn version(&self, context: &Context, patience: Duration) -> Result<String, VersionError> {
+    pub fn version(&self, context: &Context, patience: Patience) -> Result<String, VersionError> {
         let path = context.home.binary_cache();
         let mut cache = VersionCache::parse(&atomic::read(&path).ok().flatten().unwrap_or_default());
         let executable = &self.found.executable;
@@ -74,7 +76,11 @@ impl Installed {
         {
             return Ok(known.to_owned());
         }
-        let version = version::ask(executable, patience)?;
+        let mut progress = Progress::begin();
+        let version = version::ask(executable, patience, &mut |group| {
+            progress.tell(|| format!("waiting for {} --version", executable.display()));
+            ProcessTable::read().group_is_at_work(group)
+        })?;
         if let Some(identity) = self.identity {
             cache.put(executable, identity, &version);
             // Where it cannot be written it is asked again next time.
@@ -85,7 +91,8 @@ impl Installed {
 
     /// Its version, if it tells it without delay.
     pub fn told_version(&self, context: &Context) -> Option<String> {
-        self.version(context, Duration::from_millis(VERSION_TOLD_TIMEOUT_MS)).ok()
+        let patience = Patience::at_most(Duration::from_millis(VERSION_TOLD_TIMEOUT_MS));
+        self.version(context, patience).ok()
     }
 }
 
@@ -99,7 +106,10 @@ pub fn program(
     remote_control: bool,
     socket: Option<PathBuf>,
 ) -> Result<Program, Failure> {
-    let patience = Duration::from_millis(VERSION_TIMEOUT_MS);
+    let patience = Patience {
+        idle: Duration::from_millis(VERSION_IDLE_TIMEOUT_MS),
+        total: Duration::from_millis(VERSION_TIMEOUT_MS),
+    };
     let version = installed.version(context, patience).map_err(|error| failures::broken_codex(&error))?;
     let mut args = vec![OsText::from("app-server")];
     if socket.is_some() && at_least(&version, SHARES_A_HOME_SINCE) {

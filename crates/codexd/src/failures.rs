@@ -99,8 +99,17 @@ pub fn no_codex(error: &NotFound) -> Failure {
 
 /// A Codex that does not tell its version.
 pub fn broken_codex(error: &VersionError) -> Failure {
-    Failure::new(ErrorCode::CodexBroken, format!("{error}"))
-        .hint("repair the installation, or name another Codex with --codex-bin; nothing was changed")
+    let (code, hint) = match error {
+        VersionError::Slow { .. } => (
+            ErrorCode::CodexSlow,
+            "the machine is busy or its disk is slow: run the command again; nothing was changed",
+        ),
+        _ => (
+            ErrorCode::CodexBroken,
+            "repair the installation, or name another Codex with --codex-bin; nothing was changed",
+        ),
+    };
+    Failure::new(code, format!("{error}")).hint(hint)
 }
 
 /// The decision was to go no further.

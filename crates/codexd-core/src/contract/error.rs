@@ -44,6 +44,8 @@ error_codes! {
     CodexNotFound = "codex-not-found", exit 3, retryable false;
     /// The Codex that was found cannot be run or does not tell its version in time.
     CodexBroken = "codex-broken", exit 4, retryable false;
+    /// The Codex that was found was still at work when it should have told its version.
+    CodexSlow = "codex-slow", exit 21, retryable true;
     /// Nothing answers on the control socket.
     NotAnswering = "not-answering", exit 5, retryable true;
     /// The app-server ended before it answered.

@@ -112,6 +112,7 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
     let again = match failure.code {
         // The old server was never touched.
         ErrorCode::CodexBroken
+        | ErrorCode::CodexSlow
         | ErrorCode::CodexNotFound
         | ErrorCode::UnmanagedServer
         | ErrorCode::SocketOccupied => String::new(),

@@ -323,6 +323,24 @@ fn a_broken_new_binary_never_costs_the_good_server() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_binary_that_is_long_at_work_before_it_tells_its_version_is_waited_for() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    // Longer than one that does nothing is waited for.
+    Fake::VersionComputes(6).install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let run = codexd.run(&["start"])?;
+    assert_eq!(run.success_json()?["status"], "started");
+    assert!(
+        run.stderr.contains("waiting for") && run.stderr.contains("--version"),
+        "what is waited for is said: {}",
+        run.stderr
+    );
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
 fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::SlowStart(1_500).install(&home, Layout::Standalone)?;
