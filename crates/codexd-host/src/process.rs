@@ -207,6 +207,12 @@ pub fn environment(pid: Pid) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
+/// Whether a process has no arguments: it is about to run another program, or to end, or it has ended. It gives back its memory,
+/// where they are, before it closes what it has open.
+pub fn is_nameless(pid: Pid) -> bool {
+    arguments(pid).is_empty()
+}
+
 fn nul_separated(path: &str) -> Vec<OsString> {
     let Ok(bytes) = fs::read(path) else { return Vec::new() };
     let parts = bytes.split(|&byte| byte == 0).filter(|part| !part.is_empty());

@@ -89,11 +89,61 @@ pub fn free_socket(home: &Home, generations: &[Generation], recorded: Option<&Pa
 }
 
 /// Whether the process that holds the control socket does so for codexd: the gateway, or the keeper while there is none. One
-/// that has just ended is known by what its keeper wrote.
+/// that is about to end, or has just ended, is known by what its keeper wrote.
 pub fn is_ours(listener: Pid, home: &Home) -> bool {
     if gateway_process::is_one(listener, home) || keeper::is_one(listener, home) {
         return true;
     }
-    let named = || keeper::read_state(home)?.gateway?.process;
-    process::stat(listener).is_none() && named().is_some_and(|gateway| gateway.pid == listener)
+    let named = || {
+        let state = keeper::read_state(home)?;
+        let mut known = state.gateway.and_then(|gateway| gateway.process).into_iter().chain([state.keeper]);
+        known.find(|known| known.pid == listener)
+    };
+    process::is_nameless(listener)
+        && named().is_some_and(|known| {
+            process::stat(listener).is_none_or(|stat| stat.start_ticks == known.identity.start_ticks)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours;
+    use codexd_core::identity::Process;
+    use codexd_host::service::keeper::{GatewayState, KeeperState};
+    use codexd_host::{Home, process};
+    use rustix::process::{Pid, WaitId, WaitIdOptions};
+    use std::time::{Duration, Instant};
+
+    fn write_down(home: &Home, gateway: Process) {
+        let keeper = process::myself().expect("me");
+        let mut state = KeeperState::new(keeper, "9.9.9");
+        state.gateway = Some(GatewayState { process: Some(gateway), restarts: 0 });
+        let text = serde_json::to_vec(&state).expect("JSON");
+        std::fs::write(home.keeper_state(), text).expect("written");
+    }
+
+    #[test]
+    fn a_gateway_that_has_just_ended_is_known_by_what_its_keeper_wrote() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        home.create_state().expect("made");
+        let mut gateway = std::process::Command::new("sleep").arg("1000").spawn().expect("started");
+        let pid = Pid::from_child(&gateway);
+        let known = process::identify(codexd_core::identity::Pid(gateway.id())).expect("it lives");
+        write_down(&home, known.clone());
+        let until = Instant::now() + Duration::from_secs(20);
+        while process::is_nameless(known.pid) && Instant::now() < until {}
+        assert!(!is_ours(known.pid, &home), "it lives, and is something else");
+        gateway.kill().expect("killed");
+        let remains = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        rustix::process::waitid(WaitId::Pid(pid), remains).expect("ended, not reaped");
+        assert!(is_ours(known.pid, &home));
+        let mut another = known.clone();
+        another.identity.start_ticks += 1;
+        write_down(&home, another);
+        assert!(!is_ours(known.pid, &home), "the number was given to another one");
+        write_down(&home, known.clone());
+        gateway.wait().expect("reaped");
+        assert!(is_ours(known.pid, &home));
+    }
 }

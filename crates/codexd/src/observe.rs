@@ -115,7 +115,13 @@ fn left_by_a_killed_keeper(home: &Home, keeper: KeeperSeen) -> Option<KeeperStat
 /// anew after that was taken away under it.
 fn in_the_making(home: &Home, sight: &Sight) -> bool {
     being_recorded(home, &sight.observation.listener)
+        || is_leaving(&sight.observation.listener)
         || (sight.observation.keeper == KeeperSeen::Absent && is_kept_by_a_living_keeper(home, sight))
+}
+
+/// Whoever listens and does not answer is about to end: who it was cannot be told any more, and who comes after it not yet.
+fn is_leaving(listener: &ListenerSeen) -> bool {
+    matches!(listener, ListenerSeen::Mute { pid: Some(pid), ours: false } if process::is_nameless(*pid))
 }
 
 /// The gateway is the child of a living keeper, whom nobody can reach yet.
