@@ -2,11 +2,14 @@
 
 /// How long `start` waits for `initialize` to be answered.
 pub const START_TIMEOUT_MS: u64 = 30_000;
+/// How long it has if it is at work: Codex may be read from a slow disk.
+pub const BUSY_START_TIMEOUT_MS: u64 = 60_000;
 /// How long one question to a listening server may take before the listener counts as mute.
 pub const PROBE_TIMEOUT_MS: u64 = 2_000;
 /// How long a Codex binary that is to print its version may do nothing before it counts as broken.
 pub const VERSION_IDLE_TIMEOUT_MS: u64 = 5_000;
-/// How long it may take if it is at work. With [`START_TIMEOUT_MS`] not longer than others wait for the lock.
+/// How long it may take if it is at work. With [`START_TIMEOUT_MS`] not longer than others wait for
+/// the lock.
 pub const VERSION_TIMEOUT_MS: u64 = 45_000;
 /// How long the same binary has when its version is only to be told, not proven: an answer without it is better than a wait.
 pub const VERSION_TOLD_TIMEOUT_MS: u64 = 1_000;

@@ -38,6 +38,8 @@ pub enum Fake {
     NotAProgram,
     /// It serves after this many milliseconds.
     SlowStart(u32),
+    /// It serves after it has computed for this many seconds.
+    ComputesAtStart(u32),
     /// It serves, and starts two processes that outlive it: one in its group, one in a session of its own.
     LeavesGrandchildren,
 }
@@ -65,10 +67,9 @@ impl Fake {
         }
         let version = match self {
             Fake::VersionHangs => "exec sleep 1000000".to_owned(),
-            Fake::VersionComputes(seconds) => format!(
-                "end=$(($(date +%s) + {seconds}))\nwhile [ \"$(date +%s)\" -le $end ]; do :; done\n\
-                 echo 'codex-cli {FAKE_VERSION}'; exit 0"
-            ),
+            Fake::VersionComputes(seconds) => {
+                format!("{}\necho 'codex-cli {FAKE_VERSION}'; exit 0", compute(*seconds))
+            }
             _ => format!("echo 'codex-cli {FAKE_VERSION}'; exit 0"),
         };
         let body = self.body()?;
@@ -92,6 +93,7 @@ impl Fake {
             Fake::SlowStart(ms) => {
                 format!("sleep {}.{:03}\nexec {}", ms / 1000, ms % 1000, serve()?)
             }
+            Fake::ComputesAtStart(seconds) => format!("{}\nexec {}", compute(*seconds), serve()?),
             Fake::LeavesGrandchildren => {
                 format!("sleep 1000000 &\nsetsid sleep 1000000 &\nexec {}", serve()?)
             }
@@ -99,6 +101,10 @@ impl Fake {
             Fake::NotExecutable | Fake::NotAProgram => String::new(),
         })
     }
+}
+
+fn compute(seconds: u32) -> String {
+    format!("end=$(($(date +%s) + {seconds}))\nwhile [ \"$(date +%s)\" -le $end ]; do :; done")
 }
 
 /// Finds the socket in `--listen unix://PATH` and listens there without ever accepting.

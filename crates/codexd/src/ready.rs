@@ -8,8 +8,9 @@ use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
-use codexd_core::limits::{PROBE_TIMEOUT_MS, START_TIMEOUT_MS};
+use codexd_core::limits::{BUSY_START_TIMEOUT_MS, PROBE_TIMEOUT_MS, START_TIMEOUT_MS};
 use codexd_host::process;
+use codexd_host::process_table::ProcessTable;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Report};
 use codexd_protocol::probe::{self, ProbeError};
 use codexd_protocol::unix;
@@ -23,6 +24,8 @@ use crate::patience::Progress;
 /// The wait between two looks while a socket is being made: doubled from the first to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(50);
+/// So much more has one that is at work when its time is over, again and again until its last deadline.
+const MORE_TIME: Duration = Duration::from_secs(1);
 
 /// Why no server answers.
 #[derive(Debug)]
@@ -86,6 +89,8 @@ struct Wait<'a> {
     /// It answers on the socket of its own; what is left is the way through the gateway.
     answers_behind: bool,
     deadline: Instant,
+    /// The last one for a server that is at work until then.
+    busy_deadline: Instant,
     next_look: Duration,
     last: String,
 }
@@ -100,17 +105,25 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Re
         (_, Whose::Successor) => successor(link),
         _ => None,
     };
+    let (deadline, busy_deadline) = deadlines();
     let mut wait = Wait {
         context,
         link,
         whose,
         expected,
         answers_behind: false,
-        deadline: Instant::now() + Duration::from_millis(START_TIMEOUT_MS),
+        deadline,
+        busy_deadline,
         next_look: FIRST_LOOK,
         last: "nobody listens on its socket".to_owned(),
     };
     wait.run()
+}
+
+/// For a server that begins now: of one that does nothing, and of one that is at work.
+fn deadlines() -> (Instant, Instant) {
+    let now = Instant::now();
+    (now + Duration::from_millis(START_TIMEOUT_MS), now + Duration::from_millis(BUSY_START_TIMEOUT_MS))
 }
 
 fn successor(link: &KeeperLink) -> Option<Pid> {
@@ -139,7 +152,7 @@ impl Wait<'_> {
             };
             let now = Instant::now();
             let waits_for_an_answer = self.expected.is_some() || self.whose == Whose::Successor;
-            if waits_for_an_answer && now >= self.deadline {
+            if waits_for_an_answer && now >= self.deadline && !self.has_more_time(now) {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
             // One that hangs would be waited for without end.
@@ -158,6 +171,13 @@ impl Wait<'_> {
         }
     }
 
+    /// Its time is over, but it computes, or reads itself from the disk.
+    fn has_more_time(&mut self, now: Instant) -> bool {
+        let at_work = self.expected.is_some_and(|pid| ProcessTable::read().group_is_at_work(pid.0));
+        self.deadline = (now + MORE_TIME).min(self.busy_deadline);
+        at_work && now < self.busy_deadline
+    }
+
     fn hear(&mut self, report: Report) -> Result<(), NotReady> {
         match (self.whose, report) {
             (_, Report::SocketFolderChanged) => self.next_look = FIRST_LOOK,
@@ -167,7 +187,7 @@ impl Wait<'_> {
                 self.whose = Whose::Current;
                 self.answers_behind = false;
                 self.expected = Some(pid);
-                self.deadline = Instant::now() + Duration::from_millis(START_TIMEOUT_MS);
+                (self.deadline, self.busy_deadline) = deadlines();
                 self.next_look = FIRST_LOOK;
             }
             (Whose::Current, Report::State { pid, .. })

@@ -7,9 +7,10 @@ use codexd_core::contract::{Backend, LifecycleStatus, State, StatusReport};
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
-use codexd_core::limits::{START_TIMEOUT_MS, STATUS_EVENTS};
+use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
+use codexd_host::process_table::ProcessTable;
 use codexd_host::service::keeper::{KeeperState, StatePhase, read_state};
 use codexd_host::{Home, pid_record, process};
 use serde::Serialize;
@@ -177,8 +178,11 @@ fn state(found: &Found) -> State {
         (Recorded::Alive(_), _) if answering => State::Running,
         _ if crash_looping => State::CrashLooping,
         (Recorded::Alive(_), _) => {
-            let lived = found.server.as_ref().and_then(process::uptime_ms).unwrap_or_default();
-            if lived < START_TIMEOUT_MS { State::Starting } else { State::Failed }
+            if is_starting(found.server.as_ref()) {
+                State::Starting
+            } else {
+                State::Failed
+            }
         }
         _ if matches!(phase, Some(StatePhase::Waiting | StatePhase::Spawning)) => State::Starting,
         _ => match found.keeper.as_ref().map(|keeper| keeper.phase) {
@@ -187,6 +191,14 @@ fn state(found: &Found) -> State {
             Some(_) => State::Failed,
         },
     }
+}
+
+/// Whether a server that does not answer yet still may.
+fn is_starting(server: Option<&Process>) -> bool {
+    let Some(server) = server else { return true };
+    let lived = process::uptime_ms(server).unwrap_or_default();
+    let is_at_work = || ProcessTable::read().group_is_at_work(server.pid.0);
+    lived < START_TIMEOUT_MS || (lived < BUSY_START_TIMEOUT_MS && is_at_work())
 }
 
 /// Whether what runs is what a start would run now. The file counts, not its path.

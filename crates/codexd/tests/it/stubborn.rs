@@ -24,6 +24,18 @@ fn stop_ends_a_server_that_ignores_sigterm() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_server_that_is_long_at_work_before_it_answers_is_waited_for() -> anyhow::Result<()> {
+    // Longer than one that does nothing is waited for.
+    let home = home_with(&Fake::ComputesAtStart(31))?;
+    let codexd = Codexd::new(&home)?;
+    let run = codexd.run(&["start"])?;
+    assert_eq!(run.success_json()?["status"], "started", "{run}");
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
 fn stop_ends_what_the_server_started() -> anyhow::Result<()> {
     let home = home_with(&Fake::LeavesGrandchildren)?;
     let codexd = Codexd::new(&home)?;
