@@ -38,6 +38,8 @@ pub enum Fake {
     NotAProgram,
     /// It serves after this many milliseconds.
     SlowStart(u32),
+    /// It serves, and starts a process that ignores SIGTERM.
+    LeavesStubbornGrandchild,
     /// It serves after it has computed for this many seconds.
     ComputesAtStart(u32),
     /// It serves, and starts two processes that outlive it: one in its group, one in a session of its own.
@@ -94,6 +96,9 @@ impl Fake {
                 format!("sleep {}.{:03}\nexec {}", ms / 1000, ms % 1000, serve()?)
             }
             Fake::ComputesAtStart(seconds) => format!("{}\nexec {}", compute(*seconds), serve()?),
+            Fake::LeavesStubbornGrandchild => {
+                format!("(trap '' TERM; while :; do sleep 1000000; done) &\nexec {}", serve()?)
+            }
             Fake::LeavesGrandchildren => {
                 format!("sleep 1000000 &\nsetsid sleep 1000000 &\nexec {}", serve()?)
             }

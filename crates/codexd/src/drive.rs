@@ -235,7 +235,12 @@ impl Drive<'_> {
     }
 
     fn await_ready(&mut self) -> Result<(), Failure> {
-        let whose = if std::mem::take(&mut self.replacing) { Whose::Next } else { Whose::Current };
+        let ordered = self.progress.started || self.progress.restarted;
+        let whose = match std::mem::take(&mut self.replacing) {
+            true => Whose::Next,
+            false if ordered => Whose::Current,
+            false => Whose::Found,
+        };
         let Some(link) = self.link.as_mut() else { return Ok(()) };
         match await_ready(self.context, link, whose) {
             Ok(listening) => {

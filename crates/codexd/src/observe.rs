@@ -24,6 +24,8 @@ use crate::{failures, front};
 /// How long a process may take from its fork until its environment can be read, or from giving back its locks to its end, on
 /// a busy machine.
 const IN_THE_MAKING: Duration = Duration::from_millis(500);
+/// How often a look that changes nothing is made at most.
+const LOOKS_MAX: usize = 4;
 /// How soon to look again when things changed during a look.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -83,6 +85,20 @@ pub fn look(
     }
 }
 
+/// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a verb at work, or a keeper
+/// that starts a server again, would be seen half before and half after what it did. So many times at most.
+pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
+    let state = || [home.pid_record(), home.keeper_state()].map(|file| std::fs::read(file).ok());
+    for _ in 1..LOOKS_MAX {
+        let before = state();
+        let found = look();
+        if is_clear(&found) || state() == before {
+            return found;
+        }
+    }
+    look()
+}
+
 /// Whether it is codexd's own gateway that listens.
 fn holds_the_door(home: &Home, listener: &ListenerSeen) -> bool {
     let (ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. }) = listener else {
@@ -115,13 +131,7 @@ fn left_by_a_killed_keeper(home: &Home, keeper: KeeperSeen) -> Option<KeeperStat
 /// anew after that was taken away under it.
 fn in_the_making(home: &Home, sight: &Sight) -> bool {
     being_recorded(home, &sight.observation.listener)
-        || is_leaving(&sight.observation.listener)
         || (sight.observation.keeper == KeeperSeen::Absent && is_kept_by_a_living_keeper(home, sight))
-}
-
-/// Whoever listens and does not answer is about to end: who it was cannot be told any more, and who comes after it not yet.
-fn is_leaving(listener: &ListenerSeen) -> bool {
-    matches!(listener, ListenerSeen::Mute { pid: Some(pid), ours: false } if process::is_nameless(*pid))
 }
 
 /// The gateway is the child of a living keeper, whom nobody can reach yet.

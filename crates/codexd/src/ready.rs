@@ -73,8 +73,10 @@ impl From<LinkError> for NotReady {
 /// Whose answer is waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Whose {
-    /// That of the server that the keeper keeps or is about to start.
+    /// That of the server that the keeper keeps or is about to start, as it was ordered.
     Current,
+    /// The same, though nobody has ordered it now: it ran before, or is to come again.
+    Found,
     /// That of the next one that it starts in the place of the one that it keeps.
     Next,
     /// That of the one that it starts beside the one that it keeps, on its own socket.
@@ -86,6 +88,8 @@ struct Wait<'a> {
     link: &'a mut KeeperLink,
     whose: Whose,
     expected: Option<Pid>,
+    /// One that ran when the wait began, and that nobody had ordered: if it dies, the keeper starts another.
+    found: Option<Pid>,
     /// It answers on the socket of its own; what is left is the way through the gateway.
     answers_behind: bool,
     deadline: Instant,
@@ -101,7 +105,7 @@ struct Wait<'a> {
 /// See [`NotReady`].
 pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Result<Listening, NotReady> {
     let expected = match (link.seen, whose) {
-        (KeeperSeen::Keeping(pid), Whose::Current) => Some(pid),
+        (KeeperSeen::Keeping(pid), Whose::Current | Whose::Found) => Some(pid),
         (_, Whose::Successor) => successor(link),
         _ => None,
     };
@@ -111,6 +115,7 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Re
         link,
         whose,
         expected,
+        found: expected.filter(|_| whose == Whose::Found),
         answers_behind: false,
         deadline,
         busy_deadline,
@@ -161,6 +166,9 @@ impl Wait<'_> {
             }
             progress.tell(|| match self.expected {
                 Some(pid) => format!("waiting for the app-server (pid {pid}) to answer"),
+                None if self.whose == Whose::Found => {
+                    "waiting for the keeper to start the app-server again".to_owned()
+                }
                 None => "waiting for running turns of the old app-server to end".to_owned(),
             });
             let mut until = again.unwrap_or(self.deadline).min(progress.due());
@@ -190,14 +198,19 @@ impl Wait<'_> {
                 (self.deadline, self.busy_deadline) = deadlines();
                 self.next_look = FIRST_LOOK;
             }
-            (Whose::Current, Report::State { pid, .. })
+            (Whose::Current | Whose::Found, Report::State { pid, .. })
                 if matches!(self.link.seen, KeeperSeen::Keeping(_)) =>
             {
                 self.expected = pid;
             }
             // The old one, before the keeper had read that it is to be replaced.
             (Whose::Next, Report::Exited { exit }) if !exit.requested => self.expected = None,
-            (_, Report::Exited { exit }) if !exit.requested => return Err(NotReady::Exited(exit)),
+            (_, Report::Exited { exit }) if !exit.requested => {
+                if self.found.take() != Some(exit.pid) {
+                    return Err(NotReady::Exited(exit));
+                }
+                self.expected = None;
+            }
             (_, Report::Exited { .. } | Report::Signalled { .. }) => self.expected = None,
             (_, Report::SpawnFailed { message, errno } | Report::GatewayFailed { message, errno }) => {
                 return Err(NotReady::SpawnFailed { message, errno });

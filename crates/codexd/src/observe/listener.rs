@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen};
@@ -13,8 +13,12 @@ use codexd_host::{Home, process};
 use codexd_protocol::probe::{self, Answer, ProbeError};
 use codexd_protocol::unix;
 
+use super::LOOK_AGAIN;
 use crate::context::VERSION;
 use crate::front;
+
+/// The longest pause between two questions to listeners that leave.
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the control socket shows.
 #[derive(Clone, Debug)]
@@ -63,10 +67,31 @@ pub fn where_it_matters(home: &Home, command: Command, ours: Ours<'_>, keeper: K
     }
 }
 
-/// Asks whoever listens on the control socket of a home.
+/// Asks whoever listens on the control socket of a home. One that leaves meanwhile is none: who comes after it is asked.
 pub fn listener(home: &Home, ours: Ours<'_>) -> Listening {
+    let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
+    let mut pause = LOOK_AGAIN;
+    loop {
+        match ask(home, ours) {
+            Asked::Settled(listening) => return listening,
+            Asked::Leaving(listening) if Instant::now() >= deadline => return listening,
+            Asked::Leaving(_) => std::thread::sleep(pause),
+        }
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// What one question found.
+enum Asked {
+    /// That is how things are.
+    Settled(Listening),
+    /// The connection was closed instead of an answer, or came about with one who is no more: things change.
+    Leaving(Listening),
+}
+
+fn ask(home: &Home, ours: Ours<'_>) -> Asked {
     let socket = home.control_socket();
-    let seen = |seen| Listening { seen, answer: None };
+    let seen = |seen| Asked::Settled(Listening { seen, answer: None });
     let stream = match unix::connect(&socket) {
         Ok(stream) => stream,
         Err(error) => return seen(unreachable(&socket, error.kind())),
@@ -76,11 +101,20 @@ pub fn listener(home: &Home, ours: Ours<'_>) -> Listening {
     if is_ours && !ours.is_reachable() {
         return seen(ListenerSeen::Mute { pid, ours: true });
     }
-    match probe::ask_on(stream, VERSION, Duration::from_millis(PROBE_TIMEOUT_MS)) {
+    let has_a_name = is_ours || pid.is_none_or(|pid| !process::is_nameless(pid));
+    let patience = Duration::from_millis(PROBE_TIMEOUT_MS);
+    let began = Instant::now();
+    match probe::ask_on(stream, VERSION, patience) {
         Ok(answer) => {
-            Listening { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) }
+            let listening =
+                Listening { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) };
+            // Who listens is told by the last listen(2): somebody else may answer by now.
+            if has_a_name { Asked::Settled(listening) } else { Asked::Leaving(listening) }
         }
         Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
+        Err(ProbeError::Mute { .. }) if began.elapsed() < patience || !has_a_name => {
+            Asked::Leaving(Listening { seen: ListenerSeen::Mute { pid, ours: is_ours }, answer: None })
+        }
         Err(ProbeError::Mute { .. } | ProbeError::Foreign { .. }) => {
             seen(ListenerSeen::Mute { pid, ours: is_ours })
         }

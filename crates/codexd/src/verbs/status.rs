@@ -37,6 +37,8 @@ pub struct Reply {
 struct Found {
     keeper: Option<KeeperState>,
     keeper_alive: bool,
+    /// It lives, and nobody has suspended it.
+    keeper_acts: bool,
     recorded: Recorded,
     server: Option<Process>,
     codexd: Option<CodexdRecord>,
@@ -48,7 +50,8 @@ struct Found {
 pub fn run(context: &Context) -> Reply {
     let parsed = context.settings_as_found();
     let installed = InstalledFacts::gather(context, &parsed.settings);
-    let found = find(context, &parsed, &installed);
+    let no_problems = |found: &Found| found.problems.is_empty();
+    let found = observe::undisturbed(&context.home, no_problems, || find(context, &parsed, &installed));
     let state = state(&found);
     let listener = match found.listening.seen {
         ListenerSeen::Answering { pid, .. } => pid,
@@ -121,20 +124,28 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         Recorded::Gone(gone) => Some(RecordTrouble::Gone(*gone)),
         Recorded::Absent | Recorded::Alive(_) => None,
     };
-    if let Some(trouble) = trouble {
-        let (found, message) = drive::name_trouble(&trouble);
-        problem(found, message);
+    let keeper = read_state(home);
+    let keeper_alive = keeper.as_ref().is_some_and(|keeper| process::is_alive(&keeper.keeper));
+    let suspended = |keeper: &&KeeperState| {
+        keeper_alive && process::stat(keeper.keeper.pid).is_some_and(|stat| stat.state == b'T')
+    };
+    let suspended = keeper.as_ref().filter(suspended);
+    let keeper_acts = keeper_alive && suspended.is_none();
+    match trouble {
+        // The end of its server is news to it: it is about to take the record away.
+        Some(RecordTrouble::Gone(_)) if keeper_acts && keeper.as_ref().is_some_and(keeps_a_server) => {}
+        Some(trouble) => {
+            let (found, message) = drive::name_trouble(&trouble);
+            problem(found, message);
+        }
+        None => {}
     }
     if matches!(record.recorded, Recorded::Absent)
         && let Some(server) = &record.process
     {
         problem("unrecorded-server", format!("no record names the app-server {}, which runs", server.pid));
     }
-    let keeper = read_state(home);
-    let keeper_alive = keeper.as_ref().is_some_and(|keeper| process::is_alive(&keeper.keeper));
-    if let Some(keeper) = keeper.as_ref().filter(|_| keeper_alive)
-        && process::stat(keeper.keeper.pid).is_some_and(|stat| stat.state == b'T')
-    {
+    if let Some(keeper) = suspended {
         problem("mute-keeper", format!("the keeper {} is suspended", keeper.keeper.pid));
     }
     if record.process.is_some() && !keeper_alive {
@@ -148,6 +159,8 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         ListenerSeen::NoSocket => {
             problem("no-socket", "the file at the control socket's path is none".to_owned());
         }
+        // It waits for the server that its keeper is about to start, or has just ended.
+        ListenerSeen::Mute { ours: true, .. } if record.process.is_none() && keeper_acts => {}
         ListenerSeen::Mute { .. } => {
             problem("mute-listener", "whoever listens on the control socket does not answer".to_owned());
         }
@@ -156,6 +169,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     Found {
         keeper,
         keeper_alive,
+        keeper_acts,
         recorded: match &record.process {
             Some(server) => Recorded::Alive(server.pid),
             None => record.recorded,
@@ -165,6 +179,10 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         listening,
         problems,
     }
+}
+
+fn keeps_a_server(keeper: &KeeperState) -> bool {
+    matches!(keeper.phase, StatePhase::Running | StatePhase::Stopping { .. })
 }
 
 fn state(found: &Found) -> State {
@@ -184,7 +202,13 @@ fn state(found: &Found) -> State {
                 State::Failed
             }
         }
-        _ if matches!(phase, Some(StatePhase::Waiting | StatePhase::Spawning)) => State::Starting,
+        _ if found.keeper_acts && matches!(phase, Some(StatePhase::Stopping { .. })) => State::Draining,
+        // It has seen the end of the server, or is about to, and starts the next one.
+        _ if found.keeper_acts
+            && matches!(phase, Some(StatePhase::Running | StatePhase::Waiting | StatePhase::Spawning)) =>
+        {
+            State::Starting
+        }
         _ => match found.keeper.as_ref().map(|keeper| keeper.phase) {
             None | Some(StatePhase::Stopped | StatePhase::Idle) => State::Stopped,
             // It was to run, or never came to; and nobody is there to bring it back.

@@ -6,7 +6,7 @@ use codexd_core::lifecycle::ListenerSeen;
 use super::lifecycle::{self, Reply};
 use crate::context::Context;
 use crate::drive::Reached;
-use crate::observe::{self, Ours};
+use crate::observe::{self, Listening, Ours};
 
 /// Runs the verb.
 ///
@@ -14,10 +14,14 @@ use crate::observe::{self, Ours};
 /// [`ErrorCode::NotAnswering`] when no app-server answers.
 pub fn run(context: &Context) -> Result<Reply, Failure> {
     let settings = context.settings_as_found().settings;
-    let record = observe::server(&context.home).ok();
-    let ours = record.as_ref().map(|record| Ours::of(record.process.as_ref(), record.codexd.as_ref()));
     let socket = context.home.control_socket();
-    let listening = observe::listener(&context.home, ours.unwrap_or_default());
+    let answers = |(_, listening): &(_, Listening)| matches!(listening.seen, ListenerSeen::Answering { .. });
+    let (record, listening) = observe::undisturbed(&context.home, answers, || {
+        let record = observe::server(&context.home).ok();
+        let ours = record.as_ref().map(|record| Ours::of(record.process.as_ref(), record.codexd.as_ref()));
+        let listening = observe::listener(&context.home, ours.unwrap_or_default());
+        (record, listening)
+    });
     match listening.seen {
         ListenerSeen::Answering { ours, .. } => {
             let reached = Reached {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use codexd_testkit::{Codexd, Fake, Home, Layout, limits, until};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 fn home_with(fake: &Fake) -> anyhow::Result<Home> {
     let home = Home::new()?;
@@ -43,6 +44,28 @@ fn stop_ends_what_the_server_started() -> anyhow::Result<()> {
     let sleepers = || home.processes().into_iter().filter(|process| process.command.starts_with("sleep"));
     until(limits::PROCESS_GONE, "both grandchildren", || (sleepers().count() == 2).then_some(()))?;
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn while_a_stop_ends_what_the_server_started_status_says_that_it_drains() -> anyhow::Result<()> {
+    let home = home_with(&Fake::LeavesStubbornGrandchild)?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start"])?;
+    let stop = codexd.spawn(&["stop"])?;
+    let mut seen = Vec::new();
+    while !stop.ends_within(Duration::ZERO)? {
+        let status = codexd.json(&["status"])?;
+        seen.push((status["state"].clone(), status["problems"].clone()));
+    }
+    stop.finish(limits::RUN)?.success_json()?;
+    seen.dedup();
+    let healthy = |(state, problems): &(Value, Value)| {
+        ["running", "draining", "stopped"].iter().any(|known| state == known) && *problems == json!([])
+    };
+    assert!(seen.iter().all(healthy), "{seen:?}");
+    assert!(seen.iter().any(|(state, _)| state == "draining"), "nobody looked in time: {seen:?}");
     home.assert_no_process_left();
     Ok(())
 }

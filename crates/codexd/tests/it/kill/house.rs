@@ -10,6 +10,9 @@ use serde_json::Value;
 /// How long something that happens by itself (a restart, an end) may take here before a test fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often something is tried that is a matter of milliseconds.
+pub(super) const ATTEMPTS: usize = 16;
+
 /// Says who serves from now on, then looks for those who served before: of two at the same time, one sees the other. The
 /// number stays its own when the shell becomes the server.
 const WITNESS: &str = r#"echo $$ >> "$CODEX_HOME/served"

@@ -12,7 +12,7 @@ use codexd_testkit::{Fake, Layout, Process, Server, codexd, limits, skip, until}
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::house::{House, PATIENCE, sample};
+use super::house::{ATTEMPTS, House, PATIENCE, sample};
 
 /// How many of its system calls are tried, unless `CODEXD_KILL_POINTS` says `all`.
 const CALLS: usize = 48;
@@ -79,6 +79,26 @@ fn a_keeper_and_its_server_killed_together_are_in_nobodys_way() -> anyhow::Resul
         kill(&house.keeper()?)?;
         kill(&server)?;
         house.assert_verb_gets_there(verb, None).context(verb)?;
+    }
+    Ok(())
+}
+
+/// Linux ends a process in steps: its memory goes first, its sockets later, and only then it is seen to be gone.
+#[test]
+fn a_keeper_and_its_server_killed_together_are_in_nobodys_way_while_they_are_still_ending()
+-> anyhow::Result<()> {
+    for round in 0..ATTEMPTS {
+        let verb = VERBS[round % VERBS.len()];
+        let house = House::new()?;
+        house.run(&["start"])?;
+        let everybody = house.home.processes();
+        for process in &everybody {
+            process.signal(Signal::KILL)?;
+        }
+        house.run(&[verb]).with_context(|| format!("round {round}: {verb}"))?;
+        house.run(&["start"])?;
+        house.assert_served()?;
+        house.assert_stops()?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use codexd_testkit::{Fake, Layout, Process, Server, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::house::{House, PATIENCE};
+use super::house::{ATTEMPTS, House, PATIENCE};
 use super::keeper::kill;
 
 /// A second signal after the grace, and SIGKILL this much later.
@@ -60,6 +60,22 @@ fn first_gap_ms() -> anyhow::Result<i64> {
     let gaps = house.gaps_ms()?;
     house.assert_stops()?;
     gaps.first().copied().context("a restart")
+}
+
+#[test]
+fn a_verb_that_comes_while_a_killed_server_is_still_ending_reaches_its_goal() -> anyhow::Result<()> {
+    for round in 0..ATTEMPTS {
+        let house = House::new()?;
+        let settings = serde_json::json!({"gateway": round % 2 == 0});
+        house.home.write("app-server-daemon/settings.json", settings.to_string())?;
+        house.run(&["start"])?;
+        house.server()?.signal(Signal::KILL)?;
+        let verb = ["start", "restart"][round / 2 % 2];
+        house.run(&[verb]).with_context(|| format!("round {round}: {verb} with {settings}"))?;
+        house.assert_served()?;
+        house.assert_stops()?;
+    }
+    Ok(())
 }
 
 #[test]
