@@ -13,6 +13,8 @@ pub const VERSION_IDLE_TIMEOUT_MS: u64 = 5_000;
 pub const VERSION_TIMEOUT_MS: u64 = 45_000;
 /// How long the same binary has when its version is only to be told, not proven: an answer without it is better than a wait.
 pub const VERSION_TOLD_TIMEOUT_MS: u64 = 1_000;
+/// How long it has then if it is at work.
+pub const BUSY_VERSION_TOLD_TIMEOUT_MS: u64 = 5_000;
 /// How long a verb waits for the operation lock unless told otherwise.
 pub const LOCK_TIMEOUT_SECONDS: u64 = 75;
 /// How long running turns have after the first signal of a stop, unless told otherwise.
@@ -39,6 +41,11 @@ pub const WITHDRAW_GRACE_MS: u64 = 500;
 pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
 /// How long a verb waits for a new keeper to answer.
 pub const KEEPER_TIMEOUT_MS: u64 = 5_000;
+/// How long `restart` waits for a gateway that is to move threads to get in touch with its keeper. One that cannot hand over
+/// drains instead.
+pub const GATEWAY_TIMEOUT_MS: u64 = 3_000;
+/// How much longer it waits for one that is at work: it writes to a disk that stalls, or reads itself from it.
+pub const BUSY_KEEPER_TIMEOUT_MS: u64 = 25_000;
 
 /// The pause from start to start before the second restart in a row; the first is immediate and each further pause twice as
 /// long.

@@ -13,7 +13,7 @@ use codexd_core::limits::{KILL_TIMEOUT_MS, STRAY_GRACE_MS};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
-use crate::process;
+use crate::process::{self, Stat};
 use crate::process_table::ProcessTable;
 
 /// The variable that carries the mark.
@@ -62,9 +62,10 @@ pub fn marked(generation: &str) -> Vec<Process> {
 pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
     let (me, table) = (Pid(std::process::id()), ProcessTable::read());
     let mark = ties.generation.as_ref().map(|generation| format!("{MARK}={generation}"));
-    // The number of a session is not given out again while anybody is in it; a living process of that number which is not
-    // the one we mean has a session of its own.
-    let session = ties.session.filter(|&leader| leader == me || table.stat(leader).is_none());
+    // The number of a session is not given out again while anybody is in it, nor that of one who was not reaped; a living
+    // process of that number which is not the one we mean has a session of its own.
+    let session =
+        ties.session.filter(|&leader| leader == me || table.stat(leader).is_none_or(Stat::is_zombie));
     let is_spared = |pid: Pid| {
         spared.pids.contains(&pid) || spared.servers.iter().any(|&server| table.descends_from(pid, server))
     };

@@ -67,13 +67,6 @@ pub struct Patience {
     pub total: Duration,
 }
 
-impl Patience {
-    /// So long and no longer, whatever it does.
-    pub fn at_most(total: Duration) -> Self {
-        Self { idle: total, total }
-    }
-}
-
 /// How often a binary that takes its time is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

@@ -109,7 +109,9 @@ impl Fake {
 }
 
 fn compute(seconds: u32) -> String {
-    format!("end=$(($(date +%s) + {seconds}))\nwhile [ \"$(date +%s)\" -le $end ]; do :; done")
+    format!(
+        "up() {{ read -r up _ < /proc/uptime; up=${{up%.*}}; }}\nup\nend=$((up + {seconds}))\nwhile [ $up -le $end ]; do up; done"
+    )
 }
 
 /// Finds the socket in `--listen unix://PATH` and listens there without ever accepting.

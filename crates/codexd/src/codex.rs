@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::FileIdentity;
-use codexd_core::limits::{VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS};
+use codexd_core::limits::{
+    BUSY_VERSION_TOLD_TIMEOUT_MS, VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS,
+};
 use codexd_core::os_text::OsText;
 use codexd_core::program::Program;
 use codexd_core::settings::Settings;
@@ -91,7 +93,10 @@ impl Installed {
 
     /// Its version, if it tells it without delay.
     pub fn told_version(&self, context: &Context) -> Option<String> {
-        let patience = Patience::at_most(Duration::from_millis(VERSION_TOLD_TIMEOUT_MS));
+        let patience = Patience {
+            idle: Duration::from_millis(VERSION_TOLD_TIMEOUT_MS),
+            total: Duration::from_millis(BUSY_VERSION_TOLD_TIMEOUT_MS),
+        };
         self.version(context, patience).ok()
     }
 }

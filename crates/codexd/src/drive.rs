@@ -96,6 +96,8 @@ struct Drive<'a> {
     record_stays: bool,
     /// How the handover goes, if there is one.
     handover: Option<Value>,
+    /// The gateway had its time to get in touch with the keeper.
+    gateway_awaited: bool,
 }
 
 /// Drives a wish to its end. The operation lock is held.
@@ -115,12 +117,16 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         keepers_lost: 0,
         record_stays: false,
         handover: None,
+        gateway_awaited: false,
     };
     for _ in 0..STEPS_MAX {
         let fresh = drive.fresh.take();
         let mut sight = observe::look(context, wish.command, &mut drive.link, fresh)?;
         if drive.record_stays && !matches!(sight.observation.record, Recorded::Alive(_)) {
             sight.observation.record = Recorded::Absent;
+        }
+        if drive.awaits_the_gateway(&sight)? {
+            continue;
         }
         sight.observation.overlap = drive.may_overlap(&sight);
         let step = decide(wish.command, &sight.observation, drive.progress);

@@ -13,7 +13,7 @@ use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
 use codexd_host::service::keeper::{self, KeeperLink, KeeperState, StatePhase};
 use codexd_host::strays::{self, Spared, Ties};
-use codexd_host::{Home, gateway_process, pid_record, process};
+use codexd_host::{Home, atomic, gateway_process, pid_record, process};
 use codexd_protocol::probe::Answer;
 
 pub use listener::{Listening, Ours, glimpse, listener};
@@ -21,9 +21,12 @@ pub use listener::{Listening, Ours, glimpse, listener};
 use crate::context::Context;
 use crate::{failures, front};
 
-/// How long a process may take from its fork until its environment can be read, or from giving back its locks to its end, on
-/// a busy machine.
+/// How long a process may take from giving back its locks to its end.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a process may take from its fork until its environment can be read, on a busy machine; and how long if it is seen
+/// that there is one.
 const IN_THE_MAKING: Duration = Duration::from_millis(500);
+const SEEN_IN_THE_MAKING: Duration = Duration::from_secs(10);
 /// How often a look that changes nothing is made at most.
 const LOOKS_MAX: usize = 4;
 /// How soon to look again when things changed during a look.
@@ -88,7 +91,7 @@ pub fn look(
 /// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a verb at work, or a keeper
 /// that starts a server again, would be seen half before and half after what it did. So many times at most.
 pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
-    let state = || [home.pid_record(), home.keeper_state()].map(|file| std::fs::read(file).ok());
+    let state = || [home.pid_record(), home.keeper_state()].map(|file| atomic::read(&file).ok().flatten());
     for _ in 1..LOOKS_MAX {
         let before = state();
         let found = look();
@@ -122,7 +125,7 @@ fn others_live(home: &Home) -> bool {
 /// and a second server started beside that.
 fn left_by_a_killed_keeper(home: &Home, keeper: KeeperSeen) -> Option<KeeperState> {
     let state = keeper::read_state(home)?;
-    let patience = if keeper == KeeperSeen::Absent { IN_THE_MAKING } else { Duration::ZERO };
+    let patience = if keeper == KeeperSeen::Absent { ENDS_WITHIN } else { Duration::ZERO };
     let had_something = !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed);
     (had_something && process::await_end(&state.keeper, patience)).then_some(state)
 }
@@ -282,10 +285,13 @@ fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
     let mut marked = find();
     let mut server = state.server.filter(process::is_alive);
     if state.phase == StatePhase::Spawning {
-        let deadline = Instant::now() + IN_THE_MAKING;
+        let began = Instant::now();
         server = server.or_else(|| first_of(&marked));
-        // Between fork and exec, and in the middle of exec, a process does not show its mark.
-        while server.is_none() && Instant::now() < deadline {
+        // Between fork and exec, and in the middle of exec, a process does not show its mark, but it is in our session.
+        while server.is_none()
+            && (began.elapsed() < IN_THE_MAKING
+                || (began.elapsed() < SEEN_IN_THE_MAKING && is_about_to_exec(&state.keeper)))
+        {
             std::thread::sleep(LOOK_AGAIN);
             marked = find();
             server = first_of(&marked);
@@ -309,6 +315,16 @@ fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
         }
         _ => Remains::Nothing,
     }
+}
+
+/// Whether a keeper that is gone has left a process that has not become another program yet: it has no name, or still that of
+/// the keeper.
+fn is_about_to_exec(keeper: &Process) -> bool {
+    let session = Ties { session: Some(keeper.pid), ..Ties::default() };
+    let is_one = |pid| {
+        process::is_nameless(pid) || process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper")
+    };
+    strays::find(&session, Spared::default()).iter().any(|process| is_one(process.pid))
 }
 
 /// The server itself among the processes with its mark: the app-server that no other one is the parent of.

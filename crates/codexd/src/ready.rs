@@ -24,8 +24,9 @@ use crate::patience::Progress;
 /// The wait between two looks while a socket is being made: doubled from the first to the last.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(50);
-/// So much more has one that is at work when its time is over, again and again until its last deadline.
-const MORE_TIME: Duration = Duration::from_secs(1);
+/// Whoever is at work was seen to be within so long; towards the end of its time it is looked at this often.
+const IDLE_FOR: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Why no server answers.
 #[derive(Debug)]
@@ -83,6 +84,34 @@ pub enum Whose {
     Successor,
 }
 
+/// Until when a server is waited for: for longer if it computes, or reads itself from the disk.
+#[derive(Debug)]
+struct Times {
+    next: Instant,
+    last: Instant,
+    at_work: Instant,
+}
+
+impl Times {
+    /// Of a server that begins now.
+    fn begin() -> Self {
+        let now = Instant::now();
+        let at_work = now + Duration::from_millis(START_TIMEOUT_MS).saturating_sub(IDLE_FOR);
+        Self { next: at_work, last: now + Duration::from_millis(BUSY_START_TIMEOUT_MS), at_work }
+    }
+
+    fn are_over(&mut self, now: Instant, server: Option<Pid>) -> bool {
+        if now < self.next {
+            return false;
+        }
+        if server.is_some_and(|pid| ProcessTable::read().group_is_at_work(pid.0)) {
+            self.at_work = now;
+        }
+        self.next = now + LOOK_EVERY;
+        now >= self.last || now.saturating_duration_since(self.at_work) >= IDLE_FOR
+    }
+}
+
 struct Wait<'a> {
     context: &'a Context,
     link: &'a mut KeeperLink,
@@ -92,9 +121,7 @@ struct Wait<'a> {
     found: Option<Pid>,
     /// It answers on the socket of its own; what is left is the way through the gateway.
     answers_behind: bool,
-    deadline: Instant,
-    /// The last one for a server that is at work until then.
-    busy_deadline: Instant,
+    times: Times,
     next_look: Duration,
     last: String,
 }
@@ -109,7 +136,6 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Re
         (_, Whose::Successor) => successor(link),
         _ => None,
     };
-    let (deadline, busy_deadline) = deadlines();
     let mut wait = Wait {
         context,
         link,
@@ -117,18 +143,11 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Re
         expected,
         found: expected.filter(|_| whose == Whose::Found),
         answers_behind: false,
-        deadline,
-        busy_deadline,
+        times: Times::begin(),
         next_look: FIRST_LOOK,
         last: "nobody listens on its socket".to_owned(),
     };
     wait.run()
-}
-
-/// For a server that begins now: of one that does nothing, and of one that is at work.
-fn deadlines() -> (Instant, Instant) {
-    let now = Instant::now();
-    (now + Duration::from_millis(START_TIMEOUT_MS), now + Duration::from_millis(BUSY_START_TIMEOUT_MS))
 }
 
 fn successor(link: &KeeperLink) -> Option<Pid> {
@@ -157,7 +176,7 @@ impl Wait<'_> {
             };
             let now = Instant::now();
             let waits_for_an_answer = self.expected.is_some() || self.whose == Whose::Successor;
-            if waits_for_an_answer && now >= self.deadline && !self.has_more_time(now) {
+            if waits_for_an_answer && self.times.are_over(now, self.expected) {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
             // One that hangs would be waited for without end.
@@ -171,19 +190,12 @@ impl Wait<'_> {
                 }
                 None => "waiting for running turns of the old app-server to end".to_owned(),
             });
-            let mut until = again.unwrap_or(self.deadline).min(progress.due());
+            let mut until = again.unwrap_or(self.times.last).min(progress.due());
             if waits_for_an_answer {
-                until = until.min(self.deadline);
+                until = until.min(self.times.next);
             }
             self.sleep(until.max(now))?;
         }
-    }
-
-    /// Its time is over, but it computes, or reads itself from the disk.
-    fn has_more_time(&mut self, now: Instant) -> bool {
-        let at_work = self.expected.is_some_and(|pid| ProcessTable::read().group_is_at_work(pid.0));
-        self.deadline = (now + MORE_TIME).min(self.busy_deadline);
-        at_work && now < self.busy_deadline
     }
 
     fn hear(&mut self, report: Report) -> Result<(), NotReady> {
@@ -195,7 +207,7 @@ impl Wait<'_> {
                 self.whose = Whose::Current;
                 self.answers_behind = false;
                 self.expected = Some(pid);
-                (self.deadline, self.busy_deadline) = deadlines();
+                self.times = Times::begin();
                 self.next_look = FIRST_LOOK;
             }
             (Whose::Current | Whose::Found, Report::State { pid, .. })
@@ -270,7 +282,7 @@ impl Wait<'_> {
             self.last = format!("another process listens on {}", socket.display());
             return Looked::Soon;
         }
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.times.last.saturating_duration_since(Instant::now());
         match probe::ask_on(stream, VERSION, left.min(Duration::from_millis(PROBE_TIMEOUT_MS))) {
             Ok(answer) => {
                 let seen = ListenerSeen::Answering { pid: listener, ours: true };

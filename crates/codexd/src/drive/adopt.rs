@@ -59,9 +59,13 @@ impl Drive<'_> {
         let Some(link) = self.link.as_mut() else { return Ok(false) };
         let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
         loop {
-            match link.next(deadline) {
+            match link.next_or_busy(deadline) {
                 Ok(Report::State { pid: Some(_), .. }) => return Ok(true),
-                Ok(Report::Refused { .. }) if !process::is_alive(process) => return Ok(false),
+                // It was ending when it was found: a look that comes too soon would find it again.
+                Ok(Report::Refused { .. }) if process::is_nameless(process.pid) => {
+                    process::await_end(process, Duration::from_millis(KEEPER_TIMEOUT_MS));
+                    return Ok(false);
+                }
                 Ok(Report::Refused { message, errno }) => {
                     return Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno));
                 }

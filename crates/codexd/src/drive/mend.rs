@@ -6,7 +6,7 @@ use std::time::Duration;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
-use codexd_core::limits::KEEPER_TIMEOUT_MS;
+use codexd_core::limits::BUSY_KEEPER_TIMEOUT_MS;
 use codexd_core::record::RecordDefect;
 use codexd_host::service::keeper;
 use codexd_host::{pid_record, process, short_socket, strays};
@@ -68,7 +68,7 @@ impl Drive<'_> {
         self.link = None;
         let Some(mute) = pid.and_then(|pid| process::identify(pid).ok()) else {
             // One that was leaving is gone by now, or nearly: the next look shows who is there.
-            let patience = Duration::from_millis(KEEPER_TIMEOUT_MS);
+            let patience = Duration::from_millis(BUSY_KEEPER_TIMEOUT_MS);
             if pid.is_some() || keeper::await_free_lock(&self.context.home, patience).is_ok_and(|free| free) {
                 return Ok(());
             }
@@ -78,7 +78,8 @@ impl Drive<'_> {
         process::signal(&mute, Signal::KILL).map_err(|error| {
             Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", mute.pid))
         })?;
-        if !process::await_end(&mute, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
+        // One that waits for a disk ends when that has answered.
+        if !process::await_end(&mute, Duration::from_millis(BUSY_KEEPER_TIMEOUT_MS)) {
             return Err(Failure::new(
                 ErrorCode::KeeperFailed,
                 format!("the keeper {} does not end", mute.pid),

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use codexd_core::contract::Failure;
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
-use codexd_core::limits::{HANDOVER_TOLD_TIMEOUT_MS, KEEPER_TIMEOUT_MS};
+use codexd_core::lifecycle::Command;
+use codexd_core::limits::{GATEWAY_TIMEOUT_MS, HANDOVER_TOLD_TIMEOUT_MS, KEEPER_TIMEOUT_MS};
 use codexd_core::record::CodexdRecord;
 use codexd_host::process;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
@@ -21,9 +22,12 @@ impl Drive<'_> {
     /// Whether a successor may be started beside the server that runs: both are behind a gateway that moves threads, and
     /// both share a home.
     pub(super) fn may_overlap(&self, sight: &Sight) -> bool {
-        let moves = self.link.as_ref().is_some_and(|link| link.gateway.moves);
-        moves
-            && self.wish.handover != Handover::Never
+        self.link.as_ref().is_some_and(|link| link.gateway.moves) && self.could_overlap(sight)
+    }
+
+    /// The same, as soon as the gateway moves threads.
+    fn could_overlap(&self, sight: &Sight) -> bool {
+        self.wish.handover != Handover::Never
             && self.wish.gateway.is_on()
             && sight.server.as_ref().is_some_and(|server| {
                 sight
@@ -31,6 +35,27 @@ impl Drive<'_> {
                     .as_ref()
                     .is_some_and(|record| shares_a_home(self.link.as_ref(), server.pid, record))
             })
+    }
+
+    /// A gateway that has lost its keeper, or has just been started, is a moment away from moving threads: without it a restart
+    /// would drain. Answers whether it was waited for; then look again.
+    pub(super) fn awaits_the_gateway(&mut self, sight: &Sight) -> Result<bool, Failure> {
+        let is_over = self.gateway_awaited || self.progress.restarted || self.progress.started;
+        if is_over || self.wish.command != Command::Restart || !self.could_overlap(sight) {
+            return Ok(false);
+        }
+        let Some(link) = self.link.as_mut().filter(|link| !link.gateway.moves) else { return Ok(false) };
+        self.gateway_awaited = true;
+        let deadline = Instant::now() + Duration::from_millis(GATEWAY_TIMEOUT_MS);
+        while !link.gateway.moves {
+            match link.next(deadline) {
+                Ok(_) => {}
+                Err(LinkError::Silent(_)) => break,
+                Err(LinkError::Gone) => return self.lost_keeper().map(|()| true),
+                Err(error) => return Err(failures::keeper(&error)),
+            }
+        }
+        Ok(true)
     }
 
     /// Starts a successor, waits until it answers, and makes it the current one. If it does not, nothing has changed.
@@ -113,7 +138,7 @@ impl Drive<'_> {
         let Some(link) = self.link.as_mut() else { return Ok(false) };
         let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
         loop {
-            match link.next(deadline) {
+            match link.next_or_busy(deadline) {
                 Ok(Report::State { pid: Some(pid), .. }) if pid == to => return Ok(true),
                 Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
                 Ok(Report::Relayed { value }) => {
@@ -191,6 +216,8 @@ fn successor(link: &KeeperLink) -> Option<(String, Pid)> {
 fn shares_a_home(link: Option<&KeeperLink>, pid: Pid, record: &CodexdRecord) -> bool {
     let known = link.and_then(|link| link.generations.iter().find(|generation| generation.pid == pid));
     let version = known.and_then(|generation| generation.version.as_deref()).unwrap_or_default();
-    let remote_control = process::arguments(pid).iter().any(|argument| argument == "--remote-control");
+    let arguments = process::arguments(pid);
+    let remote_control =
+        arguments.is_empty() || arguments.iter().any(|argument| argument == "--remote-control");
     record.socket.is_some() && !remote_control && (record.embedded || codex::version_shares_a_home(version))
 }

@@ -95,9 +95,10 @@ fn status(enable: bool, changed: bool) -> LifecycleStatus {
     }
 }
 
-/// Whether a running server was started as the setting says.
+/// Whether a running server was started as the setting says. Of one that is about to end that cannot be told.
 fn follows(pid: Pid, enabled: bool) -> bool {
-    process::arguments(pid).iter().any(|argument| argument == "--remote-control") == enabled
+    let arguments = process::arguments(pid);
+    !arguments.is_empty() && arguments.iter().any(|argument| argument == "--remote-control") == enabled
 }
 
 /// The old setting comes back, and with it, if it can be, the old server.

@@ -145,6 +145,8 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     {
         problem("unrecorded-server", format!("no record names the app-server {}, which runs", server.pid));
     }
+    let is_stopping =
+        keeper.as_ref().is_some_and(|keeper| matches!(keeper.phase, StatePhase::Stopping { .. }));
     if let Some(keeper) = suspended {
         problem("mute-keeper", format!("the keeper {} is suspended", keeper.keeper.pid));
     }
@@ -159,8 +161,9 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         ListenerSeen::NoSocket => {
             problem("no-socket", "the file at the control socket's path is none".to_owned());
         }
-        // It waits for the server that its keeper is about to start, or has just ended.
-        ListenerSeen::Mute { ours: true, .. } if record.process.is_none() && keeper_acts => {}
+        // It waits for the server that its keeper is about to start, or ends.
+        ListenerSeen::Mute { ours: true, .. } if keeper_acts && (record.process.is_none() || is_stopping) => {
+        }
         ListenerSeen::Mute { .. } => {
             problem("mute-listener", "whoever listens on the control socket does not answer".to_owned());
         }

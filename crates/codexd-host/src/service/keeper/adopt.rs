@@ -23,8 +23,7 @@ impl Keeper {
             return;
         }
         let known = self.before.as_ref().and_then(|before| known_program(before, &process));
-        let version = known.and_then(|program| program.version.clone());
-        let adopted = server::program_of(&process, codexd.as_ref(), version).and_then(|program| {
+        let adopted = server::program_of(&process, codexd.as_ref(), known).and_then(|program| {
             let generation = codexd.and_then(|record| record.generation);
             let server = Server::adopt(process.clone(), generation, &program, self.home.stderr_log())?;
             Ok((program, server))

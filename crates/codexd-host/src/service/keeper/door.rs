@@ -9,11 +9,18 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use codexd_core::identity::Pid;
 use codexd_core::limits::CONTROL_BACKLOG;
 use rustix::net::sockopt;
 
 use crate::home::Home;
+use crate::process;
+
+/// How long whoever is about to end may hold the place, and how often that is looked at.
+const LEAVES_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The socket.
 #[derive(Debug)]
@@ -101,11 +108,22 @@ fn make_room(path: &Path) -> io::Result<()> {
         let message = format!("{} is there and is not a socket", path.display());
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
-    if !is_deserted(path) {
-        let message = format!("somebody listens on {} already", path.display());
-        return Err(io::Error::new(ErrorKind::AddrInUse, message));
+    let deadline = Instant::now() + LEAVES_WITHIN;
+    while !is_deserted(path) {
+        if !is_held_by_one_who_leaves(path) || Instant::now() >= deadline {
+            let message = format!("somebody listens on {} already", path.display());
+            return Err(io::Error::new(ErrorKind::AddrInUse, message));
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
     remove_if_there(path)
+}
+
+/// A process that was killed has lost its memory, and with it its name, some moments before its sockets.
+fn is_held_by_one_who_leaves(path: &Path) -> bool {
+    let peer = codexd_protocol::unix::connect(path).and_then(|stream| codexd_protocol::unix::peer(&stream));
+    // Nobody is there any more: the next look shows it.
+    peer.map_or(true, |peer| peer.pid.is_some_and(|pid| process::is_nameless(Pid(pid))))
 }
 
 /// Removes the socket of a dead server, and what a link in its place leads to.

@@ -103,6 +103,9 @@ impl Keeper {
             supervise::Action::Spawn => self.spawn(name),
             supervise::Action::Signal(signal) => {
                 self.remember_descendants(name, false);
+                // Whoever comes after us must know that it was asked: a second signal would force it.
+                let phase = self.phase();
+                let _ = self.write_down(phase);
                 if let Some(server) = self.server(name) {
                     server.drain(signal);
                 }

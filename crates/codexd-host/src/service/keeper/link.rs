@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::KeeperSeen;
-use codexd_core::limits::{KEEPER_TIMEOUT_MS, PROBE_TIMEOUT_MS};
+use codexd_core::limits::{BUSY_KEEPER_TIMEOUT_MS, KEEPER_TIMEOUT_MS};
 use rustix::event::{PollFd, PollFlags};
 
 use super::state::StatePhase;
@@ -21,8 +21,8 @@ use crate::{lock, logs, process};
 
 /// How soon to look again at a keeper that has nothing to do but to end.
 const LAST_BREATH: Duration = Duration::from_millis(1);
-/// How soon to look again for a keeper that holds the lock and does not listen.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// So much more has a keeper that is at work when its time is over, again and again until its last deadline.
+const MORE_TIME: Duration = Duration::from_millis(100);
 
 /// A connection to a living keeper.
 #[derive(Debug)]
@@ -48,15 +48,6 @@ pub struct GatewaySeen {
     pub moves: bool,
 }
 
-/// What a look for the keeper found.
-#[derive(Debug)]
-pub struct Seen {
-    /// For the decision.
-    pub seen: KeeperSeen,
-    /// The connection, if it answered.
-    pub link: Option<KeeperLink>,
-}
-
 /// Why a conversation with the keeper ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -71,102 +62,34 @@ pub enum LinkError {
     System(#[from] io::Error),
 }
 
-/// Looks for the keeper of a home. One that holds the lock and does not answer may be on its way up or out: it is given
-/// some time before it counts as mute.
-///
-/// # Errors
-/// The system's, but for the absence of anything; `PermissionDenied` if the listener is neither of our user nor root's.
-pub fn observe(home: &Home) -> io::Result<Seen> {
-    let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
-    loop {
-        match connect(home) {
-            Ok(stream) => {
-                if let Some(seen) = greet(stream, deadline)? {
-                    return Ok(seen);
-                }
-            }
-            Err(error) if is_absence(&error) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if !home.keeper_lock().exists() || lock::try_keeper_lock(&home.keeper_lock())?.is_some() {
-            return Ok(Seen { seen: KeeperSeen::Absent, link: None });
-        }
-        let keeper = holder(home);
-        if Instant::now() >= deadline {
-            return Ok(Seen { seen: KeeperSeen::Mute(keeper.map(|keeper| keeper.pid)), link: None });
-        }
-        match keeper {
-            // Its end is an event; its socket is none that could be waited for in the same wait.
-            Some(keeper) => drop(process::await_end(&keeper, LOOK_AGAIN)),
-            None => std::thread::sleep(LOOK_AGAIN),
-        }
+/// A deadline that is put off while the one who is waited for is at work.
+#[derive(Debug)]
+pub(super) struct Deadline {
+    next: Instant,
+    last: Instant,
+}
+
+impl Deadline {
+    pub(super) fn after(patience: Duration) -> Self {
+        Self::at(Instant::now() + patience)
     }
-}
 
-/// Waits until nobody holds the keeper's lock; `false` if somebody still does after `patience`. A keeper that was killed may
-/// hold it for some time when it cannot be found any more, so that there is no end to wait for: it has no arguments
-/// from when its memory is gone, and its open files go last.
-///
-/// # Errors
-/// The lock's file's.
-pub fn await_free_lock(home: &Home, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
-    while home.keeper_lock().exists() && lock::try_keeper_lock(&home.keeper_lock())?.is_none() {
-        if Instant::now() >= deadline {
-            return Ok(false);
+    fn at(next: Instant) -> Self {
+        Self { next, last: next + Duration::from_millis(BUSY_KEEPER_TIMEOUT_MS) }
+    }
+
+    /// Whether it has passed. While a suspended keeper counts as mute, one that computes, or waits for a disk, does not.
+    pub(super) fn is_over_for(&mut self, keeper: Option<&Process>) -> bool {
+        let now = Instant::now();
+        if now < self.next {
+            return false;
         }
-        std::thread::sleep(LOOK_AGAIN);
+        if now >= self.last || !keeper.is_some_and(|keeper| process::is_at_work(keeper.pid)) {
+            return true;
+        }
+        self.next = (now + MORE_TIME).min(self.last);
+        false
     }
-    Ok(true)
-}
-
-/// Connects to the keeper of a home.
-///
-/// # Errors
-/// The system's; `PermissionDenied` if the listener is neither of our user nor root's.
-pub fn connect(home: &Home) -> io::Result<UnixStream> {
-    let stream = codexd_protocol::unix::connect(&home.keeper_socket())?;
-    let peer = codexd_protocol::unix::peer(&stream)?;
-    if may_keep(peer.uid) {
-        return Ok(stream);
-    }
-    let message = format!("user {} listens there, who is neither you nor root", peer.uid);
-    Err(io::Error::new(ErrorKind::PermissionDenied, message))
-}
-
-/// Whether this process is a keeper of this home, by its arguments.
-pub fn is_one(pid: Pid, home: &Home) -> bool {
-    let arguments = process::arguments(pid);
-    matches!(&arguments[..], [_, verb, option, path]
-        if verb == "keeper" && option == "--codex-home" && path == home.root().as_os_str())
-}
-
-/// Whether the keeper of a home answers, or is not there at all: only one that hangs does neither.
-pub fn answers(home: &Home) -> bool {
-    !matches!(observe(home), Ok(Seen { seen: KeeperSeen::Mute(_), .. }))
-}
-
-fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory)
-}
-
-/// The keeper at the other end, if it says by `deadline` how things stand; `None` if it has left.
-fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
-    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
-    let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
-    let mut link = KeeperLink::new(stream, keeper)?;
-    match link.greeting(deadline) {
-        Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
-        Ok(false) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
-        Err(LinkError::Gone) => Ok(None),
-        Err(LinkError::System(error)) => Err(error),
-    }
-}
-
-/// An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
-fn may_keep(uid: u32) -> bool {
-    uid == rustix::process::geteuid().as_raw() || uid == 0
 }
 
 fn seen(phase: StatePhase, pid: Option<Pid>) -> KeeperSeen {
@@ -178,17 +101,8 @@ fn seen(phase: StatePhase, pid: Option<Pid>) -> KeeperSeen {
     }
 }
 
-/// The keeper that holds the lock, found by its open file: it may hang before it has said who it is.
-fn holder(home: &Home) -> Option<Process> {
-    let lock = home.keeper_lock().canonicalize().ok()?;
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
-    let keepers = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper"));
-    keepers.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
-}
-
 impl KeeperLink {
-    fn new(stream: UnixStream, keeper: Process) -> io::Result<Self> {
+    pub(super) fn new(stream: UnixStream, keeper: Process) -> io::Result<Self> {
         // An order that a hanging keeper does not read fills the socket.
         stream.set_write_timeout(Some(Duration::from_millis(KEEPER_TIMEOUT_MS)))?;
         let (generations, gateway) = (Vec::new(), GatewaySeen::default());
@@ -196,9 +110,23 @@ impl KeeperLink {
     }
 
     /// Takes in what a keeper says first; `false` if it says something else, as one of another kind would.
-    fn greeting(&mut self, deadline: Instant) -> Result<bool, LinkError> {
-        let state = matches!(self.next(deadline)?, Report::State { .. });
-        Ok(state && matches!(self.next(deadline)?, Report::Generations { .. }))
+    pub(super) fn greeting(&mut self, deadline: Instant) -> Result<bool, LinkError> {
+        let state = matches!(self.next_or_busy(deadline)?, Report::State { .. });
+        Ok(state && matches!(self.next_or_busy(deadline)?, Report::Generations { .. }))
+    }
+
+    /// As [`KeeperLink::next`]; a keeper that is at work when `deadline` passes has 25 s more.
+    ///
+    /// # Errors
+    /// As [`KeeperLink::next`].
+    pub fn next_or_busy(&mut self, deadline: Instant) -> Result<Report, LinkError> {
+        let mut deadline = Deadline::at(deadline);
+        loop {
+            match self.next(deadline.next) {
+                Err(LinkError::Silent(_)) if !deadline.is_over_for(Some(&self.keeper)) => {}
+                other => return other,
+            }
+        }
     }
 
     /// The current server, if it lives.
@@ -342,14 +270,15 @@ impl KeeperLink {
         let silent = || LinkError::Silent(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         let deadline = Instant::now() + patience;
         loop {
-            match self.next(deadline) {
+            match self.next_or_busy(deadline) {
                 Ok(_) => {}
                 Err(LinkError::Gone) => break,
                 Err(error) => return Err(error),
             }
         }
-        while process::is_alive(&self.keeper) && !process::arguments(self.keeper.pid).is_empty() {
-            if Instant::now() >= deadline {
+        let mut deadline = Deadline::at(deadline);
+        while process::is_alive(&self.keeper) && !process::is_nameless(self.keeper.pid) {
+            if deadline.is_over_for(Some(&self.keeper)) {
                 return Err(silent());
             }
             // The loss of its memory is no event, its whole end is.
@@ -359,7 +288,7 @@ impl KeeperLink {
             return Ok(());
         }
         // One that was killed could not give its lock back: that is done by its end.
-        process::await_end(&self.keeper, deadline.saturating_duration_since(Instant::now()));
+        process::await_end(&self.keeper, deadline.last.saturating_duration_since(Instant::now()));
         lock::try_keeper_lock(&home.keeper_lock())?.map(drop).ok_or_else(silent)
     }
 }
@@ -369,17 +298,5 @@ fn gone_or(error: io::Error) -> LinkError {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => LinkError::Gone,
         ErrorKind::WouldBlock => LinkError::Silent(KEEPER_TIMEOUT_MS),
         _ => LinkError::System(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::may_keep;
-
-    #[test]
-    fn a_keeper_is_of_our_user_or_root() {
-        let me = rustix::process::geteuid().as_raw();
-        assert!(may_keep(me) && may_keep(0));
-        assert!(!may_keep(me + 1));
     }
 }

@@ -21,6 +21,7 @@ mod door;
 mod keep;
 mod kept;
 mod link;
+mod look;
 mod orders;
 mod report;
 mod run;
@@ -30,9 +31,8 @@ mod state;
 mod watches;
 mod wire;
 
-pub use link::{
-    GatewaySeen, KeeperLink, LinkError, Seen, answers, await_free_lock, connect, is_one, observe,
-};
+pub use link::{GatewaySeen, KeeperLink, LinkError};
+pub use look::{Seen, answers, await_free_lock, connect, is_one, observe};
 pub use run::{KeeperError, run};
 pub use state::{GatewayState, KeeperState, OtherState, StatePhase, read as read_state, settle};
 pub use wire::{Generation, Order, Report, line as wire_line};

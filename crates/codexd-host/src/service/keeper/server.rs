@@ -1,10 +1,12 @@
 //! A process that the keeper keeps: an app-server or the gateway, started by it or taken over.
 
-use std::io;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::identity::{Pid, Process, ProcessIdentity};
@@ -23,6 +25,10 @@ use crate::{clock, logs, process};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
 const CONTROL: &str = "control";
+
+/// How long a process that is taken over may take to show its arguments, and how often that is looked at.
+const NAMED_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A living process.
 #[derive(Debug)]
@@ -224,29 +230,53 @@ fn hold(pid: Pid) -> io::Result<(ProcessIdentity, OwnedFd)> {
     Ok((identity, rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?))
 }
 
-/// The program of a process that was taken over, read from the process itself: its environment is written nowhere else.
+/// The program of a process that was taken over: as the keeper before has written it down, or read from the process itself,
+/// as its environment always is, which is written nowhere.
 ///
 /// # Errors
 /// If the process is gone or another user's.
 pub fn program_of(
     process: &Process,
     codexd: Option<&CodexdRecord>,
-    version: Option<String>,
+    known: Option<&Program>,
 ) -> io::Result<Program> {
     let pid = process.pid;
+    await_name(process)?;
+    let env = process::environment(pid).into_iter().filter(|(name, _)| name != MARK);
+    let env = env.map(|(name, value)| (OsText(name), OsText(value))).collect();
+    if let Some(known) = known {
+        return Ok(Program { env, ..known.clone() });
+    }
     let running = process::executable(pid)?.0;
     let executable = match codexd {
         Some(record) => record.executable.clone(),
         None => PathBuf::from(running.to_string_lossy().trim_end_matches(" (deleted)")),
     };
-    let env = process::environment(pid).into_iter().filter(|(name, _)| name != MARK);
     Ok(Program {
+        args: arguments_for(&executable, process::arguments(pid)),
         executable,
-        args: process::arguments(pid).into_iter().skip(1).map(OsText).collect(),
-        env: env.map(|(name, value)| (OsText(name), OsText(value))).collect(),
+        env,
         cwd: process::working_directory(pid).unwrap_or_else(|_| PathBuf::from("/")),
         embedded: codexd.is_some_and(|record| record.embedded),
         socket: codexd.and_then(|record| record.socket.clone()),
-        version,
+        version: None,
     })
+}
+
+/// A process that has just been started shows its arguments a moment later; one that is about to end shows none any more.
+fn await_name(process: &Process) -> io::Result<()> {
+    let deadline = Instant::now() + NAMED_WITHIN;
+    while process::is_nameless(process.pid) {
+        if Instant::now() >= deadline || !process::is_alive(process) {
+            return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// What comes behind the program's name. Where that is a script, the kernel has put its interpreter in front.
+fn arguments_for(executable: &Path, arguments: Vec<OsString>) -> Vec<OsText> {
+    let interpreted = arguments.iter().skip(1).take(2).position(|argument| executable == Path::new(argument));
+    arguments.into_iter().skip(interpreted.map_or(1, |at| at + 2)).map(OsText).collect()
 }

@@ -230,6 +230,24 @@ fn killed_at_its_calls(new: impl Fn() -> anyhow::Result<House>, calls: usize) ->
     Ok(())
 }
 
+/// The gateway has to find the next keeper before it can move anything.
+#[test]
+fn a_restart_right_after_the_death_of_a_keeper_or_a_gateway_still_hands_over() -> anyhow::Result<()> {
+    let house = House::shared()?;
+    house.run(&["start"])?;
+    for round in 0..ATTEMPTS {
+        let keeper = house.keeper()?;
+        let gateway =
+            house.home.processes().into_iter().find(|process| process.command.contains(" gateway "));
+        let victim = if round % 2 == 0 { keeper } else { gateway.context("there is no gateway")? };
+        victim.signal(Signal::KILL)?;
+        let restarted = house.run(&["restart"])?;
+        ensure!(restarted["handover"].is_object(), "round {round}: it did not hand over: {restarted}");
+        house.assert_served()?;
+    }
+    house.assert_stops()
+}
+
 #[test]
 fn a_keeper_that_hangs_is_replaced() -> anyhow::Result<()> {
     for verb in VERBS {

@@ -1,0 +1,146 @@
+//! A verb's look for the keeper: is there one, and does it answer?
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::KeeperSeen;
+use codexd_core::limits::PROBE_TIMEOUT_MS;
+
+use super::link::{Deadline, KeeperLink, LinkError};
+use crate::home::Home;
+use crate::{lock, process};
+
+/// How soon to look again for a keeper that holds the lock and does not listen.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What a look for the keeper found.
+#[derive(Debug)]
+pub struct Seen {
+    /// For the decision.
+    pub seen: KeeperSeen,
+    /// The connection, if it answered.
+    pub link: Option<KeeperLink>,
+}
+
+/// Looks for the keeper of a home. One that holds the lock and does not answer may be on its way up or out: it is given
+/// some time before it counts as mute.
+///
+/// # Errors
+/// The system's, but for the absence of anything; `PermissionDenied` if the listener is neither of our user nor root's.
+pub fn observe(home: &Home) -> io::Result<Seen> {
+    let patience = Duration::from_millis(PROBE_TIMEOUT_MS);
+    let mut deadline = Deadline::after(patience);
+    loop {
+        match connect(home) {
+            Ok(stream) => {
+                // Whoever has accepted has its own time: ours may be over for no fault of the keeper.
+                if let Some(seen) = greet(stream, Instant::now() + patience)? {
+                    return Ok(seen);
+                }
+            }
+            Err(error) if is_absence(&error) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if !home.keeper_lock().exists() || lock::try_keeper_lock(&home.keeper_lock())?.is_some() {
+            return Ok(Seen { seen: KeeperSeen::Absent, link: None });
+        }
+        let keeper = holder(home);
+        if deadline.is_over_for(keeper.as_ref()) {
+            return Ok(Seen { seen: KeeperSeen::Mute(keeper.map(|keeper| keeper.pid)), link: None });
+        }
+        match keeper {
+            // Its end is an event; its socket is none that could be waited for in the same wait.
+            Some(keeper) => drop(process::await_end(&keeper, LOOK_AGAIN)),
+            None => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// Waits until nobody holds the keeper's lock; `false` if somebody still does after `patience`. A keeper that was killed may
+/// hold it for some time when it cannot be found any more, so that there is no end to wait for: it has no arguments
+/// from when its memory is gone, and its open files go last.
+///
+/// # Errors
+/// The lock's file's.
+pub fn await_free_lock(home: &Home, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    while home.keeper_lock().exists() && lock::try_keeper_lock(&home.keeper_lock())?.is_none() {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(true)
+}
+
+/// Connects to the keeper of a home.
+///
+/// # Errors
+/// The system's; `PermissionDenied` if the listener is neither of our user nor root's.
+pub fn connect(home: &Home) -> io::Result<UnixStream> {
+    let stream = codexd_protocol::unix::connect(&home.keeper_socket())?;
+    let peer = codexd_protocol::unix::peer(&stream)?;
+    if may_keep(peer.uid) {
+        return Ok(stream);
+    }
+    let message = format!("user {} listens there, who is neither you nor root", peer.uid);
+    Err(io::Error::new(ErrorKind::PermissionDenied, message))
+}
+
+/// Whether this process is a keeper of this home, by its arguments.
+pub fn is_one(pid: Pid, home: &Home) -> bool {
+    let arguments = process::arguments(pid);
+    matches!(&arguments[..], [_, verb, option, path]
+        if verb == "keeper" && option == "--codex-home" && path == home.root().as_os_str())
+}
+
+/// Whether the keeper of a home answers, or is not there at all: only one that hangs does neither.
+pub fn answers(home: &Home) -> bool {
+    !matches!(observe(home), Ok(Seen { seen: KeeperSeen::Mute(_), .. }))
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory)
+}
+
+/// The keeper at the other end, if it says by `deadline` how things stand; `None` if it has left.
+fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
+    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+    let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
+    let mut link = KeeperLink::new(stream, keeper)?;
+    match link.greeting(deadline) {
+        Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
+        Ok(false) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
+        Err(LinkError::Gone) => Ok(None),
+        Err(LinkError::System(error)) => Err(error),
+    }
+}
+
+/// An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
+fn may_keep(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw() || uid == 0
+}
+
+/// The keeper that holds the lock, found by its open file: it may hang before it has said who it is.
+fn holder(home: &Home) -> Option<Process> {
+    let lock = home.keeper_lock().canonicalize().ok()?;
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
+    let keepers = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper"));
+    keepers.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_keep;
+
+    #[test]
+    fn a_keeper_is_of_our_user_or_root() {
+        let me = rustix::process::geteuid().as_raw();
+        assert!(may_keep(me) && may_keep(0));
+        assert!(!may_keep(me + 1));
+    }
+}
