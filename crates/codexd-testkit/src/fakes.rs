@@ -20,6 +20,8 @@ pub const FAKE_VERSION: &str = "9.9.9";
 pub enum Fake {
     /// Nothing: it serves as it should.
     Healthy,
+    /// It is a script that serves by another program, and waits for the end of that.
+    Wrapped,
     /// It says this on its standard error and ends with this code.
     ExitsAtOnce(&'static str, i32),
     /// It lives, but never listens.
@@ -102,6 +104,7 @@ impl Fake {
             Fake::LeavesGrandchildren => {
                 format!("sleep 1000000 &\nsetsid sleep 1000000 &\nexec {}", serve()?)
             }
+            Fake::Wrapped => format!("{}\nexit", serve()?),
             Fake::Healthy | Fake::VersionHangs | Fake::VersionComputes(_) => format!("exec {}", serve()?),
             Fake::NotExecutable | Fake::NotAProgram => String::new(),
         })

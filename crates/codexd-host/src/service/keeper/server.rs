@@ -280,3 +280,28 @@ fn arguments_for(executable: &Path, arguments: Vec<OsString>) -> Vec<OsText> {
     let interpreted = arguments.iter().skip(1).take(2).position(|argument| executable == Path::new(argument));
     arguments.into_iter().skip(interpreted.map_or(1, |at| at + 2)).map(OsText).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::arguments_for;
+    use codexd_core::os_text::OsText;
+    use std::path::Path;
+
+    #[test]
+    fn the_arguments_of_a_script_are_those_behind_its_name() {
+        let of = |line: &str| {
+            let arguments = line.split(' ').map(Into::into).collect();
+            let behind: Vec<OsText> = arguments_for(Path::new("/bin/codex"), arguments);
+            behind
+                .iter()
+                .map(|argument| argument.0.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(of("/bin/codex app-server --listen x"), "app-server --listen x");
+        assert_eq!(of("codex app-server"), "app-server");
+        assert_eq!(of("/bin/sh /bin/codex app-server"), "app-server");
+        assert_eq!(of("/usr/bin/env node /bin/codex app-server"), "app-server");
+        assert_eq!(of("/bin/codex app-server -c a /bin/codex"), "app-server -c a /bin/codex");
+    }
+}

@@ -230,6 +230,27 @@ fn killed_at_its_calls(new: impl Fn() -> anyhow::Result<House>, calls: usize) ->
     Ok(())
 }
 
+/// The arguments of a script are not those that it was started with: the kernel puts its interpreter in front.
+#[test]
+fn a_script_whose_keeper_was_killed_is_started_again_as_it_was() -> anyhow::Result<()> {
+    for state_is_lost in [false, true] {
+        let house = House::with_fake(&Fake::Wrapped)?;
+        house.run(&["start"])?;
+        kill(&house.keeper()?)?;
+        if state_is_lost {
+            std::fs::remove_file(house.home.state("keeper.json"))?;
+        }
+        let adopted = house.run(&["start"])?;
+        ensure!(adopted["status"] == "alreadyRunning", "{adopted}");
+        let status = house.status()?;
+        let script = house.home.processes().into_iter().find(|process| status["pid"] == process.pid);
+        script.context("the server is gone")?.signal(Signal::KILL)?;
+        house.status_when("another one", |now| now["state"] == "running" && now["pid"] != status["pid"])?;
+        house.assert_stops()?;
+    }
+    Ok(())
+}
+
 /// The gateway has to find the next keeper before it can move anything.
 #[test]
 fn a_restart_right_after_the_death_of_a_keeper_or_a_gateway_still_hands_over() -> anyhow::Result<()> {
