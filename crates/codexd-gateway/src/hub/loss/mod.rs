@@ -206,8 +206,9 @@ impl Hub {
         };
         match outcome {
             Ok(result) => {
-                // What came before is older than this answer.
+                // What came before is older than this answer, the echoes come behind it.
                 thread.deferred.clear();
+                thread.hush_until = self.now + HUSH_MS;
                 let told = text::member(result, "thread").map(|thread| thread.get().to_owned());
                 let before = thread.status.clone();
                 if let Some(told) = told {

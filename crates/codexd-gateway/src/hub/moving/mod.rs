@@ -241,6 +241,8 @@ impl Hub {
         let Err(error) = outcome else {
             thread.motion = Motion::Still;
             thread.quiet_at = thread.quiet_at.max(now + QUIET_MS);
+            // The echoes come behind the answer, which a slow disk may hold up.
+            thread.hush_until = now + HUSH_MS;
             thread.tries = 0;
             thread.waits_for = WaitsFor::Nothing;
             let is_alone = !thread.is_watched();

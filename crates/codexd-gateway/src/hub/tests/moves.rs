@@ -46,6 +46,31 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
 }
 
 #[test]
+fn a_move_that_a_slow_disk_holds_up_is_not_heard_of_either() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.turn(client, &thread, "a");
+    world.complete(&thread);
+    world.settle_for(1_000);
+    let told = |world: &World| {
+        ["thread/status/changed", "thread/goal/cleared"].map(|method| world.notes(client, method).len())
+    };
+    let before = told(&world);
+    let new = world.replace();
+    while !world.has_loaded(new, &thread) {
+        match world.busy_links().first() {
+            Some(link) => world.deliver(*link),
+            None => world.settle_for(10),
+        }
+    }
+    // Its answer, and the echoes behind that, are on their way for longer than anything else takes.
+    world.now += 10_000;
+    world.settle_for(1_000);
+    assert_eq!(told(&world), before, "nobody hears of the move");
+}
+
+#[test]
 fn a_thread_on_its_way_holds_up_only_what_is_about_it() {
     let mut world = World::new();
     let client = world.client(1, experimental());
