@@ -27,6 +27,8 @@ pub struct Stat {
     pub session: u32,
     /// When it started, in ticks since boot.
     pub start_ticks: u64,
+    /// How long it has computed, in ticks, with its children that were reaped.
+    pub worked_ticks: u64,
 }
 
 impl Stat {
@@ -53,9 +55,11 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
     let session = fields.next()?.parse().ok()?;
-    // Field 22 of the file; the state is field 3.
-    let start_ticks = fields.nth(15)?.parse().ok()?;
-    Some(Stat { state, parent, group, session, start_ticks })
+    // Fields 14 to 17 of the file, and 22; the state is field 3.
+    let worked = fields.by_ref().skip(7).take(4).map(|ticks| ticks.parse::<u64>().unwrap_or_default());
+    let worked_ticks = worked.sum();
+    let start_ticks = fields.nth(4)?.parse().ok()?;
+    Some(Stat { state, parent, group, session, start_ticks, worked_ticks })
 }
 
 /// The id of this boot of the machine.
@@ -286,7 +290,7 @@ mod tests {
         let text = b"77 (a) b ( c) S 5 6 7 0 -1 4 1 2 3 4 5 6 7 8 20 0 9 0 4711 99 1";
         let stat = parse_stat(text).expect("parsed");
         assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'S', 5, 6, 7));
-        assert_eq!(stat.start_ticks, 4711);
+        assert_eq!((stat.start_ticks, stat.worked_ticks), (4711, 5 + 6 + 7 + 8));
     }
 
     #[test]

@@ -61,7 +61,11 @@ impl ProcessTable {
 
     /// Whether anybody in a process group is at work now.
     pub fn group_is_at_work(&self, group: u32) -> bool {
-        self.rows.iter().filter(|row| row.stat.group == group).any(|row| process::is_at_work(Pid(row.pid)))
+        self.group(group).any(|row| process::is_at_work(Pid(row.pid)))
+    }
+
+    fn group(&self, group: u32) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.stat.group == group)
     }
 
     /// What was read of a process.
@@ -75,9 +79,25 @@ impl ProcessTable {
     }
 }
 
+/// What a process group does, from look to look: one that starts many short processes may be asleep at each of them.
+#[derive(Debug, Default)]
+pub struct Activity {
+    worked_ticks: Option<u64>,
+}
+
+impl Activity {
+    /// Whether anybody in the group is at work, or has computed since the last look.
+    pub fn is_seen(&mut self, group: u32) -> bool {
+        let table = ProcessTable::read();
+        let worked = table.group(group).map(|row| row.stat.worked_ticks).sum();
+        let before = self.worked_ticks.replace(worked);
+        table.group_is_at_work(group) || before.is_some_and(|before| before != worked)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{ProcessTable, Row};
+    use super::{Activity, ProcessTable, Row};
     use crate::process::{self, Stat};
     use codexd_core::identity::Pid;
     use std::os::unix::process::CommandExt;
@@ -85,7 +105,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn row(pid: u32, parent: u32) -> Row {
-        let stat = Stat { state: b'S', parent, group: pid, session: pid, start_ticks: 1 };
+        let stat = Stat { state: b'S', parent, group: pid, session: pid, start_ticks: 1, worked_ticks: 0 };
         Row { pid, stat, is_ours: pid < 100 }
     }
 
@@ -109,6 +129,9 @@ mod tests {
             let mut command = Command::new("sh");
             command.args(["-c", script]).process_group(0).spawn().expect("a group")
         };
+        let mut forks = start("while :; do /bin/true; done");
+        let mut activity = Activity::default();
+        let mut seen = 0;
         let (mut busy, mut idle) = (start("while :; do :; done & exec sleep 1000"), start("exec sleep 1000"));
         let until = Instant::now() + Duration::from_secs(20);
         // Both have come to their end state when the one computes and the other does not.
@@ -117,7 +140,11 @@ mod tests {
         {
             assert!(Instant::now() < until, "one of them should be at work, the other not");
         }
-        for child in [&mut busy, &mut idle] {
+        while seen < 100 {
+            seen += usize::from(activity.is_seen(forks.id()));
+            assert!(Instant::now() < until, "one that starts others is at work");
+        }
+        for child in [&mut busy, &mut idle, &mut forks] {
             let group = rustix::process::Pid::from_child(child);
             rustix::process::kill_process_group(group, rustix::process::Signal::KILL).expect("killed");
             child.wait().expect("reaped");

@@ -14,7 +14,7 @@ use codexd_core::program::Program;
 use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::process;
-use codexd_host::process_table::ProcessTable;
+use codexd_host::process_table::Activity;
 use codexd_host::strays::MARK;
 use codexd_release::version;
 use codexd_release::{FoundCodex, NotFound, Patience, Search, VersionCache, VersionError, find};
@@ -78,10 +78,10 @@ impl Installed {
         {
             return Ok(known.to_owned());
         }
-        let mut progress = Progress::begin();
+        let (mut progress, mut activity) = (Progress::begin(), Activity::default());
         let version = version::ask(executable, patience, &mut |group| {
             progress.tell(|| format!("waiting for {} --version", executable.display()));
-            ProcessTable::read().group_is_at_work(group)
+            activity.is_seen(group)
         })?;
         if let Some(identity) = self.identity {
             cache.put(executable, identity, &version);

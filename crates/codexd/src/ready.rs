@@ -10,7 +10,7 @@ use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, PROBE_TIMEOUT_MS, START_TIMEOUT_MS};
 use codexd_host::process;
-use codexd_host::process_table::ProcessTable;
+use codexd_host::process_table::Activity;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Report};
 use codexd_protocol::probe::{self, ProbeError};
 use codexd_protocol::unix;
@@ -90,6 +90,7 @@ struct Times {
     next: Instant,
     last: Instant,
     at_work: Instant,
+    activity: Activity,
 }
 
 impl Times {
@@ -97,14 +98,15 @@ impl Times {
     fn begin() -> Self {
         let now = Instant::now();
         let at_work = now + Duration::from_millis(START_TIMEOUT_MS).saturating_sub(IDLE_FOR);
-        Self { next: at_work, last: now + Duration::from_millis(BUSY_START_TIMEOUT_MS), at_work }
+        let last = now + Duration::from_millis(BUSY_START_TIMEOUT_MS);
+        Self { next: at_work, last, at_work, activity: Activity::default() }
     }
 
     fn are_over(&mut self, now: Instant, server: Option<Pid>) -> bool {
         if now < self.next {
             return false;
         }
-        if server.is_some_and(|pid| ProcessTable::read().group_is_at_work(pid.0)) {
+        if server.is_some_and(|pid| self.activity.is_seen(pid.0)) {
             self.at_work = now;
         }
         self.next = now + LOOK_EVERY;

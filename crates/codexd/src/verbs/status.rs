@@ -1,6 +1,7 @@
 //! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing, always succeeds.
 
 mod fronts;
+mod keeper;
 
 use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
 use codexd_core::contract::{Backend, LifecycleStatus, State, StatusReport};
@@ -11,7 +12,7 @@ use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
 use codexd_host::process_table::ProcessTable;
-use codexd_host::service::keeper::{KeeperState, StatePhase, read_state};
+use codexd_host::service::keeper::StatePhase;
 use codexd_host::{Home, pid_record, process};
 use serde::Serialize;
 
@@ -22,6 +23,7 @@ use crate::observe::{self, Ours};
 use crate::output::Answer;
 use crate::style::{self, Colour};
 use crate::verbs::lifecycle;
+use keeper::Keeper;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -35,10 +37,7 @@ pub struct Reply {
 
 /// What was found.
 struct Found {
-    keeper: Option<KeeperState>,
-    keeper_alive: bool,
-    /// It lives, and nobody has suspended it.
-    keeper_acts: bool,
+    keeper: Keeper,
     recorded: Recorded,
     server: Option<Process>,
     codexd: Option<CodexdRecord>,
@@ -58,7 +57,8 @@ pub fn run(context: &Context) -> Reply {
         _ => None,
     };
     let pid = found.server.as_ref().map(|server| server.pid).or(listener);
-    let keeper = found.keeper.as_ref();
+    let keeper = found.keeper.state.as_ref();
+    let living = found.keeper.living();
     let answering = found.listening.answer.is_some();
     let version = found.listening.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     let is_installed = installed.path.is_some();
@@ -67,15 +67,13 @@ pub fn run(context: &Context) -> Reply {
         state,
         backend: found.server.as_ref().map(|_| Backend::Pid),
         pid,
-        keeper_pid: keeper.filter(|_| found.keeper_alive).map(|keeper| keeper.keeper.pid),
+        keeper_pid: living.map(|keeper| keeper.keeper.pid),
         uptime_seconds: pid
             .and_then(|pid| process::identify(pid).ok())
             .and_then(|server| process::uptime_ms(&server))
             .map(|ms| ms / 1_000),
         restarts: keeper.map(|keeper| keeper.restarts).unwrap_or_default(),
-        next_attempt_at: keeper
-            .filter(|_| found.keeper_alive)
-            .and_then(|keeper| keeper.next_attempt_at.clone()),
+        next_attempt_at: living.and_then(|keeper| keeper.next_attempt_at.clone()),
         last_exit: keeper.and_then(|keeper| keeper.last_exit.clone()),
         running_is_installed: pid.and_then(|pid| running_is_installed(pid, &installed, &found)),
         cli_version: installed.cli_version(version.as_deref()),
@@ -101,78 +99,41 @@ pub fn run(context: &Context) -> Reply {
     Reply { report, installed: is_installed }
 }
 
+type Problems = Vec<Problem>;
+
 fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) -> Found {
     let home = &context.home;
-    let mut problems: Vec<Problem> = Vec::new();
-    let mut problem =
-        |found: &str, message: String| problems.push(Problem { found: found.to_owned(), message });
-    for defect in &parsed.defects {
-        problem("corrupt-settings", format!("{}: {defect}", home.settings().display()));
-    }
-    if let Some(why) = &installed.unusable {
-        problem("codex-broken", format!("the Codex that would be run cannot be: {why}"));
-    }
-    if home.state_dir().symlink_metadata().is_ok() && !home.state_dir().is_dir() {
-        problem("state-unwritable", format!("{} is not a folder", home.state_dir().display()));
-    }
+    let mut problems = wrong_on_disk(home, parsed, installed);
     let record = observe::server(home).unwrap_or_else(|error| {
-        problem("unreadable-record", format!("{}: {error}", home.pid_record().display()));
+        add(&mut problems, "unreadable-record", format!("{}: {error}", home.pid_record().display()));
         pid_record::Observed { recorded: Recorded::Absent, process: None, codexd: None }
     });
-    let trouble = match &record.recorded {
-        Recorded::Unusable(defect) => Some(RecordTrouble::Defect(defect.clone())),
-        Recorded::Gone(gone) => Some(RecordTrouble::Gone(*gone)),
-        Recorded::Absent | Recorded::Alive(_) => None,
-    };
-    let keeper = read_state(home);
-    let keeper_alive = keeper.as_ref().is_some_and(|keeper| process::is_alive(&keeper.keeper));
-    let suspended = |keeper: &&KeeperState| {
-        keeper_alive && process::stat(keeper.keeper.pid).is_some_and(|stat| stat.state == b'T')
-    };
-    let suspended = keeper.as_ref().filter(suspended);
-    let keeper_acts = keeper_alive && suspended.is_none();
-    match trouble {
-        // The end of its server is news to it: it is about to take the record away.
-        Some(RecordTrouble::Gone(_)) if keeper_acts && keeper.as_ref().is_some_and(keeps_a_server) => {}
-        Some(trouble) => {
-            let (found, message) = drive::name_trouble(&trouble);
-            problem(found, message);
-        }
-        None => {}
+    let keeper = Keeper::look(home);
+    find_wrong_with_record(&mut problems, &record, &keeper);
+    if let Some(suspended) = keeper.state.as_ref().filter(|_| keeper.is_suspended) {
+        add(&mut problems, "mute-keeper", format!("the keeper {} is suspended", suspended.keeper.pid));
     }
-    if matches!(record.recorded, Recorded::Absent)
-        && let Some(server) = &record.process
-    {
-        problem("unrecorded-server", format!("no record names the app-server {}, which runs", server.pid));
-    }
-    let is_stopping =
-        keeper.as_ref().is_some_and(|keeper| matches!(keeper.phase, StatePhase::Stopping { .. }));
-    if let Some(keeper) = suspended {
-        problem("mute-keeper", format!("the keeper {} is suspended", keeper.keeper.pid));
-    }
-    if record.process.is_some() && !keeper_alive {
-        problem("lost-keeper", "the app-server runs without a keeper: nobody would restart it".to_owned());
+    if record.process.is_some() && !keeper.is_alive {
+        add(&mut problems, "lost-keeper", "the app-server runs without a keeper: nobody would restart it");
     }
     let listening = observe::listener(home, Ours::of(record.process.as_ref(), record.codexd.as_ref()));
     match listening.seen {
         ListenerSeen::LeftOver => {
-            problem("left-over-socket", "nobody listens on the control socket".to_owned());
+            add(&mut problems, "left-over-socket", "nobody listens on the control socket");
         }
         ListenerSeen::NoSocket => {
-            problem("no-socket", "the file at the control socket's path is none".to_owned());
+            add(&mut problems, "no-socket", "the file at the control socket's path is none");
         }
-        // It waits for the server that its keeper is about to start, or ends.
-        ListenerSeen::Mute { ours: true, .. } if keeper_acts && (record.process.is_none() || is_stopping) => {
-        }
+        // It waits for the server that its keeper is about to start, has started, or ends.
+        ListenerSeen::Mute { ours: true, .. }
+            if keeper.is_stopping() || (keeper.acts().is_some() && is_starting(record.process.as_ref())) => {}
         ListenerSeen::Mute { .. } => {
-            problem("mute-listener", "whoever listens on the control socket does not answer".to_owned());
+            add(&mut problems, "mute-listener", "whoever listens on the control socket does not answer");
         }
         _ => {}
     }
     Found {
         keeper,
-        keeper_alive,
-        keeper_acts,
         recorded: match &record.process {
             Some(server) => Recorded::Alive(server.pid),
             None => record.recorded,
@@ -184,35 +145,57 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     }
 }
 
-fn keeps_a_server(keeper: &KeeperState) -> bool {
-    matches!(keeper.phase, StatePhase::Running | StatePhase::Stopping { .. })
+fn add(problems: &mut Problems, found: &str, message: impl Into<String>) {
+    problems.push(Problem { found: found.to_owned(), message: message.into() });
+}
+
+fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFacts) -> Problems {
+    let mut problems = Problems::new();
+    for defect in &parsed.defects {
+        add(&mut problems, "corrupt-settings", format!("{}: {defect}", home.settings().display()));
+    }
+    if let Some(why) = &installed.unusable {
+        add(&mut problems, "codex-broken", format!("the Codex that would be run cannot be: {why}"));
+    }
+    if home.state_dir().symlink_metadata().is_ok() && !home.state_dir().is_dir() {
+        add(&mut problems, "state-unwritable", format!("{} is not a folder", home.state_dir().display()));
+    }
+    problems
+}
+
+fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed, keeper: &Keeper) {
+    let trouble = match &record.recorded {
+        Recorded::Unusable(defect) => RecordTrouble::Defect(defect.clone()),
+        // Its keeper is about to take the record away.
+        Recorded::Gone(_) if keeper.keeps_a_server() => return,
+        Recorded::Gone(gone) => RecordTrouble::Gone(*gone),
+        Recorded::Alive(_) => return,
+        Recorded::Absent => {
+            if let Some(server) = &record.process {
+                let message = format!("no record names the app-server {}, which runs", server.pid);
+                add(problems, "unrecorded-server", message);
+            }
+            return;
+        }
+    };
+    let (found, message) = drive::name_trouble(&trouble);
+    add(problems, found, message);
 }
 
 fn state(found: &Found) -> State {
-    let phase = found.keeper.as_ref().filter(|_| found.keeper_alive).map(|keeper| keeper.phase);
-    let crash_looping =
-        found.keeper_alive && found.keeper.as_ref().is_some_and(|keeper| keeper.crash_looping);
+    let keeper = &found.keeper;
+    let is_stopping = keeper.living().is_some_and(|state| matches!(state.phase, StatePhase::Stopping { .. }));
     let answering = matches!(found.listening.seen, ListenerSeen::Answering { .. });
     match (&found.recorded, found.listening.seen) {
         (_, ListenerSeen::Answering { ours: false, .. }) => State::Unmanaged,
-        (Recorded::Alive(_), _) if matches!(phase, Some(StatePhase::Stopping { .. })) => State::Draining,
+        (Recorded::Alive(_), _) if is_stopping => State::Draining,
         (Recorded::Alive(_), _) if answering => State::Running,
-        _ if crash_looping => State::CrashLooping,
-        (Recorded::Alive(_), _) => {
-            if is_starting(found.server.as_ref()) {
-                State::Starting
-            } else {
-                State::Failed
-            }
-        }
-        _ if found.keeper_acts && matches!(phase, Some(StatePhase::Stopping { .. })) => State::Draining,
-        // It has seen the end of the server, or is about to, and starts the next one.
-        _ if found.keeper_acts
-            && matches!(phase, Some(StatePhase::Running | StatePhase::Waiting | StatePhase::Spawning)) =>
-        {
-            State::Starting
-        }
-        _ => match found.keeper.as_ref().map(|keeper| keeper.phase) {
+        _ if keeper.living().is_some_and(|state| state.crash_looping) => State::CrashLooping,
+        (Recorded::Alive(_), _) if is_starting(found.server.as_ref()) => State::Starting,
+        (Recorded::Alive(_), _) => State::Failed,
+        _ if keeper.is_stopping() => State::Draining,
+        _ if keeper.brings_one_up() => State::Starting,
+        _ => match keeper.state.as_ref().map(|keeper| keeper.phase) {
             None | Some(StatePhase::Stopped | StatePhase::Idle) => State::Stopped,
             // It was to run, or never came to; and nobody is there to bring it back.
             Some(_) => State::Failed,

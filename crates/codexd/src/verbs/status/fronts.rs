@@ -27,7 +27,7 @@ pub fn setting(gateway: Gateway) -> GatewaySettingReport {
 
 /// The gateway, where there is one or should be.
 pub fn gateway(found: &Found) -> Option<GatewayReport> {
-    let known = found.keeper.as_ref().and_then(|keeper| keeper.gateway.as_ref());
+    let known = found.keeper.state.as_ref().and_then(|keeper| keeper.gateway.as_ref());
     let living =
         known.and_then(|gateway| gateway.process.as_ref()).filter(|gateway| process::is_alive(gateway));
     let needed =
@@ -56,7 +56,7 @@ fn listens_at(pid: Pid) -> Option<String> {
 
 /// Every server that lives, the current one first.
 pub fn generations(home: &Home, found: &Found) -> Vec<GenerationReport> {
-    let keeper = found.keeper.as_ref();
+    let keeper = found.keeper.state.as_ref();
     let version = || keeper?.program.as_ref()?.version.clone();
     let current = found.server.as_ref().map(|server| GenerationReport {
         pid: server.pid,

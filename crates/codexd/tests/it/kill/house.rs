@@ -109,7 +109,11 @@ impl House {
     }
 
     /// Waits until `status` shows what is looked for.
-    pub(super) fn status_when(&self, what: &str, look: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    pub(super) fn status_when(
+        &self,
+        what: &str,
+        mut look: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         let mut last = Value::Null;
         let found = until(PATIENCE, what, || {
             last = self.status().ok()?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use codexd_testkit::{Fake, Layout, Process, Server, until};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::house::{ATTEMPTS, House, PATIENCE};
 use super::keeper::kill;
@@ -60,6 +60,29 @@ fn first_gap_ms() -> anyhow::Result<i64> {
     let gaps = house.gaps_ms()?;
     house.assert_stops()?;
     gaps.first().copied().context("a restart")
+}
+
+#[test]
+fn a_server_that_is_about_to_be_back_has_not_failed() -> anyhow::Result<()> {
+    // A fifth end within a minute would be a crash loop.
+    const ENDS: usize = 4;
+    let house = House::new()?;
+    house.run(&["start"])?;
+    for _ in 0..ENDS {
+        let server = house.server()?;
+        server.signal(Signal::KILL)?;
+        let mut seen = Vec::new();
+        house.status_when("another one", |status| {
+            seen.push((status["state"].clone(), status["problems"].clone()));
+            status["state"] == "running" && status["pid"] != server.pid
+        })?;
+        seen.dedup();
+        let healthy = |(state, problems): &(Value, Value)| {
+            (state == "running" || state == "starting") && *problems == json!([])
+        };
+        ensure!(seen.iter().all(healthy), "{seen:?}");
+    }
+    house.assert_stops()
 }
 
 #[test]
