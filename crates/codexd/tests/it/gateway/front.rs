@@ -10,6 +10,8 @@ use codexd_testkit::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::sharing::QUESTION;
+
 /// How long something that happens by itself may take on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -223,6 +225,19 @@ pub(super) async fn speaking_turn(client: &Client, thread: &str, text: &str) -> 
     let turn = client.start_turn(thread, text).await?;
     wait_pieces(client, &turn, 1).await?;
     Ok(turn)
+}
+
+/// Starts a turn that ends when the test lets it, on every server: a command waits for its approval before the model speaks.
+/// Gives the turn and the question.
+pub(super) async fn asking_turn(
+    client: &Client,
+    thread: &str,
+    deltas: usize,
+) -> anyhow::Result<(String, Value)> {
+    let turn = client.start_turn(thread, &format!("[[shell=true;; escalate=1 deltas={deltas}]]")).await?;
+    let asked = |message: &Value| message["method"] == QUESTION && message["params"]["threadId"] == thread;
+    let question = client.wait("the question about its command", asked).await?;
+    Ok((turn, question))
 }
 
 /// Waits until so many pieces of a turn have come.

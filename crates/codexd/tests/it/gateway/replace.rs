@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::front::{Front, PATIENCE, assert_whole, from_environment, join, speaking_turn, told, wait_pieces};
+use super::front::{
+    Front, PATIENCE, asking_turn, assert_whole, from_environment, join, speaking_turn, told, wait_pieces,
+};
 use super::on_each_server;
 use super::sharing::QUESTION;
 
@@ -23,12 +25,14 @@ on_each_server! {
 const CLIENTS: usize = 50;
 const THREADS: usize = 20;
 const BUSY: usize = 5;
-/// How long the long turns are, unless `CODEXD_LONG_TURN_SECONDS` says otherwise: the are of twenty seconds.
+/// How long the long turns speak, unless `CODEXD_LONG_TURN_SECONDS` says otherwise: the are of twenty seconds.
 const LONG_TURN_SECONDS: u64 = 6;
 /// Pieces of a long turn in a second.
 const PACE: usize = 20;
 /// Idle threads are to answer again within 250 ms, which the benchmark holds them to. A busy test machine gets longer.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(25);
+/// What the mock model waits for before it ends a long turn. The embedded server has no model: there it ends by itself.
+const HELD: &str = "long";
 
 /// A turn that is long enough for a restart to happen in the middle of it.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl LongTurn {
     fn new() -> anyhow::Result<LongTurn> {
         let seconds = from_environment("CODEXD_LONG_TURN_SECONDS", LONG_TURN_SECONDS)?;
         let deltas = PACE * usize::try_from(seconds)?;
-        Ok(LongTurn { deltas, text: format!("[[deltas={deltas} delay={}]]", 1.0 / PACE as f64) })
+        Ok(LongTurn { deltas, text: format!("[[deltas={deltas} delay={} hold={HELD}]]", 1.0 / PACE as f64) })
     }
 }
 
@@ -77,11 +81,13 @@ fn ask_all_the_time(
     })
 }
 
-/// Clients, each subscribed to one thread and asking about it; the first `BUSY` threads are in a long turn.
+/// Clients, each subscribed to one thread and asking about it; the first `BUSY` threads are in a long turn, the very first
+/// in one that ends when a question is answered.
 struct Company {
     clients: Vec<Rc<Client>>,
     threads: Vec<String>,
     turns: Vec<String>,
+    question: Value,
     deltas: usize,
 }
 
@@ -99,15 +105,36 @@ impl Company {
             join(client, &threads[number % THREADS]).await?;
         }
         clients.iter().for_each(|client| client.forget());
-        let (long, mut turns) = (LongTurn::new()?, Vec::new());
-        for number in 0..BUSY {
+        let long = LongTurn::new()?;
+        let (asking, question) = asking_turn(&clients[0], &threads[0], long.deltas).await?;
+        let mut turns = vec![asking];
+        for number in 1..BUSY {
             turns.push(speaking_turn(&clients[number], &threads[number], &long.text).await?);
         }
-        Ok(Company { clients, threads, turns, deltas: long.deltas })
+        Ok(Company { clients, threads, turns, question, deltas: long.deltas })
     }
 
     fn thread_of(&self, client: usize) -> &str {
         &self.threads[client % THREADS]
+    }
+
+    /// Whoever watches an idle thread is answered; a new turn on one does not wait for the long ones.
+    async fn assert_idle_answer(&self) -> anyhow::Result<()> {
+        let newcomer = &self.clients[THREADS - 1];
+        let done = newcomer.turn(self.thread_of(THREADS - 1), "[[deltas=3]]").await?;
+        ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+        for (number, client) in self.clients.iter().enumerate().filter(|(number, _)| number % THREADS >= BUSY)
+        {
+            let about = json!({"threadId": self.thread_of(number)});
+            client.call("thread/read", about).await.with_context(|| format!("client {number}"))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the long turns end.
+    async fn let_go(&self, front: &Front) -> anyhow::Result<()> {
+        front.model.release(HELD);
+        self.clients[0].respond(&self.question["id"], json!({"decision": "accept"})).await
     }
 
     /// Waits until every turn has ended for everybody who watched it.
@@ -158,10 +185,9 @@ async fn live(server: Server) -> anyhow::Result<()> {
             ensure!(restarted["status"] == "restarted", "{restarted}");
             let verb = started.elapsed();
             ensure!(front.server().await?.pid != old.pid, "the same process serves");
-            // A new turn on an idle thread does not wait for the long ones.
-            let newcomer = &company.clients[THREADS - 1];
-            let done = newcomer.turn(company.thread_of(THREADS - 1), "[[deltas=3]]").await?;
-            ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+            company.assert_idle_answer().await?;
+            ensure!(old.is_alive(), "it left before its turns had ended");
+            company.let_go(&front).await?;
             company.wait_turns().await?;
             let turns = started.elapsed();
             front.until_left(&old).await?;
@@ -217,6 +243,7 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             };
             let (verb, late) = tokio::join!(verb, answer);
             ensure!(verb?["status"] == "restarted", "it was replaced");
+            front.model.release(HELD);
             for (client, turn) in [(&alice, &waiting), (&late?, &waiting)] {
                 let end = client.wait_turn(turn).await?;
                 ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
@@ -302,13 +329,14 @@ async fn twice_in_a_turn(server: Server) -> anyhow::Result<()> {
     let front = Front::open(server).await?;
     let alice = front.client("alice").await?;
     let (busy, idle) = (front.thread(&alice).await?, front.thread(&alice).await?);
-    let turn = speaking_turn(&alice, &busy, "[[deltas=60 delay=0.05]]").await?;
+    let turn = speaking_turn(&alice, &busy, &format!("[[deltas=60 delay=0.05 hold={HELD}]]")).await?;
     let first = front.server().await?;
     front.verb(&["restart"]).await?;
     let second = front.server().await?;
     front.verb(&["restart"]).await?;
     let done = alice.turn(&idle, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    front.model.release(HELD);
     alice.wait_turn(&turn).await?;
     assert_whole(&alice, &turn, 60)?;
     front.until_left(&first).await.context("the first")?;
