@@ -1,22 +1,27 @@
 //! A running turn outlives the keeper, and is not cut by whoever comes next.
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Client, Home, MockModel, Place, Server, Version, block_on, codex, limits, skip};
+use codexd_testkit::{Client, Home, MockModel, Place, Server, Version, block_on, codex, limits, skip, until};
 use serde_json::{Value, json};
 
 use super::house::{House, PATIENCE};
 use super::keeper::kill;
 
-/// About two seconds, so that it runs well before and well after everything that happens to the keeper.
-const TURN: &str = "go on [[deltas=40 delay=0.05]]";
+/// What the question about the command of a turn is.
+const QUESTION: &str = "item/commandExecution/requestApproval";
+/// Until when the mock model holds the end of an answer back.
+const HELD: &str = "turn";
 
-/// A house with a server and a turn that has begun to speak.
+/// A house with a server and a turn that ends when the test lets it: with the real server its model holds back the end of what
+/// it says; the embedded one has no model, and asks for a command.
 struct Scene {
     house: House,
     client: Client,
     thread: String,
     turn: String,
-    _model: MockModel,
+    /// The open question, if it is one.
+    question: Option<Value>,
+    model: MockModel,
 }
 
 impl Scene {
@@ -26,9 +31,18 @@ impl Scene {
         house.run(&["start"])?;
         let client = Client::connect(&Place::Socket(house.home.control_socket()), "turns").await?;
         let thread = client.start_thread(&house.home.work()).await?;
-        let turn = client.start_turn(&thread, TURN).await?;
-        client.wait_method("item/agentMessage/delta").await?;
-        Ok(Scene { house, client, thread, turn, _model: model })
+        let asks = server == Server::Embedded;
+        let open = if asks { "shell=true;; escalate=1".to_owned() } else { format!("hold={HELD}") };
+        let turn = client.start_turn(&thread, &format!("go on [[{open} deltas=4]]")).await?;
+        let said = client.wait_method(if asks { QUESTION } else { "item/agentMessage/delta" }).await?;
+        Ok(Scene { house, client, thread, turn, question: asks.then_some(said), model })
+    }
+
+    /// Lets the turn end.
+    async fn let_go(&self) -> anyhow::Result<()> {
+        self.model.release(HELD);
+        let Some(question) = &self.question else { return Ok(()) };
+        self.client.respond(&question["id"], json!({"decision": "accept"})).await
     }
 
     /// How the turn ended, as a server of today reads it from disk: the word of one that leaves may be lost on its way.
@@ -56,6 +70,7 @@ fn a_turn_survives_the_keeper_and_the_next_verb_takes_its_server_back() -> anyho
             ensure!(again["status"] == "alreadyRunning", "{again}");
             ensure!(again["repairs"][0]["found"] == "lost-keeper", "{again}");
             ensure!(scene.house.assert_served()?.pid == before.pid, "another server");
+            scene.let_go().await?;
             let done = scene.client.wait_turn(&scene.turn).await?;
             ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
             scene.house.assert_stops()
@@ -77,18 +92,24 @@ fn a_turn_that_drains_is_not_cut_when_the_keeper_dies_and_stop_is_run_again() ->
             let before = scene.house.server()?;
             let first = scene.house.codexd()?.spawn(&[verb])?;
             let draining = |status: &Value| {
-                status["state"] == "draining" || status["generations"][1]["role"] == "outgoing"
+                let mut generations = status["generations"].as_array().into_iter().flatten();
+                status["state"] == "draining" || generations.any(|one| one["role"] == "outgoing")
             };
             scene.house.status_when("the first verb to drain", draining)?;
             // The verb first: it would bring the next keeper by itself.
             drop(first);
             kill(&scene.house.keeper()?)?;
             let second = scene.house.codexd()?.spawn(&[verb])?;
+            scene.house.status_when("the second verb to drain", |status| {
+                status["keeperPid"].is_u64() && draining(status)
+            })?;
+            ensure!(before.is_alive(), "it did not wait for the turn");
+            scene.let_go().await?;
             let answer = second.finish(limits::RUN)?.success_json()?;
             ensure!(answer["status"] == if verb == "stop" { "stopped" } else { "restarted" }, "{answer}");
-            ensure!(scene.ending().await? == "completed", "the turn was cut");
             // One that hands over leaves when the turn has ended, whatever verbs say meanwhile.
             before.wait_gone(PATIENCE)?;
+            ensure!(scene.ending().await? == "completed", "the turn was cut");
             scene.house.assert_stops()
         })
         .with_context(|| format!("{verb} on {server:?}"))?;
@@ -110,6 +131,12 @@ fn start_while_a_forgotten_stop_drains_brings_a_fresh_server_after_the_turn() ->
                 kill(&scene.house.keeper()?)?;
             }
             let start = scene.house.codexd()?.spawn(&["start"])?;
+            until(PATIENCE, "the start to begin", || {
+                let lock = std::fs::read_to_string(scene.house.home.state("daemon.lock")).ok()?;
+                lock.contains("(start)").then_some(())
+            })?;
+            ensure!(before.is_alive(), "it did not wait for the turn");
+            scene.let_go().await?;
             let answer = start.finish(limits::RUN)?.success_json()?;
             ensure!(answer["status"] == "started", "{answer}");
             ensure!(scene.ending().await? == "completed", "the turn was cut");
