@@ -119,8 +119,16 @@ impl AppServer {
     ///
     /// # Errors
     /// It is gone already, or still there at the deadline.
-    pub fn end(mut self, signal: Signal) -> anyhow::Result<std::process::ExitStatus> {
+    pub fn end(self, signal: Signal) -> anyhow::Result<std::process::ExitStatus> {
         self.process.signal(signal)?;
+        self.wait()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It is still there at the deadline.
+    pub fn wait(mut self) -> anyhow::Result<std::process::ExitStatus> {
         self.process.wait_gone(limits::RUN)?;
         Ok(self.child.wait()?)
     }

@@ -22,7 +22,8 @@ async fn settled(stage: &mut Stage) -> anyhow::Result<(Actor, String)> {
 /// While the last turn runs, what starts or moves something is refused, the rest works; then the server leaves.
 pub(super) async fn drained(stage: &mut Stage) -> anyhow::Result<()> {
     let (alice, thread) = settled(stage).await?;
-    let turn = alice.speaking_turn(&thread, "[[deltas=150 delay=0.02]]").await?;
+    let turn = alice.start_turn(&thread, "[[shell=true;; escalate=1 deltas=3]]").await?;
+    let question = alice.wait_method("item/commandExecution/requestApproval").await?;
     let server = stage.server.take().context("the stage has a server")?;
     server.process().signal(Signal::TERM)?;
     until_draining(&server).await?;
@@ -46,7 +47,10 @@ pub(super) async fn drained(stage: &mut Stage) -> anyhow::Result<()> {
         late.ask(method, params).await?.ok();
     }
     // A hang-up never forces: the turn is still waited for.
-    let status = tokio::task::spawn_blocking(move || server.end(Signal::HUP)).await??;
+    server.process().signal(Signal::HUP)?;
+    late.ask("thread/loaded/list", json!({})).await?.ok();
+    alice.respond(&question["id"], json!({"decision": "accept"})).await?;
+    let status = tokio::task::spawn_blocking(move || server.wait()).await??;
     assert!(status.success(), "{status}");
     let closed = alice.wait_closed().await?;
     assert_eq!(closed.frame, None, "no closing frame");
@@ -55,6 +59,8 @@ pub(super) async fn drained(stage: &mut Stage) -> anyhow::Result<()> {
     again.ask("thread/turns/list", json!({"threadId": thread, "limit": 1})).await?.ok();
     // How much of the end a draining server still sends is luck; the history is what counts.
     stage.forget_tail("alice", "item/completed");
+    // That it is active again, and that it is idle.
+    stage.forget_tail("late", "thread/status/changed");
     stage.forget_tail("late", "thread/status/changed");
     Ok(())
 }

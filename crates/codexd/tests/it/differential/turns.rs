@@ -69,7 +69,7 @@ pub(super) async fn second_subscriber(stage: &mut Stage) -> anyhow::Result<()> {
 pub(super) async fn joined_in_the_middle(stage: &mut Stage) -> anyhow::Result<()> {
     let (alice, bob) = (stage.enter("alice").await?, stage.enter("bob").await?);
     let thread = alice.thread(stage).await?;
-    let turn = alice.speaking_turn(&thread, "[[deltas=60 delay=0.02]]").await?;
+    let turn = alice.speaking_turn(&thread, "[[deltas=500 delay=0.03]]").await?;
     bob.ask("thread/resume", json!({"threadId": thread})).await?.ok();
     alice.wait_turn(&turn).await?;
     bob.wait_turn(&turn).await?;

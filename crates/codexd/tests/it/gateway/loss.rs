@@ -172,13 +172,18 @@ async fn gateway_killed_in_a_turn(server: Server) -> anyhow::Result<()> {
     let front = Front::open(server).await?;
     let alice = front.client("alice").await?;
     let thread = front.thread(&alice).await?;
-    let turn = speaking_turn(&alice, &thread, "[[deltas=40 delay=0.05]]").await?;
+    // Longer than anybody waits: it goes on until it is steered.
+    let turn = speaking_turn(&alice, &thread, "[[deltas=1000 delay=0.05]]").await?;
     front.gateway()?.signal(Signal::KILL)?;
     alice.wait_closed().await?;
     let again = front.client("again").await?;
     let resumed = again.call("thread/resume", json!({"threadId": thread})).await?;
     let last = resumed["thread"]["turns"].as_array().and_then(|turns| turns.last().cloned());
     ensure!(last.is_some_and(|last: Value| last["id"] == turn.as_str()), "{resumed}");
+    wait_pieces(&again, &turn, 2).await?;
+    let input = json!([{"type": "text", "text": "rather [[deltas=1]]"}]);
+    let steer = json!({"threadId": thread, "expectedTurnId": turn, "input": input});
+    again.call("turn/steer", steer).await?;
     let end = again.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
     front.close().await

@@ -22,12 +22,12 @@ pub(super) const QUESTION: &str = "item/commandExecution/requestApproval";
 const ESCALATED: &str = "run [[shell=echo hi;; escalate=1 deltas=2]]";
 
 async fn joined(server: Server) -> anyhow::Result<()> {
-    // Long enough for the last one to join in time on a busy machine, too.
-    const DELTAS: usize = 200;
+    // The mock model holds back the end; the embedded server has none and goes on for long, also for a busy machine.
+    const DELTAS: usize = 500;
     let front = Front::open(server).await?;
     let alice = front.client("alice").await?;
     let thread = front.thread(&alice).await?;
-    let turn = speaking_turn(&alice, &thread, &format!("[[deltas={DELTAS} delay=0.02]]")).await?;
+    let turn = speaking_turn(&alice, &thread, &format!("[[deltas={DELTAS} delay=0.03 hold=end]]")).await?;
     let mut joiners = Vec::new();
     for pieces in [1, 2, 13, 14, 40, 70] {
         wait_pieces(&alice, &turn, pieces).await?;
@@ -36,6 +36,7 @@ async fn joined(server: Server) -> anyhow::Result<()> {
         ensure!(joined["thread"]["status"]["type"] == "active", "the turn is over: {joined}");
         joiners.push(joiner);
     }
+    front.model.release("end");
     alice.wait_turn(&turn).await?;
     assert_whole(&alice, &turn, DELTAS)?;
     for joiner in &joiners {
