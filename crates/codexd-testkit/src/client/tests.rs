@@ -56,8 +56,8 @@ async fn an_error_answer_keeps_its_code() {
 #[tokio::test]
 async fn a_wait_in_vain_tells_what_came_instead() {
     let (_folder, client) = client_of(echo).await;
-    let client = client.with_patience(Duration::from_millis(50));
     client.call("a", json!({})).await.expect("answered");
+    let client = client.with_patience(Duration::from_millis(50));
     let error = client.wait_method("never").await.expect_err("it never comes").to_string();
     assert!(error.contains("never") && error.contains("note"), "{error}");
 }
