@@ -15,6 +15,9 @@ use crate::{Home, Layout, codexd};
 /// The version that a fake gives.
 pub const FAKE_VERSION: &str = "9.9.9";
 
+/// The file of the home that lets [`Fake::ServesWhenTold`] serve.
+pub const SERVE: &str = "serve";
+
 /// What is wrong with it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Fake {
@@ -40,6 +43,8 @@ pub enum Fake {
     NotAProgram,
     /// It serves after this many milliseconds.
     SlowStart(u32),
+    /// It serves as soon as the home has the file [`SERVE`].
+    ServesWhenTold,
     /// It serves, and starts a process that ignores SIGTERM.
     LeavesStubbornGrandchild,
     /// It serves after it has computed for this many seconds.
@@ -96,6 +101,9 @@ impl Fake {
             Fake::IgnoresSigterm => format!("trap '' TERM\nwhile :; do {}; done", serve()?),
             Fake::SlowStart(ms) => {
                 format!("sleep {}.{:03}\nexec {}", ms / 1000, ms % 1000, serve()?)
+            }
+            Fake::ServesWhenTold => {
+                format!("until [ -e \"$CODEX_HOME/{SERVE}\" ]; do sleep 0.01; done\nexec {}", serve()?)
             }
             Fake::ComputesAtStart(seconds) => format!("{}\nexec {}", compute(*seconds), serve()?),
             Fake::LeavesStubbornGrandchild => {

@@ -3,17 +3,18 @@
 mod abuse;
 mod disk;
 mod files;
+mod waits;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
 use anyhow::Context;
-use codexd_testkit::{Codexd, Fake, Home, Layout, until};
+use codexd_testkit::{Codexd, Fake, Home, Layout};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::lifecycle::{SOON, keeper, recorded};
+use crate::lifecycle::{keeper, recorded};
 
 fn home() -> anyhow::Result<Home> {
     let home = Home::new()?;
@@ -319,61 +320,6 @@ fn a_broken_new_binary_never_costs_the_good_server() -> anyhow::Result<()> {
     assert!(before.is_alive());
     assert_eq!(gone.json(&["stop"])?["status"], "stopped", "to stop a server no Codex is needed");
     home.assert_no_process_left();
-    Ok(())
-}
-
-#[test]
-fn a_binary_that_is_long_at_work_before_it_tells_its_version_is_waited_for() -> anyhow::Result<()> {
-    let home = Home::new()?;
-    // Longer than one that does nothing is waited for.
-    Fake::VersionComputes(6).install(&home, Layout::Standalone)?;
-    let codexd = Codexd::new(&home)?;
-    let run = codexd.run(&["start"])?;
-    assert_eq!(run.success_json()?["status"], "started");
-    assert!(
-        run.stderr.contains("waiting for") && run.stderr.contains("--version"),
-        "what is waited for is said: {}",
-        run.stderr
-    );
-    codexd.json(&["stop"])?;
-    home.assert_no_process_left();
-    Ok(())
-}
-
-#[test]
-fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Result<()> {
-    let home = Home::new()?;
-    Fake::SlowStart(1_500).install(&home, Layout::Standalone)?;
-    let codexd = Codexd::new(&home)?;
-    let mut first = codexd.spawn(&["start"])?;
-    until(SOON, "the server's process", || recorded(&home).ok())?;
-    assert_eq!(codexd.json(&["status"])?["state"], "starting");
-    first.kill()?;
-    let second = codexd.json(&["start"])?;
-    assert_eq!(second["status"], "alreadyRunning", "the first had begun: {second}");
-    assert_eq!(home.processes().len(), 3, "a keeper, a server and a gateway: {:?}", home.processes());
-    codexd.json(&["stop"])?;
-    home.assert_no_process_left();
-    Ok(())
-}
-
-#[test]
-fn a_lock_that_is_held_is_waited_for_in_bounds_and_its_holder_named() -> anyhow::Result<()> {
-    let home = Home::new()?;
-    Fake::SlowStart(4_000).install(&home, Layout::Standalone)?;
-    let codexd = Codexd::new(&home)?;
-    let first = codexd.spawn(&["start"])?;
-    until(SOON, "the first to hold the lock", || {
-        fs::read_to_string(home.state("daemon.lock")).ok().filter(|text| text.contains("(start)"))
-    })?;
-    let run = codexd.run(&["stop", "--lock-timeout", "0"])?;
-    let error = run.json()?["error"].clone();
-    assert_eq!((run.code(), &error["code"]), (Some(10), &"lock-timeout".into()), "{error}");
-    assert!(run.stderr.contains("(start)"), "stderr says whom it waits for: {}", run.stderr);
-    let pid = first.pid();
-    assert!(error["holder"].as_str().is_some_and(|holder| holder.contains(&pid.to_string())));
-    assert_eq!(first.finish(SOON)?.success_json()?["status"], "started");
-    codexd.json(&["stop"])?;
     Ok(())
 }
 

@@ -1,0 +1,70 @@
+//! What takes its time is waited for, in bounds, and whoever waits says for what.
+
+use std::fs;
+
+use codexd_testkit::fakes::SERVE;
+use codexd_testkit::{Codexd, Fake, Home, Layout, until};
+
+use crate::lifecycle::{SOON, recorded};
+
+#[test]
+fn a_binary_that_is_long_at_work_before_it_tells_its_version_is_waited_for() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    // Longer than one that does nothing is waited for.
+    Fake::VersionComputes(6).install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let run = codexd.run(&["start"])?;
+    assert_eq!(run.success_json()?["status"], "started");
+    assert!(
+        run.stderr.contains("waiting for") && run.stderr.contains("--version"),
+        "what is waited for is said: {}",
+        run.stderr
+    );
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::ServesWhenTold.install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let mut first = codexd.spawn(&["start"])?;
+    until(SOON, "the server's process", || recorded(&home).ok())?;
+    assert_eq!(codexd.json(&["status"])?["state"], "starting");
+    first.kill()?;
+    let second = codexd.spawn(&["start"])?;
+    until(SOON, "the second to hold the lock", || {
+        let holder = fs::read_to_string(home.state("daemon.lock")).ok()?;
+        holder.contains(&second.pid().to_string()).then_some(())
+    })?;
+    home.write(SERVE, "")?;
+    let second = second.finish(SOON)?.success_json()?;
+    assert_eq!(second["status"], "alreadyRunning", "the first had begun: {second}");
+    assert_eq!(home.processes().len(), 3, "a keeper, a server and a gateway: {:?}", home.processes());
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
+fn a_lock_that_is_held_is_waited_for_in_bounds_and_its_holder_named() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::ServesWhenTold.install(&home, Layout::Standalone)?;
+    let codexd = Codexd::new(&home)?;
+    let first = codexd.spawn(&["start"])?;
+    until(SOON, "the first to hold the lock", || {
+        fs::read_to_string(home.state("daemon.lock")).ok().filter(|text| text.contains("(start)"))
+    })?;
+    let run = codexd.run(&["stop", "--lock-timeout", "0"])?;
+    let error = run.json()?["error"].clone();
+    assert_eq!((run.code(), &error["code"]), (Some(10), &"lock-timeout".into()), "{error}");
+    assert!(run.stderr.contains("(start)"), "stderr says whom it waits for: {}", run.stderr);
+    let pid = first.pid();
+    assert!(error["holder"].as_str().is_some_and(|holder| holder.contains(&pid.to_string())));
+    home.write(SERVE, "")?;
+    assert_eq!(first.finish(SOON)?.success_json()?["status"], "started");
+    codexd.json(&["stop"])?;
+    Ok(())
+}
