@@ -153,16 +153,28 @@ fn binary_is_ignored_and_a_ping_is_answered() {
     });
 }
 
-/// Tells both clients so many texts, at most a third of a queue at a time.
+/// Whether a client has left. Nothing else has happened but that time came.
+fn has_left(house: &mut House, client: crate::hub::ClientId) -> bool {
+    let mut left = 0;
+    while let Ok(event) = house.seen.try_recv() {
+        left += usize::from(matches!(event, Event::ClientLeft(who) if who == client));
+        assert!(matches!(event, Event::TimeCame | Event::ClientLeft(_)), "{event:?}");
+    }
+    assert!(left <= 1, "it left {left} times");
+    left == 1
+}
+
+/// Tells both clients so many texts, at most a third of a queue at a time, and stops when the first of them has left. Gives
+/// how many it told, and whether that one left.
 async fn flood(
     house: &mut House,
     clients: [crate::hub::ClientId; 2],
     reader: &mut super::Socket,
     text: &Text,
     count: usize,
-) {
-    let mut told = 0;
-    while told < count {
+) -> (usize, bool) {
+    let (mut told, mut left) = (0, false);
+    while told < count && !left {
         let now = (OUTBOUND_MESSAGES_MAX / 3).min(count - told).min(1 + OUTBOUND_BYTES_MAX / 3 / text.len());
         let pair = clients.map(|client| Action::Tell(client, text.clone()));
         house.script.borrow_mut().next = pair.iter().cycle().take(2 * now).cloned().collect();
@@ -171,7 +183,9 @@ async fn flood(
             assert_eq!(hear(reader).await.len(), text.len());
         }
         told += now;
+        left = has_left(house, clients[0]);
     }
+    (told, left)
 }
 
 #[test]
@@ -183,13 +197,9 @@ fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
             let (slow, mut sleeper) = house.client().await;
             let (quick, mut reader) = house.client().await;
             let text: Text = "y".repeat(size).into();
-            flood(house, [slow, quick], &mut reader, &text, count).await;
-            let mut left = 0;
-            while let Ok(event) = house.seen.try_recv() {
-                left += usize::from(matches!(event, Event::ClientLeft(client) if client == slow));
-                assert!(matches!(event, Event::TimeCame | Event::ClientLeft(_)), "{event:?}");
-            }
-            assert_eq!(left, 1);
+            let (told, left) = flood(house, [slow, quick], &mut reader, &text, count).await;
+            assert!(left, "it was not cut");
+            // At once: a close that nobody reads is given up after some seconds.
             let end = loop {
                 let heard = hear(&mut sleeper).await;
                 if heard.len() != size || heard.starts_with("close") {
@@ -198,6 +208,8 @@ fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
             };
             assert!(end.starts_with("close 1013 slow reader: "), "{end}");
             assert!(end.contains(expected) && end.ends_with("reconnect and resume the thread"), "{end}");
+            let (_, left) = flood(house, [slow, quick], &mut reader, &text, count - told).await;
+            assert!(!left, "it left twice");
             let HostOrder::Note { kind, detail, .. } = house.order().await else { panic!("a note") };
             assert_eq!((kind.as_str(), &detail["client"]), ("client.cut", &slow.0.into()));
             drop((sleeper, reader));
