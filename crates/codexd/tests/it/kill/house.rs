@@ -14,10 +14,15 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const ATTEMPTS: usize = 16;
 
 /// Says who serves from now on, then looks for those who served before: of two at the same time, one sees the other. The
-/// number stays its own when the shell becomes the server.
-const WITNESS: &str = r#"echo $$ >> "$CODEX_HOME/served"
-while read -r other; do
-  if [ "$other" != $$ ] && read -r _ _ state _ 2> /dev/null < "/proc/$other/stat" && [ "$state" != Z ]; then
+/// number stays its own when the shell becomes the server, and so does the time of its start, without which it would name
+/// whoever gets it next.
+const WITNESS: &str = r#"look() {
+  read -r _ _ state _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ ticks _ 2> /dev/null < "/proc/$1/stat"
+}
+look $$
+echo "$$ $ticks" >> "$CODEX_HOME/served"
+while read -r other since; do
+  if [ "$other" != $$ ] && look "$other" && [ "$state" != Z ] && [ "$ticks" = "$since" ]; then
     echo "$$ while $other" >> "$CODEX_HOME/two-at-once"
   fi
 done < "$CODEX_HOME/served"
@@ -131,12 +136,21 @@ impl House {
         serving.iter().filter(alone).map(|&process| process.clone()).collect()
     }
 
-    /// The one keeper that lives.
-    pub(super) fn the_only_keeper(&self) -> anyhow::Result<Process> {
+    /// The keepers that live.
+    pub(super) fn keepers(&self) -> Vec<Process> {
         let mut keepers = self.home.processes();
         keepers.retain(is_keeper);
-        let [keeper] = &keepers[..] else { anyhow::bail!("not one keeper but {keepers:#?}") };
-        Ok(keeper.clone())
+        keepers
+    }
+
+    /// The one keeper that lives. One that leaves gives its lock back first: for a moment there may be two.
+    pub(super) fn the_only_keeper(&self) -> anyhow::Result<Process> {
+        let mut keepers = Vec::new();
+        let one = until(PATIENCE, "one keeper", || {
+            keepers = self.keepers();
+            (keepers.len() == 1).then(|| keepers[0].clone())
+        });
+        one.with_context(|| format!("not one keeper but {keepers:#?}"))
     }
 
     /// The one app-server, which the pid record names.

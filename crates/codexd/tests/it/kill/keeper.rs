@@ -176,7 +176,8 @@ fn with_a_keeper<T: Send>(
 
 /// What the keeper is ordered to do, and what the verbs have to say whatever becomes of it.
 fn order_about(house: &House) -> anyhow::Result<()> {
-    let keeper = house.the_only_keeper().ok();
+    // It may be killed before its first order.
+    let keeper = house.keepers().pop();
     let served = || {
         house.assert_served().or_else(|error| {
             // It may have been killed when the verb had already seen the server answer: then the next verb takes over.
