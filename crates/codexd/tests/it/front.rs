@@ -42,6 +42,8 @@ fn answered(home: &Home) -> anyhow::Result<u32> {
 
 #[test]
 fn a_killed_gateway_is_replaced_while_clients_wait_and_none_is_refused() -> anyhow::Result<()> {
+    // Enough, and few enough for the descriptors of a process, however long the gateway takes to die.
+    const WAITING_MAX: usize = 500;
     let home = started()?;
     let server = recorded(&home)?;
     for _ in 0..3 {
@@ -50,9 +52,10 @@ fn a_killed_gateway_is_replaced_while_clients_wait_and_none_is_refused() -> anyh
         old.signal(Signal::KILL)?;
         // From the very moment on.
         let mut waiting = Vec::new();
-        while old.is_alive() || waiting.len() < 100 {
+        while waiting.len() < 100 || (waiting.len() < WAITING_MAX && old.is_alive()) {
             waiting.push(unix::connect(&home.control_socket()).context("a client was refused")?);
         }
+        old.wait_gone(SOON)?;
         let began = Instant::now();
         for client in waiting.into_iter().take(20) {
             probe::ask_on(client, "1", SOON).context("a client that waited was not served")?;
