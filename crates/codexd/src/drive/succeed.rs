@@ -141,11 +141,6 @@ impl Drive<'_> {
             match link.next_or_busy(deadline) {
                 Ok(Report::State { pid: Some(pid), .. }) if pid == to => return Ok(true),
                 Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
-                Ok(Report::Relayed { value }) => {
-                    if let Some(handover) = &mut self.handover {
-                        take_in(handover, &value);
-                    }
-                }
                 Ok(_) => {}
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
                 Err(error) => return Err(failures::keeper(&error)),
@@ -163,6 +158,8 @@ impl Drive<'_> {
         let told_by = Instant::now() + Duration::from_millis(HANDOVER_TOLD_TIMEOUT_MS);
         let mut patience = Patience::begin();
         loop {
+            // Some of it may have come before, while something else was waited for.
+            link.relayed.drain(..).for_each(|value| take_in(&mut handover, &value));
             let leaves = link.generations.iter().any(|generation| Some(u64::from(generation.pid.0)) == from);
             // One that holds nothing any more is about to leave; one that waits for a turn may do so for hours.
             let waits = handover["state"] == "waiting";
@@ -178,7 +175,6 @@ impl Drive<'_> {
                 _ => told_by.min(patience.due()),
             };
             match link.next(until) {
-                Ok(Report::Relayed { value }) => take_in(&mut handover, &value),
                 Ok(_) => {}
                 Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => break,
                 Err(LinkError::Silent(_)) => {

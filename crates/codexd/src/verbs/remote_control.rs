@@ -11,7 +11,8 @@ use super::{lifecycle, restart};
 use crate::cli::GraceArgs;
 use crate::codex::InstalledFacts;
 use crate::context::{Context, VERSION};
-use crate::drive::Handover;
+use crate::drive::{Handover, Reached, Wish};
+use crate::front::Launch;
 use crate::output::Answer;
 use crate::{drive, failures, observe};
 
@@ -60,7 +61,10 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     }
     if managed {
         if server.is_some_and(|pid| follows(pid, enable)) && !changed {
-            answer = sight.answer;
+            let is_starting =
+                sight.answer.is_none() && !matches!(sight.observation.keeper, KeeperSeen::Stopping(_));
+            // A verb that was killed has begun what is to be waited for.
+            answer = if is_starting { bring_up(context, &new)?.answer } else { sight.answer };
         } else {
             let policy = lifecycle::within_grace(&new, args.grace);
             match restart::replace(context, &new, policy, Handover::Never) {
@@ -84,6 +88,17 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         codexd_version: VERSION,
         repairs: context.repairs(),
     }))
+}
+
+fn bring_up(context: &Context, settings: &Settings) -> Result<Reached, Failure> {
+    let wish = Wish {
+        command: Command::Start { adopt: false },
+        program: &|launch: &Launch| lifecycle::program(context, settings, launch),
+        policy: lifecycle::within_grace(settings, None),
+        gateway: settings.gateway,
+        handover: Handover::Never,
+    };
+    drive::drive(context, &wish)
 }
 
 fn status(enable: bool, changed: bool) -> LifecycleStatus {

@@ -37,6 +37,8 @@ pub struct KeeperLink {
     pub generations: Vec<Generation>,
     /// The gateway, by the last report.
     pub gateway: GatewaySeen,
+    /// What the gateway has said through the keeper since the last order, oldest first, whoever was listening for something else.
+    pub relayed: Vec<serde_json::Value>,
 }
 
 /// What the keeper says of the gateway.
@@ -106,7 +108,8 @@ impl KeeperLink {
         // An order that a hanging keeper does not read fills the socket.
         stream.set_write_timeout(Some(Duration::from_millis(KEEPER_TIMEOUT_MS)))?;
         let (generations, gateway) = (Vec::new(), GatewaySeen::default());
-        Ok(Self { stream, unread: Vec::new(), keeper, seen: KeeperSeen::Idle, generations, gateway })
+        let (unread, relayed) = (Vec::new(), Vec::new());
+        Ok(Self { stream, unread, keeper, seen: KeeperSeen::Idle, generations, gateway, relayed })
     }
 
     /// Takes in what a keeper says first; `false` if it says something else, as one of another kind would.
@@ -183,6 +186,7 @@ impl KeeperLink {
     /// # Errors
     /// [`LinkError::Gone`] if the keeper has left.
     pub fn order(&mut self, order: &Order) -> Result<(), LinkError> {
+        self.relayed.clear();
         let line = wire::line(order).map_err(io::Error::from)?;
         self.stream.write_all(&line).map_err(gone_or)
     }
@@ -225,6 +229,7 @@ impl KeeperLink {
                 self.generations.clone_from(generations);
                 self.gateway = GatewaySeen { pid: *gateway_pid, moves: *gateway_moves };
             }
+            Report::Relayed { value } => self.relayed.push(value.clone()),
             Report::State { phase, pid, .. } => self.seen = seen(*phase, *pid),
             Report::Spawned { pid } => self.seen = KeeperSeen::Keeping(*pid),
             Report::Exited { .. } | Report::SpawnFailed { .. } => self.seen = KeeperSeen::Waiting,
