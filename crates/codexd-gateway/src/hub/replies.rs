@@ -201,12 +201,16 @@ impl Hub {
         let id: ThreadId = text::string(thread, "id")?.as_ref().into();
         let viewer = self.viewer(client);
         let now = self.now;
+        let rests = |known: &Thread| known.motion == Motion::Still && !known.goal_is_active;
+        let is_joined = kind == Kind::Resume && self.threads.get(&id).is_some_and(rests);
         let known = self.threads.entry(id.clone());
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
         known.deserted = false;
-        // An active goal goes on by itself.
-        known.quiet_at = known.quiet_at.max(now + QUIET_MS);
+        // An active goal goes on by itself. Where there is none, somebody may join again and again, which begins nothing.
+        if !is_joined {
+            known.quiet_at = known.quiet_at.max(now + QUIET_MS);
+        }
         if known.motion == Motion::Finding {
             // The answer says that it is subscribed.
             known.motion = Motion::Still;

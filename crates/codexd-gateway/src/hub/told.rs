@@ -111,9 +111,14 @@ impl Hub {
             "turn/started" | "turn/completed" => self.turn_told(note, id),
             "thread/status/changed" => {
                 if let Some(status) = text::member(params.get(), "status") {
+                    let is_news = *known.status != *status.get();
                     known.status = status.get().into();
-                    // What follows may begin a turn; if nothing does, nobody else tells that it has come to rest.
-                    if !known.is_active() && (known.unwatched_since.is_some() || self.handover.is_some()) {
+                    // What follows may begin a turn; if nothing does, nobody else tells that it has come to rest. An echo of a
+                    // resume tells nothing: there may be one all the time.
+                    if is_news
+                        && !known.is_active()
+                        && (known.unwatched_since.is_some() || self.handover.is_some())
+                    {
                         known.quiet_at = known.quiet_at.max(self.now + QUIET_MS);
                         self.timer(QUIET_MS, Timer::Quiet(id.clone()));
                     }

@@ -71,6 +71,30 @@ fn a_move_that_a_slow_disk_holds_up_is_not_heard_of_either() {
 }
 
 #[test]
+fn a_thread_that_somebody_joins_all_the_time_moves_all_the_same() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.turn(client, &thread, "a");
+    world.settle_for(1_000);
+    let new = world.replace();
+    let mut visitors = 2..;
+    let mut visit = |world: &mut World| {
+        let visitor = world.client(visitors.next().expect("a number"), experimental());
+        world.call(visitor, "thread/resume", json!({"threadId": thread}));
+        world.settle_for(10);
+        world.leave(visitor);
+    };
+    visit(&mut world);
+    world.complete(&thread);
+    for _ in 0..20 {
+        visit(&mut world);
+    }
+    assert!(world.has_loaded(new, &thread), "nobody lets it go");
+    assert!(world.cut.is_empty(), "{:?}", world.cut);
+}
+
+#[test]
 fn a_thread_on_its_way_holds_up_only_what_is_about_it() {
     let mut world = World::new();
     let client = world.client(1, experimental());
