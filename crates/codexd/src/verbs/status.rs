@@ -49,8 +49,8 @@ struct Found {
 pub fn run(context: &Context) -> Reply {
     let parsed = context.settings_as_found();
     let installed = InstalledFacts::gather(context, &parsed.settings);
-    let no_problems = |found: &Found| found.problems.is_empty();
-    let found = observe::undisturbed(&context.home, no_problems, || find(context, &parsed, &installed));
+    let is_well = |found: &Found| found.problems.is_empty() && found.listening.answer.is_some();
+    let found = observe::undisturbed(&context.home, is_well, || find(context, &parsed, &installed));
     let state = state(&found);
     let listener = match found.listening.seen {
         ListenerSeen::Answering { pid, .. } => pid,
