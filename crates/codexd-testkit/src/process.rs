@@ -221,7 +221,11 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .expect("cat runs");
-        let found = Process::with_environment(folder.path());
+        // In the middle of exec it has none yet.
+        let found = crate::until(Duration::from_secs(20), "cat", || {
+            Some(Process::with_environment(folder.path())).filter(|found| !found.is_empty())
+        })
+        .expect("found");
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [child.id()]);
         assert!(Process::with_environment(&folder.path().with_extension("other")).is_empty());
         found[0].signal(Signal::KILL).expect("it is ours");
