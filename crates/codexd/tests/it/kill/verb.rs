@@ -13,7 +13,7 @@ const TRIES: usize = 3;
 /// So many changes of files at most; what a verb of itself changes are fewer.
 const CHANGES: usize = 16;
 /// With a real server, which takes a second to start.
-const WITH_A_REAL_SERVER: usize = 4;
+const WITH_A_REAL_SERVER: usize = 6;
 
 /// A verb and what there is before it.
 #[derive(Clone, Copy, Debug)]
@@ -81,8 +81,13 @@ impl Case {
         ensure!(!tried.is_empty(), "{self:?} has no points");
         let mut killed = 0;
         for moment in &tried {
-            let there = self.survives(server, moment).with_context(|| format!("killed at {moment:?}"))?;
-            killed += usize::from(there);
+            // How often a verb asks a server that starts differs from run to run: the moment may come the next time.
+            let mut came = false;
+            for _ in 0..TRIES {
+                came =
+                    came || self.survives(server, moment).with_context(|| format!("killed at {moment:?}"))?;
+            }
+            killed += usize::from(came);
         }
         eprintln!("{}: killed at {killed} of {} points, {} tried", self.verb, moments.len(), tried.len());
         ensure!(killed * 2 > tried.len(), "only {killed} moments came: this tests too little");
