@@ -41,11 +41,20 @@ pub const WITHDRAW_GRACE_MS: u64 = 500;
 pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
 /// How long a verb waits for a new keeper to answer.
 pub const KEEPER_TIMEOUT_MS: u64 = 5_000;
+/// How much longer it waits for a keeper that is at work: it writes to a disk that stalls, or reads itself from it.
+pub const BUSY_KEEPER_TIMEOUT_MS: u64 = 25_000;
+/// How long a keeper may take from giving back its locks to its end.
+pub const KEEPER_END_TIMEOUT_MS: u64 = 5_000;
 /// How long `restart` waits for a gateway that is to move threads to get in touch with its keeper. One that cannot hand over
 /// drains instead.
 pub const GATEWAY_TIMEOUT_MS: u64 = 3_000;
-/// How much longer it waits for one that is at work: it writes to a disk that stalls, or reads itself from it.
-pub const BUSY_KEEPER_TIMEOUT_MS: u64 = 25_000;
+/// How long a server whose keeper was killed may take from its fork until its mark can be read, on a busy machine.
+pub const MARK_TIMEOUT_MS: u64 = 500;
+/// How long if it is seen that there is one.
+pub const SEEN_MARK_TIMEOUT_MS: u64 = 10_000;
+/// How long a process that is taken over, or holds the control socket, may show no arguments: it is about to run another
+/// program, or to end.
+pub const NAMELESS_TIMEOUT_MS: u64 = 2_000;
 
 /// The pause from start to start before the second restart in a row; the first is immediate and each further pause twice as
 /// long.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use codexd_core::contract::Failure;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen, Observation, Recorded};
-use codexd_core::limits::PROBE_TIMEOUT_MS;
+use codexd_core::limits::{KEEPER_END_TIMEOUT_MS, MARK_TIMEOUT_MS, PROBE_TIMEOUT_MS, SEEN_MARK_TIMEOUT_MS};
 use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
 use codexd_host::service::keeper::{self, KeeperLink, KeeperState, StatePhase};
@@ -21,12 +21,6 @@ pub use listener::{Listening, Ours, glimpse, listener};
 use crate::context::Context;
 use crate::{failures, front};
 
-/// How long a process may take from giving back its locks to its end.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
-/// How long a process may take from its fork until its environment can be read, on a busy machine; and how long if it is seen
-/// that there is one.
-const IN_THE_MAKING: Duration = Duration::from_millis(500);
-const SEEN_IN_THE_MAKING: Duration = Duration::from_secs(10);
 /// How often a look that changes nothing is made at most.
 const LOOKS_MAX: usize = 4;
 /// How soon to look again when things changed during a look.
@@ -125,7 +119,8 @@ fn others_live(home: &Home) -> bool {
 /// and a second server started beside that.
 fn left_by_a_killed_keeper(home: &Home, keeper: KeeperSeen) -> Option<KeeperState> {
     let state = keeper::read_state(home)?;
-    let patience = if keeper == KeeperSeen::Absent { ENDS_WITHIN } else { Duration::ZERO };
+    let patience = if keeper == KeeperSeen::Absent { KEEPER_END_TIMEOUT_MS } else { 0 };
+    let patience = Duration::from_millis(patience);
     let had_something = !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed);
     (had_something && process::await_end(&state.keeper, patience)).then_some(state)
 }
@@ -288,9 +283,10 @@ fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
         let began = Instant::now();
         server = server.or_else(|| first_of(&marked));
         // Between fork and exec, and in the middle of exec, a process does not show its mark, but it is in our session.
+        let is_within = |ms| began.elapsed() < Duration::from_millis(ms);
         while server.is_none()
-            && (began.elapsed() < IN_THE_MAKING
-                || (began.elapsed() < SEEN_IN_THE_MAKING && is_about_to_exec(&state.keeper)))
+            && (is_within(MARK_TIMEOUT_MS)
+                || (is_within(SEEN_MARK_TIMEOUT_MS) && is_about_to_exec(&state.keeper)))
         {
             std::thread::sleep(LOOK_AGAIN);
             marked = find();

@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use codexd_core::identity::Pid;
-use codexd_core::limits::CONTROL_BACKLOG;
+use codexd_core::limits::{CONTROL_BACKLOG, NAMELESS_TIMEOUT_MS};
 use rustix::net::sockopt;
 
 use crate::home::Home;
 use crate::process;
 
-/// How long whoever is about to end may hold the place, and how often that is looked at.
-const LEAVES_WITHIN: Duration = Duration::from_secs(2);
+/// How often one who is about to end and holds the place is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The socket.
@@ -108,7 +107,7 @@ fn make_room(path: &Path) -> io::Result<()> {
         let message = format!("{} is there and is not a socket", path.display());
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
-    let deadline = Instant::now() + LEAVES_WITHIN;
+    let deadline = Instant::now() + Duration::from_millis(NAMELESS_TIMEOUT_MS);
     while !is_deserted(path) {
         if !is_held_by_one_who_leaves(path) || Instant::now() >= deadline {
             let message = format!("somebody listens on {} already", path.display());

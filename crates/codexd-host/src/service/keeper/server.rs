@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::identity::{Pid, Process, ProcessIdentity};
-use codexd_core::limits::STDERR_TAIL_BYTES;
+use codexd_core::limits::{NAMELESS_TIMEOUT_MS, STDERR_TAIL_BYTES};
 use codexd_core::os_text::OsText;
 use codexd_core::program::{DrainSignal, Program};
 use codexd_core::record::CodexdRecord;
@@ -26,8 +26,7 @@ use crate::{clock, logs, process};
 /// The name of the listening socket in `LISTEN_FDNAMES`.
 const CONTROL: &str = "control";
 
-/// How long a process that is taken over may take to show its arguments, and how often that is looked at.
-const NAMED_WITHIN: Duration = Duration::from_secs(2);
+/// How often a process that shows no arguments yet is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A living process.
@@ -265,7 +264,7 @@ pub fn program_of(
 
 /// A process that has just been started shows its arguments a moment later; one that is about to end shows none any more.
 fn await_name(process: &Process) -> io::Result<()> {
-    let deadline = Instant::now() + NAMED_WITHIN;
+    let deadline = Instant::now() + Duration::from_millis(NAMELESS_TIMEOUT_MS);
     while process::is_nameless(process.pid) {
         if Instant::now() >= deadline || !process::is_alive(process) {
             return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
