@@ -20,19 +20,22 @@ use crate::{limits, run};
 pub enum Version {
     /// The first release with `codex app-server daemon`.
     V0_131_0,
-    /// The release whose behaviour codexd is built on.
+    /// The release whose behavior codexd was built on.
     V0_169_0,
+    /// The newest reference release.
+    V0_171_0,
 }
 
 impl Version {
     /// Every release, oldest first.
-    pub const ALL: [Version; 2] = [Version::V0_131_0, Version::V0_169_0];
+    pub const ALL: [Version; 3] = [Version::V0_131_0, Version::V0_169_0, Version::V0_171_0];
 
     /// The version as npm and `codex --version` write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Version::V0_131_0 => "0.131.0",
             Version::V0_169_0 => "0.169.0",
+            Version::V0_171_0 => "0.171.0",
         }
     }
 
@@ -40,7 +43,7 @@ impl Version {
     fn vendor_path(self) -> &'static str {
         match self {
             Version::V0_131_0 => "codex/codex",
-            Version::V0_169_0 => "bin/codex",
+            Version::V0_169_0 | Version::V0_171_0 => "bin/codex",
         }
     }
 }

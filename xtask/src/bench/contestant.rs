@@ -42,7 +42,7 @@ impl Contestant {
         let server = codex::binary(Version::V0_169_0)?;
         let home = Home::new()?;
         let layout = match daemon {
-            Daemon::Upstream(Version::V0_169_0) => Layout::Dedicated,
+            Daemon::Upstream(Version::V0_169_0 | Version::V0_171_0) => Layout::Dedicated,
             _ => Layout::Standalone,
         };
         home.install(layout, &server)?;
@@ -123,7 +123,7 @@ impl Contestant {
         let (whole, verb) = match self.daemon {
             Daemon::Codexd => (self, "start"),
             Daemon::Upstream(Version::V0_131_0) => (self, "bootstrap"),
-            Daemon::Upstream(Version::V0_169_0) => {
+            Daemon::Upstream(Version::V0_169_0 | Version::V0_171_0) => {
                 alone = Contestant { daemon: self.daemon, binary: self.binary.clone(), home: Home::new()? };
                 (&alone, "start")
             }
