@@ -97,10 +97,14 @@ pub(crate) const MOVE_STUCK_MS: u64 = 5_000;
 pub(crate) const AGAIN_AFTER_MS: u64 = 50;
 /// So often is a thread tried that soon; an app-server that takes longer to let go of it is in trouble.
 pub(crate) const HASTY_TRIES_MAX: u32 = 10;
-/// The wait between two tries after that.
+/// The wait between two tries after that, and the first wait where the configuration is to be mended: doubled from there.
 pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
-/// So often is it tried at all: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
-pub(crate) const TRIES_MAX: u32 = 75;
+/// So often is it tried that soon: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
+pub(crate) const LATE_TRIES_MAX: u32 = 75;
+/// The longest wait before a thread is tried again that an app-server refuses to load.
+pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = 30_000;
+/// Characters of an app-server's refusal that are kept for people.
+pub(crate) const REFUSAL_CHARS_MAX: usize = 300;
 /// Text of one stream that is kept for those who join; an item with more is told to them when it is whole.
 pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So many of the turns that ended last are remembered for each thread.

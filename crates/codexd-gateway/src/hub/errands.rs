@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::call::{Asker, Errand};
 use super::event::{Link, ServerId, WaitsFor};
-use super::moving::Refusal;
+use super::refusal::{Refusal, is_passing};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
 use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, MOVE_STUCK_MS, QUIET_MS};
@@ -73,7 +73,7 @@ impl Hub {
     /// What an app-server has loaded. What is not known here was there before this gateway, or belongs to a sub-agent.
     fn listed(&mut self, server: ServerId, outcome: Result<&str, &str>) {
         if let Err(error) = outcome
-            && Refusal::of(error) == Refusal::NotYet
+            && is_passing(error)
         {
             // Too much is asked of it; without its list nobody may let it go.
             return self.timer(AGAIN_AFTER_MS, Timer::List(server));
@@ -162,9 +162,14 @@ impl Hub {
             return self.take_over_next();
         };
         match outcome.map(|result| text::member(result, "thread")) {
-            Err(error) if Refusal::of(error) == Refusal::NotYet => {
+            // It was closed before it was asked for.
+            Err(_) if thread.is_unloaded() => {
+                self.forget_thread(id);
+                self.load_goals();
+            }
+            Err(error) if matches!(Refusal::of(error), Refusal::NotYet | Refusal::MayHeal) => {
                 // As long as it is not known what runs there, it is not to be let go.
-                let wait = thread.try_again_after().unwrap_or(MOVE_STUCK_MS);
+                let wait = thread.try_again_after(Refusal::of(error)).unwrap_or(MOVE_STUCK_MS);
                 self.finds.push_back(id.clone());
                 return self.timer(wait, Timer::Find);
             }
@@ -195,11 +200,6 @@ impl Hub {
                     self.left_alone(id);
                 }
                 self.thread_stirred(id);
-            }
-            // It was closed before it was asked for.
-            Err(_) if thread.is_unloaded() => {
-                self.forget_thread(id);
-                self.load_goals();
             }
             // Never written to disk, or ephemeral. Its turn runs all the same.
             Err(_) => {

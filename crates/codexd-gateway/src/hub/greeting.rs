@@ -4,8 +4,8 @@ use codexd_protocol::envelope::INVALID_REQUEST;
 
 use super::client::{Introduction, Own, Stage};
 use super::event::{Action, ClientId, Link, ServerId, Text};
-use super::moving::Refusal;
 use super::pump::unavailable;
+use super::refusal::{Refusal, is_passing};
 use super::{Hub, Timer, text};
 use crate::limits::HELD_MAX_MS;
 use crate::routes;
@@ -124,7 +124,7 @@ impl Hub {
     }
 
     pub(super) fn own_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
-        if Refusal::of(error) != Refusal::Final {
+        if is_passing(error) || Refusal::of(error) == Refusal::Draining {
             // Too much is asked at once, or it is about to end.
             return self.link_lost(Link::Own(id, server));
         }

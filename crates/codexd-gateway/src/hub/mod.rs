@@ -24,6 +24,7 @@ mod notes;
 mod own;
 mod places;
 mod pump;
+mod refusal;
 mod release;
 mod replies;
 mod requests;

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::call::Errand;
 use super::event::{ClientId, Link, ServerId, Text, WaitsFor};
-use super::moving::Refusal;
+use super::refusal::Refusal;
 use super::requests::Dispatched;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, ThreadId};

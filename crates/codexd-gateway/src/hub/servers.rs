@@ -222,7 +222,7 @@ impl Hub {
                 if let Some(server) = self.servers.get_mut(&id) {
                     server.shared = LinkState::Down;
                 }
-                if super::moving::Refusal::of(error) == super::moving::Refusal::NotYet {
+                if super::refusal::is_passing(error) {
                     self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
                 } else {
                     self.persona = None;

@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::event::{ClientId, Now, ServerId, Text, WaitsFor};
-use crate::limits::{AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, TRIES_MAX, TURNS_REMEMBERED};
+use super::refusal::Refusal;
+use crate::limits::{
+    AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, LATE_TRIES_MAX, REFUSED_AGAIN_MAX_MS,
+    TURNS_REMEMBERED,
+};
 
 /// The id of a thread.
 pub type ThreadId = Rc<str>;
@@ -171,6 +175,8 @@ pub struct Thread {
     pub deferred: Vec<Text>,
     /// How often it refused to load, and when it is tried again.
     pub tries: u32,
+    /// Why an app-server refused to load it, in that one's words; `None` once it is loaded.
+    pub refused: Option<Box<str>>,
     pub again_at: Now,
     /// Fingerprints of the items of the running turn that were told whole: by id, and by text, since 0.169.0 gives an
     /// answer another id when it reads it from disk.
@@ -216,6 +222,7 @@ impl Thread {
             gap: false,
             deferred: Vec::new(),
             tries: 0,
+            refused: None,
             again_at: Now::default(),
             told: Vec::new(),
         }
@@ -227,18 +234,20 @@ impl Thread {
         !self.turns.is_empty() || self.is_active() || now < self.quiet_at
     }
 
-    /// It refused to load, but may later: in how many ms it is to be tried again, unless that was done often enough.
-    pub fn try_again_after(&mut self) -> Option<u64> {
+    /// An app-server refused to load it, but may later: in how many ms it is to be tried again. `None` where it is loaded for
+    /// its goal's sake alone and no client waits for it: the goal is postponed.
+    pub fn try_again_after(&mut self, refusal: Refusal) -> Option<u64> {
         self.tries += 1;
-        if self.loads_unasked && self.tries > HASTY_TRIES_MAX {
-            // Nobody waits for it.
+        let hasty = if refusal == Refusal::NotYet { HASTY_TRIES_MAX } else { 0 };
+        if self.loads_unasked && self.tries > hasty && !self.is_watched() {
             return None;
         }
-        if self.tries <= HASTY_TRIES_MAX {
-            Some(AGAIN_AFTER_MS)
-        } else {
-            (self.tries <= TRIES_MAX).then_some(AGAIN_LATE_AFTER_MS)
-        }
+        Some(match refusal {
+            Refusal::NotYet if self.tries <= HASTY_TRIES_MAX => AGAIN_AFTER_MS,
+            Refusal::NotYet if self.tries <= LATE_TRIES_MAX => AGAIN_LATE_AFTER_MS,
+            Refusal::NotYet => REFUSED_AGAIN_MAX_MS,
+            _ => (AGAIN_LATE_AFTER_MS << (self.tries - 1).min(16)).min(REFUSED_AGAIN_MAX_MS),
+        })
     }
 
     pub fn is_active(&self) -> bool {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::call::{Asker, Call, Errand};
 use super::super::event::{Action, Report, Text, WaitsFor};
-use super::super::moving::Refusal;
+use super::super::refusal::{Refusal, is_passing};
 use super::super::thread::{Motion, Thread, ThreadId};
 use super::super::{Hub, Timer, text};
 use super::told_of_goal;
@@ -127,7 +127,9 @@ impl Hub {
         let refusal = outcome.err().map(Refusal::of);
         let thread = self.threads.get_mut(id);
         match (refusal, thread) {
-            (Some(Refusal::NotYet), _) => self.timer(AGAIN_AFTER_MS, Timer::Goal(id.clone())),
+            (Some(_), _) if outcome.is_err_and(is_passing) => {
+                self.timer(AGAIN_AFTER_MS, Timer::Goal(id.clone()));
+            }
             // It goes on where the thread is loaded next.
             (Some(Refusal::Draining), Some(thread)) => {
                 let server = thread.server;

@@ -11,8 +11,8 @@ use super::call::{Asker, Call, Errand};
 use super::client::Stage;
 use super::event::{Action, Link, Now, Report, ServerId, Text};
 use super::goals::Fate;
-use super::moving::Refusal;
 use super::pump::SERVER_ERROR;
+use super::refusal::{Refusal, is_passing, message_of};
 use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
@@ -225,7 +225,10 @@ impl Hub {
                     json!({"threadId": &**id, "limit": 4, "sortDirection": "desc", "itemsView": "full"});
                 self.errand(link, Errand::LastTurn(id.clone()), "thread/turns/list", &params);
             }
-            Err(error) => self.not_recovered(id, Refusal::of(error)),
+            Err(error) => {
+                thread.refused = Some(message_of(error));
+                self.not_recovered(id, Refusal::of(error));
+            }
         }
     }
 
@@ -233,14 +236,14 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let server = thread.server;
         let wait = match refusal {
-            Refusal::Final => None,
-            Refusal::NotYet => thread.try_again_after(),
+            Refusal::Gone => None,
+            Refusal::NotYet | Refusal::MayHeal => thread.try_again_after(refusal),
             Refusal::Draining => Some(AGAIN_AFTER_MS),
         };
         let Some(wait) = wait else {
-            match refusal == Refusal::NotYet && self.goals.are_at_work_in(thread) && !thread.is_watched() {
-                true => self.postpone_goal(id),
-                false => self.end_as_lost(id),
+            match refusal {
+                Refusal::Gone => self.end_as_lost(id),
+                _ => self.postpone_goal(id),
             }
             return self.recover_lost();
         };
@@ -260,7 +263,7 @@ impl Hub {
             return;
         };
         if let Err(error) = outcome
-            && Refusal::of(error) == Refusal::NotYet
+            && is_passing(error)
         {
             // Not the truth yet.
             return self.not_recovered(id, Refusal::NotYet);
@@ -283,6 +286,7 @@ impl Hub {
         // An active goal goes on by itself.
         thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
         thread.tries = 0;
+        thread.refused = None;
         let changed = *thread.status != *status;
         thread.status = status.into();
         let runs = thread.is_active();

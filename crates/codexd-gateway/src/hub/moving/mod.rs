@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::call::Errand;
 use super::event::{HandoverState, Link, Now, ServerId, WaitsFor};
+use super::refusal::{Refusal, message_of};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer, text};
 use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
@@ -244,6 +245,7 @@ impl Hub {
             // The echoes come behind the answer, which a slow disk may hold up.
             thread.hush_until = now + HUSH_MS;
             thread.tries = 0;
+            thread.refused = None;
             thread.waits_for = WaitsFor::Nothing;
             let is_alone = !thread.is_watched();
             if let Some(handover) = &mut self.handover {
@@ -266,13 +268,20 @@ impl Hub {
                 self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
                 self.moved_on();
             }
-            Refusal::NotYet if let Some(wait) = thread.try_again_after() => {
-                self.timer(wait, Timer::Again(id.clone()));
-            }
-            _ => {
+            Refusal::Gone => {
                 self.end_as_lost(id);
                 self.moved_on();
             }
+            refusal => match thread.try_again_after(refusal) {
+                Some(wait) => {
+                    thread.refused = Some(message_of(error));
+                    self.timer(wait, Timer::Again(id.clone()));
+                }
+                None => {
+                    self.postpone_goal(id);
+                    self.moved_on();
+                }
+            },
         }
     }
 
@@ -332,34 +341,6 @@ impl super::Thread {
             Motion::Checking(check) => !check.to_release,
             Motion::Leaving | Motion::Returning | Motion::Arriving => true,
             _ => false,
-        }
-    }
-}
-
-/// Why an app-server did not load a thread.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    /// It is about to end: the next one will.
-    Draining,
-    /// The old process is not quite gone, another program has the thread, or too much is asked at once.
-    NotYet,
-    /// It never will.
-    Final,
-}
-
-impl Refusal {
-    /// Reads the error object.
-    pub fn of(error: &str) -> Self {
-        let code = text::member(error, "code").map(|code| code.get());
-        if super::replies::is_draining(error) {
-            Refusal::Draining
-        } else if error.contains("active writer")
-            || error.contains("is closing")
-            || matches!(code, Some("-32001" | "-32603"))
-        {
-            Refusal::NotYet
-        } else {
-            Refusal::Final
         }
     }
 }
