@@ -15,7 +15,6 @@ use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::process;
 use codexd_host::process_table::Activity;
-use codexd_host::strays::MARK;
 use codexd_release::version;
 use codexd_release::{FoundCodex, NotFound, Patience, Search, VersionCache, VersionError, find};
 
@@ -48,7 +47,7 @@ pub struct Installed {
 /// # Errors
 /// See [`find`].
 pub fn installed(context: &Context, settings: &Settings) -> Result<Installed, NotFound> {
-    let path = std::env::var_os("PATH");
+    let path = context.caller().variable("PATH");
     let named = context.global.codex_bin.as_deref().map(absolute);
     let found = find(&Search {
         named: named.as_deref(),
@@ -216,7 +215,8 @@ fn unix_url(socket: Option<&Path>) -> OsString {
 }
 
 fn environment(context: &Context, remote_control: bool) -> Vec<(OsText, OsText)> {
-    let inherited = std::env::vars_os().filter(|(name, _)| name != MARK && name != REMOTE_CONTROL_DISABLED);
+    let inherited = context.caller().environment().into_iter();
+    let inherited = inherited.filter(|(name, _)| name != REMOTE_CONTROL_DISABLED);
     let mut env: Vec<(OsText, OsText)> =
         inherited.map(|(name, value)| (OsText(name), OsText(value))).collect();
     set(&mut env, "CODEX_HOME", context.home.root().as_os_str().to_owned());
@@ -244,8 +244,12 @@ fn prepend_path(env: &mut Vec<(OsText, OsText)>, folders: &[PathBuf]) {
     }
 }
 
-/// As upstream: the server inherits the folder of whoever starts it, and uses it for threads that name none.
+/// As upstream: the server inherits the folder of whoever starts it, and uses it for threads that name none. A tool call of the
+/// server that is replaced is nobody to inherit from.
 fn working_directory(context: &Context) -> PathBuf {
+    if let Some(recorded) = context.caller().recorded_folder() {
+        return recorded.to_owned();
+    }
     std::env::current_dir().unwrap_or_else(|_| context.home.root().to_owned())
 }
 

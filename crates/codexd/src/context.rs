@@ -1,6 +1,6 @@
 //! What every verb has at hand: the home, the options, the event log, and what was put right on the way.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
 use codexd_host::{Home, settings_file};
 
+use crate::caller::Caller;
 use crate::cli::Global;
 use crate::{failures, output};
 
@@ -26,6 +27,7 @@ pub struct Context {
     pub global: Global,
     /// The event log.
     pub log: EventLog,
+    caller: OnceCell<Caller>,
     repairs: RefCell<Vec<Repair>>,
 }
 
@@ -36,7 +38,13 @@ impl Context {
     /// [`ErrorCode::HomeInvalid`] if no home can be told or the one that was named is not there.
     pub fn new(global: Global) -> Result<Self, Failure> {
         let home = resolve_home(&global)?;
-        Ok(Self { log: EventLog::new(home.events()), home, global, repairs: RefCell::default() })
+        let log = EventLog::new(home.events());
+        Ok(Self { log, home, global, caller: OnceCell::new(), repairs: RefCell::default() })
+    }
+
+    /// Who runs this command.
+    pub fn caller(&self) -> &Caller {
+        self.caller.get_or_init(|| Caller::identify(&self.home))
     }
 
     /// Takes the operation lock for `verb`; says on stderr whom it waits for.

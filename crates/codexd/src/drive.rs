@@ -1,6 +1,7 @@
 //! The loop of every changing verb: look, decide, act, look again.
 
 mod adopt;
+mod deferred;
 mod mend;
 mod succeed;
 
@@ -147,6 +148,9 @@ impl Drive<'_> {
             Step::Mend(mend) => self.mend(mend, &sight)?,
             Step::AdoptRecorded => self.adopt_recorded(&sight)?,
             Step::AdoptListener(pid) => self.adopt_listener(pid)?,
+            Step::Start | Step::AwaitReady if self.waits_for_the_caller(&sight) => {
+                return self.start_after_the_caller(&sight);
+            }
             Step::Start => {
                 let (program, gateway) = self.what_to_run(&sight)?;
                 if self.order(&Order::Start { program, gateway })? {
@@ -158,13 +162,19 @@ impl Drive<'_> {
                 // Proven before the old one is touched.
                 let (program, gateway) = self.what_to_run(&sight)?;
                 if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
+                    if self.context.caller().is_inside() {
+                        return self.deferred(LifecycleStatus::Restarting, &sight).map(Some);
+                    }
                     self.progress.restarted = true;
                     self.replaced = sight.server;
                     self.replacing = true;
                     self.await_ready()?;
                 }
             }
-            Step::Succeed => self.succeed(&sight)?,
+            Step::Succeed => return self.succeed(&sight),
+            Step::Stop if self.context.caller().is_inside() && sight.server.is_some() => {
+                return self.stop_after_the_caller(&sight);
+            }
             Step::Stop => self.stop(&sight)?,
             Step::AwaitReady => self.await_ready()?,
             Step::Refuse(refusal) => {
@@ -368,7 +378,15 @@ pub fn note_outcome(context: &Context, verb: &str, reached: &Reached) {
     if matches!(reached.status, AlreadyRunning | NotRunning | AlreadyEnabled | AlreadyDisabled) {
         return;
     }
-    let event = Event::new(EventLevel::Info, "verb.done", format!("{verb} reached its goal"))
+    let message = match reached.status {
+        LifecycleStatus::Stopping | LifecycleStatus::Restarting => {
+            format!(
+                "{verb} was run inside the app-server; the keeper carries it out when the running turns have ended"
+            )
+        }
+        _ => format!("{verb} reached its goal"),
+    };
+    let event = Event::new(EventLevel::Info, "verb.done", message)
         .with("verb", verb)
         .with("status", serde_json::to_value(reached.status).unwrap_or_default())
         .with("pid", reached.pid.map(|pid| pid.0));

@@ -15,21 +15,6 @@ use crate::context::Context;
 
 /// The option by which the gateway is told where to listen besides.
 pub const LISTEN: &str = "--listen";
-/// What of the environment concerns the gateway. Everything else may hold secrets that it has no use for.
-const VARIABLES: [&str; 11] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "RUST_LOG",
-    "RUST_BACKTRACE",
-    "LLVM_PROFILE_FILE",
-];
-
 /// What is to be started: whether the embedded server runs now, and which socket the new one gets; none makes it the control
 /// socket.
 #[derive(Clone, Debug)]
@@ -53,9 +38,10 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
     if let Some(listen) = gateway.listen() {
         args.extend([OsText::from(LISTEN), OsText::from(listen.to_string())]);
     }
-    let mut env: Vec<(OsText, OsText)> = VARIABLES
+    let caller = context.caller();
+    let mut env: Vec<(OsText, OsText)> = keeper::VARIABLES
         .iter()
-        .filter_map(|&name| Some((OsText::from(name), OsText(std::env::var_os(name)?))))
+        .filter_map(|&name| Some((OsText::from(name), OsText(caller.variable(name)?))))
         .collect();
     env.push((OsText::from("CODEX_HOME"), OsText::from(context.home.root())));
     Ok(Some(Program {

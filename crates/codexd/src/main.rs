@@ -2,6 +2,7 @@
 //!
 //! `codexd <verb>` observes, decides, acts, looks again, and prints one JSON object. See ARCHITECTURE.md for the rooms.
 
+mod caller;
 mod cli;
 mod codex;
 mod context;

@@ -18,6 +18,11 @@ pub enum LifecycleStatus {
     Restarted,
     /// The verb ended the server.
     Stopped,
+    /// The verb runs inside the server that it ends: the keeper has the order, and carries it out when the running turns have
+    /// ended.
+    Stopping,
+    /// The same for a server that it replaces.
+    Restarting,
     /// No server ran.
     NotRunning,
     /// A server runs (`version`).
@@ -101,6 +106,9 @@ pub struct RemoteControlReply {
     pub backend: Option<Backend>,
     /// The setting as it is now.
     pub remote_control_enabled: bool,
+    /// How the replacement of the server goes, where it goes on after the verb.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handover: Option<serde_json::Value>,
     /// The well-known control socket.
     pub socket_path: PathBuf,
     /// See [`LifecycleReply::cli_version`].

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use codexd_core::contract::Failure;
+use codexd_core::contract::{Failure, LifecycleStatus};
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::Command;
@@ -12,7 +12,7 @@ use codexd_host::process;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
 use serde_json::{Value, json};
 
-use super::{Drive, Handover};
+use super::{Drive, Handover, Reached};
 use crate::observe::Sight;
 use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
@@ -59,32 +59,36 @@ impl Drive<'_> {
     }
 
     /// Starts a successor, waits until it answers, and makes it the current one. If it does not, nothing has changed.
-    pub(super) fn succeed(&mut self, sight: &Sight) -> Result<(), Failure> {
+    /// Gives the outcome where this command ends before the replacement.
+    pub(super) fn succeed(&mut self, sight: &Sight) -> Result<Option<Reached>, Failure> {
         let (program, gateway) = self.what_to_run(sight)?;
         if !codex::shares_a_home(&program) {
             // The new one may not overlap: the old way.
             if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
+                if self.context.caller().is_inside() {
+                    return self.deferred(LifecycleStatus::Restarting, sight).map(Some);
+                }
                 self.progress.restarted = true;
                 self.replaced.clone_from(&sight.server);
                 self.replacing = true;
                 self.await_ready()?;
             }
-            return Ok(());
+            return Ok(None);
         }
         if !self.await_the_end_of_another()? || !self.order(&Order::Succeed { program })? {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        let Some(link) = self.link.as_mut() else { return Ok(None) };
         match await_ready(self.context, link, Whose::Successor) {
             Ok(_) => {}
-            Err(NotReady::KeeperGone) => return self.lost_keeper(),
+            Err(NotReady::KeeperGone) => return self.lost_keeper().map(|()| None),
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
                 self.withdraw();
                 return Err(failure);
             }
         }
-        let Some((mark, to)) = self.link.as_ref().and_then(successor) else { return Ok(()) };
+        let Some((mark, to)) = self.link.as_ref().and_then(successor) else { return Ok(None) };
         let promote = Order::Promote { generation: mark, gateway };
         let from = sight.server.as_ref().map(|server| server.pid);
         // The gateway may be faster than the keeper's answer to the order.
@@ -94,7 +98,7 @@ impl Drive<'_> {
         } else {
             self.handover = None;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// One that a killed verb has started is on its way out: two successors there are not. If not, look again.
@@ -163,15 +167,17 @@ impl Drive<'_> {
             let leaves = link.generations.iter().any(|generation| Some(u64::from(generation.pid.0)) == from);
             // One that holds nothing any more is about to leave; one that waits for a turn may do so for hours.
             let waits = handover["state"] == "waiting";
+            // The old server waits for the turn in which this command runs.
+            let is_inside = self.context.caller().is_inside();
             let done = match self.wish.handover {
-                Handover::Completed => !leaves,
+                Handover::Completed if !is_inside => !leaves,
                 _ => waits || !leaves || Instant::now() >= told_by,
             };
             if done {
                 break;
             }
             let until = match self.wish.handover {
-                Handover::Completed => patience.due(),
+                Handover::Completed if !is_inside => patience.due(),
                 _ => told_by.min(patience.due()),
             };
             match link.next(until) {

@@ -27,6 +27,8 @@ impl Answer for Reply {
             LifecycleStatus::Started => "started",
             LifecycleStatus::Restarted => "restarted",
             LifecycleStatus::Stopped => "stopped",
+            LifecycleStatus::Stopping => "stops when its running turns have ended",
+            LifecycleStatus::Restarting => "restarts when its running turns have ended",
             _ => "not running",
         };
         let mut text = format!("app-server {word}");
@@ -70,6 +72,12 @@ pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply
 
 /// What the caller may want to do next: a server that runs keeps the front that it was started with.
 fn hint(settings: &Settings, reached: &Reached) -> Option<String> {
+    if matches!(reached.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
+        return Some(
+            "this command runs inside that app-server: end the turn, and the keeper goes on; `codexd status` shows how far it is"
+                .into(),
+        );
+    }
     if reached.status != LifecycleStatus::AlreadyRunning || reached.backend.is_none() {
         return None;
     }

@@ -44,7 +44,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     let managed = server.is_some()
         || !matches!(sight.observation.keeper, KeeperSeen::Absent | KeeperSeen::Mute(_) | KeeperSeen::Idle);
     let socket = context.home.control_socket();
-    let mut answer = None;
+    let (mut answer, mut handover) = (None, None);
     match sight.observation.listener {
         ListenerSeen::Answering { pid, ours: false } if !managed => {
             return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
@@ -70,7 +70,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
             match restart::replace(context, &new, policy, Handover::Never) {
                 Ok(reached) => {
                     drive::note_outcome(context, verb, &reached);
-                    answer = reached.answer;
+                    (answer, handover) = (reached.answer, reached.handover);
                 }
                 Err(failure) => return Err(roll_back(context, &settings, changed, failure)),
             }
@@ -82,6 +82,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         status: status(enable, changed),
         backend: managed.then_some(Backend::Pid),
         remote_control_enabled: enable,
+        handover,
         socket_path: socket,
         cli_version: installed.cli_version(version.as_deref()),
         app_server_version: version,

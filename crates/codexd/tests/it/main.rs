@@ -4,6 +4,7 @@ mod contract;
 mod differential;
 mod front;
 mod gateway;
+mod inside_a_turn;
 mod kill;
 mod lifecycle;
 mod proxy;

@@ -170,6 +170,11 @@ impl Clients {
         self.tell_those(report, |_| true);
     }
 
+    /// Tells this one alone.
+    pub fn tell_one(&mut self, one: ClientId, report: &Report) {
+        self.tell_those(report, |id| id == one);
+    }
+
     /// Tells everybody but this one.
     pub fn tell_others(&mut self, but: ClientId, report: &Report) {
         self.tell_those(report, |id| id != but);

@@ -16,8 +16,23 @@ use rustix::event::{PollFd, PollFlags};
 use super::state::StatePhase;
 use super::wire::{self, Generation, Order, Report};
 use crate::home::Home;
-use crate::strays::MARK;
 use crate::{lock, logs, process};
+
+/// What a keeper, or a gateway, gets of the environment of the command that starts it. Everything else may hold secrets that
+/// neither has a use for.
+pub const VARIABLES: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "LLVM_PROFILE_FILE",
+];
 
 /// How soon to look again at a keeper that has nothing to do but to end.
 const LAST_BREATH: Duration = Duration::from_millis(1);
@@ -149,9 +164,10 @@ impl KeeperLink {
             .arg("keeper")
             .arg("--codex-home")
             .arg(home.root())
+            // It lives longer than this command, and passes nothing of its environment on: no secrets, no mark of a server.
             .env_clear()
-            // The mark of a server that we may run under is not the keeper's.
-            .envs(std::env::vars_os().filter(|(name, _)| name != MARK))
+            .envs(VARIABLES.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))))
+            .env("CODEX_HOME", home.root())
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(its_end)))
             .stdout(words.try_clone()?)

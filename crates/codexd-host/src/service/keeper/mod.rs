@@ -20,6 +20,7 @@ mod clients;
 mod door;
 mod keep;
 mod kept;
+mod launch_spec;
 mod link;
 mod look;
 mod orders;
@@ -31,7 +32,8 @@ mod state;
 mod watches;
 mod wire;
 
-pub use link::{GatewaySeen, KeeperLink, LinkError};
+pub use launch_spec::launch_spec;
+pub use link::{GatewaySeen, KeeperLink, LinkError, VARIABLES};
 pub use look::{Seen, answers, await_free_lock, connect, is_one, observe};
 pub use run::{KeeperError, run};
 pub use state::{GatewayState, KeeperState, OtherState, StatePhase, read as read_state, settle};

@@ -39,6 +39,10 @@ impl Keeper {
     fn obey(&mut self, from: ClientId, order: Order) {
         match order {
             Order::Subscribe { moves } => return self.subscribe(from, moves),
+            Order::GetLaunchSpec => {
+                let program = self.kept(self.machine.current()).map(|kept| Box::new(kept.program.clone()));
+                return self.clients.tell_one(from, &Report::LaunchSpec { program });
+            }
             Order::Relay { value } => return self.clients.tell_others(from, &Report::Relayed { value }),
             Order::Retire { generation } => {
                 if let Some(name) = self.marked(&generation) {
@@ -85,7 +89,11 @@ impl Keeper {
             Order::Promote { generation, gateway } => {
                 self.promote(&generation, gateway.map(|gateway| *gateway));
             }
-            Order::Adopt { .. } | Order::Retire { .. } | Order::Subscribe { .. } | Order::Relay { .. } => {}
+            Order::Adopt { .. }
+            | Order::Retire { .. }
+            | Order::Subscribe { .. }
+            | Order::GetLaunchSpec
+            | Order::Relay { .. } => {}
         }
     }
 

@@ -72,6 +72,8 @@ pub enum Order {
         /// Whether it moves threads from one server to another.
         moves: bool,
     },
+    /// Tell what the current server is started with. Only the connection that asks gets the answer.
+    GetLaunchSpec,
     /// From the gateway: tell this to everybody else.
     Relay {
         /// Anything.
@@ -151,6 +153,11 @@ pub enum Report {
         message: String,
         /// The number of the system's error, if it was one.
         errno: Option<i32>,
+    },
+    /// What the current server is started with, its environment included; nothing if there is none.
+    LaunchSpec {
+        /// The program.
+        program: Option<Box<Program>>,
     },
     /// What the gateway wants told.
     Relayed {

@@ -1,0 +1,25 @@
+//! What the current server is started with, as the keeper has it in its memory: the environment is written nowhere.
+
+use std::time::{Duration, Instant};
+
+use codexd_core::limits::KEEPER_TIMEOUT_MS;
+use codexd_core::program::Program;
+
+use super::look;
+use super::wire::{Order, Report};
+use crate::home::Home;
+
+/// Asks the keeper of a home for the program of its current server, with its environment. `None` if there is no keeper, if it has
+/// no program, or if it is of a version that does not know the question.
+pub fn launch_spec(home: &Home) -> Option<Program> {
+    let mut link = look::observe(home).ok()?.link?;
+    link.order(&Order::GetLaunchSpec).ok()?;
+    let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+    loop {
+        match link.next_or_busy(deadline).ok()? {
+            Report::LaunchSpec { program } => return program.map(|program| *program),
+            Report::Refused { .. } => return None,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The process that runs this command, where it is part of what the command may replace: an agent runs `codexd` as a tool call
+//! of its own turn. What a server inherits must not come from a tool call then, and nothing may wait for the end of a turn
+//! that waits for this command.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use codexd_core::identity::{Pid, Process};
+use codexd_core::program::Program;
+use codexd_host::service::keeper::{self, KeeperState};
+use codexd_host::strays::MARK;
+use codexd_host::{Home, pid_record, process};
+
+/// What Codex sets for a single tool call (observed on 0.131.0, 0.169.0 and 0.171.0), and what an installation of Codex sets for
+/// itself: a server has no use for either.
+const NEVER_INHERITED: [&str; 13] = [
+    MARK,
+    "CODEX_APPLY_PATCH_PRESERVE_LINE_ENDINGS",
+    "CODEX_CI",
+    "CODEX_SANDBOX",
+    "CODEX_SANDBOX_NETWORK_DISABLED",
+    "CODEX_SESSION_ID",
+    "CODEX_THREAD_ID",
+    "CODEX_TOOL_CALL_ID",
+    "CODEX_VERSION",
+    "CODEX_MANAGED_BY_NPM",
+    "CODEX_MANAGED_BY_BUN",
+    "CODEX_MANAGED_BY_PNPM",
+    "CODEX_MANAGED_PACKAGE_ROOT",
+];
+
+/// Who runs this command, and what a server that it starts inherits.
+#[derive(Debug, Default)]
+pub struct Caller {
+    is_inside: bool,
+    /// What the current server was started with: its environment and its folder.
+    recorded: Option<Context>,
+}
+
+/// What a server inherits.
+#[derive(Debug)]
+struct Context {
+    env: Vec<(OsString, OsString)>,
+    cwd: PathBuf,
+}
+
+impl Caller {
+    /// Looks whether this process runs inside an app-server of `home`. A tool may drop any one of the ties, hardly all of them:
+    /// the generation id in the environment, being a descendant of the server or, once orphaned, of its keeper, and
+    /// the session of the keeper.
+    pub fn identify(home: &Home) -> Self {
+        let state = keeper::read_state(home);
+        let record = pid_record::observe(home).ok();
+        let recorded = record.as_ref().and_then(|record| record.process.clone());
+        let generation = record.and_then(|record| record.codexd).and_then(|codexd| codexd.generation);
+        let known = Known::of(state.as_ref(), recorded, generation);
+        if !known.holds_this_process() {
+            return Self::default();
+        }
+        let recorded = keeper::launch_spec(home).and_then(Context::of_program);
+        let recorded = recorded.or_else(|| known.servers.iter().find_map(Context::of_process));
+        Self { is_inside: true, recorded }
+    }
+
+    /// Whether this command is a part of an app-server of the home.
+    pub fn is_inside(&self) -> bool {
+        self.is_inside
+    }
+
+    /// The environment that a new server inherits: that of the server in which this command runs, or else this command's own.
+    pub fn environment(&self) -> Vec<(OsString, OsString)> {
+        let mut env = match &self.recorded {
+            Some(recorded) => recorded.env.clone(),
+            None => std::env::vars_os().collect(),
+        };
+        env.retain(|(name, _)| !NEVER_INHERITED.iter().any(|never| name == never));
+        env
+    }
+
+    /// A variable of that environment.
+    pub fn variable(&self, name: &str) -> Option<OsString> {
+        match &self.recorded {
+            Some(recorded) => recorded
+                .env
+                .iter()
+                .find(|(known, _)| known == OsStr::new(name))
+                .map(|(_, value)| value.clone()),
+            None => std::env::var_os(name),
+        }
+    }
+
+    /// The folder of the server in which this command runs; `None` for a command that runs elsewhere.
+    pub fn recorded_folder(&self) -> Option<&Path> {
+        self.recorded.as_ref().map(|recorded| recorded.cwd.as_path())
+    }
+}
+
+impl Context {
+    fn of_program(program: Program) -> Option<Self> {
+        let env: Vec<_> = program.env.into_iter().map(|(name, value)| (name.0, value.0)).collect();
+        // A keeper that could not read it has none.
+        (!env.is_empty()).then_some(Self { env, cwd: program.cwd })
+    }
+
+    fn of_process(server: &Process) -> Option<Self> {
+        let env = process::environment(server.pid);
+        let cwd = process::working_directory(server.pid).ok()?;
+        (!env.is_empty() && process::is_alive(server)).then_some(Self { env, cwd })
+    }
+}
+
+/// The generations of a home.
+#[derive(Debug, Default)]
+struct Known {
+    keeper: Option<Pid>,
+    /// Those that live, the current one first.
+    servers: Vec<Process>,
+    marks: Vec<String>,
+}
+
+impl Known {
+    fn of(state: Option<&KeeperState>, recorded: Option<Process>, mark: Option<String>) -> Self {
+        let others = state.iter().flat_map(|state| &state.others);
+        let servers = recorded.into_iter().chain(state.and_then(|state| state.server.clone()));
+        let servers = servers.chain(others.clone().filter_map(|other| other.process.clone()));
+        let marks = mark.into_iter().chain(state.and_then(|state| state.generation.clone()));
+        Self {
+            keeper: state
+                .map(|state| &state.keeper)
+                .filter(|keeper| process::is_alive(keeper))
+                .map(|keeper| keeper.pid),
+            servers: servers.filter(process::is_alive).collect(),
+            marks: marks.chain(others.filter_map(|other| other.generation.clone())).collect(),
+        }
+    }
+
+    fn holds_this_process(&self) -> bool {
+        let me = Pid(std::process::id());
+        let carries =
+            std::env::var_os(MARK).is_some_and(|mine| self.marks.iter().any(|mark| mine == mark.as_str()));
+        let session = || process::stat(me).map(|stat| Pid(stat.session));
+        carries
+            || self
+                .keeper
+                .into_iter()
+                .chain(self.servers.iter().map(|server| server.pid))
+                .any(|ancestor| process::descends_from(me, ancestor))
+            || (self.keeper.is_some() && session() == self.keeper)
+    }
+}
