@@ -1,6 +1,7 @@
 //! Answers to what the gateway asked for itself.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
@@ -9,7 +10,7 @@ use super::event::{Link, ServerId, WaitsFor};
 use super::refusal::{Refusal, is_passing};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LOADS_MAX, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS, TAKE_OVERS_MAX};
 
 impl Hub {
     pub(super) fn errand_answered(
@@ -144,7 +145,9 @@ impl Hub {
         let under_way = |call: &super::Call| matches!(&call.asker, Asker::Gateway(Errand::TakeOver(_)));
         let mut free = match self.finds.is_empty() {
             true => return,
-            false => LOADS_MAX.saturating_sub(self.calls.values().filter(|call| under_way(call)).count()),
+            false => {
+                TAKE_OVERS_MAX.saturating_sub(self.calls.values().filter(|call| under_way(call)).count())
+            }
         };
         while free > 0
             && let Some(id) = self.finds.pop_front()
@@ -152,9 +155,29 @@ impl Hub {
             let found = self.threads.get(&id).filter(|thread| thread.motion == Motion::Finding);
             let Some(link) = found.map(Thread::link) else { continue };
             free -= 1;
-            let params = serde_json::json!({"threadId": &*id, "excludeTurns": true});
-            self.errand(link, Errand::TakeOver(id), "thread/resume", &params);
+            self.take_over(link, id);
         }
+    }
+
+    /// Subscribes first to what clients wait for, however many are being subscribed to.
+    pub(super) fn take_over_demanded(&mut self) {
+        let is_demanded = |id: &ThreadId| {
+            self.threads
+                .get(id)
+                .is_some_and(|thread| thread.motion == Motion::Finding && thread.demand.is_some())
+        };
+        let (demanded, others) = std::mem::take(&mut self.finds).into_iter().partition(is_demanded);
+        self.finds = others;
+        let demanded: VecDeque<ThreadId> = demanded;
+        for id in demanded {
+            let Some(link) = self.threads.get(&id).map(Thread::link) else { continue };
+            self.take_over(link, id);
+        }
+    }
+
+    fn take_over(&mut self, link: Link, id: ThreadId) {
+        let params = serde_json::json!({"threadId": &*id, "excludeTurns": true});
+        self.errand(link, Errand::TakeOver(id), "thread/resume", &params);
     }
 
     fn taken_over(&mut self, server: ServerId, id: &ThreadId, outcome: Result<&str, &str>) {
@@ -180,6 +203,7 @@ impl Hub {
             }
             Ok(Some(told)) => {
                 thread.motion = Motion::Still;
+                thread.demand = None;
                 thread.quiet_at = self.now + QUIET_MS;
                 // Upstream tells everybody of the goal that it has, or has not: they did not ask.
                 thread.hush_until = self.now + HUSH_MS;
@@ -204,6 +228,7 @@ impl Hub {
             // Never written to disk, or ephemeral. Its turn runs all the same.
             Err(_) => {
                 thread.motion = Motion::Still;
+                thread.demand = None;
                 (thread.ephemeral, thread.deserted) = (true, true);
                 thread.waits_for = WaitsFor::Ephemeral;
                 thread.unwatched_since = None;

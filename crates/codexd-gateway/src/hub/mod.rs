@@ -18,6 +18,7 @@ mod goals;
 mod greeting;
 mod kept;
 mod lanes;
+mod loads;
 mod loss;
 mod moving;
 mod notes;
@@ -112,6 +113,9 @@ pub struct Hub {
     under_way: HashMap<ThreadId, u32>,
     /// Threads that were found loaded and are not subscribed yet.
     finds: VecDeque<ThreadId>,
+    /// Demands of clients for threads that are not loaded, so far; and whether one is new.
+    demands: u64,
+    has_new_demands: bool,
     next_call: u64,
     asks: Asks,
     /// Clients whose requests wait, in the order of their turns.
@@ -296,6 +300,7 @@ impl Hub {
                 thread::Audience::Viewers(_) => {}
             }
         }
+        self.withdraw_demands(id);
         watched.sort_unstable();
         for thread in watched {
             self.unwatch(&thread, id);

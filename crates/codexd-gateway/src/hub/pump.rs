@@ -33,6 +33,7 @@ impl Hub {
     /// Sends on what can be sent on, one request of each client in turn.
     pub(super) fn pump(&mut self) {
         self.send_on();
+        self.load_what_is_demanded();
         // Whoever still waits does not wait for ever.
         while let Some(id) = self.untimed.pop() {
             if let Some(client) = self.clients.get_mut(&id)

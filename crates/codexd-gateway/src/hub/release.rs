@@ -33,7 +33,8 @@ impl Hub {
             // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.
             return self.send_own(id, "thread/unsubscribe", raw, text, None);
         };
-        if known.motion != Motion::Still {
+        // One that is not loaded any more need not be loaded to be left.
+        if !matches!(known.motion, Motion::Still | Motion::Lost) {
             return Dispatched::WaitsInLane;
         }
         let was_watching = known.is_watched_by(id);

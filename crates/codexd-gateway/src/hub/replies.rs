@@ -214,6 +214,7 @@ impl Hub {
         if known.motion == Motion::Finding {
             // The answer says that it is subscribed.
             known.motion = Motion::Still;
+            known.demand = None;
         }
         if matches!(known.audience, Audience::Everyone { .. }) && (kind == Kind::NewThread || !known.is_child)
         {
@@ -305,7 +306,11 @@ impl Hub {
         let Some(data) = value.get_mut("data").and_then(serde_json::Value::as_array_mut) else {
             return text.clone();
         };
-        let elsewhere = |thread: &&Thread| thread.server != server;
+        // Its viewers were not told that it is not loaded, and it is about to be.
+        let is_lost = |thread: &Thread| {
+            matches!(thread.motion, Motion::Lost | Motion::Recovering) && !thread.loads_unasked
+        };
+        let elsewhere = |thread: &&Thread| thread.server != server || is_lost(thread);
         match kind {
             Kind::LoadedList if last_page => {
                 let params = text::member(request, "params");

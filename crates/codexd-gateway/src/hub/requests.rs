@@ -126,8 +126,9 @@ impl Hub {
                 sent
             }
             // The shared link asks for all of them, so that one answer can be completed from what the hub knows.
-            "thread/loaded/list" if self.handover.is_some() => self.send_shared(id, method, None, raw, text),
-            "thread/list" | "thread/search" if self.handover.is_some() => {
+            "thread/loaded/list" | "thread/list" | "thread/search"
+                if self.handover.is_some() || self.is_recovering() =>
+            {
                 self.send_shared(id, method, None, raw, text)
             }
             _ => {
@@ -179,7 +180,9 @@ impl Hub {
         text: &Text,
     ) -> Dispatched {
         let known = thread.and_then(|thread| self.threads.get(thread));
-        if known.is_some_and(|thread| thread.motion != Motion::Still) {
+        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still) {
+            let thread = known.id.clone();
+            self.demand(id, &thread);
             return Dispatched::WaitsInLane;
         }
         // Another app-server may have it, which is about to say so.

@@ -211,6 +211,8 @@ impl Hub {
             self.serving = Some(id);
         }
         self.ensure_handover();
+        // What clients wait for comes first.
+        self.pump();
         self.recover_lost();
         self.welcome_waiting_clients();
     }

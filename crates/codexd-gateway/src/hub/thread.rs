@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::event::{ClientId, Now, ServerId, Text, WaitsFor};
+use super::loads::Demand;
 use super::refusal::Refusal;
 use crate::limits::{
     AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, LATE_TRIES_MAX, REFUSED_AGAIN_MAX_MS,
@@ -178,6 +179,8 @@ pub struct Thread {
     /// Why an app-server refused to load it, in that one's words; `None` once it is loaded.
     pub refused: Option<Box<str>>,
     pub again_at: Now,
+    /// A client waits for it to be loaded.
+    pub demand: Option<Demand>,
     /// Fingerprints of the items of the running turn that were told whole: by id, and by text, since 0.169.0 gives an
     /// answer another id when it reads it from disk.
     pub told: Vec<u64>,
@@ -224,6 +227,7 @@ impl Thread {
             tries: 0,
             refused: None,
             again_at: Now::default(),
+            demand: None,
             told: Vec::new(),
         }
     }

@@ -17,9 +17,7 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
 use super::{Hub, Timer};
-use crate::limits::{
-    AGAIN_AFTER_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, LOADS_MAX, QUIET_MS, RECONNECT_AFTER_MS,
-};
+use crate::limits::{AGAIN_AFTER_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, QUIET_MS, RECONNECT_AFTER_MS};
 
 /// A loss that is being made good.
 #[derive(Debug)]
@@ -101,19 +99,7 @@ impl Hub {
             // It could not be opened: nothing was lost with it.
             return self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
         }
-        let of_it = |thread: &&mut super::Thread| thread.server == id;
-        let mut threads = 0;
-        let mut alone = Vec::new();
-        for thread in self.threads.values_mut().filter(of_it) {
-            threads += 1;
-            if !thread.is_watched() && thread.turns.is_empty() && !self.goals.are_at_work_in(thread) {
-                alone.push(thread.id.clone());
-            }
-        }
-        alone.sort_unstable();
-        for thread in alone {
-            self.tell_closed(&thread);
-        }
+        let threads = self.threads.values().filter(|thread| thread.server == id).count();
         self.out.push(Action::Report(Report::ServerLost { server: id, threads, requests }));
         if threads > 0 && self.loss.is_none() {
             self.loss = Some(Loss { since: self.now, recovered: 0, completed: 0, interrupted: 0 });
@@ -152,34 +138,11 @@ impl Hub {
         }
     }
 
-    /// Loads what was lost: where it was, if that process lives and only the link broke; else in the one that serves. A few
-    /// at a time, those first in which a turn ran.
-    pub(super) fn recover_lost(&mut self) {
-        let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
-        let home = |thread: &super::Thread| match self.servers.get(&thread.server) {
-            Some(server) if !server.retired => {
-                (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
-            }
-            _ => heir,
-        };
-        let mut lost: Vec<(bool, ThreadId, ServerId)> = (self.threads.values())
-            .filter(|thread| thread.motion == Motion::Lost && thread.again_at <= self.now)
-            .filter_map(|thread| Some((thread.turns.is_empty(), thread.id.clone(), home(thread)?)))
-            .collect();
-        if lost.is_empty() {
-            return self.see_whether_recovered();
-        }
-        lost.sort_unstable();
-        let under_way = self.threads.values().filter(|thread| thread.motion == Motion::Recovering).count();
-        for (_, id, server) in lost.into_iter().take(LOADS_MAX.saturating_sub(under_way)) {
-            self.recover_thread(&id, server);
-        }
-        self.see_whether_recovered();
-    }
-
-    fn recover_thread(&mut self, id: &ThreadId, server: ServerId) {
+    pub(super) fn recover_thread(&mut self, id: &ThreadId, server: ServerId) {
         let hush_until = self.now + HUSH_MS;
-        let Some(thread) = self.threads.get_mut(id) else { return };
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Lost) else {
+            return;
+        };
         let moved = thread.server != server;
         thread.motion = Motion::Recovering;
         thread.server = server;
@@ -282,6 +245,7 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.motion = Motion::Still;
         thread.loads_unasked = false;
+        thread.demand = None;
         thread.loaded_at = Some(self.now);
         // An active goal goes on by itself.
         thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
@@ -361,7 +325,7 @@ impl Hub {
         self.forget_thread(id);
     }
 
-    fn see_whether_recovered(&mut self) {
+    pub(super) fn see_whether_recovered(&mut self) {
         let missing = |thread: &super::Thread| matches!(thread.motion, Motion::Lost | Motion::Recovering);
         let Some(server) = self.serving.filter(|_| !self.threads.values().any(missing)) else { return };
         if let Some(loss) = self.loss.take() {

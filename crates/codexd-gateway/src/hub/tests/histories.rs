@@ -20,7 +20,7 @@ fn capabilities(kind: u8) -> Value {
 
 pub struct History {
     pub world: World,
-    threads: Vec<String>,
+    pub threads: Vec<String>,
     /// Who sits on each of four chairs.
     chairs: [u64; 5],
     next_client: u64,
@@ -359,7 +359,10 @@ pub fn summary(hub: &Hub) -> String {
 }
 
 pub fn run(steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut history = History::new();
+    run_in(History::new(), steps)
+}
+
+pub fn run_in(mut history: History, steps: &[Step]) -> Result<(), TestCaseError> {
     for step in steps {
         history.take(step);
     }
@@ -368,9 +371,13 @@ pub fn run(steps: &[Step]) -> Result<(), TestCaseError> {
     history.all_leave()
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400),
+/// So many histories, unless more are asked for.
+pub fn cases(count: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(count)
+}
+
+pub fn config() -> ProptestConfig {
+    ProptestConfig {
         max_shrink_iters: 20_000,
         failure_persistence: None,
         // The same histories every time, unless more are asked for.
@@ -379,7 +386,11 @@ proptest! {
             None => RngSeed::Fixed(169),
         },
         ..ProptestConfig::default()
-    })]
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(400), ..config() })]
 
     #[test]
     fn no_accepted_turn_is_ever_cut_and_every_request_has_one_answer(

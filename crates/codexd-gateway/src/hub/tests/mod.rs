@@ -3,6 +3,7 @@
 mod found;
 mod goals;
 mod histories;
+mod loads;
 mod moves;
 mod questions;
 mod steps;

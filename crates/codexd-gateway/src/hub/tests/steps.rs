@@ -69,3 +69,29 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => Just(S::OwnEnds),
     ]
 }
+
+/// Threads in a history of many.
+pub const MANY_THREADS: usize = 24;
+
+/// What can happen among many threads whose app-servers are lost and replaced.
+pub fn step_among_many() -> impl Strategy<Value = Step> {
+    use Step as S;
+    let (c, t) = (1..5_u64, 0..MANY_THREADS);
+    prop_oneof![
+        6 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Turn(c, t)),
+        6 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Join(c, t)),
+        2 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Unsubscribe(c, t)),
+        1 => (c.clone(), t.clone(), any::<bool>()).prop_map(|(c, t, on)| S::Goal(c, t, on)),
+        1 => c.clone().prop_map(S::Leave),
+        1 => (c, 0..4_u8).prop_map(|(c, kind)| S::Come(c, kind)),
+        3 => t.clone().prop_map(S::Show),
+        3 => t.prop_map(S::Complete),
+        20 => (0..8_usize).prop_map(S::Deliver),
+        2 => prop_oneof![Just(1_u64), Just(30), Just(60), Just(400), Just(61_000)].prop_map(S::Wait),
+        1 => Just(S::Replace),
+        3 => any::<bool>().prop_map(S::Kill),
+        1 => any::<bool>().prop_map(S::KillOutgoing),
+        1 => any::<bool>().prop_map(S::Break),
+        1 => any::<bool>().prop_map(S::Restart),
+    ]
+}

@@ -10,6 +10,7 @@ use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
 mod goals;
 mod happens;
+mod loads;
 mod passing;
 mod server;
 
@@ -335,7 +336,10 @@ impl World {
                 let event = if lives { Event::LinkUp(link, agent.into()) } else { Event::LinkLost(link) };
                 self.up.entry(link).or_default().push_back(event);
             }
-            Action::Say(link, text) => self.hear(link, &text),
+            Action::Say(link, text) => {
+                self.check_load(link, &text);
+                self.hear(link, &text);
+            }
             Action::Close(link) => self.closed(link),
             Action::LookFor { thread, .. } => {
                 let exists = self.disk.contains_key(&thread);

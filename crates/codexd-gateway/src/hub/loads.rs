@@ -1,0 +1,146 @@
+//! Which thread is loaded next, where many are to be: after the loss of an app-server, or for their goals' sake.
+//!
+//! Each load may cost a login shell, and several at once slow each other down (0.171.0 on two cores: a load that takes 56 ms
+//! alone takes 99 ms beside one other, 196 ms beside two and 360 ms beside eight). So only a few are loaded in the
+//! background, and a load that a client waits for is sent at once, before all others. A thread that no client watches and
+//! in which nothing is at work is not loaded at all, until a client asks for it.
+
+use super::Hub;
+use super::event::{ClientId, ServerId};
+use super::servers::LinkState;
+use super::thread::{Motion, Thread, ThreadId};
+use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
+
+/// A client waits for a thread to be loaded.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Demand {
+    /// How many other threads that client was waiting for: whoever asks for one is not behind whoever asks for hundreds.
+    earlier: usize,
+    /// The order of the demands.
+    number: u64,
+    client: ClientId,
+}
+
+/// How urgent a load is; the least is the most urgent.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Urgency {
+    Demanded(Demand),
+    /// A turn ran: its viewers wait to be told how it ended.
+    Running,
+    GoalAtWork,
+    Watched,
+}
+
+impl Hub {
+    /// A request waits for a thread that is not loaded yet.
+    pub(super) fn demand(&mut self, client: ClientId, id: &str) {
+        let of_client = |thread: &&Thread| thread.demand.is_some_and(|demand| demand.client == client);
+        let known = self.threads.get(id).filter(|thread| thread.demand.is_none());
+        let Some(motion) = known.map(|thread| &thread.motion) else { return };
+        if !matches!(motion, Motion::Lost | Motion::Recovering | Motion::Finding) {
+            return;
+        }
+        let earlier = self.threads.values().filter(of_client).count();
+        self.demands += 1;
+        let demand = Demand { earlier, number: self.demands, client };
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.demand = Some(demand);
+        self.has_new_demands = true;
+    }
+
+    /// Loads what clients have begun to wait for.
+    pub(super) fn load_what_is_demanded(&mut self) {
+        if std::mem::take(&mut self.has_new_demands) {
+            self.take_over_demanded();
+            self.recover_lost();
+        }
+    }
+
+    /// Loads what was lost: where it was, if that process lives and only the connection broke; else in the app-server that
+    /// serves.
+    pub(super) fn recover_lost(&mut self) {
+        self.close_what_no_client_needs();
+        let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
+        let home = |thread: &Thread| match self.servers.get(&thread.server) {
+            Some(server) if !server.retired => {
+                (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
+            }
+            _ => heir,
+        };
+        let (mut demanded, mut background) = (0, 0);
+        let mut lost: Vec<(Urgency, &ThreadId, ServerId)> = Vec::new();
+        let mut ephemeral: Vec<(ThreadId, ServerId)> = Vec::new();
+        for thread in self.threads.values() {
+            match thread.motion {
+                Motion::Recovering if thread.demand.is_some() => demanded += 1,
+                Motion::Recovering => background += 1,
+                Motion::Lost if thread.ephemeral => {
+                    ephemeral.extend(home(thread).map(|server| (thread.id.clone(), server)));
+                }
+                Motion::Lost if thread.again_at <= self.now => {
+                    lost.extend(home(thread).map(|server| (self.urgency_of(thread), &thread.id, server)));
+                }
+                _ => {}
+            }
+        }
+        let are_demanded =
+            lost.iter().filter(|(urgency, ..)| matches!(urgency, Urgency::Demanded(_))).count();
+        let take_demanded = are_demanded.min(DEMANDED_LOADS_MAX.saturating_sub(demanded));
+        // One goes on in the background whatever clients wait for: a load of theirs may hang. But one that goes on there may
+        // be demanded meanwhile.
+        let background_max = match demanded + take_demanded {
+            0 => BACKGROUND_LOADS_MAX,
+            demanded => usize::saturating_sub(DEMANDED_LOADS_MAX + 1, demanded).min(1),
+        };
+        let take_background =
+            (lost.len() - are_demanded).min(usize::saturating_sub(background_max, background));
+        if take_demanded + take_background > 0 {
+            lost.sort_unstable();
+        }
+        let next = lost.iter().take(take_demanded);
+        let next = next.chain(lost.iter().skip(are_demanded).take(take_background));
+        let next: Vec<(ThreadId, ServerId)> = next.map(|(_, id, server)| ((*id).clone(), *server)).collect();
+        // These end at once: nothing of them can be loaded.
+        ephemeral.sort_unstable();
+        for (id, server) in ephemeral.into_iter().chain(next) {
+            self.recover_thread(&id, server);
+        }
+        self.see_whether_recovered();
+    }
+
+    fn urgency_of(&self, thread: &Thread) -> Urgency {
+        match thread.demand {
+            Some(demand) => Urgency::Demanded(demand),
+            None if !thread.turns.is_empty() => Urgency::Running,
+            None if self.goals.are_at_work_in(thread) => Urgency::GoalAtWork,
+            None => Urgency::Watched,
+        }
+    }
+
+    /// A client has left: what only that one waited for is not urgent any more.
+    pub(super) fn withdraw_demands(&mut self, client: ClientId) {
+        for thread in self.threads.values_mut() {
+            thread.demand = thread.demand.filter(|demand| demand.client != client);
+        }
+    }
+
+    /// Whether a thread that was lost is not loaded again yet.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.threads.values().any(|thread| matches!(thread.motion, Motion::Lost | Motion::Recovering))
+    }
+
+    /// What was lost and is wanted by no client any more is not loaded again.
+    fn close_what_no_client_needs(&mut self) {
+        let is_needed = |thread: &Thread| {
+            thread.is_watched()
+                || thread.demand.is_some()
+                || !thread.turns.is_empty()
+                || self.goals.are_at_work_in(thread)
+        };
+        let threads = self.threads.values();
+        let lost = threads.filter(|thread| thread.motion == Motion::Lost && !is_needed(thread));
+        let mut closed: Vec<ThreadId> = lost.map(|thread| thread.id.clone()).collect();
+        closed.sort_unstable();
+        closed.iter().for_each(|id| self.end_unheard(id));
+    }
+}

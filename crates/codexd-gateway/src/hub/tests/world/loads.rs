@@ -1,0 +1,48 @@
+//! In which order the gateway loads threads.
+
+use serde_json::Value;
+
+use super::World;
+use crate::hub::thread::{Motion, Thread};
+use crate::hub::{Link, Text};
+use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
+
+impl World {
+    /// A load that no client waits for is one of a few, and none of those that clients wait for stands back for it.
+    pub(super) fn check_load(&self, link: Link, text: &Text) {
+        let value: Value = serde_json::from_str(text).expect("JSON");
+        let is_own = value["params"].get("from").is_none();
+        let id = value["params"]["threadId"].as_str().unwrap_or_default();
+        let Some(thread) = self.hub.threads.get(id).filter(|_| is_own && value["method"] == "thread/resume")
+        else {
+            return;
+        };
+        if thread.motion != Motion::Recovering || thread.demand.is_some() {
+            return;
+        }
+        let count = |which: &dyn Fn(&Thread) -> bool| {
+            self.hub.threads.values().filter(|thread| which(thread)).count()
+        };
+        let background = count(&|thread| thread.motion == Motion::Recovering && thread.demand.is_none());
+        assert!(background <= BACKGROUND_LOADS_MAX, "{background} loads in the background");
+        let demanded = count(&|thread| thread.motion == Motion::Recovering && thread.demand.is_some());
+        let standing_back = count(&|thread| {
+            thread.motion == Motion::Lost
+                && thread.demand.is_some()
+                && thread.again_at <= self.hub.now
+                && thread.server == link.server()
+        });
+        assert!(
+            standing_back == 0 || demanded >= DEMANDED_LOADS_MAX,
+            "{standing_back} that clients wait for stand back for {id}"
+        );
+    }
+
+    /// The threads that the gateway loads by itself and that are not loaded yet, in the order in which they were sent.
+    pub fn loads_sent(&self) -> Vec<String> {
+        let of_gateway =
+            |value: &&Value| value["method"] == "thread/resume" && value["params"].get("from").is_none();
+        let heard = self.heard.iter().map(|(_, value)| value).filter(of_gateway);
+        heard.filter_map(|value| value["params"]["threadId"].as_str().map(str::to_owned)).collect()
+    }
+}
