@@ -21,6 +21,9 @@ pub struct PidRecord {
     /// What tells it from a later process of the same number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_identity: Option<ProcessIdentity>,
+    /// The pid namespace in which the number is true; whoever else writes a record does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_namespace: Option<u64>,
     /// What codexd adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codexd: Option<CodexdRecord>,

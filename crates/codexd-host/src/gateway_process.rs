@@ -3,8 +3,8 @@
 use codexd_core::identity::{Pid, Process};
 
 use crate::home::Home;
-use crate::process;
 use crate::process_table::ProcessTable;
+use crate::{pid_namespace, process};
 
 /// The verb, and the option that says of which home; they come first among the arguments.
 pub const ARGUMENTS: [&str; 2] = ["gateway", "--codex-home"];
@@ -13,7 +13,9 @@ pub const ARGUMENTS: [&str; 2] = ["gateway", "--codex-home"];
 pub fn is_one(pid: Pid, home: &Home) -> bool {
     let arguments = process::arguments(pid);
     let words = arguments.iter().skip(1).take(2).map(|word| word.as_os_str());
-    words.eq(ARGUMENTS) && arguments.get(3).is_some_and(|path| path == home.root().as_os_str())
+    words.eq(ARGUMENTS)
+        && arguments.get(3).is_some_and(|path| path == home.root().as_os_str())
+        && !pid_namespace::is_below(pid)
 }
 
 /// The gateway of a home, if one lives.

@@ -6,6 +6,7 @@
 
 pub mod atomic;
 pub mod clock;
+pub mod elsewhere;
 pub mod events;
 pub mod exec_with_sockets;
 pub mod fd_hygiene;
@@ -13,6 +14,7 @@ pub mod gateway_process;
 pub mod home;
 pub mod lock;
 pub mod logs;
+pub mod pid_namespace;
 pub mod pid_record;
 pub mod process;
 pub mod process_table;

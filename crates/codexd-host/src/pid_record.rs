@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 
 use crate::atomic::{self, Durability};
 use crate::home::Home;
-use crate::process;
+use crate::{pid_namespace, process};
 
 /// The pid record with what became of its process.
 #[derive(Clone, Debug)]
@@ -65,6 +65,9 @@ fn judge(record: &PidRecord) -> Result<Process, Gone> {
     if record.process_identity.as_ref().is_some_and(|identity| identity.boot_id != boot) {
         return Err(Gone::Reboot);
     }
+    if record.pid_namespace.is_some_and(|written| pid_namespace::own() != Some(written)) {
+        return Err(Gone::OtherNamespace);
+    }
     let stat = process::stat(record.pid).ok_or(Gone::Stale)?;
     let same = match (&record.process_identity, &record.process_start_time) {
         (Some(identity), _) => identity.start_ticks == stat.start_ticks,
@@ -114,6 +117,7 @@ pub fn write(home: &Home, process: &Process, codexd: CodexdRecord) -> io::Result
         pid: process.pid,
         process_start_time: start_time,
         process_identity: Some(process.identity.clone()),
+        pid_namespace: pid_namespace::own(),
         codexd: Some(codexd),
     };
     let text = serde_json::to_vec(&record)?;

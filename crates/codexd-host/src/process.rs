@@ -112,7 +112,9 @@ pub fn is_alive(process: &Process) -> bool {
 /// `NotFound` if it is gone.
 pub fn open(process: &Process) -> io::Result<OwnedFd> {
     let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", process.pid));
-    let handle = rustix::process::pidfd_open(raw(process.pid).ok_or_else(gone)?, PidfdFlags::empty())?;
+    let opened = rustix::process::pidfd_open(raw(process.pid).ok_or_else(gone)?, PidfdFlags::empty());
+    let handle =
+        opened.map_err(|error| if error == rustix::io::Errno::SRCH { gone() } else { error.into() })?;
     // Opened first, looked at second: what lives now is what the handle holds.
     if is_alive(process) { Ok(handle) } else { Err(gone()) }
 }
@@ -132,9 +134,12 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// Waits until a process has ended, for a limited time; answers whether it has.
+/// Waits until a process has ended, for a limited time; answers whether it has. One of which that cannot be told has not.
 pub fn await_end(process: &Process, patience: Duration) -> bool {
-    let Ok(handle) = open(process) else { return true };
+    let handle = match open(process) {
+        Ok(handle) => handle,
+        Err(error) => return error.kind() == io::ErrorKind::NotFound,
+    };
     let mut waits = [PollFd::new(&handle, PollFlags::IN)];
     let timeout = patience.try_into().ok();
     matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0)

@@ -5,7 +5,7 @@
 //! app-server 0.169.0 puts at its control path works too.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,11 +91,33 @@ pub struct Peer {
 /// # Errors
 /// The kernel's, if the socket is not a connected Unix socket.
 pub fn peer(stream: impl AsFd) -> io::Result<Peer> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)?;
-    Ok(Peer {
-        pid: u32::try_from(credentials.pid.as_raw_pid()).ok().filter(|&pid| pid > 0),
-        uid: credentials.uid.as_raw(),
-    })
+    let credentials = peer_credentials(stream.as_fd())?;
+    Ok(Peer { pid: u32::try_from(credentials.pid).ok().filter(|&pid| pid > 0), uid: credentials.uid })
+}
+
+/// `rustix` has no form for the pid 0, which stands for a process of another pid namespace (pid_namespaces(7)).
+fn peer_credentials(stream: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+    let size = size_of::<libc::ucred>();
+    let mut length = libc::socklen_t::try_from(size).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes to `credentials`, which has that size.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if usize::try_from(length).ok() != Some(size) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel told no peer credentials"));
+    }
+    Ok(credentials)
 }
 
 #[cfg(test)]

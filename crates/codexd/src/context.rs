@@ -9,7 +9,7 @@ use codexd_core::contract::{ErrorCode, EventLevel, Failure, Repair};
 use codexd_core::settings::{ParsedSettings, Settings};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
-use codexd_host::{Home, settings_file};
+use codexd_host::{Home, elsewhere, settings_file};
 
 use crate::caller::Caller;
 use crate::cli::Global;
@@ -50,7 +50,7 @@ impl Context {
     /// Takes the operation lock for `verb`; says on stderr whom it waits for.
     ///
     /// # Errors
-    /// [`ErrorCode::LockTimeout`], or what the file system said.
+    /// [`ErrorCode::LockTimeout`], [`ErrorCode::RunningElsewhere`], or what the file system said.
     pub fn lock(&self, verb: &str) -> Result<OperationLock, Failure> {
         // A home that cannot be written shows when something is to be written; to stop a server nothing is.
         let made = self.home.create_state();
@@ -60,12 +60,17 @@ impl Context {
             let holder = holder.unwrap_or("another codexd or codex command");
             output::say(&format!("waiting up to {} s for {holder}", patience.as_secs()));
         });
-        taken.map_err(|error| match made {
+        let lock = taken.map_err(|error| match made {
             Err(made) if !matches!(error, codexd_host::lock::LockError::Timeout { .. }) => {
                 failures::state("make the state folder in", self.home.root(), &made)
             }
             _ => failures::lock(&path, &error),
-        })
+        })?;
+        // Before anything is changed or signalled. Whoever starts one elsewhere takes the same lock.
+        match elsewhere::find(&self.home) {
+            Some(found) => Err(failures::elsewhere(&self.home, &found)),
+            None => Ok(lock),
+        }
     }
 
     /// Records that something was found wrong and put right.

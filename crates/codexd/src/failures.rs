@@ -7,6 +7,8 @@ use codexd_core::contract::status::LastExit;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
+use codexd_host::Home;
+use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
 use codexd_host::service::keeper::LinkError;
 use codexd_release::{NotFound, VersionError};
@@ -143,6 +145,31 @@ pub fn refusal(refusal: Refusal, socket: &Path) -> Failure {
 
 fn by(pid: Option<Pid>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// The home is served from where nothing can be identified, and so nothing is touched.
+pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
+    let place = match found.place {
+        Place::PidNamespace => "pid-namespace",
+        Place::Host => "host",
+        Place::Unidentified => "unknown",
+    };
+    let message = format!("{}; nothing was changed", elsewhere_sentence(home, found));
+    Failure::new(ErrorCode::RunningElsewhere, message)
+        .hint("run the command there; `status` and `version` work here; once nothing serves the home there, `codexd start` works here")
+        .with("where", place)
+        .with("hostName", found.host_name.clone())
+}
+
+/// Where a home is served.
+pub fn elsewhere_sentence(home: &Home, found: &Elsewhere) -> String {
+    let place = match found.place {
+        Place::PidNamespace => "in another pid namespace: in a container, or on the host of this one",
+        Place::Host => "on another host",
+        Place::Unidentified => "by a process that cannot be identified from here",
+    };
+    let at = found.host_name.as_ref().map(|host| format!(" (host name {host})")).unwrap_or_default();
+    format!("{} is served {place}{at}", home.root().display())
 }
 
 /// The server ended before it answered.

@@ -76,6 +76,8 @@ error_codes! {
     SettingRolledBack = "setting-rolled-back", exit 18, retryable true;
     /// The system refused to start the app-server.
     SpawnFailed = "spawn-failed", exit 20, retryable true;
+    /// The home is served from another pid namespace (a container, or its host) or from another host.
+    RunningElsewhere = "running-elsewhere", exit 22, retryable false;
     /// The command was interrupted by a signal before its end; what it began goes on.
     Interrupted = "interrupted", exit 19, retryable true;
 }

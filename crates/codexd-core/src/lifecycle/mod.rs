@@ -52,6 +52,8 @@ pub enum Gone {
     Reboot,
     /// The process with the number is not an app-server.
     Foreign,
+    /// The record is from another pid namespace, from which nobody serves the home any more.
+    OtherNamespace,
 }
 
 /// What the keeper shows.

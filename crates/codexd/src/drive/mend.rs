@@ -6,8 +6,9 @@ use std::time::Duration;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
-use codexd_core::limits::BUSY_KEEPER_TIMEOUT_MS;
+use codexd_core::limits::{BUSY_KEEPER_TIMEOUT_MS, KEEPER_END_TIMEOUT_MS};
 use codexd_core::record::RecordDefect;
+use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::service::keeper;
 use codexd_host::{pid_record, process, short_socket, strays};
 use rustix::process::Signal;
@@ -72,9 +73,23 @@ impl Drive<'_> {
             if pid.is_some() || keeper::await_free_lock(&self.context.home, patience).is_ok_and(|free| free) {
                 return Ok(());
             }
-            return Err(Failure::new(ErrorCode::KeeperFailed, "an unknown process holds the keeper's lock")
-                .hint("find it with `fuser` on keeper.lock in the state folder and end it"));
+            let unidentified = Elsewhere { place: Place::Unidentified, host_name: None, has_keeper: true };
+            return Err(failures::elsewhere(&self.context.home, &unidentified));
         };
+        if !keeper::is_identified(mute.pid, &self.context.home) {
+            // One that is about to end shows neither its arguments nor its files any more.
+            if process::await_end(&mute, Duration::from_millis(KEEPER_END_TIMEOUT_MS)) {
+                return Ok(());
+            }
+            let message = format!(
+                "process {} listens in the place of the keeper of {} and cannot be identified as a keeper",
+                mute.pid,
+                self.context.home.root().display()
+            );
+            return Err(Failure::new(ErrorCode::KeeperFailed, message)
+                .hint("end that process; codexd does not signal what it cannot identify")
+                .with("pid", mute.pid.0));
+        }
         process::signal(&mute, Signal::KILL).map_err(|error| {
             Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", mute.pid))
         })?;
@@ -120,6 +135,10 @@ pub fn name_trouble(trouble: &RecordTrouble) -> (&'static str, String) {
                 Gone::Zombie => ("zombie-server", "the recorded app-server has ended and was never reaped"),
                 Gone::Reboot => ("reboot", "the machine was restarted since the app-server was recorded"),
                 Gone::Foreign => ("foreign-process", "the recorded pid is not an app-server"),
+                Gone::OtherNamespace => (
+                    "other-namespace",
+                    "the recorded app-server ran in another pid namespace, such as a container",
+                ),
             };
             (found, what.to_owned())
         }

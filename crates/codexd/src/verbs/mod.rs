@@ -70,7 +70,14 @@ fn supported() -> Result<(), Failure> {
     codexd_host::process::myself().map(drop).map_err(|error| {
         Failure::new(ErrorCode::UnsupportedPlatform, format!("/proc does not tell who a process is: {error}"))
             .hint("codexd needs Linux with /proc mounted")
-    })
+    })?;
+    if !codexd_host::pid_namespace::proc_is_ours() {
+        let message =
+            "/proc belongs to another pid namespace than this command: its numbers name other processes";
+        return Err(Failure::new(ErrorCode::UnsupportedPlatform, message)
+            .hint("mount /proc in this pid namespace, as `unshare --pid --fork --mount-proc` does"));
+    }
+    Ok(())
 }
 
 /// Runs a changing verb; its failure goes into the event log, too.

@@ -1,5 +1,6 @@
 //! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing, always succeeds.
 
+mod elsewhere;
 mod fronts;
 mod keeper;
 
@@ -11,6 +12,7 @@ use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
+use codexd_host::elsewhere::Elsewhere;
 use codexd_host::process_table::ProcessTable;
 use codexd_host::service::keeper::StatePhase;
 use codexd_host::{Home, pid_record, process};
@@ -43,6 +45,7 @@ struct Found {
     codexd: Option<CodexdRecord>,
     listening: observe::Listening,
     problems: Vec<Problem>,
+    elsewhere: Option<Elsewhere>,
 }
 
 /// Runs the verb.
@@ -56,6 +59,8 @@ pub fn run(context: &Context) -> Reply {
         ListenerSeen::Answering { pid, .. } => pid,
         _ => None,
     };
+    // The number of a process elsewhere names another one here, or none.
+    let listener = listener.filter(|_| found.elsewhere.is_none());
     let pid = found.server.as_ref().map(|server| server.pid).or(listener);
     let keeper = found.keeper.state.as_ref();
     let living = found.keeper.living();
@@ -65,7 +70,7 @@ pub fn run(context: &Context) -> Reply {
     let report = StatusReport {
         status: if answering { LifecycleStatus::Running } else { LifecycleStatus::NotRunning },
         state,
-        backend: found.server.as_ref().map(|_| Backend::Pid),
+        backend: (found.server.is_some() || elsewhere::is_managed(&found)).then_some(Backend::Pid),
         pid,
         keeper_pid: living.map(|keeper| keeper.keeper.pid),
         uptime_seconds: pid
@@ -104,6 +109,9 @@ type Problems = Vec<Problem>;
 fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) -> Found {
     let home = &context.home;
     let mut problems = wrong_on_disk(home, parsed, installed);
+    if let Some(place) = codexd_host::elsewhere::find(home) {
+        return elsewhere::find(home, problems, place);
+    }
     let record = observe::server(home).unwrap_or_else(|error| {
         add(&mut problems, "unreadable-record", format!("{}: {error}", home.pid_record().display()));
         pid_record::Observed { recorded: Recorded::Absent, process: None, codexd: None }
@@ -142,6 +150,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         codexd: record.codexd,
         listening,
         problems,
+        elsewhere: None,
     }
 }
 
@@ -183,6 +192,9 @@ fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed
 }
 
 fn state(found: &Found) -> State {
+    if found.elsewhere.is_some() {
+        return elsewhere::state(found);
+    }
     let keeper = &found.keeper;
     let is_stopping = keeper.living().is_some_and(|state| matches!(state.phase, StatePhase::Stopping { .. }));
     let answering = matches!(found.listening.seen, ListenerSeen::Answering { .. });

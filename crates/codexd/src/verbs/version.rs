@@ -2,6 +2,7 @@
 
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
 use codexd_core::lifecycle::ListenerSeen;
+use codexd_host::elsewhere;
 
 use super::lifecycle::{self, Reply};
 use crate::context::Context;
@@ -26,7 +27,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
         ListenerSeen::Answering { ours, .. } => {
             let reached = Reached {
                 status: LifecycleStatus::Running,
-                backend: ours.then_some(Backend::Pid),
+                backend: (ours || is_managed_elsewhere(context)).then_some(Backend::Pid),
                 pid: None,
                 answer: listening.answer,
                 fronted: false,
@@ -51,4 +52,9 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
             .with("socketPath", socket.to_string_lossy().into_owned()))
         }
     }
+}
+
+/// Whether a keeper of codexd serves the home from another pid namespace or host.
+fn is_managed_elsewhere(context: &Context) -> bool {
+    elsewhere::find(&context.home).is_some_and(|found| found.has_keeper)
 }

@@ -2,6 +2,7 @@
 
 mod contract;
 mod differential;
+mod elsewhere;
 mod front;
 mod gateway;
 mod inside_a_turn;

@@ -10,7 +10,7 @@ use codexd_core::limits::PROBE_TIMEOUT_MS;
 
 use super::link::{Deadline, KeeperLink, LinkError};
 use crate::home::Home;
-use crate::{lock, process};
+use crate::{lock, pid_namespace, process};
 
 /// How soon to look again for a keeper that holds the lock and does not listen.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -90,11 +90,19 @@ pub fn connect(home: &Home) -> io::Result<UnixStream> {
     Err(io::Error::new(ErrorKind::PermissionDenied, message))
 }
 
-/// Whether this process is a keeper of this home, by its arguments.
+/// Whether this process is a keeper of this home, by its arguments. One of a container that sees its home at the same path is not.
 pub fn is_one(pid: Pid, home: &Home) -> bool {
     let arguments = process::arguments(pid);
     matches!(&arguments[..], [_, verb, option, path]
         if verb == "keeper" && option == "--codex-home" && path == home.root().as_os_str())
+        && !pid_namespace::is_below(pid)
+}
+
+/// Whether the kernel shows that this process is a keeper of this home: one of this pid namespace that is one by its arguments or has
+/// the keeper's lock open.
+pub fn is_identified(pid: Pid, home: &Home) -> bool {
+    let has_lock = || home.keeper_lock().canonicalize().is_ok_and(|lock| process::has_open(pid, &lock));
+    is_one(pid, home) || (!pid_namespace::is_below(pid) && has_lock())
 }
 
 /// Whether the keeper of a home answers, or is not there at all: only one that hangs does neither.
@@ -109,6 +117,10 @@ fn is_absence(error: &io::Error) -> bool {
 /// The keeper at the other end, if it says by `deadline` how things stand; `None` if it has left.
 fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
     let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+    if pid.is_none() {
+        let message = "the keeper runs in a pid namespace that cannot be seen from here";
+        return Err(io::Error::new(ErrorKind::Unsupported, message));
+    }
     let Some(keeper) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
     let mut link = KeeperLink::new(stream, keeper)?;
     match link.greeting(deadline) {
@@ -130,6 +142,7 @@ fn holder(home: &Home) -> Option<Process> {
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
     let keepers = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper"));
+    let keepers = keepers.filter(|&pid| !pid_namespace::is_below(pid));
     keepers.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
 }
 

@@ -34,7 +34,10 @@ mod wire;
 
 pub use launch_spec::launch_spec;
 pub use link::{GatewaySeen, KeeperLink, LinkError, VARIABLES};
-pub use look::{Seen, answers, await_free_lock, connect, is_one, observe};
+pub use look::{Seen, answers, await_free_lock, connect, is_identified, is_one, observe};
 pub use run::{KeeperError, run};
-pub use state::{GatewayState, KeeperState, OtherState, StatePhase, read as read_state, settle};
+pub use state::{
+    GatewayState, KeeperState, OtherState, StatePhase, read as read_state,
+    read_of_any_place as read_state_of_any_place, settle,
+};
 pub use wire::{Generation, Order, Report, line as wire_line};

@@ -104,7 +104,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
     let watches = Watches::new().map_err(failed("watch files"))?;
     let before = state::read(&home);
     let mut state = KeeperState::new(me.clone(), version);
-    state.last_exit = before.as_ref().and_then(|before| before.last_exit.clone());
+    state.last_exit = state::read_of_any_place(&home).and_then(|before| before.last_exit);
     let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
     let mut keeper = Keeper {
         log: EventLog::new(home.events()),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::{self, Durability};
 use crate::home::Home;
+use crate::{pid_namespace, process};
 
 /// Where the server stands, as far as a file can tell.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -69,6 +70,12 @@ pub struct KeeperState {
     pub keeper: Process,
     /// Its version.
     pub version: String,
+    /// The pid namespace in which all numbers of this file are true; an older keeper does not tell.
+    #[serde(default)]
+    pub pid_namespace: Option<u64>,
+    /// The host name there: that of the container, for one.
+    #[serde(default)]
+    pub host_name: Option<String>,
     /// Where the server stands.
     pub phase: StatePhase,
     /// The server, if one lives.
@@ -99,6 +106,8 @@ impl KeeperState {
         Self {
             keeper,
             version: version.to_owned(),
+            pid_namespace: pid_namespace::own(),
+            host_name: rustix::system::uname().nodename().to_str().ok().map(str::to_owned),
             phase: StatePhase::Idle,
             server: None,
             generation: None,
@@ -113,8 +122,26 @@ impl KeeperState {
     }
 }
 
-/// Reads the state; `None` if there is none or it cannot be read, which only costs what it would have told.
+impl KeeperState {
+    /// Whether the numbers in it are those of this pid namespace, as far as it tells.
+    pub fn is_from_here(&self) -> bool {
+        self.pid_namespace.is_none_or(|written| pid_namespace::own() == Some(written))
+    }
+
+    /// Whether it was written since this machine was booted.
+    pub fn is_from_this_boot(&self) -> bool {
+        process::boot_id().is_ok_and(|boot| boot == self.keeper.identity.boot_id)
+    }
+}
+
+/// Reads the state; `None` if there is none or it cannot be read, which only costs what it would have told. What was written in
+/// another pid namespace tells nothing either: its numbers name others here.
 pub fn read(home: &Home) -> Option<KeeperState> {
+    read_of_any_place(home).filter(KeeperState::is_from_here)
+}
+
+/// The same wherever it was written.
+pub fn read_of_any_place(home: &Home) -> Option<KeeperState> {
     let bytes = atomic::read(&home.keeper_state()).ok()??;
     serde_json::from_slice(&bytes).ok()
 }
@@ -125,7 +152,7 @@ pub fn read(home: &Home) -> Option<KeeperState> {
 /// # Errors
 /// The file system's.
 pub fn settle(home: &Home) -> io::Result<()> {
-    match read(home) {
+    match read_of_any_place(home) {
         Some(state) if state.phase != StatePhase::Stopped => write(
             home,
             &KeeperState {

@@ -1,0 +1,87 @@
+//! Whether a home is served from another pid namespace or another host, where nothing may be signalled from here.
+//!
+//! What counts is what both sides share: sockets, which answer whoever listens, and the keeper's lock. Numbers in files do not.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use codexd_protocol::unix;
+
+use crate::home::Home;
+use crate::pid_namespace::{self, Whereabouts};
+use crate::service::keeper::{self, KeeperState};
+use crate::{lock, process, strays};
+
+/// Where a home is served.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// In another pid namespace of this host: in a container, or on the host of the container in which this process runs.
+    PidNamespace,
+    /// On another host, which shares the home over the network.
+    Host,
+    /// By a process that cannot be identified from here.
+    Unidentified,
+}
+
+/// A home that is served from elsewhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Elsewhere {
+    /// Where.
+    pub place: Place,
+    /// The host name there, if its keeper has written it.
+    pub host_name: Option<String>,
+    /// Whether a keeper lives there.
+    pub has_keeper: bool,
+}
+
+/// Where a home is served, unless that is here or nowhere.
+pub fn find(home: &Home) -> Option<Elsewhere> {
+    let state = keeper::read_state_of_any_place(home);
+    let here = state.as_ref().filter(|state| state.is_from_here()).map(|state| &state.keeper);
+    if here.is_some_and(|keeper| process::is_alive(keeper) && keeper::is_one(keeper.pid, home)) {
+        return None;
+    }
+    let place = by_sockets(home, state.as_ref()).or_else(|| by_lock(home, state.as_ref()))?;
+    let written_there = state.filter(|state| !state.is_from_here());
+    let host_name = written_there.and_then(|state| state.host_name);
+    Some(Elsewhere { place, host_name, has_keeper: is_locked(home) })
+}
+
+/// Whoever listens on a socket of the home serves it. A keeper in this namespace is the one that counts.
+fn by_sockets(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
+    let servers = state
+        .into_iter()
+        .flat_map(|state| state.program.iter().chain(state.others.iter().map(|other| &other.program)));
+    let own: Vec<PathBuf> = servers.filter_map(|program| program.socket.clone()).collect();
+    for (index, socket) in [home.keeper_socket(), home.control_socket()].into_iter().chain(own).enumerate() {
+        let Ok(stream) = unix::connect(&socket) else { continue };
+        match pid_namespace::of_peer(&stream) {
+            Whereabouts::Here if index == 0 => return None,
+            Whereabouts::Here => {}
+            Whereabouts::OtherNamespace => return Some(Place::PidNamespace),
+            Whereabouts::Hidden => return Some(Place::Unidentified),
+        }
+    }
+    None
+}
+
+/// A lock that is held although the one who wrote the state is not here; and servers without a keeper that are still starting.
+fn by_lock(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
+    let state = state.filter(|state| !state.is_from_here() || !state.is_from_this_boot())?;
+    let place = if state.is_from_this_boot() { Place::PidNamespace } else { Place::Host };
+    let lives = || {
+        let generation = state.generation.as_deref().filter(|_| place == Place::PidNamespace);
+        generation.is_some_and(|generation| !strays::marked(generation).is_empty())
+    };
+    (is_locked(home) || lives()).then_some(place)
+}
+
+fn is_locked(home: &Home) -> bool {
+    let path = home.keeper_lock();
+    path.exists()
+        && match lock::try_keeper_lock(&path) {
+            Ok(taken) => taken.is_none(),
+            // It cannot be looked at from here: that shows when it is to be taken.
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
+}
