@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use serde_json::value::RawValue;
 
+use super::dedicated::Dedicated;
 use super::event::{ClientId, Now, ServerId, Text};
 use super::lanes::Lane;
 use super::text::{self, Str};
@@ -59,13 +60,6 @@ pub struct Kept {
     pub params: Text,
 }
 
-/// A client's own connection upstream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Own {
-    pub server: ServerId,
-    pub up: bool,
-}
-
 /// How far a client's `initialize` is.
 #[derive(Clone, Debug)]
 pub enum Stage {
@@ -85,9 +79,7 @@ pub struct Client {
     /// The parameters of its `initialize`.
     pub introduction: Option<Text>,
     pub capabilities: Capabilities,
-    pub own: Option<Own>,
-    /// Connections on app-servers that are to leave, kept for what still runs there.
-    pub old_owns: Vec<ServerId>,
+    pub dedicated: Dedicated,
     pub waiting: VecDeque<Waiting>,
     pub waiting_bytes: usize,
     /// A deadline for what waits is set.
@@ -115,8 +107,7 @@ impl Client {
             stage: Stage::New,
             introduction: None,
             capabilities: Capabilities::default(),
-            own: None,
-            old_owns: Vec::new(),
+            dedicated: Dedicated::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             has_held_timer: false,
@@ -136,7 +127,7 @@ impl Client {
 
     /// Whether its own connection is open: then that one tells it what goes to every connection.
     pub fn has_own(&self) -> bool {
-        self.own.is_some_and(|own| own.up)
+        self.dedicated.open().is_some()
     }
 
     /// Where something that it started on a connection of its own is.

@@ -2,7 +2,7 @@
 
 use codexd_protocol::envelope::INVALID_REQUEST;
 
-use super::client::{Introduction, Own, Stage};
+use super::client::{Introduction, Stage};
 use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::pump::unavailable;
 use super::refusal::{Refusal, is_passing};
@@ -67,9 +67,9 @@ impl Hub {
         client.stage = Stage::New;
         client.introduction = None;
         // A connection under this introduction must not pass for one under the next.
-        let own = client.own.take();
-        if let Some(own) = own {
-            self.out.push(Action::Close(Link::Own(id, own.server)));
+        if let Some(server) = client.dedicated.current() {
+            client.dedicated.lost(server);
+            self.out.push(Action::Close(Link::Own(id, server)));
         }
         self.tell(id, unavailable(&raw_id));
     }
@@ -91,25 +91,29 @@ impl Hub {
     pub(super) fn open_own(&mut self, id: ClientId) {
         let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
-        if client.own.is_some_and(|own| own.server == server)
-            || (client.own.is_none() && self.now < client.own_again_at)
-        {
+        if client.dedicated.current().is_none() && self.now < client.own_again_at {
             return;
         }
         let Some(introduction) = client.introduction.clone() else { return };
-        if let Some(own) = client.own.take() {
-            client.old_owns.push(own.server);
+        let Some(begun) = client.dedicated.begin(server) else { return };
+        if let Some(before) = begun.close {
+            self.out.push(Action::Close(Link::Own(id, before)));
         }
-        client.own = Some(Own { server, up: false });
-        self.out.push(Action::Connect(Link::Own(id, server), own_introduction(&introduction)));
+        if begun.connect {
+            self.out.push(Action::Connect(Link::Own(id, server), own_introduction(&introduction)));
+        } else {
+            // It was left for one that is gone, and has been open all the time.
+            self.watch_again(id, server);
+            self.close_drained(id);
+        }
     }
 
     pub(super) fn own_up(&mut self, id: ClientId, server: ServerId, result: &Text) {
         let Some(client) = self.clients.get_mut(&id) else {
             return self.out.push(Action::Close(Link::Own(id, server)));
         };
-        if let Some(own) = client.own.as_mut().filter(|own| own.server == server) {
-            own.up = true;
+        if !client.dedicated.opened(server) {
+            return;
         }
         if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
             let introduction = client.introduction.clone().unwrap_or_default();
@@ -120,7 +124,7 @@ impl Hub {
             self.queue_up(id);
         }
         self.watch_again(id, server);
-        self.let_go_of_old_owns(id);
+        self.close_drained(id);
     }
 
     pub(super) fn own_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
@@ -129,11 +133,9 @@ impl Hub {
             return self.link_lost(Link::Own(id, server));
         }
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.old_owns.retain(|old| *old != server);
-        if client.own.is_none_or(|own| own.server != server) {
+        if !client.dedicated.lost(server) {
             return;
         }
-        client.own = None;
         if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
             // As upstream has it: it may try again.
             client.stage = Stage::New;
@@ -142,7 +144,7 @@ impl Hub {
         } else {
             self.refuse_waiting(id, "the app-server refused a connection of this client's own");
         }
-        self.let_go_of_old_owns(id);
+        self.close_drained(id);
     }
 }
 

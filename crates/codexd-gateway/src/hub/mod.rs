@@ -12,6 +12,7 @@
 mod asks;
 mod call;
 mod client;
+mod dedicated;
 mod errands;
 mod event;
 mod goals;
@@ -283,8 +284,7 @@ impl Hub {
 
     fn client_left(&mut self, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };
-        let servers = client.own.iter().map(|own| own.server).chain(client.old_owns.iter().copied());
-        for server in servers {
+        for server in client.dedicated.servers() {
             self.out.push(Action::Close(Link::Own(id, server)));
             self.forget_calls(Link::Own(id, server));
         }

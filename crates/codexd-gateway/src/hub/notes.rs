@@ -156,7 +156,7 @@ impl Hub {
         if self.clients.get(&id).is_some_and(super::Client::is_ready) {
             self.tell(id, text.clone());
         }
-        self.let_go_of_old_owns(id);
+        self.close_drained(id);
     }
 
     pub(super) fn unwatch(&mut self, id: &ThreadId, client: ClientId) {

@@ -26,11 +26,11 @@ impl Hub {
         let there = named.and_then(|(placed, name)| self.clients.get(&id)?.place(placed.kind, name));
         let Some(server) = there.or(self.serving) else { return Dispatched::Waits };
         let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
-        let is_open =
-            client.old_owns.contains(&server) || client.own.is_some_and(|own| own.server == server && own.up);
-        if !is_open {
+        if !client.dedicated.is_open_to(server) {
             self.open_own(id);
-            return Dispatched::Waits;
+            if !self.clients.get(&id).is_some_and(|client| client.dedicated.is_open_to(server)) {
+                return Dispatched::Waits;
+            }
         }
         self.keep_place(id, server, method, named, params);
         let kind = match method {
@@ -90,12 +90,11 @@ impl Hub {
     pub(super) fn own_lost(&mut self, id: ClientId, server: ServerId) {
         let again_at = self.now + RECONNECT_AFTER_MS;
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.old_owns.retain(|old| *old != server);
+        let was_current = client.dedicated.lost(server);
         let (gone, kept) = client.placed.drain(..).partition(|(.., at)| *at == server);
         client.placed = kept;
         let gone: Vec<(&str, Box<str>, ServerId)> = gone;
-        if client.own.is_some_and(|own| own.server == server) {
-            client.own = None;
+        if was_current {
             client.own_again_at = again_at;
             client.lost_own = !client.kept.is_empty();
         }
@@ -115,8 +114,8 @@ impl Hub {
 
     /// Opens connections of clients' own on the app-server that serves now, for those who have one elsewhere.
     pub(super) fn open_owns_anew(&mut self) {
-        let mut clients: Vec<ClientId> =
-            self.clients.values().filter(|client| client.own.is_some()).map(|client| client.id).collect();
+        let have_one = self.clients.values().filter(|client| client.dedicated.current().is_some());
+        let mut clients: Vec<ClientId> = have_one.map(|client| client.id).collect();
         clients.sort_unstable();
         for client in clients {
             self.open_own(client);
@@ -143,7 +142,7 @@ impl Hub {
     /// A new connection of a client's own: what it watched is watched there, too.
     pub(super) fn watch_again(&mut self, id: ClientId, server: ServerId) {
         let Some(client) = self.clients.get(&id) else { return };
-        if client.old_owns.is_empty() && !client.lost_own {
+        if client.dedicated.draining().is_empty() && !client.lost_own {
             return;
         }
         for Kept { method, params, .. } in client.kept.clone() {
@@ -156,9 +155,9 @@ impl Hub {
     }
 
     /// Closes the connections of a client on app-servers that are to leave, if nothing runs there any more.
-    pub(super) fn let_go_of_old_owns(&mut self, id: ClientId) {
+    pub(super) fn close_drained(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
-        if client.old_owns.is_empty() || !client.own.is_none_or(|own| own.up) {
+        if client.dedicated.draining().is_empty() || client.dedicated.is_opening() {
             return;
         }
         let idle = |server: &ServerId| {
@@ -166,12 +165,12 @@ impl Hub {
             !client.placed.iter().any(|(kind, _, at)| at == server && *kind != places::EXEC)
                 && !self.calls.values().any(|call| call.link == link)
         };
-        let done: Vec<ServerId> = client.old_owns.iter().copied().filter(idle).collect();
+        let done: Vec<ServerId> = client.dedicated.draining().iter().copied().filter(idle).collect();
         if done.is_empty() {
             return;
         }
         if let Some(client) = self.clients.get_mut(&id) {
-            client.old_owns.retain(|server| !done.contains(server));
+            client.dedicated.drained(&done);
             client.placed.retain(|(.., server)| !done.contains(server));
         }
         self.out.extend(done.into_iter().map(|server| Action::Close(Link::Own(id, server))));

@@ -77,7 +77,7 @@ impl Hub {
         }
         if self.servers.get(&link.server()).is_some_and(|server| server.outgoing) {
             if let Link::Own(client, _) = link {
-                self.let_go_of_old_owns(client);
+                self.close_drained(client);
             }
             self.see_whether_all_have_left();
         }

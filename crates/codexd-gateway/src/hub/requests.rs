@@ -34,8 +34,8 @@ impl Hub {
             }
             Ok(Message::Notification { method: "initialized", .. }) => {}
             Ok(Message::Notification { .. }) => {
-                if let Some(own) = client.own.filter(|own| own.up) {
-                    self.say(Link::Own(id, own.server), text.clone());
+                if let Some(server) = client.dedicated.open() {
+                    self.say(Link::Own(id, server), text.clone());
                 }
             }
             Ok(message @ Message::Request { id: raw, method, params }) => {

@@ -127,12 +127,13 @@ impl Hub {
 
     /// The host says that an app-server is gone; its links may not have noticed yet.
     fn server_gone(&mut self, id: ServerId) {
-        let clients = self.clients.values();
-        let own = clients
-            .filter(|client| client.old_owns.contains(&id) || client.own.is_some_and(|own| own.server == id));
+        let own = self.clients.values().filter(|client| client.dedicated.leads_to(id));
         let mut links: Vec<Link> = own.map(|client| Link::Own(client.id, id)).collect();
         links.sort_unstable();
-        let was_open = self.servers.get(&id).is_some_and(|server| server.shared != LinkState::Down);
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        // There is nothing to ask of it any more, not even to leave.
+        server.retired = true;
+        let was_open = server.shared != LinkState::Down;
         links.extend(was_open.then_some(Link::Shared(id)));
         for link in links {
             self.link_lost(link);

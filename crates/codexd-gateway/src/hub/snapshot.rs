@@ -28,7 +28,7 @@ impl Hub {
     /// How things stand.
     pub fn snapshot(&self) -> Snapshot {
         let shared = self.servers.values().filter(|server| server.shared == LinkState::Up).count();
-        let own = |client: &super::Client| usize::from(client.has_own()) + client.old_owns.len();
+        let own = |client: &super::Client| usize::from(client.has_own()) + client.dedicated.draining().len();
         Snapshot {
             clients: self.clients.len(),
             threads: self.threads.len(),

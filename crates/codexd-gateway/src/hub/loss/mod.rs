@@ -54,7 +54,7 @@ impl Hub {
             Link::Shared(server) => self.shared_lost(server, was_up, owed),
             Link::Own(id, _) => {
                 self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
-                self.let_go_of_old_owns(id);
+                self.close_drained(id);
             }
         }
         self.see_whether_all_have_left();
@@ -129,7 +129,8 @@ impl Hub {
         self.connect_where_needed();
         let waits = |client: &&super::Client| {
             client.lost_own
-                || (client.own.is_none() && matches!(client.stage, Stage::Asked { asks_upstream: true, .. }))
+                || (client.dedicated.current().is_none()
+                    && matches!(client.stage, Stage::Asked { asks_upstream: true, .. }))
         };
         let mut lost: Vec<_> = self.clients.values().filter(waits).map(|client| client.id).collect();
         lost.sort_unstable();

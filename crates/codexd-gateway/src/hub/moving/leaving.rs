@@ -42,10 +42,7 @@ impl Hub {
         let listed = self.servers.get(&id).is_some_and(|server| server.listed);
         !listed
             || self.threads.values().any(|thread| thread.server == id)
-            || self
-                .clients
-                .values()
-                .any(|client| client.old_owns.contains(&id) || client.own.is_some_and(|own| own.server == id))
+            || self.clients.values().any(|client| client.dedicated.leads_to(id))
             || self.calls.values().any(|call| call.link.server() == id)
     }
 
@@ -75,7 +72,8 @@ impl Hub {
             })
             .collect();
         threads_waiting.sort_by(|one, other| one.thread_id.cmp(&other.thread_id));
-        let connections = self.clients.values().filter(|client| client.old_owns.iter().any(leaves));
+        let connections =
+            self.clients.values().filter(|client| client.dedicated.draining().iter().any(leaves));
         Some(HandoverReport {
             from: Some(handover.from),
             to: Some(handover.to),

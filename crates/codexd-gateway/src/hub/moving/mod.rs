@@ -159,11 +159,8 @@ impl Hub {
             return;
         }
         let from = thread.server;
-        let own = |client: &super::Client| {
-            client.old_owns.contains(&from) || client.own.is_some_and(|own| own.up && own.server == from)
-        };
-        let mut own: Vec<_> =
-            self.clients.values().filter(|client| own(client)).map(|client| client.id).collect();
+        let own = self.clients.values().filter(|client| client.dedicated.is_open_to(from));
+        let mut own: Vec<_> = own.map(|client| client.id).collect();
         own.sort_unstable();
         let params = json!({"threadId": &**id});
         for client in own {

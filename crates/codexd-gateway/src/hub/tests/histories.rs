@@ -90,10 +90,23 @@ impl History {
                 self.world.feed(Event::TimeCame);
             }
             Step::NextClosing(closing) => self.world.closing = *closing,
+            Step::WhileOpening(id, meanwhile) => {
+                self.begin_to_open(*id);
+                self.take(meanwhile);
+            }
             Step::OwnEnds => self.world.end_what_runs_there(),
             _ => self.servers_do(step),
         }
         self.bury_the_retired();
+    }
+
+    /// A client's own connection begins to open: that of another client if this one has one already.
+    fn begin_to_open(&mut self, chair: u64) {
+        if self.lives(chair) && self.world.has_own_link(self.sitting(chair)) {
+            self.take(&Step::Leave(chair));
+        }
+        self.take(&Step::Come(chair, 2));
+        self.take(&Step::Own(chair, 0));
     }
 
     fn client_does(&mut self, id: ClientId, step: &Step) {

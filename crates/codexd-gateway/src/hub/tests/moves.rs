@@ -266,3 +266,42 @@ fn a_new_gateway_looks_everywhere_for_a_thread_before_it_has_it_loaded() {
     assert_eq!(answer["result"]["thread"]["id"], *thread, "{answer}");
     assert!(world.has_loaded(old, &thread) && world.cut.is_empty());
 }
+
+#[test]
+fn a_handover_that_begins_while_a_dedicated_connection_opens_ends() {
+    let mut world = World::new();
+    let (first, second) = (world.client(1, experimental()), world.client(2, experimental()));
+    let thread = world.thread(first);
+    world.turn(first, &thread, "a");
+    let child = world.spawn(&thread).expect("a child");
+    world.settle();
+    let old = world.current.expect("a server");
+    let asked = world.ask(second, "model/list", json!({}));
+    assert!(world.has_own_link(second) && world.answer(second, asked).is_none(), "it is still opening");
+    world.replace();
+    world.settle();
+    assert!(world.answer(second, asked).expect("an answer")["result"].is_object());
+    world.complete(&child);
+    world.complete(&thread);
+    world.settle_for(2_000);
+    assert_eq!(world.retired, [old]);
+}
+
+#[test]
+fn a_connection_that_drains_is_used_again_when_its_server_serves_again() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let params = json!({"processHandle": "h", "command": ["x"], "cwd": "/"});
+    world.call(client, "process/spawn", params);
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.settle();
+    world.call(client, "model/list", json!({}));
+    world.kill(new, false);
+    world.settle();
+    world.bury(new);
+    world.settle_for(100);
+    world.call(client, "model/list", json!({}));
+    assert_eq!(world.heard.last().map(|(link, _)| *link), Some(Link::Own(client, old)));
+    assert!(world.cut.is_empty(), "{:?}", world.cut);
+}

@@ -33,11 +33,22 @@ pub enum Step {
     Restart(bool),
     Own(u64, u8),
     OwnEnds,
+    /// While a connection of the client's own opens, this happens.
+    WhileOpening(u64, Box<Step>),
 }
 
 pub fn step() -> impl Strategy<Value = Step> {
     use Step as S;
     let (c, t) = (1..5_u64, 0..6_usize);
+    let meanwhile = prop_oneof![
+        3 => Just(S::Replace),
+        1 => any::<bool>().prop_map(S::Kill),
+        1 => any::<bool>().prop_map(S::KillOutgoing),
+        1 => Just(S::Drain),
+        1 => any::<bool>().prop_map(S::Break),
+        1 => c.clone().prop_map(S::Leave),
+        1 => t.clone().prop_map(S::Spawn),
+    ];
     let closing = prop_oneof![Just(Closing::Late(200)), Just(Closing::Late(7_000)), Just(Closing::Never)];
     prop_oneof![
         2 => (c.clone(), prop::bool::weighted(0.15)).prop_map(|(c, ephemeral)| S::Start(c, ephemeral)),
@@ -65,7 +76,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => Just(S::Drain),
         1 => any::<bool>().prop_map(S::Break),
         1 => any::<bool>().prop_map(S::Restart),
-        1 => (c, 0..4_u8).prop_map(|(c, kind)| S::Own(c, kind)),
+        1 => (c.clone(), 0..4_u8).prop_map(|(c, kind)| S::Own(c, kind)),
+        2 => (c, meanwhile).prop_map(|(c, step)| S::WhileOpening(c, Box::new(step))),
         1 => Just(S::OwnEnds),
     ]
 }

@@ -1,12 +1,10 @@
 //! What happens in app-servers by itself.
 
-use std::collections::VecDeque;
-
 use serde_json::{Value, json};
 
 use super::World;
 use super::server::{DiskTurn, Loaded, Model, Running};
-use crate::hub::{Event, Link, ServerId};
+use crate::hub::{Link, ServerId};
 
 /// How soon a turn shows that an app-server begins by itself.
 const SHOWS_WITHIN_MS: u64 = 20;
@@ -209,10 +207,9 @@ impl World {
         let server = self.runs_in(parent)?;
         let (child, turn) = (format!("t{}", self.next_name), format!("turn{}", self.next_name + 1));
         self.next_name += 2;
-        let is_open = |link: &&Link| matches!(link, Link::Own(..)) && link.server() == server;
-        let own = self.up.keys().filter(is_open).copied().collect();
+        let own = self.own_links_to(server).into_iter().collect();
         let turn = Some(Running { id: turn, shown: false, text: String::new(), asks: None });
-        let (subscribed, child_of) = (self.up.contains_key(&Link::Shared(server)), Some(parent.to_owned()));
+        let (subscribed, child_of) = (self.is_connected(Link::Shared(server)), Some(parent.to_owned()));
         let loaded = Loaded { subscribed, turn, own, child_of, ..Loaded::default() };
         self.servers.get_mut(&server)?.threads.insert(child.clone(), loaded);
         self.show(&child);
@@ -235,7 +232,6 @@ impl World {
 
     /// The gateway closed a link.
     pub(super) fn closed(&mut self, link: Link) {
-        self.up.remove(&link);
         self.forget_link(link);
         let left = |client| self.clients.get(&client).is_none_or(|seen| seen.left);
         if let Link::Own(client, _) = link
@@ -257,8 +253,8 @@ impl World {
     /// A shared link breaks while its server lives: it is subscribed to nothing there any more.
     pub fn break_shared(&mut self, server: ServerId) {
         let link = Link::Shared(server);
-        if self.lives(server) && self.hub.is_up(server) {
-            self.up.insert(link, VecDeque::from([Event::LinkLost(link)]));
+        if self.is_connected(link) {
+            self.break_link(link);
             self.shared_broke(server);
         }
     }

@@ -10,10 +10,12 @@ use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
 mod goals;
 mod happens;
+mod links;
 mod loads;
 mod passing;
 mod server;
 
+use links::Phase;
 use server::Model;
 pub use server::{Closing, DiskTurn};
 
@@ -45,6 +47,8 @@ pub struct World {
     next_name: u64,
     /// Under way to the hub, first in first out on each link.
     up: BTreeMap<Link, VecDeque<Event>>,
+    /// The links that the hub has asked for and that it does not know to be gone.
+    links: BTreeMap<Link, Phase>,
     pub clients: BTreeMap<ClientId, Seen>,
     pub reports: Vec<Report>,
     pub retired: Vec<ServerId>,
@@ -98,6 +102,7 @@ impl World {
             disk: BTreeMap::new(),
             next_name: 1,
             up: BTreeMap::new(),
+            links: BTreeMap::new(),
             clients: BTreeMap::new(),
             reports: Vec::new(),
             retired: Vec::new(),
@@ -278,9 +283,7 @@ impl World {
 
     pub fn deliver(&mut self, link: Link) {
         if let Some(event) = self.up.get_mut(&link).and_then(VecDeque::pop_front) {
-            if matches!(event, Event::LinkLost(_)) {
-                self.up.remove(&link);
-            }
+            self.link_changes(&event);
             self.feed(event);
         }
     }
@@ -323,39 +326,18 @@ impl World {
                 }
                 self.seen(client, value);
             }
-            Action::Greet(server) => {
-                if self.servers.get(&server).is_some_and(|model| model.lives) {
-                    let agent = json!({"userAgent": "client/0.169.0 (x) y (codex_app_server_daemon; 0)"});
-                    let event = Event::Greeted(server, agent.to_string().into());
-                    self.up.entry(Link::Shared(server)).or_default().push_back(event);
-                }
-            }
-            Action::Connect(link, _) => {
-                let lives = self.servers.get(&link.server()).is_some_and(|model| model.lives);
-                let agent = json!({"userAgent": "client/0.169.0 (x) y (client; 1)"}).to_string();
-                let event = if lives { Event::LinkUp(link, agent.into()) } else { Event::LinkLost(link) };
-                self.up.entry(link).or_default().push_back(event);
-            }
+            Action::Greet(server) => self.greeted(server),
+            Action::Connect(link, _) => self.connect(link),
             Action::Say(link, text) => {
                 self.check_load(link, &text);
-                self.hear(link, &text);
+                self.said_over(link, &text);
             }
-            Action::Close(link) => self.closed(link),
+            Action::Close(link) => self.close(link),
             Action::LookFor { thread, .. } => {
                 let exists = self.disk.contains_key(&thread);
                 self.feed(Event::Looked { thread, exists });
             }
-            Action::Retire(server) => {
-                let model = self.servers.get(&server);
-                assert!(
-                    model
-                        .is_none_or(|model| model.threads.values().all(
-                            |loaded| loaded.ephemeral || (loaded.turn.is_none() && loaded.terminals == 0)
-                        )),
-                    "retired with a turn"
-                );
-                self.retired.push(server);
-            }
+            Action::Retire(server) => self.retire(server),
             Action::KeepGoals(goals) => self.kept_goals = goals,
             Action::KeepPersona(persona) => self.kept_persona = Some(persona),
             Action::Report(report) => self.reports.push(report),

@@ -20,7 +20,7 @@ impl World {
             }
         }
         let servers: Vec<ServerId> = self.outgoing.iter().chain(&self.current).copied().collect();
-        let links: Vec<Link> = self.up.keys().copied().collect();
+        let links: Vec<Link> = self.links.keys().copied().collect();
         for link in links {
             self.forget_link(link);
         }
@@ -28,6 +28,7 @@ impl World {
             self.shared_broke(server);
         }
         self.up.clear();
+        self.links.clear();
         self.running_there.clear();
     }
 

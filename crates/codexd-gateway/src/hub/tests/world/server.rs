@@ -1,11 +1,10 @@
 //! What an app-server keeps and answers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::World;
-use crate::hub::servers::LinkState;
 use crate::hub::{Event, Link, ServerId, Text};
 
 /// A turn on disk.
@@ -68,11 +67,7 @@ fn refused(message: &str) -> Answer {
 
 impl World {
     pub(super) fn push(&mut self, link: Link, value: Value) {
-        // Nothing is said over a link that is not being opened.
-        let known = self.hub.servers.get(&link.server());
-        let is_open =
-            matches!(link, Link::Own(..)) || known.is_some_and(|server| server.shared != LinkState::Down);
-        if is_open && self.lives(link.server()) {
+        if self.is_connected(link) {
             let event = Event::LinkSaid(link, Text::from(value.to_string()));
             self.up.entry(link).or_default().push_back(event);
         }
@@ -90,11 +85,6 @@ impl World {
         let value: Value = serde_json::from_str(text).expect("JSON");
         self.heard.push((link, value.clone()));
         let server = link.server();
-        let is_broken =
-            |queue: &VecDeque<Event>| queue.iter().any(|event| matches!(event, Event::LinkLost(_)));
-        if !self.lives(server) || self.up.get(&link).is_some_and(is_broken) {
-            return;
-        }
         if value.get("method").is_none() {
             if let Some(ask) = value["id"].as_u64() {
                 self.asked_and_answered(server, ask, value);
@@ -387,9 +377,6 @@ impl World {
             }
         }
         self.running_there.retain(|(link, _)| link.server() != id);
-        let links: Vec<Link> = self.up.keys().copied().filter(|link| link.server() == id).collect();
-        for link in links {
-            self.up.insert(link, VecDeque::from([Event::LinkLost(link)]));
-        }
+        self.break_links_of(id);
     }
 }
