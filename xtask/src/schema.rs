@@ -10,6 +10,7 @@ use crate::needs;
 mod check;
 mod gates;
 mod release;
+mod request_ids;
 #[cfg(test)]
 mod tests;
 

@@ -1,18 +1,22 @@
 //! Where each message goes, as data: which request takes which way, and who is told a notification.
 //!
-//! The tables hold every name that the reference releases of Codex have (0.131.0 and 0.169.0); `cargo xtask schema` holds
+//! The tables hold every name that the reference releases of Codex have (0.131.0, 0.169.0 and 0.171.0); `cargo xtask schema` holds
 //! them against the schema that those releases print, both ways. Nothing here does I/O, allocates or fails: a name that
 //! no table has takes the safe way, which is a connection of the client's own. Classes that the schema cannot tell
 //! (who is told what, what begins a turn) were observed on 0.169.0, unless a row says otherwise.
 //!
 //! * [`route`]: requests of clients. * [`audience`]: notifications of the app-server. * [`server_request`]: what the
-//!   app-server asks. * [`delta_of`]: streamed text. * [`gates`]: what a client without `experimentalApi` may not do.
+//!   app-server asks. * [`delta_of`]: streamed text. * [`request_id_member`]: ids of other requests. * [`gates`]: what a
+//!   client without `experimentalApi` may not do.
 
 pub mod gates;
 mod notifications;
+mod request_ids;
 mod requests;
 #[cfg(test)]
 mod tests;
+
+pub use request_ids::{RequestIdMember, Requester};
 
 /// The way of a client's request.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -66,17 +70,15 @@ pub enum Special {
     /// nextCursor}`, the same on 0.131.0 and 0.169.0. The ids are sorted; a cursor is the last id of the page before, and
     /// anything but a thread id is `-32600 invalid cursor: …`; a limit of 0 counts as 1, none as no limit.
     LoadedList,
-    /// `thread/sample/cancel {requestId}`: the JSON-RPC id of a `thread/sample`, which the hub has changed.
-    SampleCancel,
+    /// Names another request of the client by its JSON-RPC id ([`request_id_member`]), which is another one upstream: sent
+    /// on with that one, over the connection of the request that it names.
+    RequestId,
     /// `mcpServer/event/stream/stop {subscriptionId}`: follows its `…/start`, which went through the hub.
     EventStreamStop,
     /// `thread/list`: own connection; the `status` of threads of another generation is patched.
     ThreadList,
-    /// `thread/search`: as [`Special::ThreadList`].
+    /// `thread/search` and `thread/search/stream`: as [`Special::ThreadList`].
     ThreadSearch,
-    /// `userVerification/cancel {requestId}`: the JSON-RPC id of a `userVerification/verify`, which went to the own
-    /// connection: it goes there as well, with the id that was used there.
-    VerificationCancel,
 }
 
 /// The way of a request. An unknown one goes to the client's own connection, where it is passed on untouched.
@@ -110,6 +112,16 @@ pub fn materialises(method: &str) -> bool {
 /// Every request that a table has, sorted.
 pub fn requests() -> impl Iterator<Item = (&'static str, Route)> {
     requests::TABLE.iter().map(|request| (request.method, request.route))
+}
+
+/// The member of the params of a request or a notification that carries the id of another request; `None` if there is none.
+pub fn request_id_member(message: &str) -> Option<&'static RequestIdMember> {
+    request_ids::find(message)
+}
+
+/// Every member that carries the id of another request, sorted by message.
+pub fn request_id_members() -> impl Iterator<Item = &'static RequestIdMember> {
+    request_ids::TABLE.iter()
 }
 
 /// Who is told a notification.

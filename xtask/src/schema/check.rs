@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::gates;
 use super::release::{Names, Params, Protocol, Release};
+use super::request_ids;
 use codexd_gateway::routes::{
     Audience, Route, ServerRequestScope, delta_of, notifications, requests, server_requests,
 };
@@ -12,7 +13,7 @@ const REQUESTS: &str = "crates/codexd-gateway/src/routes/requests.rs";
 const NOTIFICATIONS: &str = "crates/codexd-gateway/src/routes/notifications.rs";
 const ROUTES: &str = "crates/codexd-gateway/src/routes.rs";
 
-/// What 0.169.0 and 0.131.0 name when they list the methods that they take, but leave out of their schema.
+/// What 0.171.0, 0.169.0 and 0.131.0 name when they list the methods that they take, but leave out of their schema.
 const NOT_IN_THE_SCHEMA: &[&str] = &["getAuthStatus", "getConversationSummary", "gitDiffToRemote"];
 
 /// Everything that is not in order, a sentence each. `releases` is sorted, oldest first; what several have is judged as
@@ -23,6 +24,7 @@ pub fn check(releases: &[Release]) -> Vec<String> {
     complaints.extend(check_notifications(&told));
     complaints.extend(told.iter().filter_map(|(name, told)| check_delta(name, told)));
     complaints.extend(check_server_requests(&merge(releases, |protocol| &protocol.server_requests)));
+    complaints.extend(request_ids::check(releases));
     complaints.extend(releases.last().into_iter().flat_map(gates::check));
     complaints
 }

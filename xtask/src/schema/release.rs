@@ -10,6 +10,8 @@ use anyhow::{Context, bail, ensure};
 use codexd_testkit::run::run;
 use serde_json::Value;
 
+use super::request_ids::{self, RequestIdPlace};
+
 /// One release of Codex; its version is a triple, so that the newest can be told.
 #[derive(Clone, Debug)]
 pub struct Release {
@@ -29,6 +31,8 @@ pub struct Protocol {
     pub requests: Names,
     pub notifications: Names,
     pub server_requests: Names,
+    /// The members of these, and of results, that carry the id of another request.
+    pub request_ids: BTreeSet<RequestIdPlace>,
 }
 
 /// The params of one message.
@@ -99,6 +103,7 @@ impl Protocol {
             names(&serde_json::from_str(&text)?).with_context(|| format!("{file} is not as it was"))
         };
         Ok(Protocol {
+            request_ids: request_ids::read(folder)?,
             requests: names("ClientRequest.json")?,
             notifications: names("ServerNotification.json")?,
             server_requests: names("ServerRequest.json")?,

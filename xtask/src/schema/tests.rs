@@ -6,6 +6,7 @@ use serde_json::json;
 use super::check::check;
 use super::references;
 use super::release::{Names, Params, Release};
+use super::request_ids::RequestIdPlace;
 
 mod gates;
 
@@ -37,7 +38,7 @@ fn the_tables_and_the_schema_of_every_reference_release_say_the_same() {
         Err(reason) => codexd_testkit::skip!("{reason}"),
     };
     assert_eq!(check(&releases), Vec::<String>::new());
-    assert_eq!(newest(&mut releases).full.requests.len(), 184, "it was read whole");
+    assert_eq!(newest(&mut releases).full.requests.len(), 189, "it was read whole");
 }
 
 #[test]
@@ -46,7 +47,9 @@ fn whatever_changes_in_the_schema_is_named_with_the_place_to_change() {
         Ok(releases) => releases,
         Err(reason) => codexd_testkit::skip!("{reason}"),
     };
-    for (change, expected) in changes_of_tables().into_iter().chain(changes_of_gates()) {
+    for (change, expected) in
+        changes_of_tables().into_iter().chain(changes_of_gates()).chain(changes_of_request_ids())
+    {
         let mut changed = releases.clone();
         change(newest(&mut changed));
         let complaints = check(&changed);
@@ -63,19 +66,19 @@ fn changes_of_tables() -> Vec<(Change, &'static str)> {
     vec![
         (
             |release| add(&mut release.full.requests, "thread/new", &[], &[]),
-            "request thread/new of 0.169.0 is in no table; add a row to crates/codexd-gateway/src/routes/requests.rs",
+            "request thread/new of 0.171.0 is in no table; add a row to crates/codexd-gateway/src/routes/requests.rs",
         ),
         (
             |release| add(&mut release.full.notifications, "new/told", &["threadId"], &[]),
-            "notification new/told of 0.169.0 is in no table",
+            "notification new/told of 0.171.0 is in no table",
         ),
         (
             |release| add(&mut release.full.server_requests, "new/asked", &[], &[]),
-            "server request new/asked of 0.169.0 is in no table",
+            "server request new/asked of 0.171.0 is in no table",
         ),
         (
-            |release| drop(release.full.requests.remove("thread/queue/add")),
-            "request thread/queue/add is in crates/codexd-gateway/src/routes/requests.rs, but no release has it",
+            |release| drop(release.full.requests.remove("thread/realtime/list")),
+            "request thread/realtime/list is in crates/codexd-gateway/src/routes/requests.rs, but no release has it",
         ),
         (
             |release| add(&mut release.full.requests, "getAuthStatus", &[], &[]),
@@ -83,22 +86,50 @@ fn changes_of_tables() -> Vec<(Change, &'static str)> {
         ),
         (
             |release| add(&mut release.full.requests, "turn/start", &["threadId"], &[]),
-            "request turn/start of 0.169.0 takes a threadId or none, but",
+            "request turn/start of 0.171.0 takes a threadId or none, but",
         ),
         (
             |release| add(&mut release.full.notifications, "skills/changed", &["threadId"], &["threadId"]),
-            "notification skills/changed of 0.169.0 requires a threadId, but",
+            "notification skills/changed of 0.171.0 requires a threadId, but",
         ),
         (
             |release| add(&mut release.full.server_requests, "item/tool/call", &[], &[]),
-            "server request item/tool/call of 0.169.0 names no thread, but",
+            "server request item/tool/call of 0.171.0 names no thread, but",
         ),
         (
             |release| {
                 let members = &["threadId", "turnId", "itemId", "delta"];
                 add(&mut release.full.notifications, "item/started", members, members);
             },
-            "notification item/started of 0.169.0 streams text in another shape",
+            "notification item/started of 0.171.0 streams text in another shape",
+        ),
+    ]
+}
+
+fn carries_request_id(release: &mut Release, what: &'static str, message: &str, path: &str) {
+    let place = RequestIdPlace { what, message: message.to_owned(), path: path.to_owned() };
+    release.full.request_ids.insert(place);
+}
+
+fn changes_of_request_ids() -> Vec<(Change, &'static str)> {
+    vec![
+        (
+            |release| carries_request_id(release, "request", "thread/read", "requestId"),
+            "request thread/read of 0.171.0 carries a request id in requestId; add a row to",
+        ),
+        (
+            |release| {
+                carries_request_id(release, "notification", "thread/search/partial", "data.[].requestId");
+            },
+            "notification thread/search/partial of 0.171.0 carries a request id in data.[].requestId; add",
+        ),
+        (
+            |release| carries_request_id(release, "result", "ThreadReadResponse", "requestId"),
+            "result ThreadReadResponse of 0.171.0 carries a request id in requestId; add",
+        ),
+        (
+            |release| release.full.request_ids.retain(|place| place.message != "thread/search/cancel"),
+            "thread/search/cancel.requestId is in crates/codexd-gateway/src/routes/request_ids.rs, but no release",
         ),
     ]
 }
@@ -111,18 +142,18 @@ fn changes_of_gates() -> Vec<(Change, &'static str)> {
         ),
         (
             |release| drop(release.stable.requests.remove("account/read")),
-            "account/read of 0.169.0 needs experimentalApi; add it to METHODS",
+            "account/read of 0.171.0 needs experimentalApi; add it to METHODS",
         ),
         (
             |release| add(&mut release.full.requests, "thread/search", &[], &["new"]),
-            "thread/search of 0.169.0 requires Some({\"new\"}), but METHODS",
+            "thread/search of 0.171.0 requires Some({\"new\"}), but METHODS",
         ),
         (
             |release| {
                 let method = release.full.requests.get_mut("thread/read").expect("it is there");
                 method.members.insert("newField".to_owned(), json!({"type": "boolean"}));
             },
-            "thread/read.newField of 0.169.0 needs experimentalApi; add it to FIELDS",
+            "thread/read.newField of 0.171.0 needs experimentalApi; add it to FIELDS",
         ),
         (
             |release| {

@@ -31,7 +31,7 @@ impl Lane {
             return Lane::Free;
         }
         match (Names::of_request(params).thread(), route) {
-            (_, Route::Gateway(Special::SampleCancel | Special::VerificationCancel)) => Lane::Last,
+            (_, Route::Gateway(Special::RequestId)) => Lane::Last,
             (_, Route::Gateway(Special::EventStreamStop)) => Lane::Last,
             (Some(thread), _) => Lane::Thread(thread.into()),
             (None, Route::Hub) => Lane::NewThread,

@@ -29,6 +29,7 @@ mod pump;
 mod refusal;
 mod release;
 mod replies;
+mod request_ids;
 mod requests;
 mod servers;
 mod snapshot;

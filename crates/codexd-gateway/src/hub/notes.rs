@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::event::{Action, ClientId, Link, ServerId, Text};
+use super::request_ids::names_client_request;
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::told::Note;
@@ -32,6 +33,9 @@ impl Hub {
                 }
             }
             Some(Hears::EveryoneWithoutThread) => self.tell_those_without_own(method, text),
+            Some(Hears::Asker) if names_client_request(method) => {
+                self.tell_requester(Link::Shared(server), method, params, text);
+            }
             // What one connection asked for and others do not hear: here, whoever asked for a thread with all its turns.
             Some(Hears::Asker) => {
                 let joiner = self.resumers.pop_front();
@@ -134,6 +138,7 @@ impl Hub {
     pub(super) fn noted_by_own(
         &mut self,
         id: ClientId,
+        server: ServerId,
         method: &str,
         params: Option<&RawValue>,
         text: &Text,
@@ -153,7 +158,9 @@ impl Hub {
             let name = text::member(params.get(), member).map(RawValue::get);
             self.place_ended(id, kind, name);
         }
-        if self.clients.get(&id).is_some_and(super::Client::is_ready) {
+        if names_client_request(method) {
+            self.tell_requester(Link::Own(id, server), method, params, text);
+        } else if self.clients.get(&id).is_some_and(super::Client::is_ready) {
             self.tell(id, text.clone());
         }
         self.close_drained(id);

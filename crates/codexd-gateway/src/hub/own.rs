@@ -7,7 +7,7 @@ use super::call::{Errand, Kind};
 use super::client::Kept;
 use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::places::{self, Placed};
-use super::requests::Dispatched;
+use super::requests::{Dispatched, lists_threads};
 use super::{Hub, kept, text};
 use crate::limits::RECONNECT_AFTER_MS;
 
@@ -25,10 +25,9 @@ impl Hub {
         let named = placed.zip(name);
         let there = named.and_then(|(placed, name)| self.clients.get(&id)?.place(placed.kind, name));
         let Some(server) = there.or(self.serving) else { return Dispatched::Waits };
-        let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
-        if !client.dedicated.is_open_to(server) {
+        if !self.has_open_own(id, server) {
             self.open_own(id);
-            if !self.clients.get(&id).is_some_and(|client| client.dedicated.is_open_to(server)) {
+            if !self.has_open_own(id, server) {
                 return Dispatched::Waits;
             }
         }
@@ -37,11 +36,25 @@ impl Hub {
             "command/exec" => Kind::Exec,
             "process/spawn" => Kind::Spawn,
             "account/login/start" => Kind::Login,
+            _ if lists_threads(method) => Kind::ThreadList,
             _ if kept::is_setting(method) => Kind::Setting,
             _ => Kind::Plain,
         };
         self.send(Link::Own(id, server), id, kind, None, raw, text);
         Dispatched::Done
+    }
+
+    fn has_open_own(&self, id: ClientId, server: ServerId) -> bool {
+        self.clients.get(&id).is_some_and(|client| client.dedicated.is_open_to(server))
+    }
+
+    /// The client's own connection to the app-server that serves; `None` while it opens.
+    pub(super) fn own_link(&mut self, id: ClientId) -> Option<Link> {
+        let server = self.serving?;
+        if !self.has_open_own(id, server) {
+            self.open_own(id);
+        }
+        self.has_open_own(id, server).then_some(Link::Own(id, server))
     }
 
     /// Remembers what is begun on a connection, so that it can be found there, and be made again elsewhere.

@@ -10,7 +10,7 @@ use super::goals::word_of_goal;
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
 use crate::limits::{QUIET_MS, RESUMERS_MAX};
-use crate::routes::{self, Route, gates};
+use crate::routes::{self, Route, Special, gates};
 
 /// JSON-RPC's code for what is no JSON.
 const PARSE_ERROR: i64 = -32700;
@@ -98,6 +98,9 @@ impl Hub {
             Route::HubOrOwn if names.thread().is_some() => {
                 self.send_shared(id, method, names.thread(), raw.get(), &waiting.text)
             }
+            Route::Gateway(Special::RequestId) => {
+                self.send_with_request_id(id, method, raw.get(), &waiting.text, params)
+            }
             Route::Gateway(_) => self.special(id, method, &names, raw.get(), &waiting.text),
             Route::HubOrOwn | Route::Own(_) => self.send_own(id, method, raw.get(), &waiting.text, params),
         }
@@ -114,7 +117,6 @@ impl Hub {
     ) -> Dispatched {
         match method {
             "thread/unsubscribe" => self.unsubscribe(id, names, raw, text),
-            "thread/sample/cancel" | "userVerification/cancel" => self.cancel(id, method, names, raw, text),
             "mcpServer/event/stream/stop" => {
                 // It goes where the thread is that the stream belongs to.
                 let of = |stream: &&super::EventStream| stream.owner == id && names.is_stream(&stream.name);
@@ -126,9 +128,7 @@ impl Hub {
                 sent
             }
             // The shared link asks for all of them, so that one answer can be completed from what the hub knows.
-            "thread/loaded/list" | "thread/list" | "thread/search"
-                if self.handover.is_some() || self.is_recovering() =>
-            {
+            _ if (method == "thread/loaded/list" || lists_threads(method)) && self.completes_lists() => {
                 self.send_shared(id, method, None, raw, text)
             }
             _ => {
@@ -136,38 +136,6 @@ impl Hub {
                 self.send_own(id, method, raw, text, params)
             }
         }
-    }
-
-    /// What is to be cancelled is named by the id of the request that asked for it, which is another one upstream.
-    fn cancel(
-        &mut self,
-        id: ClientId,
-        method: &str,
-        names: &Names<'_>,
-        raw: &str,
-        text: &Text,
-    ) -> Dispatched {
-        let own = method == "userVerification/cancel";
-        let named = names.request_id.map_or("", |named| named.get());
-        let asked = self.calls.iter().filter_map(|(upstream, call)| match (&call.asker, call.link) {
-            (Asker::Client { client, id: known, .. }, Link::Own(..)) if own && *client == id => {
-                (**known == *named).then_some((*upstream, call.link))
-            }
-            (Asker::Client { client, id: known, .. }, Link::Shared(_)) if !own && *client == id => {
-                (**known == *named).then_some((*upstream, call.link))
-            }
-            _ => None,
-        });
-        let Some((upstream, link)) = asked.max() else {
-            return match own {
-                true => self.send_own(id, method, raw, text, text::member(text, "params")),
-                false => self.send_shared(id, method, None, raw, text),
-            };
-        };
-        let text = text::splice(text, named, &upstream.to_string());
-        let Some(raw) = text::member(&text, "id") else { return Dispatched::Done };
-        self.send(link, id, Kind::Plain, None, raw.get(), &text);
-        Dispatched::Done
     }
 
     /// Sends a request over the shared link of the app-server that has its thread.
@@ -204,7 +172,7 @@ impl Hub {
             "turn/interrupt" => Kind::Interrupt,
             "thread/unsubscribe" => Kind::Unsubscribe,
             "thread/loaded/list" => Kind::LoadedList,
-            "thread/list" | "thread/search" => Kind::ThreadList,
+            _ if lists_threads(method) => Kind::ThreadList,
             "mcpServer/event/stream/start" => Kind::EventStream,
             "thread/goal/get" => Kind::Goal,
             _ if starts => Kind::Starter,
@@ -250,15 +218,36 @@ impl Hub {
         text: &Text,
     ) {
         let upstream = self.call_id();
+        let spliced = text::splice(text, raw, &upstream.to_string());
+        self.send_spliced(upstream, link, client, kind, thread, raw, text, spliced);
+    }
+
+    /// Sends a client's request over a link as `spliced`, under the gateway's id `upstream`.
+    #[expect(clippy::too_many_arguments, reason = "what is known of a request, once more")]
+    pub(super) fn send_spliced(
+        &mut self,
+        upstream: u64,
+        link: Link,
+        client: ClientId,
+        kind: Kind,
+        thread: Option<ThreadId>,
+        raw: &str,
+        text: &Text,
+        spliced: Text,
+    ) {
         if let Some(thread) = &thread {
             self.requests_of(thread, 1);
         }
         let asker = Asker::Client { client, id: raw.into(), kind, thread, text: text.clone() };
-        let spliced = text::splice(text, raw, &upstream.to_string());
         self.calls.insert(upstream, Call { link, asker, holds_slot: true });
         self.take_slot(client, upstream);
         self.say(link, spliced);
     }
+}
+
+/// Whether a request lists threads with their status, which an app-server knows of its own threads only.
+pub(super) fn lists_threads(method: &str) -> bool {
+    matches!(routes::route(method), Route::Gateway(Special::ThreadList | Special::ThreadSearch))
 }
 
 /// Whether a thread is asked for with all its turns, which is of old: upstream says so before it answers (0.169.0).

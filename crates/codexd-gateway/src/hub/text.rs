@@ -92,12 +92,22 @@ pub fn string<'a>(object: &'a str, name: &str) -> Option<Cow<'a, str>> {
 
 /// `text` with `part`, which must be a slice of it, replaced.
 pub fn splice(text: &str, part: &str, with: &str) -> Text {
-    let start = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
-    debug_assert!(start <= text.len() && start + part.len() <= text.len(), "a part of the text");
-    let mut spliced = String::with_capacity(text.len() - part.len() + with.len());
-    spliced.push_str(&text[..start]);
-    spliced.push_str(with);
-    spliced.push_str(&text[start + part.len()..]);
+    splice_all(text, [(part, with)])
+}
+
+/// `text` with several parts, which must be slices of it that do not overlap, replaced.
+pub fn splice_all<const N: usize>(text: &str, mut parts: [(&str, &str); N]) -> Text {
+    parts.sort_unstable_by_key(|(part, _)| part.as_ptr());
+    let mut spliced = String::with_capacity(text.len());
+    let mut end = 0;
+    for (part, with) in parts {
+        let start = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
+        debug_assert!(end <= start && start + part.len() <= text.len(), "parts of the text");
+        spliced.push_str(&text[end..start]);
+        spliced.push_str(with);
+        end = start + part.len();
+    }
+    spliced.push_str(&text[end..]);
     spliced.into()
 }
 
@@ -129,7 +139,7 @@ pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value
 
 #[cfg(test)]
 mod tests {
-    use super::{Names, error, member, splice, string};
+    use super::{Names, error, member, splice, splice_all, string};
     use codexd_protocol::{Message, parse};
 
     #[test]
@@ -140,6 +150,17 @@ mod tests {
             splice(text, id.get(), "7").as_str(),
             r#"{ "method":"m", "id" : 7 , "params":{"id":"a\"b"}, "trace": [1.0] }"#
         );
+    }
+
+    #[test]
+    fn several_parts_are_replaced_in_any_order() {
+        let text = r#"{"params":{"requestId":"s"},"id":3}"#;
+        let (id, named) = (member(text, "id").expect("id").get(), r#""s""#);
+        let at = text.find(named).expect("named");
+        let named = &text[at..at + named.len()];
+        for parts in [[(id, "10"), (named, "9")], [(named, "9"), (id, "10")]] {
+            assert_eq!(splice_all(text, parts).as_str(), r#"{"params":{"requestId":9},"id":10}"#);
+        }
     }
 
     #[test]

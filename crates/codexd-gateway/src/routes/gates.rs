@@ -1,10 +1,10 @@
 //! What a client that did not ask for `experimentalApi` may not do.
 //!
 //! The hub asks for it, so what it is given by such a client has to be refused here, in upstream's words. The tables are
-//! the difference of the two schemas of the newest reference release (0.169.0), without and with `--experimental`. Older
+//! the difference of the two schemas of the newest reference release (0.171.0), without and with `--experimental`. Older
 //! releases are served by the same tables: what became free since is let through, and what no longer exists is passed on.
 //!
-//! Observed on 0.169.0 and 0.131.0:
+//! Observed on 0.171.0, 0.169.0 and 0.131.0:
 //! * Params are validated first: `thread/settings/update {}` gets ``Invalid request: missing field `threadId` ``, not the
 //!   sentence of the gate. So [`check`] lets through what upstream will refuse anyway, as far as that can be told by looking
 //!   at the members of `params`: a missing one, or one of another JSON type. What it cannot tell (a member deep inside, a

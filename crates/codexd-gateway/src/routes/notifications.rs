@@ -85,6 +85,7 @@ pub static TABLE: &[(&str, Audience)] = &[
     ("thread/realtime/transcript/delta", Subscribers),
     ("thread/realtime/transcript/done", Subscribers),
     ("thread/reverted", Subscribers),
+    ("thread/search/partial", Asker),
     ("thread/section/changed", Everyone),
     ("thread/settings/updated", Subscribers),
     ("thread/started", Everyone),

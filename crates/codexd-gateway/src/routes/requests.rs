@@ -30,7 +30,7 @@ const fn row(method: &'static str, route: Route, marks: u8) -> Request {
     Request { method, route, marks }
 }
 
-/// Every request of every reference release, and the three that 0.169.0 takes without having them in its schema.
+/// Every request of every reference release, and the three that 0.169.0 and 0.171.0 take without having them in its schema.
 pub static TABLE: &[Request] = &[
     row("account/bedrock/checkGovCloudRequirements", Own(OwnState::None), PLAIN),
     row("account/bedrock/discover", Own(OwnState::None), PLAIN),
@@ -108,6 +108,7 @@ pub static TABLE: &[Request] = &[
     row("model/list", Own(OwnState::None), PLAIN),
     row("modelProvider/capabilities/read", Own(OwnState::None), PLAIN),
     row("modelProvider/config/write", Own(OwnState::None), PLAIN),
+    row("modelProvider/default/set", Own(OwnState::None), PLAIN),
     row("modelProvider/list", Own(OwnState::None), PLAIN),
     row("permissionProfile/list", Own(OwnState::None), PLAIN),
     row("plugin/install", Own(OwnState::None), PLAIN),
@@ -187,6 +188,7 @@ pub static TABLE: &[Request] = &[
     row("thread/realtime/appendAudio", Hub, PLAIN),
     row("thread/realtime/appendSpeech", Hub, PLAIN),
     row("thread/realtime/appendText", Hub, PLAIN),
+    row("thread/realtime/list", Hub, PLAIN),
     row("thread/realtime/listVoices", Own(OwnState::None), PLAIN),
     row("thread/realtime/start", Hub, TURN),
     row("thread/realtime/stop", Hub, PLAIN),
@@ -194,8 +196,11 @@ pub static TABLE: &[Request] = &[
     row("thread/revert", Hub, PLAIN),
     row("thread/rollback", Hub, PLAIN),
     row("thread/sample", Hub, PLAIN),
-    row("thread/sample/cancel", Gateway(Special::SampleCancel), PLAIN),
+    row("thread/sample/cancel", Gateway(Special::RequestId), PLAIN),
     row("thread/search", Gateway(Special::ThreadSearch), PLAIN),
+    row("thread/search/cancel", Gateway(Special::RequestId), PLAIN),
+    row("thread/search/stream", Gateway(Special::ThreadSearch), PLAIN),
+    row("thread/search/stream/cancel", Gateway(Special::RequestId), PLAIN),
     row("thread/searchOccurrences", Hub, PLAIN),
     row("thread/section/move", Hub, PLAIN),
     row("thread/settings/update", Hub, PLAIN),
@@ -214,7 +219,7 @@ pub static TABLE: &[Request] = &[
     row("turn/settings/update", Hub, PLAIN),
     row("turn/start", Hub, TURN | DISK),
     row("turn/steer", Hub, PLAIN),
-    row("userVerification/cancel", Gateway(Special::VerificationCancel), PLAIN),
+    row("userVerification/cancel", Gateway(Special::RequestId), PLAIN),
     row("userVerification/delete", Own(OwnState::Verification), PLAIN),
     row("userVerification/enroll", Own(OwnState::Verification), PLAIN),
     row("userVerification/status", Own(OwnState::Verification), PLAIN),

@@ -4,8 +4,9 @@ use proptest::prelude::{any, prop, prop_oneof};
 use proptest::{prop_assert, proptest};
 
 use super::{
-    Audience, OwnState, Route, ServerRequestScope, Special, audience, delta_of, gates, hub_told, is_known,
-    materialises, notifications, requests, route, server_request, server_requests, starts_turn,
+    Audience, OwnState, Requester, Route, ServerRequestScope, Special, audience, delta_of, gates, hub_told,
+    is_known, materialises, notifications, request_id_members, requests, route, server_request,
+    server_requests, starts_turn,
 };
 
 fn assert_sorted(names: impl Iterator<Item = &'static str>) {
@@ -40,8 +41,8 @@ fn every_row_is_found() {
 #[test]
 fn the_tables_are_as_long_as_what_was_observed() {
     let told = |wanted| notifications().filter(move |(_, audience)| *audience == wanted).count();
-    assert_eq!(requests().count(), 184 + 3 + 2, "0.169.0, what it takes beside its schema, and 0.131.0");
-    assert_eq!(notifications().count(), 86);
+    assert_eq!(requests().count(), 189 + 3 + 2, "0.171.0, what it takes beside its schema, and 0.131.0");
+    assert_eq!(notifications().count(), 87);
     assert_eq!(server_requests().count(), 11);
     assert_eq!(told(Audience::Everyone), 11);
     assert_eq!(told(Audience::Subscribers), 51);
@@ -66,13 +67,37 @@ fn what_refers_to_something_begun_elsewhere_is_the_gateways() {
         ("initialize", Special::Initialize),
         ("thread/unsubscribe", Special::Unsubscribe),
         ("thread/loaded/list", Special::LoadedList),
-        ("thread/sample/cancel", Special::SampleCancel),
+        ("thread/sample/cancel", Special::RequestId),
         ("mcpServer/event/stream/stop", Special::EventStreamStop),
         ("thread/list", Special::ThreadList),
         ("thread/search", Special::ThreadSearch),
-        ("userVerification/cancel", Special::VerificationCancel),
+        ("thread/search/stream", Special::ThreadSearch),
+        ("thread/search/cancel", Special::RequestId),
+        ("thread/search/stream/cancel", Special::RequestId),
+        ("userVerification/cancel", Special::RequestId),
     ] {
         assert_eq!(route(method), Route::Gateway(special), "{method}");
+    }
+}
+
+#[test]
+fn a_request_that_names_another_one_by_its_id_is_rewritten_and_no_other_one() {
+    assert_sorted(request_id_members().map(|row| row.message));
+    let of_clients: Vec<_> = request_id_members()
+        .filter(|row| row.requester == Requester::Client && is_known(row.message))
+        .map(|row| row.message)
+        .collect();
+    let rewritten: Vec<_> = requests()
+        .filter(|(_, way)| *way == Route::Gateway(Special::RequestId))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(of_clients, rewritten);
+    for row in request_id_members().filter(|row| !is_known(row.message)) {
+        let expected = match row.requester {
+            Requester::Client => Audience::Asker,
+            Requester::Server => Audience::Subscribers,
+        };
+        assert_eq!(audience(row.message), Some(expected), "{}", row.message);
     }
 }
 

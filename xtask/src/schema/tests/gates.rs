@@ -45,7 +45,7 @@ async fn the_gates_judge_as_the_real_server_does() -> anyhow::Result<()> {
         skip!("{reason}");
     }
     let home = Home::new()?;
-    let server = AppServer::start(&home, Server::Real(Version::V0_169_0)).await?;
+    let server = AppServer::start(&home, Server::Real(Version::V0_171_0)).await?;
     let client = Client::dial(server.place()).await?;
     client.initialize("plain", json!({})).await?;
     let mut gated = 0;
