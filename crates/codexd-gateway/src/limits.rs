@@ -2,6 +2,8 @@
 
 pub(crate) use codexd_protocol::websocket::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 
+/// Background terminals of one thread whose end is reported if its app-server is lost. Upstream runs at most 64 at once.
+pub(crate) const BACKGROUND_TERMINALS_MAX: usize = 64;
 /// Messages that may wait for one client before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
 pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
 /// Bytes that may wait for one client before it is cut. A message that waits alone may be larger.

@@ -6,6 +6,7 @@
 //! * [`AppServer`] runs one bare app-server, real or [embedded](Server::Embedded).
 //! * [`Client`] speaks the app-server protocol and keeps everything it saw, [`Wire`] costs little and keeps nothing; [`Normaliser`] makes two such records
 //!   comparable.
+//! * [`Schema`] judges messages by the JSON schema that a real Codex prints.
 //! * [`run`] starts a program to its end and keeps what it said; [`Codexd`] does that with the built `codexd`.
 //! * [`Fake`] is a Codex with one thing wrong with it; [`killer`] ends a program at the k-th thing that it did.
 //!
@@ -23,6 +24,7 @@ pub mod limits;
 pub mod model;
 pub mod process;
 pub mod run;
+pub mod schema;
 pub mod server;
 pub mod skip;
 pub mod transcript;
@@ -37,6 +39,7 @@ pub use home::{Home, Layout};
 pub use model::MockModel;
 pub use process::Process;
 pub use run::Run;
+pub use schema::Schema;
 pub use server::{AppServer, Server};
 pub use transcript::Normaliser;
 pub use wait::{block_on, until};

@@ -98,6 +98,8 @@ enum Timer {
 #[derive(Debug, Default)]
 pub struct Hub {
     now: Now,
+    /// The time of day, for what clients are told: milliseconds since 1970. Nothing is decided by it.
+    unix_ms: u64,
     clients: HashMap<ClientId, Client>,
     servers: HashMap<ServerId, Server>,
     /// The host has told which app-servers live.
@@ -150,6 +152,11 @@ impl Hub {
     /// A hub without clients and without an app-server.
     pub fn new() -> Self {
         Self { next_call: 1, ..Self::default() }
+    }
+
+    /// The time of day, in milliseconds since 1970, from now on.
+    pub fn set_unix_time(&mut self, unix_ms: u64) {
+        self.unix_ms = unix_ms;
     }
 
     /// Takes one event at `now` and pushes what follows from it, in order.

@@ -252,7 +252,7 @@ impl Hub {
     fn catch_up(&mut self, client: ClientId, id: &ThreadId, is_new: bool) {
         let (Some(viewer), Some(thread)) = (self.viewer(client), self.threads.get(id)) else { return };
         let mut texts = Vec::new();
-        for item in thread.items.iter().filter(|_| is_new) {
+        for item in thread.items.iter().filter(|item| is_new && !item.background) {
             if viewer.wants("item/started") {
                 texts.push(item.started.clone());
             }

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::event::Text;
 use super::text;
 use super::thread::{OpenItem, Stream, Thread, fingerprint};
-use crate::limits::PARTIAL_TEXT_MAX_BYTES;
+use crate::limits::{BACKGROUND_TERMINALS_MAX, PARTIAL_TEXT_MAX_BYTES};
 use crate::routes::DeltaShape;
 
 impl Thread {
@@ -18,7 +18,15 @@ impl Thread {
         self.items.retain(|open| *open.id != *id);
         let (id, turn) = (id.as_ref().into(), turn.as_ref().into());
         let started = notification.clone();
-        self.items.push(OpenItem { id, turn, started, streams: Vec::new(), gapped: false });
+        self.items.push(OpenItem {
+            id,
+            turn,
+            started,
+            streams: Vec::new(),
+            background: false,
+            orphaned: false,
+            gapped: false,
+        });
     }
 
     pub fn item_completed(&mut self, params: &RawValue) {
@@ -30,6 +38,19 @@ impl Thread {
         if let Some(whole) = text::string(item.get(), "text") {
             self.told.push(fingerprint(&whole));
         }
+    }
+
+    /// A turn has ended. What is not finished of it is over, but for commands, which run on as background terminals.
+    pub fn keep_background_terminals(&mut self, turn: &str) {
+        self.items.retain(|item| *item.turn != *turn || item.is_command());
+        self.items.iter_mut().filter(|item| *item.turn == *turn).for_each(|item| item.background = true);
+        let background = self.items.iter().filter(|item| item.background).count();
+        let mut surplus = background.saturating_sub(BACKGROUND_TERMINALS_MAX);
+        self.items.retain(|item| {
+            let goes = item.background && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 
     /// A turn is at work whose beginning was not seen: its end has to be told even if its app-server is lost.
@@ -121,9 +142,24 @@ impl OpenItem {
         }
     }
 
+    /// What a command has written so far.
+    pub fn output_so_far(&self) -> Option<&str> {
+        let stream =
+            self.streams.iter().find(|stream| &*stream.method == "item/commandExecution/outputDelta")?;
+        (!stream.overgrown).then_some(&stream.text)
+    }
+
     fn is_answer(&self) -> bool {
+        self.is_of_type("agentMessage")
+    }
+
+    pub fn is_command(&self) -> bool {
+        self.is_of_type("commandExecution")
+    }
+
+    fn is_of_type(&self, kind: &str) -> bool {
         let params = text::member(&self.started, "params");
         let item = params.and_then(|params| text::member(params.get(), "item"));
-        item.and_then(|item| text::string(item.get(), "type")).is_some_and(|kind| kind == "agentMessage")
+        item.and_then(|item| text::string(item.get(), "type")).is_some_and(|known| known == kind)
     }
 }

@@ -116,9 +116,9 @@ pub fn request(id: u64, method: &str, params: &serde_json::Value) -> Text {
     format!(r#"{{"id":{id},"method":"{method}","params":{params}}}"#).into()
 }
 
-/// A notification of the gateway's own.
-pub fn notification(method: &str, params: &serde_json::Value) -> Text {
-    format!(r#"{{"method":"{method}","params":{params}}}"#).into()
+/// A notification of the gateway's own; `params` is raw, or a value.
+pub fn notification(method: &str, params: &impl std::fmt::Display) -> Text {
+    composed(format!(r#"{{"method":"{method}","params":{params}}}"#))
 }
 
 /// A good answer; `id` and `result` are raw.
@@ -129,12 +129,18 @@ pub fn result(id: &str, result: &str) -> Text {
 /// A refusal, as upstream writes it; `id` is raw.
 pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value>) -> Text {
     let message = serde_json::Value::from(message);
-    match data {
-        Some(data) => {
-            format!(r#"{{"error":{{"code":{code},"data":{data},"message":{message}}},"id":{id}}}"#).into()
-        }
-        None => format!(r#"{{"error":{{"code":{code},"message":{message}}},"id":{id}}}"#).into(),
-    }
+    composed(match data {
+        Some(data) => format!(r#"{{"error":{{"code":{code},"data":{data},"message":{message}}},"id":{id}}}"#),
+        None => format!(r#"{{"error":{{"code":{code},"message":{message}}},"id":{id}}}"#),
+    })
+}
+
+/// A message for clients that the gateway has composed itself. The tests hold each against the schema of every reference
+/// release.
+fn composed(text: String) -> Text {
+    #[cfg(test)]
+    super::tests::composed::check(&text);
+    text.into()
 }
 
 #[cfg(test)]

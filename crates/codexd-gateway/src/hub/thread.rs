@@ -91,6 +91,10 @@ pub struct OpenItem {
     pub started: Text,
     /// What was streamed into it.
     pub streams: Vec<Stream>,
+    /// Its turn has ended and it runs on: a background terminal.
+    pub background: bool,
+    /// The app-server that ran it is gone.
+    pub orphaned: bool,
     /// Something of it was missed: what comes now is told in one piece at its end.
     pub gapped: bool,
 }
@@ -332,7 +336,7 @@ impl Thread {
 
     pub fn turn_ended(&mut self, id: &str) {
         self.turns.retain(|turn| *turn.id != *id);
-        self.items.retain(|item| *item.turn != *id);
+        self.keep_background_terminals(id);
         self.gap &= !self.turns.is_empty();
         self.told.clear();
         self.ended.push_back(id.into());

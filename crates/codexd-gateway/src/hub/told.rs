@@ -136,7 +136,7 @@ impl Hub {
                 // That it is paused is the gateway's doing. Whoever joins makes upstream repeat the goal to everybody.
                 let goal = known.goal.clone().filter(|_| known.joiner.is_some());
                 if let Some(goal) = goal {
-                    let text = format!(r#"{{"method":"{method}","params":{goal}}}"#).into();
+                    let text = text::notification(method, &goal);
                     self.tell_everyone(method, &text);
                 }
                 return Kept::Told;

@@ -6,6 +6,11 @@ use crate::hub::{Action, ClientId, Event, Hub, Link};
 
 /// Decides what follows from what happens. Nothing here may wait.
 pub(crate) trait Brain {
+    /// The time of day, in milliseconds since 1970. Told before each run of events.
+    fn set_unix_time(&mut self, unix_ms: u64) {
+        let _ = unix_ms;
+    }
+
     /// Takes one event at `now` and pushes what follows from it, in order.
     fn step(&mut self, event: Event, now: Monotonic, out: &mut Vec<Action>);
 
@@ -37,6 +42,10 @@ pub(crate) trait Brain {
 }
 
 impl Brain for Hub {
+    fn set_unix_time(&mut self, unix_ms: u64) {
+        Hub::set_unix_time(self, unix_ms);
+    }
+
     fn step(&mut self, event: Event, now: Monotonic, out: &mut Vec<Action>) {
         Hub::step(self, event, now, out);
     }

@@ -81,6 +81,7 @@ impl Driver {
             return;
         }
         let mut actions = self.actions.take();
+        self.brain.borrow_mut().set_unix_time(unix_ms());
         loop {
             let Some(event) = self.events.borrow_mut().pop_front() else { break };
             self.brain.borrow_mut().step(event, self.now(), &mut actions);
@@ -251,4 +252,10 @@ impl Driver {
             Action::Report(report) => self.report(&report),
         }
     }
+}
+
+/// The time of day, in milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

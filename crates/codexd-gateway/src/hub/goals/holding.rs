@@ -99,7 +99,7 @@ impl Hub {
                 let method = "thread/goal/updated";
                 thread.goal_held = false;
                 thread.learn_goal(&params);
-                let text = format!(r#"{{"method":"{method}","params":{params}}}"#).into();
+                let text = text::notification(method, &params);
                 self.tell_everyone(method, &text);
                 self.keep_goals();
                 self.request_ended(id);

@@ -150,6 +150,9 @@ impl Hub {
         thread.joiner = None;
         thread.hush_until = hush_until;
         thread.deferred.clear();
+        if moved || thread.ephemeral {
+            thread.items.iter_mut().for_each(|item| item.orphaned = true);
+        }
         if thread.ephemeral {
             return self.end_as_lost(id);
         }
@@ -283,6 +286,7 @@ impl Hub {
         for end in ends {
             self.tell_viewers(id, "turn/completed", &end);
         }
+        self.end_background_terminals(id);
         for text in deferred.iter().filter(|text| !lost.iter().any(|turn| truth::is_of(turn, text))) {
             self.link_said(link, text);
         }
@@ -312,6 +316,7 @@ impl Hub {
             let end = self.end_of(id, &turn, None);
             self.tell_viewers(id, "turn/completed", &end);
         }
+        self.end_background_terminals(id);
         self.end_unheard(id);
         self.see_whether_recovered();
         self.pump();

@@ -68,6 +68,9 @@ impl Hub {
             // 0.169.0 numbers the items of a turn anew when it reads them from disk: the kind and the text tell.
             item["id"] == *known.id || is_continued(item, known)
         };
+        let now = self.unix_ms;
+        let ms = |member: &str| found[member].as_u64().map(|seconds| seconds * 1_000);
+        let (turn_began, turn_ended) = (ms("startedAt"), ms("completedAt"));
         let done = |item: &&Value| item["status"] != "inProgress";
         for item in found["items"].as_array().into_iter().flatten().filter(done) {
             let known = thread.items.iter().position(|known| *known.turn == *turn.id && same(item, known));
@@ -86,13 +89,17 @@ impl Hub {
                 }
                 item["id"] = Value::from(&*known.id);
             }
-            let params = json!({"threadId": &**id, "turnId": &*turn.id, "item": item});
+            let ended = item["completedAtMs"].as_u64().or(turn_ended).unwrap_or(now);
+            let began = item["startedAtMs"].as_u64().or(turn_began).unwrap_or(ended);
+            let params = |member: &str, at: u64| json!({"threadId": &**id, "turnId": &*turn.id, "item": item, member: at});
             thread
                 .told
                 .extend(["id", "text"].iter().filter_map(|member| item[*member].as_str()).map(fingerprint));
             if begins {
+                let params = params("startedAtMs", began);
                 texts.push(("item/started", text::notification("item/started", &params)));
             }
+            let params = params("completedAtMs", ended);
             texts.push(("item/completed", text::notification("item/completed", &params)));
         }
         for (method, text) in texts {
@@ -107,23 +114,56 @@ impl Hub {
             std::mem::take(&mut thread.items).into_iter().partition(|item| item.turn == turn.id);
         thread.items = others;
         let open: Vec<OpenItem> = open;
-        let mut texts = Vec::new();
-        for known in &open {
-            let started: Value = serde_json::from_str(&known.started).unwrap_or(Value::Null);
-            let mut item = started["params"]["item"].clone();
-            if let Some(partial) = known.text_so_far() {
-                item["text"] = partial.into();
-            }
-            if item["status"] == "inProgress" {
-                item["status"] = "failed".into();
-            }
-            let params = json!({"threadId": &**id, "turnId": &*turn.id, "item": item});
-            texts.push(text::notification("item/completed", &params));
-        }
-        for text in texts {
-            self.tell_viewers(id, "item/completed", &text);
+        self.tell_cut(id, &open);
+    }
+
+    /// Commands that ran on behind their turn have ended with their app-server.
+    pub(super) fn end_background_terminals(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let ended = |item: &OpenItem| item.background && item.orphaned;
+        let (ended, others) = std::mem::take(&mut thread.items).into_iter().partition(ended);
+        thread.items = others;
+        let ended: Vec<OpenItem> = ended;
+        self.tell_cut(id, &ended);
+    }
+
+    /// Reports items as ended whose app-server was lost, with what they had.
+    fn tell_cut(&mut self, id: &ThreadId, items: &[OpenItem]) {
+        for known in items {
+            let item = cut_item(known, self.unix_ms);
+            let params = json!({
+                "threadId": &**id, "turnId": &*known.turn, "item": item, "completedAtMs": self.unix_ms,
+            });
+            self.tell_viewers(id, "item/completed", &text::notification("item/completed", &params));
         }
     }
+}
+
+/// An item as it stood when its app-server was lost: in the form that upstream gives one that was cut (0.171.0).
+fn cut_item(known: &OpenItem, now: u64) -> Value {
+    let started: Value = serde_json::from_str(&known.started).unwrap_or(Value::Null);
+    let mut item = started["params"]["item"].clone();
+    let began = started["params"]["startedAtMs"].as_u64();
+    if let Some(partial) = known.text_so_far() {
+        item["text"] = partial.into();
+    }
+    if item["status"] == "inProgress" {
+        item["status"] = "failed".into();
+    }
+    if item["type"] == "commandExecution" {
+        item["exitCode"] = (-1).into();
+        if item["aggregatedOutput"].is_null() {
+            item["aggregatedOutput"] = known.output_so_far().into();
+        }
+    }
+    // Where the release has these members, they stand there as null.
+    if item.get("durationMs").is_some_and(Value::is_null) {
+        item["durationMs"] = began.map(|began| now.saturating_sub(began)).into();
+    }
+    if item.get("completedAtMs").is_some_and(Value::is_null) {
+        item["completedAtMs"] = now.into();
+    }
+    item
 }
 
 /// Whether an item on disk is the one whose text was streamed so far.

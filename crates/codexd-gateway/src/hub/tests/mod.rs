@@ -1,11 +1,14 @@
 //! What the hub promises, one test a promise; and histories at random.
 
+mod background;
+pub(super) mod composed;
 mod found;
 mod goals;
 mod histories;
 mod loads;
 mod moves;
 mod questions;
+mod request_ids;
 mod steps;
 mod world;
 

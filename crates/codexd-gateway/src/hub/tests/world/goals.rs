@@ -1,10 +1,18 @@
 //! What goals come to, and what is promised of them.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::histories::summary;
 use super::World;
+
+/// A goal as app-servers tell it.
+pub(super) fn goal(thread: &str, status: &str) -> Value {
+    json!({
+        "threadId": thread, "objective": "o", "status": status, "tokenBudget": null, "tokensUsed": 0,
+        "timeUsedSeconds": 0, "createdAt": 1, "updatedAt": 1,
+    })
+}
 
 impl World {
     /// The turn says that its goal is achieved.
@@ -18,7 +26,7 @@ impl World {
         self.wanted_goals.remove(thread);
         self.paused_goals.remove(thread);
         self.achieved_goals.insert(thread.to_owned());
-        let goal = json!({"objective": "o", "status": "complete"});
+        let goal = goal(thread, "complete");
         self.note(server, "thread/goal/updated", json!({"threadId": thread, "goal": goal}));
     }
 

@@ -294,6 +294,7 @@ impl World {
         if self.trace {
             println!("{} {event:?}", self.now);
         }
+        self.hub.set_unix_time(1_800_000_000_000 + self.now);
         self.hub.step(event, codexd_core::clock::Monotonic(self.now), &mut out);
         for action in out {
             if self.trace {
