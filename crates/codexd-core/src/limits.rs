@@ -37,6 +37,13 @@ pub const GATEWAY_STOP_GRACE_MS: u64 = 2_000;
 pub const CONTROL_BACKLOG: i32 = 4_096;
 /// How long a successor that never answered has after SIGTERM, and again after the second one, before it is killed.
 pub const WITHDRAW_GRACE_MS: u64 = 500;
+/// How long the questions may take that prove a new app-server before it takes over; one that does not answer in time is not
+/// held up for that.
+pub const PROOF_TIMEOUT_MS: u64 = 10_000;
+/// So many of the threads that are loaded is a new app-server asked to read; one that it reads is enough.
+pub const PROOF_THREADS_MAX: usize = 3;
+/// Characters of an app-server's words about its configuration that a failure repeats.
+pub const PROOF_MESSAGE_CHARS_MAX: usize = 500;
 /// How long `restart` waits to hear from the gateway how the handover goes, once the successor serves.
 pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
 /// How long a verb waits for a new keeper to answer.

@@ -6,6 +6,7 @@
 
 pub mod envelope;
 pub mod probe;
+pub mod session;
 pub mod unix;
 pub mod websocket;
 

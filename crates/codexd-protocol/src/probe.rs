@@ -13,7 +13,7 @@ use crate::unix::{self, Peer};
 
 /// The name that upstream's own daemon introduces itself by. App-server knows it and does not let it become the name of
 /// the process, which every later client and every thread would carry (observed on 0.131.0 and 0.169.0).
-const CLIENT_NAME: &str = "codex_app_server_daemon";
+pub(crate) const CLIENT_NAME: &str = "codex_app_server_daemon";
 const REQUEST_ID: i64 = 1;
 
 /// A server's answer to `initialize`.
@@ -112,9 +112,9 @@ fn read_answer<S: Read + Write>(socket: &mut WebSocket<S>) -> Result<Result<Valu
 
 /// A stream whose reads and writes together end by a deadline.
 #[derive(Debug)]
-struct Bounded {
-    stream: UnixStream,
-    deadline: Instant,
+pub(crate) struct Bounded {
+    pub(crate) stream: UnixStream,
+    pub(crate) deadline: Instant,
 }
 
 impl Bounded {

@@ -2,7 +2,7 @@
 //!
 //! A fake is a small shell script at the place of a managed Codex. Where it has to speak the protocol it becomes the
 //! app-server that is built into codexd, with the arguments that it got itself. Its arguments name an app-server in every
-//! case, as those of a real one would.
+//! case, as those of a real one would, but for `--version` and `features list`, by which codexd proves it and its configuration.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -82,7 +82,9 @@ impl Fake {
             _ => format!("echo 'codex-cli {FAKE_VERSION}'; exit 0"),
         };
         let body = self.body()?;
-        Ok(format!("#!/bin/sh\nif [ \"$1\" = --version ]; then {version}; fi\nshift\n{body}\n"))
+        Ok(format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then {version}; fi\nif [ \"$1\" = features ]; then exit 0; fi\nshift\n{body}\n"
+        ))
     }
 
     fn body(&self) -> anyhow::Result<String> {

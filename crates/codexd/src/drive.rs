@@ -161,6 +161,7 @@ impl Drive<'_> {
             Step::Replace => {
                 // Proven before the old one is touched.
                 let (program, gateway) = self.what_to_run(&sight)?;
+                self.prove_configuration(&program, &sight)?;
                 if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
                     if self.context.caller().is_inside() {
                         return self.deferred(LifecycleStatus::Restarting, &sight).map(Some);

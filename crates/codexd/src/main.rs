@@ -12,6 +12,7 @@ mod front;
 mod observe;
 mod output;
 mod patience;
+mod prove;
 mod ready;
 mod style;
 mod verbs;

@@ -78,6 +78,10 @@ error_codes! {
     SpawnFailed = "spawn-failed", exit 20, retryable true;
     /// The home is served from another pid namespace (a container, or its host) or from another host.
     RunningElsewhere = "running-elsewhere", exit 22, retryable false;
+    /// The new app-server cannot load its configuration; the one that runs goes on.
+    ConfigInvalid = "config-invalid", exit 26, retryable false;
+    /// The new app-server cannot read the threads that are loaded now; the one that runs goes on.
+    SuccessorUnfit = "successor-unfit", exit 27, retryable true;
     /// The command was interrupted by a signal before its end; what it began goes on.
     Interrupted = "interrupted", exit 19, retryable true;
 }

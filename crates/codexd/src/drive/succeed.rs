@@ -6,17 +6,22 @@ use codexd_core::contract::{Failure, LifecycleStatus};
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::Command;
-use codexd_core::limits::{GATEWAY_TIMEOUT_MS, HANDOVER_TOLD_TIMEOUT_MS, KEEPER_TIMEOUT_MS};
+use codexd_core::limits::{
+    GATEWAY_TIMEOUT_MS, HANDOVER_TOLD_TIMEOUT_MS, KEEPER_TIMEOUT_MS, PROBE_TIMEOUT_MS,
+};
+use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
 use codexd_host::process;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
+use codexd_protocol::probe;
 use serde_json::{Value, json};
 
 use super::{Drive, Handover, Reached};
+use crate::context::VERSION;
 use crate::observe::Sight;
 use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
-use crate::{codex, failures};
+use crate::{codex, failures, prove};
 
 impl Drive<'_> {
     /// Whether a successor may be started beside the server that runs: both are behind a gateway that moves threads, and
@@ -64,6 +69,7 @@ impl Drive<'_> {
         let (program, gateway) = self.what_to_run(sight)?;
         if !codex::shares_a_home(&program) {
             // The new one may not overlap: the old way.
+            self.prove_configuration(&program, sight)?;
             if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
                 if self.context.caller().is_inside() {
                     return self.deferred(LifecycleStatus::Restarting, sight).map(Some);
@@ -89,6 +95,10 @@ impl Drive<'_> {
             }
         }
         let Some((mark, to)) = self.link.as_ref().and_then(successor) else { return Ok(None) };
+        if let Err(failure) = self.prove_successor(to, sight) {
+            self.withdraw();
+            return Err(failure);
+        }
         let promote = Order::Promote { generation: mark, gateway };
         let from = sight.server.as_ref().map(|server| server.pid);
         // The gateway may be faster than the keeper's answer to the order.
@@ -99,6 +109,34 @@ impl Drive<'_> {
             self.handover = None;
         }
         Ok(None)
+    }
+
+    /// That it answers `initialize` says little: it is asked for what it will be asked for once it serves.
+    fn prove_successor(&self, successor: Pid, sight: &Sight) -> Result<(), Failure> {
+        let generations = self.link.as_ref().map(|link| link.generations.as_slice()).unwrap_or_default();
+        let socket_of = |pid: Pid| {
+            let generation = generations.iter().find(|generation| generation.pid == pid);
+            generation.and_then(|generation| generation.socket.clone())
+        };
+        let old = sight.server.as_ref().map(|server| server.pid);
+        match socket_of(successor) {
+            Some(socket) => prove::successor(&socket, old.and_then(socket_of).as_deref(), old),
+            None => Ok(()),
+        }
+    }
+
+    /// Before a server that answers is ended for a new one: that the new one's configuration loads. One that does not answer
+    /// is replaced whatever the configuration says.
+    pub(super) fn prove_configuration(&self, program: &Program, sight: &Sight) -> Result<(), Failure> {
+        let Some(old) = sight.server.as_ref() else { return Ok(()) };
+        prove::program(program, Some(old.pid)).or_else(|failure| {
+            let own = sight.codexd.as_ref().and_then(|record| record.socket.clone());
+            let socket = own.unwrap_or_else(|| self.context.home.control_socket());
+            match probe::ask(&socket, VERSION, Duration::from_millis(PROBE_TIMEOUT_MS)) {
+                Ok(_) => Err(failure),
+                Err(_) => Ok(()),
+            }
+        })
     }
 
     /// One that a killed verb has started is on its way out: two successors there are not. If not, look again.

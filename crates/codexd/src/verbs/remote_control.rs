@@ -131,6 +131,7 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
         ErrorCode::CodexBroken
         | ErrorCode::CodexSlow
         | ErrorCode::CodexNotFound
+        | ErrorCode::ConfigInvalid
         | ErrorCode::UnmanagedServer
         | ErrorCode::SocketOccupied => String::new(),
         _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0)), Handover::Never) {

@@ -8,6 +8,7 @@ mod clients;
 mod front;
 mod goals;
 mod loss;
+mod migration;
 mod refused;
 mod replace;
 mod replies;

@@ -1,0 +1,243 @@
+//! Proving a successor on its real load before it takes over: that its configuration loads, and that it can read a thread
+//! that the server before has loaded. `initialize` alone proves neither: 0.131.0, 0.169.0 and 0.171.0 answer it with an
+//! invalid config.toml, and refuse every thread afterwards.
+//!
+//! Only a refusal counts. A server that does not know a question, or does not answer it in time, is not held up for that.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::identity;
+use codexd_core::limits::{
+    PROBE_TIMEOUT_MS, PROOF_MESSAGE_CHARS_MAX, PROOF_THREADS_MAX, PROOF_TIMEOUT_MS, STDERR_TAIL_BYTES,
+};
+use codexd_core::program::Program;
+use codexd_protocol::session::Session;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde_json::{Value, json};
+
+use crate::context::VERSION;
+
+const TIMEOUT: Duration = Duration::from_millis(PROOF_TIMEOUT_MS);
+
+/// Asks the successor that listens on `successor` whether it can take over what the server on `before` has.
+///
+/// # Errors
+/// What is wrong, and that nothing has changed.
+pub fn successor(successor: &Path, before: Option<&Path>, old: Option<identity::Pid>) -> Result<(), Failure> {
+    let Ok(mut session) = Session::open(successor, VERSION, TIMEOUT) else { return Ok(()) };
+    if let Some(why) = configuration_refused(&mut session) {
+        return Err(config_invalid(&why, old));
+    }
+    let threads = before.map(threads_of).unwrap_or_default();
+    let mut last = None;
+    for thread in threads {
+        match session.call("thread/read", &json!({"threadId": thread})) {
+            Ok(Err(error)) if !is_unknown(&error) => last = Some((thread, message(&error))),
+            // One that it reads is proof enough; one that does not answer is none of anything.
+            _ => return Ok(()),
+        }
+    }
+    match last {
+        Some((thread, why)) => Err(threads_unreadable(&thread, &why, old)),
+        None => Ok(()),
+    }
+}
+
+/// Runs the Codex of `program` once to see whether the configuration loads: where the server that runs has to be ended before
+/// the new one can be started.
+///
+/// # Errors
+/// What is wrong, and that nothing has changed.
+pub fn program(program: &Program, old: Option<identity::Pid>) -> Result<(), Failure> {
+    match (!program.embedded).then(|| said_of_configuration(program)).flatten() {
+        Some(why) => Err(config_invalid(&why, old)),
+        None => Ok(()),
+    }
+}
+
+/// What the app-server refuses of its configuration, if anything.
+fn configuration_refused(session: &mut Session) -> Option<String> {
+    let refused = |session: &mut Session, method: &str| match session.call(method, &json!({})) {
+        Ok(Err(error)) if !is_unknown(&error) => Some(message(&error)),
+        _ => None,
+    };
+    let read = refused(session, "config/read")?;
+    // This one names the file and the line.
+    let located = refused(session, "modelProvider/capabilities/read").filter(|why| why.contains('/'));
+    Some(located.unwrap_or(read))
+}
+
+/// Some threads that a server has loaded and that are on disk.
+fn threads_of(server: &Path) -> Vec<String> {
+    let Ok(mut session) = Session::open(server, VERSION, TIMEOUT) else { return Vec::new() };
+    let Ok(Ok(loaded)) = session.call("thread/loaded/list", &json!({})) else { return Vec::new() };
+    let loaded = loaded["data"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut threads = Vec::new();
+    for thread in loaded.take(4 * PROOF_THREADS_MAX) {
+        let Ok(Ok(read)) = session.call("thread/read", &json!({"threadId": thread})) else { continue };
+        if read["thread"]["path"].as_str().is_some_and(|path| Path::new(path).is_file()) {
+            threads.push(thread.to_owned());
+        }
+        if threads.len() == PROOF_THREADS_MAX {
+            break;
+        }
+    }
+    threads
+}
+
+/// Whether an error says that the method is not known, or that too much is asked at once.
+fn is_unknown(error: &Value) -> bool {
+    let message = error["message"].as_str().unwrap_or_default();
+    matches!(error["code"].as_i64(), Some(-32601 | -32001))
+        || message.contains("unknown variant")
+        || message.contains("not supported")
+        || error["data"]["reason"] == "serverShuttingDown"
+}
+
+/// What an error says, without the steps on the way there.
+fn message(error: &Value) -> String {
+    const STEPS: [&str; 3] = [
+        "failed to resolve feature override precedence: ",
+        "failed to read configuration layers: ",
+        "invalid configuration: ",
+    ];
+    let mut message = error["message"].as_str().unwrap_or("no reason was given").trim();
+    while let Some(rest) = STEPS.iter().find_map(|step| message.strip_prefix(step)) {
+        message = rest;
+    }
+    in_one_line(message.lines())
+}
+
+fn in_one_line<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ").chars().take(PROOF_MESSAGE_CHARS_MAX).collect()
+}
+
+/// `codex features list` loads the configuration, all of it, and starts nothing (0.131.0, 0.169.0, 0.171.0). It ends with
+/// 1 and says why if it cannot.
+fn said_of_configuration(program: &Program) -> Option<String> {
+    let mut child = Command::new(&program.executable)
+        .args(["features", "list"])
+        .env_clear()
+        .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
+        .current_dir(&program.cwd)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let (mut stderr, (send, receive)) = (child.stderr.take()?, std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let mut said = Vec::new();
+        let _ = stderr.by_ref().take(STDERR_TAIL_BYTES * 4).read_to_end(&mut said);
+        let _ = send.send(said);
+    });
+    if !ends_within(&child, TIMEOUT) {
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        let _ = child.wait();
+        return None;
+    }
+    let status = child.wait().ok()?;
+    // What it has started may hold the other end still.
+    let said = receive.recv_timeout(Duration::from_millis(PROBE_TIMEOUT_MS)).ok()?;
+    (status.code() == Some(1)).then(|| error_of(&String::from_utf8_lossy(&said))).flatten()
+}
+
+fn ends_within(child: &std::process::Child, time: Duration) -> bool {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let Some(Ok(pidfd)) = pid.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) else {
+        return false;
+    };
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut waits = [PollFd::new(&pidfd, PollFlags::IN)];
+        match rustix::event::poll(&mut waits, left.try_into().ok().as_ref()) {
+            Ok(ended) => return ended > 0,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// What stands behind `Error:`; the cause where there is one, since it says more.
+fn error_of(said: &str) -> Option<String> {
+    let at = said.find("Error: ")?;
+    let (first, causes) = match said[at + 7..].split_once("Caused by:") {
+        Some((first, causes)) => (first, causes),
+        None => (&said[at + 7..], ""),
+    };
+    let numbered = |line: &'_ str| line.trim().trim_start_matches("0: ").to_owned();
+    let cause = causes.lines().map(numbered).find(|line| !line.is_empty());
+    let names_file = first.trim_start().starts_with('/');
+    Some(match cause.filter(|_| !names_file) {
+        Some(cause) if cause.starts_with('/') => in_one_line(cause.lines()),
+        Some(_) => in_one_line(causes.lines()),
+        None => in_one_line(first.lines()),
+    })
+}
+
+fn goes_on(old: Option<identity::Pid>) -> String {
+    old.map(|pid| format!("; the app-server that runs (pid {pid}) goes on and keeps its threads"))
+        .unwrap_or_default()
+}
+
+fn config_invalid(why: &str, old: Option<identity::Pid>) -> Failure {
+    Failure::new(
+        ErrorCode::ConfigInvalid,
+        format!("the new app-server cannot load its configuration: {why}{}", goes_on(old)),
+    )
+    .hint("correct the configuration, then run the command again")
+    .with("cause", why)
+    .with("runningPid", old.map(|pid| pid.0))
+}
+
+fn threads_unreadable(thread: &str, why: &str, old: Option<identity::Pid>) -> Failure {
+    Failure::new(
+        ErrorCode::SuccessorUnfit,
+        format!("the new app-server cannot read thread {thread}, which is loaded now: {why}{}", goes_on(old)),
+    )
+    .hint("`codexd logs` shows what the new app-server wrote; run the command again once the cause is gone")
+    .with("cause", why)
+    .with("threadId", thread)
+    .with("runningPid", old.map(|pid| pid.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{error_of, message};
+    use serde_json::json;
+
+    #[test]
+    fn the_cause_is_told_without_the_steps_on_the_way_there() {
+        let error = json!({"message": "failed to resolve feature override precedence: /h/config.toml:7:1: invalid transport"});
+        assert_eq!(message(&error), "/h/config.toml:7:1: invalid transport");
+        let error = json!({"message": "invalid configuration: invalid transport\nin `mcp_servers.a`\n"});
+        assert_eq!(message(&error), "invalid transport in `mcp_servers.a`");
+    }
+
+    #[test]
+    fn what_codex_prints_of_an_invalid_configuration_is_found_among_its_warnings() {
+        let said = "WARNING: x\nError: failed to load bootstrap configuration\n\nCaused by:\n    0: /h/config.toml:16:8: unclosed array, expected `]`\n    1: TOML parse error at line 16, column 8\n          |\n";
+        assert_eq!(error_of(said).as_deref(), Some("/h/config.toml:16:8: unclosed array, expected `]`"));
+        let said = "Error: failed to load bootstrap configuration\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
+        assert_eq!(error_of(said).as_deref(), Some("invalid transport in `mcp_servers.a`"));
+        let said = "Error: /h/config.toml:7:1: invalid transport\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
+        assert_eq!(error_of(said).as_deref(), Some("/h/config.toml:7:1: invalid transport"));
+        assert_eq!(
+            error_of("Error: config profile `x` not found\n").as_deref(),
+            Some("config profile `x` not found")
+        );
+        assert_eq!(error_of("WARNING: proceeding\n"), None);
+    }
+}

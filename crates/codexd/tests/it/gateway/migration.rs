@@ -1,0 +1,101 @@
+//! A restart with threads that the new server cannot load: nothing of them is lost, and the command says which and why.
+
+use anyhow::{Context, ensure};
+use codexd_testkit::home::Config;
+use codexd_testkit::{Client, Server, Version, codex, skip};
+use serde_json::{Value, json};
+
+use super::front::Front;
+
+const INVALID: &str = "[mcp_servers.a]\nstartup_timeout_sec = 60\n";
+
+/// Writes the configuration of the home anew.
+fn configure(front: &Front, tables: &str) -> anyhow::Result<()> {
+    front.home.configure(&Config { tables: tables.to_owned(), ..Config::for_model(&front.model) })
+}
+
+/// Runs a verb that must be refused since the configuration is invalid; nothing may have changed.
+async fn assert_refused(front: &Front, verb: &[&str], code: &str) -> anyhow::Result<()> {
+    let before = front.server().await?;
+    let (ok, answer) = front.any_verb(verb).await?;
+    ensure!(!ok && answer["error"]["code"] == *code, "{verb:?}: {answer:#}");
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("invalid transport"), "the cause is told: {message}");
+    let status = front.status().await?;
+    ensure!(status["pid"] == before.pid && status["state"] == "running", "{status:#}");
+    ensure!(status["generations"].as_array().is_some_and(|all| all.len() == 1), "{status:#}");
+    Ok(())
+}
+
+async fn assert_turn(client: &Client, thread: &str) -> anyhow::Result<()> {
+    let done = client.turn(thread, "[[deltas=1]]").await?;
+    ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+    Ok(())
+}
+
+/// With an invalid configuration each verb is refused, and threads stay where they are; with a valid one it succeeds.
+async fn refuse_then_replace(front: Front, verbs: &[&[&str]]) -> anyhow::Result<()> {
+    let client = front.client("viewer").await?;
+    let thread = front.thread(&client).await?;
+    configure(&front, INVALID)?;
+    for verb in verbs {
+        assert_refused(&front, verb, "config-invalid").await?;
+    }
+    assert_turn(&client, &thread).await?;
+    ensure!(told_closed(&client) == 0, "the viewer was told that the thread is closed");
+    configure(&front, "")?;
+    let before = front.server().await?;
+    let answer = front.verb(verbs[0]).await?;
+    ensure!(answer["status"] == "restarted", "{answer:#}");
+    ensure!(front.server().await?.pid != before.pid, "a new server runs");
+    Ok(())
+}
+
+fn told_closed(client: &Client) -> usize {
+    client.received().iter().filter(|text| text["method"] == "thread/closed").count()
+}
+
+async fn live(version: Version) -> anyhow::Result<()> {
+    let front = Front::open(Server::Real(version)).await?;
+    refuse_then_replace(front, &[&["restart"], &["reload"], &["restart", "--now"]]).await
+}
+
+macro_rules! real {
+    ($($name:ident: $script:expr;)+) => {
+        $(#[tokio::test]
+        async fn $name() -> anyhow::Result<()> {
+            if let Err(reason) = codex::platform() {
+                skip!("{reason}");
+            }
+            $script.await
+        })+
+    };
+}
+
+real! {
+    restart_with_an_invalid_configuration_keeps_the_old_server_of_0_171_0: live(Version::V0_171_0);
+    restart_with_an_invalid_configuration_keeps_the_old_server_of_0_169_0: live(Version::V0_169_0);
+    draining_restart_with_an_invalid_configuration_keeps_the_old_server_of_0_131_0: live(Version::V0_131_0);
+    restart_without_a_gateway_proves_the_configuration_first: without_gateway();
+    a_setting_is_put_back_that_an_invalid_configuration_keeps_from_taking_effect: remote_control();
+}
+
+async fn without_gateway() -> anyhow::Result<()> {
+    let front = Front::without_gateway(Server::Real(Version::V0_171_0)).await?;
+    let client = front.client("viewer").await?;
+    let thread = front.thread(&client).await?;
+    configure(&front, INVALID)?;
+    assert_refused(&front, &["restart"], "config-invalid").await?;
+    assert_turn(&client, &thread).await
+}
+
+async fn remote_control() -> anyhow::Result<()> {
+    let front = Front::open(Server::Real(Version::V0_171_0)).await?;
+    configure(&front, INVALID)?;
+    assert_refused(&front, &["enable-remote-control"], "setting-rolled-back").await?;
+    let status: Value = front.status().await?;
+    let enabled = status["settings"]["remoteControlEnabled"].as_bool().context("a setting")?;
+    ensure!(!enabled, "{status:#}");
+    ensure!(json!(null) != status["pid"], "{status:#}");
+    Ok(())
+}
