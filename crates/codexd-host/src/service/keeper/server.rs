@@ -21,13 +21,10 @@ use crate::exec_with_sockets;
 use crate::home::Home;
 use crate::process_table::ProcessTable;
 use crate::strays::{MARK, Ties};
-use crate::{clock, logs, process, upstream_files};
+use crate::{clock, logs, process};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
 const CONTROL: &str = "control";
-
-/// Tells an app-server that a daemon manages it.
-const MANAGED: &str = "--managed-daemon";
 
 /// How often a process that shows no arguments yet is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -56,10 +53,6 @@ impl Server {
     pub fn spawn(home: &Home, program: &Program, generation: &str) -> io::Result<Self> {
         home.create_state()?;
         let stderr = home.stderr_log();
-        if program.args.iter().any(|argument| argument.0 == MANAGED) {
-            // Without the link the server only writes to a log of its own as well.
-            let _ = upstream_files::link_managed_log(home);
-        }
         let (mut command, stderr_from) = command(home, program, &home.stdout_log(), &stderr)?;
         command
             .args(program.args.iter().map(|argument| &argument.0))
@@ -89,7 +82,7 @@ impl Server {
         stderr_from: u64,
     ) -> io::Result<Self> {
         let pid = Pid(child.id());
-        let (identity, handle) = match hold(pid) {
+        let (identity, handle) = match hold(pid, process::stat(pid)) {
             Ok(held) => held,
             Err(error) => {
                 // One that cannot be watched is not left behind.
@@ -228,8 +221,13 @@ fn command(home: &Home, program: &Program, stdout: &Path, stderr: &Path) -> io::
 }
 
 /// The identity of and a handle on a child that nobody has reaped: the number is still its own, alive or dead.
-fn hold(pid: Pid) -> io::Result<(ProcessIdentity, OwnedFd)> {
-    let start_ticks = process::stat(pid).map(|stat| stat.start_ticks).unwrap_or_default();
+///
+/// # Errors
+/// The system's; also if `/proc` does not tell when the child started: another process could pass for it later.
+fn hold(pid: Pid, stat: Option<process::Stat>) -> io::Result<(ProcessIdentity, OwnedFd)> {
+    let unknown =
+        || io::Error::other(format!("cannot read the start time of process {pid} in /proc/{pid}/stat"));
+    let start_ticks = stat.map(|stat| stat.start_ticks).ok_or_else(unknown)?;
     let identity = ProcessIdentity { boot_id: process::boot_id()?.to_owned(), start_ticks };
     let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
     let raw = raw.ok_or_else(|| io::Error::other("the kernel gave out an impossible pid"))?;
@@ -289,9 +287,19 @@ fn arguments_for(executable: &Path, arguments: Vec<OsString>) -> Vec<OsText> {
 
 #[cfg(test)]
 mod tests {
-    use super::arguments_for;
+    use super::{arguments_for, hold};
+    use codexd_core::identity::Pid;
     use codexd_core::os_text::OsText;
     use std::path::Path;
+
+    #[test]
+    fn a_process_whose_start_time_cannot_be_read_gets_no_identity() {
+        let me = Pid(std::process::id());
+        let error = hold(me, None).expect_err("no identity");
+        assert!(error.to_string().contains("start time"), "{error}");
+        let (identity, _) = hold(me, crate::process::stat(me)).expect("held");
+        assert!(identity.start_ticks > 0);
+    }
 
     #[test]
     fn the_arguments_of_a_script_are_those_behind_its_name() {
