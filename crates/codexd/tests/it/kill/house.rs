@@ -21,11 +21,13 @@ const WITNESS: &str = r#"look() {
 }
 look $$
 echo "$$ $ticks" >> "$CODEX_HOME/served"
+others=
 while read -r other since; do
   if [ "$other" != $$ ] && look "$other" && [ "$state" != Z ] && [ "$ticks" = "$since" ]; then
-    echo "$$ while $other" >> "$CODEX_HOME/two-at-once"
+    others="$others $other"
   fi
 done < "$CODEX_HOME/served"
+if [ -n "$others" ]; then echo "$$ while$others" >> "$CODEX_HOME/two-at-once"; fi
 "#;
 
 fn says_its_version(version: &str) -> String {
@@ -166,7 +168,7 @@ impl House {
         }
         let servers = self.servers();
         let [server] = &servers[..] else { anyhow::bail!("not one app-server but {servers:#?}") };
-        let record = fs::read(self.home.state("server.json")).context("there is no pid record")?;
+        let record = fs::read(self.home.state("app-server.pid")).context("there is no pid record")?;
         let record: Value = serde_json::from_slice(&record)?;
         ensure!(
             record["pid"] == server.pid && record["processIdentity"]["startTicks"] == server.start_ticks,
@@ -202,13 +204,19 @@ impl House {
         Ok(server)
     }
 
-    /// No server ever started while another lived, unless that is how it should be.
+    /// No server ever started while another lived; where a successor is started beside the old one, none while two lived,
+    /// and one alone is current.
     pub(super) fn assert_never_two(&self) -> anyhow::Result<()> {
-        if self.shared {
-            return Ok(());
-        }
-        let second = fs::read_to_string(self.home.path().join("two-at-once")).unwrap_or_default();
-        ensure!(second.is_empty(), "these started while another one lived: {second}");
+        let beside = fs::read_to_string(self.home.path().join("two-at-once")).unwrap_or_default();
+        let most = if self.shared { 1 } else { 0 };
+        let others = |line: &&str| line.split_whitespace().count().saturating_sub(2);
+        let too_many: Vec<&str> = beside.lines().filter(|line| others(line) > most).collect();
+        ensure!(too_many.is_empty(), "these started while others lived: {too_many:?}");
+        let state = fs::read(self.home.state("keeper.json")).unwrap_or_default();
+        let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+        let current = |other: &&Value| other["role"] == "current";
+        let second = state["others"].as_array().and_then(|others| others.iter().find(current));
+        ensure!(second.is_none(), "there are two current servers: {state:#}");
         Ok(())
     }
 
