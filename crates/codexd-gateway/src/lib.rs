@@ -13,6 +13,7 @@ use std::io;
 
 use tokio::sync::mpsc;
 
+use codexd_core::settings::SubagentApprovals;
 use host::{Doors, HostEvent, HostOrder, Memory};
 
 /// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
@@ -22,9 +23,10 @@ use host::{Doors, HostEvent, HostOrder, Memory};
 /// The system's, when a door cannot be opened.
 pub async fn run(
     doors: Doors,
+    subagent_approvals: SubagentApprovals,
     memory: Box<dyn Memory>,
     host_events: mpsc::Receiver<HostEvent>,
     host_orders: mpsc::Sender<HostOrder>,
 ) -> io::Result<()> {
-    shell::run(Box::new(hub::Hub::new()), doors, memory, host_events, host_orders).await
+    shell::run(Box::new(hub::Hub::new(subagent_approvals)), doors, memory, host_events, host_orders).await
 }

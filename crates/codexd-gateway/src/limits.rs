@@ -127,6 +127,15 @@ pub(crate) const GREETINGS_MAX: usize = 32;
 pub(crate) const FOUND_WITHIN_MS: u64 = 5_000;
 /// The wait before a link that broke is opened again.
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
+/// How long clients together may take to answer a server request about no thread. Upstream itself waits 10 s at most.
+pub(crate) const SERVER_REQUEST_MAX_MS: u64 = 30_000;
+/// So many ancestors of a sub-agent's thread are looked for.
+pub(crate) const LINEAGE_MAX: usize = 64;
+/// The wait before a shared link whose name was refused is opened under another name, or the same: doubled from the first
+/// to the last.
+pub(crate) const INTRODUCE_FIRST_WAIT_MS: u64 = 100;
+/// See [`INTRODUCE_FIRST_WAIT_MS`].
+pub(crate) const INTRODUCE_LAST_WAIT_MS: u64 = 10_000;
 /// So many of those who resumed threads with all their turns are remembered until they are told something about it.
 pub(crate) const RESUMERS_MAX: usize = 16;
 /// How long nothing is sent on after upstream has refused a request because too many were waiting there.

@@ -6,7 +6,7 @@ use codexd_core::contract::Failure;
 use codexd_core::identity::Pid;
 use codexd_core::os_text::OsText;
 use codexd_core::program::Program;
-use codexd_core::settings::Gateway;
+use codexd_core::settings::{Gateway, SubagentApprovals};
 use codexd_host::service::keeper::{self, Generation};
 use codexd_host::{Home, gateway_process, process};
 
@@ -15,6 +15,9 @@ use crate::context::Context;
 
 /// The option by which the gateway is told where to listen besides.
 pub const LISTEN: &str = "--listen";
+/// The option by which the gateway is told which clients decide what a sub-agent asks.
+pub const SUBAGENT_APPROVALS: &str = "--subagent-approvals";
+
 /// What is to be started: whether the embedded server runs now, and which socket the new one gets; none makes it the control
 /// socket.
 #[derive(Clone, Debug)]
@@ -37,6 +40,10 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
     args.push(OsText::from(context.home.root()));
     if let Some(listen) = gateway.listen() {
         args.extend([OsText::from(LISTEN), OsText::from(listen.to_string())]);
+    }
+    let approvals = gateway.subagent_approvals();
+    if approvals != SubagentApprovals::default() {
+        args.extend([OsText::from(SUBAGENT_APPROVALS), OsText::from(approvals.as_str())]);
     }
     let caller = context.caller();
     let mut env: Vec<(OsText, OsText)> = keeper::VARIABLES

@@ -79,6 +79,8 @@ pub struct GatewaySettingReport {
     pub enabled: bool,
     /// Where it is to listen besides, as a URL.
     pub listen: Option<String>,
+    /// Which clients decide what a sub-agent asks: `viewers` or `all`; null without a gateway.
+    pub subagent_approvals: Option<&'static str>,
 }
 
 /// The gateway of a home.

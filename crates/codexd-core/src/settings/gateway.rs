@@ -6,7 +6,33 @@ use serde_json::{Map, Value};
 
 const LISTEN: &str = "listen";
 const ALLOW_NON_LOOPBACK: &str = "allowNonLoopback";
+const SUBAGENT_APPROVALS: &str = "subagentApprovals";
 const SCHEME: &str = "ws://";
+
+/// Which clients decide what a sub-agent asks: approvals, input, tool calls.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SubagentApprovals {
+    /// Those that watch the thread of the sub-agent or one that it descends from.
+    #[default]
+    Viewers,
+    /// Every client that is connected, as without a gateway.
+    All,
+}
+
+impl SubagentApprovals {
+    /// The word for it in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SubagentApprovals::Viewers => "viewers",
+            SubagentApprovals::All => "all",
+        }
+    }
+
+    /// Reads the word.
+    pub fn from_word(word: &str) -> Option<SubagentApprovals> {
+        [SubagentApprovals::Viewers, SubagentApprovals::All].into_iter().find(|known| known.as_str() == word)
+    }
+}
 
 /// The gateway that is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,12 +43,14 @@ pub enum Gateway {
     On {
         /// Where it listens for WebSocket clients over TCP besides.
         listen: Option<SocketAddr>,
+        /// Which clients decide what a sub-agent asks.
+        subagent_approvals: SubagentApprovals,
     },
 }
 
 impl Default for Gateway {
     fn default() -> Self {
-        Gateway::On { listen: None }
+        Gateway::On { listen: None, subagent_approvals: SubagentApprovals::default() }
     }
 }
 
@@ -35,8 +63,16 @@ impl Gateway {
     /// Where it listens over TCP, if anywhere.
     pub fn listen(self) -> Option<SocketAddr> {
         match self {
-            Gateway::On { listen } => listen,
+            Gateway::On { listen, .. } => listen,
             Gateway::Off => None,
+        }
+    }
+
+    /// Which clients decide what a sub-agent asks.
+    pub fn subagent_approvals(self) -> SubagentApprovals {
+        match self {
+            Gateway::On { subagent_approvals, .. } => subagent_approvals,
+            Gateway::Off => SubagentApprovals::All,
         }
     }
 
@@ -48,9 +84,21 @@ impl Gateway {
         match value {
             Value::Bool(true) => Ok(Gateway::default()),
             Value::Bool(false) => Ok(Gateway::Off),
-            Value::Object(fields) => Ok(Gateway::On { listen: listen(fields)? }),
-            _ => Err("true, false, or an object with listen and allowNonLoopback"),
+            Value::Object(fields) => {
+                Ok(Gateway::On { listen: listen(fields)?, subagent_approvals: subagent_approvals(fields)? })
+            }
+            _ => Err("true, false, or an object with listen, allowNonLoopback and subagentApprovals"),
         }
+    }
+}
+
+fn subagent_approvals(fields: &Map<String, Value>) -> Result<SubagentApprovals, &'static str> {
+    match fields.get(SUBAGENT_APPROVALS) {
+        None => Ok(SubagentApprovals::default()),
+        Some(word) => word
+            .as_str()
+            .and_then(SubagentApprovals::from_word)
+            .ok_or("subagentApprovals to be \"viewers\" or \"all\""),
     }
 }
 
@@ -76,12 +124,12 @@ fn listen(fields: &Map<String, Value>) -> Result<Option<SocketAddr>, &'static st
 
 #[cfg(test)]
 mod tests {
-    use super::Gateway;
+    use super::{Gateway, SubagentApprovals};
     use serde_json::json;
 
     #[test]
     fn there_is_one_unless_the_setting_says_no() {
-        assert_eq!(Gateway::default(), Gateway::On { listen: None });
+        assert!(Gateway::default().is_on() && Gateway::default().listen().is_none());
         for on in [json!(true), json!({}), json!({"listen": null}), json!({"later": [1]})] {
             assert_eq!(Gateway::parse(&on), Ok(Gateway::default()), "{on}");
         }
@@ -95,6 +143,19 @@ mod tests {
         assert!(parse(json!({"listen": "ws://[::1]:1/"})).is_ok_and(|listen| listen.is_some()));
         assert!(parse(json!({"listen": "ws://0.0.0.0:1"})).is_err());
         assert!(parse(json!({"listen": "ws://0.0.0.0:1", "allowNonLoopback": true})).is_ok());
+    }
+
+    #[test]
+    fn viewers_decide_about_subagents_unless_the_setting_says_all() {
+        let parse = |value| Gateway::parse(&value).map(Gateway::subagent_approvals);
+        for viewers in [json!({}), json!(true), json!({"subagentApprovals": "viewers"})] {
+            assert_eq!(parse(viewers), Ok(SubagentApprovals::Viewers));
+        }
+        assert_eq!(parse(json!({"subagentApprovals": "all"})), Ok(SubagentApprovals::All));
+        for other in [json!("everyone"), json!("All"), json!(true), json!(null)] {
+            let error = parse(json!({"subagentApprovals": other})).expect_err("no such value");
+            assert!(error.contains("viewers") && error.contains("all"), "{error}");
+        }
     }
 
     #[test]

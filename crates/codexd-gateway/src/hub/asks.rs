@@ -1,7 +1,9 @@
 //! What app-servers ask clients: approvals above all.
 //!
 //! Upstream counts its questions from 0 in every process, so two of them use the same numbers; the gateway gives each
-//! question a number of its own for all clients.
+//! question a number of its own for all clients. Whom it asks: `recipients.rs`.
+
+mod recipients;
 
 use std::collections::HashMap;
 
@@ -9,8 +11,9 @@ use serde_json::value::RawValue;
 
 use super::event::{ClientId, Link, ServerId, Text};
 use super::replies::thread_of;
-use super::thread::{Audience, ThreadId, Viewer};
-use super::{Hub, text};
+use super::thread::ThreadId;
+use super::{Hub, Timer, text};
+use crate::limits::SERVER_REQUEST_MAX_MS;
 use crate::routes::{self, ServerRequestScope, gates};
 
 /// A kind of approval that only clients may see that promise a person's answer.
@@ -19,8 +22,9 @@ const HUMAN: &str = "humanCommand";
 /// Asked of one client that has said at `initialize` that it can.
 const ATTESTATION: &str = "attestation/generate";
 
-fn nobody_attests(id: &str) -> Text {
-    text::error(id, super::pump::SERVER_ERROR, "no client that attests requests is connected", None)
+/// The answer to a server request about no thread that no client answers.
+fn unanswered(id: &str) -> Text {
+    text::error(id, super::pump::SERVER_ERROR, "no client that could answer is connected, or none did", None)
 }
 
 /// A question that waits for an answer.
@@ -35,8 +39,12 @@ pub struct Ask {
     /// The question under the gateway's number.
     text: Text,
     human_only: bool,
+    /// One client that attests requests is asked.
+    is_attestation: bool,
     /// Who may answer.
     asked: Vec<ClientId>,
+    /// Clients that cannot answer.
+    declined: Vec<ClientId>,
     /// The answer of the first who gave one, as it went on.
     answer: Option<Text>,
     /// The link that asked broke; if the process lives, it will ask again.
@@ -61,13 +69,18 @@ pub struct Asks {
 }
 
 impl Asks {
-    pub fn client_left(&mut self, client: ClientId) {
+    /// Gives the numbers of those about no thread that no client is left to answer.
+    fn client_left(&mut self, client: ClientId) -> Vec<u64> {
         self.waiting.retain(|_, ask| !matches!(ask.link, Link::Own(owner, _) if owner == client));
+        let mut abandoned = Vec::new();
         for ask in self.waiting.values_mut() {
             ask.asked.retain(|asked| *asked != client);
+            if ask.thread.is_none() && ask.asked.is_empty() {
+                abandoned.push(ask.number);
+            }
         }
-        // Nobody who comes later is asked what is about no thread.
-        self.waiting.retain(|_, ask| ask.thread.is_some() || !ask.asked.is_empty());
+        abandoned.sort_unstable();
+        abandoned
     }
 
     pub fn thread_gone(&mut self, thread: &ThreadId) {
@@ -133,29 +146,55 @@ impl Hub {
             text: text::splice(text, id.get(), &number.to_string()),
             human_only: kind.is_some_and(|kind| kind == HUMAN),
             asked: Vec::new(),
+            declined: Vec::new(),
             answer: None,
             lost: false,
             is_over_untold: !routes::is_resolved(method),
             experimental_only: mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
+            is_attestation: method == ATTESTATION,
         };
-        let text = ask.text.clone();
-        let asked = match method {
-            // Upstream asks one of those who can, and waits for the answer before it asks the model.
-            ATTESTATION if matches!(link, Link::Shared(_)) => match self.who_attests() {
-                Some(client) => vec![client],
-                None => return self.say(link, nobody_attests(id.get())),
-            },
-            _ => self.who_is_asked(&ask),
-        };
-        for client in &asked {
-            self.tell(*client, text.clone());
+        self.asks.waiting.insert(number, ask);
+        self.ask_recipients(number);
+        if let Some(ask) = self.asks.waiting.get(&number)
+            && ask.thread.is_none()
+        {
+            self.timer(SERVER_REQUEST_MAX_MS, Timer::ServerRequest(number));
         }
-        self.asks.waiting.insert(number, Ask { asked, ..ask });
     }
 
-    fn who_attests(&self) -> Option<ClientId> {
-        let attests = |client: &&super::Client| client.is_ready() && client.capabilities.attests;
-        self.clients.values().filter(attests).map(|client| client.id).min()
+    /// Asks every client that is to decide and was not asked yet. What is about a thread waits if there is none; what is not
+    /// is refused.
+    pub(super) fn ask_recipients(&mut self, number: u64) {
+        let Some(ask) = self.asks.waiting.get(&number) else { return };
+        let recipients = self.recipients(ask);
+        let Some(ask) = self.asks.waiting.get_mut(&number).filter(|ask| ask.answer.is_none()) else { return };
+        let text = ask.text.clone();
+        let new: Vec<ClientId> = recipients
+            .into_iter()
+            .filter(|client| !ask.asked.contains(client) && !ask.declined.contains(client))
+            .collect();
+        ask.asked.extend(&new);
+        if ask.asked.is_empty() && ask.thread.is_none() {
+            return self.refuse_ask(number);
+        }
+        for client in new {
+            self.tell(client, text.clone());
+        }
+    }
+
+    /// No client answers a server request about no thread: upstream is told, and waits no longer.
+    pub(super) fn refuse_ask(&mut self, number: u64) {
+        let Some(ask) = self.asks.waiting.remove(&number) else { return };
+        if !ask.lost {
+            self.say(ask.link, unanswered(&ask.upstream));
+        }
+    }
+
+    /// A client has left: what only that one was asked goes to the next client.
+    pub(super) fn asked_client_left(&mut self, client: ClientId) {
+        for number in self.asks.client_left(client) {
+            self.ask_recipients(number);
+        }
     }
 
     /// The same question once more, behind a resume. If its link had broken, the answer may not have arrived.
@@ -168,59 +207,17 @@ impl Hub {
         }
     }
 
-    fn who_is_asked(&mut self, ask: &Ask) -> Vec<ClientId> {
-        let everyone = |hub: &Hub| {
-            let ready = hub.clients.values().filter(|client| client.is_ready());
-            let may = ready.filter(|client| {
-                ask.may_see(client.capabilities.experimental, client.capabilities.human_approval)
-            });
-            may.map(|client| client.id).collect::<Vec<_>>()
-        };
-        match (ask.link, &ask.thread) {
-            (Link::Own(client, _), _) => vec![client],
-            (_, None) => everyone(self),
-            (Link::Shared(_), Some(thread)) => {
-                match self.threads.get(thread).map(|thread| &thread.audience) {
-                    Some(Audience::Viewers(viewers)) => {
-                        let may = viewers
-                            .iter()
-                            .filter(|viewer| ask.may_see(viewer.experimental, viewer.human_approval));
-                        may.map(|viewer| viewer.client).collect()
-                    }
-                    Some(Audience::Everyone { but }) => {
-                        let but = but.clone();
-                        everyone(self).into_iter().filter(|client| !but.contains(client)).collect()
-                    }
-                    None => everyone(self),
-                }
-            }
-        }
-    }
-
-    /// Asks one who has just joined what waits for an answer in the thread.
-    pub(super) fn ask_joiner(&mut self, viewer: &Viewer, thread: &ThreadId) {
-        let mut pending: Vec<&mut Ask> = self
-            .asks
-            .waiting
-            .values_mut()
-            .filter(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
-            .filter(|ask| ask.may_see(viewer.experimental, viewer.human_approval))
-            .collect();
-        pending.sort_by_key(|ask| ask.number);
-        for ask in pending {
-            if !ask.asked.contains(&viewer.client) {
-                ask.asked.push(viewer.client);
-            }
-            self.out.push(super::Action::Tell(viewer.client, ask.text.clone()));
-        }
-    }
-
     /// A client answers. Nobody hears of an answer by one who was not asked, or of a second one, as upstream has it.
-    pub(super) fn client_answered(&mut self, client: ClientId, id: &str, _is_result: bool, text: &Text) {
+    pub(super) fn client_answered(&mut self, client: ClientId, id: &str, is_result: bool, text: &Text) {
         let Ok(number) = id.parse::<u64>() else { return };
         let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
         if ask.answer.is_some() || !ask.asked.contains(&client) {
             return;
+        }
+        if ask.thread.is_none() && !is_result && ask.asked.len() > 1 {
+            // One that cannot tell does not speak for those that may.
+            ask.declined.push(client);
+            return ask.asked.retain(|asked| *asked != client);
         }
         let (link, lost, answer) = (ask.link, ask.lost, text::splice(text, id, &ask.upstream));
         ask.answer = Some(answer.clone());
@@ -245,10 +242,11 @@ impl Hub {
     ) {
         let Some(id) = id else { return self.tell_viewers(thread, method, text) };
         // Of one that was asked before this gateway was there nobody knows.
-        if let Some(number) = self.asks.find(Link::Shared(server), id.get()) {
-            self.asks.waiting.remove(&number);
+        if let Some(number) = self.asks.find(Link::Shared(server), id.get())
+            && let Some(ask) = self.asks.waiting.remove(&number)
+        {
             let text = text::splice(text, id.get(), &number.to_string());
-            self.tell_viewers(thread, method, &text);
+            self.tell_resolved(thread, &ask, method, &text);
         }
     }
 
@@ -260,10 +258,10 @@ impl Hub {
             .collect();
         numbers.sort_unstable();
         for number in numbers {
-            self.asks.waiting.remove(&number);
+            let Some(ask) = self.asks.waiting.remove(&number) else { continue };
             let params = serde_json::json!({"threadId": &**thread, "requestId": number});
             let method = "serverRequest/resolved";
-            self.tell_viewers(thread, method, &text::notification(method, &params));
+            self.tell_resolved(thread, &ask, method, &text::notification(method, &params));
         }
     }
 

@@ -1,6 +1,7 @@
 //! A request that was sent upstream and not answered yet.
 
 use super::event::{ClientId, Link, ServerId, Text};
+use super::places::Background;
 use super::thread::ThreadId;
 
 /// One request on its way.
@@ -48,8 +49,8 @@ pub enum Kind {
     Exec,
     /// The process that it began runs until it is told to have ended; refused, it never ran.
     Spawn,
-    /// A login waits for its user from now on.
-    Login,
+    /// Something goes on in the app-server from now on, such as a login that waits for its user.
+    Begins(&'static Background),
     /// It changed a setting that a successor has to be told as well.
     Setting,
     /// It began a stream of events.
@@ -98,6 +99,11 @@ pub enum Errand {
     Running(ThreadId),
     /// Take over a thread that an app-server had before this gateway was there.
     TakeOver(ThreadId),
+    /// What a thread descends from: what the app-server knows of it, or of the farthest known ancestor.
+    Lineage {
+        thread: ThreadId,
+        of: ThreadId,
+    },
     /// Whatever comes of it.
     Forget,
 }
@@ -120,7 +126,8 @@ impl Errand {
             | Errand::Recover(thread)
             | Errand::LastTurn(thread)
             | Errand::Running(thread)
-            | Errand::TakeOver(thread) => Some(thread),
+            | Errand::TakeOver(thread)
+            | Errand::Lineage { thread, .. } => Some(thread),
         }
     }
 }

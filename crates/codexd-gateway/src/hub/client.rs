@@ -92,6 +92,8 @@ pub struct Client {
     pub kept: Vec<Kept>,
     /// What runs on a connection of its own and where: the kind and the raw id.
     pub placed: Vec<(&'static str, Box<str>, ServerId)>,
+    /// What has ended before the request that began it was answered: the kind and the raw name.
+    pub ended_early: Option<(&'static str, Box<str>)>,
     /// Not before then is a connection of its own opened again.
     pub own_again_at: Now,
     /// Its own connection was lost under what it watches.
@@ -115,6 +117,7 @@ impl Client {
             slots: 0,
             kept: Vec::new(),
             placed: Vec::new(),
+            ended_early: None,
             own_again_at: Now::default(),
             lost_own: false,
             paused: false,

@@ -41,6 +41,7 @@ impl Hub {
             Errand::LastTurn(thread) => self.last_turn_told(&thread, outcome),
             Errand::Running(thread) => self.running_told(&thread, result),
             Errand::TakeOver(thread) => self.taken_over(link.server(), &thread, outcome),
+            Errand::Lineage { thread, of } => self.lineage_told(&thread, &of, outcome),
             Errand::Forget => {}
         }
     }
@@ -48,6 +49,10 @@ impl Hub {
     /// The link broke before an errand was answered.
     pub(super) fn errand_lost(&mut self, errand: &Errand) {
         let Some(id) = errand.thread().cloned() else { return };
+        if let Errand::Lineage { .. } = errand {
+            // It is asked again where the thread is by then.
+            return self.threads.get_mut(&id).into_iter().for_each(|thread| thread.lineage.answer_lost());
+        }
         // Whoever lost it finds it again: it counts among those of the lost app-server.
         if let Some(thread) = self.threads.get_mut(&id).filter(|thread| thread.motion != Motion::Still) {
             thread.motion = Motion::Lost;
@@ -211,7 +216,7 @@ impl Hub {
                 thread.describe(told.get());
                 // Who comes later is no subscriber of a sub-agent's, as upstream has it.
                 if thread.is_child && !self.clients.is_empty() {
-                    thread.audience = Audience::Everyone { but: Vec::new() };
+                    thread.audience = Audience::everyone();
                     thread.unwatched_since = None;
                 }
                 let (link, runs) = (thread.link(), thread.is_active());
@@ -219,6 +224,7 @@ impl Hub {
                     let params = serde_json::json!({"threadId": &**id, "limit": 1, "sortDirection": "desc"});
                     self.errand(link, Errand::Running(id.clone()), "thread/turns/list", &params);
                 }
+                self.learn_lineage(id);
                 self.find_held_goal(id);
                 if !self.threads.get(id).is_some_and(Thread::is_watched) {
                     self.left_alone(id);

@@ -142,7 +142,7 @@ impl Hub {
             client.introduction = None;
             self.tell(id, format!(r#"{{"error":{error},"id":{raw_id}}}"#).into());
         } else {
-            self.refuse_waiting(id, "the app-server refused a connection of this client's own");
+            self.refuse_waiting(id, error);
         }
         self.close_drained(id);
     }

@@ -138,7 +138,11 @@ impl Hub {
                 || self.goals.are_at_work_in(thread)
         };
         let threads = self.threads.values();
-        let lost = threads.filter(|thread| thread.motion == Motion::Lost && !is_needed(thread));
+        // A server that drains may be at work there still, and knows it alone.
+        let drains = |server: &super::Server| server.draining && !server.retired;
+        let may_work = |thread: &Thread| self.servers.get(&thread.server).is_some_and(drains);
+        let lost = threads.filter(|thread| thread.motion == Motion::Lost);
+        let lost = lost.filter(|thread| !is_needed(thread) && !may_work(thread));
         let mut closed: Vec<ThreadId> = lost.map(|thread| thread.id.clone()).collect();
         closed.sort_unstable();
         closed.iter().for_each(|id| self.end_unheard(id));

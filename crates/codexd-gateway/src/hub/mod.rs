@@ -7,7 +7,8 @@
 //! - One upstream subscription per thread. What a thread tells, the shared link tells; own links opt out of it.
 //! - Nothing is unloaded while a turn could be cut by it ([`Thread::is_busy`]).
 //! - After the loss of an app-server the truth is read before it is told.
-//! - Only a client that was asked may answer, and only the first answer goes on.
+//! - Only a client that was asked may answer, and only the first answer goes on. What is about a thread is asked of
+//!   those who chose to watch it or one that it descends from.
 
 mod asks;
 mod call;
@@ -19,6 +20,7 @@ mod goals;
 mod greeting;
 mod kept;
 mod lanes;
+mod lineage;
 mod loads;
 mod loss;
 mod moving;
@@ -53,6 +55,7 @@ use crate::limits::QUIET_MS;
 use asks::Asks;
 use call::{Asker, Call, Errand};
 use client::Client;
+use codexd_core::settings::SubagentApprovals;
 use goals::Goals;
 use kept::EventStream;
 use moving::Handover;
@@ -92,6 +95,12 @@ enum Timer {
     Goals,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
+    /// Clients take too long to answer a server request about no thread.
+    ServerRequest(u64),
+    /// Ask again what a thread descends from.
+    Lineage(ThreadId),
+    /// Give the shared links a name again: the one before was refused.
+    Introduce,
 }
 
 /// The machine.
@@ -109,6 +118,9 @@ pub struct Hub {
     /// The one whose shared link is open and to which everything new goes.
     serving: Option<ServerId>,
     persona: Option<Persona>,
+    /// The one that was refused last, and how often in a row any was.
+    refused_persona: Option<Persona>,
+    refusals: u32,
     /// How long the user wants unwatched threads to stay loaded, if the configuration says so.
     unload_delay_ms: Option<u64>,
     threads: HashMap<ThreadId, Thread>,
@@ -122,6 +134,7 @@ pub struct Hub {
     has_new_demands: bool,
     next_call: u64,
     asks: Asks,
+    subagent_approvals: SubagentApprovals,
     /// Clients whose requests wait, in the order of their turns.
     ring: VecDeque<ClientId>,
     /// Those of them that wait without a deadline yet.
@@ -150,8 +163,8 @@ pub struct Hub {
 
 impl Hub {
     /// A hub without clients and without an app-server.
-    pub fn new() -> Self {
-        Self { next_call: 1, ..Self::default() }
+    pub fn new(subagent_approvals: SubagentApprovals) -> Self {
+        Self { next_call: 1, subagent_approvals, ..Self::default() }
     }
 
     /// The time of day, in milliseconds since 1970, from now on.
@@ -285,6 +298,9 @@ impl Hub {
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
                 Timer::Goals => self.load_postponed_goals(),
                 Timer::Look(thread) => self.time_to_look(&thread),
+                Timer::ServerRequest(number) => self.refuse_ask(number),
+                Timer::Lineage(thread) => self.learn_lineage(&thread),
+                Timer::Introduce => self.introduce_again(),
             }
         }
         self.pump();
@@ -296,12 +312,15 @@ impl Hub {
             self.out.push(Action::Close(Link::Own(id, server)));
             self.forget_calls(Link::Own(id, server));
         }
-        self.asks.client_left(id);
+        self.asked_client_left(id);
         self.streams.retain(|stream| stream.owner != id);
         let mut watched: Vec<ThreadId> = Vec::new();
         for thread in self.threads.values_mut() {
             match &mut thread.audience {
-                thread::Audience::Everyone { but } => but.retain(|known| *known != id),
+                thread::Audience::Everyone { but, joined } => {
+                    but.retain(|known| *known != id);
+                    joined.retain(|viewer| viewer.client != id);
+                }
                 thread::Audience::Viewers(viewers) if viewers.iter().any(|viewer| viewer.client == id) => {
                     watched.push(thread.id.clone());
                 }

@@ -119,7 +119,7 @@ impl Hub {
                 let hear = hear.filter(|viewer| !experimental || viewer.experimental);
                 self.out.extend(hear.map(|viewer| Action::Tell(viewer.client, text.clone())));
             }
-            Audience::Everyone { but } => {
+            Audience::Everyone { but, .. } => {
                 for client in self.clients.values() {
                     let may = !experimental || client.capabilities.experimental;
                     if may
@@ -149,14 +149,12 @@ impl Hub {
             Some(Hears::SubscribersOrEveryone) | None if Names::of(params).thread().is_some() => return,
             _ => {}
         }
-        let ended = match method {
-            "process/exited" => Some((places::PROCESS, "processHandle")),
-            "account/login/completed" => Some((places::LOGIN, "loginId")),
-            _ => None,
-        };
-        if let (Some(params), Some((kind, member))) = (params, ended) {
-            let name = text::member(params.get(), member).map(RawValue::get);
-            self.place_ended(id, kind, name);
+        if let Some(params) = params.map(RawValue::get) {
+            if method == "process/exited" {
+                let handle = text::member(params, "processHandle").map(RawValue::get);
+                self.place_ended(id, places::PROCESS, handle);
+            }
+            self.background_ended(id, method, params);
         }
         if names_client_request(method) {
             self.tell_requester(Link::Own(id, server), method, params, text);

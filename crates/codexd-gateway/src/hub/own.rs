@@ -3,10 +3,10 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::call::{Errand, Kind};
+use super::call::{Asker, Errand, Kind};
 use super::client::Kept;
 use super::event::{Action, ClientId, Link, ServerId, Text};
-use super::places::{self, Placed};
+use super::places::{self, Background, Placed};
 use super::requests::{Dispatched, lists_threads};
 use super::{Hub, kept, text};
 use crate::limits::RECONNECT_AFTER_MS;
@@ -21,7 +21,7 @@ impl Hub {
         params: Option<&RawValue>,
     ) -> Dispatched {
         let placed = places::placed(method);
-        let name = placed.and_then(|placed| text::member(params?.get(), placed.member)).map(RawValue::get);
+        let name = placed.and_then(|placed| placed.name(params));
         let named = placed.zip(name);
         let there = named.and_then(|(placed, name)| self.clients.get(&id)?.place(placed.kind, name));
         let Some(server) = there.or(self.serving) else { return Dispatched::Waits };
@@ -35,10 +35,9 @@ impl Hub {
         let kind = match method {
             "command/exec" => Kind::Exec,
             "process/spawn" => Kind::Spawn,
-            "account/login/start" => Kind::Login,
             _ if lists_threads(method) => Kind::ThreadList,
             _ if kept::is_setting(method) => Kind::Setting,
-            _ => Kind::Plain,
+            _ => places::background(method).map_or(Kind::Plain, Kind::Begins),
         };
         self.send(Link::Own(id, server), id, kind, None, raw, text);
         Dispatched::Done
@@ -91,10 +90,41 @@ impl Hub {
         }
     }
 
-    /// A login waits for its user, in the app-server that began it.
-    pub(super) fn login_began(&mut self, id: ClientId, server: ServerId, result: &str) {
-        if let (Some(client), Some(name)) = (self.clients.get_mut(&id), text::member(result, "loginId")) {
-            client.placed.push((places::LOGIN, name.get().into(), server));
+    /// Something goes on in the app-server that began it: a login waits for its user there.
+    pub(super) fn goes_on(
+        &mut self,
+        id: ClientId,
+        server: ServerId,
+        background: &Background,
+        request: &str,
+        result: &str,
+    ) {
+        let params = text::member(request, "params").map_or("{}", RawValue::get);
+        let name = background.name(if background.is_in_result { result } else { params });
+        let (Some(client), Some(name)) = (self.clients.get_mut(&id), name) else { return };
+        if client.ended_early.take().is_some_and(|(kind, ended)| kind == background.kind && *ended == *name) {
+            return;
+        }
+        // The same login once more takes the place of the one before.
+        client.placed.retain(|(kind, known, _)| *kind != background.kind || **known != *name);
+        client.placed.push((background.kind, name.into(), server));
+    }
+
+    /// A notification on a client's dedicated connection says that something has ended.
+    pub(super) fn background_ended(&mut self, id: ClientId, method: &str, params: &str) {
+        let Some(background) = places::ended_by(method, params) else { return };
+        let Some(name) = background.name(params) else { return };
+        if self.place_ended(id, background.kind, Some(name)) {
+            return;
+        }
+        // Before the answer to what began it?
+        let begins = Kind::Begins(background);
+        let is_asked = self.calls.values().any(|call| match &call.asker {
+            Asker::Client { client, kind, .. } => *client == id && *kind == begins,
+            Asker::Gateway(_) => false,
+        });
+        if let Some(client) = self.clients.get_mut(&id).filter(|_| is_asked) {
+            client.ended_early = Some((background.kind, name.into()));
         }
     }
 
@@ -143,13 +173,16 @@ impl Hub {
         self.place_ended(id, kind, name);
     }
 
-    pub(super) fn place_ended(&mut self, id: ClientId, kind: &str, name: Option<&str>) {
+    /// Answers whether it was known.
+    pub(super) fn place_ended(&mut self, id: ClientId, kind: &str, name: Option<&str>) -> bool {
         if let (Some(client), Some(name)) = (self.clients.get_mut(&id), name)
             && let Some(at) =
                 client.placed.iter().position(|(known, named, _)| *known == kind && **named == *name)
         {
             client.placed.remove(at);
+            return true;
         }
+        false
     }
 
     /// A new connection of a client's own: what it watched is watched there, too.
@@ -186,7 +219,10 @@ impl Hub {
             client.dedicated.drained(&done);
             client.placed.retain(|(.., server)| !done.contains(server));
         }
-        self.out.extend(done.into_iter().map(|server| Action::Close(Link::Own(id, server))));
+        for server in done {
+            self.forget_asks(Link::Own(id, server));
+            self.out.push(Action::Close(Link::Own(id, server)));
+        }
         self.see_whether_all_have_left();
     }
 }

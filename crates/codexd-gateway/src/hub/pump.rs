@@ -173,13 +173,20 @@ impl Hub {
         }
     }
 
-    /// Answers everything that a client waits for with an error.
-    pub(super) fn refuse_waiting(&mut self, id: ClientId, message: &str) {
+    /// The app-server refused a client's dedicated connection: what waits for that connection is answered with an error.
+    pub(super) fn refuse_waiting(&mut self, id: ClientId, error: &str) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let waiting: Vec<_> = client.waiting.drain(..).collect();
-        for each in waiting {
+        let waiting = std::mem::take(&mut client.waiting);
+        let (due, wait): (Vec<Waiting>, Vec<Waiting>) =
+            waiting.into_iter().partition(|each| self.is_dedicated(&each.text));
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.waiting = wait.into();
+        }
+        let said = text::string(error, "message").unwrap_or_default();
+        let message = format!("the app-server refused a connection for this client's own requests: {said}");
+        for each in due {
             if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
-                self.tell(id, text::error(raw.get(), SERVER_ERROR, message, None));
+                self.tell(id, text::error(raw.get(), SERVER_ERROR, &message, None));
             }
             self.went_on(id, each.text.len());
         }

@@ -125,7 +125,9 @@ impl Hub {
         match (kind, outcome) {
             (Kind::Exec, _) => self.begun_in_vain(client, places::EXEC, "processId", request),
             (Kind::Spawn, Err(_)) => self.begun_in_vain(client, places::PROCESS, "processHandle", request),
-            (Kind::Login, Ok(result)) => self.login_began(client, link.server(), result.get()),
+            (Kind::Begins(background), Ok(result)) => {
+                self.goes_on(client, link.server(), background, request, result.get());
+            }
             (Kind::Setting, Ok(_)) => self.setting_made(request),
             (Kind::EventStream, Err(_)) => {
                 self.stream_ended(client, request);
@@ -152,6 +154,7 @@ impl Hub {
                 let Some((loaded, is_new)) = joined else { return };
                 if kind == Kind::Resume {
                     self.catch_up(client, &loaded, is_new);
+                    self.ask_about(&loaded);
                     self.find_held_goal(&loaded);
                 }
                 if self.handover.is_some() {
@@ -219,7 +222,7 @@ impl Hub {
         if matches!(known.audience, Audience::Everyone { .. }) && (kind == Kind::NewThread || !known.is_child)
         {
             // It told something before the answer came and passed for a sub-agent's.
-            known.audience = Audience::Viewers(Vec::new());
+            known.audience = Audience::Viewers(known.viewers().to_vec());
         }
         let is_new = match viewer {
             Some(viewer) => known.watch(viewer),
@@ -234,6 +237,7 @@ impl Hub {
         if !self.threads.get(&id).is_some_and(Thread::is_watched) {
             self.left_alone(&id);
         }
+        self.trace_lineage(&id);
         Some((id, is_new))
     }
 
@@ -372,6 +376,7 @@ impl Thread {
         if let Some(status) = text::member(raw, "status") {
             self.status = status.get().into();
         }
+        self.lineage.describe(raw);
         // `source: {"subAgent": …}`.
         self.is_child |= text::member(raw, "source")
             .is_some_and(|source| text::member(source.get(), "subAgent").is_some());

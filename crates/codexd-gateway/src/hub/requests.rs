@@ -106,6 +106,25 @@ impl Hub {
         }
     }
 
+    /// Whether [`Hub::dispatch`] sends a request over the client's dedicated connection.
+    pub(super) fn is_dedicated(&self, request: &str) -> bool {
+        let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return false };
+        match routes::route(method) {
+            Route::Own(_) => true,
+            Route::HubOrOwn => Names::of(params).thread().is_none(),
+            Route::Gateway(Special::ThreadList | Special::ThreadSearch | Special::LoadedList) => {
+                !self.completes_lists()
+            }
+            Route::Gateway(Special::Unsubscribe) => {
+                let names = Names::of_request(params);
+                names.thread().is_none_or(|thread| !self.is_listing() && !self.threads.contains_key(thread))
+            }
+            // One whose request is under way does not wait.
+            Route::Gateway(Special::RequestId) => true,
+            Route::Hub | Route::Gateway(_) => false,
+        }
+    }
+
     /// What the gateway answers itself, or has to look at.
     fn special(
         &mut self,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::event::{Action, ClientId, Link, Now, ServerId, Text};
 use super::{Hub, Timer, text};
-use crate::limits::{FOUND_WITHIN_MS, RECONNECT_AFTER_MS};
+use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS, RECONNECT_AFTER_MS};
 
 /// How open a link is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -167,6 +167,35 @@ impl Hub {
         }
     }
 
+    /// The app-server rejects the name of the shared link. The next client that asks for something gives another; without
+    /// one, those who only watch and goals that are at work are not to wait for it.
+    fn persona_refused(&mut self) {
+        if let Some(refused) = self.persona.take() {
+            self.refused_persona = Some(refused);
+        }
+        let wait = INTRODUCE_FIRST_WAIT_MS << self.refusals.min(16);
+        self.refusals += 1;
+        self.timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::Introduce);
+    }
+
+    /// Gives the shared links a name again: that of a client that is connected and has not been refused; else the same.
+    pub(super) fn introduce_again(&mut self) {
+        if self.persona.is_some() {
+            return;
+        }
+        let refused = self.refused_persona.as_ref().map(|refused| refused.client_info.clone());
+        let mut ready: Vec<_> = self.clients.values().filter(|client| client.is_ready()).collect();
+        ready.sort_unstable_by_key(|client| client.id);
+        let personas = ready.iter().filter_map(|client| Persona::of(client.introduction.as_ref()?));
+        let others = personas.filter(|persona| Some(&persona.client_info) != refused.as_ref());
+        let turn = usize::try_from(self.refusals).unwrap_or_default();
+        let others: Vec<Persona> = others.collect();
+        let other = others.get(turn.checked_rem(others.len()).unwrap_or_default()).cloned();
+        self.persona = other.or_else(|| self.refused_persona.clone());
+        self.out.extend(self.persona.as_ref().map(|persona| Action::KeepPersona(persona.kept())));
+        self.connect_where_needed();
+    }
+
     /// Opens the shared link of every app-server that answers: also of an outgoing one that this gateway found there.
     pub(super) fn connect_where_needed(&mut self) {
         let persona = self.persona.as_ref().map(Persona::introduction);
@@ -195,6 +224,7 @@ impl Hub {
 
     fn shared_up(&mut self, id: ServerId, result: &Text) {
         let Some(server) = self.servers.get_mut(&id) else { return };
+        (self.refusals, self.refused_persona) = (0, None);
         server.shared = LinkState::Up;
         server.shared_greeting = Some(result.clone());
         server.listed = false;
@@ -228,7 +258,7 @@ impl Hub {
                 if super::refusal::is_passing(error) {
                     self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
                 } else {
-                    self.persona = None;
+                    self.persona_refused();
                 }
             }
             Link::Own(client, server) => self.own_refused(client, server, error),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::event::{ClientId, Now, ServerId, Text, WaitsFor};
+use super::lineage::Lineage;
 use super::loads::Demand;
 use super::refusal::Refusal;
 use crate::limits::{
@@ -34,8 +35,15 @@ impl Viewer {
 pub enum Audience {
     /// Those who started or resumed it.
     Viewers(Vec<Viewer>),
-    /// Every client but these: the thread of a sub-agent.
-    Everyone { but: Vec<ClientId> },
+    /// Every client but these: the thread of a sub-agent. Some have joined it by themselves.
+    Everyone { but: Vec<ClientId>, joined: Vec<Viewer> },
+}
+
+impl Audience {
+    /// Every client.
+    pub fn everyone() -> Self {
+        Audience::Everyone { but: Vec::new(), joined: Vec::new() }
+    }
 }
 
 /// Where a thread is on its way from one app-server to another.
@@ -126,6 +134,8 @@ pub struct Thread {
     pub deserted: bool,
     /// A sub-agent's: every connection was subscribed to it.
     pub is_child: bool,
+    /// What it descends from.
+    pub lineage: Lineage,
     /// Its file; `None` until somebody has told.
     pub path: Option<String>,
     pub materialised: bool,
@@ -200,6 +210,7 @@ impl Thread {
             ephemeral: false,
             deserted: false,
             is_child: false,
+            lineage: Lineage::default(),
             path: None,
             materialised: false,
             status: Box::from(r#"{"type":"idle"}"#),
@@ -274,10 +285,23 @@ impl Thread {
         }
     }
 
+    /// The clients that have started, resumed or forked it.
+    pub fn viewers(&self) -> &[Viewer] {
+        match &self.audience {
+            Audience::Viewers(viewers) => viewers,
+            Audience::Everyone { joined, .. } => joined,
+        }
+    }
+
+    /// Whether a client that upstream told about it has unsubscribed from it.
+    pub fn has_left(&self, client: ClientId) -> bool {
+        matches!(&self.audience, Audience::Everyone { but, .. } if but.contains(&client))
+    }
+
     pub fn is_watched_by(&self, client: ClientId) -> bool {
         match &self.audience {
             Audience::Viewers(viewers) => viewers.iter().any(|viewer| viewer.client == client),
-            Audience::Everyone { but } => !but.contains(&client),
+            Audience::Everyone { but, .. } => !but.contains(&client),
         }
     }
 
@@ -292,9 +316,11 @@ impl Thread {
                     true
                 }
             },
-            Audience::Everyone { but } => {
+            Audience::Everyone { but, joined } => {
                 let before = but.len();
+                joined.retain(|known| known.client != viewer.client);
                 but.retain(|client| *client != viewer.client);
+                joined.push(viewer);
                 but.len() != before
             }
         }
@@ -310,7 +336,10 @@ impl Thread {
                     self.unwatched_since = Some(now);
                 }
             }
-            Audience::Everyone { but } if was => but.push(client),
+            Audience::Everyone { but, joined } if was => {
+                joined.retain(|viewer| viewer.client != client);
+                but.push(client);
+            }
             Audience::Everyone { .. } => {}
         }
         was

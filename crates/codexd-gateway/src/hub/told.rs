@@ -198,13 +198,17 @@ impl Hub {
     /// A thread that nobody has started here: a sub-agent's, which upstream tells everybody about.
     pub(super) fn found_child(&mut self, server: ServerId, thread: &str, is_known: bool) {
         let id: ThreadId = thread.into();
-        let mut child = Thread::new(id.clone(), server, Audience::Everyone { but: Vec::new() });
+        let mut child = Thread::new(id.clone(), server, Audience::everyone());
         if !is_known {
             child.motion = Motion::Finding;
             self.finds.push_back(id.clone());
         }
-        self.threads.insert(id, child);
+        self.threads.insert(id.clone(), child);
         self.find_more();
+        if is_known {
+            // Of one that is being subscribed the answer to that tells it.
+            self.learn_lineage(&id);
+        }
         if self.clients.is_empty() {
             self.leave_children_alone();
         }

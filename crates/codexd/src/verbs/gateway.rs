@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use codexd_core::contract::ErrorCode;
 use codexd_core::limits::CONTROL_BACKLOG;
+use codexd_core::settings::SubagentApprovals;
 use codexd_gateway::host::{Doors, TcpDoor};
 use codexd_host::{Home, gateway_process};
 use listenfd::ListenFd;
@@ -29,22 +30,29 @@ const UNDERWAY_MAX: usize = 64;
 pub struct Arguments {
     home: Home,
     listen: Option<SocketAddr>,
+    subagent_approvals: SubagentApprovals,
 }
 
-/// Reads the arguments, if they are those of a gateway: `codexd gateway --codex-home PATH [--listen ADDRESS]` to the letter.
-/// Only codexd itself writes them.
+/// Reads the arguments, if they are those of a gateway: `codexd gateway --codex-home PATH [--listen ADDRESS]
+/// [--subagent-approvals viewers|all]` to the letter. Only codexd itself writes them.
 pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Arguments> {
     let arguments: Vec<OsString> = arguments.into_iter().skip(1).collect();
     let ([verb, option, home], rest) = arguments.split_first_chunk()?;
     if [verb, option] != gateway_process::ARGUMENTS {
         return None;
     }
-    let listen = match rest {
-        [] => None,
-        [option, address] if option == front::LISTEN => Some(address.to_str()?.parse().ok()?),
-        _ => return None,
-    };
-    Some(Arguments { home: Home::new(PathBuf::from(home)), listen })
+    let home = Home::new(PathBuf::from(home));
+    let mut read = Arguments { home, listen: None, subagent_approvals: SubagentApprovals::default() };
+    for option in rest.chunks(2) {
+        let [option, value] = option else { return None };
+        let value = value.to_str()?;
+        match option.to_str()? {
+            front::LISTEN => read.listen = Some(value.parse().ok()?),
+            front::SUBAGENT_APPROVALS => read.subagent_approvals = SubagentApprovals::from_word(value)?,
+            _ => return None,
+        }
+    }
+    Some(read)
 }
 
 /// Serves until the keeper asks it to leave.
@@ -69,7 +77,9 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
         let (host_orders, orders) = mpsc::channel(UNDERWAY_MAX);
         let link = link::Link::new(arguments.home.clone(), kept, events, orders)?;
         let talking = tokio::spawn(link.run());
-        let served = codexd_gateway::run(Doors { control, tcp }, memory, host_events, host_orders).await;
+        let approvals = arguments.subagent_approvals;
+        let served =
+            codexd_gateway::run(Doors { control, tcp }, approvals, memory, host_events, host_orders).await;
         talking.abort();
         served
     })
@@ -87,6 +97,7 @@ fn handed_over() -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::arguments;
+    use codexd_core::settings::SubagentApprovals;
 
     #[test]
     fn only_its_own_arguments_make_a_gateway() {
@@ -95,11 +106,14 @@ mod tests {
         assert!(plain.listen.is_none());
         let listening = read(&["codexd", "gateway", "--codex-home", "/h", "--listen", "127.0.0.1:1"]);
         assert!(listening.is_some_and(|listening| listening.listen.is_some()));
+        let all = read(&["codexd", "gateway", "--codex-home", "/h", "--subagent-approvals", "all"]);
+        assert!(all.is_some_and(|all| all.subagent_approvals == SubagentApprovals::All));
         for other in [
             &["codexd", "gateway"][..],
             &["codexd", "gateway", "--help"],
             &["codexd", "gateway", "--codex-home", "/h", "--listen"],
             &["codexd", "gateway", "--codex-home", "/h", "--listen", "x"],
+            &["codexd", "gateway", "--codex-home", "/h", "--subagent-approvals", "some"],
             &["codexd", "keeper", "--codex-home", "/h"],
         ] {
             assert!(read(other).is_none(), "{other:?}");

@@ -13,6 +13,7 @@ mod refused;
 mod replace;
 mod replies;
 mod sharing;
+mod subagents;
 mod tui;
 mod unwatched;
 

@@ -11,4 +11,3 @@ mod lifecycle;
 mod proxy;
 mod state;
 mod stubborn;
-mod upstream;

@@ -297,6 +297,7 @@ impl Hub {
             self.let_goal_go_on(id);
         }
         self.begin_streams_again(id);
+        self.learn_lineage(id);
         if is_alone {
             self.left_alone(id);
         }

@@ -26,6 +26,7 @@ impl Hub {
             if self.serving == Some(id) {
                 self.serving = None;
             }
+            self.forget_asks(Link::Shared(id));
             self.out.push(Action::Close(Link::Shared(id)));
             self.out.push(Action::Retire(id));
             if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == id) {

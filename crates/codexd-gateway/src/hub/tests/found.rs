@@ -383,3 +383,9 @@ fn a_goal_that_ends_when_it_is_about_to_be_held() {
     ])
     .expect("it holds");
 }
+
+/// A new gateway finds a turn on an app-server that drains and is to leave, and that refuses to subscribe it.
+#[test]
+fn a_turn_on_a_draining_server_is_not_cut_by_a_new_gateway() {
+    run(&[Turn(1, 0), Show(0), Drain, Replace, Restart(false)]).expect("it holds");
+}

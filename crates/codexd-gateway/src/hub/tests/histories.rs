@@ -6,8 +6,9 @@ use proptest::test_runner::RngSeed;
 use serde_json::{Value, json};
 
 use super::steps::{Step, step};
+use super::summary::summary;
 use super::world::World;
-use crate::hub::{ClientId, Event, Hub};
+use crate::hub::{ClientId, Event};
 
 /// What a client declares: one that may do everything, one that does not want deltas, one that may not do everything.
 fn capabilities(kind: u8) -> Value {
@@ -345,30 +346,6 @@ impl History {
         prop_assert!(self.world.cut.is_empty(), "cut: {:?}", self.world.cut);
         Ok(())
     }
-}
-
-/// What is left in a hub, in few words.
-pub fn summary(hub: &Hub) -> String {
-    let thread = |thread: &crate::hub::Thread| {
-        let (id, server, motion) = (&thread.id, thread.server, &thread.motion);
-        let (turns, status, alone) = (thread.turns.len(), &thread.status, thread.unwatched_since);
-        format!(
-            "{id} on {server:?}: {motion:?}, {turns} turns, {status}, alone {alone:?}, {:?}",
-            thread.waits_for
-        )
-    };
-    let threads: Vec<String> = hub.threads.values().map(thread).collect();
-    let servers: Vec<String> = (hub.servers.iter())
-        .map(|(id, server)| {
-            format!("{id:?}: {:?} listed {} outgoing {}", server.shared, server.listed, server.outgoing)
-        })
-        .collect();
-    let (current, serving, handover) = (hub.current, hub.serving, &hub.handover);
-    format!(
-        "now {:?}\nthreads {threads:#?}\nservers {servers:#?}\ncurrent {current:?} serving {serving:?}\n{handover:?}\n\
-         calls {:?}\nunder way {:?}\nasks {:?}\nring {:?} slots {} timers {:?}",
-        hub.now, hub.calls, hub.under_way, hub.asks, hub.ring, hub.slots_taken, hub.timers
-    )
 }
 
 pub fn run(steps: &[Step]) -> Result<(), TestCaseError> {

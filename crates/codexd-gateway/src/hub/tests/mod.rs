@@ -8,8 +8,11 @@ mod histories;
 mod loads;
 mod moves;
 mod questions;
+mod refused;
 mod request_ids;
 mod steps;
+mod subagents;
+mod summary;
 mod world;
 
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::{Closing, World};
-use crate::hub::{ClientId, HandoverState, Link, Report};
+use crate::hub::{ClientId, Event, HandoverState, Link, Report};
 
 #[test]
 fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
@@ -304,4 +304,29 @@ fn a_connection_that_drains_is_used_again_when_its_server_serves_again() {
     world.call(client, "model/list", json!({}));
     assert_eq!(world.heard.last().map(|(link, _)| *link), Some(Link::Own(client, old)));
     assert!(world.cut.is_empty(), "{:?}", world.cut);
+}
+
+#[test]
+fn a_login_that_waits_for_its_user_keeps_its_connection() {
+    for (begins, ends, params) in [
+        (
+            "account/gatewayOAuth/login",
+            "account/gatewayOAuth/changed",
+            json!({"providerId": "p", "status": "failed"}),
+        ),
+        ("mcpServer/oauth/login", "mcpServer/oauthLogin/completed", json!({"name": "m", "success": true})),
+    ] {
+        let mut world = World::new();
+        let client = world.client(1, experimental());
+        world.call(client, begins, json!({"name": "m"}));
+        let old = world.current.expect("a server");
+        world.replace();
+        world.settle_for(1_000);
+        assert!(world.retired.is_empty(), "{begins}");
+        let told = json!({"method": ends, "params": params}).to_string();
+        world.feed(Event::LinkSaid(Link::Own(client, old), told.into()));
+        world.settle_for(1_000);
+        assert_eq!(world.retired, [old], "{begins}");
+        assert_eq!(world.notes(client, ends).len(), 1);
+    }
 }

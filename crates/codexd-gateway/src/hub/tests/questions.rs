@@ -4,12 +4,19 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::World;
-use crate::hub::{Event, Link};
+use crate::hub::{ClientId, Event, Link};
 
 /// Has an app-server ask something over a link.
 fn ask_over(world: &mut World, link: Link, id: u64, method: &str, params: Value) {
     let text = json!({"id": id, "method": method, "params": params}).to_string();
     world.feed(Event::LinkSaid(link, text.into()));
+}
+
+/// The last that a server heard is that nobody answers its question.
+fn assert_refused(world: &World, over: Link, id: u64) {
+    let (link, answer) = world.heard.last().expect("an answer");
+    assert_eq!((*link, &answer["id"]), (over, &json!(id)), "{answer}");
+    assert!(answer["error"]["message"].is_string(), "{answer}");
 }
 
 #[test]
@@ -50,12 +57,13 @@ fn one_who_attests_is_asked_to_and_without_one_upstream_need_not_wait() {
     ask_over(&mut world, shared, 7, "attestation/generate", json!({}));
     assert_eq!((asked(&world, plain), asked(&world, first), asked(&world, second)), (0, 1, 0));
     world.leave(first);
-    assert_eq!(world.hub.asks.len(), 0);
+    assert_eq!((asked(&world, plain), asked(&world, second)), (0, 1), "the next one that can");
     world.leave(second);
+    assert_refused(&world, shared, 7);
+    assert_eq!(world.hub.asks.len(), 0);
     ask_over(&mut world, shared, 8, "attestation/generate", json!({}));
-    let (link, answer) = world.heard.last().expect("an answer");
-    assert_eq!((*link, &answer["id"]), (shared, &json!(8)));
-    assert!(answer["error"]["message"].is_string() && asked(&world, plain) == 0);
+    assert_refused(&world, shared, 8);
+    assert_eq!(asked(&world, plain), 0);
 }
 
 #[test]
@@ -71,4 +79,63 @@ fn what_every_connection_is_asked_comes_to_a_client_once() {
     for client in [plain, busy] {
         assert_eq!(world.notes(client, "account/chatgptAuthTokens/refresh").len(), 1, "{client:?}");
     }
+}
+
+const REFRESH: &str = "account/chatgptAuthTokens/refresh";
+
+fn answer(world: &mut World, client: ClientId, answer: &Value) {
+    world.feed(Event::ClientSaid(client, answer.to_string().into()));
+}
+
+#[test]
+fn a_token_refresh_goes_to_the_next_client_and_is_refused_without_one() {
+    let mut world = World::new();
+    let first = world.client(1, json!({}));
+    world.settle();
+    let shared = Link::Shared(world.current.expect("a server"));
+    ask_over(&mut world, shared, 7, REFRESH, json!({"reason": "unauthorized"}));
+    let second = world.client(2, json!({}));
+    assert_eq!((world.notes(first, REFRESH).len(), world.notes(second, REFRESH).len()), (1, 0));
+    world.leave(first);
+    assert_eq!(world.notes(second, REFRESH).len(), 1);
+    world.leave(second);
+    assert_refused(&world, shared, 7);
+    ask_over(&mut world, shared, 8, REFRESH, json!({"reason": "unauthorized"}));
+    assert_refused(&world, shared, 8);
+    assert_eq!(world.hub.asks.len(), 0);
+}
+
+#[test]
+fn a_token_refresh_that_no_client_answers_is_refused_in_time() {
+    let mut world = World::new();
+    let client = world.client(1, json!({}));
+    world.settle();
+    let shared = Link::Shared(world.current.expect("a server"));
+    ask_over(&mut world, shared, 7, REFRESH, json!({"reason": "unauthorized"}));
+    assert_eq!(world.notes(client, REFRESH).len(), 1);
+    world.settle_for(31_000);
+    assert_refused(&world, shared, 7);
+    assert_eq!(world.hub.asks.len(), 0);
+}
+
+#[test]
+fn a_client_that_cannot_refresh_a_token_does_not_answer_for_one_that_can() {
+    let mut world = World::new();
+    let (first, second) = (world.client(1, json!({})), world.client(2, json!({})));
+    world.settle();
+    let shared = Link::Shared(world.current.expect("a server"));
+    ask_over(&mut world, shared, 7, REFRESH, json!({"reason": "unauthorized"}));
+    let id = world.notes(first, REFRESH)[0]["id"].clone();
+    let cannot = json!({"id": id, "error": {"code": -32601, "message": "unknown"}});
+    answer(&mut world, first, &cannot);
+    assert!(world.answers.is_empty());
+    answer(&mut world, second, &json!({"id": id, "result": {"accessToken": "t"}}));
+    assert_eq!(world.answers.len(), 1);
+    assert_eq!(world.answers[0].1["result"]["accessToken"], "t");
+    ask_over(&mut world, shared, 8, REFRESH, json!({"reason": "unauthorized"}));
+    let id = world.notes(first, REFRESH)[1]["id"].clone();
+    let cannot = json!({"id": id, "error": {"code": -32601, "message": "unknown"}});
+    answer(&mut world, first, &cannot);
+    answer(&mut world, second, &cannot);
+    assert_eq!(world.answers[1].1["error"]["code"], -32601, "none of them can");
 }

@@ -22,7 +22,8 @@ struct Told {
 /// What the settings say.
 pub fn setting(gateway: Gateway) -> GatewaySettingReport {
     let listen = gateway.listen().map(|address| format!("ws://{address}"));
-    GatewaySettingReport { enabled: gateway.is_on(), listen }
+    let subagent_approvals = gateway.is_on().then(|| gateway.subagent_approvals().as_str());
+    GatewaySettingReport { enabled: gateway.is_on(), listen, subagent_approvals }
 }
 
 /// The gateway, where there is one or should be.

@@ -62,3 +62,18 @@ fn a_setting_that_is_no_gateway_is_told_and_the_default_holds() -> anyhow::Resul
     home.assert_no_process_left();
     Ok(())
 }
+
+#[test]
+fn a_setting_that_names_no_clients_is_told_and_viewers_decide_about_subagents() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    Fake::Healthy.install(&home, Layout::Standalone)?;
+    let text = json!({"gateway": {"subagentApprovals": "everyone"}}).to_string();
+    home.write("app-server-daemon/settings.json", text)?;
+    let status = Codexd::new(&home)?.json(&["status"])?;
+    assert_eq!(status["problems"][0]["found"], "corrupt-settings", "{status}");
+    let message = status["problems"][0]["message"].as_str().context("a sentence")?;
+    assert!(message.contains("subagentApprovals") && message.contains("viewers"), "{message}");
+    assert_eq!(status["settings"]["gateway"]["subagentApprovals"], "viewers");
+    home.assert_no_process_left();
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::histories::summary;
+use super::super::summary::summary;
 use super::World;
 
 /// A goal as app-servers tell it.

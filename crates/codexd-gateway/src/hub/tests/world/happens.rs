@@ -209,9 +209,10 @@ impl World {
         self.next_name += 2;
         let own = self.own_links_to(server).into_iter().collect();
         let turn = Some(Running { id: turn, shown: false, text: String::new(), asks: None });
-        let (subscribed, child_of) = (self.is_connected(Link::Shared(server)), Some(parent.to_owned()));
-        let loaded = Loaded { subscribed, turn, own, child_of, ..Loaded::default() };
+        let subscribed = self.is_connected(Link::Shared(server));
+        let loaded = Loaded { subscribed, turn, own, ..Loaded::default() };
         self.servers.get_mut(&server)?.threads.insert(child.clone(), loaded);
+        self.parents.insert(child.clone(), parent.to_owned());
         self.show(&child);
         Some(child)
     }

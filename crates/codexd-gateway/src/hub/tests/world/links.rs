@@ -21,6 +21,13 @@ pub enum Phase {
     Broken,
 }
 
+/// Whose `initialize` is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refuses {
+    Shared,
+    Own,
+}
+
 impl World {
     pub(super) fn greeted(&mut self, server: ServerId) {
         if self.lives(server) {
@@ -34,9 +41,17 @@ impl World {
     pub(super) fn connect(&mut self, link: Link) {
         let before = self.links.insert(link, Phase::Opening);
         assert!(before.is_none(), "{link:?} is opened while it is {before:?}");
+        let kind = if let Link::Shared(_) = link { Refuses::Shared } else { Refuses::Own };
         if self.lives(link.server()) {
             let agent = json!({"userAgent": "client/0.169.0 (x) y (client; 1)"}).to_string();
-            self.up.entry(link).or_default().push_back(Event::LinkUp(link, agent.into()));
+            let event = match self.refuses.iter().position(|refused| *refused == kind) {
+                Some(at) => {
+                    self.refuses.remove(at);
+                    Event::LinkRefused(link, r#"{"code":-32600,"message":"not you"}"#.into())
+                }
+                None => Event::LinkUp(link, agent.into()),
+            };
+            self.up.entry(link).or_default().push_back(event);
         } else {
             self.break_link(link);
         }

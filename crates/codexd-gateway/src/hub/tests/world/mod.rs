@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use crate::host::KeptGoals;
+use codexd_core::settings::SubagentApprovals;
+
 use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
 mod goals;
@@ -16,6 +18,7 @@ mod passing;
 mod server;
 
 use links::Phase;
+pub use links::Refuses;
 use server::Model;
 pub use server::{Closing, DiskTurn};
 
@@ -26,6 +29,8 @@ pub struct Seen {
     next_id: i64,
     pub open: BTreeMap<i64, (String, Value)>,
     pub left: bool,
+    /// Threads that it has ever started, or asked to resume.
+    pub joined: BTreeSet<String>,
     /// Threads that it watches.
     pub watching: BTreeSet<String>,
     /// Turns that it saw begin and did not stop watching, with their thread.
@@ -36,6 +41,9 @@ pub struct Seen {
 
 pub struct World {
     pub hub: Hub,
+    subagent_approvals: SubagentApprovals,
+    /// The `initialize` of the next links of these kinds is refused.
+    pub refuses: Vec<Refuses>,
     pub trace: bool,
     pub now: u64,
     servers: BTreeMap<ServerId, Model>,
@@ -60,6 +68,8 @@ pub struct World {
     pub heard: Vec<(Link, Value)>,
     /// The whole text of each turn, as its server said it.
     pub said: BTreeMap<String, String>,
+    /// The parents of sub-agents' threads, which are on disk.
+    pub parents: BTreeMap<String, String>,
     /// Goals and queues are on disk.
     pub goals: BTreeMap<String, &'static str>,
     pub queues: BTreeMap<String, u32>,
@@ -91,8 +101,14 @@ pub struct World {
 impl World {
     /// A world with one app-server that answers.
     pub fn new() -> Self {
+        Self::with(SubagentApprovals::default())
+    }
+
+    pub fn with(subagent_approvals: SubagentApprovals) -> Self {
         let mut world = Self {
-            hub: Hub::new(),
+            hub: Hub::new(subagent_approvals),
+            subagent_approvals,
+            refuses: Vec::new(),
             trace: std::env::var_os("HUB_TRACE").is_some(),
             now: 1_000,
             servers: BTreeMap::new(),
@@ -110,6 +126,7 @@ impl World {
             answers: Vec::new(),
             heard: Vec::new(),
             said: BTreeMap::new(),
+            parents: BTreeMap::new(),
             goals: BTreeMap::new(),
             queues: BTreeMap::new(),
             wanted_goals: BTreeSet::new(),
@@ -189,6 +206,9 @@ impl World {
             seen.watching.remove(thread);
             seen.through.retain(|_, of| of != thread);
         }
+        if method == "thread/resume" {
+            seen.joined.insert(params["threadId"].as_str().unwrap_or_default().to_owned());
+        }
         if method == "thread/goal/set" && params["status"] == "paused" {
             // Whether that arrives or not, nobody counts on its going on.
             self.wanted_goals.remove(params["threadId"].as_str().unwrap_or_default());
@@ -250,6 +270,18 @@ impl World {
         // An item whose beginning was lost is told whole.
         let whole = self.notes(id, "item/completed");
         whole.iter().filter(of).filter_map(|note| note["params"]["item"]["text"].as_str()).collect()
+    }
+
+    /// Only a client that has joined a thread, or one that it descends from, is asked about it.
+    fn assert_no_bystander_is_asked(&self, client: ClientId, told: &Value) {
+        let Some(joined) = self.clients.get(&client).map(|seen| &seen.joined) else { return };
+        let thread = told["params"]["threadId"].as_str();
+        let Some(thread) = thread.filter(|_| told.get("id").is_some() && told.get("method").is_some()) else {
+            return;
+        };
+        let lineage = std::iter::successors(Some(thread), |id| self.parents.get(*id).map(String::as_str));
+        let may = self.subagent_approvals == SubagentApprovals::All;
+        assert!(may || lineage.into_iter().any(|id| joined.contains(id)), "{client:?} is asked {told}");
     }
 
     /// Delivers everything, and lets time pass for what is due within `ms`.
@@ -322,6 +354,7 @@ impl World {
                         let thread = value["result"]["thread"]["id"].as_str();
                         if let (Some(thread), "thread/start" | "thread/resume") = (thread, &*method) {
                             seen.watching.insert(thread.to_owned());
+                            seen.joined.insert(thread.to_owned());
                         }
                     }
                 }
@@ -347,6 +380,7 @@ impl World {
 
     /// A client is told something.
     fn seen(&mut self, client: ClientId, value: Value) {
+        self.assert_no_bystander_is_asked(client, &value);
         let Some(seen) = self.clients.get_mut(&client) else { return };
         let params = &value["params"];
         let thread = params["threadId"].as_str().unwrap_or_default().to_owned();

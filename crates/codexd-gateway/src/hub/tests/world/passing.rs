@@ -34,7 +34,7 @@ impl World {
 
     /// Another gateway comes.
     pub fn begin_gateway(&mut self) {
-        self.hub = Hub::new();
+        self.hub = Hub::new(self.subagent_approvals);
         self.last.clear();
         self.feed(Event::GoalsKept(self.kept_goals.clone()));
         if let Some(persona) = self.kept_persona.clone() {

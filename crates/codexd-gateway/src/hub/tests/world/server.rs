@@ -35,8 +35,7 @@ pub struct Loaded {
     pub ephemeral: bool,
     /// Commands in the background: unloading kills them.
     pub terminals: u32,
-    /// A sub-agent's: these own links are subscribed as well.
-    pub child_of: Option<String>,
+    /// Own links that are subscribed as well: to a sub-agent's.
     pub own: BTreeSet<Link>,
     /// It is being unloaded; nobody can have it yet.
     pub closing: bool,
@@ -94,6 +93,9 @@ impl World {
         let (method, params) = (value["method"].as_str().unwrap_or_default(), &value["params"]);
         let outcome = match method {
             "process/spawn" if params["cwd"] != "/" => refused("no such directory"),
+            "command/exec" | "process/spawn" if self.is_taken(link, method, params) => {
+                refused("duplicate active process")
+            }
             "command/exec" | "process/spawn" => {
                 self.running_there.push((link, value.clone()));
                 if method == "command/exec" {
@@ -222,11 +224,19 @@ impl World {
         };
         let ephemeral = loaded.is_some_and(|loaded| loaded.ephemeral);
         let path = (!ephemeral).then(|| format!("/rollouts/{thread}"));
-        let source = match loaded.and_then(|loaded| loaded.child_of.as_ref()) {
+        let source = match self.parents.get(thread) {
             Some(parent) => json!({"subAgent": {"thread_spawn": {"parent_thread_id": parent}}}),
             None => json!("vscode"),
         };
         json!({"id": thread, "status": status, "path": path, "ephemeral": ephemeral, "source": source})
+    }
+
+    /// Whether something of the same name runs on the connection already, as 0.131.0 to 0.171.0 have it.
+    fn is_taken(&self, link: Link, method: &str, params: &Value) -> bool {
+        let name = if method == "command/exec" { "processId" } else { "processHandle" };
+        self.running_there.iter().any(|(on, other)| {
+            *on == link && other["method"] == *method && other["params"][name] == params[name]
+        })
     }
 
     fn serve(&mut self, link: Link, method: &str, params: &Value) -> Answer {
@@ -238,6 +248,13 @@ impl World {
         let starts = matches!(method, "thread/start" | "turn/start" | "thread/fork" | "thread/resume");
         if model.draining && (starts || begins_goal) {
             return Err(("Server is draining".into(), json!({"reason": "serverShuttingDown"})));
+        }
+        let wants_it_loaded = matches!(
+            method,
+            "thread/backgroundTerminals/list" | "thread/goal/set" | "turn/start" | "turn/interrupt"
+        );
+        if wants_it_loaded && !model.threads.contains_key(&thread) {
+            return refused("thread not found");
         }
         match method {
             "thread/loaded/list" => {
@@ -299,7 +316,8 @@ impl World {
                     self.paused_goals.extend(paused.then(|| thread.clone()));
                 }
                 // That of a sub-agent is its parent's business, and one that is being unloaded rests as upstream has it.
-                let begins = |loaded: &mut Loaded| loaded.child_of.is_none() && !loaded.closing;
+                let is_child = self.parents.contains_key(&thread);
+                let begins = |loaded: &mut Loaded| !is_child && !loaded.closing;
                 if params.get("from").is_some() && self.loaded(server, &thread).is_some_and(begins) {
                     self.wanted_goals.remove(&thread);
                     self.wanted_goals.extend((!paused).then(|| thread.clone()));

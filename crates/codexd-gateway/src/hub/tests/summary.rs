@@ -1,0 +1,27 @@
+//! What is left in a hub when a history has ended.
+
+use crate::hub::Hub;
+
+/// What is left in a hub, in few words.
+pub fn summary(hub: &Hub) -> String {
+    let thread = |thread: &crate::hub::Thread| {
+        let (id, server, motion) = (&thread.id, thread.server, &thread.motion);
+        let (turns, status, alone) = (thread.turns.len(), &thread.status, thread.unwatched_since);
+        format!(
+            "{id} on {server:?}: {motion:?}, {turns} turns, {status}, alone {alone:?}, {:?}",
+            thread.waits_for
+        )
+    };
+    let threads: Vec<String> = hub.threads.values().map(thread).collect();
+    let servers: Vec<String> = (hub.servers.iter())
+        .map(|(id, server)| {
+            format!("{id:?}: {:?} listed {} outgoing {}", server.shared, server.listed, server.outgoing)
+        })
+        .collect();
+    let (current, serving, handover) = (hub.current, hub.serving, &hub.handover);
+    format!(
+        "now {:?}\nthreads {threads:#?}\nservers {servers:#?}\ncurrent {current:?} serving {serving:?}\n{handover:?}\n\
+         calls {:?}\nunder way {:?}\nasks {:?}\nring {:?} slots {} timers {:?}",
+        hub.now, hub.calls, hub.under_way, hub.asks, hub.ring, hub.slots_taken, hub.timers
+    )
+}
