@@ -21,6 +21,8 @@ pub const LOCK_TIMEOUT_SECONDS: u64 = 75;
 pub const SHUTDOWN_GRACE_SECONDS: u64 = 60;
 /// The longest grace that the setting accepts: a day.
 pub const SHUTDOWN_GRACE_MAX_SECONDS: u64 = 86_400;
+/// The longest grace that upstream's daemon takes in `shutdownGraceSeconds`: its commands fail with a longer one.
+pub const UPSTREAM_GRACE_MAX_SECONDS: u64 = 300;
 /// How long a server has after the second signal (upstream leaves within 0.15 s of it) before it is killed.
 pub const SECOND_SIGNAL_GRACE_MS: u64 = 5_000;
 /// How long after the first signal a draining server is reminded of it; each further time waits twice as long.

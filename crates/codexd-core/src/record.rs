@@ -1,4 +1,4 @@
-//! The pid record `app-server.pid`: who the running server is.
+//! The record of the current app-server, `server.json`, and `app-server.pid` of upstream's daemon: who the running server is.
 //!
 //! We write upstream's form with our own facts beside it, and read every form that upstream ever wrote: the 0.131 era
 //! knew a process by the text of `ps`, 0.169.0 by boot id and start ticks.

@@ -61,6 +61,17 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Removes a file. A missing file is no error.
+///
+/// # Errors
+/// The file system's.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes what writers of `names` in `folder` left beside them when they were killed before the rename. That of a living
 /// writer stays, however long it takes.
 pub fn remove_abandoned(folder: &Path, names: &[&str]) {

@@ -13,8 +13,9 @@ use crate::atomic;
 const PRIVATE: u32 = 0o700;
 
 /// The files of the state folder that are replaced as a whole.
-const REPLACED: [&str; 7] = [
+const REPLACED: [&str; 8] = [
     "settings.json",
+    "server.json",
     "app-server.pid",
     "keeper.json",
     "codex-binaries.json",
@@ -63,8 +64,13 @@ impl Home {
         self.state_dir().join(name)
     }
 
-    /// The pid record.
+    /// The record of the current app-server.
     pub fn pid_record(&self) -> PathBuf {
+        self.state_file("server.json")
+    }
+
+    /// The record of upstream's daemon, and of an older codexd: read to adopt the server, never written.
+    pub fn upstream_pid_record(&self) -> PathBuf {
         self.state_file("app-server.pid")
     }
 
@@ -105,13 +111,19 @@ impl Home {
 
     /// The server's stdout.
     pub fn stdout_log(&self) -> PathBuf {
-        self.state_file("app-server.stdout.log")
+        self.state_file("server.stdout.log")
     }
 
-    /// The server's stderr: the very file that app-server 0.169.0 opens by itself when it is told that it is managed,
-    /// so that what it writes either way stands together and is bounded.
+    /// The server's stderr.
     pub fn stderr_log(&self) -> PathBuf {
-        self.state_file("app-server.stderr.log")
+        self.state_file("server.stderr.log")
+    }
+
+    /// The log to read: `path`, or that of a server which an older codexd started and still supervises.
+    pub fn written_log(&self, path: PathBuf) -> PathBuf {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let older = self.state_file(&format!("app-{name}"));
+        if !path.exists() && older.is_file() { older } else { path }
     }
 
     /// What the gateway itself has to say, which is little.

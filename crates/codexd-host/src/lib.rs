@@ -23,5 +23,6 @@ pub mod service;
 pub mod settings_file;
 pub mod short_socket;
 pub mod strays;
+pub mod upstream_files;
 
 pub use home::Home;

@@ -1,6 +1,10 @@
-//! The pid record on disk: written by the keeper, judged by whoever observes.
+//! The record of the current app-server on disk, `server.json`: written by the keeper, judged by each command.
+//!
+//! The record of upstream's daemon, which an older codexd wrote as well, is read where codexd's own names no living process.
+//! It goes when codexd records the same server: see [`upstream_files`].
 
 use std::io;
+use std::path::Path;
 
 use codexd_core::identity::Process;
 use codexd_core::lifecycle::{Gone, Recorded};
@@ -11,7 +15,7 @@ use jiff::tz::TimeZone;
 
 use crate::atomic::{self, Durability};
 use crate::home::Home;
-use crate::{pid_namespace, process};
+use crate::{pid_namespace, process, upstream_files};
 
 /// The pid record with what became of its process.
 #[derive(Clone, Debug)]
@@ -30,12 +34,25 @@ impl Observed {
     }
 }
 
-/// Reads the pid record and looks for its process.
+/// Reads the record and looks for its process. Of codexd's own record and upstream's, the one of a living process counts, then
+/// codexd's.
 ///
 /// # Errors
 /// The file system's, but for absence.
 pub fn observe(home: &Home) -> io::Result<Observed> {
-    let Some(bytes) = atomic::read(&home.pid_record())? else {
+    let own = observe_file(&home.pid_record())?;
+    if own.process.is_some() {
+        return Ok(own);
+    }
+    let path = home.upstream_pid_record();
+    let upstream = observe_file(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let counts = upstream.process.is_some() || own.recorded == Recorded::Absent;
+    Ok(if counts { upstream } else { own })
+}
+
+fn observe_file(path: &Path) -> io::Result<Observed> {
+    let Some(bytes) = atomic::read(path)? else {
         return Ok(Observed::dead(Recorded::Absent));
     };
     Ok(match record::parse(&bytes) {
@@ -105,7 +122,7 @@ pub fn looks_like_a_server(pid: Pid) -> bool {
     process::arguments(pid).iter().any(|argument| argument.to_string_lossy().contains("app-server"))
 }
 
-/// Writes the record of a living server.
+/// Writes the record of a living server. Upstream's commands do not find that server any more.
 ///
 /// # Errors
 /// The file system's.
@@ -121,18 +138,30 @@ pub fn write(home: &Home, process: &Process, codexd: CodexdRecord) -> io::Result
         codexd: Some(codexd),
     };
     let text = serde_json::to_vec(&record)?;
-    atomic::replace(&home.pid_record(), &text, Durability::Process)
+    atomic::replace(&home.pid_record(), &text, Durability::Process)?;
+    upstream_files::remove_records_of(home, process)
 }
 
-/// Takes the record away; one that is gone already is no error.
+/// Removes codexd's record. A missing record is no error.
 ///
 /// # Errors
 /// The file system's.
 pub fn remove(home: &Home) -> io::Result<()> {
-    match std::fs::remove_file(home.pid_record()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    atomic::remove_if_there(&home.pid_record())
+}
+
+/// Removes the records that name no living process, upstream's as well. The operation lock is held, so upstream's daemon is not
+/// about to write one.
+///
+/// # Errors
+/// The file system's.
+pub fn remove_unusable(home: &Home) -> io::Result<()> {
+    for path in [home.pid_record(), home.upstream_pid_record()] {
+        if observe_file(&path)?.process.is_none() {
+            atomic::remove_if_there(&path)?;
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,6 +201,23 @@ mod tests {
         };
         write(&home, &me, codexd).expect("written");
         assert_eq!(observe(&home).expect("observed").recorded, Recorded::Alive(me.pid));
+    }
+
+    #[test]
+    fn the_record_of_a_living_process_counts_before_codexds_own() {
+        let (_folder, home) = home();
+        let me = process::myself().expect("me");
+        let text = |ticks: u64| {
+            let (pid, boot) = (me.pid, &me.identity.boot_id);
+            format!(r#"{{"pid":{pid},"processIdentity":{{"bootId":"{boot}","startTicks":{ticks}}}}}"#)
+        };
+        std::fs::write(home.upstream_pid_record(), text(me.identity.start_ticks)).expect("written");
+        assert_eq!(observe(&home).expect("observed").recorded, Recorded::Alive(me.pid), "no own record");
+        assert_eq!(record(&home, &text(me.identity.start_ticks + 1)), Recorded::Alive(me.pid));
+        std::fs::write(home.upstream_pid_record(), "").expect("written");
+        assert_eq!(observe(&home).expect("observed").recorded, Recorded::Gone(Gone::Reused));
+        super::remove_unusable(&home).expect("removed");
+        assert_eq!(observe(&home).expect("observed").recorded, Recorded::Absent);
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub struct StartArgs {
 /// The options of verbs that may end a server.
 #[derive(Args, Clone, Debug, Default)]
 pub struct GraceArgs {
-    /// How long running turns have to finish [default: the setting shutdownGraceSeconds, else 60]
+    /// How long running turns have to finish [default: the setting stopGraceSeconds, else shutdownGraceSeconds, else 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=codexd_core::limits::SHUTDOWN_GRACE_MAX_SECONDS))]
     pub grace: Option<u64>,
 }

@@ -18,6 +18,15 @@ use crate::{failures, output};
 /// The version of codexd.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The problem, and the repair, of a grace that upstream's daemon does not accept.
+pub const GRACE_BEYOND_UPSTREAM: &str = "grace-beyond-upstream";
+
+/// What is wrong with it.
+pub fn long_grace(seconds: u64) -> String {
+    let limit = codexd_core::limits::UPSTREAM_GRACE_MAX_SECONDS;
+    format!("the setting shutdownGraceSeconds is {seconds}; upstream's commands fail with more than {limit}")
+}
+
 /// What every verb has at hand.
 #[derive(Debug)]
 pub struct Context {
@@ -108,8 +117,8 @@ impl Context {
     /// The settings, as far as they can be read. Nothing is changed.
     pub fn settings_as_found(&self) -> ParsedSettings {
         settings_file::read(&self.home).unwrap_or_else(|error| ParsedSettings {
-            settings: Settings::default(),
             defects: vec![format!("not readable: {error}")],
+            ..ParsedSettings::default()
         })
     }
 
@@ -135,6 +144,13 @@ impl Context {
                 Err(error) => {
                     output::say(&format!("warning: the defective settings stay as they are: {error}"));
                 }
+            }
+        }
+        if let Some(seconds) = parsed.grace_beyond_upstream.filter(|_| parsed.defects.is_empty()) {
+            match settings_file::write(&self.home, &parsed.settings) {
+                Ok(()) => self
+                    .repaired(GRACE_BEYOND_UPSTREAM, long_grace(seconds) + "; moved it to stopGraceSeconds"),
+                Err(error) => output::say(&format!("warning: {}: {error}", long_grace(seconds))),
             }
         }
         Ok(parsed.settings)

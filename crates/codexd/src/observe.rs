@@ -85,7 +85,10 @@ pub fn look(
 /// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a verb at work, or a keeper
 /// that starts a server again, would be seen half before and half after what it did. So many times at most.
 pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
-    let state = || [home.pid_record(), home.keeper_state()].map(|file| atomic::read(&file).ok().flatten());
+    let state = || {
+        [home.pid_record(), home.upstream_pid_record(), home.keeper_state()]
+            .map(|file| atomic::read(&file).ok().flatten())
+    };
     for _ in 1..LOOKS_MAX {
         let before = state();
         let found = look();

@@ -11,7 +11,10 @@ pub use gateway::{Gateway, SubagentApprovals};
 use crate::limits;
 
 const REMOTE_CONTROL: &str = "remoteControlEnabled";
-const GRACE: &str = "shutdownGraceSeconds";
+/// Upstream's key.
+const UPSTREAM_GRACE: &str = "shutdownGraceSeconds";
+/// Ours, which may be longer than upstream accepts.
+const GRACE: &str = "stopGraceSeconds";
 const CODEX_BIN: &str = "codexBin";
 const GATEWAY: &str = "gateway";
 
@@ -20,7 +23,9 @@ const GATEWAY: &str = "gateway";
 pub struct Settings {
     /// Start the server with remote control.
     pub remote_control_enabled: bool,
-    /// The grace of `stop` and `restart`; `None` means the default.
+    /// The grace of `stop` and `restart`; `None` means upstream's, or the default.
+    pub stop_grace_seconds: Option<u64>,
+    /// The same under upstream's key.
     pub shutdown_grace_seconds: Option<u64>,
     /// The Codex to run, an absolute path.
     pub codex_bin: Option<PathBuf>,
@@ -37,12 +42,16 @@ pub struct ParsedSettings {
     pub settings: Settings,
     /// What could not: the file must be kept aside before it is written over.
     pub defects: Vec<String>,
+    /// A grace that stands under upstream's key and is longer than upstream accepts, in seconds. The settings have it under our
+    /// own key.
+    pub grace_beyond_upstream: Option<u64>,
 }
 
 impl Settings {
     /// The grace in force, in seconds.
     pub fn grace_seconds(&self) -> u64 {
-        self.shutdown_grace_seconds.unwrap_or(limits::SHUTDOWN_GRACE_SECONDS)
+        let set = self.stop_grace_seconds.or(self.shutdown_grace_seconds);
+        set.unwrap_or(limits::SHUTDOWN_GRACE_SECONDS)
     }
 
     /// The same settings with remote control on or off.
@@ -69,7 +78,7 @@ pub fn parse(bytes: &[u8]) -> ParsedSettings {
         Ok(fields) => fields,
         Err(error) => {
             let defects = vec![format!("not a JSON object: {error}")];
-            return ParsedSettings { settings: Settings::default(), defects };
+            return ParsedSettings { defects, ..ParsedSettings::default() };
         }
     };
     let mut parsed = ParsedSettings::default();
@@ -81,17 +90,27 @@ pub fn parse(bytes: &[u8]) -> ParsedSettings {
             Err(expected) => parsed.defects.push(format!("{name} is {value}, expected {expected}")),
         }
     }
+    move_long_grace(&mut parsed);
     parsed
+}
+
+/// With a longer grace than it accepts every command of upstream's daemon fails.
+fn move_long_grace(parsed: &mut ParsedSettings) {
+    let settings = &mut parsed.settings;
+    let is_long = |seconds: &u64| *seconds > limits::UPSTREAM_GRACE_MAX_SECONDS;
+    let Some(seconds) = settings.shutdown_grace_seconds.take_if(|seconds| is_long(seconds)) else { return };
+    settings.fields.remove(UPSTREAM_GRACE);
+    let kept = *settings.stop_grace_seconds.get_or_insert(seconds);
+    settings.fields.insert(GRACE.into(), kept.into());
+    parsed.grace_beyond_upstream = Some(seconds);
 }
 
 fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'static str> {
     match (name, value) {
         (REMOTE_CONTROL, Value::Bool(enabled)) => settings.remote_control_enabled = *enabled,
         (REMOTE_CONTROL, _) => return Err("true or false"),
-        (GRACE, value) => {
-            let seconds = value.as_u64().filter(|&seconds| seconds <= limits::SHUTDOWN_GRACE_MAX_SECONDS);
-            settings.shutdown_grace_seconds = Some(seconds.ok_or("whole seconds, at most a day")?);
-        }
+        (GRACE, value) => settings.stop_grace_seconds = Some(grace(value)?),
+        (UPSTREAM_GRACE, value) => settings.shutdown_grace_seconds = Some(grace(value)?),
         (CODEX_BIN, Value::Null) => settings.codex_bin = None,
         (CODEX_BIN, Value::String(path)) if path.starts_with('/') => {
             settings.codex_bin = Some(PathBuf::from(path));
@@ -101,6 +120,11 @@ fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'sta
         _ => {}
     }
     Ok(())
+}
+
+fn grace(value: &Value) -> Result<u64, &'static str> {
+    let seconds = value.as_u64().filter(|&seconds| seconds <= limits::SHUTDOWN_GRACE_MAX_SECONDS);
+    seconds.ok_or("whole seconds, at most a day")
 }
 
 #[cfg(test)]
@@ -129,6 +153,19 @@ mod tests {
             parsed.defects,
             ["shutdownGraceSeconds is \"soon\", expected whole seconds, at most a day"]
         );
+    }
+
+    #[test]
+    fn a_grace_longer_than_upstream_accepts_moves_to_our_own_key() {
+        let parsed = parse(br#"{"shutdownGraceSeconds":600,"x":1}"#);
+        assert_eq!((parsed.settings.grace_seconds(), parsed.grace_beyond_upstream), (600, Some(600)));
+        assert!(parsed.defects.is_empty());
+        let again = parse(parsed.settings.to_text().as_bytes());
+        assert_eq!((again.settings.grace_seconds(), again.grace_beyond_upstream), (600, None));
+        let both = parse(br#"{"shutdownGraceSeconds":600,"stopGraceSeconds":900}"#);
+        assert_eq!(both.settings.grace_seconds(), 900, "our own key counts");
+        let within = parse(br#"{"shutdownGraceSeconds":300}"#);
+        assert_eq!((within.settings.grace_seconds(), within.grace_beyond_upstream), (300, None));
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Drive<'_> {
         match mend {
             Mend::Record(trouble) => {
                 let (found, what) = name_trouble(&trouble);
-                match pid_record::remove(home) {
+                match pid_record::remove_unusable(home) {
                     Ok(()) => {}
                     // To stop what does not run, nothing has to be written.
                     Err(error) if self.wish.command == Command::Stop => {

@@ -36,8 +36,8 @@ impl Answer for Reply {
 /// Runs the verb.
 pub fn run(context: &Context, mode: Mode, args: &LogsArgs) -> ExitCode {
     let (stream, path) = match args.stream {
-        Stream::Stdout => ("stdout", context.home.stdout_log()),
-        Stream::Stderr => ("stderr", context.home.stderr_log()),
+        Stream::Stdout => ("stdout", context.home.written_log(context.home.stdout_log())),
+        Stream::Stderr => ("stderr", context.home.written_log(context.home.stderr_log())),
     };
     if !args.follow {
         let lines = logs::last_lines(&path, args.lines);

@@ -19,7 +19,7 @@ use codexd_host::{Home, pid_record, process};
 use serde::Serialize;
 
 use crate::codex::InstalledFacts;
-use crate::context::{Context, VERSION};
+use crate::context::{self, Context, VERSION};
 use crate::drive;
 use crate::observe::{self, Ours};
 use crate::output::Answer;
@@ -163,6 +163,11 @@ fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFact
     for defect in &parsed.defects {
         add(&mut problems, "corrupt-settings", format!("{}: {defect}", home.settings().display()));
     }
+    if let Some(seconds) = parsed.grace_beyond_upstream {
+        let message = context::long_grace(seconds)
+            + "; the next command that changes something moves it to stopGraceSeconds";
+        add(&mut problems, context::GRACE_BEYOND_UPSTREAM, message);
+    }
     if let Some(why) = &installed.unusable {
         add(&mut problems, "codex-broken", format!("the Codex that would be run cannot be: {why}"));
     }
@@ -243,8 +248,8 @@ fn paths(home: &Home) -> PathsReport {
         socket: home.control_socket(),
         settings: home.settings(),
         events: home.events(),
-        stdout_log: home.stdout_log(),
-        stderr_log: home.stderr_log(),
+        stdout_log: home.written_log(home.stdout_log()),
+        stderr_log: home.written_log(home.stderr_log()),
     }
 }
 

@@ -110,7 +110,7 @@ fn everything(home: &Home) -> anyhow::Result<Everything> {
     processes
         .retain(|process| process.command.contains("--codex-home") || process.command.contains("app-server"));
     let mut files = Vec::new();
-    for name in ["app-server.pid", "keeper.json", "settings.json", "keeper.sock", "control.sock"] {
+    for name in ["server.json", "keeper.json", "settings.json", "keeper.sock", "control.sock"] {
         files.push(home.state(name));
     }
     files.push(home.control_socket());
@@ -259,7 +259,7 @@ fn files_that_do_not_tell_their_namespace_change_nothing_of_that() -> anyhow::Re
     // As an older codexd wrote them, and with the numbers of an innocent process of this namespace.
     let mut innocent = Command::new("cat").stdin(Stdio::piped()).spawn()?;
     let known = Process::of(innocent.id()).context("cat runs")?;
-    for name in ["app-server.pid", "keeper.json"] {
+    for name in ["server.json", "keeper.json"] {
         let mut file: Value = serde_json::from_slice(&fs::read(home.state(name))?)?;
         let members = file.as_object_mut().context("an object")?;
         members.remove("pidNamespace");

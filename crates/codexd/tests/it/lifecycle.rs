@@ -40,7 +40,7 @@ pub fn prepare(home: &Home, server: Server) -> anyhow::Result<Vec<&'static str>>
 
 /// The recorded server.
 pub fn recorded(home: &Home) -> anyhow::Result<Process> {
-    let record: Value = serde_json::from_slice(&std::fs::read(home.state("app-server.pid"))?)?;
+    let record: Value = serde_json::from_slice(&std::fs::read(home.state("server.json"))?)?;
     let pid = record["pid"].as_u64().context("the record names a pid")?;
     Process::of(u32::try_from(pid)?).with_context(|| format!("the recorded process {pid} lives"))
 }
@@ -120,7 +120,7 @@ fn start_and_stop(server: Server) -> anyhow::Result<()> {
     home.assert_no_process_left();
     let again = codexd.json(&["stop"])?;
     assert_eq!((&again["status"], again.get("backend")), (&"notRunning".into(), None), "{again}");
-    assert!(!home.state("app-server.pid").exists(), "no record of nobody");
+    assert!(!home.state("server.json").exists(), "no record of nobody");
     Ok(())
 }
 

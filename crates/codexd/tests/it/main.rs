@@ -11,3 +11,4 @@ mod lifecycle;
 mod proxy;
 mod state;
 mod stubborn;
+mod upstream;

@@ -25,10 +25,17 @@ fn home() -> anyhow::Result<Home> {
     Ok(home)
 }
 
+/// The record of codexd, and that of upstream's daemon.
+const RECORDS: [&str; 2] = ["server.json", "app-server.pid"];
+
 /// `start` in a home whose record is `record` reports the repair `found` and ends with one server.
 fn start_heals_record(record: &str, found: &str) -> anyhow::Result<()> {
+    RECORDS.iter().try_for_each(|name| start_heals(name, record, found))
+}
+
+fn start_heals(name: &str, record: &str, found: &str) -> anyhow::Result<()> {
     let home = home()?;
-    fs::write(home.state("app-server.pid"), record)?;
+    fs::write(home.state(name), record)?;
     let codexd = Codexd::new(&home)?;
     let status = codexd.json(&["status"])?;
     assert_eq!(status["problems"][0]["found"], found, "{status}");
@@ -46,10 +53,10 @@ fn start_heals_record(record: &str, found: &str) -> anyhow::Result<()> {
     );
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
     // The same in a home where nothing is to run.
-    fs::write(home.state("app-server.pid"), record)?;
+    fs::write(home.state(name), record)?;
     let stopped = codexd.json(&["stop"])?;
     assert_eq!((&stopped["status"], &stopped["repairs"][0]["found"]), (&"notRunning".into(), &found.into()));
-    assert!(!home.state("app-server.pid").exists());
+    assert!(!home.state(name).exists());
     home.assert_no_process_left();
     Ok(())
 }
@@ -99,8 +106,8 @@ fn a_record_that_is_lost_or_spoilt_under_a_living_server_is_written_again() -> a
     let server = recorded(&home)?;
     for spoilt in [None, Some("garbage")] {
         match spoilt {
-            None => fs::remove_file(home.state("app-server.pid"))?,
-            Some(text) => fs::write(home.state("app-server.pid"), text)?,
+            None => fs::remove_file(home.state("server.json"))?,
+            Some(text) => fs::write(home.state("server.json"), text)?,
         }
         let status = codexd.json(&["status"])?;
         assert_eq!((&status["state"], status["pid"].as_u64()), (&"running".into(), Some(server.pid.into())));
@@ -114,9 +121,9 @@ fn a_record_that_is_lost_or_spoilt_under_a_living_server_is_written_again() -> a
         );
         assert_eq!(recorded(&home)?.pid, server.pid);
     }
-    fs::remove_file(home.state("app-server.pid"))?;
+    fs::remove_file(home.state("server.json"))?;
     assert_eq!(codexd.json(&["restart"])?["status"], "restarted");
-    fs::remove_file(home.state("app-server.pid"))?;
+    fs::remove_file(home.state("server.json"))?;
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
     home.assert_no_process_left();
     Ok(())
@@ -235,9 +242,9 @@ fn another_time_zone_loses_nobody() -> anyhow::Result<()> {
     let elsewhere = Codexd::new(&home)?.env("TZ", "America/New_York");
     assert_eq!(elsewhere.json(&["version"])?["backend"], "pid");
     // A record of the 0.131 era has nothing but that text.
-    let record: Value = serde_json::from_slice(&fs::read(home.state("app-server.pid"))?)?;
+    let record: Value = serde_json::from_slice(&fs::read(home.state("server.json"))?)?;
     let old_form = json!({"pid": record["pid"], "processStartTime": record["processStartTime"]});
-    fs::write(home.state("app-server.pid"), old_form.to_string())?;
+    fs::write(home.state("server.json"), old_form.to_string())?;
     assert_eq!(elsewhere.json(&["version"])?["backend"], "pid");
     assert_eq!(started["pid"], record["pid"]);
     assert_eq!(elsewhere.json(&["stop"])?["status"], "stopped");

@@ -14,7 +14,7 @@ use super::state::{KeeperState, OtherState, StatePhase};
 use super::wire::Report;
 use crate::events::Event as LogEvent;
 use crate::strays::{self, Ties};
-use crate::{gateway_process, process};
+use crate::{gateway_process, process, upstream_files};
 
 impl Keeper {
     /// Takes over the current server as a verb has found it, and everything else that the keeper before has left.
@@ -23,6 +23,7 @@ impl Keeper {
             return;
         }
         let known = self.before.as_ref().and_then(|before| known_program(before, &process));
+        upstream_files::take_over_logs(&self.home, process.pid);
         let adopted = server::program_of(&process, codexd.as_ref(), known).and_then(|program| {
             let generation = codexd.and_then(|record| record.generation);
             let server = Server::adopt(process.clone(), generation, &program, self.home.stderr_log())?;
@@ -143,6 +144,7 @@ impl Keeper {
 
     fn inherit_other(&mut self, other: OtherState) {
         let living = other.process.filter(process::is_alive).and_then(|process| {
+            upstream_files::take_over_logs(&self.home, process.pid);
             Server::adopt(process, other.generation.clone(), &other.program, self.home.stderr_log()).ok()
         });
         let Some(server) = living else {

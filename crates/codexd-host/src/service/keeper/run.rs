@@ -24,7 +24,7 @@ use super::watches::Watches;
 use super::wire::Report;
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
-use crate::{clock, fd_hygiene, lock, process};
+use crate::{clock, fd_hygiene, lock, process, upstream_files};
 
 /// Why there is no keeper.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
     let signals = Signals::catch().map_err(failed("catch signals"))?;
     let listener = listen(&home).map_err(failed("listen for orders"))?;
     let watches = Watches::new().map_err(failed("watch files"))?;
+    upstream_files::rename_older_logs(&home);
     let before = state::read(&home);
     let mut state = KeeperState::new(me.clone(), version);
     state.last_exit = state::read_of_any_place(&home).and_then(|before| before.last_exit);

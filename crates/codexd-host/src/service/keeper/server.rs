@@ -21,10 +21,13 @@ use crate::exec_with_sockets;
 use crate::home::Home;
 use crate::process_table::ProcessTable;
 use crate::strays::{MARK, Ties};
-use crate::{clock, logs, process};
+use crate::{clock, logs, process, upstream_files};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
 const CONTROL: &str = "control";
+
+/// Tells an app-server that a daemon manages it.
+const MANAGED: &str = "--managed-daemon";
 
 /// How often a process that shows no arguments yet is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -53,6 +56,10 @@ impl Server {
     pub fn spawn(home: &Home, program: &Program, generation: &str) -> io::Result<Self> {
         home.create_state()?;
         let stderr = home.stderr_log();
+        if program.args.iter().any(|argument| argument.0 == MANAGED) {
+            // Without the link the server only writes to a log of its own as well.
+            let _ = upstream_files::link_managed_log(home);
+        }
         let (mut command, stderr_from) = command(home, program, &home.stdout_log(), &stderr)?;
         command
             .args(program.args.iter().map(|argument| &argument.0))

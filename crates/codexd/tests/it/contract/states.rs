@@ -71,8 +71,8 @@ pub fn home_for(contestant: Contestant, state: State) -> anyhow::Result<Home> {
         State::LongName => Home::named(&"long".repeat(40))?,
         _ => Home::new()?,
     };
-    if contestant == Contestant::Upstream(Version::V0_169_0) {
-        // What makes that release use the places of the older one, so that a state is the same for all.
+    if matches!(contestant, Contestant::Upstream(Version::V0_169_0 | Version::V0_171_0)) {
+        // What makes these releases use the places of the older one, so that a state is the same for all.
         home.write("app-server-daemon/app-server.stderr.log", "")?;
     }
     match state {

@@ -78,7 +78,7 @@ async fn chaos(server: Server) -> anyhow::Result<()> {
     watch::wait_descriptors(&front, descriptors)?;
     let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
     ensure!(!events.contains("client.cut"), "somebody who reads was cut: {events}");
-    let said = std::fs::read_to_string(front.home.state("app-server.stderr.log"))?;
+    let said = std::fs::read_to_string(front.home.state("server.stderr.log"))?;
     ensure!(!said.contains(UNWANTED_ANSWER), "a question was answered twice: {said}");
     let last = front.client("last").await?;
     let thread = front.thread(&last).await?;

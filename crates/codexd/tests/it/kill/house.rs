@@ -168,7 +168,7 @@ impl House {
         }
         let servers = self.servers();
         let [server] = &servers[..] else { anyhow::bail!("not one app-server but {servers:#?}") };
-        let record = fs::read(self.home.state("app-server.pid")).context("there is no pid record")?;
+        let record = fs::read(self.home.state("server.json")).context("there is no pid record")?;
         let record: Value = serde_json::from_slice(&record)?;
         ensure!(
             record["pid"] == server.pid && record["processIdentity"]["startTicks"] == server.start_ticks,

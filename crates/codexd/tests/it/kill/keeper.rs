@@ -132,7 +132,7 @@ fn a_killed_keeper_whose_end_takes_a_moment_leaves_the_server_to_the_next_verb()
     house.run(&["start"])?;
     let server = house.server()?;
     kill(&house.keeper()?)?;
-    std::fs::remove_file(house.home.state("app-server.pid"))?;
+    std::fs::remove_file(house.home.state("server.json"))?;
     let verbs = house.home.state("daemon.lock");
     std::fs::write(&verbs, "")?;
     let mut dying = Command::new("/bin/sh").args(["-c", DIES_SLOWLY]).arg(&verbs).spawn()?;

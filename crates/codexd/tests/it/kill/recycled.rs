@@ -64,9 +64,11 @@ fn records(innocent: &Innocent) -> anyhow::Result<Vec<(&'static str, String)>> {
 fn a_process_that_a_record_names_wrongly_is_never_signalled() -> anyhow::Result<()> {
     let mut innocent = Innocent::new()?;
     for (what, record) in records(&innocent)? {
-        for verb in ["stop", "start", "restart", "enable-remote-control", "reload"] {
+        let verbs = ["stop", "start", "restart", "enable-remote-control", "reload"];
+        let files = ["server.json", "app-server.pid"];
+        for (verb, file) in verbs.iter().flat_map(|verb| files.map(|file| (*verb, file))) {
             let house = House::new()?;
-            house.home.write("app-server-daemon/app-server.pid", &record)?;
+            house.home.write(&format!("app-server-daemon/{file}"), &record)?;
             let answer = house.run(&[verb]).with_context(|| format!("{verb} with {what}"))?;
             ensure!(innocent.child.try_wait()?.is_none(), "{verb} with {what} ended it: {answer}");
             if answer["pid"].is_number() {

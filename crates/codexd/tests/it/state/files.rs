@@ -39,9 +39,14 @@ fn what_stands_in_the_place_of_a_file_is_named_and_holds_nobody_up() -> anyhow::
 #[test]
 fn fifos_in_the_places_of_all_other_files_that_are_only_read_hold_nobody_up() -> anyhow::Result<()> {
     let home = home()?;
-    for name in
-        ["app-server.pid", "codex-binaries.json", "keeper.json", "events.jsonl.1", "app-server.stderr.log.1"]
-    {
+    for name in [
+        "server.json",
+        "app-server.pid",
+        "codex-binaries.json",
+        "keeper.json",
+        "events.jsonl.1",
+        "server.stderr.log.1",
+    ] {
         rustix::fs::mkfifoat(CWD, home.state(name), Mode::RWXU)?;
     }
     let codexd = Codexd::new(&home)?;
@@ -61,7 +66,7 @@ fn a_umask_that_takes_everything_takes_nothing_from_the_owner() -> anyhow::Resul
     let mode =
         |path: std::path::PathBuf| Ok::<_, std::io::Error>(fs::metadata(path)?.permissions().mode() & 0o777);
     assert_eq!((mode(home.state(""))?, mode(home.path().join("app-server-control"))?), (0o700, 0o700));
-    for name in ["app-server.pid", "keeper.json", "events.jsonl", "app-server.stderr.log"] {
+    for name in ["server.json", "keeper.json", "events.jsonl", "server.stderr.log"] {
         assert_eq!(mode(home.state(name))?, 0o600, "{name}");
     }
     codexd.json(&["stop"])?;
@@ -74,7 +79,7 @@ fn logs_that_are_followed_show_each_line_once_though_the_front_is_cut_off() -> a
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
-    let path = home.state("app-server.stderr.log");
+    let path = home.state("server.stderr.log");
     let mut log = OpenOptions::new().append(true).open(&path)?;
     writeln!(log, "first")?;
     let shown = home.root().join("shown");
@@ -97,8 +102,7 @@ fn logs_that_are_followed_show_each_line_once_though_the_front_is_cut_off() -> a
     let expected =
         ["first", "0 xxx", "1 xxx", "2 xxx", "3 xxx", "4 xxx", "5 xxx", "6 xxx", "7 xxx", "8 xxx", "last"];
     assert_eq!(starts, expected);
-    let kept =
-        until(SOON, "what was moved away", || fs::metadata(home.state("app-server.stderr.log.1")).ok())?;
+    let kept = until(SOON, "what was moved away", || fs::metadata(home.state("server.stderr.log.1")).ok())?;
     assert!(kept.len() <= 8 << 20);
     codexd.json(&["stop"])?;
     home.assert_no_process_left();
