@@ -29,9 +29,24 @@ pub struct Program {
     /// keeper tells it to the gateway, and removes it when the process is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// The Codex that `--codex-bin` named for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<NamedCodex>,
     /// The version that it told when it was proven to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+}
+
+/// A Codex that `--codex-bin` named. It stays in force for later commands until the server is stopped, another one is named, or
+/// the setting `codexBin` changes.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedCodex {
+    /// The path as it was named, absolute.
+    pub path: PathBuf,
+    /// The setting `codexBin` at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<PathBuf>,
 }
 
 impl Program {

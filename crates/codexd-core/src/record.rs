@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{FileIdentity, Pid, Process, ProcessIdentity};
+use crate::program::NamedCodex;
 
 /// A pid record as it is written.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -47,6 +48,9 @@ pub struct CodexdRecord {
     /// The socket of its own that it listens on, behind a gateway; `None` for one that listens on the control socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// The Codex that `--codex-bin` named for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<NamedCodex>,
 }
 
 impl PidRecord {

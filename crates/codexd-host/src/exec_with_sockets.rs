@@ -140,6 +140,7 @@ mod tests {
             cwd: "/".into(),
             embedded: false,
             socket: None,
+            named: None,
             version: None,
         }
     }

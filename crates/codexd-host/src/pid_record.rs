@@ -198,6 +198,7 @@ mod tests {
             executable_identity: None,
             embedded: false,
             socket: None,
+            named: None,
         };
         write(&home, &me, codexd).expect("written");
         assert_eq!(observe(&home).expect("observed").recorded, Recorded::Alive(me.pid));

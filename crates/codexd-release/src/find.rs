@@ -1,4 +1,5 @@
-//! Which Codex: the one that was named, the managed one of the home, the one on PATH.
+//! Which Codex: the one that was named, now or for the server that runs, that of the settings, the managed one of the home, the
+//! one on PATH, and where there is none the one that runs.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -6,6 +7,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use codexd_core::contract::CodexSource;
 
 use crate::npm;
 
@@ -23,12 +26,16 @@ const NOT_THERE: &str = "not there";
 pub struct Search<'a> {
     /// What the command line names.
     pub named: Option<&'a Path>,
+    /// What the command line named for the server that runs.
+    pub recorded: Option<&'a Path>,
     /// What the settings name.
     pub setting: Option<&'a Path>,
     /// CODEX_HOME.
     pub codex_home: &'a Path,
     /// PATH; relative folders in it are passed over.
     pub path: Option<&'a OsStr>,
+    /// The Codex that runs, however it was found.
+    pub running: Option<&'a Path>,
 }
 
 /// A Codex.
@@ -36,6 +43,8 @@ pub struct Search<'a> {
 pub struct FoundCodex {
     /// Where it was found, as a person would name it.
     pub path: PathBuf,
+    /// Where that path comes from.
+    pub source: CodexSource,
     /// The native binary to run.
     pub executable: PathBuf,
     /// What its package would add to the environment: PATH folders first, then variables.
@@ -59,8 +68,8 @@ pub struct Looked {
 pub struct NotFound {
     /// Every place that was looked at.
     pub looked_at: Vec<Looked>,
-    /// A Codex was named, so no other was looked for.
-    pub named: bool,
+    /// A Codex was named there, so no other was looked for.
+    pub named: Option<CodexSource>,
     /// The last place holds a Codex that cannot be run; another is not put in its place.
     pub unusable: bool,
     /// Where it ought to be: the one that was named or cannot be run, else the place of a managed one.
@@ -73,23 +82,28 @@ pub struct NotFound {
 /// [`NotFound`] with every place that was looked at. A Codex that was named and is not usable is an error: another one
 /// is not put in its place.
 pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
-    if let Some(named) = search.named.or(search.setting) {
-        return examine(named).map_err(|why| NotFound {
+    let named = [
+        (search.named, CodexSource::Named),
+        (search.recorded, CodexSource::Record),
+        (search.setting, CodexSource::Setting),
+    ];
+    if let Some((named, source)) = named.into_iter().find_map(|(path, source)| Some((path?, source))) {
+        return examine(named, source).map_err(|why| NotFound {
             unusable: why != NOT_THERE,
             looked_at: vec![Looked { path: named.to_owned(), why }],
-            named: true,
+            named: Some(source),
             expected: named.to_owned(),
         });
     }
     let mut looked_at = Vec::new();
     for path in MANAGED.iter().map(|place| search.codex_home.join(place)) {
-        match examine(&path) {
+        match examine(&path, CodexSource::Managed) {
             Ok(found) => return Ok(found),
             Err(why) => {
                 let unusable = why != NOT_THERE;
                 looked_at.push(Looked { path: path.clone(), why });
                 if unusable {
-                    return Err(NotFound { looked_at, named: false, unusable, expected: path });
+                    return Err(NotFound { looked_at, named: None, unusable, expected: path });
                 }
             }
         }
@@ -98,17 +112,20 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
     let folders =
         search.path.map(env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
     for path in folders.map(|folder| folder.join("codex")) {
-        match examine(&path) {
+        match examine(&path, CodexSource::Path) {
             Ok(found) => return Ok(found),
             Err(why) => looked_at.push(Looked { path, why }),
         }
     }
+    if let Some(Ok(found)) = search.running.map(|path| examine(path, CodexSource::Record)) {
+        return Ok(found);
+    }
     let expected = search.codex_home.join(MANAGED[0]);
-    Err(NotFound { looked_at, named: false, unusable: false, expected })
+    Err(NotFound { looked_at, named: None, unusable: false, expected })
 }
 
 /// Whether a path serves, and what to run for it.
-fn examine(path: &Path) -> Result<FoundCodex, String> {
+fn examine(path: &Path, source: CodexSource) -> Result<FoundCodex, String> {
     let metadata = path.metadata().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => NOT_THERE.to_owned(),
         _ => error.to_string(),
@@ -122,12 +139,13 @@ fn examine(path: &Path) -> Result<FoundCodex, String> {
     if is_script(path)
         && let Some(package) = npm::package_root(path)
     {
-        return npm::native(path, &package)
+        return npm::native(path, source, &package)
             .ok_or_else(|| format!("the npm package at {} lacks its native binary", package.display()));
     }
     let canonical = path.canonicalize().map_err(|error| error.to_string())?;
     let path_folders = npm::path_folder(&canonical).into_iter().collect();
-    Ok(FoundCodex { path: path.to_owned(), executable: path.to_owned(), path_folders, variables: Vec::new() })
+    let (path, executable) = (path.to_owned(), path.to_owned());
+    Ok(FoundCodex { path, source, executable, path_folders, variables: Vec::new() })
 }
 
 /// Whether a file begins as a script does.
@@ -138,7 +156,7 @@ pub fn is_script(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Search, find};
+    use super::{CodexSource, Search, find};
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
@@ -150,7 +168,7 @@ mod tests {
     }
 
     fn search(home: &Path) -> Search<'_> {
-        Search { named: None, setting: None, codex_home: home, path: None }
+        Search { named: None, recorded: None, setting: None, codex_home: home, path: None, running: None }
     }
 
     #[test]
@@ -188,8 +206,33 @@ mod tests {
         executable(&home.path().join("packages/standalone/current/codex"), "\u{7f}ELF");
         let missing = home.path().join("missing");
         let error = find(&Search { named: Some(&missing), ..search(home.path()) }).expect_err("not there");
-        assert!(error.named && error.looked_at[0].why == "not there");
+        assert!(error.named == Some(CodexSource::Named) && error.looked_at[0].why == "not there");
         assert_eq!(error.expected, missing);
+    }
+
+    #[test]
+    fn what_was_named_for_the_running_server_counts_before_the_setting_and_what_runs_after_all() {
+        let home = tempfile::tempdir().expect("a folder");
+        let [named, recorded, setting, running] =
+            ["a", "b", "c", "d"].map(|name| home.path().join(name).join("codex"));
+        for path in [&named, &recorded, &setting, &running] {
+            executable(path, "\u{7f}ELF");
+        }
+        let mut all = search(home.path());
+        (all.named, all.recorded) = (Some(&named), Some(&recorded));
+        (all.setting, all.running) = (Some(&setting), Some(&running));
+        let found =
+            |search: &Search<'_>| find(search).map(|found| (found.path, found.source)).expect("found");
+        assert_eq!(found(&all), (named.clone(), CodexSource::Named));
+        all.named = None;
+        assert_eq!(found(&all), (recorded.clone(), CodexSource::Record));
+        all.recorded = None;
+        assert_eq!(found(&all), (setting.clone(), CodexSource::Setting));
+        all.setting = None;
+        assert_eq!(found(&all), (running.clone(), CodexSource::Record));
+        let managed = home.path().join("packages/standalone/current/codex");
+        executable(&managed, "\u{7f}ELF");
+        assert_eq!(found(&all), (managed, CodexSource::Managed));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use codexd_core::contract::CodexSource;
+
 use crate::find::FoundCodex;
 
 /// The platform package's name behind `@openai/`.
@@ -40,7 +42,7 @@ pub(crate) fn package_root(script: &Path) -> Option<PathBuf> {
 }
 
 /// The native binary of a package; `found_at` is where the wrapper was found.
-pub(crate) fn native(found_at: &Path, package: &Path) -> Option<FoundCodex> {
+pub(crate) fn native(found_at: &Path, source: CodexSource, package: &Path) -> Option<FoundCodex> {
     let (name, target) = (platform_package()?, target()?);
     let vendors = [
         Some(package.join("node_modules/@openai").join(name).join("vendor")),
@@ -55,6 +57,7 @@ pub(crate) fn native(found_at: &Path, package: &Path) -> Option<FoundCodex> {
     let canonical = executable.canonicalize().ok()?;
     Some(FoundCodex {
         path: found_at.to_owned(),
+        source,
         path_folders: path_folder(&canonical).into_iter().collect(),
         variables: vec![
             ("CODEX_MANAGED_BY_NPM".into(), "1".into()),

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::contract::{CodexSource, ErrorCode, Failure};
 use codexd_core::identity::FileIdentity;
 use codexd_core::limits::{
     BUSY_VERSION_TOLD_TIMEOUT_MS, VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS,
 };
 use codexd_core::os_text::OsText;
-use codexd_core::program::Program;
+use codexd_core::program::{NamedCodex, Program};
 use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::process;
@@ -21,6 +21,7 @@ use codexd_release::{FoundCodex, NotFound, Patience, Search, VersionCache, Versi
 use crate::context::{Context, VERSION};
 use crate::failures;
 use crate::patience::Progress;
+use crate::recorded_codex::RecordedCodex;
 
 /// app-server knows `--managed-daemon` since at least this version (observed on 0.169.0; 0.131.0 refuses it).
 const MANAGED_DAEMON_SINCE: (u64, u64) = (0, 169);
@@ -40,23 +41,32 @@ pub struct Installed {
     pub found: FoundCodex,
     /// What its file is.
     pub identity: Option<FileIdentity>,
+    /// What `--codex-bin` names, in this command or in the one that started the server.
+    pub named: Option<NamedCodex>,
 }
 
-/// Finds the installed Codex.
+/// Finds the Codex that a start would run.
 ///
 /// # Errors
 /// See [`find`].
 pub fn installed(context: &Context, settings: &Settings) -> Result<Installed, NotFound> {
     let path = context.caller().variable("PATH");
+    let recorded = RecordedCodex::of(&context.home);
+    let setting = settings.codex_bin.as_deref();
+    // The setting that was changed since counts.
+    let before = recorded.named.filter(|named| named.setting.as_deref() == setting);
     let named = context.global.codex_bin.as_deref().map(absolute);
     let found = find(&Search {
         named: named.as_deref(),
-        setting: settings.codex_bin.as_deref(),
+        recorded: before.as_ref().map(|named| named.path.as_path()),
+        setting,
         codex_home: context.home.root(),
         path: path.as_deref(),
+        running: recorded.executable.as_deref(),
     })?;
     let identity = process::file_identity(&found.executable).ok();
-    Ok(Installed { found, identity })
+    let named = named.map(|path| NamedCodex { path, setting: setting.map(Path::to_owned) }).or(before);
+    Ok(Installed { found, identity, named })
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -140,6 +150,7 @@ pub fn program(
         cwd: working_directory(context),
         embedded: false,
         socket,
+        named: installed.named.clone(),
         version: Some(version),
     })
 }
@@ -169,6 +180,7 @@ pub fn embedded_program(
         cwd: working_directory(context),
         embedded: true,
         socket,
+        named: None,
         version: Some(VERSION.to_owned()),
     })
 }
@@ -263,6 +275,8 @@ fn at_least(version: &str, (major, minor): (u64, u64)) -> bool {
 pub struct InstalledFacts {
     /// Where it was found.
     pub path: Option<PathBuf>,
+    /// Where that path comes from.
+    pub source: Option<CodexSource>,
     /// Its version.
     pub version: Option<String>,
     /// What its file is.
@@ -278,6 +292,7 @@ impl InstalledFacts {
             Ok(installed) => {
                 let version = installed.told_version(context);
                 Self {
+                    source: Some(installed.found.source),
                     path: Some(installed.found.path),
                     version,
                     identity: installed.identity,
@@ -285,7 +300,8 @@ impl InstalledFacts {
                 }
             }
             Err(not_found) => {
-                let last = not_found.looked_at.last().filter(|_| not_found.unusable || not_found.named);
+                let last =
+                    not_found.looked_at.last().filter(|_| not_found.unusable || not_found.named.is_some());
                 let unusable = last.map(|looked| format!("{} is {}", looked.path.display(), looked.why));
                 Self { unusable, ..Self::default() }
             }

@@ -23,7 +23,7 @@ pub use mend::name_trouble;
 
 use crate::context::Context;
 use crate::front::{self, Launch};
-use crate::observe::{self, Listening, Sight};
+use crate::observe::{self, Listening, Ours, Sight};
 use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
 use crate::{codex, failures};
@@ -195,11 +195,15 @@ impl Drive<'_> {
         let running = sight.answer.is_some();
         self.await_the_handover()?;
         let record = sight.codexd.as_ref();
+        // The gateway answers with the version of the new server once it has connected to that.
+        let again = self.handover.as_ref().and_then(|_| {
+            observe::listener(&self.context.home, Ours::of(sight.server.as_ref(), record)).answer
+        });
         Ok(Reached {
             status,
             backend: managed.then_some(Backend::Pid),
             pid: sight.server.filter(|_| running).map(|server| server.pid),
-            answer: sight.answer,
+            answer: again.or(sight.answer),
             embedded: record.is_some_and(|record| record.embedded),
             fronted: record.is_some_and(|record| record.socket.is_some()),
             handover: self.handover.take(),

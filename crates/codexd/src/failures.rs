@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use codexd_core::contract::status::LastExit;
-use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::contract::{CodexSource, ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
 use codexd_host::Home;
@@ -84,9 +84,15 @@ pub fn no_codex(error: &NotFound) -> Failure {
             Failure::new(ErrorCode::CodexBroken, format!("the Codex at {path} cannot be run: {why}"))
                 .hint("repair that installation, or name another Codex with --codex-bin")
         }
-        (Some((path, why)), _, true) => {
+        (Some((path, why)), _, Some(CodexSource::Record)) => Failure::new(
+            ErrorCode::CodexNotFound,
+            format!("the Codex that --codex-bin named for the running app-server is {why}: {path}"),
+        )
+        .hint("install it again or name another one with --codex-bin; `codexd stop` forgets it"),
+        (Some((path, why)), _, Some(source)) => {
+            let by = if source == CodexSource::Named { "--codex-bin" } else { "the setting codexBin" };
             Failure::new(ErrorCode::CodexNotFound, format!("the Codex that was named is {why}: {path}"))
-                .hint("check --codex-bin or the setting codexBin")
+                .hint(format!("check {by}"))
         }
         _ => Failure::new(
             ErrorCode::CodexNotFound,

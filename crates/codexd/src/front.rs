@@ -58,6 +58,7 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
         cwd: PathBuf::from("/"),
         embedded: false,
         socket: None,
+        named: None,
         version: None,
     }))
 }

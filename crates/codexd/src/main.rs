@@ -14,6 +14,7 @@ mod output;
 mod patience;
 mod prove;
 mod ready;
+mod recorded_codex;
 mod style;
 mod verbs;
 

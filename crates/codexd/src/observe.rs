@@ -239,8 +239,8 @@ fn kept(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
 
 fn record_of(pid: Pid, generation: Option<String>, program: Program) -> CodexdRecord {
     let executable_identity = process::executable(pid).ok().map(|(_, identity)| identity);
-    let Program { executable, embedded, socket, .. } = program;
-    CodexdRecord { generation, executable, executable_identity, embedded, socket }
+    let Program { executable, embedded, socket, named, .. } = program;
+    CodexdRecord { generation, executable, executable_identity, embedded, socket, named }
 }
 
 fn record_it(

@@ -71,6 +71,8 @@ pub struct LifecycleReply {
     pub managed_codex_path: PathBuf,
     /// Its version; null when there is none or it cannot be told.
     pub managed_codex_version: Option<String>,
+    /// Where its path comes from; null when there is none.
+    pub managed_codex_source: Option<CodexSource>,
     /// The well-known control socket.
     pub socket_path: PathBuf,
     /// The version of the Codex CLI on this machine, which is what upstream's clients compare with the server's. Where
@@ -93,6 +95,22 @@ pub struct LifecycleReply {
     /// What was found wrong and put right.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<Repair>,
+}
+
+/// Where the path of the Codex that a start would run comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CodexSource {
+    /// `--codex-bin` of this command.
+    Named,
+    /// The setting `codexBin`.
+    Setting,
+    /// The record of the server: what `--codex-bin` of an earlier command named, or, where no Codex is found, what runs.
+    Record,
+    /// An installation in CODEX_HOME.
+    Managed,
+    /// A folder of PATH.
+    Path,
 }
 
 /// The answer of `enable-remote-control` and `disable-remote-control`.

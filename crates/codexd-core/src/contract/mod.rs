@@ -10,5 +10,5 @@ pub mod status;
 
 pub use error::{ErrorCode, Failure};
 pub use event::{EventLevel, EventRecord};
-pub use lifecycle::{Backend, LifecycleReply, LifecycleStatus, RemoteControlReply, Repair};
+pub use lifecycle::{Backend, CodexSource, LifecycleReply, LifecycleStatus, RemoteControlReply, Repair};
 pub use status::{State, StatusReport};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventRecord;
-use super::lifecycle::{Backend, LifecycleStatus};
+use super::lifecycle::{Backend, CodexSource, LifecycleStatus};
 use crate::generations::Role;
 use crate::identity::Pid;
 
@@ -170,6 +170,8 @@ pub struct StatusReport {
     pub managed_codex_path: PathBuf,
     /// Its version.
     pub managed_codex_version: Option<String>,
+    /// Where its path comes from; null when there is none.
+    pub managed_codex_source: Option<CodexSource>,
     /// The well-known control socket.
     pub socket_path: PathBuf,
     /// See [`super::LifecycleReply::cli_version`].

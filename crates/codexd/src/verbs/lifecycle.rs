@@ -60,6 +60,7 @@ pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply
         cli_version: installed.cli_version(version.as_deref()),
         managed_codex_path: managed_path(context, settings, installed.path),
         managed_codex_version: installed.version,
+        managed_codex_source: installed.source,
         socket_path: context.home.control_socket(),
         app_server_version: version,
         codexd_version: VERSION,
@@ -108,7 +109,7 @@ pub fn program(context: &Context, settings: &Settings, launch: &Launch) -> Resul
     let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
     match codex::installed(context, settings) {
         Ok(installed) => codex::program(context, &installed, remote_control, socket),
-        Err(not_found) if launch.embedded_runs && !not_found.named && !not_found.unusable => {
+        Err(not_found) if launch.embedded_runs && not_found.named.is_none() && !not_found.unusable => {
             codex::embedded_program(context, remote_control, socket)
         }
         Err(not_found) => Err(failures::no_codex(&not_found)),

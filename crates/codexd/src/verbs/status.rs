@@ -5,7 +5,7 @@ mod fronts;
 mod keeper;
 
 use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
-use codexd_core::contract::{Backend, LifecycleStatus, State, StatusReport};
+use codexd_core::contract::{Backend, CodexSource, LifecycleStatus, State, StatusReport};
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
@@ -84,6 +84,7 @@ pub fn run(context: &Context) -> Reply {
         cli_version: installed.cli_version(version.as_deref()),
         managed_codex_path: lifecycle::managed_path(context, &parsed.settings, installed.path),
         managed_codex_version: installed.version,
+        managed_codex_source: installed.source,
         socket_path: context.home.control_socket(),
         app_server_version: version,
         codexd_version: VERSION,
@@ -320,11 +321,20 @@ impl Answer for Reply {
 }
 
 impl Reply {
+    fn source_text(&self) -> &'static str {
+        match self.report.managed_codex_source {
+            Some(CodexSource::Named) => " (--codex-bin)",
+            Some(CodexSource::Setting) => " (the setting codexBin)",
+            Some(CodexSource::Record) => " (as recorded for the server)",
+            Some(CodexSource::Managed | CodexSource::Path) | None => "",
+        }
+    }
+
     fn installed_text(&self) -> String {
         let path = self.report.managed_codex_path.display();
         match &self.report.managed_codex_version {
             _ if !self.installed => "no Codex (npm install -g @openai/codex)".to_owned(),
-            Some(version) => format!("Codex {version} at {path}"),
+            Some(version) => format!("Codex {version} at {path}{}", self.source_text()),
             None => format!("a Codex at {path} that does not tell its version"),
         }
     }

@@ -60,7 +60,7 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     let settings = context.settings()?;
     let real = match codex::installed(context, &settings) {
         Ok(installed) => Some(installed),
-        Err(not_found) if not_found.named || not_found.unusable => {
+        Err(not_found) if not_found.named.is_some() || not_found.unusable => {
             return Err(failures::no_codex(&not_found));
         }
         Err(_) => None,

@@ -117,7 +117,9 @@ fn everything(home: &Home) -> anyhow::Result<Everything> {
     let kept = files.into_iter().filter_map(|file| {
         let found = fs::symlink_metadata(&file).ok()?;
         let text = if found.is_file() { fs::read(&file).ok()? } else { Vec::new() };
-        Some((file, found.ino(), text))
+        // A keeper may write the same contents anew at any time; a socket that is made anew is another one.
+        let inode = if found.is_file() { 0 } else { found.ino() };
+        Some((file, inode, text))
     });
     let mut pids: Vec<_> = processes.iter().map(|process| (process.pid, process.start_ticks)).collect();
     pids.sort_unstable();

@@ -1,5 +1,6 @@
 //! The verbs on the real Codex releases and on the embedded server: one script, three servers.
 
+mod named_codex;
 mod output;
 mod settings;
 mod turns;

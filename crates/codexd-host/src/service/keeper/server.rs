@@ -210,6 +210,7 @@ impl Server {
             executable_identity: process::executable(self.process.pid).ok().map(|(_, identity)| identity),
             embedded: self.program.embedded,
             socket: self.program.socket.clone(),
+            named: self.program.named.clone(),
         }
     }
 }
@@ -270,6 +271,7 @@ pub fn program_of(
         cwd: process::working_directory(pid).unwrap_or_else(|_| PathBuf::from("/")),
         embedded: codexd.is_some_and(|record| record.embedded),
         socket: codexd.and_then(|record| record.socket.clone()),
+        named: codexd.and_then(|record| record.named.clone()),
         version: None,
     })
 }
