@@ -93,6 +93,8 @@ pub const EVENTS_LOCK_TIMEOUT_MS: u64 = 200;
 pub const STATE_FILE_MAX_BYTES: u64 = 16 << 20;
 /// How much of the end of the server's stderr is reported with its exit.
 pub const STDERR_TAIL_BYTES: u64 = 4_096;
+/// How long `status` waits for what the server says of its configuration and of remote control.
+pub const STATUS_QUESTION_TIMEOUT_MS: u64 = 500;
 /// How many of the newest events `status` shows.
 pub const STATUS_EVENTS: usize = 5;
 /// A message between a verb and the keeper may be so long: it carries a whole environment, of which Linux allows 6 MiB and
