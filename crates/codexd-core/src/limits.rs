@@ -97,6 +97,10 @@ pub const STDERR_TAIL_BYTES: u64 = 4_096;
 pub const STATUS_QUESTION_TIMEOUT_MS: u64 = 500;
 /// How many of the newest events `status` shows.
 pub const STATUS_EVENTS: usize = 5;
+/// How many threads that are not loaded `status` names.
+pub const STATUS_THREADS_NAMED: usize = 5;
+/// The longest wait before a thread is tried again that an app-server refuses to load.
+pub const THREAD_RETRY_MS_MAX: u64 = 30_000;
 /// A message between a verb and the keeper may be so long: it carries a whole environment, of which Linux allows 6 MiB and
 /// of which a byte that is no text takes four.
 pub const KEEPER_MESSAGE_MAX_BYTES: usize = 32 << 20;

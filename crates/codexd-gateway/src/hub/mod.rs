@@ -46,8 +46,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 pub use event::{
-    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, Report, ServerId, Text, WaitingThread,
-    WaitsFor,
+    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, RefusedThread, Report, ServerId, Text,
+    WaitingThread, WaitsFor,
 };
 pub use snapshot::Snapshot;
 
@@ -93,6 +93,8 @@ enum Timer {
     Goal(ThreadId),
     /// Load the threads of goals that were postponed.
     Goals,
+    /// Tell the host which threads are refused.
+    Refusals,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
     /// Clients take too long to answer a server request about no thread.
@@ -148,6 +150,7 @@ pub struct Hub {
     handover: Option<Handover>,
     goals: Goals,
     loss: Option<loss::Loss>,
+    refusals: loss::Refusals,
     /// What every connection is told when it opens: the notification's name and text.
     greetings: Vec<(Box<str>, Text)>,
     /// Streams of events.
@@ -297,6 +300,7 @@ impl Hub {
                 Timer::UnloadDelay(server) => self.ask_for_unload_delay(server),
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
                 Timer::Goals => self.load_postponed_goals(),
+                Timer::Refusals => self.tell_refusals(),
                 Timer::Look(thread) => self.time_to_look(&thread),
                 Timer::ServerRequest(number) => self.refuse_ask(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),

@@ -143,6 +143,9 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         }
         _ => {}
     }
+    if let Some(message) = fronts::not_loaded(home) {
+        add(&mut problems, "threads-not-loaded", message);
+    }
     Found {
         keeper,
         recorded: match &record.process {

@@ -13,7 +13,7 @@ use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 const THREADS: usize = 60;
 
 /// A client that watches so many threads, each of which is on disk.
-fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) {
+pub fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) {
     let owner = world.client(1, experimental());
     let mut threads: Vec<String> = Vec::new();
     for _ in 0..count {
@@ -27,7 +27,7 @@ fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) {
 }
 
 /// The app-server dies and another one answers; nothing that it is asked for is answered yet.
-fn crash(world: &mut World) -> Link {
+pub fn crash(world: &mut World) -> Link {
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
