@@ -65,6 +65,14 @@ pub const SEEN_MARK_TIMEOUT_MS: u64 = 10_000;
 /// program, or to end.
 pub const NAMELESS_TIMEOUT_MS: u64 = 2_000;
 
+/// The soft limit of open files that the processes of a home get is their hard limit, but at most this: some programs close
+/// every number up to the limit before they start a child, and a hard limit may be two billion.
+pub const DESCRIPTORS_MAX: u64 = 1 << 20;
+/// The soft limit of the stack that they get; more, or none, changes where the kernel maps memory.
+pub const STACK_LIMIT_BYTES: u64 = 8 << 20;
+/// The umask of an app-server and of its tools, unless the settings say otherwise.
+pub const SERVER_UMASK: u32 = 0o022;
+
 /// The pause from start to start before the second restart in a row; the first is immediate and each further pause twice as
 /// long.
 pub const BACKOFF_FIRST_MS: u64 = 100;

@@ -24,6 +24,7 @@ use super::watches::Watches;
 use super::wire::Report;
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
+use crate::process_context::{self, Unchanged};
 use crate::{clock, fd_hygiene, lock, process, upstream_files};
 
 /// Why there is no keeper.
@@ -92,6 +93,7 @@ pub(super) struct Keeper {
 pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), KeeperError> {
     let failed = |what| move |error| KeeperError::System(what, error);
     fd_hygiene::close_on_exec_above_stderr();
+    let unchanged = process_context::normalize();
     home.create_state().map_err(failed("make the state folder"))?;
     let lock = lock::try_keeper_lock(&home.keeper_lock()).map_err(failed("open the keeper's lock"))?;
     let lock = lock.ok_or(KeeperError::AlreadyKept)?;
@@ -129,6 +131,9 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         lock,
     };
     keeper.note(LogEvent::new(EventLevel::Info, "daemon.started", "the keeper is up").with("pid", me.pid.0));
+    for attribute in unchanged {
+        keeper.note(not_normalized(&attribute));
+    }
     if let Some(stream) = first {
         let greeting = keeper.greeting();
         keeper.clients.add(stream, &greeting).map_err(failed("greet the first verb"))?;
@@ -141,6 +146,13 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
     // What it still has open takes long to close, and nobody waits for that: see `watches`.
     std::mem::forget(keeper);
     Ok(())
+}
+
+/// Everything that is started inherits the caller's value.
+fn not_normalized(unchanged: &Unchanged) -> LogEvent {
+    let Unchanged { attribute, error } = unchanged;
+    let message = format!("the {attribute} of the command that started codexd could not be reset: {error}");
+    LogEvent::new(EventLevel::Warn, "context.inherited", message).with("attribute", *attribute)
 }
 
 /// The socket of a dead keeper is in the way; the lock says that no living one listens on it.

@@ -21,7 +21,7 @@ use crate::exec_with_sockets;
 use crate::home::Home;
 use crate::process_table::ProcessTable;
 use crate::strays::{MARK, Ties};
-use crate::{clock, logs, process, upstream_files};
+use crate::{clock, logs, process, process_context, settings_file, upstream_files};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
 const CONTROL: &str = "control";
@@ -66,7 +66,12 @@ impl Server {
             .env_clear()
             .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
             .env(MARK, generation);
-        Self::hold(command.spawn()?, Some(generation.to_owned()), program, stderr, stderr_from)
+        if let Some(cwd) = command.get_current_dir().map(Path::to_owned) {
+            command.env("PWD", cwd);
+        }
+        let settings = settings_file::read(home).map(|parsed| parsed.settings).unwrap_or_default();
+        let child = process_context::with_umask(settings.server_umask(), || command.spawn())?;
+        Self::hold(child, Some(generation.to_owned()), program, stderr, stderr_from)
     }
 
     /// Starts the gateway, in the same way, with the listening socket in its hands.
