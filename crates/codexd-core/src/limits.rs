@@ -91,6 +91,16 @@ pub const LOG_MAX_BYTES: u64 = 8 << 20;
 pub const LOG_OVERGROWN_FACTOR: u64 = 4;
 /// So much of the end of a log, over both of its files, is looked through for its last lines: all that both may hold.
 pub const LOG_LINES_MAX_BYTES: u64 = 2 * LOG_MAX_BYTES;
+/// How long after a server has made its socket the supervisor connects to it, to learn which process listens. The pause doubles
+/// while nobody does.
+pub const LISTENER_FIRST_WAIT_MS: u64 = 2;
+/// The longest such pause; after it the next change beside the socket, or the next command, begins anew.
+pub const LISTENER_LAST_WAIT_MS: u64 = 16_384;
+/// How long a command waits until the supervisor knows which process of a server with a wrapper listens.
+pub const LISTENER_NAMED_TIMEOUT_MS: u64 = 2_000;
+/// How long a wrapper script may take to end after the app-server that it has started, before it is sent SIGTERM; and again before it
+/// is killed.
+pub const WRAPPER_END_TIMEOUT_MS: u64 = 500;
 /// How long the keeper leaves a busy log alone before it looks at its size again.
 pub const LOG_CHECK_INTERVAL_MS: u64 = 1_000;
 /// The event log is rotated when it has grown past this.

@@ -134,7 +134,7 @@ fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'sta
         (WORKING_DIRECTORY, _) => return Err("an absolute path"),
         (UMASK, Value::Null) => settings.umask = None,
         (UMASK, value) => {
-            settings.umask = Some(parse_umask(value).ok_or("octal digits from \"000\" to \"077\"")?)
+            settings.umask = Some(parse_umask(value).ok_or("octal digits from \"000\" to \"077\"")?);
         }
         (GATEWAY, value) => settings.gateway = Gateway::parse(value)?,
         _ => {}

@@ -18,7 +18,9 @@ use super::clients::Clients;
 use super::door::Door;
 use super::kept::Kept;
 use super::report::Told;
+use super::server::Server;
 use super::signals::Signals;
+use super::sockets::ListenerSearch;
 use super::state::{self, KeeperState};
 use super::watches::Watches;
 use super::wire::Report;
@@ -49,6 +51,8 @@ enum Event {
     VerbSpoke(usize),
     /// One of the processes ended.
     Ended(Name),
+    /// The wrapper of one of them ended.
+    WrapperEnded(Name),
     /// One of them wrote to its logs.
     LogsGrew,
     /// Something changed beside the control socket, or the state folder is gone.
@@ -80,6 +84,7 @@ pub(super) struct Keeper {
     pub(super) deaf_until: Option<Monotonic>,
     /// While somebody may be taking the state folder away: until when that is left to him.
     pub(super) lost_until: Option<Monotonic>,
+    pub(super) listeners: ListenerSearch,
     pub(super) give_up: bool,
     pub(super) left: bool,
     pub(super) lock: File,
@@ -126,6 +131,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         left_behind: false,
         deaf_until: None,
         lost_until: None,
+        listeners: ListenerSearch::default(),
         give_up: false,
         left: false,
         lock,
@@ -179,6 +185,12 @@ impl Keeper {
                 .iter()
                 .filter_map(|kept| Some((kept.server.as_ref()?.fd(), Event::Ended(kept.name))))
                 .collect(),
+            self.table
+                .iter()
+                .filter_map(|kept| {
+                    Some((kept.server.as_ref()?.wrapper.as_ref()?.fd(), Event::WrapperEnded(kept.name)))
+                })
+                .collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // From the last to the first, so that letting one go does not shift the numbers of the others.
@@ -187,7 +199,13 @@ impl Keeper {
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
         let mut polled: Vec<PollFd<'_>> =
             waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let deadline = [self.machine.deadline(), self.watches.deadline(), self.deaf_until, self.lost_until];
+        let deadline = [
+            self.machine.deadline(),
+            self.watches.deadline(),
+            self.deaf_until,
+            self.lost_until,
+            self.listeners.deadline(),
+        ];
         let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
         let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
@@ -209,16 +227,22 @@ impl Keeper {
         match event {
             Event::Signalled => self.signalled(),
             Event::Ended(name) => self.ended(name),
+            Event::WrapperEnded(name) => self.wrapper_ended(name),
             Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
             Event::FolderChanged => {
                 self.watches.take_folder();
                 self.look_after_the_home();
+                self.look_after_own_socket();
                 if let Some(door) = &self.door {
                     door.put_back();
                 }
+                self.listeners.begin(clock::monotonic());
+                self.look_after_sockets();
                 self.clients.tell(&Report::SocketFolderChanged);
             }
             Event::VerbArrived => {
+                self.listeners.begin(clock::monotonic());
+                self.look_after_sockets();
                 let greeting = self.greeting();
                 // A verb that is gone already is no trouble; with too many files open the door would never be quiet.
                 if self.clients.accept(&self.listener, &greeting).is_err() {
@@ -231,6 +255,9 @@ impl Keeper {
                 self.deaf_until = self.deaf_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
                 self.hold_on_to_the_home();
+                if self.listeners.is_due(now) {
+                    self.look_after_sockets();
+                }
                 self.feed(generations::Event::Ticked);
             }
         }
@@ -264,8 +291,8 @@ impl Keeper {
 
     /// Reaps what the servers' tools left to us, never what is kept: the end of that is told by its handle.
     pub(super) fn reap_strays(&self) {
-        let kept: Vec<Pid> =
-            self.table.iter().filter_map(|kept| Some(kept.server.as_ref()?.process.pid)).collect();
+        let servers = self.table.iter().filter_map(|kept| kept.server.as_ref());
+        let kept: Vec<Pid> = servers.flat_map(Server::pids).collect();
         for pid in process::children().into_iter().filter(|pid| !kept.contains(pid)) {
             if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
                 let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -279,6 +306,7 @@ impl Keeper {
 fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
         Event::Ended(_) => 0,
+        Event::WrapperEnded(_) => 0,
         Event::Signalled => 1,
         Event::VerbSpoke(index) => return (2, std::cmp::Reverse(*index)),
         Event::VerbArrived => 3,
