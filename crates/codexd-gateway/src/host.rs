@@ -33,12 +33,32 @@ pub enum Role {
     Outgoing,
 }
 
+/// The settings of a thread, as a gateway has them stored.
+#[derive(Clone, Eq, PartialEq)]
+pub struct ThreadSettings {
+    /// The thread's id.
+    pub thread: String,
+    /// The settings, which may hold credentials; nothing if they are to be forgotten.
+    pub settings: Option<String>,
+}
+
+impl std::fmt::Debug for ThreadSettings {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ThreadSettings").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}
+
 /// What the gateway is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum HostEvent {
     /// The generations that live now: the first thing it hears, and again at every change. None is current while a crashed
     /// server is being started again.
     Generations(Vec<Generation>),
+    /// What the gateway before this one had stored of threads ([`HostOrder::StoreThreadSettings`]). Comes before the first
+    /// list of generations, or not at all.
+    ThreadSettings(Vec<ThreadSettings>),
+    /// There was a gateway before this one, and nobody has what it had stored of threads any more.
+    ThreadSettingsLost,
     /// The current one was asked to leave when its turns have ended: nothing new is to be begun there.
     CurrentDrains,
     /// Something has changed where app-servers make their sockets: one that does not listen yet may do so now.
@@ -55,6 +75,9 @@ pub enum HostOrder {
         /// Which.
         mark: String,
     },
+    /// Store the settings of a thread in memory, never on disk, for a gateway that comes after this one. They may hold
+    /// credentials.
+    StoreThreadSettings(ThreadSettings),
     /// Tell this to every verb that listens: how a handover goes.
     Report(serde_json::Value),
     /// Write a line into the event log.

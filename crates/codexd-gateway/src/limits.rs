@@ -104,13 +104,9 @@ pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
 /// So often is it tried that soon: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
 pub(crate) const LATE_TRIES_MAX: u32 = 75;
 /// The longest wait before a thread is tried again that an app-server refuses to load.
-pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = codexd_core::limits::THREAD_RETRY_MS_MAX;
+pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = 30_000;
 /// Characters of an app-server's refusal that are kept for people.
 pub(crate) const REFUSAL_CHARS_MAX: usize = 300;
-/// So many threads that an app-server refuses to load are named for people.
-pub(crate) const REFUSALS_NAMED_MAX: usize = 100;
-/// How long refusals are gathered before they are told.
-pub(crate) const REFUSALS_TOLD_AFTER_MS: u64 = 100;
 /// Text of one stream that is kept for those who join; an item with more is told to them when it is whole.
 pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So many of the turns that ended last are remembered for each thread.
@@ -125,6 +121,11 @@ pub(crate) const BACKGROUND_LOADS_MAX: usize = 2;
 pub(crate) const TAKE_OVERS_MAX: usize = 16;
 /// Settings kept to be made again in a successor, since app-servers keep them in memory only.
 pub(crate) const SETTINGS_MAX: usize = 64;
+/// The largest settings of one thread that are kept to be given again, in bytes of JSON: many times what a dozen MCP servers
+/// take, and less than a socket buffer holds.
+pub(crate) const THREAD_SETTINGS_BYTES_MAX: usize = 64 * 1024;
+/// Those of all threads together, in bytes of JSON.
+pub(crate) const ALL_THREAD_SETTINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Warnings that are repeated to those who come.
 pub(crate) const GREETINGS_MAX: usize = 32;
 /// How long requests wait for an app-server that was there before this gateway to tell which threads it has.

@@ -51,11 +51,7 @@ pub fn observe(home: &Home) -> io::Result<Observed> {
     Ok(if counts { upstream } else { own })
 }
 
-/// Reads one record in upstream's form and looks for its process.
-///
-/// # Errors
-/// The file system's, but for absence.
-pub fn observe_file(path: &Path) -> io::Result<Observed> {
+fn observe_file(path: &Path) -> io::Result<Observed> {
     let Some(bytes) = atomic::read(path)? else {
         return Ok(Observed::dead(Recorded::Absent));
     };

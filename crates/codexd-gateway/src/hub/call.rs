@@ -97,6 +97,10 @@ pub enum Errand {
     LastTurn(ThreadId),
     /// Which turn runs in a thread that was found.
     Running(ThreadId),
+    /// How something stands that may differ in the next app-server.
+    ProcessState(super::process_state::Part),
+    /// Give it the environments again that it had before it moved.
+    GiveEnvironments(ThreadId),
     /// Take over a thread that an app-server had before this gateway was there.
     TakeOver(ThreadId),
     /// What a thread descends from: what the app-server knows of it, or of the farthest known ancestor.
@@ -111,7 +115,7 @@ pub enum Errand {
 impl Errand {
     pub fn thread(&self) -> Option<&ThreadId> {
         match self {
-            Errand::LoadedList(_) | Errand::UnloadDelay | Errand::Forget => None,
+            Errand::LoadedList(_) | Errand::UnloadDelay | Errand::ProcessState(_) | Errand::Forget => None,
             Errand::Read(thread)
             | Errand::CheckQueue(thread)
             | Errand::CheckTerminals(thread)
@@ -126,6 +130,7 @@ impl Errand {
             | Errand::Recover(thread)
             | Errand::LastTurn(thread)
             | Errand::Running(thread)
+            | Errand::GiveEnvironments(thread)
             | Errand::TakeOver(thread)
             | Errand::Lineage { thread, .. } => Some(thread),
         }

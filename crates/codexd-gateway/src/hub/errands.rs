@@ -21,6 +21,17 @@ impl Hub {
     ) {
         let result = outcome.ok().map(RawValue::get);
         let outcome = outcome.map(RawValue::get).map_err(RawValue::get);
+        if let (
+            Errand::Arrive(thread)
+            | Errand::Return(thread)
+            | Errand::Recover(thread)
+            | Errand::TakeOver(thread),
+            Some(result),
+        ) = (&errand, result)
+        {
+            let is_found = matches!(errand, Errand::TakeOver(_));
+            self.settings_came_back(thread, link.server(), is_found, result);
+        }
         match errand {
             Errand::LoadedList(server) => self.listed(server, outcome),
             Errand::UnloadDelay => self.unload_delay_told(link.server(), outcome),
@@ -40,8 +51,15 @@ impl Hub {
             Errand::Recover(thread) => self.recovered(&thread, outcome),
             Errand::LastTurn(thread) => self.last_turn_told(&thread, outcome),
             Errand::Running(thread) => self.running_told(&thread, result),
+            Errand::ProcessState(part) => self.process_state_read(link.server(), part, outcome),
+            Errand::GiveEnvironments(thread) => self.environments_given(&thread, result.is_some()),
             Errand::TakeOver(thread) => self.taken_over(link.server(), &thread, outcome),
-            Errand::Lineage { thread, of } => self.lineage_told(&thread, &of, outcome),
+            Errand::Lineage { thread, of } => {
+                if thread == of {
+                    self.child_told(&thread, link.server(), result);
+                }
+                self.lineage_told(&thread, &of, outcome);
+            }
             Errand::Forget => {}
         }
     }
@@ -181,7 +199,7 @@ impl Hub {
     }
 
     fn take_over(&mut self, link: Link, id: ThreadId) {
-        let params = serde_json::json!({"threadId": &*id, "excludeTurns": true});
+        let params = self.resume_params(&id);
         self.errand(link, Errand::TakeOver(id), "thread/resume", &params);
     }
 

@@ -72,6 +72,16 @@ pub enum Event {
     /// The goals that were at work when the gateway before this one ended: they are to go on. Comes before everything else,
     /// or not at all.
     GoalsKept(KeptGoals),
+    /// What the gateway before this one had stored with [`Action::StoreThreadSettings`]. Comes before the first list that names
+    /// an app-server, or not at all.
+    ThreadSettingsStored {
+        /// The thread.
+        thread: String,
+        /// Its settings.
+        settings: Text,
+    },
+    /// There was a gateway before this one, and nobody has what it had stored of threads any more.
+    ThreadSettingsLost,
     /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::KeepPersona`]. Comes before
     /// the first list that names an app-server if one that knows it still lives, or if goals are to go on; or not at all.
     PersonaKept(Text),
@@ -107,6 +117,13 @@ pub enum Action {
     KeepGoals(KeptGoals),
     /// Remember, for a gateway that comes after this one, as whom it introduces itself.
     KeepPersona(Text),
+    /// Store the settings of a thread in memory that outlives the gateway, never on disk: they may hold credentials.
+    StoreThreadSettings {
+        /// The thread.
+        thread: String,
+        /// Its settings; nothing if they are to be forgotten.
+        settings: Option<Text>,
+    },
     /// What people and verbs are to know.
     Report(Report),
 }
@@ -136,13 +153,6 @@ pub enum Report {
         /// From the loss to now.
         took_ms: u64,
     },
-    /// The threads that the app-server refuses to load, for reasons that may heal, have changed.
-    NotLoaded {
-        /// How many there are.
-        count: usize,
-        /// The first of them.
-        threads: Vec<RefusedThread>,
-    },
     /// Threads that no app-server has are about to be loaded, for their goals are at work.
     GoalsToLoad {
         /// Where.
@@ -162,16 +172,6 @@ pub enum Report {
     },
     /// A handover has got somewhere.
     Handover(HandoverReport),
-}
-
-/// A thread that the app-server refuses to load.
-#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RefusedThread {
-    /// Its id.
-    pub thread_id: String,
-    /// Why, in the app-server's words.
-    pub reason: String,
 }
 
 /// How far a handover has come.

@@ -83,8 +83,8 @@ impl Hub {
     /// What every connection is told right after its `initialize`.
     fn tell_greetings(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
-        let wanted = self.greetings.iter().filter(|(name, _)| client.capabilities.wants(name));
-        self.out.extend(wanted.map(|(_, text)| Action::Tell(id, text.clone())));
+        let wanted = self.greetings.iter().filter(|(name, _, _)| client.capabilities.wants(name));
+        self.out.extend(wanted.map(|(_, text, _)| Action::Tell(id, text.clone())));
     }
 
     /// Opens a client's own connection to the app-server that serves, if there is none.

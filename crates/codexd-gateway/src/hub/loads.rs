@@ -45,10 +45,6 @@ impl Hub {
         let demand = Demand { earlier, number: self.demands, client };
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.demand = Some(demand);
-        if thread.is_refused() {
-            // What was wrong may be mended.
-            thread.again_at = self.now;
-        }
         self.has_new_demands = true;
     }
 
@@ -66,8 +62,7 @@ impl Hub {
         self.close_what_no_client_needs();
         let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
         let home = |thread: &Thread| match self.servers.get(&thread.server) {
-            // One that was refused is loaded nowhere.
-            Some(server) if !server.retired && !(server.outgoing && thread.is_refused()) => {
+            Some(server) if !server.retired => {
                 (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
             }
             _ => heir,
@@ -150,6 +145,9 @@ impl Hub {
         let lost = lost.filter(|thread| !is_needed(thread) && !may_work(thread));
         let mut closed: Vec<ThreadId> = lost.map(|thread| thread.id.clone()).collect();
         closed.sort_unstable();
-        closed.iter().for_each(|id| self.end_unheard(id));
+        for id in &closed {
+            self.park_settings(id);
+            self.end_unheard(id);
+        }
     }
 }

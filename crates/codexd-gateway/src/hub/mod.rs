@@ -27,6 +27,7 @@ mod moving;
 mod notes;
 mod own;
 mod places;
+mod process_state;
 mod pump;
 mod refusal;
 mod release;
@@ -40,14 +41,15 @@ mod streams;
 mod tests;
 mod text;
 mod thread;
+mod thread_settings;
 mod told;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 pub use event::{
-    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, RefusedThread, Report, ServerId, Text,
-    WaitingThread, WaitsFor,
+    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, Report, ServerId, Text, WaitingThread,
+    WaitsFor,
 };
 pub use snapshot::Snapshot;
 
@@ -61,6 +63,7 @@ use kept::EventStream;
 use moving::Handover;
 use servers::{Persona, Server};
 use thread::{Thread, ThreadId};
+use thread_settings::AllThreadSettings;
 
 /// What a deadline is for. A deadline that has become pointless is found out when it comes.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -91,10 +94,10 @@ enum Timer {
     UnloadDelay(ServerId),
     /// Try again to let a goal go on.
     Goal(ThreadId),
+    /// Forget the settings of threads that nobody has resumed.
+    ParkedSettings,
     /// Load the threads of goals that were postponed.
     Goals,
-    /// Tell the host which threads are refused.
-    Refusals,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
     /// Clients take too long to answer a server request about no thread.
@@ -150,13 +153,15 @@ pub struct Hub {
     handover: Option<Handover>,
     goals: Goals,
     loss: Option<loss::Loss>,
-    refusals: loss::Refusals,
-    /// What every connection is told when it opens: the notification's name and text.
-    greetings: Vec<(Box<str>, Text)>,
+    /// What every connection is told when it opens: the notification's name and text, and the last app-server that
+    /// said so.
+    greetings: Vec<(Box<str>, Text, ServerId)>,
     /// Streams of events.
     streams: Vec<EventStream>,
     /// Settings that app-servers keep in memory only: the method and the parameters.
     settings: Vec<(Box<str>, Text)>,
+    thread_settings: AllThreadSettings,
+    process_state: process_state::ProcessState,
     /// Who asked for threads with all their turns, and is to be told that this is of old; the oldest first.
     resumers: VecDeque<ClientId>,
     /// Clients that may be heard again.
@@ -193,6 +198,8 @@ impl Hub {
             Event::LinkLost(link) => self.link_lost(link),
             Event::Looked { thread, exists } => self.looked(&thread, exists),
             Event::GoalsKept(threads) => self.goals.kept_before(&threads),
+            Event::ThreadSettingsStored { thread, settings } => self.settings_stored(&thread, &settings),
+            Event::ThreadSettingsLost => self.stored_settings_lost(),
             Event::PersonaKept(kept) => self.persona = Persona::of(&kept),
             Event::TimeCame => self.time_came(),
         }
@@ -299,8 +306,8 @@ impl Hub {
                 Timer::Find => self.find_more(),
                 Timer::UnloadDelay(server) => self.ask_for_unload_delay(server),
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
+                Timer::ParkedSettings => self.forget_parked_settings(),
                 Timer::Goals => self.load_postponed_goals(),
-                Timer::Refusals => self.tell_refusals(),
                 Timer::Look(thread) => self.time_to_look(&thread),
                 Timer::ServerRequest(number) => self.refuse_ask(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),

@@ -23,7 +23,7 @@ impl Hub {
                     self.tell_viewers(&thread, method, text);
                 }
             }
-            Some(Hears::Greeting) => self.greeting_told(method, params, text),
+            Some(Hears::Greeting) => self.greeting_told(server, method, params, text),
             Some(Hears::EventStream) => {
                 let names = Names::of(params);
                 let stream = self.streams.iter().find(|stream| names.is_stream(&stream.name));
@@ -32,7 +32,10 @@ impl Hub {
                     self.tell(client, text.clone());
                 }
             }
-            Some(Hears::EveryoneWithoutThread) => self.tell_those_without_own(method, text),
+            Some(Hears::EveryoneWithoutThread) => {
+                self.process_state_told(server, method);
+                self.tell_those_without_own(method, text);
+            }
             Some(Hears::Asker) if names_client_request(method) => {
                 self.tell_requester(Link::Shared(server), method, params, text);
             }
@@ -60,33 +63,33 @@ impl Hub {
     }
 
     /// What every connection is told when it opens, and when it changes.
-    fn greeting_told(&mut self, method: &str, params: Option<&RawValue>, text: &Text) {
+    fn greeting_told(&mut self, server: ServerId, method: &str, params: Option<&RawValue>, text: &Text) {
         let params = params.map(RawValue::get);
         let same = |known: &Text| text::member(known, "params").map(RawValue::get) == params;
-        if self.greetings.iter().any(|(name, known)| **name == *method && same(known)) {
+        let known = self.greetings.iter_mut().find(|(name, known, _)| **name == *method && same(known));
+        if let Some((_, _, said_by)) = known {
+            *said_by = server;
             return;
         }
         // There is one state of remote control, and any number of warnings.
-        self.greetings.retain(|(name, _)| method != REMOTE_CONTROL || **name != *method);
+        self.greetings.retain(|(name, _, _)| method != REMOTE_CONTROL || **name != *method);
         if self.greetings.len() >= GREETINGS_MAX {
             self.greetings.remove(0);
         }
-        self.greetings.push((method.into(), text.clone()));
+        self.greetings.push((method.into(), text.clone(), server));
         self.tell_everyone(method, text);
     }
 
     /// A thread is not loaded any more.
     pub(super) fn forget_thread(&mut self, id: &ThreadId) {
         if let Some(thread) = self.threads.remove(id) {
-            if thread.is_refused() {
-                self.refusals_changed();
-            }
             // One that was not found yet was never ours to forget: it is loaded again.
             if thread.motion != Motion::Finding {
                 self.goals.is_seen(id);
             }
             self.keep_goals();
         }
+        self.thread_settings_gone(id);
         self.asks.thread_gone(id);
         self.streams.retain(|stream| stream.thread() != id);
     }

@@ -63,6 +63,9 @@ impl Hub {
                     };
                     self.keep(link, client, kind, &request, outcome);
                     self.settle(link, client, kind, thread.as_ref(), outcome, told);
+                    if let Ok(result) = outcome {
+                        self.settings_given(link.server(), client, kind, &request, result.get());
+                    }
                 }
                 if let Some(thread) = thread {
                     if self.goal_answered(&thread, number, fate) {
@@ -218,11 +221,6 @@ impl Hub {
             // The answer says that it is subscribed.
             known.motion = Motion::Still;
             known.demand = None;
-        }
-        if known.motion == Motion::Lost {
-            // It was refused, and is loaded by this: the truth about it is read.
-            known.again_at = now;
-            self.has_new_demands = true;
         }
         if matches!(known.audience, Audience::Everyone { .. }) && (kind == Kind::NewThread || !known.is_child)
         {

@@ -167,11 +167,7 @@ impl Hub {
         text: &Text,
     ) -> Dispatched {
         let known = thread.and_then(|thread| self.threads.get(thread));
-        // Whoever resumes a thread that was refused asks for just that, and perhaps with what it lacks.
-        let resumes = |thread: &super::Thread| {
-            method == "thread/resume" && thread.motion == Motion::Lost && thread.is_refused()
-        };
-        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still && !resumes(thread)) {
+        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still) {
             let thread = known.id.clone();
             self.demand(id, &thread);
             return Dispatched::WaitsInLane;
@@ -200,6 +196,14 @@ impl Hub {
             "thread/goal/get" => Kind::Goal,
             _ if starts => Kind::Starter,
             _ => Kind::Plain,
+        };
+        let as_it_was = match (kind, thread) {
+            (Kind::Resume, Some(thread)) if known.is_none() => self.with_parked_settings(thread, text),
+            _ => None,
+        };
+        let (text, raw) = match &as_it_was {
+            Some(text) => (text, text::member(text, "id").map_or(raw, serde_json::value::RawValue::get)),
+            None => (text, raw),
         };
         let thread: Option<ThreadId> = thread.map(ThreadId::from);
         if kind == Kind::EventStream

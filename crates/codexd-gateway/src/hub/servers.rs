@@ -231,6 +231,7 @@ impl Hub {
         let is_new = self.current == Some(id) && !std::mem::replace(&mut server.settings_made, true);
         if is_new {
             self.make_settings(id);
+            self.ask_process_state(id);
         }
         if self.current == Some(id) {
             self.ask_for_unload_delay(id);

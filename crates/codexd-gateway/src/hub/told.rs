@@ -124,6 +124,7 @@ impl Hub {
                     }
                 }
             }
+            "thread/settings/updated" => self.settings_told(id, params.get()),
             "thread/realtime/started" => known.realtime = true,
             "thread/realtime/closed" => known.realtime = false,
             "thread/tokenUsage/updated" => {

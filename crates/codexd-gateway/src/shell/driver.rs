@@ -19,7 +19,7 @@ use super::links::Links;
 use super::orders::Orders;
 use super::servers::Servers;
 use super::writer::Writer;
-use crate::host::{KeptGoals, KeptPersona, Memory};
+use crate::host::{HostOrder, KeptGoals, KeptPersona, Memory, ThreadSettings};
 use crate::hub::{Action, ClientId, Event, Link, Text};
 use crate::limits::GOALS_AGAIN_AFTER_MS;
 
@@ -160,6 +160,15 @@ impl Driver {
         }
     }
 
+    /// Tells the brain what the gateway before this one had stored of threads.
+    pub(super) fn thread_settings_stored(self: &Rc<Self>, stored: Vec<ThreadSettings>) {
+        for ThreadSettings { thread, settings } in stored {
+            if let Some(settings) = settings {
+                self.feed(Event::ThreadSettingsStored { thread, settings: settings.into() });
+            }
+        }
+    }
+
     fn keep_goals(self: &Rc<Self>, goals: KeptGoals) {
         let kept = self.memory.borrow_mut().keep_goals(&goals);
         let is_tried_already = match &kept {
@@ -248,6 +257,10 @@ impl Driver {
             Action::KeepPersona(persona) => {
                 self.persona.replace(Some(persona));
                 self.keep_persona();
+            }
+            Action::StoreThreadSettings { thread, settings } => {
+                let settings = settings.map(|settings| settings.to_string());
+                self.orders.give(HostOrder::StoreThreadSettings(ThreadSettings { thread, settings }));
             }
             Action::Report(report) => self.report(&report),
         }

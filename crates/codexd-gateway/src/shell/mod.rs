@@ -79,6 +79,8 @@ async fn serve(
     loop {
         match host_events.recv().await {
             Some(HostEvent::Generations(generations)) => driver.generations_changed(generations),
+            Some(HostEvent::ThreadSettings(stored)) => driver.thread_settings_stored(stored),
+            Some(HostEvent::ThreadSettingsLost) => driver.feed(crate::hub::Event::ThreadSettingsLost),
             Some(HostEvent::CurrentDrains) => driver.current_drains(),
             Some(HostEvent::SocketsChanged) => driver.sockets_changed.notify_waiters(),
             Some(HostEvent::Leave) | None => break,

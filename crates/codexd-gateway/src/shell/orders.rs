@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::driver::Driver;
 use crate::host::HostOrder;
-use crate::hub::{HandoverReport, HandoverState, RefusedThread, Report};
+use crate::hub::{HandoverReport, HandoverState, Report};
 use crate::limits::ORDERS_WAITING_MAX;
 
 /// The orders that wait.
@@ -23,8 +23,13 @@ impl Orders {
     /// Adds one. If the host takes nothing, old notes and reports make room; nothing else is dropped.
     pub(super) fn give(&self, order: HostOrder) {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= ORDERS_WAITING_MAX {
-            let old = waiting.iter().position(|order| !matches!(order, HostOrder::Retire { .. }));
+        // Of one thread only the last settings count: no more than one such order for each waits.
+        if let HostOrder::StoreThreadSettings(new) = &order {
+            let is_of_it = |order: &HostOrder| matches!(order, HostOrder::StoreThreadSettings(old) if old.thread == new.thread);
+            waiting.retain(|order| !is_of_it(order));
+        } else if waiting.len() >= ORDERS_WAITING_MAX {
+            let may_go = |order: &HostOrder| matches!(order, HostOrder::Report(_) | HostOrder::Note { .. });
+            let old = waiting.iter().position(may_go);
             old.map(|at| waiting.remove(at));
         }
         waiting.push_back(order);
@@ -76,7 +81,6 @@ impl Driver {
                 );
                 self.tell_host("recovered", EventLevel::Info, "threads.recovered", message, detail);
             }
-            Report::NotLoaded { count, threads } => self.report_not_loaded(*count, threads),
             Report::GoalsToLoad { server, threads } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let message = format!(
@@ -100,26 +104,6 @@ impl Driver {
             }
             Report::Handover(handover) => self.report_handover(handover),
         }
-    }
-
-    fn report_not_loaded(&self, count: usize, threads: &[RefusedThread]) {
-        let detail = json!({"count": count, "threads": threads});
-        let (level, kind, message) = match threads.first() {
-            Some(first) => (
-                EventLevel::Warn,
-                "threads.not_loaded",
-                format!(
-                    "the app-server refuses to load {count} threads, which is tried again: thread {}: {}",
-                    first.thread_id, first.reason
-                ),
-            ),
-            None => (
-                EventLevel::Info,
-                "threads.loadable",
-                "every thread that the app-server refused to load is loaded again or has ended".to_owned(),
-            ),
-        };
-        self.tell_host("notLoaded", level, kind, message, detail);
     }
 
     fn report_handover(&self, handover: &HandoverReport) {

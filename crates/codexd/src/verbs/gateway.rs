@@ -4,6 +4,7 @@
 mod arrival;
 mod link;
 mod memory;
+mod thread_settings;
 
 use std::ffi::OsString;
 use std::io;

@@ -7,7 +7,7 @@ mod chaos;
 mod clients;
 mod front;
 mod goals;
-mod healing;
+mod login;
 mod loss;
 mod migration;
 mod refused;
@@ -15,6 +15,7 @@ mod replace;
 mod replies;
 mod sharing;
 mod subagents;
+mod thread_settings;
 mod tui;
 mod unwatched;
 

@@ -2,7 +2,6 @@
 
 mod named_codex;
 mod output;
-mod process_context;
 mod settings;
 mod turns;
 

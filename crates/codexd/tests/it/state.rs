@@ -3,7 +3,6 @@
 mod abuse;
 mod disk;
 mod files;
-mod health;
 mod waits;
 
 use std::fs;

@@ -200,6 +200,7 @@ impl Hub {
             if let Some(handover) = &mut self.handover {
                 handover.moved += 1;
             }
+            self.park_settings(id);
             self.unloaded(id);
             return self.moved_on();
         }
@@ -217,7 +218,7 @@ impl Hub {
     }
 
     fn load(&mut self, id: &ThreadId, to: ServerId) {
-        let params = json!({"threadId": &**id, "excludeTurns": true});
+        let params = self.resume_params(id);
         self.errand(Link::Shared(to), Errand::Arrive(id.clone()), "thread/resume", &params);
     }
 
@@ -303,7 +304,7 @@ impl Hub {
         thread.waits_for = WaitsFor::Trouble;
         // Until it is known to be loaded and subscribed, nothing reaches it: the unloading may only be late.
         thread.motion = Motion::Returning;
-        let params = json!({"threadId": &**id, "excludeTurns": true});
+        let params = self.resume_params(id);
         self.errand(link, Errand::Return(id.clone()), "thread/resume", &params);
     }
 

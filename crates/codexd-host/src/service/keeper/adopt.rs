@@ -41,6 +41,7 @@ impl Keeper {
                 self.feed(Event::Of(current, supervise::Event::Adopted));
                 self.go_on_draining(&process);
                 self.inherit(Some(&process));
+                self.thread_settings.are_inherited |= fronted;
                 if fronted {
                     self.put_a_gateway_in_front(gateway);
                 }

@@ -180,6 +180,18 @@ impl Clients {
         self.tell_those(report, |id| id != but);
     }
 
+    /// Tells this one, if it is the gateway.
+    pub fn tell_gateway(&mut self, id: ClientId, report: &Report) {
+        if self.is_the_gateway(id) {
+            self.tell_one(id, report);
+        }
+    }
+
+    /// Whether this one is the gateway.
+    pub fn is_the_gateway(&self, id: ClientId) -> bool {
+        self.clients.iter().any(|client| client.id == id && client.gateway.is_some())
+    }
+
     fn tell_those(&mut self, report: &Report, meant: impl Fn(ClientId) -> bool) {
         for client in self.clients.iter_mut().filter(|client| meant(client.id)) {
             if !client.say(std::slice::from_ref(report)) {

@@ -102,8 +102,7 @@ impl Keeper {
             .table
             .iter()
             .filter(|kept| kept.name != Name::Gateway)
-            .filter_map(|kept| kept.server.as_ref())
-            .flat_map(Server::pids)
+            .filter_map(|kept| Some(kept.server.as_ref()?.process.pid))
             .collect();
         look(Spared { pids: &pids, servers: &servers })
     }

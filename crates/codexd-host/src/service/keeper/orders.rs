@@ -38,10 +38,13 @@ impl Keeper {
 
     fn obey(&mut self, from: ClientId, order: Order) {
         match order {
-            Order::Subscribe { moves } => return self.subscribe(from, moves),
             Order::GetLaunchSpec => {
                 let program = self.kept(self.machine.current()).map(|kept| Box::new(kept.program.clone()));
                 return self.clients.tell_one(from, &Report::LaunchSpec { program });
+            }
+            Order::Subscribe { moves, knows_thread_settings } => {
+                self.thread_settings.are_given |= knows_thread_settings;
+                return self.subscribe(from, moves);
             }
             Order::Relay { value } => return self.clients.tell_others(from, &Report::Relayed { value }),
             Order::Retire { generation } => {
@@ -50,6 +53,10 @@ impl Keeper {
                 }
                 return;
             }
+            Order::StoreThreadSettings { thread, settings } => {
+                return self.store_thread_settings(from, thread, settings);
+            }
+            Order::SendThreadSettings { after } => return self.send_thread_settings(from, after.as_deref()),
             Order::Adopt { process, codexd, gateway } => {
                 self.adopt(process, codexd, gateway.map(|gateway| *gateway));
             }
@@ -93,6 +100,8 @@ impl Keeper {
             | Order::Retire { .. }
             | Order::Subscribe { .. }
             | Order::GetLaunchSpec
+            | Order::StoreThreadSettings { .. }
+            | Order::SendThreadSettings { .. }
             | Order::Relay { .. } => {}
         }
     }

@@ -38,6 +38,7 @@ impl Keeper {
             keeper_pid: self.state.keeper.pid,
             phase: self.phase(),
             pid: self.current_server().map(|server| server.process.pid),
+            stores_thread_settings: true,
         }
     }
 

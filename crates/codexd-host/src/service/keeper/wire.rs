@@ -71,6 +71,9 @@ pub enum Order {
     Subscribe {
         /// Whether it moves threads from one server to another.
         moves: bool,
+        /// Whether it knows the settings of all threads, and gives what is stored here again.
+        #[serde(default)]
+        knows_thread_settings: bool,
     },
     /// Tell what the current server is started with. Only the connection that asks gets the answer.
     GetLaunchSpec,
@@ -78,6 +81,19 @@ pub enum Order {
     Relay {
         /// Anything.
         value: serde_json::Value,
+    },
+    /// From the gateway: store the settings of a thread in memory, for a gateway that comes after it. Never on disk, never in
+    /// a log: they may hold credentials.
+    StoreThreadSettings {
+        /// The thread's id.
+        thread: String,
+        /// Its settings, which the keeper does not look into; nothing if they are to be forgotten.
+        settings: Option<String>,
+    },
+    /// From the gateway: send what is stored of the threads behind this one in the order of ids, or of all.
+    SendThreadSettings {
+        /// The last thread that was sent.
+        after: Option<String>,
     },
     /// End every server, then leave.
     Stop {
@@ -120,6 +136,23 @@ pub enum Report {
         phase: StatePhase,
         /// The server, if one lives.
         pid: Option<Pid>,
+        /// Whether it takes [`Order::StoreThreadSettings`], which older keepers do not know.
+        #[serde(default)]
+        stores_thread_settings: bool,
+    },
+    /// To the gateway: some of the settings of threads that are stored.
+    ThreadSettings {
+        /// The threads' ids and settings, in the order of ids.
+        threads: Vec<(String, String)>,
+        /// No more follow.
+        is_last: bool,
+        /// Servers live that another keeper has started, which had stored more.
+        may_lack: bool,
+    },
+    /// To the gateway: the settings of this thread are not stored, since all together would be too large.
+    ThreadSettingsRefused {
+        /// The thread's id.
+        thread: String,
     },
     /// Every server that lives, and the gateway: the second thing that anybody hears, and again after every change.
     Generations {

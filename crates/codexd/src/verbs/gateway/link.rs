@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 
+use codexd_core::contract::EventLevel;
 use codexd_core::generations::Role as Kept;
 use codexd_core::identity::Process;
 use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
@@ -22,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::arrival;
+use super::thread_settings::StoredThreadSettings;
 
 /// The line.
 #[derive(Debug)]
@@ -41,8 +43,7 @@ pub struct Link {
     /// Those that the gateway wants ended and that may live. A keeper may die before it has done so, and the next one is
     /// told again.
     to_retire: Vec<Retirement>,
-    /// What was written down for `status`.
-    written: serde_json::Map<String, Value>,
+    thread_settings: StoredThreadSettings,
 }
 
 /// A server that is to be ended.
@@ -84,7 +85,7 @@ impl Link {
             keeper_is_idle: false,
             _hangup: signal(SignalKind::hangup())?,
             to_retire: Vec::new(),
-            written: serde_json::Map::new(),
+            thread_settings: StoredThreadSettings::default(),
         })
     }
 
@@ -114,6 +115,7 @@ impl Link {
                     HostOrder::Note { level, kind, message, detail } => {
                         self.note(Event::new(level, kind, message), detail);
                     }
+                    HostOrder::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
                     // Nobody listens.
                     HostOrder::Report(value) => self.write_down(&value),
                 },
@@ -122,13 +124,14 @@ impl Link {
     }
 
     async fn converse(&mut self, stream: StdStream) -> io::Result<Over> {
-        introduce(&stream, self.listener.as_fd())?;
+        introduce(&stream, self.listener.as_fd(), self.thread_settings.is_complete())?;
         stream.set_nonblocking(true)?;
         let (read, mut write) = UnixStream::from_std(stream)?.into_split();
         let mut lines: Lines<BufReader<OwnedReadHalf>> = BufReader::new(read).lines();
         for retirement in &mut self.to_retire {
             retirement.told = false;
         }
+        self.thread_settings.conversation_begins();
         loop {
             tokio::select! {
                 line = lines.next_line() => match line? {
@@ -150,22 +153,61 @@ impl Link {
         match serde_json::from_str(line) {
             // A keeper that has just come keeps nothing yet: the servers live on, and it will take them over.
             Ok(Report::Generations { generations, .. }) if generations.is_empty() && self.keeper_is_idle => {}
-            Ok(Report::Generations { generations, .. }) => {
-                self.retire_again(&generations, write).await?;
-                let shown = generations.into_iter().filter_map(shown).collect();
-                let _ = self.events.send(HostEvent::Generations(shown)).await;
+            Ok(Report::Generations { generations, .. }) if self.thread_settings.is_being_sent() => {
+                self.thread_settings.generations = Some(generations);
             }
-            Ok(Report::SocketFolderChanged) => {
-                let _ = self.events.send(HostEvent::SocketsChanged).await;
+            Ok(Report::ThreadSettings { threads, is_last, may_lack }) => {
+                if let Some(order) = self.thread_settings.sent(threads, is_last) {
+                    return say(write, &order).await;
+                }
+                if may_lack {
+                    let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
+                }
+                let _ = self.events.send(HostEvent::ThreadSettings(self.thread_settings.all())).await;
+                if let Some(generations) = self.thread_settings.generations.take() {
+                    self.show(generations, write).await?;
+                }
             }
-            Ok(Report::State { phase, .. }) => {
+            Ok(Report::ThreadSettingsRefused { thread }) => {
+                let event = Event::new(
+                    EventLevel::Warn,
+                    "threadSettings.notStored",
+                    format!(
+                        "failed to store the settings of thread {thread} in the supervisor's memory: the settings of all \
+                         threads are too large; if the gateway is killed, the thread's config is lost with the next app-server"
+                    ),
+                );
+                self.note(event, json!({"thread": thread}));
+            }
+            Ok(Report::Generations { generations, .. }) => self.show(generations, write).await?,
+            Ok(Report::State { phase, stores_thread_settings, .. }) => {
+                if !stores_thread_settings && !self.thread_settings.is_complete() {
+                    let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
+                }
+                for order in self.thread_settings.keeper_spoke(stores_thread_settings) {
+                    say(write, &order).await?;
+                }
                 self.keeper_is_idle = phase == StatePhase::Idle;
                 if let StatePhase::Stopping { .. } = phase {
                     let _ = self.events.send(HostEvent::CurrentDrains).await;
                 }
             }
+            Ok(Report::SocketFolderChanged) => {
+                let _ = self.events.send(HostEvent::SocketsChanged).await;
+            }
             _ => {}
         }
+        Ok(())
+    }
+
+    async fn show(
+        &mut self,
+        generations: Vec<keeper::Generation>,
+        write: &mut OwnedWriteHalf,
+    ) -> io::Result<()> {
+        self.retire_again(&generations, write).await?;
+        let shown = generations.into_iter().filter_map(shown).collect();
+        let _ = self.events.send(HostEvent::Generations(shown)).await;
         Ok(())
     }
 
@@ -191,6 +233,10 @@ impl Link {
                 self.to_retire.push(Retirement { mark: mark.clone(), told: true });
                 say(write, &Order::Retire { generation: mark }).await
             }
+            HostOrder::StoreThreadSettings(settings) => match self.thread_settings.store(settings) {
+                Some(order) => say(write, &order).await,
+                None => Ok(()),
+            },
             HostOrder::Report(value) => {
                 self.write_down(&value);
                 say(write, &Order::Relay { value }).await
@@ -202,17 +248,10 @@ impl Link {
         }
     }
 
-    /// How a handover goes and which threads are not loaded, for `status`. What cannot be written is only not told.
-    fn write_down(&mut self, report: &Value) {
-        let told = ["handover", "notLoaded"].map(|name| Some((name, report.get(name)?)));
-        if told.iter().all(Option::is_none) {
-            return;
-        }
-        self.written.insert("gateway".to_owned(), json!(self.me));
-        for (name, value) in told.into_iter().flatten() {
-            self.written.insert(name.to_owned(), value.clone());
-        }
-        let state = Value::Object(self.written.clone());
+    /// How a handover goes, for `status`. What cannot be written is only not told.
+    fn write_down(&self, report: &Value) {
+        let Some(handover) = report.get("handover") else { return };
+        let state = json!({"gateway": self.me, "handover": handover});
         let _ =
             atomic::replace(&self.home.gateway_state(), state.to_string().as_bytes(), Durability::Process);
     }
@@ -240,8 +279,8 @@ fn shown(generation: keeper::Generation) -> Option<Generation> {
 }
 
 /// Says who is here, and hands over the listening socket along with it.
-fn introduce(stream: &StdStream, listener: BorrowedFd<'_>) -> io::Result<()> {
-    let line = keeper::wire_line(&Order::Subscribe { moves: host::MOVES })?;
+fn introduce(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings: bool) -> io::Result<()> {
+    let line = keeper::wire_line(&Order::Subscribe { moves: host::MOVES, knows_thread_settings })?;
     let along = [listener];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut buffer = SendAncillaryBuffer::new(&mut space);

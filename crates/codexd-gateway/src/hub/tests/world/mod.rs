@@ -15,7 +15,9 @@ mod happens;
 mod links;
 mod loads;
 mod passing;
+
 mod server;
+pub mod settings;
 
 use links::Phase;
 pub use links::Refuses;
@@ -81,11 +83,15 @@ pub struct World {
     pub paused_goals: BTreeSet<String>,
     /// The layers of the configuration, the highest first.
     pub config_layers: Vec<Value>,
-    /// No app-server can load a thread for now.
-    pub config_is_broken: bool,
     /// What the gateway wants remembered.
     kept_goals: KeptGoals,
     kept_persona: Option<Text>,
+    /// The settings of threads that the gateway has stored.
+    pub stored_settings: BTreeMap<String, Text>,
+    /// They were lost with the last gateway.
+    pub settings_are_lost: bool,
+    /// What a thread was loaded with, as the app-server that has it understands it.
+    pub loaded_with: BTreeMap<String, settings::Settings>,
     /// What becomes of the word of the next unloading.
     pub closing: Closing,
     /// Turns that a server begins by itself show soon.
@@ -135,9 +141,11 @@ impl World {
             achieved_goals: BTreeSet::new(),
             paused_goals: BTreeSet::new(),
             config_layers: Vec::new(),
-            config_is_broken: false,
             kept_goals: KeptGoals::default(),
             kept_persona: None,
+            stored_settings: BTreeMap::new(),
+            settings_are_lost: false,
+            loaded_with: BTreeMap::new(),
             closing: Closing::AtOnce,
             due: Vec::new(),
             late: Vec::new(),
@@ -377,6 +385,12 @@ impl World {
             Action::Retire(server) => self.retire(server),
             Action::KeepGoals(goals) => self.kept_goals = goals,
             Action::KeepPersona(persona) => self.kept_persona = Some(persona),
+            Action::StoreThreadSettings { thread, settings: Some(settings) } => {
+                self.stored_settings.insert(thread, settings);
+            }
+            Action::StoreThreadSettings { thread, settings: None } => {
+                self.stored_settings.remove(&thread);
+            }
             Action::Report(report) => self.reports.push(report),
         }
     }

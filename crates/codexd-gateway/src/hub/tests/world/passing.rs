@@ -40,6 +40,13 @@ impl World {
         if let Some(persona) = self.kept_persona.clone() {
             self.feed(Event::PersonaKept(persona));
         }
+        if std::mem::take(&mut self.settings_are_lost) {
+            self.stored_settings.clear();
+            self.feed(Event::ThreadSettingsLost);
+        }
+        for (thread, settings) in self.stored_settings.clone() {
+            self.feed(Event::ThreadSettingsStored { thread, settings });
+        }
         self.tell_servers();
     }
 }

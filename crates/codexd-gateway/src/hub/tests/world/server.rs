@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::World;
+use super::settings::Settings;
 use crate::hub::{Event, Link, ServerId, Text};
 
 /// A turn on disk.
@@ -266,9 +267,15 @@ impl World {
                 let ephemeral = params["ephemeral"] == true;
                 let loaded = Loaded { subscribed: true, ephemeral, ..Loaded::default() };
                 self.servers.get_mut(&server).expect("a server").threads.insert(id.clone(), loaded);
-                Ok(json!({"thread": self.thread_json(server, &id)}))
+                self.loaded_with.insert(id.clone(), Settings::given(params));
+                Ok(self.loaded_answer(server, &id))
             }
-            "thread/resume" => self.serve_resume(server, &thread),
+            "thread/resume" => self.serve_resume(server, &thread, params),
+            "thread/settings/update" => {
+                let settings = self.loaded_with.entry(thread.clone()).or_default();
+                settings.environments = params["environments"].clone();
+                Ok(json!({}))
+            }
             "thread/unsubscribe" => match (self.loaded(server, &thread), link) {
                 (None, _) => Ok(json!({"status": "notLoaded"})),
                 (Some(loaded), Link::Own(..)) => {
@@ -347,7 +354,7 @@ impl World {
         }
     }
 
-    fn serve_resume(&mut self, server: ServerId, thread: &str) -> Answer {
+    fn serve_resume(&mut self, server: ServerId, thread: &str, params: &Value) -> Answer {
         let elsewhere = |(id, model): (&ServerId, &Model)| {
             *id != server && model.lives && model.threads.contains_key(thread)
         };
@@ -359,15 +366,25 @@ impl World {
         if here.is_some_and(|loaded| loaded.closing) {
             return refused("thread is closing; retry");
         }
-        if self.config_is_broken && here.is_none() {
-            return refused("failed to load configuration: /h/config.toml:1:1: invalid");
-        }
         if !self.disk.contains_key(thread) {
             return refused("no rollout found for thread id");
         }
+        let was_loaded = here.is_some();
         let loaded = model.threads.entry(thread.to_owned()).or_default();
         (loaded.subscribed, loaded.leaves) = (true, false);
-        Ok(json!({"thread": self.thread_json(server, thread)}))
+        if !was_loaded {
+            self.loaded_with.insert(thread.to_owned(), Settings::given(params));
+        }
+        Ok(self.loaded_answer(server, thread))
+    }
+
+    /// The answer to what loads a thread.
+    fn loaded_answer(&self, server: ServerId, thread: &str) -> Value {
+        let settings = self.loaded_with.get(thread).cloned().unwrap_or_default();
+        let mut shown = self.thread_json(server, thread);
+        shown["environments"] = settings.environments;
+        json!({"thread": shown, "sandbox": settings.sandbox, "approvalPolicy": "on-request",
+            "activePermissionProfile": null, "cwd": "/", "serviceTier": null, "runtimeWorkspaceRoots": ["/"]})
     }
 
     /// The turns of a thread, newest first. Of one that runs, the text is not told before it is whole.
