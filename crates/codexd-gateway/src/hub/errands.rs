@@ -256,6 +256,7 @@ impl Hub {
                 (thread.ephemeral, thread.deserted) = (true, true);
                 thread.waits_for = WaitsFor::Ephemeral;
                 thread.unwatched_since = None;
+                self.learn_lineage(id);
                 self.list_again(server);
             }
             Ok(None) => self.forget_thread(id),

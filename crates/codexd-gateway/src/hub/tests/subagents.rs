@@ -121,3 +121,19 @@ fn a_request_of_a_subagent_is_withdrawn_with_its_app_server() {
     assert_eq!(world.notes(alice, RESOLVED).len(), 1);
     assert_eq!(world.hub.asks.len(), 0);
 }
+
+#[test]
+fn a_subagent_asks_the_viewers_of_its_parent_however_it_is_first_heard_of() {
+    for ephemeral in [false, true] {
+        let mut world = World::new();
+        world.warns = true;
+        let (alice, bob) = (world.client(1, experimental()), world.client(2, experimental()));
+        let started = world.call(alice, "thread/start", json!({"ephemeral": ephemeral}));
+        let root = started["result"]["thread"]["id"].as_str().expect("an id").to_owned();
+        world.turn(alice, &root, "a");
+        let child = world.spawn(&root).expect("a child");
+        world.request_approval(&child);
+        world.settle_for(1_000);
+        assert_eq!((world.notes(alice, APPROVAL).len(), world.notes(bob, APPROVAL).len()), (1, 0));
+    }
+}

@@ -210,9 +210,14 @@ impl World {
         let own = self.own_links_to(server).into_iter().collect();
         let turn = Some(Running { id: turn, shown: false, text: String::new(), asks: None });
         let subscribed = self.is_connected(Link::Shared(server));
-        let loaded = Loaded { subscribed, turn, own, ..Loaded::default() };
+        let ephemeral = self.loaded(server, parent).is_some_and(|parent| parent.ephemeral);
+        let loaded = Loaded { subscribed, turn, own, ephemeral, ..Loaded::default() };
         self.servers.get_mut(&server)?.threads.insert(child.clone(), loaded);
         self.parents.insert(child.clone(), parent.to_owned());
+        if self.warns {
+            // Then this is the first that is heard of it.
+            self.tell_of(server, &child, "warning", json!({"threadId": child, "message": "w"}));
+        }
         self.show(&child);
         Some(child)
     }

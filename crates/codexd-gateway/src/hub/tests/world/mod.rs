@@ -10,6 +10,7 @@ use codexd_core::settings::SubagentApprovals;
 
 use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
 
+mod bystanders;
 mod goals;
 mod happens;
 mod links;
@@ -46,6 +47,8 @@ pub struct World {
     subagent_approvals: SubagentApprovals,
     /// The `initialize` of the next links of these kinds is refused.
     pub refuses: Vec<Refuses>,
+    /// A sub-agent's thread begins with a warning, before its turn.
+    pub warns: bool,
     pub trace: bool,
     pub now: u64,
     servers: BTreeMap<ServerId, Model>,
@@ -117,6 +120,7 @@ impl World {
             hub: Hub::new(subagent_approvals),
             subagent_approvals,
             refuses: Vec::new(),
+            warns: false,
             trace: std::env::var_os("HUB_TRACE").is_some(),
             now: 1_000,
             servers: BTreeMap::new(),
@@ -281,18 +285,6 @@ impl World {
         // An item whose beginning was lost is told whole.
         let whole = self.notes(id, "item/completed");
         whole.iter().filter(of).filter_map(|note| note["params"]["item"]["text"].as_str()).collect()
-    }
-
-    /// Only a client that has joined a thread, or one that it descends from, is asked about it.
-    fn assert_no_bystander_is_asked(&self, client: ClientId, told: &Value) {
-        let Some(joined) = self.clients.get(&client).map(|seen| &seen.joined) else { return };
-        let thread = told["params"]["threadId"].as_str();
-        let Some(thread) = thread.filter(|_| told.get("id").is_some() && told.get("method").is_some()) else {
-            return;
-        };
-        let lineage = std::iter::successors(Some(thread), |id| self.parents.get(*id).map(String::as_str));
-        let may = self.subagent_approvals == SubagentApprovals::All;
-        assert!(may || lineage.into_iter().any(|id| joined.contains(id)), "{client:?} is asked {told}");
     }
 
     /// Delivers everything, and lets time pass for what is due within `ms`.
