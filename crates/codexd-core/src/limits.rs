@@ -65,6 +65,14 @@ pub const SEEN_MARK_TIMEOUT_MS: u64 = 10_000;
 /// program, or to end.
 pub const NAMELESS_TIMEOUT_MS: u64 = 2_000;
 
+/// The soft limit of open files that the processes of a home get is their hard limit, but at most this: some programs close
+/// every number up to the limit before they start a child, and a hard limit may be two billion.
+pub const DESCRIPTORS_MAX: u64 = 1 << 20;
+/// The soft limit of the stack that they get; more, or none, changes where the kernel maps memory.
+pub const STACK_LIMIT_BYTES: u64 = 8 << 20;
+/// The umask of an app-server and of its tools, unless the settings say otherwise.
+pub const SERVER_UMASK: u32 = 0o022;
+
 /// The pause from start to start before the second restart in a row; the first is immediate and each further pause twice as
 /// long.
 pub const BACKOFF_FIRST_MS: u64 = 100;
@@ -83,6 +91,16 @@ pub const LOG_MAX_BYTES: u64 = 8 << 20;
 pub const LOG_OVERGROWN_FACTOR: u64 = 4;
 /// So much of the end of a log, over both of its files, is looked through for its last lines: all that both may hold.
 pub const LOG_LINES_MAX_BYTES: u64 = 2 * LOG_MAX_BYTES;
+/// How long after a server has made its socket the supervisor connects to it, to learn which process listens. The pause doubles
+/// while nobody does.
+pub const LISTENER_FIRST_WAIT_MS: u64 = 2;
+/// The longest such pause; after it the next change beside the socket, or the next command, begins anew.
+pub const LISTENER_LAST_WAIT_MS: u64 = 16_384;
+/// How long a command waits until the supervisor knows which process of a server with a wrapper listens.
+pub const LISTENER_NAMED_TIMEOUT_MS: u64 = 2_000;
+/// How long a wrapper script may take to end after the app-server that it has started, before it is sent SIGTERM; and again before it
+/// is killed.
+pub const WRAPPER_END_TIMEOUT_MS: u64 = 500;
 /// How long the keeper leaves a busy log alone before it looks at its size again.
 pub const LOG_CHECK_INTERVAL_MS: u64 = 1_000;
 /// The event log is rotated when it has grown past this.
@@ -93,8 +111,14 @@ pub const EVENTS_LOCK_TIMEOUT_MS: u64 = 200;
 pub const STATE_FILE_MAX_BYTES: u64 = 16 << 20;
 /// How much of the end of the server's stderr is reported with its exit.
 pub const STDERR_TAIL_BYTES: u64 = 4_096;
+/// How long `status` waits for what the server says of its configuration and of remote control.
+pub const STATUS_QUESTION_TIMEOUT_MS: u64 = 500;
 /// How many of the newest events `status` shows.
 pub const STATUS_EVENTS: usize = 5;
+/// How many threads that are not loaded `status` names.
+pub const STATUS_THREADS_NAMED: usize = 5;
+/// The longest wait before a thread is tried again that an app-server refuses to load.
+pub const THREAD_RETRY_MS_MAX: u64 = 30_000;
 /// A message between a verb and the keeper may be so long: it carries a whole environment, of which Linux allows 6 MiB and
 /// of which a byte that is no text takes four.
 pub const KEEPER_MESSAGE_MAX_BYTES: usize = 32 << 20;

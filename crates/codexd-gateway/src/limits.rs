@@ -104,9 +104,13 @@ pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
 /// So often is it tried that soon: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
 pub(crate) const LATE_TRIES_MAX: u32 = 75;
 /// The longest wait before a thread is tried again that an app-server refuses to load.
-pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = 30_000;
+pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = codexd_core::limits::THREAD_RETRY_MS_MAX;
 /// Characters of an app-server's refusal that are kept for people.
 pub(crate) const REFUSAL_CHARS_MAX: usize = 300;
+/// So many threads that an app-server refuses to load are named for people.
+pub(crate) const REFUSALS_NAMED_MAX: usize = 100;
+/// How long refusals are gathered before they are told.
+pub(crate) const REFUSALS_TOLD_AFTER_MS: u64 = 100;
 /// Text of one stream that is kept for those who join; an item with more is told to them when it is whole.
 pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// So many of the turns that ended last are remembered for each thread.

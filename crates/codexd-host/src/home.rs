@@ -156,6 +156,14 @@ impl Home {
         self.state_file("control.sock")
     }
 
+    /// The second name of the socket of a server.
+    pub fn spare_of(&self, socket: &Path) -> PathBuf {
+        match socket.file_name() {
+            Some(name) if *socket != self.control_socket() => self.state_dir().join(name),
+            _ => self.spare_socket(),
+        }
+    }
+
     /// The socket of the `nth` generation that lives at a time.
     pub fn generation_socket(&self, nth: u32) -> PathBuf {
         self.control_dir().join(format!("app-server-{nth}.sock"))

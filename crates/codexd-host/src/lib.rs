@@ -17,6 +17,7 @@ pub mod logs;
 pub mod pid_namespace;
 pub mod pid_record;
 pub mod process;
+pub mod process_context;
 pub mod process_table;
 pub mod resident;
 pub mod service;

@@ -51,7 +51,11 @@ pub fn observe(home: &Home) -> io::Result<Observed> {
     Ok(if counts { upstream } else { own })
 }
 
-fn observe_file(path: &Path) -> io::Result<Observed> {
+/// Reads one record in upstream's form and looks for its process.
+///
+/// # Errors
+/// The file system's, but for absence.
+pub fn observe_file(path: &Path) -> io::Result<Observed> {
     let Some(bytes) = atomic::read(path)? else {
         return Ok(Observed::dead(Recorded::Absent));
     };

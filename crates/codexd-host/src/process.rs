@@ -134,6 +134,16 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Kills the process group that this living process leads; nothing if it leads none.
+pub fn kill_group_of(leader: &Process) {
+    if let Some(group) = raw(leader.pid)
+        && is_alive(leader)
+        && stat(leader.pid).is_some_and(|stat| stat.group == leader.pid.0)
+    {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// Waits until a process has ended, for a limited time; answers whether it has. One of which that cannot be told has not.
 pub fn await_end(process: &Process, patience: Duration) -> bool {
     let handle = match open(process) {

@@ -80,6 +80,11 @@ pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
     })
 }
 
+/// Whether a process carries the generation id.
+pub fn is_of_generation(pid: Pid, generation: &str) -> bool {
+    carries(pid, format!("{MARK}={generation}").as_bytes())
+}
+
 fn carries(pid: Pid, mark: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ"))
         .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|variable| variable == mark))

@@ -14,10 +14,12 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::record;
 
 use crate::home::Home;
-use crate::{atomic, logs};
+use crate::{atomic, logs, pid_record};
 
 /// What upstream's daemon names its server in: since 0.131.0, and in a newer installation of its own.
 const PID_RECORDS: [&str; 2] = ["app-server.pid", "daemon.pid"];
+/// The same for its updater.
+const UPDATER_RECORDS: [&str; 2] = ["app-server-updater.pid", "daemon-updater.pid"];
 /// Any of these makes upstream since 0.169.0 use the older installation, unless there is a newer one.
 const OLDER_LAYOUT: [&str; 4] =
     ["app-server.pid", OLDER_STDERR, "app-server-updater.pid", "app-server-updater.stderr.log"];
@@ -28,6 +30,12 @@ const OLDER_STDERR: &str = "app-server.stderr.log";
 const NEWER_STDERR: &str = "daemon.stderr.log";
 /// Only an older codexd wrote this one.
 const OLDER_STDOUT: &str = "app-server.stdout.log";
+
+/// The updater of upstream's daemon, if its record names a living process.
+pub fn updater(home: &Home) -> Option<Process> {
+    let records = UPDATER_RECORDS.map(|name| home.state_file(name));
+    records.iter().find_map(|path| pid_record::observe_file(path).ok()?.process)
+}
 
 /// Takes away the records of upstream's daemon that name `process`, which is codexd's from now on.
 ///

@@ -33,6 +33,10 @@ pub enum Fake {
     Mute,
     /// It serves, and SIGTERM does not end it; its whole process group survives that.
     IgnoresSigterm,
+    /// It is [`Fake::Wrapped`] by a script that ignores SIGTERM and SIGHUP, and goes on after its server.
+    WrappedForEver,
+    /// It is a script that starts its server in the background, and ends as soon as the home has the file [`SERVE`].
+    WrapperEnds,
     /// It serves, but `--version` never ends.
     VersionHangs,
     /// It serves, and computes for this many seconds before it tells its version.
@@ -99,8 +103,14 @@ impl Fake {
                     .to_owned()
             }
             Fake::Mute => MUTE.to_owned(),
-            // Told alone, the shell goes on; when its whole group is told, the server ends and the shell starts another.
-            Fake::IgnoresSigterm => format!("trap '' TERM\nwhile :; do {}; done", serve()?),
+            // The mask outlives exec.
+            Fake::IgnoresSigterm => format!("exec env --block-signal=TERM --block-signal=HUP {}", serve()?),
+            Fake::WrappedForEver => {
+                format!("trap '' TERM HUP\nenv --default-signal=TERM,HUP {}\nsleep 1000000", serve()?)
+            }
+            Fake::WrapperEnds => {
+                format!("{} &\nuntil [ -e \"$CODEX_HOME/{SERVE}\" ]; do sleep 0.01; done\nexit 0", serve()?)
+            }
             Fake::SlowStart(ms) => {
                 format!("sleep {}.{:03}\nexec {}", ms / 1000, ms % 1000, serve()?)
             }

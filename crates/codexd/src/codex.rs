@@ -34,6 +34,34 @@ const REMOTE_CONTROL_DISABLED: &str = "CODEX_INTERNAL_APP_SERVER_REMOTE_CONTROL_
 /// Sockets at paths longer than this need a server that puts a link there; 0.131.0 cannot.
 const LINKS_LONG_SOCKETS_SINCE: (u64, u64) = (0, 169);
 
+/// Variables that describe the shell, the terminal or the service that the caller runs in, not the user: they are wrong in a
+/// server that outlives the caller. The supervisor sets `PWD` anew.
+const OF_THE_CALLER: [&str; 23] = [
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "_",
+    "COLUMNS",
+    "LINES",
+    "TMUX",
+    "TMUX_PANE",
+    "STY",
+    "WINDOW",
+    "WINDOWID",
+    "GPG_TTY",
+    "SSH_TTY",
+    "SSH_CLIENT",
+    "SSH_CONNECTION",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+];
+
 /// The Codex that is installed.
 #[derive(Clone, Debug)]
 pub struct Installed {
@@ -228,7 +256,9 @@ fn unix_url(socket: Option<&Path>) -> OsString {
 
 fn environment(context: &Context, remote_control: bool) -> Vec<(OsText, OsText)> {
     let inherited = context.caller().environment().into_iter();
-    let inherited = inherited.filter(|(name, _)| name != REMOTE_CONTROL_DISABLED);
+    let inherited = inherited.filter(|(name, _)| {
+        name != REMOTE_CONTROL_DISABLED && !OF_THE_CALLER.iter().any(|caller| name == caller)
+    });
     let mut env: Vec<(OsText, OsText)> =
         inherited.map(|(name, value)| (OsText(name), OsText(value))).collect();
     set(&mut env, "CODEX_HOME", context.home.root().as_os_str().to_owned());
@@ -256,13 +286,13 @@ fn prepend_path(env: &mut Vec<(OsText, OsText)>, folders: &[PathBuf]) {
     }
 }
 
-/// As upstream: the server inherits the folder of whoever starts it, and uses it for threads that name none. A tool call of the
-/// server that is replaced is nobody to inherit from.
+/// Where the server runs; it is also the folder of every thread whose client names none. Not the caller's folder, which upstream
+/// uses: the server outlives the caller, and often the folder.
 fn working_directory(context: &Context) -> PathBuf {
-    if let Some(recorded) = context.caller().recorded_folder() {
-        return recorded.to_owned();
-    }
-    std::env::current_dir().unwrap_or_else(|_| context.home.root().to_owned())
+    let home = || std::env::home_dir().filter(|home| home.is_absolute() && home.is_dir());
+    let named = context.settings_as_found().settings.working_directory;
+    let recorded = || context.caller().recorded_folder().map(Path::to_owned);
+    named.or_else(recorded).or_else(home).unwrap_or_else(|| context.home.root().to_owned())
 }
 
 fn at_least(version: &str, (major, minor): (u64, u64)) -> bool {

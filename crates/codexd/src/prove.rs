@@ -63,7 +63,7 @@ pub fn program(program: &Program, old: Option<identity::Pid>) -> Result<(), Fail
 }
 
 /// What the app-server refuses of its configuration, if anything.
-fn configuration_refused(session: &mut Session) -> Option<String> {
+pub fn configuration_refused(session: &mut Session) -> Option<String> {
     let refused = |session: &mut Session, method: &str| match session.call(method, &json!({})) {
         Ok(Err(error)) if !is_unknown(&error) => Some(message(&error)),
         _ => None,
@@ -96,7 +96,8 @@ fn threads_of(server: &Path) -> Vec<String> {
 fn is_unknown(error: &Value) -> bool {
     let message = error["message"].as_str().unwrap_or_default();
     matches!(error["code"].as_i64(), Some(-32601 | -32001))
-        || message.contains("unknown variant")
+        // Not the unknown variant of an invalid configuration.
+        || message.starts_with("Invalid request: unknown variant")
         || message.contains("not supported")
         || error["data"]["reason"] == "serverShuttingDown"
 }

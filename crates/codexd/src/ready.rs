@@ -8,7 +8,9 @@ use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
-use codexd_core::limits::{BUSY_START_TIMEOUT_MS, PROBE_TIMEOUT_MS, START_TIMEOUT_MS};
+use codexd_core::limits::{
+    BUSY_START_TIMEOUT_MS, LISTENER_NAMED_TIMEOUT_MS, PROBE_TIMEOUT_MS, START_TIMEOUT_MS,
+};
 use codexd_host::process;
 use codexd_host::process_table::Activity;
 use codexd_host::service::keeper::{self, KeeperLink, LinkError, Report};
@@ -121,6 +123,8 @@ struct Wait<'a> {
     expected: Option<Pid>,
     /// One that ran when the wait began, and that nobody had ordered: if it dies, the keeper starts another.
     found: Option<Pid>,
+    /// A process below the expected one answers: until when the supervisor may take to name it as the server.
+    renamed_by: Option<Instant>,
     /// It answers on the socket of its own; what is left is the way through the gateway.
     answers_behind: bool,
     times: Times,
@@ -144,6 +148,7 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Re
         whose,
         expected,
         found: expected.filter(|_| whose == Whose::Found),
+        renamed_by: None,
         answers_behind: false,
         times: Times::begin(),
         next_look: FIRST_LOOK,
@@ -216,6 +221,7 @@ impl Wait<'_> {
                 if matches!(self.link.seen, KeeperSeen::Keeping(_)) =>
             {
                 self.expected = pid;
+                self.found = self.found.and(pid);
             }
             // The old one, before the keeper had read that it is to be replaced.
             (Whose::Next, Report::Exited { exit }) if !exit.requested => self.expected = None,
@@ -284,6 +290,9 @@ impl Wait<'_> {
             self.last = format!("another process listens on {}", socket.display());
             return Looked::Soon;
         }
+        if expected.is_some() && listener != expected && self.may_be_renamed() {
+            return Looked::Soon;
+        }
         let left = self.times.last.saturating_duration_since(Instant::now());
         match probe::ask_on(stream, VERSION, left.min(Duration::from_millis(PROBE_TIMEOUT_MS))) {
             Ok(answer) => {
@@ -299,6 +308,12 @@ impl Wait<'_> {
                 Looked::Soon
             }
         }
+    }
+
+    /// The server has a wrapper: the supervisor learns in a moment which process listens. One of an older codexd never does.
+    fn may_be_renamed(&mut self) -> bool {
+        let wait = Duration::from_millis(LISTENER_NAMED_TIMEOUT_MS);
+        Instant::now() < *self.renamed_by.get_or_insert_with(|| Instant::now() + wait)
     }
 
     /// Until the keeper says something or `until` has come.

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 /// A home in which a bare app-server has started before.
 pub struct Floor {
     home: Home,
+    version: Version,
 }
 
 impl Floor {
@@ -15,8 +16,8 @@ impl Floor {
     ///
     /// # Errors
     /// The server does not start.
-    pub fn new() -> anyhow::Result<Floor> {
-        let floor = Floor { home: Home::new()? };
+    pub fn of(version: Version) -> anyhow::Result<Floor> {
+        let floor = Floor { home: Home::new()?, version };
         floor.measure()?;
         Ok(floor)
     }
@@ -28,7 +29,7 @@ impl Floor {
     pub fn measure(&self) -> anyhow::Result<(Duration, Duration)> {
         let (start, server) = block_on(async {
             let started = Instant::now();
-            let server = AppServer::start(&self.home, Server::Real(Version::V0_169_0)).await?;
+            let server = AppServer::start(&self.home, Server::Real(self.version)).await?;
             anyhow::Ok((started.elapsed(), server))
         })?;
         let ended = Instant::now();

@@ -11,8 +11,10 @@ use super::{machine, page, release};
 use crate::needs;
 
 pub mod copier;
+mod cost;
 mod latency;
 mod measure;
+mod recovery;
 mod stage;
 mod table;
 mod viewers;
@@ -30,6 +32,10 @@ const MANY_VIEWERS: usize = 1_000;
 const FEW_ROUNDS: usize = 3;
 /// Idle threads in a handover.
 const IDLE_THREADS: usize = 20;
+/// What the gateway may add to a small request at p50, beyond a process that only copies bytes, in µs.
+const ADDED_US_MAX: f64 = 30.0;
+/// A request about any thread is answered so long after a new app-server answers, in ms, and twice the floor.
+const RECOVERED_MS_MAX: f64 = 250.0;
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -43,7 +49,8 @@ pub struct Options {
     /// Idle clients at once.
     #[arg(long, default_value_t = 2_000)]
     idle: usize,
-    /// Measure only these, parted by commas: latency, deltas, many, idle, crash, kill, handover.
+    /// Measure only these, parted by commas: latency, cost, deltas, many, idle, crash, kill,
+    /// handover, recovery.
     #[arg(long)]
     only: Option<String>,
     /// Put the table into docs/benchmarks.md.
@@ -100,6 +107,10 @@ struct Results {
     restart: Samples,
     pause: Samples,
     worst_pause: Samples,
+    /// In the gateway, and in the process that copies.
+    costs: [cost::Cost; 2],
+    cold_resume: Samples,
+    recoveries: Vec<recovery::Recovery>,
 }
 
 /// Measures, prints, and writes if asked to.
@@ -131,6 +142,12 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
         eprintln!("round {} of {}", round + 1, options.rounds);
         measure_round(options, &stages, &copied, round, &mut results)
             .with_context(|| format!("in round {}", round + 1))?;
+    }
+    if options.wants("recovery") {
+        results.cold_resume = recovery::floor(&model).context("cold resumes")?;
+        let stage = Stage::through(&model, &codexd)?;
+        results.recoveries = recovery::measure(&stage)?;
+        stage.end()?;
     }
     let heading = format!("{}; {} rounds", machine::describe(&load), options.rounds);
     let section = format!("{heading}\n\n{}", table::markdown(&rows(&results, options.idle)));
@@ -164,12 +181,17 @@ fn measure_round(
         measure_latency(&[&stages[DIRECT], &stages[THROUGH], copied], options.calls, results)
             .context("small requests")?;
     }
+    if wanted("cost") {
+        for (stage, cost) in [&stages[THROUGH], copied].into_iter().zip(&mut results.costs) {
+            cost::measure(stage, options.calls, DELTAS, cost).context("cost")?;
+        }
+    }
     if wanted("many") && round < FEW_ROUNDS {
         let seen = measure::watched_turn(&stages[THROUGH], MANY_VIEWERS, DELTAS).context("many viewers")?;
         results.many.through.push(rate(DELTAS, seen.streaming));
     }
     if wanted("crash") {
-        results.crash.direct.push_time(Floor::new()?.measure()?.0);
+        results.crash.direct.push_time(Floor::of(stage::SERVER)?.measure()?.0);
         results.crash.through.push_time(measure::crash_to_serving(&stages[THROUGH]).context("a crash")?);
     }
     if wanted("kill") {
@@ -208,11 +230,12 @@ fn rows(results: &Results, idle: usize) -> Vec<Row> {
     let copied = |label: &str, at: usize, direct: &Pair| {
         Row::new(label, Some(&direct.direct), Some(&results.copied[at]), Unit::Us)
     };
+    let beyond = |at: usize| Aim::Beyond(ADDED_US_MAX, results.copied[at].median(), "copying");
     let mut rows = vec![
-        results.hub[0].row("`thread/goal/get` (hub), p50", Unit::Us).aiming(Aim::Added(25.0)),
+        results.hub[0].row("`thread/goal/get` (hub), p50", Unit::Us).aiming(beyond(0)),
         copied("the same through a process that only copies bytes", 0, &results.hub[0]),
         results.hub[1].row("`thread/goal/get` (hub), p99", Unit::Us).aiming(Aim::Times(2.0)),
-        results.own[0].row("`thread/loaded/list` (own connection), p50", Unit::Us).aiming(Aim::Added(25.0)),
+        results.own[0].row("`thread/loaded/list` (own connection), p50", Unit::Us).aiming(beyond(1)),
         copied("the same through a process that only copies bytes", 1, &results.own[0]),
         results.own[1].row("`thread/loaded/list` (own connection), p99", Unit::Us).aiming(Aim::Times(2.0)),
         results.rates[0].row("deltas at 1 viewer", Unit::Rate).aiming(Aim::Share(0.95)),
@@ -245,6 +268,58 @@ fn rows(results: &Results, idle: usize) -> Vec<Row> {
         ours("its longest pause of a thread, worst thread", &results.worst_pause, Unit::Ms)
             .aiming(Aim::AtMost(250.0)),
     ]);
+    rows.extend(cost_rows(&results.costs));
+    rows.extend(recovery_rows(results));
+    rows
+}
+
+/// The left column is the process that copies.
+fn cost_rows([gateway, copier]: &[cost::Cost; 2]) -> [Row; 3] {
+    let row = |what: &str, ours: &Samples, copiers: &Samples| {
+        let there = Some(copiers).filter(|samples| !samples.is_empty());
+        Row::new(
+            format!("processor time for {what} (left: of the process that copies)"),
+            there,
+            Some(ours),
+            Unit::Us,
+        )
+    };
+    [
+        row("a `thread/goal/get`", &gateway.hub, &copier.hub),
+        row("a `thread/loaded/list`", &gateway.own, &copier.own),
+        row("a delta at 1 viewer", &gateway.delta, &copier.delta),
+    ]
+}
+
+fn recovery_rows(results: &Results) -> Vec<Row> {
+    let floor = results.cold_resume.median();
+    let one = |value: f64| {
+        let mut samples = Samples::default();
+        samples.push(value);
+        samples
+    };
+    let mut rows = Vec::new();
+    if !results.cold_resume.is_empty() {
+        rows.push(Row::new("a single cold `thread/resume`, p50", Some(&results.cold_resume), None, Unit::Ms));
+    }
+    let pause_of_few = results.recoveries.first().map_or(f64::NAN, |few| few.pause.median());
+    for (count, seen) in recovery::THREADS.into_iter().zip(&results.recoveries) {
+        let ours = |label: String, value: f64| Row::new(label, None, Some(&one(value)), Unit::Ms);
+        let asked = "after kill -9 a request about one, p";
+        rows.extend([
+            ours(format!("{count} threads: {asked}50"), seen.answers.median()),
+            ours(format!("{count} threads: {asked}99"), seen.answers.quantile(0.99)),
+            ours(format!("{count} threads: the longest such wait"), seen.answers.quantile(1.0))
+                .aiming(Aim::AtMost(RECOVERED_MS_MAX + 2.0 * floor)),
+            ours(format!("{count} threads: kill -9 until all are loaded again"), seen.total.median()),
+            ours(
+                format!("{count} threads: `restart` until the old app-server has left"),
+                seen.restart.median(),
+            ),
+            ours(format!("{count} threads: its longest pause of an idle thread"), seen.pause.median())
+                .aiming(Aim::Beyond(pause_of_few, pause_of_few, "that with 10 threads")),
+        ]);
+    }
     rows
 }
 

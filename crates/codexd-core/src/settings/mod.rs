@@ -17,6 +17,8 @@ const UPSTREAM_GRACE: &str = "shutdownGraceSeconds";
 const GRACE: &str = "stopGraceSeconds";
 const CODEX_BIN: &str = "codexBin";
 const GATEWAY: &str = "gateway";
+const WORKING_DIRECTORY: &str = "workingDirectory";
+const UMASK: &str = "umask";
 
 /// The settings of one CODEX_HOME.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +33,10 @@ pub struct Settings {
     pub codex_bin: Option<PathBuf>,
     /// What stands in front of the server.
     pub gateway: Gateway,
+    /// The working directory of the app-server, an absolute path; `None` means the home folder of the user.
+    pub working_directory: Option<PathBuf>,
+    /// The umask of the app-server; `None` means the default.
+    pub umask: Option<u32>,
     /// Every field of the file, also those of others.
     fields: Map<String, Value>,
 }
@@ -52,6 +58,11 @@ impl Settings {
     pub fn grace_seconds(&self) -> u64 {
         let set = self.stop_grace_seconds.or(self.shutdown_grace_seconds);
         set.unwrap_or(limits::SHUTDOWN_GRACE_SECONDS)
+    }
+
+    /// The umask of the app-server.
+    pub fn server_umask(&self) -> u32 {
+        self.umask.unwrap_or(limits::SERVER_UMASK)
     }
 
     /// The same settings with remote control on or off.
@@ -116,6 +127,15 @@ fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'sta
             settings.codex_bin = Some(PathBuf::from(path));
         }
         (CODEX_BIN, _) => return Err("an absolute path"),
+        (WORKING_DIRECTORY, Value::Null) => settings.working_directory = None,
+        (WORKING_DIRECTORY, Value::String(path)) if path.starts_with('/') => {
+            settings.working_directory = Some(PathBuf::from(path));
+        }
+        (WORKING_DIRECTORY, _) => return Err("an absolute path"),
+        (UMASK, Value::Null) => settings.umask = None,
+        (UMASK, value) => {
+            settings.umask = Some(parse_umask(value).ok_or("octal digits from \"000\" to \"077\"")?);
+        }
         (GATEWAY, value) => settings.gateway = Gateway::parse(value)?,
         _ => {}
     }
@@ -125,6 +145,12 @@ fn check(settings: &mut Settings, name: &str, value: &Value) -> Result<(), &'sta
 fn grace(value: &Value) -> Result<u64, &'static str> {
     let seconds = value.as_u64().filter(|&seconds| seconds <= limits::SHUTDOWN_GRACE_MAX_SECONDS);
     seconds.ok_or("whole seconds, at most a day")
+}
+
+/// The owner's own rights cannot be masked: the server could not use its files.
+fn parse_umask(value: &Value) -> Option<u32> {
+    let digits = value.as_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    u32::from_str_radix(digits, 8).ok().filter(|&umask| umask <= 0o077)
 }
 
 #[cfg(test)]
@@ -176,6 +202,24 @@ mod tests {
         let text = parsed.settings.with_remote_control(true).to_text();
         assert!(text.contains("\"theirs\": 1"), "{text}");
         assert_eq!(parse(br#"{"gateway":"maybe"}"#).defects.len(), 1);
+    }
+
+    #[test]
+    fn a_umask_is_octal_and_leaves_the_owner_everything() {
+        assert_eq!(parse(b"{}").settings.server_umask(), 0o022);
+        assert_eq!(parse(br#"{"umask":"027"}"#).settings.server_umask(), 0o027);
+        assert_eq!(parse(br#"{"umask":null}"#).settings.server_umask(), 0o022);
+        for wrong in ["{\"umask\":\"777\"}", "{\"umask\":22}", "{\"umask\":\"+22\"}", "{\"umask\":\"\"}"] {
+            assert_eq!(parse(wrong.as_bytes()).defects.len(), 1, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_working_directory_is_an_absolute_path_or_null() {
+        let found = parse(br#"{"workingDirectory":"/srv"}"#).settings.working_directory;
+        assert_eq!(found.as_deref(), Some(std::path::Path::new("/srv")));
+        assert!(parse(br#"{"workingDirectory":null}"#).defects.is_empty());
+        assert_eq!(parse(br#"{"workingDirectory":"work"}"#).defects.len(), 1);
     }
 
     #[test]

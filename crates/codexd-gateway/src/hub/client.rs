@@ -48,6 +48,16 @@ impl Waiting {
     pub fn lane(&mut self) -> &Lane {
         self.lane.get_or_insert_with(|| Lane::of(&self.text))
     }
+
+    /// Whether it cannot be answered while what is in this lane is not loaded.
+    pub fn is_refused_with(&self, lane: &Lane) -> bool {
+        let is_in = self.lane.as_ref().map_or_else(|| Lane::of(&self.text) == *lane, |known| known == lane);
+        let leaves = matches!(
+            codexd_protocol::parse(&self.text),
+            Ok(codexd_protocol::Message::Request { method: "thread/unsubscribe", .. })
+        );
+        is_in && !leaves
+    }
 }
 
 /// A request in force that is made again on another connection.

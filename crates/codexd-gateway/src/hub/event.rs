@@ -153,6 +153,13 @@ pub enum Report {
         /// From the loss to now.
         took_ms: u64,
     },
+    /// The threads that the app-server refuses to load, for reasons that may heal, have changed.
+    NotLoaded {
+        /// How many there are.
+        count: usize,
+        /// The first of them.
+        threads: Vec<RefusedThread>,
+    },
     /// Threads that no app-server has are about to be loaded, for their goals are at work.
     GoalsToLoad {
         /// Where.
@@ -172,6 +179,16 @@ pub enum Report {
     },
     /// A handover has got somewhere.
     Handover(HandoverReport),
+}
+
+/// A thread that the app-server refuses to load.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedThread {
+    /// Its id.
+    pub thread_id: String,
+    /// Why, in the app-server's words.
+    pub reason: String,
 }
 
 /// How far a handover has come.

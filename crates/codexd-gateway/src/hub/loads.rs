@@ -45,6 +45,10 @@ impl Hub {
         let demand = Demand { earlier, number: self.demands, client };
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.demand = Some(demand);
+        if thread.is_refused() {
+            // What was wrong may be mended.
+            thread.again_at = self.now;
+        }
         self.has_new_demands = true;
     }
 
@@ -62,7 +66,8 @@ impl Hub {
         self.close_what_no_client_needs();
         let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
         let home = |thread: &Thread| match self.servers.get(&thread.server) {
-            Some(server) if !server.retired => {
+            // One that was refused is loaded nowhere.
+            Some(server) if !server.retired && !(server.outgoing && thread.is_refused()) => {
                 (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
             }
             _ => heir,

@@ -48,8 +48,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 pub use event::{
-    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, Report, ServerId, Text, WaitingThread,
-    WaitsFor,
+    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, RefusedThread, Report, ServerId, Text,
+    WaitingThread, WaitsFor,
 };
 pub use snapshot::Snapshot;
 
@@ -98,6 +98,8 @@ enum Timer {
     ParkedSettings,
     /// Load the threads of goals that were postponed.
     Goals,
+    /// Tell the host which threads are refused.
+    Refusals,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
     /// Clients take too long to answer a server request about no thread.
@@ -153,6 +155,7 @@ pub struct Hub {
     handover: Option<Handover>,
     goals: Goals,
     loss: Option<loss::Loss>,
+    refusals: loss::Refusals,
     /// What every connection is told when it opens: the notification's name and text, and the last app-server that
     /// said so.
     greetings: Vec<(Box<str>, Text, ServerId)>,
@@ -308,6 +311,7 @@ impl Hub {
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
                 Timer::ParkedSettings => self.forget_parked_settings(),
                 Timer::Goals => self.load_postponed_goals(),
+                Timer::Refusals => self.tell_refusals(),
                 Timer::Look(thread) => self.time_to_look(&thread),
                 Timer::ServerRequest(number) => self.refuse_ask(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),

@@ -83,6 +83,9 @@ impl Hub {
     /// A thread is not loaded any more.
     pub(super) fn forget_thread(&mut self, id: &ThreadId) {
         if let Some(thread) = self.threads.remove(id) {
+            if thread.is_refused() {
+                self.refusals_changed();
+            }
             // One that was not found yet was never ours to forget: it is loaded again.
             if thread.motion != Motion::Finding {
                 self.goals.is_seen(id);

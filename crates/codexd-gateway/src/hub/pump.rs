@@ -173,6 +173,27 @@ impl Hub {
         }
     }
 
+    /// Answers what waits for a thread with the refusal of the app-server to load it, an error object. To be left, a thread
+    /// need not be loaded.
+    pub(super) fn refuse_waiting_for(&mut self, thread: &str, error: &str) {
+        let mut clients: Vec<ClientId> = self.clients.keys().copied().collect();
+        clients.sort_unstable();
+        let lane = Lane::Thread(thread.into());
+        for id in clients {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            let (due, wait): (Vec<Waiting>, _) =
+                client.waiting.drain(..).partition(|waiting| waiting.is_refused_with(&lane));
+            client.waiting = wait.into();
+            for each in due {
+                if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
+                    let text = format!(r#"{{"id":{},"error":{error}}}"#, raw.get());
+                    self.tell(id, text.into());
+                }
+                self.went_on(id, each.text.len());
+            }
+        }
+    }
+
     /// The app-server refused a client's dedicated connection: what waits for that connection is answered with an error.
     pub(super) fn refuse_waiting(&mut self, id: ClientId, error: &str) {
         let Some(client) = self.clients.get_mut(&id) else { return };

@@ -222,6 +222,11 @@ impl Hub {
             known.motion = Motion::Still;
             known.demand = None;
         }
+        if known.motion == Motion::Lost {
+            // It was refused, and is loaded by this: the truth about it is read.
+            known.again_at = now;
+            self.has_new_demands = true;
+        }
         if matches!(known.audience, Audience::Everyone { .. }) && (kind == Kind::NewThread || !known.is_child)
         {
             // It told something before the answer came and passed for a sub-agent's.

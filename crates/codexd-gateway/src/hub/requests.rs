@@ -167,7 +167,11 @@ impl Hub {
         text: &Text,
     ) -> Dispatched {
         let known = thread.and_then(|thread| self.threads.get(thread));
-        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still) {
+        // Whoever resumes a thread that was refused asks for just that, and perhaps with what it lacks.
+        let resumes = |thread: &super::Thread| {
+            method == "thread/resume" && thread.motion == Motion::Lost && thread.is_refused()
+        };
+        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still && !resumes(thread)) {
             let thread = known.id.clone();
             self.demand(id, &thread);
             return Dispatched::WaitsInLane;

@@ -88,6 +88,8 @@ pub struct Turn {
     pub raw: Box<str>,
     /// The link that told it broke: how it goes on is not known.
     pub lost: bool,
+    /// Its app-server is gone.
+    pub cut: bool,
 }
 
 /// An item that has begun and not ended.
@@ -358,7 +360,7 @@ impl Thread {
             }
             None => {
                 self.interrupted = false;
-                self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false });
+                self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false, cut: false });
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::driver::Driver;
 use crate::host::HostOrder;
-use crate::hub::{HandoverReport, HandoverState, Report};
+use crate::hub::{HandoverReport, HandoverState, RefusedThread, Report};
 use crate::limits::ORDERS_WAITING_MAX;
 
 /// The orders that wait.
@@ -81,6 +81,7 @@ impl Driver {
                 );
                 self.tell_host("recovered", EventLevel::Info, "threads.recovered", message, detail);
             }
+            Report::NotLoaded { count, threads } => self.report_not_loaded(*count, threads),
             Report::GoalsToLoad { server, threads } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let message = format!(
@@ -104,6 +105,26 @@ impl Driver {
             }
             Report::Handover(handover) => self.report_handover(handover),
         }
+    }
+
+    fn report_not_loaded(&self, count: usize, threads: &[RefusedThread]) {
+        let detail = json!({"count": count, "threads": threads});
+        let (level, kind, message) = match threads.first() {
+            Some(first) => (
+                EventLevel::Warn,
+                "threads.not_loaded",
+                format!(
+                    "the app-server refuses to load {count} threads, which is tried again: thread {}: {}",
+                    first.thread_id, first.reason
+                ),
+            ),
+            None => (
+                EventLevel::Info,
+                "threads.loadable",
+                "every thread that the app-server refused to load is loaded again or has ended".to_owned(),
+            ),
+        };
+        self.tell_host("notLoaded", level, kind, message, detail);
     }
 
     fn report_handover(&self, handover: &HandoverReport) {

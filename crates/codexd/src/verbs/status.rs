@@ -2,6 +2,7 @@
 
 mod elsewhere;
 mod fronts;
+mod health;
 mod keeper;
 
 use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
@@ -53,7 +54,8 @@ pub fn run(context: &Context) -> Reply {
     let parsed = context.settings_as_found();
     let installed = InstalledFacts::gather(context, &parsed.settings);
     let is_well = |found: &Found| found.problems.is_empty() && found.listening.answer.is_some();
-    let found = observe::undisturbed(&context.home, is_well, || find(context, &parsed, &installed));
+    let mut found = observe::undisturbed(&context.home, is_well, || find(context, &parsed, &installed));
+    health::check(&context.home, &mut found);
     let state = state(&found);
     let listener = match found.listening.seen {
         ListenerSeen::Answering { pid, .. } => pid,
@@ -140,6 +142,9 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
             add(&mut problems, "mute-listener", "whoever listens on the control socket does not answer");
         }
         _ => {}
+    }
+    if let Some(message) = fronts::not_loaded(home) {
+        add(&mut problems, "threads-not-loaded", message);
     }
     Found {
         keeper,

@@ -7,6 +7,7 @@ mod chaos;
 mod clients;
 mod front;
 mod goals;
+mod healing;
 mod login;
 mod loss;
 mod migration;

@@ -2,6 +2,7 @@
 
 mod named_codex;
 mod output;
+mod process_context;
 mod settings;
 mod turns;
 

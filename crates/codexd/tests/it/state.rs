@@ -3,6 +3,7 @@
 mod abuse;
 mod disk;
 mod files;
+mod health;
 mod waits;
 
 use std::fs;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use anyhow::Context;
-use codexd_testkit::{limits, until};
+use codexd_testkit::{Process, limits, until};
 
 /// The copier, running.
 #[derive(Debug)]
@@ -32,6 +32,16 @@ impl Copier {
         let copier = Copier { process };
         until(limits::SERVER_READY, "the process that copies bytes", || UnixStream::connect(at).ok())?;
         Ok(copier)
+    }
+}
+
+impl Copier {
+    /// Its process.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn process(&self) -> anyhow::Result<Process> {
+        Process::of(self.process.id()).context("the process that copies bytes is gone")
     }
 }
 

@@ -135,7 +135,7 @@ pub fn gateway_kill_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
 /// How a replacement went.
 #[derive(Debug)]
 pub struct Handover {
-    /// How long the verb took.
+    /// How long it took until the old app-server had left.
     pub verb: Duration,
     /// The longest that each thread let its client wait, in milliseconds.
     pub pauses_ms: Vec<f64>,
@@ -148,20 +148,26 @@ pub struct Handover {
 pub fn handover(stage: &Stage, threads: usize) -> anyhow::Result<Handover> {
     let mut owner = stage.client()?;
     let ids: Vec<String> = (0..threads).map(|_| stage.thread(&mut owner)).collect::<Result<_, _>>()?;
-    let mut asker = Asker::new(stage.client()?, &ids);
+    let handover = handover_of(stage, &ids, codexd_testkit::limits::RUN)?;
+    drop(owner);
+    Ok(handover)
+}
+
+/// Replaces the app-server under threads that somebody watches, while one client asks these all the time.
+///
+/// # Errors
+/// A request fails, or it takes longer than `most`.
+pub fn handover_of(stage: &Stage, ids: &[String], most: Duration) -> anyhow::Result<Handover> {
+    let mut asker = Asker::new(stage.client()?, ids);
     asker.ask_for(ASK_AROUND)?;
     let verb = std::thread::scope(|scope| {
-        let restart = scope.spawn(|| {
-            let took = stage.verb("restart")?;
-            stage.until_alone().map(|()| took)
-        });
+        let restart = scope.spawn(|| stage.restart(most));
         while !restart.is_finished() {
             asker.ask_for(ASK_EVERY)?;
         }
         restart.join().map_err(|_| anyhow::anyhow!("the verb panicked"))?
     })?;
     asker.ask_for(ASK_AROUND)?;
-    drop(owner);
     Ok(Handover { verb, pauses_ms: asker.finish()? })
 }
 

@@ -16,6 +16,8 @@ use super::copier::Copier;
 
 /// The socket of the process that copies.
 const COPIES: &str = "copier.sock";
+/// The app-server that is measured.
+pub const SERVER: Version = Version::V0_171_0;
 
 /// One home with a server that serves.
 pub struct Stage {
@@ -25,7 +27,7 @@ pub struct Stage {
 
 enum Way {
     Direct(AppServer),
-    Copied { server: AppServer, _copier: Copier },
+    Copied { server: AppServer, copier: Copier },
     Through { codexd: PathBuf },
 }
 
@@ -36,7 +38,7 @@ impl Stage {
     /// It does not start.
     pub fn direct(model: &MockModel) -> anyhow::Result<Stage> {
         let home = home(model)?;
-        let server = block_on(AppServer::start(&home, Server::Real(Version::V0_169_0)))?;
+        let server = block_on(AppServer::start(&home, Server::Real(SERVER)))?;
         Ok(Stage { home, way: Way::Direct(server) })
     }
 
@@ -46,9 +48,9 @@ impl Stage {
     /// One of the two does not start.
     pub fn copied(model: &MockModel) -> anyhow::Result<Stage> {
         let home = home(model)?;
-        let server = block_on(AppServer::start(&home, Server::Real(Version::V0_169_0)))?;
-        let _copier = Copier::start(&home.work().join(COPIES), &home.bare_socket())?;
-        Ok(Stage { home, way: Way::Copied { server, _copier } })
+        let server = block_on(AppServer::start(&home, Server::Real(SERVER)))?;
+        let copier = Copier::start(&home.work().join(COPIES), &home.bare_socket())?;
+        Ok(Stage { home, way: Way::Copied { server, copier } })
     }
 
     /// The same app-server with the gateway in front, brought up by `codexd start`.
@@ -57,7 +59,7 @@ impl Stage {
     /// It does not start, or there is no gateway.
     pub fn through(model: &MockModel, codexd: &Path) -> anyhow::Result<Stage> {
         let home = home(model)?;
-        home.install(Layout::Standalone, &codex::binary(Version::V0_169_0)?)?;
+        home.install(Layout::Standalone, &codex::binary(SERVER)?)?;
         let stage = Stage { home, way: Way::Through { codexd: codexd.to_owned() } };
         stage.verb("start")?;
         Ok(stage)
@@ -70,6 +72,37 @@ impl Stage {
             Way::Copied { .. } => self.home.work().join(COPIES),
             Way::Through { .. } => self.home.control_socket(),
         }
+    }
+
+    /// Its home.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The process between the clients and the app-server.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn in_the_middle(&self) -> anyhow::Result<Process> {
+        match &self.way {
+            Way::Direct(_) => anyhow::bail!("nothing is between a bare server and its clients"),
+            Way::Copied { copier, .. } => copier.process(),
+            Way::Through { .. } => self.gateway(),
+        }
+    }
+
+    /// Waits until an app-server answers `initialize` on its own socket that is not this one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn until_another_answers(&self, old: &Process) -> anyhow::Result<()> {
+        until(limits::SERVER_READY, "another app-server to answer", || {
+            let status = self.codexd().ok()?.json(&["status"]).ok()?;
+            let current = status["generations"].as_array()?.iter().find(|one| one["role"] == "current")?;
+            let is_new = current["pid"].as_u64()? != u64::from(old.pid);
+            let socket = PathBuf::from(current["socket"].as_str()?);
+            (is_new && Wire::connect(&socket).is_ok()).then_some(())
+        })
     }
 
     /// A client that has introduced itself.
@@ -90,6 +123,18 @@ impl Stage {
         client.call("turn/start", &turn(&thread, "[[deltas=1]]"))?;
         until_turn_ends(client)?;
         Ok(thread)
+    }
+
+    /// Replaces the app-server and waits until the old one has left; gives how long that took.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than `most`.
+    pub fn restart(&self, most: Duration) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        let run = self.codexd()?.spawn(&["restart"])?.finish(most)?;
+        ensure!(run.success(), "{run}");
+        self.until_alone(most)?;
+        Ok(started.elapsed())
     }
 
     /// Runs a verb of codexd that must succeed; gives how long it took.
@@ -152,8 +197,8 @@ impl Stage {
     ///
     /// # Errors
     /// An old one stays.
-    pub fn until_alone(&self) -> anyhow::Result<()> {
-        until(limits::RUN, "the old app-server to leave", || {
+    fn until_alone(&self, most: Duration) -> anyhow::Result<()> {
+        until(most, "the old app-server to leave", || {
             let processes = self.home.processes();
             let serves = |process: &&Process| {
                 process.command.contains(" app-server ") && process.command.contains("--listen")
@@ -194,7 +239,11 @@ pub fn until_turn_ends(client: &mut Wire) -> anyhow::Result<()> {
     }
 }
 
-fn home(model: &MockModel) -> anyhow::Result<Home> {
+/// A home whose login profile is empty, and whose model is this one.
+///
+/// # Errors
+/// The system's.
+pub fn home(model: &MockModel) -> anyhow::Result<Home> {
     let home = Home::new()?;
     home.configure(&Config::for_model(model))?;
     Ok(home)

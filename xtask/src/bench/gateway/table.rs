@@ -32,14 +32,14 @@ pub enum Unit {
 /// What a line should be.
 #[derive(Clone, Copy, Debug)]
 pub enum Aim {
-    /// The difference to direct is at most so large.
-    Added(f64),
     /// At most so many times direct.
     Times(f64),
     /// At least this share of direct.
     Share(f64),
     /// At least this share of another figure.
     ShareOf(f64, f64, &'static str),
+    /// At most so much more than another figure.
+    Beyond(f64, f64, &'static str),
     /// At most so large.
     AtMost(f64),
 }
@@ -87,10 +87,6 @@ impl Row {
         let (direct, through) = (self.direct.unwrap_or(f64::NAN), self.through.unwrap_or(f64::NAN));
         match self.aim {
             None => ("–".to_owned(), None),
-            Some(Aim::Added(most)) => {
-                let (words, added) = (self.cell(Some(most)), through - direct);
-                (format!("added ≤ {words}: {}", self.cell(Some(added))), Some(added <= most))
-            }
             Some(Aim::Times(most)) => (format!("≤ {most} × direct"), Some(through <= direct * most)),
             Some(Aim::Share(least)) => {
                 (format!("≥ {:.0} % of direct", least * 100.0), Some(through >= direct * least))
@@ -98,6 +94,10 @@ impl Row {
             Some(Aim::ShareOf(least, whole, name)) => {
                 let words = format!("≥ {:.0} % of {name}: {:.0} %", least * 100.0, through / whole * 100.0);
                 (words, Some(through >= whole * least))
+            }
+            Some(Aim::Beyond(most, base, name)) => {
+                let (words, added) = (self.cell(Some(most)), through - base);
+                (format!("{name} + ≤ {words}: {}", self.cell(Some(added))), Some(added <= most))
             }
             Some(Aim::AtMost(most)) => (format!("≤ {}", self.cell(Some(most))), Some(through <= most)),
         }
@@ -134,13 +134,17 @@ mod tests {
     #[test]
     fn an_aim_is_held_beside_what_was_measured() {
         let rows = [
-            Row::new("p50", Some(&one(100.0)), Some(&one(120.0)), Unit::Us).aiming(Aim::Added(25.0)),
             Row::new("rate", Some(&one(100.0)), Some(&one(90.0)), Unit::Rate).aiming(Aim::Share(0.95)),
+            Row::new("beyond", Some(&one(100.0)), Some(&one(150.0)), Unit::Us)
+                .aiming(Aim::Beyond(30.0, 125.0, "copying")),
             Row::new("memory", None, Some(&one(9.0)), Unit::Mb),
         ];
         let text = markdown(&rows);
-        assert!(text.contains("| p50 | 100 µs | 120 µs | 1.20 | added ≤ 25 µs: 20 µs | yes |"), "{text}");
         assert!(text.contains("| rate | 100/s | 90/s | 0.90 | ≥ 95 % of direct | **no** |"), "{text}");
+        assert!(
+            text.contains("| beyond | 100 µs | 150 µs | 1.50 | copying + ≤ 30 µs: 25 µs | yes |"),
+            "{text}"
+        );
         assert!(text.contains("| memory | – | 9.0 MB | – | – | – |"), "{text}");
     }
 }

@@ -3,16 +3,19 @@
 //! A graceful end often loses the last words of a turn on the wire (0.169.0 delivered `turn/completed` in 1 of 12 drains)
 //! while the turn is whole on disk. So the truth is read first, then told.
 
+mod refused;
 mod truth;
 
 use serde_json::{Value, json};
 
 use super::call::{Asker, Call, Errand};
 use super::client::Stage;
+pub use refused::Refusals;
+
 use super::event::{Action, Link, Now, Report, ServerId, Text};
 use super::goals::Fate;
 use super::pump::SERVER_ERROR;
-use super::refusal::{Refusal, is_passing, message_of};
+use super::refusal::{Refusal, is_passing};
 use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
@@ -147,6 +150,9 @@ impl Hub {
         let moved = thread.server != server;
         thread.motion = Motion::Recovering;
         thread.server = server;
+        if moved {
+            thread.turns.iter_mut().for_each(|turn| turn.cut = true);
+        }
         thread.joiner = None;
         thread.hush_until = hush_until;
         thread.deferred.clear();
@@ -175,6 +181,7 @@ impl Hub {
             Ok(result) => {
                 // What came before is older than this answer, the echoes come behind it.
                 thread.deferred.clear();
+                let was_refused = thread.refused.take().is_some();
                 thread.hush_until = self.now + HUSH_MS;
                 let told = text::member(result, "thread").map(|thread| thread.get().to_owned());
                 let before = thread.status.clone();
@@ -183,19 +190,19 @@ impl Hub {
                 }
                 // What was told last stands until the truth about the turn is known.
                 let now = std::mem::replace(&mut thread.status, before);
-                if thread.turns.is_empty() {
+                let (link, runs) = (thread.link(), !thread.turns.is_empty());
+                if was_refused {
+                    self.refusal_healed();
+                }
+                if !runs {
                     return self.at_home_again(id, &now, None);
                 }
-                let link = thread.link();
-                thread.status_now = Some(now);
-                let params =
-                    json!({"threadId": &**id, "limit": 4, "sortDirection": "desc", "itemsView": "full"});
-                self.errand(link, Errand::LastTurn(id.clone()), "thread/turns/list", &params);
+                if let Some(thread) = self.threads.get_mut(id) {
+                    thread.status_now = Some(now);
+                }
+                self.ask_for_last_turns(link, id);
             }
-            Err(error) => {
-                thread.refused = Some(message_of(error));
-                self.not_recovered(id, Refusal::of(error));
-            }
+            Err(error) => self.load_refused(id, error),
         }
     }
 
@@ -207,6 +214,8 @@ impl Hub {
             Refusal::NotYet | Refusal::MayHeal => thread.try_again_after(refusal),
             Refusal::Draining => Some(AGAIN_AFTER_MS),
         };
+        // A client that has begun to wait meanwhile is to be answered.
+        let wait = wait.map(|wait| if thread.demand.is_some() { wait.min(AGAIN_AFTER_MS) } else { wait });
         let Some(wait) = wait else {
             match refusal {
                 Refusal::Gone => self.end_as_lost(id),
@@ -235,16 +244,17 @@ impl Hub {
             // Not the truth yet.
             return self.not_recovered(id, Refusal::NotYet);
         }
+        let is_refused = thread.refused.is_some();
         let status = thread.status_now.take().unwrap_or_else(|| thread.status.clone());
         let listed: Option<Value> = outcome.ok().and_then(|result| serde_json::from_str(result).ok());
-        self.at_home_again(id, &status, listed.as_ref());
+        match is_refused {
+            true => self.end_turns_of_refused(id, listed.as_ref()),
+            false => self.at_home_again(id, &status, listed.as_ref()),
+        }
     }
 
     fn at_home_again(&mut self, id: &ThreadId, status: &str, listed: Option<&Value>) {
-        let found = |turn: &Turn| {
-            let turns = listed.and_then(|listed| listed["data"].as_array());
-            turns.and_then(|turns| turns.iter().find(|listed| listed["id"] == *turn.id))
-        };
+        let found = |turn: &Turn| listed.and_then(|listed| found_in(listed, turn));
         self.withdraw_asks(id, true);
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.motion = Motion::Still;
@@ -254,7 +264,6 @@ impl Hub {
         // An active goal goes on by itself.
         thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
         thread.tries = 0;
-        thread.refused = None;
         let changed = *thread.status != *status;
         thread.status = status.into();
         let runs = thread.is_active();
@@ -333,7 +342,9 @@ impl Hub {
     }
 
     pub(super) fn see_whether_recovered(&mut self) {
-        let missing = |thread: &super::Thread| matches!(thread.motion, Motion::Lost | Motion::Recovering);
+        let missing = |thread: &super::Thread| {
+            matches!(thread.motion, Motion::Lost | Motion::Recovering) && !thread.is_refused()
+        };
         let Some(server) = self.serving.filter(|_| !self.threads.values().any(missing)) else { return };
         if let Some(loss) = self.loss.take() {
             self.out.push(Action::Report(Report::Recovered {
@@ -345,6 +356,11 @@ impl Hub {
             }));
         }
     }
+}
+
+/// A turn as it stands in an answer to `thread/turns/list`.
+fn found_in<'a>(listed: &'a Value, turn: &Turn) -> Option<&'a Value> {
+    listed["data"].as_array()?.iter().find(|listed| listed["id"] == *turn.id)
 }
 
 impl super::Thread {

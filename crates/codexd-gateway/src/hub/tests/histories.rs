@@ -90,6 +90,7 @@ impl History {
                 self.world.now += ms;
                 self.world.feed(Event::TimeCame);
             }
+            Step::Config(broken) => self.world.config_is_broken = *broken,
             Step::NextClosing(closing) => self.world.closing = *closing,
             Step::WhileOpening(id, meanwhile) => {
                 self.begin_to_open(*id);
@@ -230,6 +231,7 @@ impl History {
     /// # Errors
     /// An app-server stays although nothing holds it but goals that go on and on.
     pub fn end(&mut self) -> Result<(), TestCaseError> {
+        self.world.config_is_broken = false;
         // What nobody watches is looked at once in a minute, and may take a while on its way then.
         for _ in 0..10 {
             self.end_a_round();

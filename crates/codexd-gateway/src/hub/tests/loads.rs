@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::experimental;
-use super::histories::{History, cases, config, run_in};
-use super::steps::{MANY_THREADS, step_among_many};
+use super::histories::{History, cases, config, run, run_in};
+use super::steps::{MANY_THREADS, Step, step_among_many};
 use super::world::World;
 use crate::hub::{ClientId, Link};
 use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
@@ -13,7 +13,7 @@ use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 const THREADS: usize = 60;
 
 /// A client that watches so many threads, each of which is on disk.
-fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) {
+pub fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) {
     let owner = world.client(1, experimental());
     let mut threads: Vec<String> = Vec::new();
     for _ in 0..count {
@@ -27,7 +27,7 @@ fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) {
 }
 
 /// The app-server dies and another one answers; nothing that it is asked for is answered yet.
-fn crash(world: &mut World) -> Link {
+pub fn crash(world: &mut World) -> Link {
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
@@ -179,4 +179,17 @@ proptest! {
     ) {
         run_in(History::with_many_threads(MANY_THREADS as u64), &steps)?;
     }
+}
+
+/// A new gateway cannot subscribe to what runs in an app-server that drains, and does not know what that is.
+#[test]
+fn an_app_server_that_drains_is_not_retired_under_a_turn_that_a_new_gateway_did_not_see() {
+    run(&[
+        Step::Turn(1, 0),
+        Step::Show(0),
+        Step::WhileOpening(1, Box::new(Step::Drain)),
+        Step::Replace,
+        Step::Restart(false),
+    ])
+    .expect("it holds");
 }

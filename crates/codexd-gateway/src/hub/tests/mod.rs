@@ -7,6 +7,7 @@ mod goals;
 mod histories;
 mod loads;
 mod moves;
+mod not_loaded;
 mod questions;
 mod refused;
 mod request_ids;

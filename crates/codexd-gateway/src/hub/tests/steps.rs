@@ -35,6 +35,8 @@ pub enum Step {
     OwnEnds,
     /// While a connection of the client's own opens, this happens.
     WhileOpening(u64, Box<Step>),
+    /// The configuration is broken, or mended.
+    Config(bool),
 }
 
 pub fn step() -> impl Strategy<Value = Step> {
@@ -102,6 +104,7 @@ pub fn step_among_many() -> impl Strategy<Value = Step> {
         2 => prop_oneof![Just(1_u64), Just(30), Just(60), Just(400), Just(61_000)].prop_map(S::Wait),
         1 => Just(S::Replace),
         3 => any::<bool>().prop_map(S::Kill),
+        2 => any::<bool>().prop_map(S::Config),
         1 => any::<bool>().prop_map(S::KillOutgoing),
         1 => any::<bool>().prop_map(S::Break),
         1 => any::<bool>().prop_map(S::Restart),

@@ -142,7 +142,7 @@ pub fn remove_socket(path: &Path) {
 }
 
 /// Whether nobody listens on a socket.
-fn is_deserted(path: &Path) -> bool {
+pub(super) fn is_deserted(path: &Path) -> bool {
     let gone = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused);
     codexd_protocol::unix::connect(path).is_err_and(|error| gone(error.kind()))
 }

@@ -19,6 +19,9 @@ use crate::{clock, pid_record, strays};
 impl Keeper {
     /// One of the processes has ended.
     pub(super) fn ended(&mut self, name: Name) {
+        if self.outlives_its_wrapper(name) {
+            return;
+        }
         let requested = self
             .machine
             .supervisor(name)
@@ -102,6 +105,8 @@ impl Keeper {
             supervise::Action::Spawn if name == Name::Gateway => self.spawn_gateway(),
             supervise::Action::Spawn => self.spawn(name),
             supervise::Action::Signal(signal) => {
+                // Whoever listens is the one to be told, not a script around it.
+                self.look_after_sockets();
                 self.remember_descendants(name, false);
                 // Whoever comes after us must know that it was asked: a second signal would force it.
                 let phase = self.phase();
@@ -263,6 +268,7 @@ impl Keeper {
             self.record(name);
         }
         let _ = self.watches.watch_logs(&self.home);
+        self.listeners.begin(clock::monotonic());
     }
 
     /// Writes the pid record of the one who is current from now on.

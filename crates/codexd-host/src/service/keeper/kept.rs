@@ -102,7 +102,8 @@ impl Keeper {
             .table
             .iter()
             .filter(|kept| kept.name != Name::Gateway)
-            .filter_map(|kept| Some(kept.server.as_ref()?.process.pid))
+            .filter_map(|kept| kept.server.as_ref())
+            .flat_map(Server::pids)
             .collect();
         look(Spared { pids: &pids, servers: &servers })
     }

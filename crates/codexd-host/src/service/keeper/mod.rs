@@ -8,7 +8,7 @@
 //! - It wakes only for events (a signal, the end of the server, a verb, a grown log) and for a deadline it has set.
 //! - It says in `keeper.json` that it is about to start a server *before* it does, and writes the pid record right after,
 //!   so a server that was started by a keeper that was killed in between is found by its mark.
-//! - It never asks the server anything and knows nothing of the protocol.
+//! - It never asks the server anything and knows nothing of the protocol; it only looks who listens on its socket.
 //! - If it dies the server lives on: its logs are plain files and it is in a group of its own. The next keeper takes it
 //!   over by identity; what it cannot know then is the exit code, which only a parent is told.
 //!
@@ -27,11 +27,14 @@ mod orders;
 mod report;
 mod run;
 mod server;
+mod server_socket;
 mod signals;
+mod sockets;
 mod state;
 mod thread_settings;
 mod watches;
 mod wire;
+mod wrapper;
 
 pub use launch_spec::launch_spec;
 pub use link::{GatewaySeen, KeeperLink, LinkError, VARIABLES};

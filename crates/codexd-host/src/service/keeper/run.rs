@@ -18,13 +18,16 @@ use super::clients::Clients;
 use super::door::Door;
 use super::kept::Kept;
 use super::report::Told;
+use super::server::Server;
 use super::signals::Signals;
+use super::sockets::ListenerSearch;
 use super::state::{self, KeeperState};
 use super::thread_settings::ThreadSettings;
 use super::watches::Watches;
 use super::wire::Report;
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
+use crate::process_context::{self, Unchanged};
 use crate::{clock, fd_hygiene, lock, process, upstream_files};
 
 /// Why there is no keeper.
@@ -49,6 +52,8 @@ enum Event {
     VerbSpoke(usize),
     /// One of the processes ended.
     Ended(Name),
+    /// The wrapper of one of them ended.
+    WrapperEnded(Name),
     /// One of them wrote to its logs.
     LogsGrew,
     /// Something changed beside the control socket, or the state folder is gone.
@@ -80,6 +85,7 @@ pub(super) struct Keeper {
     pub(super) deaf_until: Option<Monotonic>,
     /// While somebody may be taking the state folder away: until when that is left to him.
     pub(super) lost_until: Option<Monotonic>,
+    pub(super) listeners: ListenerSearch,
     pub(super) thread_settings: ThreadSettings,
     pub(super) give_up: bool,
     pub(super) left: bool,
@@ -94,6 +100,7 @@ pub(super) struct Keeper {
 pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), KeeperError> {
     let failed = |what| move |error| KeeperError::System(what, error);
     fd_hygiene::close_on_exec_above_stderr();
+    let unchanged = process_context::normalize();
     home.create_state().map_err(failed("make the state folder"))?;
     let lock = lock::try_keeper_lock(&home.keeper_lock()).map_err(failed("open the keeper's lock"))?;
     let lock = lock.ok_or(KeeperError::AlreadyKept)?;
@@ -126,12 +133,16 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
         left_behind: false,
         deaf_until: None,
         lost_until: None,
+        listeners: ListenerSearch::default(),
         thread_settings: ThreadSettings::default(),
         give_up: false,
         left: false,
         lock,
     };
     keeper.note(LogEvent::new(EventLevel::Info, "daemon.started", "the keeper is up").with("pid", me.pid.0));
+    for attribute in unchanged {
+        keeper.note(not_normalized(&attribute));
+    }
     if let Some(stream) = first {
         let greeting = keeper.greeting();
         keeper.clients.add(stream, &greeting).map_err(failed("greet the first verb"))?;
@@ -144,6 +155,13 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
     // What it still has open takes long to close, and nobody waits for that: see `watches`.
     std::mem::forget(keeper);
     Ok(())
+}
+
+/// Everything that is started inherits the caller's value.
+fn not_normalized(unchanged: &Unchanged) -> LogEvent {
+    let Unchanged { attribute, error } = unchanged;
+    let message = format!("the {attribute} of the command that started codexd could not be reset: {error}");
+    LogEvent::new(EventLevel::Warn, "context.inherited", message).with("attribute", *attribute)
 }
 
 /// The socket of a dead keeper is in the way; the lock says that no living one listens on it.
@@ -170,6 +188,12 @@ impl Keeper {
                 .iter()
                 .filter_map(|kept| Some((kept.server.as_ref()?.fd(), Event::Ended(kept.name))))
                 .collect(),
+            self.table
+                .iter()
+                .filter_map(|kept| {
+                    Some((kept.server.as_ref()?.wrapper.as_ref()?.fd(), Event::WrapperEnded(kept.name)))
+                })
+                .collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // From the last to the first, so that letting one go does not shift the numbers of the others.
@@ -178,7 +202,13 @@ impl Keeper {
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
         let mut polled: Vec<PollFd<'_>> =
             waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let deadline = [self.machine.deadline(), self.watches.deadline(), self.deaf_until, self.lost_until];
+        let deadline = [
+            self.machine.deadline(),
+            self.watches.deadline(),
+            self.deaf_until,
+            self.lost_until,
+            self.listeners.deadline(),
+        ];
         let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
         let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
@@ -200,16 +230,22 @@ impl Keeper {
         match event {
             Event::Signalled => self.signalled(),
             Event::Ended(name) => self.ended(name),
+            Event::WrapperEnded(name) => self.wrapper_ended(name),
             Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
             Event::FolderChanged => {
                 self.watches.take_folder();
                 self.look_after_the_home();
+                self.look_after_own_socket();
                 if let Some(door) = &self.door {
                     door.put_back();
                 }
+                self.listeners.begin(clock::monotonic());
+                self.look_after_sockets();
                 self.clients.tell(&Report::SocketFolderChanged);
             }
             Event::VerbArrived => {
+                self.listeners.begin(clock::monotonic());
+                self.look_after_sockets();
                 let greeting = self.greeting();
                 // A verb that is gone already is no trouble; with too many files open the door would never be quiet.
                 if self.clients.accept(&self.listener, &greeting).is_err() {
@@ -222,6 +258,9 @@ impl Keeper {
                 self.deaf_until = self.deaf_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
                 self.hold_on_to_the_home();
+                if self.listeners.is_due(now) {
+                    self.look_after_sockets();
+                }
                 self.feed(generations::Event::Ticked);
             }
         }
@@ -255,8 +294,8 @@ impl Keeper {
 
     /// Reaps what the servers' tools left to us, never what is kept: the end of that is told by its handle.
     pub(super) fn reap_strays(&self) {
-        let kept: Vec<Pid> =
-            self.table.iter().filter_map(|kept| Some(kept.server.as_ref()?.process.pid)).collect();
+        let servers = self.table.iter().filter_map(|kept| kept.server.as_ref());
+        let kept: Vec<Pid> = servers.flat_map(Server::pids).collect();
         for pid in process::children().into_iter().filter(|pid| !kept.contains(pid)) {
             if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
                 let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -270,6 +309,7 @@ impl Keeper {
 fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
         Event::Ended(_) => 0,
+        Event::WrapperEnded(_) => 0,
         Event::Signalled => 1,
         Event::VerbSpoke(index) => return (2, std::cmp::Reverse(*index)),
         Event::VerbArrived => 3,

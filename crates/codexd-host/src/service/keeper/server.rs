@@ -17,11 +17,13 @@ use codexd_core::record::CodexdRecord;
 use rustix::process::Signal;
 
 use super::door::Door;
+use super::server_socket::ServerSocket;
+use super::wrapper::{self, Wrapper};
 use crate::exec_with_sockets;
 use crate::home::Home;
 use crate::process_table::ProcessTable;
 use crate::strays::{MARK, Ties};
-use crate::{clock, logs, process, upstream_files};
+use crate::{clock, logs, process, process_context, settings_file, upstream_files};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
 const CONTROL: &str = "control";
@@ -41,9 +43,17 @@ pub struct Server {
     pub generation: Option<String>,
     /// What it runs, without its environment.
     pub program: Program,
-    handle: OwnedFd,
-    /// `None` for one that was taken over: its exit code is told to another.
-    child: Option<Child>,
+    /// Where it listens, once it does.
+    pub socket: Option<ServerSocket>,
+    /// What it was started by, if that is another process.
+    pub(super) wrapper: Option<Wrapper>,
+    pub(super) handle: OwnedFd,
+    /// `None` for one that was taken over, or has a wrapper: its exit code is told to another.
+    pub(super) child: Option<Child>,
+    /// This supervisor started it.
+    started_here: bool,
+    /// When the first of its processes started, in ticks since boot.
+    since_ticks: u64,
     stderr: PathBuf,
     stderr_from: u64,
 }
@@ -66,7 +76,12 @@ impl Server {
             .env_clear()
             .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
             .env(MARK, generation);
-        Self::hold(command.spawn()?, Some(generation.to_owned()), program, stderr, stderr_from)
+        if let Some(cwd) = command.get_current_dir().map(Path::to_owned) {
+            command.env("PWD", cwd);
+        }
+        let settings = settings_file::read(home).map(|parsed| parsed.settings).unwrap_or_default();
+        let child = process_context::with_umask(settings.server_umask(), || command.spawn())?;
+        Self::hold(child, Some(generation.to_owned()), program, stderr, stderr_from)
     }
 
     /// Starts the gateway, in the same way, with the listening socket in its hands.
@@ -98,12 +113,17 @@ impl Server {
                 return Err(error);
             }
         };
+        let since_ticks = identity.start_ticks;
         Ok(Self {
             process: Process { pid, identity },
             generation,
             program: program.without_env(),
+            socket: None,
+            wrapper: None,
             handle,
             child: Some(child),
+            started_here: true,
+            since_ticks,
             stderr,
             stderr_from,
         })
@@ -123,7 +143,26 @@ impl Server {
         // Who wrote what is there already cannot be told.
         let stderr_from = std::fs::metadata(&stderr).map(|log| log.len()).unwrap_or_default();
         let program = program.without_env();
-        Ok(Self { process, generation, program, handle, child: None, stderr, stderr_from })
+        let wrapper = Wrapper::of(&process, generation.as_deref());
+        let first = wrapper.as_ref().map_or(&process, |wrapper| &wrapper.process);
+        Ok(Self {
+            since_ticks: first.identity.start_ticks,
+            wrapper,
+            process,
+            generation,
+            program,
+            socket: None,
+            handle,
+            child: None,
+            started_here: false,
+            stderr,
+            stderr_from,
+        })
+    }
+
+    /// Its process, and that of its wrapper.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        std::iter::once(self.process.pid).chain(self.wrapper.as_ref().map(|wrapper| wrapper.process.pid))
     }
 
     /// What to wait on for its end.
@@ -150,48 +189,56 @@ impl Server {
 
     /// Kills it and its group.
     pub fn kill(&self) {
-        let group = i32::try_from(self.process.pid.0).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(group) = group
-            && process::is_alive(&self.process)
-            && process::stat(self.process.pid).is_some_and(|stat| stat.group == self.process.pid.0)
-        {
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        let leader = self.wrapper.as_ref().map_or(&self.process, |wrapper| &wrapper.process);
+        process::kill_group_of(leader);
+        if let Some(wrapper) = &self.wrapper {
+            wrapper.kill();
         }
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
     }
 
     /// Every process that descends from it, while it lives: only then can that be told.
     pub fn descendants(&self) -> Vec<Process> {
-        let (me, table) = (self.process.pid, ProcessTable::read());
-        table.find(|process, _| process.pid != me && table.descends_from(process.pid, me))
+        let (own, table): (Vec<Pid>, _) = (self.pids().collect(), ProcessTable::read());
+        table.find(|process, _| {
+            !own.contains(&process.pid) && own.iter().any(|&me| table.descends_from(process.pid, me))
+        })
     }
 
     /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while nobody else
     /// lives of whom that could be, what it started of its own, as a child of this keeper, is
     /// in the keeper's session and has become the keeper's; of one that was taken over the keeper before may be known.
     pub fn ties(&self, known: Vec<Process>, before: Option<&Process>) -> Ties {
-        let session = match (&self.child, &self.generation, before) {
-            (Some(_), ..) => Some(Pid(std::process::id())),
-            (None, Some(_), Some(before)) => Some(before.pid),
+        let session = match (self.started_here, &self.generation, before) {
+            (true, ..) => Some(Pid(std::process::id())),
+            (false, Some(_), Some(before)) => Some(before.pid),
             _ => None,
         };
         Ties {
             generation: self.generation.clone(),
-            since_ticks: self.process.identity.start_ticks,
+            since_ticks: self.since_ticks,
             session,
-            inherited: self.child.is_some(),
+            inherited: self.started_here,
             known,
         }
     }
 
     /// Whether this keeper did not start it.
     pub fn was_taken_over(&self) -> bool {
-        self.child.is_none()
+        !self.started_here
     }
 
-    /// It has ended: how.
+    /// It has ended: how. A wrapper that stays is ended, too; its exit code counts.
     pub fn exit(mut self, requested: bool) -> LastExit {
-        let status = self.child.as_mut().and_then(|child| child.wait().ok());
+        let status = match (self.child.as_mut(), self.wrapper.take()) {
+            (Some(child), _) => child.wait().ok(),
+            (None, Some(wrapper)) => wrapper.end(),
+            // It has become a child of this process when its wrapper ended.
+            (None, None) => wrapper::reap(self.process.pid),
+        };
+        if let Some(socket) = self.socket.take() {
+            socket.close();
+        }
         LastExit {
             pid: self.process.pid,
             code: status.and_then(|status| status.code()),
@@ -252,8 +299,10 @@ pub fn program_of(
     codexd: Option<&CodexdRecord>,
     known: Option<&Program>,
 ) -> io::Result<Program> {
-    let pid = process.pid;
     await_name(process)?;
+    // What was started is the wrapper, where there is one; it may have changed both for the server.
+    let wrapper = Wrapper::of(process, codexd.and_then(|record| record.generation.as_deref()));
+    let pid = wrapper.map_or(process.pid, |wrapper| wrapper.process.pid);
     let env = process::environment(pid).into_iter().filter(|(name, _)| name != MARK);
     let env = env.map(|(name, value)| (OsText(name), OsText(value))).collect();
     if let Some(known) = known {

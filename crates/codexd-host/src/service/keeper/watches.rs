@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use codexd_core::clock::Monotonic;
 use codexd_core::limits::{LOG_CHECK_INTERVAL_MS, LOG_MAX_BYTES};
@@ -50,12 +51,30 @@ impl Watches {
     /// # Errors
     /// The system's.
     pub fn watch_folders(&self, home: &Home) -> io::Result<()> {
-        let changes =
-            inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE;
+        let changes = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::MOVED_FROM
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, home.control_dir(), changes)?;
         // That the folder itself goes is told only when nobody has a file of it open any more.
         let losses = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, home.state_dir(), losses)?;
+        Ok(())
+    }
+
+    /// Watches whether something goes from the folder of a server's socket, or the folder itself does. Many homes may have theirs
+    /// there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn watch_losses(&self, folder: &Path) -> io::Result<()> {
+        let losses = inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::MOVED_FROM
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::MOVE_SELF;
+        inotify::add_watch(&self.folder, folder, losses)?;
         Ok(())
     }
 

@@ -43,6 +43,8 @@ pub struct Link {
     /// Those that the gateway wants ended and that may live. A keeper may die before it has done so, and the next one is
     /// told again.
     to_retire: Vec<Retirement>,
+    /// What was written down for `status`.
+    written: serde_json::Map<String, Value>,
     thread_settings: StoredThreadSettings,
 }
 
@@ -85,6 +87,7 @@ impl Link {
             keeper_is_idle: false,
             _hangup: signal(SignalKind::hangup())?,
             to_retire: Vec::new(),
+            written: serde_json::Map::new(),
             thread_settings: StoredThreadSettings::default(),
         })
     }
@@ -248,10 +251,17 @@ impl Link {
         }
     }
 
-    /// How a handover goes, for `status`. What cannot be written is only not told.
-    fn write_down(&self, report: &Value) {
-        let Some(handover) = report.get("handover") else { return };
-        let state = json!({"gateway": self.me, "handover": handover});
+    /// How a handover goes and which threads are not loaded, for `status`. What cannot be written is only not told.
+    fn write_down(&mut self, report: &Value) {
+        let told = ["handover", "notLoaded"].map(|name| Some((name, report.get(name)?)));
+        if told.iter().all(Option::is_none) {
+            return;
+        }
+        self.written.insert("gateway".to_owned(), json!(self.me));
+        for (name, value) in told.into_iter().flatten() {
+            self.written.insert(name.to_owned(), value.clone());
+        }
+        let state = Value::Object(self.written.clone());
         let _ =
             atomic::replace(&self.home.gateway_state(), state.to_string().as_bytes(), Durability::Process);
     }

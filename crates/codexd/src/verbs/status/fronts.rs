@@ -3,6 +3,7 @@
 use codexd_core::contract::status::{GatewayReport, GatewaySettingReport, GatewayStanding, GenerationReport};
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
+use codexd_core::limits::{STATUS_THREADS_NAMED, THREAD_RETRY_MS_MAX};
 use codexd_core::settings::Gateway;
 use codexd_host::service::keeper::OtherState;
 use codexd_host::{Home, atomic, process};
@@ -14,9 +15,25 @@ use crate::front;
 
 /// What the gateway writes about itself.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Told {
     gateway: Process,
-    handover: Value,
+    handover: Option<Value>,
+    not_loaded: Option<NotLoaded>,
+}
+
+/// The threads that the app-server refuses to load.
+#[derive(Deserialize)]
+struct NotLoaded {
+    count: usize,
+    threads: Vec<RefusedThread>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RefusedThread {
+    thread_id: String,
+    reason: String,
 }
 
 /// What the settings say.
@@ -86,7 +103,29 @@ fn report(home: &Home, other: &OtherState) -> Option<GenerationReport> {
 
 /// What the gateway that lives has written about the last handover.
 pub fn handover(home: &Home) -> Option<Value> {
+    told(home)?.handover
+}
+
+/// Which threads the app-server refuses to load, and why: a sentence.
+pub fn not_loaded(home: &Home) -> Option<String> {
+    let NotLoaded { count, threads } = told(home)?.not_loaded?;
+    let named: Vec<String> = (threads.iter().take(STATUS_THREADS_NAMED))
+        .map(|thread| format!("{} ({})", thread.thread_id, thread.reason))
+        .collect();
+    let more = count.saturating_sub(named.len());
+    let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+    let threads = if count == 1 { "thread" } else { "threads" };
+    (count > 0).then(|| {
+        format!(
+            "the app-server refuses to load {count} {threads}, which is tried again every {} s at most: {}{more}",
+            THREAD_RETRY_MS_MAX / 1_000,
+            named.join(", ")
+        )
+    })
+}
+
+fn told(home: &Home) -> Option<Told> {
     let bytes = atomic::read(&home.gateway_state()).ok()??;
     let told: Told = serde_json::from_slice(&bytes).ok()?;
-    process::is_alive(&told.gateway).then_some(told.handover)
+    process::is_alive(&told.gateway).then_some(told)
 }

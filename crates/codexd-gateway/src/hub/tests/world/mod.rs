@@ -86,6 +86,8 @@ pub struct World {
     pub paused_goals: BTreeSet<String>,
     /// The layers of the configuration, the highest first.
     pub config_layers: Vec<Value>,
+    /// No app-server can load a thread for now.
+    pub config_is_broken: bool,
     /// What the gateway wants remembered.
     kept_goals: KeptGoals,
     kept_persona: Option<Text>,
@@ -145,6 +147,7 @@ impl World {
             achieved_goals: BTreeSet::new(),
             paused_goals: BTreeSet::new(),
             config_layers: Vec::new(),
+            config_is_broken: false,
             kept_goals: KeptGoals::default(),
             kept_persona: None,
             stored_settings: BTreeMap::new(),

@@ -366,6 +366,9 @@ impl World {
         if here.is_some_and(|loaded| loaded.closing) {
             return refused("thread is closing; retry");
         }
+        if self.config_is_broken && here.is_none() {
+            return refused("failed to load configuration: /h/config.toml:1:1: invalid");
+        }
         if !self.disk.contains_key(thread) {
             return refused("no rollout found for thread id");
         }

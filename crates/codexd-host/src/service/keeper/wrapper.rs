@@ -1,0 +1,88 @@
+//! A wrapper: the process that the supervisor started, where another one, below it, is the app-server.
+//!
+//! A shell script that ends in `codex "$@"` without `exec` stays between the supervisor and the server. So does a launcher
+//! that cannot replace itself, such as npm's `codex.js`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+use codexd_core::identity::{Pid, Process};
+use codexd_core::limits::WRAPPER_END_TIMEOUT_MS;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::{process, strays};
+
+/// A living wrapper, or one that has ended and was not reaped yet.
+#[derive(Debug)]
+pub struct Wrapper {
+    /// It.
+    pub process: Process,
+    handle: OwnedFd,
+    /// `None` where another supervisor started it.
+    child: Option<Child>,
+}
+
+impl Wrapper {
+    /// The process that the supervisor started, once another one is known to be the server.
+    pub fn new(process: Process, handle: OwnedFd, child: Option<Child>) -> Self {
+        Self { process, handle, child }
+    }
+
+    /// The wrapper of a server that is taken over: the leader of its process group, if that is above the server and carries the
+    /// same generation id.
+    pub fn of(server: &Process, generation: Option<&str>) -> Option<Self> {
+        let leader = Pid(process::stat(server.pid)?.group);
+        let is_above = leader != server.pid && process::descends_from(server.pid, leader);
+        if !is_above || !strays::is_of_generation(leader, generation?) {
+            return None;
+        }
+        let process = process::identify(leader).ok()?;
+        let handle = process::open(&process).ok()?;
+        Some(Self { process, handle, child: None })
+    }
+
+    /// What to wait on for its end.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+
+    /// The server has ended. The wrapper has a moment to end by itself, then it is ended with its process group.
+    pub fn end(self) -> Option<ExitStatus> {
+        let patience = Duration::from_millis(WRAPPER_END_TIMEOUT_MS);
+        if !process::await_end(&self.process, patience) {
+            let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::TERM);
+            if !process::await_end(&self.process, patience) {
+                process::kill_group_of(&self.process);
+                self.kill();
+            }
+        }
+        self.reap()
+    }
+
+    /// It has ended: how, if that is told to this process.
+    pub fn reap(mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.wait().ok())
+    }
+}
+
+/// How a process has ended that became a child of this one.
+pub fn reap(pid: Pid) -> Option<ExitStatus> {
+    let status = rustix::process::waitid(
+        WaitId::Pid(process::raw(pid)?),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    )
+    .ok()??;
+    let raw = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code << 8,
+        (None, Some(signal)) => signal,
+        (None, None) => return None,
+    };
+    Some(ExitStatus::from_raw(raw))
+}
