@@ -219,8 +219,8 @@ mod tests {
             executable(path, "\u{7f}ELF");
         }
         let mut all = search(home.path());
-        (all.named, all.recorded) = (Some(&named), Some(&recorded));
-        (all.setting, all.running) = (Some(&setting), Some(&running));
+        (all.named, all.recorded) = (Some(named.as_path()), Some(recorded.as_path()));
+        (all.setting, all.running) = (Some(setting.as_path()), Some(running.as_path()));
         let found =
             |search: &Search<'_>| find(search).map(|found| (found.path, found.source)).expect("found");
         assert_eq!(found(&all), (named.clone(), CodexSource::Named));

@@ -39,6 +39,11 @@ const ALONE: &str = "0.168.0";
 /// One whose servers do: the successor is started beside it.
 const SHARING: &str = "9.9.9";
 
+/// Whether two servers of this Codex may share a home.
+fn shares(server: Server) -> bool {
+    matches!(server, Server::Real(Version::V0_169_0 | Version::V0_171_0))
+}
+
 /// A home and the servers in it.
 #[derive(Debug)]
 pub(super) struct House {
@@ -55,7 +60,7 @@ impl House {
 
     /// The same in a home of the caller's.
     pub(super) fn at(home: Home, server: Server) -> anyhow::Result<House> {
-        let house = House { home, shared: server == Server::Real(Version::V0_169_0) };
+        let house = House { home, shared: shares(server) };
         house.install(server)?;
         Ok(house)
     }
@@ -92,7 +97,9 @@ impl House {
                 (version.to_string(), format!("exec '{}' \"$@\"", codex.display()))
             }
         };
-        let script = format!("#!/bin/sh\n{}\n{WITNESS}{serve}\n", says_its_version(&version));
+        // By `features list` codexd proves the configuration: that is no server.
+        let proves = "if [ \"$1\" = features ]; then exit 0; fi";
+        let script = format!("#!/bin/sh\n{}\n{proves}\n{WITNESS}{serve}\n", says_its_version(&version));
         let place = self.home.managed_codex(Layout::Standalone);
         let relative = place.strip_prefix(self.home.path())?.to_string_lossy().into_owned();
         self.home.write(&relative, script)?;
