@@ -179,6 +179,16 @@ impl Home {
     /// # Errors
     /// The file system's: read-only, full, not permitted, or a file in a folder's place.
     pub fn create_state(&self) -> io::Result<()> {
+        self.create_folders()?;
+        atomic::remove_abandoned(&self.state_dir(), &REPLACED);
+        Ok(())
+    }
+
+    /// Makes the state folders and touches nothing in them: whether a writer was killed can be told only in its pid namespace.
+    ///
+    /// # Errors
+    /// The file system's: read-only, full, not permitted, or a file in a folder's place.
+    pub fn create_folders(&self) -> io::Result<()> {
         if !self.root.is_dir() {
             fs::create_dir_all(&self.root)?;
             let mode = fs::metadata(&self.root)?.permissions().mode();
@@ -187,7 +197,6 @@ impl Home {
         for folder in [self.state_dir(), self.control_dir()] {
             private_dir(&folder)?;
         }
-        atomic::remove_abandoned(&self.state_dir(), &REPLACED);
         Ok(())
     }
 }

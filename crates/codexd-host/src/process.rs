@@ -109,14 +109,22 @@ pub fn is_alive(process: &Process) -> bool {
 /// A handle on exactly this process, which no later process of the same number can take the place of.
 ///
 /// # Errors
-/// `NotFound` if it is gone.
+/// `NotFound` if it is gone; `PermissionDenied` if a process of this number lives that `/proc` hides from us.
 pub fn open(process: &Process) -> io::Result<OwnedFd> {
     let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", process.pid));
     let opened = rustix::process::pidfd_open(raw(process.pid).ok_or_else(gone)?, PidfdFlags::empty());
     let handle =
         opened.map_err(|error| if error == rustix::io::Errno::SRCH { gone() } else { error.into() })?;
     // Opened first, looked at second: what lives now is what the handle holds.
-    if is_alive(process) { Ok(handle) } else { Err(gone()) }
+    if is_alive(process) {
+        return Ok(handle);
+    }
+    let is_of_this_boot = boot_id().is_ok_and(|boot| boot == process.identity.boot_id);
+    if is_of_this_boot && stat(process.pid).is_none() && !is_free(process.pid) {
+        let message = format!("process {} cannot be identified: /proc does not show it", process.pid);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    Err(gone())
 }
 
 /// Sends a signal to exactly this process; one that is gone is no error.

@@ -64,8 +64,9 @@ pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
     let mark = ties.generation.as_ref().map(|generation| format!("{MARK}={generation}"));
     // The number of a session is not given out again while anybody is in it, nor that of one who was not reaped; a living
     // process of that number which is not the one we mean has a session of its own.
-    let session =
-        ties.session.filter(|&leader| leader == me || table.stat(leader).is_none_or(Stat::is_zombie));
+    // A leader whom `/proc` does not show to us lives all the same.
+    let has_ended = |leader| table.stat(leader).map_or_else(|| process::is_free(leader), Stat::is_zombie);
+    let session = ties.session.filter(|&leader| leader == me || has_ended(leader));
     let is_spared = |pid: Pid| {
         spared.pids.contains(&pid) || spared.servers.iter().any(|&server| table.descends_from(pid, server))
     };

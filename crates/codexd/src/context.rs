@@ -62,7 +62,7 @@ impl Context {
     /// [`ErrorCode::LockTimeout`], [`ErrorCode::RunningElsewhere`], or what the file system said.
     pub fn lock(&self, verb: &str) -> Result<OperationLock, Failure> {
         // A home that cannot be written shows when something is to be written; to stop a server nothing is.
-        let made = self.home.create_state();
+        let made = self.home.create_folders();
         let path = self.home.operation_lock();
         let patience = Duration::from_secs(self.global.lock_timeout);
         let taken = OperationLock::take(&path, verb, patience, |holder| {
@@ -76,10 +76,12 @@ impl Context {
             _ => failures::lock(&path, &error),
         })?;
         // Before anything is changed or signalled. Whoever starts one elsewhere takes the same lock.
-        match elsewhere::find(&self.home) {
-            Some(found) => Err(failures::elsewhere(&self.home, &found)),
-            None => Ok(lock),
+        if let Some(found) = elsewhere::find(&self.home) {
+            return Err(failures::elsewhere(&self.home, &found));
         }
+        // Takes away what killed writers have left. What cannot be done shows when something is to be written.
+        let _ = self.home.create_state();
+        Ok(lock)
     }
 
     /// Records that something was found wrong and put right.

@@ -11,6 +11,7 @@ use codexd_host::Home;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
 use codexd_host::service::keeper::LinkError;
+use codexd_host::strays::MARK;
 use codexd_release::{NotFound, VersionError};
 use serde_json::{Value, json};
 
@@ -161,8 +162,16 @@ pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
         Place::Unidentified => "unknown",
     };
     let message = format!("{}; nothing was changed", elsewhere_sentence(home, found));
+    let hint = match std::env::var_os(MARK) {
+        Some(_) if found.place == Place::PidNamespace => {
+            "this is a tool call in a sandbox: run the command outside of the sandbox, with the approval of the user"
+        }
+        _ => {
+            "run the command there; `status` and `version` work here; once nothing serves the home there, `codexd start` works here"
+        }
+    };
     Failure::new(ErrorCode::RunningElsewhere, message)
-        .hint("run the command there; `status` and `version` work here; once nothing serves the home there, `codexd start` works here")
+        .hint(hint)
         .with("where", place)
         .with("hostName", found.host_name.clone())
 }

@@ -13,7 +13,6 @@ use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
-use codexd_host::elsewhere::Elsewhere;
 use codexd_host::process_table::ProcessTable;
 use codexd_host::service::keeper::StatePhase;
 use codexd_host::{Home, pid_record, process};
@@ -46,7 +45,7 @@ struct Found {
     codexd: Option<CodexdRecord>,
     listening: observe::Listening,
     problems: Vec<Problem>,
-    elsewhere: Option<Elsewhere>,
+    elsewhere: Option<elsewhere::Served>,
 }
 
 /// Runs the verb.
@@ -113,7 +112,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     let home = &context.home;
     let mut problems = wrong_on_disk(home, parsed, installed);
     if let Some(place) = codexd_host::elsewhere::find(home) {
-        return elsewhere::find(home, problems, place);
+        return elsewhere::find(home, problems, &place);
     }
     let record = observe::server(home).unwrap_or_else(|error| {
         add(&mut problems, "unreadable-record", format!("{}: {error}", home.pid_record().display()));
@@ -203,8 +202,8 @@ fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed
 }
 
 fn state(found: &Found) -> State {
-    if found.elsewhere.is_some() {
-        return elsewhere::state(found);
+    if let Some(served) = &found.elsewhere {
+        return served.state(found.listening.seen);
     }
     let keeper = &found.keeper;
     let is_stopping = keeper.living().is_some_and(|state| matches!(state.phase, StatePhase::Stopping { .. }));

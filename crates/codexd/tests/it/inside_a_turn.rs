@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use codexd_testkit::home::Config;
 use codexd_testkit::{
-    Client, Codexd, Home, Layout, MockModel, Place, Process, Version, block_on, codex, codexd, until,
+    Client, Codexd, Home, Layout, MockModel, Place, Process, Version, block_on, codex, codexd, skip, until,
 };
 use serde_json::{Value, json};
 
@@ -50,6 +50,7 @@ on_real_servers! {
         v0_171_0 V0_171_0;
     an_orphaned_caller_without_environment_is_known_by_the_keeper: orphaned on v0_171_0 V0_171_0;
     a_keeper_that_is_started_inside_a_turn_has_nothing_of_it: keeper_from_inside on v0_171_0 V0_171_0;
+    a_sandboxed_tool_call_changes_nothing_and_is_told_why: sandboxed on v0_171_0 V0_171_0;
     commands_that_change_nothing_work_inside_a_turn: looks on v0_131_0 V0_131_0, v0_171_0 V0_171_0;
 }
 
@@ -71,11 +72,20 @@ struct Turn {
 
 impl Stage {
     fn set(version: Version, gateway: bool) -> anyhow::Result<Stage> {
+        Stage::with(version, gateway, "danger-full-access")
+    }
+
+    /// One whose tool calls run in the sandbox of Codex.
+    fn in_sandbox(version: Version) -> anyhow::Result<Stage> {
+        Stage::with(version, true, "workspace-write")
+    }
+
+    fn with(version: Version, gateway: bool, sandbox: &str) -> anyhow::Result<Stage> {
         let model = MockModel::start()?;
         let home = Home::new()?;
         home.configure(&Config {
             approval_policy: "never".to_owned(),
-            sandbox_mode: "danger-full-access".to_owned(),
+            sandbox_mode: sandbox.to_owned(),
             ..Config::for_model(&model)
         })?;
         home.write("app-server-daemon/settings.json", json!({"gateway": gateway}).to_string())?;
@@ -326,6 +336,33 @@ fn looks(version: Version) -> anyhow::Result<()> {
         assert_eq!(json!(statuses), json!(["alreadyRunning", "alreadyRunning", "running", "ok", "running"]));
         stage.finish(&turn).await
     })?;
+    ensure!(stage.server.is_alive(), "it was replaced");
+    stage.end()
+}
+
+fn sandboxed(version: Version) -> anyhow::Result<()> {
+    let stage = Stage::in_sandbox(version)?;
+    let own = fs::read_link("/proc/self/ns/pid")?;
+    let (answer, error) = block_on(async {
+        let codexd = codexd::binary()?;
+        let line = format!(
+            "readlink /proc/self/ns/pid > namespace; '{0}' status --json > {ANSWER}; '{0}' restart > error",
+            codexd.display()
+        );
+        let turn = stage.turn(&line).await?;
+        stage.finish(&turn).await?;
+        anyhow::Ok((turn.answer, fs::read_to_string(stage.home.work().join("error"))?))
+    })?;
+    if fs::read_to_string(stage.home.work().join("namespace"))?.trim() == own.to_string_lossy() {
+        skip!("the sandbox of Codex has no pid namespace of its own here");
+    }
+    ensure!(
+        answer["state"] == "running" && answer["problems"][0]["found"] == "running-elsewhere",
+        "{answer}"
+    );
+    let error: Value = serde_json::from_str(&error)?;
+    ensure!(error["error"]["code"] == "running-elsewhere", "{error}");
+    ensure!(error["error"]["hint"].as_str().is_some_and(|hint| hint.contains("sandbox")), "{error}");
     ensure!(stage.server.is_alive(), "it was replaced");
     stage.end()
 }

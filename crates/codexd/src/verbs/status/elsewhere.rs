@@ -1,40 +1,70 @@
 //! A home that is served from another pid namespace or host: what the server on the socket tells, and no number of a process.
 
+use std::io::ErrorKind;
+
 use codexd_core::contract::State;
 use codexd_core::contract::status::Problem;
 use codexd_core::lifecycle::{ListenerSeen, Recorded};
 use codexd_host::Home;
 use codexd_host::elsewhere::Elsewhere;
 use codexd_host::service::keeper::{StatePhase, read_state_of_any_place};
+use codexd_protocol::unix;
 
 use super::keeper::Keeper;
 use super::{Found, add};
 use crate::failures;
 use crate::observe::{self, Ours};
 
+/// A home that is served from elsewhere.
+pub(super) struct Served {
+    /// Whether a keeper of codexd does.
+    is_managed: bool,
+    /// What that keeper last wrote.
+    phase: Option<StatePhase>,
+    /// Whether this process may connect to the control socket: the sandbox of a tool call forbids it.
+    may_ask: bool,
+}
+
 /// Looks at the socket alone.
-pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: Elsewhere) -> Found {
-    add(&mut problems, "running-elsewhere", failures::elsewhere_sentence(home, &place));
+pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -> Found {
+    add(&mut problems, "running-elsewhere", failures::elsewhere_sentence(home, place));
     let listening = observe::listener(home, Ours::default());
-    let phase = read_state_of_any_place(home).map(|state| state.phase);
-    let is_leaving = matches!(phase, Some(StatePhase::Stopping { .. }));
-    if matches!(listening.seen, ListenerSeen::Mute { .. }) && !is_leaving {
+    let denied = unix::connect(&home.control_socket()).err();
+    let denied = denied.filter(|error| error.kind() == ErrorKind::PermissionDenied);
+    let served = Served {
+        is_managed: place.has_keeper,
+        phase: read_state_of_any_place(home).map(|state| state.phase),
+        may_ask: denied.is_none(),
+    };
+    if let Some(error) = denied {
+        let message = format!("this process may not connect to the control socket, as in a sandbox: {error}");
+        add(&mut problems, "mute-listener", message);
+    } else if matches!(listening.seen, ListenerSeen::Mute { .. }) && !served.is_leaving() {
         add(&mut problems, "mute-listener", "whoever listens on the control socket does not answer");
     }
     let recorded = Recorded::Absent;
     let keeper = Keeper { state: None, is_alive: false, is_suspended: false };
-    Found { keeper, recorded, server: None, codexd: None, listening, problems, elsewhere: Some(place) }
+    Found { keeper, recorded, server: None, codexd: None, listening, problems, elsewhere: Some(served) }
 }
 
 /// Whether a keeper of codexd serves the home there.
 pub(super) fn is_managed(found: &Found) -> bool {
-    found.elsewhere.as_ref().is_some_and(|place| place.has_keeper)
+    found.elsewhere.as_ref().is_some_and(|served| served.is_managed)
 }
 
-pub(super) fn state(found: &Found) -> State {
-    match found.listening.seen {
-        ListenerSeen::Answering { .. } if is_managed(found) => State::Running,
-        ListenerSeen::Answering { .. } => State::Unmanaged,
-        _ => State::Failed,
+impl Served {
+    fn is_leaving(&self) -> bool {
+        self.is_managed && matches!(self.phase, Some(StatePhase::Stopping { .. }))
+    }
+
+    pub(super) fn state(&self, seen: ListenerSeen) -> State {
+        match (seen, self.phase) {
+            (ListenerSeen::Answering { .. }, _) if !self.is_managed => State::Unmanaged,
+            (ListenerSeen::Answering { .. }, _) => State::Running,
+            _ if self.is_leaving() => State::Draining,
+            // The keeper lives: its lock is held. What it wrote is all that can be told.
+            (_, Some(StatePhase::Running)) if self.is_managed && !self.may_ask => State::Running,
+            _ => State::Failed,
+        }
     }
 }
