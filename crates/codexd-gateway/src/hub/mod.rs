@@ -155,7 +155,7 @@ pub struct Hub {
     handover: Option<Handover>,
     goals: Goals,
     loss: Option<loss::Loss>,
-    refusals: loss::Refusals,
+    not_loaded: loss::Refusals,
     /// What every connection is told when it opens: the notification's name and text, and the last app-server that
     /// said so.
     greetings: Vec<(Box<str>, Text, ServerId)>,

@@ -82,13 +82,13 @@ impl Hub {
 
     /// The host is told soon: there may be hundreds at once.
     pub(in crate::hub) fn refusals_changed(&mut self) {
-        if !std::mem::replace(&mut self.refusals.is_due, true) {
+        if !std::mem::replace(&mut self.not_loaded.is_due, true) {
             self.timer(REFUSALS_TOLD_AFTER_MS, Timer::Refusals);
         }
     }
 
     pub(in crate::hub) fn tell_refusals(&mut self) {
-        self.refusals.is_due = false;
+        self.not_loaded.is_due = false;
         let named = |thread: &Thread| {
             let reason = thread.refused.as_ref().map(ToString::to_string).unwrap_or_default();
             RefusedThread { thread_id: thread.id.to_string(), reason }
@@ -98,9 +98,9 @@ impl Hub {
         refused.sort_unstable_by(|one, other| one.thread_id.cmp(&other.thread_id));
         let count = refused.len();
         refused.truncate(REFUSALS_NAMED_MAX);
-        if count != self.refusals.count || refused != self.refusals.told {
+        if count != self.not_loaded.count || refused != self.not_loaded.told {
             self.out.push(Action::Report(Report::NotLoaded { count, threads: refused.clone() }));
-            (self.refusals.count, self.refusals.told) = (count, refused);
+            (self.not_loaded.count, self.not_loaded.told) = (count, refused);
         }
     }
 }
