@@ -24,7 +24,7 @@ mod record;
 mod turns;
 
 pub use dial::Place;
-pub use record::{Closed, Direction, Entry};
+pub use record::{Closed, Direction, Entry, Recording};
 
 use dial::Stream;
 use reading::Answering;
@@ -248,6 +248,11 @@ impl Client {
     /// Everything sent and received so far, in order.
     pub fn transcript(&self) -> Vec<Entry> {
         self.record.entries()
+    }
+
+    /// What goes over the connection, also after the client is gone.
+    pub fn recording(&self) -> Recording {
+        Recording(self.record.clone())
     }
 
     /// The received messages since [`Client::forget`].

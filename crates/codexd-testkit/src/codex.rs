@@ -30,6 +30,9 @@ impl Version {
     /// Every release, oldest first.
     pub const ALL: [Version; 3] = [Version::V0_131_0, Version::V0_169_0, Version::V0_171_0];
 
+    /// The newest one: what is tested or measured with one release only.
+    pub const NEWEST: Version = Version::V0_171_0;
+
     /// The version as npm and `codex --version` write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
+use crate::client::{Direction, Entry};
 use crate::{Version, codex, limits, run};
 
 mod validate;
@@ -77,6 +78,33 @@ impl Schema {
             None => Ok(()),
         };
         fits.map_err(|why| format!("{message} does not fit the schema of {}: {why}", self.version))
+    }
+
+    /// Whether everything fits that a client received, results too; gives what does not.
+    pub fn misfits(&self, entries: &[Entry]) -> Vec<String> {
+        // `None` where an id was given to several methods: which of them is answered cannot be told.
+        let mut methods: HashMap<String, Option<String>> = HashMap::new();
+        let mut misfits = Vec::new();
+        for Entry { direction, message, .. } in entries {
+            let (id, method) = (message["id"].to_string(), message["method"].as_str());
+            let fits = match (direction, method) {
+                (Direction::Sent, Some(method)) => {
+                    let known = methods.entry(id).or_insert_with(|| Some(method.to_owned()));
+                    if known.as_deref() != Some(method) {
+                        *known = None;
+                    }
+                    continue;
+                }
+                (Direction::Sent, None) => continue,
+                (Direction::Received, None) if message.get("result").is_some() => match methods.get(&id) {
+                    Some(Some(method)) => self.check_result(method, &message["result"]),
+                    _ => Ok(()),
+                },
+                (Direction::Received, _) => self.check(message),
+            };
+            misfits.extend(fits.err());
+        }
+        misfits
     }
 
     /// Whether the result of a request fits; one without a type of its own in the schema does.

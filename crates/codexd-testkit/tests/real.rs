@@ -47,7 +47,7 @@ async fn two_runs_of_one_script_give_equal_lines() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let server = Server::Real(Version::V0_169_0);
+    let server = Server::Real(Version::NEWEST);
     let sorted = |mut lines: Vec<String>| {
         lines.sort();
         lines
@@ -64,7 +64,7 @@ async fn a_held_turn_can_be_interrupted_while_the_model_waits() -> anyhow::Resul
     }
     let model = MockModel::start()?;
     let home = Home::with_model(&model)?;
-    let running = AppServer::start(&home, Server::Real(Version::V0_169_0)).await?;
+    let running = AppServer::start(&home, Server::Real(Version::NEWEST)).await?;
     let client = running.client("harness").await?;
     let thread = client.start_thread(&home.work()).await?;
     let turn = client.start_turn(&thread, "wait [[deltas=2 hold=x]]").await?;

@@ -33,13 +33,13 @@ pub struct Contestant {
 }
 
 impl Contestant {
-    /// Prepares a home: the app-server of 0.169.0 where this daemon looks for it, and everything that only the first start
+    /// Prepares a home: the newest app-server where this daemon looks for it, and everything that only the first start
     /// in a home does already done.
     ///
     /// # Errors
     /// The daemon does not start or stop there.
     pub fn new(daemon: Daemon, codexd: &Path) -> anyhow::Result<Contestant> {
-        let server = codex::binary(Version::V0_169_0)?;
+        let server = codex::binary(Version::NEWEST)?;
         let home = Home::new()?;
         let layout = match daemon {
             Daemon::Upstream(Version::V0_169_0 | Version::V0_171_0) => Layout::Dedicated,
@@ -113,7 +113,7 @@ impl Contestant {
     }
 
     /// What stays resident besides the app-server when everything that the daemon can do is on: how many processes, and what
-    /// they hold. For 0.131.0 that is after `bootstrap`, for 0.169.0 after it has installed itself, which it does in a home
+    /// they hold. For 0.131.0 that is after `bootstrap`, for a newer one after it has installed itself, which it does in a home
     /// with nothing in it; both then keep an updater.
     ///
     /// # Errors

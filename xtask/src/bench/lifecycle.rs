@@ -62,7 +62,7 @@ pub(super) type Results = BTreeMap<Operation, BTreeMap<usize, Samples>>;
 /// A contestant or the bare server fails.
 pub fn lifecycle(options: &Options) -> anyhow::Result<()> {
     let contestants = contestants(options)?;
-    let floor = Floor::of(Version::V0_169_0).context("the bare app-server does not work")?;
+    let floor = Floor::of(Version::NEWEST).context("the bare app-server does not work")?;
     let load = machine::load();
     let mut results = Results::new();
     for round in 0..options.rounds {

@@ -162,7 +162,7 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("the folder for temporary files has a name that is not text")
 }
 
-/// The triple in `codex-cli 0.169.0`.
+/// The triple in `codex-cli 0.171.0`.
 fn number(line: &str) -> anyhow::Result<(u64, u64, u64)> {
     let version = line.split_whitespace().last().unwrap_or_default();
     let version = version.split(['-', '+']).next().unwrap_or_default();

@@ -36,6 +36,17 @@ pub struct Closed {
     pub error: Option<String>,
 }
 
+/// What went over a connection, for after the client is gone.
+#[derive(Clone, Debug)]
+pub struct Recording(pub(super) std::sync::Arc<Record>);
+
+impl Recording {
+    /// Everything sent and received so far, in order.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.0.entries()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Record {
     seen: Mutex<Seen>,

@@ -3,7 +3,7 @@
 //! Held beside Codex 0.169.0. What each client received is compared line by line, in order, after
 //! [`transcript`] has taken out what names one run and the few things that only a real server has to say; that list is
 //! short and stands there with its reasons. 0.131.0 is not compared with it: the dialect of the embedded server is that of
-//! 0.169.0 alone. The gateway is held before each of the three, in [`through`].
+//! 0.169.0 alone. The gateway is held before each of the four, in [`through`].
 
 use codexd_testkit::transcript::difference;
 use codexd_testkit::{Server, Version, codex, skip};

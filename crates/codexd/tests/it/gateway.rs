@@ -14,6 +14,7 @@ mod migration;
 mod refused;
 mod replace;
 mod replies;
+mod search;
 mod sharing;
 mod subagents;
 mod thread_settings;
@@ -23,7 +24,7 @@ mod unwatched;
 use codexd_testkit::{Server, Version};
 
 /// Every server that the gateway stands in front of.
-const SERVERS: [Server; 2] = [Server::Real(Version::V0_169_0), Server::Embedded];
+const SERVERS: [Server; 2] = [Server::Real(Version::NEWEST), Server::Embedded];
 
 /// Makes a test on each server of every script.
 macro_rules! on_each_server {

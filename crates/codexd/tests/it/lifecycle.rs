@@ -1,4 +1,4 @@
-//! The verbs on the real Codex releases and on the embedded server: one script, three servers.
+//! The verbs on the real Codex releases and on the embedded server: one script, four servers.
 
 mod named_codex;
 mod output;
@@ -19,8 +19,12 @@ use serde_json::Value;
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// Every server that the verbs must manage.
-pub const SERVERS: [Server; 3] =
-    [Server::Real(Version::V0_131_0), Server::Real(Version::V0_169_0), Server::Embedded];
+pub const SERVERS: [Server; 4] = [
+    Server::Real(Version::V0_131_0),
+    Server::Real(Version::V0_169_0),
+    Server::Real(Version::V0_171_0),
+    Server::Embedded,
+];
 
 /// A home in which `codexd start` finds `server`, and the arguments that make it do so.
 pub fn home_with(server: Server) -> anyhow::Result<(Home, Vec<&'static str>)> {
@@ -70,8 +74,13 @@ macro_rules! on_every_server {
             }
 
             #[test]
-            fn on_the_embedded_server() -> anyhow::Result<()> {
+            fn on_the_real_0_171_0() -> anyhow::Result<()> {
                 run(SERVERS[2])
+            }
+
+            #[test]
+            fn on_the_embedded_server() -> anyhow::Result<()> {
+                run(SERVERS[3])
             }
 
             fn run(server: Server) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use codexd_testkit::{AppServer, Codexd, Home, Server, Version, block_on, codex, 
 /// No proxy here takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const SERVERS: [Server; 2] = [Server::Real(Version::V0_169_0), Server::Embedded];
+pub const SERVERS: [Server; 2] = [Server::Real(Version::NEWEST), Server::Embedded];
 
 /// Runs a command to its end with `input`; stdin is closed behind it, or kept open until the command ends.
 pub fn piped(mut command: Command, input: Vec<u8>, close: bool) -> anyhow::Result<Output> {
@@ -100,7 +100,7 @@ fn play(home: &Home, scene: Scene, command: Command) -> anyhow::Result<(Option<i
 #[test]
 fn it_is_byte_by_byte_what_the_real_one_is() -> anyhow::Result<()> {
     let home = Home::new()?;
-    let real = match codex::binary(Version::V0_169_0) {
+    let real = match codex::binary(Version::NEWEST) {
         Ok(real) => real,
         Err(error) => skip!("no Codex: {error:#}"),
     };

@@ -17,7 +17,7 @@ pub enum Contestant {
 impl Contestant {
     /// The real ones.
     pub const UPSTREAM: [Contestant; 2] =
-        [Contestant::Upstream(Version::V0_131_0), Contestant::Upstream(Version::V0_169_0)];
+        [Contestant::Upstream(Version::V0_131_0), Contestant::Upstream(Version::NEWEST)];
 
     /// Runs a verb to its end.
     pub fn run(self, home: &Home, verb: &str) -> anyhow::Result<Run> {

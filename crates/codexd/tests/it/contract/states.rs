@@ -71,14 +71,14 @@ pub fn home_for(contestant: Contestant, state: State) -> anyhow::Result<Home> {
         State::LongName => Home::named(&"long".repeat(40))?,
         _ => Home::new()?,
     };
-    if matches!(contestant, Contestant::Upstream(Version::V0_169_0 | Version::V0_171_0)) {
-        // What makes these releases use the places of the older one, so that a state is the same for all.
+    if matches!(contestant, Contestant::Upstream(version) if version != Version::V0_131_0) {
+        // What makes a newer release use the places of the older one, so that a state is the same for all.
         home.write("app-server-daemon/app-server.stderr.log", "")?;
     }
     match state {
         State::NoCodex => {}
         State::NotReady => drop(Fake::NeverListens.install(&home, Layout::Standalone)?),
-        _ => drop(home.install(Layout::Standalone, &codex::binary(Version::V0_169_0)?)?),
+        _ => drop(home.install(Layout::Standalone, &codex::binary(Version::NEWEST)?)?),
     }
     Ok(home)
 }
@@ -136,7 +136,7 @@ const OLDEST: Contestant = Contestant::Upstream(Version::V0_131_0);
 
 fn unmanaged(home: &Home) -> anyhow::Result<Others> {
     std::fs::create_dir_all(home.control_socket().parent().context("the socket has a folder")?)?;
-    let command = Server::Real(Version::V0_169_0).command(home, "unix://", &[])?;
+    let command = Server::Real(Version::NEWEST).command(home, "unix://", &[])?;
     let log = home.root().join("server.log");
     Ok(Others::Server(block_on(AppServer::launch(command, &home.control_socket(), &log))?))
 }

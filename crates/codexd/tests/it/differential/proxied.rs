@@ -14,7 +14,7 @@ use super::stage::Stage;
 use super::through::differs;
 use super::{approvals, play_on, scenes, threads, turns};
 
-const REAL: Server = Server::Real(Version::V0_169_0);
+const REAL: Server = Server::Real(Version::NEWEST);
 
 /// A socket behind which a proxy is started for everybody who connects.
 #[derive(Debug)]

@@ -16,13 +16,17 @@ use super::stage::Stage;
 use super::{accounts, approvals, play, play_on, threads, turns};
 
 /// Lines that only one of the two may have, and why.
-const KNOWN: [(&str, &str); 7] = [
+const KNOWN: [(&str, &str); 8] = [
     (r#""code":-32700"#, "what is no JSON is answered, where a server is silent"),
     ("< answer to initialized: error ", "what is JSON but no message is answered, with null for an id"),
     ("< answer to what was never asked: error ", "so is what has an id that can be none"),
     (r#""message":"Not initialized""#, "a stranger is told so before anything else is looked at"),
     ("missing field `threadId`", "the same"),
     ("unknown variant `no/such/method`", "the same"),
+    (
+        "< thread/readState/changed ",
+        "0.171.0 tells it to who does not watch the thread, too; the gateway to who does",
+    ),
     ("< item/commandExecution/outputDelta ", "luck: what a quick command says may come with its end alone"),
 ];
 
@@ -83,7 +87,8 @@ macro_rules! scenes {
             use super::*;
 
             in_front_of! {
-                the_real_server: Server::Real(Version::V0_169_0), $script;
+                the_newest_server: Server::Real(Version::V0_171_0), $script;
+                the_one_before: Server::Real(Version::V0_169_0), $script;
                 the_one_of_old: Server::Real(Version::V0_131_0), $script;
                 the_embedded_server: Server::Embedded, $script;
             }
@@ -99,7 +104,8 @@ macro_rules! scenes_of_today {
             use super::*;
 
             in_front_of! {
-                the_real_server: Server::Real(Version::V0_169_0), $script;
+                the_newest_server: Server::Real(Version::V0_171_0), $script;
+                the_one_before: Server::Real(Version::V0_169_0), $script;
                 the_embedded_server: Server::Embedded, $script;
             }
         })+
@@ -113,7 +119,8 @@ macro_rules! real_scenes {
             use super::*;
 
             in_front_of! {
-                the_real_server: Server::Real(Version::V0_169_0), $script;
+                the_newest_server: Server::Real(Version::V0_171_0), $script;
+                the_one_before: Server::Real(Version::V0_169_0), $script;
                 the_one_of_old: Server::Real(Version::V0_131_0), $script;
             }
         })+
@@ -165,6 +172,7 @@ mod devices_are_refused_as_before {
 
     // 0.131.0 needs no account to enable remote control, and looks for the other end at once.
     in_front_of! {
-        the_real_server: Server::Real(Version::V0_169_0), accounts::devices;
+        the_newest_server: Server::Real(Version::V0_171_0), accounts::devices;
+        the_one_before: Server::Real(Version::V0_169_0), accounts::devices;
     }
 }

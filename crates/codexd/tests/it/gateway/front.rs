@@ -1,11 +1,14 @@
 //! A home with a server and the gateway in front of it.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use codexd_testkit::client::Recording;
 use codexd_testkit::{
-    Client, Codexd, Fake, Home, Layout, MockModel, Place, Process, Server, codex, limits, until,
+    Client, Codexd, Fake, Home, Layout, MockModel, Place, Process, Schema, Server, Version, codex, limits,
+    until,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -22,6 +25,15 @@ pub(super) struct Front {
     pub(super) model: MockModel,
     /// What verbs have in their environment besides.
     variables: Vec<(&'static str, &'static str)>,
+    /// Whose schema every message to a client has to fit, and what went to them.
+    version: Option<Version>,
+    recordings: Mutex<Vec<Recording>>,
+}
+
+impl Front {
+    fn of(home: Home, model: MockModel, variables: &[(&'static str, &'static str)]) -> Front {
+        Front { home, model, variables: variables.to_vec(), version: None, recordings: Mutex::default() }
+    }
 }
 
 impl Front {
@@ -37,7 +49,7 @@ impl Front {
     ) -> anyhow::Result<Front> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        Front { home, model, variables: variables.to_vec() }.start(server).await
+        Front::of(home, model, variables).start(server).await
     }
 
     /// The same without the gateway: clients meet the server itself.
@@ -45,7 +57,7 @@ impl Front {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
         home.write("app-server-daemon/settings.json", json!({"gateway": false}).to_string())?;
-        Front { home, model, variables: Vec::new() }.start(server).await
+        Front::of(home, model, &[]).start(server).await
     }
 
     /// The same with the gateway, and whatever `prepare` does to the home before the start.
@@ -56,13 +68,14 @@ impl Front {
         let model = MockModel::start()?;
         let home = Home::new()?;
         prepare(&home, &model)?;
-        Front { home, model, variables: Vec::new() }.start(server).await
+        Front::of(home, model, &[]).start(server).await
     }
 
-    async fn start(self, server: Server) -> anyhow::Result<Front> {
+    async fn start(mut self, server: Server) -> anyhow::Result<Front> {
         let mut start = vec!["start"];
         match server {
             Server::Real(version) => {
+                self.version = Some(version);
                 self.home.install(Layout::Standalone, &codex::binary(version)?)?;
             }
             Server::Embedded => start.push("--embedded"),
@@ -75,7 +88,7 @@ impl Front {
     pub(super) async fn with_fake(fake: &Fake) -> anyhow::Result<Front> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        let front = Front { home, model, variables: Vec::new() };
+        let front = Front::of(home, model, &[]);
         fake.install(&front.home, Layout::Standalone)?;
         front.verb(&["start"]).await?;
         Ok(front)
@@ -98,12 +111,13 @@ impl Front {
 
     /// A client with the experimental interface.
     pub(super) async fn client(&self, name: &str) -> anyhow::Result<Client> {
-        Client::connect(&self.place(), name).await
+        self.client_with(name, json!({"experimentalApi": true})).await
     }
 
     /// A client with these capabilities.
     pub(super) async fn client_with(&self, name: &str, capabilities: Value) -> anyhow::Result<Client> {
         let client = Client::dial(&self.place()).await?;
+        self.recordings.lock().expect("no test panics here").push(client.recording());
         client.initialize(name, capabilities).await?;
         Ok(client)
     }
@@ -174,8 +188,20 @@ impl Front {
         Ok(())
     }
 
+    /// Fails if a client was told something that does not fit the schema of the server's release, whoever composed it.
+    fn assert_readable(&self) -> anyhow::Result<()> {
+        let Some(version) = self.version else { return Ok(()) };
+        let schema = Schema::of(version)?.context("the release is in the cache, for it was started")?;
+        for recording in self.recordings.lock().expect("no test panics here").iter() {
+            let misfits = schema.misfits(&recording.entries());
+            ensure!(misfits.is_empty(), "{} messages, the first:\n{}", misfits.len(), misfits[0]);
+        }
+        Ok(())
+    }
+
     /// Ends everything as a user would, and looks whether anything is left.
     pub(super) async fn close(self) -> anyhow::Result<()> {
+        self.assert_readable()?;
         self.verb(&["stop"]).await?;
         let left = || self.home.processes();
         // A keeper that leaves gives back its lock first.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Client, Fake, Server, Wire, until};
+use codexd_testkit::{Client, Fake, Server, Version, Wire, codex, skip, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -124,6 +124,33 @@ async fn drained(server: Server) -> anyhow::Result<()> {
         assert_connected(client).await?;
     }
     front.close().await
+}
+
+/// A command that runs on behind its turn ends with its server, as one ends that upstream kills.
+#[tokio::test]
+async fn a_background_terminal_ends_when_its_server_is_killed() -> anyhow::Result<()> {
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    for version in [Version::V0_169_0, Version::V0_171_0] {
+        let front = Front::open(Server::Real(version)).await?;
+        let alice = front.client("alice").await?;
+        let thread = alice.start_thread(&front.work()).await?;
+        alice.turn(&thread, "[[shell=sleep 2000;; deltas=1]]").await?;
+        let is_command = |message: &Value| message["params"]["item"]["type"] == "commandExecution";
+        let is_end = |message: &Value| message["method"] == "item/completed" && is_command(message);
+        ensure!(!alice.received().iter().any(is_end), "it runs on");
+        front.kill_server().await?;
+        let end = alice.wait("the end of the command", is_end).await?;
+        let item = &end["params"]["item"];
+        ensure!(item["status"] == "failed" && item["exitCode"] == -1, "{end}");
+        ensure!(end["params"]["completedAtMs"].is_u64() && item["durationMs"].is_u64(), "{end}");
+        let done = alice.turn(&thread, "[[deltas=2]]").await?;
+        ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
+        ensure!(alice.received().iter().filter(|message| is_end(message)).count() == 1, "it ended once");
+        front.close().await?;
+    }
+    Ok(())
 }
 
 /// A server that takes its time to come back.

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::front::{Front, PATIENCE, gone};
 
-const REAL: Server = Server::Real(Version::V0_169_0);
+const REAL: Server = Server::Real(Version::NEWEST);
 const COLUMNS: &str = "120";
 const LINES: &str = "40";
 
@@ -22,7 +22,7 @@ impl Terminal<'_> {
     /// Starts `codex` with these arguments.
     pub(super) fn open<'f>(front: &'f Front, arguments: &[&str]) -> anyhow::Result<Terminal<'f>> {
         let terminal = Terminal { front };
-        let binary = codex::binary(Version::V0_169_0)?;
+        let binary = codex::binary(Version::NEWEST)?;
         let mut new = terminal.tmux(&["new-session", "-d", "-s", "t", "-x", COLUMNS, "-y", LINES]);
         new.arg(binary).args(arguments);
         let done = run::run(new, PATIENCE)?;
@@ -123,6 +123,32 @@ async fn attached(arguments: impl Fn(&Front) -> Vec<String>) -> anyhow::Result<(
     let lived = lives_through_it(&front, &terminal).await;
     drop(terminal);
     lived?;
+    front.close().await
+}
+
+#[tokio::test]
+async fn a_terminal_shows_no_background_command_of_a_killed_server() -> anyhow::Result<()> {
+    const RUNS: &str = "background terminal running";
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    if !has_tmux() {
+        skip!("no tmux on this machine");
+    }
+    let front = Front::open(REAL).await?;
+    let terminal = Terminal::open(&front, &[])?;
+    terminal.wait("mock-model")?;
+    terminal.say("run it [[shell=sleep 2000;; deltas=3]]")?;
+    terminal.wait("d2 xxxxx")?;
+    terminal.wait(RUNS)?;
+    front.kill_server().await?;
+    let mut last = String::new();
+    until(PATIENCE, "the end of the command on the screen", || {
+        last = terminal.screen().ok()?;
+        (!last.contains(RUNS)).then_some(())
+    })
+    .with_context(|| format!("the screen:\n{last}"))?;
+    drop(terminal);
     front.close().await
 }
 

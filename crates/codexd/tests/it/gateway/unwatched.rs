@@ -16,7 +16,7 @@ async fn the_users_delay_decides_when_they_are_unloaded() -> anyhow::Result<()> 
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = Front::configured(Server::Real(Version::V0_169_0), |home, model| {
+    let front = Front::configured(Server::Real(Version::NEWEST), |home, model| {
         let top_level = "thread_unload_delay_secs = 1".to_owned();
         home.configure(&Config { top_level, ..Config::for_model(model) })
     })

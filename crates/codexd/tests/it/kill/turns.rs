@@ -54,7 +54,7 @@ impl Scene {
     }
 }
 
-const SERVERS: [Server; 2] = [Server::Embedded, Server::Real(Version::V0_169_0)];
+const SERVERS: [Server; 2] = [Server::Embedded, Server::Real(Version::NEWEST)];
 
 #[test]
 fn a_turn_survives_the_keeper_and_the_next_verb_takes_its_server_back() -> anyhow::Result<()> {
