@@ -127,7 +127,7 @@ pub struct Hub {
     persona: Option<Persona>,
     /// The one that was refused last, and how often in a row any was.
     refused_persona: Option<Persona>,
-    refusals: u32,
+    refused_introductions: u32,
     /// How long the user wants unwatched threads to stay loaded, if the configuration says so.
     unload_delay_ms: Option<u64>,
     threads: HashMap<ThreadId, Thread>,

@@ -173,8 +173,8 @@ impl Hub {
         if let Some(refused) = self.persona.take() {
             self.refused_persona = Some(refused);
         }
-        let wait = INTRODUCE_FIRST_WAIT_MS << self.refusals.min(16);
-        self.refusals += 1;
+        let wait = INTRODUCE_FIRST_WAIT_MS << self.refused_introductions.min(16);
+        self.refused_introductions += 1;
         self.timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::Introduce);
     }
 
@@ -188,7 +188,7 @@ impl Hub {
         ready.sort_unstable_by_key(|client| client.id);
         let personas = ready.iter().filter_map(|client| Persona::of(client.introduction.as_ref()?));
         let others = personas.filter(|persona| Some(&persona.client_info) != refused.as_ref());
-        let turn = usize::try_from(self.refusals).unwrap_or_default();
+        let turn = usize::try_from(self.refused_introductions).unwrap_or_default();
         let others: Vec<Persona> = others.collect();
         let other = others.get(turn.checked_rem(others.len()).unwrap_or_default()).cloned();
         self.persona = other.or_else(|| self.refused_persona.clone());
@@ -224,7 +224,7 @@ impl Hub {
 
     fn shared_up(&mut self, id: ServerId, result: &Text) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        (self.refusals, self.refused_persona) = (0, None);
+        (self.refused_introductions, self.refused_persona) = (0, None);
         server.shared = LinkState::Up;
         server.shared_greeting = Some(result.clone());
         server.listed = false;
