@@ -134,6 +134,8 @@ impl Hub {
         // There is nothing to ask of it any more, not even to leave.
         server.retired = true;
         let was_open = server.shared != LinkState::Down;
+        // Nor is a connection to it to be opened again, while those that it had are given up one by one.
+        self.serving = self.serving.filter(|serving| *serving != id);
         links.extend(was_open.then_some(Link::Shared(id)));
         for link in links {
             self.link_lost(link);
