@@ -38,8 +38,10 @@ fn thread_settings_survive_a_migration_a_crash_and_another_gateway() {
     let mut world = World::new();
     let client = world.client(1, experimental());
     let (thread, wanted) = thread_with_settings(&mut world, client);
+    let first = world.current.expect("a server");
     world.replace();
     world.settle_for(1_000);
+    world.bury(first);
     assert_eq!(world.loaded_with[&thread], wanted, "after a migration");
     let last = world.current.expect("a server");
     world.kill(last, false);
