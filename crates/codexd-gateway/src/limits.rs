@@ -105,6 +105,12 @@ pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
 pub(crate) const LATE_TRIES_MAX: u32 = 75;
 /// The longest wait before a thread is tried again that an app-server refuses to load.
 pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = codexd_core::limits::THREAD_RETRY_MS_MAX;
+/// How long the answer holds that an app-server would load threads of one folder and provider.
+pub(crate) const REHEARSED_FOR_MS: u64 = 2_000;
+/// So many of the threads are remembered that were started only to see whether they load, until what is told of them has come.
+pub(crate) const REHEARSALS_REMEMBERED: usize = 64;
+/// A handover that waits is reported anew so long after something has changed.
+pub(crate) const HANDOVER_REPORT_AFTER_MS: u64 = 100;
 /// Characters of an app-server's refusal that are kept for people.
 pub(crate) const REFUSAL_CHARS_MAX: usize = 300;
 /// So many threads that an app-server refuses to load are named for people.

@@ -9,6 +9,7 @@ mod context;
 mod drive;
 mod failures;
 mod front;
+mod migration;
 mod observe;
 mod output;
 mod patience;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::status::Problem;
 use crate::identity::Pid;
 
 /// The outcome of a lifecycle verb, in upstream's words.
@@ -89,6 +90,9 @@ pub struct LifecycleReply {
     /// How the handover from the server before goes, where the two overlap.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handover: Option<serde_json::Value>,
+    /// What did not go as it was meant to, such as a thread that the new server cannot load.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
     /// What the caller may want to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,

@@ -1,6 +1,9 @@
 //! A request that was sent upstream and not answered yet.
 
+use std::rc::Rc;
+
 use super::event::{ClientId, Link, ServerId, Text};
+use super::moving::Profile;
 use super::places::Background;
 use super::thread::ThreadId;
 
@@ -101,6 +104,10 @@ pub enum Errand {
     ProcessState(super::process_state::Part),
     /// Give it the environments again that it had before it moved.
     GiveEnvironments(ThreadId),
+    /// Whether the configuration loads where threads are to move to, for those of one folder and provider.
+    CheckConfig(Rc<Profile>),
+    /// The same, by starting a thread for nothing else.
+    Rehearse(Rc<Profile>),
     /// Take over a thread that an app-server had before this gateway was there.
     TakeOver(ThreadId),
     /// What a thread descends from: what the app-server knows of it, or of the farthest known ancestor.
@@ -116,6 +123,7 @@ impl Errand {
     pub fn thread(&self) -> Option<&ThreadId> {
         match self {
             Errand::LoadedList(_) | Errand::UnloadDelay | Errand::ProcessState(_) | Errand::Forget => None,
+            Errand::CheckConfig(_) | Errand::Rehearse(_) => None,
             Errand::Read(thread)
             | Errand::CheckQueue(thread)
             | Errand::CheckTerminals(thread)

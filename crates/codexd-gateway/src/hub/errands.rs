@@ -45,7 +45,9 @@ impl Hub {
             Errand::LookAtGoal(thread) => self.held_goal_told(&thread, outcome),
             Errand::ResumeGoal(thread) => self.goal_resumed(&thread, outcome),
             Errand::Leave(thread) => self.left(&thread, result),
-            Errand::Return(thread) => self.returned(&thread, result.is_some()),
+            Errand::Return(thread) => self.returned(&thread, outcome),
+            Errand::CheckConfig(profile) => self.config_told(link.server(), &profile, outcome),
+            Errand::Rehearse(profile) => self.rehearsed(link.server(), &profile, outcome),
             Errand::Arrive(thread) => self.arrived(&thread, outcome),
             Errand::Release(thread) => self.released(&thread, result),
             Errand::Recover(thread) => self.recovered(&thread, outcome),
@@ -117,6 +119,7 @@ impl Hub {
                 })
         };
         ids.retain(|id| !self.threads.contains_key(&**id) && !is_asked_about(id));
+        ids.retain(|id| !self.is_rehearsal(server, id, "thread/loaded/list"));
         for id in ids {
             let id: ThreadId = id.as_str().into();
             let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));

@@ -177,6 +177,13 @@ pub enum Report {
         /// The thread's id.
         thread: String,
     },
+    /// A thread cannot be loaded where it is to move to. It stays where it is, or is loaded again there, and is tried again.
+    MigrationRefused {
+        /// The thread's id.
+        thread: String,
+        /// Why, in the app-server's words.
+        reason: String,
+    },
     /// A handover has got somewhere.
     Handover(HandoverReport),
 }
@@ -211,6 +218,9 @@ pub struct HandoverReport {
     pub connections_waiting: usize,
     /// Since its beginning.
     pub took_ms: u64,
+    /// It is worth a line in the event log.
+    #[serde(skip)]
+    pub is_news: bool,
 }
 
 /// How far a handover has come.
@@ -233,6 +243,9 @@ pub struct WaitingThread {
     pub thread_id: String,
     /// For what.
     pub waits_for: WaitsFor,
+    /// Why the new app-server refuses it, in that one's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<str>>,
 }
 
 /// What keeps a thread where it is.
@@ -259,6 +272,9 @@ pub enum WaitsFor {
     Nothing,
     /// It refused to leave or to arrive; tried again later.
     Trouble,
+    /// The new app-server cannot load it, for a cause that may go: an invalid configuration, a missing provider, a required MCP
+    /// server that does not start. It stays where it is and is tried again with backoff.
+    Refused,
 }
 
 /// Milliseconds on the hub's clock.

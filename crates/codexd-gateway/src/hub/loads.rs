@@ -70,7 +70,7 @@ impl Hub {
             Some(server) if !server.retired && !(server.outgoing && thread.is_refused()) => {
                 (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
             }
-            _ => heir,
+            _ => heir.or(thread.came_from.filter(|before| self.is_well(*before))),
         };
         let (mut demanded, mut background) = (0, 0);
         let mut lost: Vec<(Urgency, &ThreadId, ServerId)> = Vec::new();

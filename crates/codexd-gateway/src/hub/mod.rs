@@ -100,6 +100,10 @@ enum Timer {
     Goals,
     /// Tell the host which threads are refused.
     Refusals,
+    /// Ask again about threads that the new app-server refuses.
+    Refused,
+    /// Something has changed in a handover that waits: report it.
+    HandoverReport,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
     Look(ThreadId),
     /// Clients take too long to answer a server request about no thread.
@@ -139,6 +143,8 @@ pub struct Hub {
     /// Demands of clients for threads that are not loaded, so far; and whether one is new.
     demands: u64,
     has_new_demands: bool,
+    /// Threads that were started only to see whether they load: what is told of them concerns no client.
+    rehearsals: VecDeque<Box<str>>,
     next_call: u64,
     asks: Asks,
     subagent_approvals: SubagentApprovals,
@@ -186,6 +192,7 @@ impl Hub {
     /// Takes one event at `now` and pushes what follows from it, in order.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.now = now;
+        let may_change_handover = !matches!(event, Event::TimeCame);
         match event {
             Event::ClientCame(id) => {
                 self.clients.insert(id, Client::new(id));
@@ -205,6 +212,9 @@ impl Hub {
             Event::ThreadSettingsLost => self.stored_settings_lost(),
             Event::PersonaKept(kept) => self.persona = Persona::of(&kept),
             Event::TimeCame => self.time_came(),
+        }
+        if may_change_handover {
+            self.handover_may_have_changed();
         }
         out.append(&mut self.out);
     }
@@ -316,6 +326,8 @@ impl Hub {
                 Timer::ServerRequest(number) => self.refuse_ask(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),
                 Timer::Introduce => self.introduce_again(),
+                Timer::Refused => self.stir_what_waits_to_move(),
+                Timer::HandoverReport => self.report_handover_if_changed(),
             }
         }
         self.pump();

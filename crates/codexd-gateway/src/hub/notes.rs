@@ -55,6 +55,7 @@ impl Hub {
                         self.noted_of_thread(&note);
                     }
                     // `thread/started` names its thread by showing it.
+                    (None, Some(params)) if self.shows_rehearsal(server, method, params) => {}
                     _ if hears == Some(Hears::Everyone) => self.tell_everyone(method, text),
                     _ => self.tell_those_without_own(method, text),
                 }

@@ -65,6 +65,13 @@ pub fn is_passing(error: &str) -> bool {
     code == Some("-32603") || Refusal::of(error) == Refusal::NotYet
 }
 
+/// Whether an error says that the app-server does not know the method, or refuses the form of what was asked.
+pub fn is_unknown_method(error: &str) -> bool {
+    let message = text::string(error, "message").unwrap_or_default();
+    text::member(error, "code").is_some_and(|code| code.get() == "-32601")
+        || message.starts_with("Invalid request")
+}
+
 fn is_overload(error: &str) -> bool {
     text::member(error, "code").is_some_and(|code| code.get().parse() == Ok(OVERLOADED))
 }

@@ -378,6 +378,7 @@ impl Thread {
         if let Some(path) = text::string(raw, "path") {
             self.path = Some(path.into_owned());
         }
+        self.describe_profile(raw);
         if let Some(ephemeral) = text::member(raw, "ephemeral") {
             self.ephemeral = ephemeral.get() == "true";
         }

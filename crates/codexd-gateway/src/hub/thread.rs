@@ -140,6 +140,12 @@ pub struct Thread {
     pub lineage: Lineage,
     /// Its file; `None` until somebody has told.
     pub path: Option<String>,
+    /// Its folder and its provider: what decides whether an app-server loads it. `None` until an app-server has told.
+    pub cwd: Option<Box<str>>,
+    pub model_provider: Option<Box<str>>,
+    /// The app-server that it was unloaded from to move it, until it is loaded again: that one stays until then, and loads it
+    /// again if the new one refuses.
+    pub came_from: Option<ServerId>,
     pub materialised: bool,
     /// Its status as last told, raw.
     pub status: Box<str>,
@@ -214,6 +220,9 @@ impl Thread {
             is_child: false,
             lineage: Lineage::default(),
             path: None,
+            cwd: None,
+            model_provider: None,
+            came_from: None,
             materialised: false,
             status: Box::from(r#"{"type":"idle"}"#),
             turns: Vec::new(),

@@ -36,6 +36,9 @@ enum Kept {
 impl Hub {
     pub(super) fn noted_of_thread(&mut self, note: &Note<'_>) {
         let &Note { server, thread, method, params, names, everyone, text } = note;
+        if self.is_rehearsal(server, thread, method) {
+            return;
+        }
         if !self.threads.contains_key(thread) && !everyone {
             // Whose turn begins is known from here on; of any other somebody has to ask what it is doing.
             let is_known = method == "turn/started" || self.under_way.contains_key(thread);

@@ -103,6 +103,13 @@ impl Driver {
                     format!("the goal of the thread {thread} does not go on: the app-server cannot load it");
                 self.orders.note(EventLevel::Warn, "goals.lost", message, json!({"threads": [thread]}));
             }
+            Report::MigrationRefused { thread, reason } => {
+                let message = format!(
+                    "the thread {thread} does not move to the new app-server, which refuses it: {reason}; it is tried again"
+                );
+                let detail = json!({"threadId": thread, "reason": reason});
+                self.orders.note(EventLevel::Warn, "migration.refused", message, detail);
+            }
             Report::Handover(handover) => self.report_handover(handover),
         }
     }
@@ -152,7 +159,10 @@ impl Driver {
                 ),
             ),
         };
-        self.tell_host("handover", EventLevel::Info, kind, message, detail);
+        match handover.is_news {
+            true => self.tell_host("handover", EventLevel::Info, kind, message, detail),
+            false => self.orders.give(HostOrder::Report(json!({"handover": detail}))),
+        }
     }
 
     fn tell_host(&self, name: &str, level: EventLevel, kind: &str, message: String, detail: Value) {

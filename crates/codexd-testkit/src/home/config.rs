@@ -10,6 +10,8 @@ use crate::MockModel;
 pub struct Config {
     /// Where the Responses API is, up to and without the last `/responses`.
     pub model_url: String,
+    /// `model_provider`, and the name of its table.
+    pub provider: String,
     /// `approval_policy`.
     pub approval_policy: String,
     /// `sandbox_mode`.
@@ -25,6 +27,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             model_url: "http://127.0.0.1:9/v1".to_owned(),
+            provider: "mock".to_owned(),
             approval_policy: "on-request".to_owned(),
             sandbox_mode: "workspace-write".to_owned(),
             top_level: String::new(),
@@ -42,7 +45,8 @@ impl Config {
     /// The file's text, trusting the folder `work`.
     pub(super) fn to_toml(&self, work: &Path) -> String {
         let quoted = |text: &str| serde_json::to_string(text).expect("a string is always JSON");
-        let mut text = String::from("model = \"mock-model\"\nmodel_provider = \"mock\"\n");
+        let provider = &self.provider;
+        let mut text = format!("model = \"mock-model\"\nmodel_provider = \"{provider}\"\n");
         let mut line = |args: std::fmt::Arguments<'_>| {
             text.write_fmt(args).expect("a String takes everything");
             text.push('\n');
@@ -51,7 +55,7 @@ impl Config {
         line(format_args!("sandbox_mode = {}", quoted(&self.sandbox_mode)));
         line(format_args!("check_for_update_on_startup = false"));
         line(format_args!("{}", self.top_level));
-        line(format_args!("[model_providers.mock]\nname = \"mock\"\nwire_api = \"responses\""));
+        line(format_args!("[model_providers.{provider}]\nname = \"mock\"\nwire_api = \"responses\""));
         line(format_args!("base_url = {}", quoted(&self.model_url)));
         line(format_args!("request_max_retries = 0\nstream_max_retries = 0"));
         line(format_args!("[analytics]\nenabled = false"));

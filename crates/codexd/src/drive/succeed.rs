@@ -21,7 +21,7 @@ use crate::context::VERSION;
 use crate::observe::Sight;
 use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
-use crate::{codex, failures, prove};
+use crate::{codex, failures, migration, prove};
 
 impl Drive<'_> {
     /// Whether a successor may be started beside the server that runs: both are behind a gateway that moves threads, and
@@ -208,7 +208,8 @@ impl Drive<'_> {
             // The old server waits for the turn in which this command runs.
             let is_inside = self.context.caller().is_inside();
             let done = match self.wish.handover {
-                Handover::Completed if !is_inside => !leaves,
+                // What is refused moves once somebody has mended the cause.
+                Handover::Completed if !is_inside => !leaves || migration::waits_for_refused_alone(&handover),
                 _ => waits || !leaves || Instant::now() >= told_by,
             };
             if done {

@@ -12,6 +12,7 @@ use crate::context::{Context, VERSION};
 use crate::drive::Reached;
 use crate::failures;
 use crate::front::Launch;
+use crate::migration;
 use crate::output::Answer;
 
 /// The answer of a lifecycle verb.
@@ -41,6 +42,9 @@ impl Answer for Reply {
         if let Some(hint) = &reply.hint {
             text.push_str(&format!("\n{hint}"));
         }
+        for problem in &reply.problems {
+            text.push_str(&format!("\nproblem: {}", problem.message));
+        }
         for repair in &reply.repairs {
             text.push_str(&format!("\nrepaired: {}", repair.message));
         }
@@ -66,6 +70,7 @@ pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply
         codexd_version: VERSION,
         embedded: reached.embedded,
         handover: reached.handover.clone(),
+        problems: reached.handover.as_ref().map(migration::refused).unwrap_or_default(),
         hint: hint(settings, reached),
         repairs: context.repairs(),
     })

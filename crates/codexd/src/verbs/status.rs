@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::codex::InstalledFacts;
 use crate::context::{self, Context, VERSION};
 use crate::drive;
+use crate::migration;
 use crate::observe::{self, Ours};
 use crate::output::Answer;
 use crate::style::{self, Colour};
@@ -68,6 +69,9 @@ pub fn run(context: &Context) -> Reply {
     let answering = found.listening.answer.is_some();
     let version = found.listening.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     let is_installed = installed.path.is_some();
+    let handover = fronts::handover(&context.home);
+    let mut problems = found.problems.clone();
+    problems.extend(handover.as_ref().map(migration::refused).unwrap_or_default());
     let report = StatusReport {
         status: if answering { LifecycleStatus::Running } else { LifecycleStatus::NotRunning },
         state,
@@ -92,7 +96,7 @@ pub fn run(context: &Context) -> Reply {
         embedded: found.codexd.as_ref().is_some_and(|record| record.embedded),
         gateway: fronts::gateway(&found),
         generations: fronts::generations(&context.home, &found),
-        handover: fronts::handover(&context.home),
+        handover,
         settings: SettingsReport {
             remote_control_enabled: parsed.settings.remote_control_enabled,
             shutdown_grace_seconds: parsed.settings.grace_seconds(),
@@ -100,7 +104,7 @@ pub fn run(context: &Context) -> Reply {
             codex_bin: parsed.settings.codex_bin,
         },
         paths: paths(&context.home),
-        problems: found.problems,
+        problems,
         events: context.log.newest(STATUS_EVENTS),
     };
     Reply { report, installed: is_installed }

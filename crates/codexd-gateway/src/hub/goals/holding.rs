@@ -25,11 +25,16 @@ impl Hub {
 
     /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
     pub(in crate::hub) fn hold_goal_of_busy(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id) else { return };
-        let runs = !thread.turns.is_empty() && thread.motion == Motion::Still;
-        if runs && !thread.goal_held && thread.goal_is_active && !self.is_goal_in_question(thread) {
+        if self.would_hold_goal(id) {
             self.hold_goal(id);
         }
+    }
+
+    pub(in crate::hub) fn would_hold_goal(&self, id: &ThreadId) -> bool {
+        self.threads.get(id).is_some_and(|thread| {
+            let runs = !thread.turns.is_empty() && thread.motion == Motion::Still;
+            runs && !thread.goal_held && thread.goal_is_active && !self.is_goal_in_question(thread)
+        })
     }
 
     /// Something was said of a goal and is not answered or not told yet: to hold it now would override that.

@@ -49,6 +49,7 @@ impl Hub {
                 self.handover_broke(server);
                 let of_it = self.threads.values_mut().filter(|thread| thread.server == server);
                 of_it.for_each(super::Thread::lose);
+                self.forget_origin(server);
             }
             Link::Shared(_) => {}
         }
@@ -225,6 +226,9 @@ impl Hub {
         };
         thread.motion = Motion::Lost;
         thread.again_at = self.now + wait;
+        if refusal == Refusal::MayHeal {
+            thread.ask_other_next();
+        }
         if refusal == Refusal::Draining {
             self.drains(server);
         }
@@ -258,6 +262,7 @@ impl Hub {
         self.withdraw_asks(id, true);
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.motion = Motion::Still;
+        thread.came_from = None;
         thread.loads_unasked = false;
         thread.demand = None;
         thread.loaded_at = Some(self.now);

@@ -139,6 +139,10 @@ impl Hub {
         }
         if let Some(waits_for) = check.waits_for.or(late) {
             self.waits(id, waits_for);
+            if late.is_none() {
+                // How long that takes nobody knows.
+                self.let_goal_go_on(id);
+            }
             // Of some nobody tells when they are over.
             if late.is_none() && waits_for != WaitsFor::FirstTurn {
                 self.look_again(id, MOVE_STUCK_MS);

@@ -1,8 +1,12 @@
 //! When an app-server may leave, and what is reported of it.
 
-use super::super::Hub;
-use super::super::event::{Action, HandoverReport, HandoverState, Link, Report, ServerId, WaitingThread};
+use super::super::event::{
+    Action, HandoverReport, HandoverState, Link, Report, ServerId, WaitingThread, WaitsFor,
+};
 use super::super::servers::LinkState;
+use super::super::thread::{Motion, Thread};
+use super::super::{Hub, Timer};
+use crate::limits::HANDOVER_REPORT_AFTER_MS;
 
 impl Hub {
     /// Lets app-servers leave that hold nothing any more: no thread, no connection in use, no request under way.
@@ -42,34 +46,69 @@ impl Hub {
         // Before it has told what it has loaded, nobody knows.
         let listed = self.servers.get(&id).is_some_and(|server| server.listed);
         !listed
-            || self.threads.values().any(|thread| thread.server == id)
+            || self.threads.values().any(|thread| thread.server == id || thread.came_from == Some(id))
             || self.clients.values().any(|client| client.dedicated.leads_to(id))
             || self.calls.values().any(|call| call.link.server() == id)
     }
 
     pub(super) fn handover_progressed(&mut self) {
+        let is_rehearsing = self.is_rehearsing();
         let Some(handover) = &mut self.handover else { return };
         let is_listed = self.servers.get(&handover.from).is_some_and(|server| server.listed);
-        if handover.state == HandoverState::Moving && is_listed {
+        if handover.state == HandoverState::Moving && is_listed && !is_rehearsing {
             handover.state = HandoverState::Waiting;
             self.report_handover();
         }
     }
 
     pub(super) fn report_handover(&mut self) {
-        if let Some(report) = self.handover_report() {
+        if let Some(mut report) = self.handover_report() {
+            if let Some(handover) = &mut self.handover {
+                report.is_news = handover.state != HandoverState::Waiting
+                    || !std::mem::replace(&mut handover.told_to_wait, true)
+                    || handover.reported.0 != report.threads_moved;
+                handover.reported = (report.threads_moved, report.threads_waiting.clone());
+            }
             self.out.push(Action::Report(Report::Handover(report)));
+        }
+    }
+
+    /// Something happened: what waits in a handover may wait for something else by now, or not any more.
+    pub(in crate::hub) fn handover_may_have_changed(&mut self) {
+        let waits = |handover: &&mut super::Handover| handover.state == HandoverState::Waiting;
+        let Some(handover) = self.handover.as_mut().filter(waits) else { return };
+        if !std::mem::replace(&mut handover.report_is_due, true) {
+            self.timer(HANDOVER_REPORT_AFTER_MS, Timer::HandoverReport);
+        }
+    }
+
+    pub(in crate::hub) fn report_handover_if_changed(&mut self) {
+        let Some(handover) = &mut self.handover else { return };
+        handover.report_is_due = false;
+        let state = handover.state;
+        let Some(report) = self.handover_report() else { return };
+        let now = (report.threads_moved, report.threads_waiting);
+        if state == HandoverState::Waiting
+            && self.handover.as_ref().is_some_and(|known| known.reported != now)
+        {
+            self.report_handover();
         }
     }
 
     pub(in crate::hub) fn handover_report(&self) -> Option<HandoverReport> {
         let handover = self.handover.as_ref()?;
         let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.outgoing);
-        let waiting = self.threads.values().filter(|thread| leaves(&thread.server));
+        let is_between = |thread: &Thread| thread.came_from.as_ref().is_some_and(leaves);
+        let waiting = self.threads.values().filter(|thread| leaves(&thread.server) || is_between(thread));
         let mut threads_waiting: Vec<WaitingThread> = waiting
             .map(|thread| WaitingThread {
                 thread_id: thread.id.to_string(),
-                waits_for: self.obviously_waits_for(&thread.id).unwrap_or(thread.waits_for),
+                waits_for: match thread.motion {
+                    // No app-server has it.
+                    Motion::Lost | Motion::Recovering if thread.refused.is_some() => WaitsFor::Refused,
+                    _ => self.obviously_waits_for(&thread.id).unwrap_or(thread.waits_for),
+                },
+                reason: thread.refused.clone(),
             })
             .collect();
         threads_waiting.sort_by(|one, other| one.thread_id.cmp(&other.thread_id));
@@ -83,6 +122,7 @@ impl Hub {
             threads_waiting,
             connections_waiting: connections.count(),
             took_ms: self.now.since_ms(handover.since),
+            is_news: true,
         })
     }
 }

@@ -7,17 +7,23 @@
 
 mod checks;
 mod leaving;
+mod rehearsal;
+mod rollback;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use serde_json::json;
 
 use super::call::Errand;
-use super::event::{HandoverState, Link, Now, ServerId, WaitsFor};
+use super::event::{HandoverState, Link, Now, ServerId, WaitingThread, WaitsFor};
 use super::refusal::{Refusal, message_of};
 use super::thread::{Audience, Motion, ThreadId};
 use super::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LATE_TRIES_MAX, MOVE_STUCK_MS, QUIET_MS};
+
+pub use rehearsal::Profile;
+use rehearsal::{MayLoad, Rehearsal};
 
 /// A handover that is under way.
 #[derive(Debug)]
@@ -32,6 +38,14 @@ pub struct Handover {
     queue: VecDeque<ThreadId>,
     /// The one that is on its way.
     on_its_way: Option<ThreadId>,
+    /// Whether the new app-server loads threads of a folder and a provider.
+    rehearsals: HashMap<Rc<Profile>, Rehearsal>,
+    /// As last reported: how many have moved, and what waits.
+    reported: (usize, Vec<WaitingThread>),
+    /// That it waits has been reported.
+    told_to_wait: bool,
+    /// A report is due soon.
+    report_is_due: bool,
 }
 
 impl Hub {
@@ -61,6 +75,10 @@ impl Hub {
             moved: 0,
             queue: VecDeque::new(),
             on_its_way: None,
+            rehearsals: HashMap::new(),
+            reported: (0, Vec::new()),
+            told_to_wait: false,
+            report_is_due: false,
         });
         self.open_owns_anew();
         // What it loaded by itself meanwhile. One whose link is not open tells it when it is.
@@ -75,6 +93,10 @@ impl Hub {
         for id in threads {
             if let Some(thread) = self.threads.get_mut(&id) {
                 thread.queued = false;
+                if thread.motion == Motion::Still {
+                    // What another one has refused this one may load.
+                    (thread.refused, thread.tries) = (None, 0);
+                }
             }
             self.thread_stirred(&id);
         }
@@ -95,12 +117,19 @@ impl Hub {
         if thread.unwatched_since.is_some() && (thread.ephemeral || !moves) {
             return self.release_if_unwatched(id);
         }
-        let Some(handover) = &mut self.handover else { return };
-        if moves && thread.motion == Motion::Still && !thread.queued {
+        self.enqueue(id);
+        self.next_move();
+    }
+
+    /// Puts a thread that is to move behind those that are looked at.
+    fn enqueue(&mut self, id: &ThreadId) {
+        let (Some(handover), Some(thread)) = (self.handover.as_mut(), self.threads.get_mut(id)) else {
+            return;
+        };
+        if handover.to != thread.server && thread.motion == Motion::Still && !thread.queued {
             thread.queued = true;
             handover.queue.push_back(id.clone());
         }
-        self.next_move();
     }
 
     fn next_move(&mut self) {
@@ -121,8 +150,18 @@ impl Hub {
             }
             if let Some(waits_for) = self.obviously_waits_for(&id) {
                 self.waits(&id, waits_for);
-                self.hold_goal_of_busy(&id);
+                if self.would_hold_goal(&id) && self.may_load(&id, to) == MayLoad::Yes {
+                    self.hold_goal_of_busy(&id);
+                }
                 continue;
+            }
+            match self.may_load(&id, to) {
+                MayLoad::Yes => {}
+                MayLoad::Asked => continue,
+                MayLoad::No => {
+                    self.stays_refused(&id);
+                    continue;
+                }
             }
             if let Some(handover) = &mut self.handover {
                 handover.on_its_way = Some(id.clone());
@@ -211,6 +250,7 @@ impl Hub {
             return self.recover_lost();
         };
         thread.motion = Motion::Arriving;
+        thread.came_from = Some(thread.server);
         thread.server = to;
         thread.joiner = None;
         thread.hush_until = hush_until;
@@ -243,7 +283,7 @@ impl Hub {
             // The echoes come behind the answer, which a slow disk may hold up.
             thread.hush_until = now + HUSH_MS;
             thread.tries = 0;
-            thread.refused = None;
+            (thread.refused, thread.came_from) = (None, None);
             thread.waits_for = WaitsFor::Nothing;
             let is_alone = !thread.is_watched();
             if let Some(handover) = &mut self.handover {
@@ -266,20 +306,12 @@ impl Hub {
                 self.timer(AGAIN_AFTER_MS, Timer::Again(id.clone()));
                 self.moved_on();
             }
-            Refusal::Gone => {
-                self.end_as_lost(id);
-                self.moved_on();
+            Refusal::NotYet if thread.tries < LATE_TRIES_MAX => {
+                let wait = thread.try_again_after(Refusal::NotYet).unwrap_or(AGAIN_AFTER_MS);
+                self.timer(wait, Timer::Again(id.clone()));
             }
-            refusal => match thread.try_again_after(refusal) {
-                Some(wait) => {
-                    thread.refused = Some(message_of(error));
-                    self.timer(wait, Timer::Again(id.clone()));
-                }
-                None => {
-                    self.postpone_goal(id);
-                    self.moved_on();
-                }
-            },
+            // Also the thread's own end is taken from the one that had it until now, if that is there.
+            refusal => self.roll_back(id, refusal, message_of(error)),
         }
     }
 
@@ -306,23 +338,6 @@ impl Hub {
         thread.motion = Motion::Returning;
         let params = self.resume_params(id);
         self.errand(link, Errand::Return(id.clone()), "thread/resume", &params);
-    }
-
-    pub(super) fn returned(&mut self, id: &ThreadId, is_good: bool) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Returning)
-        else {
-            return;
-        };
-        if is_good {
-            thread.motion = Motion::Still;
-            thread.quiet_at = self.now + QUIET_MS;
-            thread.hush_until = self.now + HUSH_MS;
-            self.look_again(id, MOVE_STUCK_MS);
-            return self.moved_on();
-        }
-        // Then it is not there any more.
-        thread.motion = Motion::Leaving;
-        self.arrive(id);
     }
 
     /// The thread that was on its way is there, or stays: the next one.

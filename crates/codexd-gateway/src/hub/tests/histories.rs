@@ -96,6 +96,7 @@ impl History {
                 self.begin_to_open(*id);
                 self.take(meanwhile);
             }
+            Step::Obstruct(obstacle) => self.world.obstacle = *obstacle,
             Step::OwnEnds => self.world.end_what_runs_there(),
             _ => self.servers_do(step),
         }
@@ -232,8 +233,12 @@ impl History {
     /// An app-server stays although nothing holds it but goals that go on and on.
     pub fn end(&mut self) -> Result<(), TestCaseError> {
         self.world.config_is_broken = false;
+        if self.world.obstacle.is_some() {
+            self.end_a_round();
+            self.world.outlast_the_obstacle()?;
+        }
         // What nobody watches is looked at once in a minute, and may take a while on its way then.
-        for _ in 0..10 {
+        for _ in 0..12 {
             self.end_a_round();
         }
         // Nothing goes to a new app-server before somebody has given it a name.

@@ -9,6 +9,7 @@ mod loads;
 mod moves;
 mod not_loaded;
 mod questions;
+mod refusals;
 mod refused;
 mod request_ids;
 mod settings;

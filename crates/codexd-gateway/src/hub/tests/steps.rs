@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::world::Closing;
+use super::world::{Closing, Obstacle};
+use crate::hub::ServerId;
 
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -37,6 +38,7 @@ pub enum Step {
     WhileOpening(u64, Box<Step>),
     /// The configuration is broken, or mended.
     Config(bool),
+    Obstruct(Option<Obstacle>),
 }
 
 pub fn step() -> impl Strategy<Value = Step> {
@@ -52,6 +54,14 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => t.clone().prop_map(S::Spawn),
     ];
     let closing = prop_oneof![Just(Closing::Late(200)), Just(Closing::Late(7_000)), Just(Closing::Never)];
+    let obstacle = prop_oneof![
+        Just(None),
+        Just(Some(Obstacle::Config)),
+        Just(Some(Obstacle::Provider)),
+        Just(Some(Obstacle::RequiredServer)),
+        Just(Some(Obstacle::Rollouts)),
+        (2..5_u64).prop_map(|from| Some(Obstacle::RolloutsFrom(ServerId(from)))),
+    ];
     prop_oneof![
         2 => (c.clone(), prop::bool::weighted(0.15)).prop_map(|(c, ephemeral)| S::Start(c, ephemeral)),
         6 => (c.clone(), t.clone()).prop_map(|(c, t)| S::Turn(c, t)),
@@ -81,6 +91,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (c.clone(), 0..4_u8).prop_map(|(c, kind)| S::Own(c, kind)),
         2 => (c, meanwhile).prop_map(|(c, step)| S::WhileOpening(c, Box::new(step))),
         1 => Just(S::OwnEnds),
+        2 => obstacle.prop_map(S::Obstruct),
     ]
 }
 

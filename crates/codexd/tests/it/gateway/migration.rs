@@ -77,6 +77,11 @@ real! {
     restart_with_an_invalid_configuration_keeps_the_old_server_of_0_169_0: live(Version::V0_169_0);
     draining_restart_with_an_invalid_configuration_keeps_the_old_server_of_0_131_0: live(Version::V0_131_0);
     restart_without_a_gateway_proves_the_configuration_first: without_gateway();
+    restart_leaves_a_thread_without_its_provider_in_use_until_it_is_back: provider(Version::V0_171_0);
+    restart_leaves_a_thread_without_its_provider_in_use_until_it_is_back_0_169_0: provider(Version::V0_169_0);
+    restart_leaves_a_thread_whose_mcp_server_is_dead_in_use_until_it_starts: required_server(Version::V0_171_0);
+    restart_leaves_a_thread_whose_mcp_server_is_dead_in_use_until_it_starts_0_169_0: required_server(Version::V0_169_0);
+    reload_ends_when_only_refused_threads_are_left: reload();
     a_setting_is_put_back_that_an_invalid_configuration_keeps_from_taking_effect: remote_control();
 }
 
@@ -98,4 +103,76 @@ async fn remote_control() -> anyhow::Result<()> {
     ensure!(!enabled, "{status:#}");
     ensure!(json!(null) != status["pid"], "{status:#}");
     Ok(())
+}
+
+/// A thread that the new server refuses for `tables` stays in use in the old one and is named; it moves once that is mended.
+async fn refused_then_mended(
+    version: Version,
+    spoil: &Config,
+    verb: &str,
+    cause: &str,
+) -> anyhow::Result<()> {
+    let front = Front::open(Server::Real(version)).await?;
+    let (client, other) = (front.client("viewer").await?, front.client("bystander").await?);
+    let thread = front.thread(&client).await?;
+    let old = front.server().await?;
+    front.home.configure(&Config { model_url: front.model.url(), ..spoil.clone() })?;
+    [&client, &other].into_iter().for_each(Client::forget);
+    let answer = front.verb(&[verb]).await?;
+    ensure!(answer["handover"]["state"] == "waiting", "{answer:#}");
+    assert_named(&answer, &thread, cause)?;
+    assert_named(&front.status().await?, &thread, cause)?;
+    let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
+    let refused = events.lines().filter(|line| line.contains("migration.refused") && line.contains(&thread));
+    ensure!(refused.count() == 1, "{events}");
+    ensure!(old.is_alive(), "the old server stays for the thread");
+    assert_turn(&client, &thread).await?;
+    configure(&front, "")?;
+    tokio::task::spawn_blocking(move || old.wait_gone(super::front::PATIENCE * 2)).await??;
+    assert_turn(&client, &thread).await?;
+    for client in [&client, &other] {
+        let seen = client.received();
+        let strange = |text: &&Value| {
+            let method = text["method"].as_str().unwrap_or_default();
+            let about = text["params"]["threadId"].as_str().or(text["params"]["thread"]["id"].as_str());
+            method == "thread/closed" || about.is_some_and(|about| about != thread)
+        };
+        ensure!(!seen.iter().any(|text| strange(&text)), "{:?}", seen.iter().find(strange));
+    }
+    let status = front.status().await?;
+    ensure!(status["problems"] == json!([]), "{status:#}");
+    ensure!(status["handover"]["threadsMoved"] == 1, "{status:#}");
+    Ok(())
+}
+
+fn assert_named(answer: &Value, thread: &str, cause: &str) -> anyhow::Result<()> {
+    let waiting = &answer["handover"]["threadsWaiting"][0];
+    ensure!(waiting["threadId"] == *thread && waiting["waitsFor"] == "refused", "{answer:#}");
+    ensure!(waiting["reason"].as_str().is_some_and(|reason| reason.contains(cause)), "{answer:#}");
+    let problem = &answer["problems"][0];
+    ensure!(problem["found"] == "thread-not-migrated", "{answer:#}");
+    let message = problem["message"].as_str().unwrap_or_default();
+    ensure!(message.contains(thread) && message.contains(cause), "{answer:#}");
+    Ok(())
+}
+
+fn without_provider() -> Config {
+    Config { provider: "elsewhere".to_owned(), ..Config::default() }
+}
+
+async fn provider(version: Version) -> anyhow::Result<()> {
+    refused_then_mended(version, &without_provider(), "restart", "provider").await
+}
+
+fn with_dead_server() -> Config {
+    let tables = "[mcp_servers.dead]\ncommand = \"/nonexistent/server\"\nrequired = true\n".to_owned();
+    Config { tables, ..Config::default() }
+}
+
+async fn required_server(version: Version) -> anyhow::Result<()> {
+    refused_then_mended(version, &with_dead_server(), "restart", "required MCP servers").await
+}
+
+async fn reload() -> anyhow::Result<()> {
+    refused_then_mended(Version::V0_171_0, &with_dead_server(), "reload", "required MCP servers").await
 }

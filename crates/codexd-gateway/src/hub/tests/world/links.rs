@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::World;
 use crate::hub::{Event, Link, ServerId, Text};
@@ -117,6 +117,14 @@ impl World {
     /// Whether a client has a link of its own, open or being opened.
     pub fn has_own_link(&self, client: crate::hub::ClientId) -> bool {
         self.links.keys().any(|link| matches!(link, Link::Own(owner, _) if *owner == client))
+    }
+
+    /// Whether something of the same name runs on the connection already, as 0.131.0 to 0.171.0 have it.
+    pub(super) fn is_taken(&self, link: Link, method: &str, params: &Value) -> bool {
+        let name = if method == "command/exec" { "processId" } else { "processHandle" };
+        self.running_there.iter().any(|(on, other)| {
+            *on == link && other["method"] == *method && other["params"][name] == params[name]
+        })
     }
 
     /// The hub lets an app-server go.

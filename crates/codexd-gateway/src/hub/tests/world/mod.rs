@@ -16,12 +16,14 @@ mod happens;
 mod links;
 mod loads;
 mod passing;
-
+mod refusing;
+mod seen;
 mod server;
 pub mod settings;
 
 use links::Phase;
 pub use links::Refuses;
+pub use refusing::Obstacle;
 use server::Model;
 pub use server::{Closing, DiskTurn};
 
@@ -97,6 +99,8 @@ pub struct World {
     pub settings_are_lost: bool,
     /// What a thread was loaded with, as the app-server that has it understands it.
     pub loaded_with: BTreeMap<String, settings::Settings>,
+    /// What keeps app-servers from loading threads, until somebody mends it.
+    pub obstacle: Option<Obstacle>,
     /// What becomes of the word of the next unloading.
     pub closing: Closing,
     /// Turns that a server begins by itself show soon.
@@ -153,6 +157,7 @@ impl World {
             stored_settings: BTreeMap::new(),
             settings_are_lost: false,
             loaded_with: BTreeMap::new(),
+            obstacle: None,
             closing: Closing::AtOnce,
             due: Vec::new(),
             late: Vec::new(),
@@ -263,31 +268,6 @@ impl World {
         self.delta(thread, text);
         self.settle();
         turn
-    }
-
-    pub fn notes(&self, id: ClientId, method: &str) -> Vec<&Value> {
-        self.clients[&id].texts.iter().filter(|text| text["method"] == *method).collect()
-    }
-
-    /// Whether any client ever heard of a thread.
-    pub fn was_told_of(&self, thread: &str) -> bool {
-        let names =
-            |text: &Value| text["params"]["threadId"] == *thread || text["result"]["thread"]["id"] == *thread;
-        self.clients.values().any(|seen| seen.texts.iter().any(names))
-    }
-
-    /// All text of an answer that a client saw.
-    pub fn text(&self, id: ClientId, turn: &str) -> String {
-        let of = |note: &&&Value| note["params"]["turnId"] == *turn;
-        let deltas = self.notes(id, "item/agentMessage/delta");
-        let seen: String =
-            deltas.iter().filter(of).filter_map(|note| note["params"]["delta"].as_str()).collect();
-        if !seen.is_empty() {
-            return seen;
-        }
-        // An item whose beginning was lost is told whole.
-        let whole = self.notes(id, "item/completed");
-        whole.iter().filter(of).filter_map(|note| note["params"]["item"]["text"].as_str()).collect()
     }
 
     /// Delivers everything, and lets time pass for what is due within `ms`.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::World;
 use super::settings::Settings;
+use super::{Obstacle, World};
 use crate::hub::{Event, Link, ServerId, Text};
 
 /// A turn on disk.
@@ -123,7 +123,8 @@ impl World {
         match outcome {
             Ok(result) => reply["result"] = result,
             Err((message, data)) => {
-                reply["error"] = json!({"code": -32600, "message": message, "data": data});
+                reply["error"] =
+                    json!({"code": Obstacle::code_of(&message), "message": message, "data": data});
             }
         }
         self.push(link, reply);
@@ -229,20 +230,15 @@ impl World {
             Some(parent) => json!({"subAgent": {"thread_spawn": {"parent_thread_id": parent}}}),
             None => json!("vscode"),
         };
-        json!({"id": thread, "status": status, "path": path, "ephemeral": ephemeral, "source": source})
-    }
-
-    /// Whether something of the same name runs on the connection already, as 0.131.0 to 0.171.0 have it.
-    fn is_taken(&self, link: Link, method: &str, params: &Value) -> bool {
-        let name = if method == "command/exec" { "processId" } else { "processHandle" };
-        self.running_there.iter().any(|(on, other)| {
-            *on == link && other["method"] == *method && other["params"][name] == params[name]
-        })
+        let provider = Obstacle::provider_of(thread);
+        json!({"id": thread, "status": status, "path": path, "ephemeral": ephemeral, "source": source,
+            "cwd": "/work", "modelProvider": provider})
     }
 
     fn serve(&mut self, link: Link, method: &str, params: &Value) -> Answer {
         let server = link.server();
         let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
+        let refusal = self.obstructed(server, method, params);
         let model = self.servers.get_mut(&server).expect("a server");
         let rests = matches!(params["status"].as_str(), Some("paused" | "complete"));
         let begins_goal = method == "thread/goal/set" && !rests;
@@ -256,6 +252,9 @@ impl World {
         );
         if wants_it_loaded && !model.threads.contains_key(&thread) {
             return refused("thread not found");
+        }
+        if let Some(refusal) = refusal {
+            return Err((refusal, Value::Null));
         }
         match method {
             "thread/loaded/list" => {
@@ -349,7 +348,7 @@ impl World {
                 Ok(json!({"data": vec![1; count as usize], "nextCursor": null}))
             }
             "thread/read" => Ok(json!({"thread": self.thread_json(server, &thread)})),
-            "config/read" => Ok(json!({"config": {}, "layers": self.config_layers})),
+            "config/read" => Ok(json!({"config": self.config(), "layers": self.config_layers})),
             _ => Ok(json!({"echo": method, "params": params})),
         }
     }

@@ -1,0 +1,57 @@
+//! What the gateway tells of threads that cannot move to a new app-server.
+
+use codexd_core::contract::status::Problem;
+use serde_json::Value;
+
+/// Kebab-case, for programs.
+const FOUND: &str = "thread-not-migrated";
+
+/// Each thread that the new app-server refuses, and why, as a handover that goes on tells it.
+pub fn refused(handover: &Value) -> Vec<Problem> {
+    if handover["state"] == "completed" {
+        return Vec::new();
+    }
+    let waiting = handover["threadsWaiting"].as_array().into_iter().flatten();
+    waiting
+        .filter_map(|waiting| Some(problem(waiting["threadId"].as_str()?, waiting["reason"].as_str()?)))
+        .collect()
+}
+
+/// Whether nothing is left to wait for but threads that the new app-server refuses.
+pub fn waits_for_refused_alone(handover: &Value) -> bool {
+    let waiting = handover["threadsWaiting"].as_array().map(Vec::as_slice).unwrap_or_default();
+    handover["state"] == "waiting"
+        && handover["connectionsWaiting"].as_u64().unwrap_or_default() == 0
+        && !waiting.is_empty()
+        && waiting.iter().all(|waiting| waiting["waitsFor"] == "refused")
+}
+
+fn problem(thread: &str, reason: &str) -> Problem {
+    let message = format!(
+        "thread {thread} has not moved to the new app-server, which cannot load it: {reason}; codexd tries again, and the app-server \
+         before it goes on until then"
+    );
+    Problem { found: FOUND.to_owned(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{refused, waits_for_refused_alone};
+    use serde_json::json;
+
+    #[test]
+    fn each_refused_thread_is_a_problem_and_those_that_wait_for_a_turn_are_none() {
+        let turn = json!({"threadId": "a", "waitsFor": "turn"});
+        let refusal = json!({"threadId": "b", "waitsFor": "refused", "reason": "no provider"});
+        let mut handover =
+            json!({"state": "waiting", "connectionsWaiting": 0, "threadsWaiting": [turn, refusal]});
+        let problems = refused(&handover);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].message.contains("thread b") && problems[0].message.contains("no provider"));
+        assert!(!waits_for_refused_alone(&handover), "a turn ends by itself");
+        handover["threadsWaiting"].as_array_mut().expect("threads").remove(0);
+        assert!(waits_for_refused_alone(&handover));
+        handover["state"] = "completed".into();
+        assert!(refused(&handover).is_empty() && !waits_for_refused_alone(&handover));
+    }
+}
