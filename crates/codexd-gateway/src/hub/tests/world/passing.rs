@@ -35,6 +35,8 @@ impl World {
     /// Another gateway comes.
     pub fn begin_gateway(&mut self) {
         self.hub = Hub::new(self.subagent_approvals);
+        // Another gateway does not know what the one before it let go.
+        self.retired.clear();
         self.last.clear();
         self.feed(Event::GoalsKept(self.kept_goals.clone()));
         if let Some(persona) = self.kept_persona.clone() {
