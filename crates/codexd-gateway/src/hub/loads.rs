@@ -67,7 +67,7 @@ impl Hub {
         let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
         let home = |thread: &Thread| match self.servers.get(&thread.server) {
             // One that was refused is loaded nowhere.
-            Some(server) if !server.retired && !(server.outgoing && thread.is_refused()) => {
+            Some(server) if !(server.retired || server.outgoing && thread.is_refused()) => {
                 (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
             }
             _ => heir.or(thread.came_from.filter(|before| self.is_well(*before))),
