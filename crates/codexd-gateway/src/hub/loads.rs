@@ -66,8 +66,11 @@ impl Hub {
         self.close_what_no_client_needs();
         let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
         let home = |thread: &Thread| match self.servers.get(&thread.server) {
-            // One that was refused is loaded nowhere.
-            Some(server) if !(server.retired || server.outgoing && thread.is_refused()) => {
+            // One that was refused is loaded nowhere: an outgoing app-server is asked again only for what it had until now.
+            Some(server)
+                if !(server.retired
+                    || server.outgoing && thread.is_refused() && thread.came_from.is_none()) =>
+            {
                 (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
             }
             _ => heir.or(thread.came_from.filter(|before| self.is_well(*before))),
@@ -153,6 +156,10 @@ impl Hub {
         for id in &closed {
             self.park_settings(id);
             self.end_unheard(id);
+        }
+        if !closed.is_empty() {
+            // An outgoing app-server may have stayed for them alone.
+            self.see_whether_all_have_left();
         }
     }
 }
