@@ -6,7 +6,7 @@ use super::event::{ServerId, Text};
 use super::text::{self, Names};
 use super::thread::{Audience, Motion, Thread, ThreadId};
 use super::{Hub, Timer};
-use crate::limits::QUIET_MS;
+use crate::limits::{QUEUE_STARTS_MS, QUIET_MS};
 use crate::routes;
 
 const DELTA: &str = "item/agentMessage/delta";
@@ -128,6 +128,11 @@ impl Hub {
                 }
             }
             "thread/settings/updated" => self.settings_told(id, params.get()),
+            "thread/queue/changed" if known.turns.is_empty() => {
+                // A message that left the queue is in no list until its turn begins.
+                known.quiet_at = known.quiet_at.max(self.now + QUEUE_STARTS_MS);
+                self.timer(QUEUE_STARTS_MS, Timer::Quiet(id.clone()));
+            }
             "thread/realtime/started" => known.realtime = true,
             "thread/realtime/closed" => known.realtime = false,
             "thread/tokenUsage/updated" => {
@@ -186,6 +191,7 @@ impl Hub {
         };
         if note.method == "turn/started" {
             known.joiner = None;
+            known.quiet_at = known.quiet_at.min(self.now + QUIET_MS);
             known.turn_began(&turn_id, turn.get());
             // Also a turn that fails before any token is counted tells of limits.
             if let Some(server) = self.servers.get_mut(&note.server) {
@@ -194,7 +200,7 @@ impl Hub {
         } else {
             known.turn_ended(&turn_id);
             self.asks.turn_ended(id);
-            known.quiet_at = self.now + QUIET_MS;
+            known.quiet_at = known.quiet_at.max(self.now + QUIET_MS);
             self.timer(QUIET_MS, Timer::Quiet(id.clone()));
         }
     }

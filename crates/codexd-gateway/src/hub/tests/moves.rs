@@ -46,6 +46,25 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
 }
 
 #[test]
+fn a_message_that_has_left_the_queue_keeps_its_thread_until_its_turn_begins() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let thread = world.thread(client);
+    world.turn(client, &thread, "a");
+    world.call(client, "thread/queue/add", json!({"threadId": thread}));
+    let old = world.current.expect("a server");
+    let new = world.replace();
+    world.complete(&thread);
+    world.settle_for(300);
+    assert!(world.cut.is_empty(), "the turn of the queued message was cut: {:?}", world.cut);
+    assert!(world.has_loaded(old, &thread), "the thread moved before the turn of the queued message");
+    world.settle_for(2_000);
+    world.complete(&thread);
+    world.settle_for(1_000);
+    assert!(world.has_loaded(new, &thread) && world.cut.is_empty(), "{:?}", world.cut);
+}
+
+#[test]
 fn a_move_that_a_slow_disk_holds_up_is_not_heard_of_either() {
     let mut world = World::new();
     let client = world.client(1, experimental());

@@ -8,6 +8,8 @@ use crate::hub::{Link, ServerId};
 
 /// How soon a turn shows that an app-server begins by itself.
 const SHOWS_WITHIN_MS: u64 = 20;
+/// The turn of a message that has left the queue shows later, on a loaded machine.
+const QUEUED_SHOWS_WITHIN_MS: u64 = 1_000;
 
 impl World {
     pub(super) fn next_due(&self) -> Option<u64> {
@@ -49,7 +51,12 @@ impl World {
         if queued && let Some(count) = self.queues.get_mut(thread) {
             *count -= 1;
         }
-        self.due.push((self.now + SHOWS_WITHIN_MS, thread.to_owned()));
+        if queued {
+            // In no list and no turn: the message shows again when its turn does.
+            self.tell_of(server, thread, "thread/queue/changed", json!({"threadId": thread}));
+        }
+        let shows_within = if queued { QUEUED_SHOWS_WITHIN_MS } else { SHOWS_WITHIN_MS };
+        self.due.push((self.now + shows_within, thread.to_owned()));
     }
 
     /// The servers that have a thread with a turn.
