@@ -54,6 +54,8 @@ impl Config {
         line(format_args!("approval_policy = {}", quoted(&self.approval_policy)));
         line(format_args!("sandbox_mode = {}", quoted(&self.sandbox_mode)));
         line(format_args!("check_for_update_on_startup = false"));
+        // What lies above the folder of a test, such as a stray /tmp/.codex, is not its project.
+        line(format_args!("project_root_markers = []"));
         line(format_args!("{}", self.top_level));
         line(format_args!("[model_providers.{provider}]\nname = \"mock\"\nwire_api = \"responses\""));
         line(format_args!("base_url = {}", quoted(&self.model_url)));
