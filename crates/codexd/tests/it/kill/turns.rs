@@ -88,7 +88,10 @@ fn a_turn_that_drains_is_not_cut_when_the_keeper_dies_and_stop_is_run_again() ->
     }
     for (server, verb) in SERVERS.into_iter().flat_map(|server| [(server, "stop"), (server, "restart")]) {
         block_on(async {
-            let scene = Scene::open(server).await?;
+            let mut scene = Scene::open(server).await?;
+            if verb == "restart" {
+                scene.house.expect_a_second_restart();
+            }
             let before = scene.house.server()?;
             let first = scene.house.codexd()?.spawn(&[verb])?;
             let draining = |status: &Value| {
