@@ -33,7 +33,7 @@ pub struct Schema {
 }
 
 /// Notifications that a release sends although its schema leaves them out (0.171.0, to a client that asks for raw events).
-const UNLISTED: [&str; 1] = ["rawResponseItem/completed"];
+const UNLISTED: [&str; 2] = ["rawResponse/completed", "rawResponseItem/completed"];
 
 impl Schema {
     /// The schema of a release that is in the cache; `None` if it is not, so that a test can skip.
