@@ -203,6 +203,22 @@ fn an_outgoing_server_whose_socket_is_removed_ends_its_turn_and_leaves() -> anyh
 }
 
 #[test]
+fn a_server_that_leaves_is_not_said_to_have_lost_its_socket() -> anyhow::Result<()> {
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    let stage = Stage::set(Server::Real(Version::V0_171_0), true)?;
+    stage.await_second_way(&stage.path(true))?;
+    let outgoing = recorded(&stage.home)?;
+    stage.codexd()?.json(&["restart"])?;
+    outgoing.wait_gone(limits::SERVER_READY)?;
+    stage.codexd()?.json(&["stop"])?;
+    let events = fs::read_to_string(stage.home.state("events.jsonl"))?;
+    ensure!(!events.contains("server.socket."), "{events}");
+    stage.end()
+}
+
+#[test]
 fn a_supervisor_whose_socket_is_removed_is_reached_all_the_same() -> anyhow::Result<()> {
     let stage = Stage::set(Server::Embedded, true)?;
     let before: Process = keeper(&stage.home)?;

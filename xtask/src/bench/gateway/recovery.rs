@@ -21,7 +21,7 @@ const ASKED: usize = 50;
 /// Threads whose pauses are measured.
 const WATCHED: usize = 20;
 /// How long everything may take that grows with the number of threads.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(900);
 
 /// With one number of threads.
 #[derive(Debug, Default)]
@@ -80,6 +80,8 @@ pub fn measure(stage: &Stage) -> anyhow::Result<Vec<Recovery>> {
             measure::handover_of(stage, &watched, LONG).with_context(|| format!("restart with {count}"))?;
         recovery.restart.push_time(verb);
         recovery.pause.push(pauses_ms.into_iter().fold(0.0, f64::max));
+        let (loaded, pause) = (recovery.total.median(), recovery.pause.median());
+        eprintln!("  all loaded again after {loaded:.0} ms; longest pause in restart {pause:.0} ms");
         all.push(recovery);
     }
     Ok(all)
@@ -111,6 +113,8 @@ fn kill(stage: &Stage, ids: &[String], recovery: &mut Recovery) -> anyhow::Resul
         asker.call("thread/goal/get", &json!({"threadId": id}))?;
         recovery.answers.push_time(asked.elapsed());
     }
+    let (p50, worst) = (recovery.answers.median(), recovery.answers.quantile(1.0));
+    eprintln!("  a request about a thread: p50 {p50:.0} ms, at most {worst:.0} ms");
     let events = until(LONG, "every thread to be loaded again", || {
         let events = recovered(stage);
         (events.len() > before.len()).then_some(events)

@@ -17,15 +17,18 @@ use crate::events::Event as LogEvent;
 use crate::{clock, pid_record, strays};
 
 impl Keeper {
+    /// Whether a process was asked to leave.
+    pub(super) fn is_leaving(&self, name: Name) -> bool {
+        let phase = self.machine.supervisor(name).map(supervise::Supervisor::phase);
+        matches!(phase, Some(Phase::Stopping { .. }))
+    }
+
     /// One of the processes has ended.
     pub(super) fn ended(&mut self, name: Name) {
         if self.outlives_its_wrapper(name) {
             return;
         }
-        let requested = self
-            .machine
-            .supervisor(name)
-            .is_some_and(|supervisor| matches!(supervisor.phase(), Phase::Stopping { .. }));
+        let requested = self.is_leaving(name);
         let others_live = !self.servers_but(name).is_empty();
         let before = self.before.as_ref().map(|before| before.keeper.clone());
         let Some(kept) = self.kept_mut(name) else { return };

@@ -72,18 +72,16 @@ impl ServerSocket {
     /// Leads the path to the second way. What stands there and leads to another server is left alone.
     ///
     /// # Errors
-    /// The file system's; `AddrInUse` if another server listens there.
+    /// The file system's; `AddrInUse` if another server listens there, `ConnectionRefused` if the server listens no more.
     pub fn restore(&mut self) -> io::Result<()> {
         if !door::is_deserted(&self.path) {
             return Err(ErrorKind::AddrInUse.into());
         }
+        codexd_protocol::unix::connect(&self.second_way())?;
         let beside = self.path.with_extension(format!("{}.tmp", std::process::id()));
         let _ = fs::remove_file(&beside);
         match &self.handle {
-            Some(handle) => {
-                let target = format!("/proc/{}/fd/{}", std::process::id(), handle.as_raw_fd());
-                symlink(target, &beside)?;
-            }
+            Some(_) => symlink(self.second_way(), &beside)?,
             // The control folder may be on another file system than the state folder.
             None => {
                 fs::hard_link(&self.spare_path, &beside).or_else(|_| symlink(&self.spare_path, &beside))?;
@@ -92,6 +90,14 @@ impl ServerSocket {
         fs::rename(&beside, &self.path)?;
         self.restored = true;
         Ok(())
+    }
+
+    /// Where the socket is reached whatever becomes of its path.
+    fn second_way(&self) -> PathBuf {
+        match &self.handle {
+            Some(handle) => format!("/proc/{}/fd/{}", std::process::id(), handle.as_raw_fd()).into(),
+            None => self.spare_path.clone(),
+        }
     }
 
     /// The server has ended: the second way goes, and what it led the path to.

@@ -146,6 +146,10 @@ impl Keeper {
         if let Some(door) = &self.door {
             door.put_back();
         }
+        // A server that leaves removes its socket itself.
+        if self.is_leaving(name) {
+            return;
+        }
         let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return };
         let (pid, generation) = (server.process.pid, server.generation.clone());
         let Some(socket) = server.socket.as_mut() else { return };
@@ -157,8 +161,10 @@ impl Keeper {
                 );
                 LogEvent::new(EventLevel::Warn, "server.socket.restored", message)
             }
-            // A successor may have the path by now.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => return,
+            // A successor may have the path by now, or the server has closed its socket itself.
+            Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::ConnectionRefused) => {
+                return;
+            }
             Err(error) => {
                 let message = format!(
                     "the socket of app-server {pid} was removed and {path} cannot be led to it: {error}; \
