@@ -213,7 +213,8 @@ impl House {
         Ok(server)
     }
 
-    /// A second restart during one turn: the server of the turn, its first successor and the next one may live together.
+    /// A second restart may come before the first server has left, such as during a turn: that server, its successor and the
+    /// next one live together then.
     pub(super) fn expect_a_second_restart(&mut self) {
         self.others_max += usize::from(self.shared);
     }

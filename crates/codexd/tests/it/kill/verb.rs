@@ -49,7 +49,10 @@ impl Case {
 
     /// The verb is killed at the moment and run again. Answers whether the moment came.
     fn survives(self, server: Server, moment: &Moment) -> anyhow::Result<bool> {
-        let (house, before) = self.before(server)?;
+        let (mut house, before) = self.before(server)?;
+        if self.verb == "restart" {
+            house.expect_a_second_restart();
+        }
         let command = house.codexd()?.command(&[self.verb]);
         let killed = killer::run_and_kill(&house.home, command, moment)?.was_killed();
         let answer = house.run(&[self.verb])?;
