@@ -94,7 +94,7 @@ pub const LOG_LINES_MAX_BYTES: u64 = 2 * LOG_MAX_BYTES;
 /// How long after a server has made its socket the supervisor connects to it, to learn which process listens. The pause doubles
 /// while nobody does.
 pub const LISTENER_FIRST_WAIT_MS: u64 = 2;
-/// The longest such pause; after it the next change beside the socket, or the next command, begins anew.
+/// The longest such pause; after it the next change beside the socket, or the next command, begins again.
 pub const LISTENER_LAST_WAIT_MS: u64 = 16_384;
 /// How long a command waits until the supervisor knows which process of a server with a wrapper listens.
 pub const LISTENER_NAMED_TIMEOUT_MS: u64 = 2_000;

@@ -22,7 +22,7 @@ pub struct PidRecord {
     /// What tells it from a later process of the same number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_identity: Option<ProcessIdentity>,
-    /// The pid namespace in which the number is true; whoever else writes a record does not tell.
+    /// The pid namespace in which the number is true; null in a record of another program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid_namespace: Option<u64>,
     /// What codexd adds.

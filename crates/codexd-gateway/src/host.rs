@@ -57,7 +57,7 @@ pub enum HostEvent {
     /// What the gateway before this one had stored of threads ([`HostOrder::StoreThreadSettings`]). Comes before the first
     /// list of generations, or not at all.
     ThreadSettings(Vec<ThreadSettings>),
-    /// There was a gateway before this one, and nobody has what it had stored of threads any more.
+    /// There was a gateway before this one, and what it had stored of threads is lost.
     ThreadSettingsLost,
     /// The current one was asked to leave when its turns have ended: nothing new is to be begun there.
     CurrentDrains,

@@ -102,7 +102,7 @@ pub(crate) const MOVE_STUCK_MS: u64 = 5_000;
 pub(crate) const AGAIN_AFTER_MS: u64 = 50;
 /// So often is a thread tried that soon; an app-server that takes longer to let go of it is in trouble.
 pub(crate) const HASTY_TRIES_MAX: u32 = 10;
-/// The wait between two tries after that, and the first wait where the configuration is to be mended: doubled from there.
+/// The wait between two tries after that, and the first wait where the configuration is to be repaired: doubled from there.
 pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
 /// So often is it tried that soon: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
 pub(crate) const LATE_TRIES_MAX: u32 = 75;
@@ -112,7 +112,7 @@ pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = codexd_core::limits::THREAD_RETRY_M
 pub(crate) const REHEARSED_FOR_MS: u64 = 2_000;
 /// So many of the threads are remembered that were started only to see whether they load, until what is told of them has come.
 pub(crate) const REHEARSALS_REMEMBERED: usize = 64;
-/// A handover that waits is reported anew so long after something has changed.
+/// A handover that waits is reported again so long after something has changed.
 pub(crate) const HANDOVER_REPORT_AFTER_MS: u64 = 100;
 /// Characters of an app-server's refusal that are kept for people.
 pub(crate) const REFUSAL_CHARS_MAX: usize = 300;

@@ -1,6 +1,6 @@
 //! Whether a home is served from another pid namespace or another host, where nothing may be signalled from here.
 //!
-//! What counts is what both sides share: sockets, which answer whoever listens, and the keeper's lock. Numbers in files do not.
+//! What counts is what both sides share: sockets, whose peer the kernel names, and the keeper's lock. Numbers in files do not.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub fn find(home: &Home) -> Option<Elsewhere> {
     Some(Elsewhere { place, host_name, has_keeper: is_locked(home) })
 }
 
-/// Whoever listens on a socket of the home serves it. A keeper in this namespace is the one that counts.
+/// The process that listens on a socket of the home serves it. A keeper in this namespace is the one that counts.
 fn by_sockets(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
     let servers = state
         .into_iter()

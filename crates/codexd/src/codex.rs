@@ -35,7 +35,7 @@ const REMOTE_CONTROL_DISABLED: &str = "CODEX_INTERNAL_APP_SERVER_REMOTE_CONTROL_
 const LINKS_LONG_SOCKETS_SINCE: (u64, u64) = (0, 169);
 
 /// Variables that describe the shell, the terminal or the service that the caller runs in, not the user: they are wrong in a
-/// server that outlives the caller. The supervisor sets `PWD` anew.
+/// server that outlives the caller. The supervisor sets `PWD` itself.
 const OF_THE_CALLER: [&str; 23] = [
     "PWD",
     "OLDPWD",

@@ -75,7 +75,7 @@ impl Context {
             }
             _ => failures::lock(&path, &error),
         })?;
-        // Before anything is changed or signalled. Whoever starts one elsewhere takes the same lock.
+        // Before anything is changed or signalled. A command elsewhere takes the same lock.
         if let Some(found) = elsewhere::find(&self.home) {
             return Err(failures::elsewhere(&self.home, &found));
         }

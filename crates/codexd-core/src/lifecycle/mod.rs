@@ -52,7 +52,7 @@ pub enum Gone {
     Reboot,
     /// The process with the number is not an app-server.
     Foreign,
-    /// The record is from another pid namespace, from which nobody serves the home any more.
+    /// The record is from another pid namespace, which no longer serves the home.
     OtherNamespace,
 }
 

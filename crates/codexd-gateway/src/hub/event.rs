@@ -80,7 +80,7 @@ pub enum Event {
         /// Its settings.
         settings: Text,
     },
-    /// There was a gateway before this one, and nobody has what it had stored of threads any more.
+    /// There was a gateway before this one, and what it had stored of threads is lost.
     ThreadSettingsLost,
     /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::KeepPersona`]. Comes before
     /// the first list that names an app-server if one that knows it still lives, or if goals are to go on; or not at all.

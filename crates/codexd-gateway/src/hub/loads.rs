@@ -14,7 +14,7 @@ use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 /// A client waits for a thread to be loaded.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Demand {
-    /// How many other threads that client was waiting for: whoever asks for one is not behind whoever asks for hundreds.
+    /// How many other threads that client was waiting for: a client that asks for one thread is not queued behind a client that asks for hundreds.
     earlier: usize,
     /// The order of the demands.
     number: u64,
@@ -46,7 +46,7 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.demand = Some(demand);
         if thread.is_refused() {
-            // What was wrong may be mended.
+            // The cause may be repaired.
             thread.again_at = self.now;
         }
         self.has_new_demands = true;

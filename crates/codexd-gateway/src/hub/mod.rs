@@ -41,6 +41,7 @@ mod streams;
 mod tests;
 mod text;
 mod thread;
+mod thread_lists;
 mod thread_settings;
 mod told;
 
@@ -94,7 +95,7 @@ enum Timer {
     UnloadDelay(ServerId),
     /// Try again to let a goal go on.
     Goal(ThreadId),
-    /// Forget the settings of threads that nobody has resumed.
+    /// Forget the settings of threads that no client has resumed.
     ParkedSettings,
     /// Load the threads of goals that were postponed.
     Goals,

@@ -27,7 +27,7 @@ pub(super) enum Part {
     Skills,
 }
 
-/// In the order in which they are asked for: how somebody is logged in is known before who it is.
+/// In the order in which they are asked for: the sign-in mode is known before the account.
 const PARTS: [Part; 4] = [Part::AuthMode, Part::Account, Part::GatewayOAuth, Part::Skills];
 
 /// What an app-server said last.
@@ -110,7 +110,7 @@ impl Hub {
                 let account = told["account"].clone();
                 let plan = account.get("planType").cloned().unwrap_or(Value::Null);
                 let mode = state.auth_mode.clone().unwrap_or(Value::Null);
-                // How somebody is logged in belongs to it.
+                // The sign-in mode belongs to it.
                 let now = json!([mode, account, told["requiresOpenaiAuth"]]);
                 if state.account.replace(now.clone()).is_none_or(|before| before == now) {
                     return;

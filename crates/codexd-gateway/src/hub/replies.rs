@@ -307,72 +307,9 @@ impl Hub {
             }
         }
     }
-
-    /// Lists as one app-server tells them, completed by what the others have.
-    fn completed_list(&self, server: ServerId, kind: Kind, text: &Text, request: &str) -> Text {
-        // What was asked before a handover began may be answered during it, and the other way round.
-        if kind == Kind::ThreadList && !self.completes_lists() {
-            return text.clone();
-        }
-        let Some(result) = text::member(text, "result") else { return text.clone() };
-        let Ok(mut value) = serde_json::from_str::<serde_json::Value>(result.get()) else {
-            return text.clone();
-        };
-        let last_page = value.get("nextCursor").is_none_or(serde_json::Value::is_null);
-        let Some(data) = value.get_mut("data").and_then(serde_json::Value::as_array_mut) else {
-            return text.clone();
-        };
-        let elsewhere = |thread: &&Thread| thread.is_unknown_to(server);
-        match kind {
-            Kind::LoadedList if last_page => {
-                let params = text::member(request, "params");
-                let cursor =
-                    params.and_then(|params| text::string(params.get(), "cursor")).unwrap_or_default();
-                let others = self.threads.values().filter(elsewhere);
-                let others = others.filter(|thread| *thread.id > *cursor).map(|thread| thread.id.to_string());
-                data.extend(others.map(serde_json::Value::from));
-                data.sort_unstable_by(|one, other| one.as_str().cmp(&other.as_str()));
-                data.dedup();
-            }
-            Kind::ThreadList if !self.correct_statuses(server, data) => return text.clone(),
-            _ => {}
-        }
-        text::splice(text, result.get(), &value.to_string())
-    }
-
-    /// Whether one app-server does not know the status of every thread.
-    pub(super) fn completes_lists(&self) -> bool {
-        self.handover.is_some() || self.is_recovering()
-    }
-
-    /// Puts the status of threads of other app-servers into what one lists, and says whether there are any.
-    pub(super) fn correct_statuses(&self, server: ServerId, data: &mut [serde_json::Value]) -> bool {
-        let mut changed = false;
-        for listed in data {
-            // `thread/search` wraps what `thread/list` has bare.
-            let listed = match listed.get_mut("thread") {
-                Some(_) => &mut listed["thread"],
-                None => listed,
-            };
-            let id = listed.get("id").and_then(serde_json::Value::as_str);
-            let thread = id.and_then(|id| self.threads.get(id)).filter(|thread| thread.is_unknown_to(server));
-            if let Some(status) = thread.and_then(|thread| serde_json::from_str(&thread.status).ok()) {
-                changed |= listed["status"] != status;
-                listed["status"] = status;
-            }
-        }
-        changed
-    }
 }
 
 impl Thread {
-    /// Whether an app-server does not know what its clients were told of the thread.
-    fn is_unknown_to(&self, server: ServerId) -> bool {
-        // Its viewers were not told that it is not loaded, and it is about to be.
-        let is_lost = matches!(self.motion, Motion::Lost | Motion::Recovering) && !self.loads_unasked;
-        self.server != server || is_lost
-    }
-
     /// Takes over what upstream tells of a thread.
     pub fn describe(&mut self, raw: &str) {
         if let Some(path) = text::string(raw, "path") {

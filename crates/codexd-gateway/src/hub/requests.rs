@@ -167,7 +167,7 @@ impl Hub {
         text: &Text,
     ) -> Dispatched {
         let known = thread.and_then(|thread| self.threads.get(thread));
-        // Whoever resumes a thread that was refused asks for just that, and perhaps with what it lacks.
+        // A client that resumes a refused thread asks for a new attempt, perhaps with the parameters that were missing.
         let resumes = |thread: &super::Thread| {
             method == "thread/resume" && thread.motion == Motion::Lost && thread.is_refused()
         };

@@ -208,7 +208,7 @@ impl Drive<'_> {
             // The old server waits for the turn in which this command runs.
             let is_inside = self.context.caller().is_inside();
             let done = match self.wish.handover {
-                // What is refused moves once somebody has mended the cause.
+                // What is refused moves once the cause is repaired.
                 Handover::Completed if !is_inside => !leaves || migration::waits_for_refused_alone(&handover),
                 _ => waits || !leaves || Instant::now() >= told_by,
             };

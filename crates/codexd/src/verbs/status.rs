@@ -28,6 +28,9 @@ use crate::style::{self, Colour};
 use crate::verbs::lifecycle;
 use keeper::Keeper;
 
+/// The sentence of the problem `mute-listener`.
+const MUTE_LISTENER: &str = "the process that listens on the control socket does not answer";
+
 /// The answer.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
@@ -142,7 +145,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         ListenerSeen::Mute { ours: true, .. }
             if keeper.is_stopping() || (keeper.acts().is_some() && is_starting(record.process.as_ref())) => {}
         ListenerSeen::Mute { .. } => {
-            add(&mut problems, "mute-listener", "whoever listens on the control socket does not answer");
+            add(&mut problems, "mute-listener", MUTE_LISTENER);
         }
         _ => {}
     }

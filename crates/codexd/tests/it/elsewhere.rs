@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::lifecycle::{SOON, keeper, recorded};
 
+mod hidden;
+
 /// Every command that changes something.
 const CHANGING: [&[&str]; 10] = [
     &["start", "--embedded"],
@@ -384,83 +386,4 @@ fn without_a_proc_of_its_own_namespace_no_command_changes_anything() -> anyhow::
     ensure!(server.is_alive() && keeper.is_alive(), "they were ended");
     codexd.json(&["stop"])?;
     Ok(())
-}
-
-/// Runs codexd as another user who does not see the processes of others in `/proc`.
-fn as_nobody(home: &Home, arguments: &[&str]) -> anyhow::Result<Run> {
-    let mut command = home.command("unshare");
-    command.args(["--mount", "sh", "-c"]).arg(
-        "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"",
-    );
-    command.arg("sh").arg(codexd::binary()?).args(arguments);
-    run::run(command, limits::RUN)
-}
-
-/// Whether [`as_nobody`] can be done on this machine.
-fn nobody_can_run(home: &Home) -> anyhow::Result<bool> {
-    Ok(rustix::process::geteuid().is_root() && as_nobody(home, &["--version"])?.success())
-}
-
-#[test]
-fn a_keeper_that_proc_does_not_show_is_not_taken_for_dead() -> anyhow::Result<()> {
-    let home = Home::new()?;
-    if !nobody_can_run(&home)? {
-        skip!("only root can run codexd as another user with a /proc of its own");
-    }
-    let codexd = Codexd::new(&home)?;
-    codexd.json(&["start", "--embedded"])?;
-    open_to_all(&home)?;
-    let before = everything(&home)?;
-    for command in CHANGING {
-        assert_refused(&as_nobody(&home, command)?, "unknown").with_context(|| format!("{command:?}"))?;
-        ensure!(everything(&home)? == before, "{command:?} changed something");
-    }
-    ensure!(codexd.json(&["stop"])?["status"] == "stopped", "its own user");
-    Ok(())
-}
-
-/// Lets every user read and write everything in the home.
-fn open_to_all(home: &Home) -> anyhow::Result<()> {
-    let mut chmod = Command::new("chmod");
-    ensure!(chmod.args(["-R", "a+rwX"]).arg(home.root()).status()?.success(), "chmod");
-    Ok(())
-}
-
-#[test]
-fn processes_of_a_session_whose_leader_proc_does_not_show_are_not_ended() -> anyhow::Result<()> {
-    let home = Home::new()?;
-    if !nobody_can_run(&home)? {
-        skip!("only root can run codexd as another user with a /proc of its own");
-    }
-    // A session of root's with a process of the other user in it, as `su` makes it.
-    let mut leader = Command::new("setsid");
-    leader.args(["sh", "-c", "setpriv --reuid 65534 --regid 65534 --clear-groups sleep 1000 & exec cat"]);
-    let mut leader = leader.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    let member = until(SOON, "the other user's process", || {
-        child_of(leader.id()).filter(|member| member.command == "sleep 1000" && is_of_nobody(member.pid))
-    })?;
-    ensure!(member.session == leader.id(), "{member:?}");
-    // A keeper that was killed long ago had the number that the leader has now.
-    let state = json!({
-        "keeper": {"pid": leader.id(), "bootId": boot_id()?, "startTicks": 1},
-        "version": "0.1.0", "phase": {"is": "running"}, "server": null,
-        "generation": "01a22496-0000-7000-8000-000000000000",
-        "program": {"executable": "/nowhere/codex", "args": [], "cwd": "/"},
-        "restarts": 0, "crashLooping": false, "nextAttemptAt": null, "lastExit": null,
-    });
-    home.write("app-server-daemon/keeper.json", state.to_string())?;
-    open_to_all(&home)?;
-    for command in [["stop", "--grace"], ["restart", "--grace"], ["stop", "--grace"]] {
-        let run = as_nobody(&home, &[command[0], command[1], "0"])?;
-        ensure!(member.is_alive(), "it was ended by {command:?}: {run}");
-    }
-    drop(leader.stdin.take());
-    leader.kill()?;
-    leader.wait()?;
-    let _gone_already = member.signal(Signal::KILL);
-    Ok(())
-}
-
-fn is_of_nobody(pid: u32) -> bool {
-    fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == 65_534)
 }

@@ -140,7 +140,7 @@ impl Hub {
         if let Some(waits_for) = check.waits_for.or(late) {
             self.waits(id, waits_for);
             if late.is_none() {
-                // How long that takes nobody knows.
+                // How long that takes is not known.
                 self.let_goal_go_on(id);
             }
             // Of some nobody tells when they are over.

@@ -174,7 +174,7 @@ impl Hub {
         self.handover.as_ref().is_some_and(|handover| handover.rehearsals.values().any(asked))
     }
 
-    /// Whether a thread, or one that is not known, is there to be tried only: what is told of it concerns nobody.
+    /// Whether a thread, or one that is not known, is there to be tried only: its notifications go to no client.
     pub(in crate::hub) fn is_rehearsal(&self, server: ServerId, thread: &str, method: &str) -> bool {
         let starts = |call: &super::super::Call| {
             call.link == Link::Shared(server)

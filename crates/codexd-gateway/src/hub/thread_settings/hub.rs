@@ -198,7 +198,7 @@ impl Hub {
         }
     }
 
-    /// A thread is unloaded that nobody watches and that would have stayed loaded for a while.
+    /// An unwatched thread is unloaded that would have stayed loaded for a while.
     pub(in crate::hub) fn park_settings(&mut self, id: &ThreadId) {
         let since = self.threads.get(id).and_then(|thread| thread.unwatched_since);
         let until = since.unwrap_or(self.now) + self.unwatched_max_ms();

@@ -75,7 +75,7 @@ pub struct ThreadSettings {
     /// The app-server that has the thread loaded.
     #[serde(skip)]
     loaded_in: Option<ServerId>,
-    /// The thread was unloaded by a migration or a crash while nobody watched it. Until then it would have stayed loaded:
+    /// The thread was unloaded by a migration or a crash while no client watched it. Until then it would have stayed loaded:
     /// a client that resumes it gets it as it was.
     #[serde(skip)]
     parked_until: Option<Now>,

@@ -108,7 +108,7 @@ impl Keeper {
             supervise::Action::Spawn if name == Name::Gateway => self.spawn_gateway(),
             supervise::Action::Spawn => self.spawn(name),
             supervise::Action::Signal(signal) => {
-                // Whoever listens is the one to be told, not a script around it.
+                // The process that listens gets the signal, not a script around it.
                 self.look_after_sockets();
                 self.remember_descendants(name, false);
                 // Whoever comes after us must know that it was asked: a second signal would force it.

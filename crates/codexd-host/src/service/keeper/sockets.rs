@@ -177,7 +177,7 @@ impl Keeper {
         self.clients.tell(&Report::SocketFolderChanged);
     }
 
-    /// The process that was started has ended, and nobody has looked yet whether another one listens for it.
+    /// The process that was started has ended, and it is not known yet whether another one listens in its place.
     pub(super) fn outlives_its_wrapper(&mut self, name: Name) -> bool {
         let pid = |keeper: &Self| {
             keeper.server(name).filter(|server| server.socket.is_none()).map(|server| server.process.pid)

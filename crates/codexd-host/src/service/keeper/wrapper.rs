@@ -55,10 +55,10 @@ impl Wrapper {
 
     /// The server has ended. The wrapper has a moment to end by itself, then it is ended with its process group.
     pub fn end(self) -> Option<ExitStatus> {
-        let patience = Duration::from_millis(WRAPPER_END_TIMEOUT_MS);
-        if !process::await_end(&self.process, patience) {
+        let timeout = Duration::from_millis(WRAPPER_END_TIMEOUT_MS);
+        if !process::await_end(&self.process, timeout) {
             let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::TERM);
-            if !process::await_end(&self.process, patience) {
+            if !process::await_end(&self.process, timeout) {
                 process::kill_group_of(&self.process);
                 self.kill();
             }

@@ -11,7 +11,7 @@ use codexd_host::service::keeper::{StatePhase, read_state_of_any_place};
 use codexd_protocol::unix;
 
 use super::keeper::Keeper;
-use super::{Found, add};
+use super::{Found, MUTE_LISTENER, add};
 use crate::failures;
 use crate::observe::{self, Ours};
 
@@ -40,7 +40,7 @@ pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -
         let message = format!("this process may not connect to the control socket, as in a sandbox: {error}");
         add(&mut problems, "mute-listener", message);
     } else if matches!(listening.seen, ListenerSeen::Mute { .. }) && !served.is_leaving() {
-        add(&mut problems, "mute-listener", "whoever listens on the control socket does not answer");
+        add(&mut problems, "mute-listener", MUTE_LISTENER);
     }
     let recorded = Recorded::Absent;
     let keeper = Keeper { state: None, is_alive: false, is_suspended: false };

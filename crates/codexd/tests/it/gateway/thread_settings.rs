@@ -1,6 +1,6 @@
 //! What a thread was given survives a restart, a crash of the server and a kill of the gateway; what cannot survive is told.
 //! The table covers every parameter of `thread/start`, `thread/resume` and `thread/fork` in the schema of 0.171.0: a new
-//! parameter fails the test until somebody decides what becomes of it.
+//! parameter fails the test until its fate is decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,72 +12,11 @@ use serde_json::{Value, json};
 
 use super::front::{Front, PATIENCE, gone};
 
-/// What becomes of a parameter when the app-server is replaced.
-enum Fate {
-    /// What it has changed is as it was. The probe is given to `thread/start`.
-    Survives(Value),
-    /// It says which thread is meant, what the answer holds, or what happens once when the thread begins.
-    ActsOnce,
-    /// Viewers are told that it is lost.
-    IsTold,
-    /// The thread ends with its server, which is told.
-    EndsWithServer,
-}
-use Fate::{ActsOnce, EndsWithServer, IsTold, Survives};
+mod table;
+
+use table::{Fate, table};
 
 const METHODS: [&str; 3] = ["ThreadStart", "ThreadResume", "ThreadFork"];
-
-fn table(home: &Home) -> Vec<(&'static str, Fate)> {
-    let other = home.root().join("other");
-    let tool = json!({"type": "function", "name": "mine", "description": "d",
-        "inputSchema": {"type": "object", "properties": {}}});
-    let root =
-        json!({"id": "r", "location": {"type": "environment", "environmentId": "local", "path": other}});
-    vec![
-        ("allowProviderModelFallback", ActsOnce),
-        ("approvalPolicy", Survives(json!("never"))),
-        ("approvalsReviewer", Survives(json!("auto_review"))),
-        ("attachToSource", ActsOnce),
-        ("baseInstructions", Survives(json!("Base."))),
-        ("beforeTurnId", ActsOnce),
-        ("config", Survives(json!({"web_search": "disabled", "features.shell_tool": false}))),
-        ("cwd", Survives(json!(other))),
-        ("daybreakEnabled", Survives(json!(true))),
-        ("deferGoalContinuation", IsTold),
-        ("developerInstructions", Survives(json!("Developer."))),
-        ("dynamicTools", Survives(json!([tool]))),
-        ("environments", Survives(json!([]))),
-        ("ephemeral", EndsWithServer),
-        ("excludeTurns", ActsOnce),
-        // Both need an ephemeral fork.
-        ("experimentalDisablePredictionMcp", EndsWithServer),
-        ("experimentalPredictionMode", EndsWithServer),
-        ("experimentalRawEvents", IsTold),
-        ("history", ActsOnce),
-        ("historyMode", Survives(json!("paginated"))),
-        ("initialTurnsPage", ActsOnce),
-        ("lastTurnId", ActsOnce),
-        ("mockExperimentalField", ActsOnce),
-        ("model", Survives(json!("another-model"))),
-        ("modelProvider", Survives(json!("another"))),
-        // Upstream ignores it.
-        ("multiAgentMode", ActsOnce),
-        ("path", ActsOnce),
-        ("permissions", Survives(json!(":read-only"))),
-        ("personality", Survives(json!("friendly"))),
-        // Kept by upstream in its database: the project is named by what `project/create` answers.
-        ("projectId", Survives(Value::Null)),
-        ("runtimeWorkspaceRoots", Survives(json!([home.work(), other]))),
-        ("sandbox", Survives(json!("workspace-write"))),
-        ("selectedCapabilityRoots", Survives(json!([root]))),
-        ("serviceName", Survives(json!("service"))),
-        ("serviceTier", Survives(json!("flex"))),
-        // For hooks that run when the thread begins.
-        ("sessionStartSource", ActsOnce),
-        ("threadId", ActsOnce),
-        ("threadSource", Survives(json!("user"))),
-    ]
-}
 
 /// The parameters of each method.
 fn schema(home: &Home, version: Version) -> anyhow::Result<BTreeMap<&'static str, BTreeSet<String>>> {
@@ -144,7 +83,7 @@ async fn threads(front: &Front, client: &Client, version: Version) -> anyhow::Re
     let start = &schema(&front.home, version)?["ThreadStart"];
     let mut threads = Vec::new();
     for (name, fate) in table(&front.home) {
-        let Survives(mut probe) = fate else { continue };
+        let Fate::Survives(mut probe) = fate else { continue };
         let is_told_instead = name == "environments" && version == Version::V0_131_0;
         if !start.contains(name) || is_told_instead {
             continue;
@@ -351,6 +290,15 @@ async fn lost_settings_are_told_to_the_viewers_as_a_warning() -> anyhow::Result<
     front.close().await
 }
 
+/// A thread on disk with a `config` of its own.
+async fn thread_without_search(front: &Front, client: &Client) -> anyhow::Result<String> {
+    let config = json!({"cwd": front.work(), "config": {"web_search": "disabled"}});
+    let started = client.call("thread/start", config).await?;
+    let thread = started["thread"]["id"].as_str().context("an id")?.to_owned();
+    client.turn(&thread, "[[deltas=1]]").await?;
+    Ok(thread)
+}
+
 #[tokio::test]
 async fn viewers_are_warned_if_supervisor_and_gateway_are_killed() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
@@ -358,10 +306,7 @@ async fn viewers_are_warned_if_supervisor_and_gateway_are_killed() -> anyhow::Re
     }
     let front = open_newest().await?;
     let client = front.client("host").await?;
-    let config = json!({"cwd": front.work(), "config": {"web_search": "disabled"}});
-    let started = client.call("thread/start", config).await?;
-    let thread = started["thread"]["id"].as_str().context("an id")?.to_owned();
-    client.turn(&thread, "[[deltas=1]]").await?;
+    let thread = thread_without_search(&front, &client).await?;
     let (keeper, gateway) = (keeper(&front)?, front.gateway()?);
     keeper.signal(Signal::KILL)?;
     gone(&keeper).await?;
@@ -385,10 +330,7 @@ async fn settings_survive_if_the_supervisor_is_killed_before_the_gateway() -> an
     }
     let front = open_newest().await?;
     let client = front.client("host").await?;
-    let config = json!({"cwd": front.work(), "config": {"web_search": "disabled"}});
-    let started = client.call("thread/start", config).await?;
-    let threads = [("config".to_owned(), started["thread"]["id"].as_str().context("an id")?.to_owned())];
-    client.turn(&threads[0].1, "[[deltas=1]]").await?;
+    let threads = [("config".to_owned(), thread_without_search(&front, &client).await?)];
     let mut before = Vec::new();
     assert_as_before(&front, &client, &threads, &mut before, "at first").await?;
     let killed = keeper(&front)?;
