@@ -130,6 +130,9 @@ pub(crate) const DEMANDED_LOADS_MAX: usize = 4;
 /// hangs does not hold up the rest. More are hardly faster together (0.171.0, two cores: 12 a second one by one, 10 two at
 /// once, 14 four at once), but a load beside them that a client waits for takes 99, 196 or 319 ms instead of 56.
 pub(crate) const BACKGROUND_LOADS_MAX: usize = 2;
+/// So long after a client has begun to wait for a thread only one thread is loaded in the background: the client's next request
+/// may be about another thread.
+pub(crate) const BACKGROUND_LOADS_YIELD_MS: u64 = 1_000;
 /// Threads that are subscribed to at once when this gateway finds them loaded: the app-server has one queue for all requests.
 pub(crate) const TAKE_OVERS_MAX: usize = 16;
 /// Settings kept to be made again in a successor, since app-servers keep them in memory only.

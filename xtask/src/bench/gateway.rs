@@ -109,7 +109,7 @@ struct Results {
     worst_pause: Samples,
     /// In the gateway, and in the process that copies.
     costs: [cost::Cost; 2],
-    cold_resume: Samples,
+    floor: recovery::Floor,
     recoveries: Vec<recovery::Recovery>,
 }
 
@@ -144,7 +144,7 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
             .with_context(|| format!("in round {}", round + 1))?;
     }
     if options.wants("recovery") {
-        results.cold_resume = recovery::floor(&model).context("cold resumes")?;
+        results.floor = recovery::floor(&model).context("cold resumes")?;
         let stage = Stage::through(&model, &codexd)?;
         results.recoveries = recovery::measure(&stage)?;
         stage.end()?;
@@ -292,15 +292,24 @@ fn cost_rows([gateway, copier]: &[cost::Cost; 2]) -> [Row; 3] {
 }
 
 fn recovery_rows(results: &Results) -> Vec<Row> {
-    let floor = results.cold_resume.median();
+    let floor = results.floor.first.median();
     let one = |value: f64| {
         let mut samples = Samples::default();
         samples.push(value);
         samples
     };
     let mut rows = Vec::new();
-    if !results.cold_resume.is_empty() {
-        rows.push(Row::new("a single cold `thread/resume`, p50", Some(&results.cold_resume), None, Unit::Ms));
+    if !results.floor.total.is_empty() {
+        let all = recovery::Floor::THREADS;
+        let direct = |label: String, samples: &Samples| Row::new(label, Some(samples), None, Unit::Ms);
+        rows.extend([
+            direct(
+                "a cold `thread/resume` while few threads are loaded, p50".to_owned(),
+                &results.floor.first,
+            ),
+            direct(format!("the same while nearly {all} are loaded, p50"), &results.floor.last),
+            direct(format!("{all} of them one by one after kill -9"), &results.floor.total),
+        ]);
     }
     let pause_of_few = results.recoveries.first().map_or(f64::NAN, |few| few.pause.median());
     for (count, seen) in recovery::THREADS.into_iter().zip(&results.recoveries) {

@@ -6,10 +6,11 @@
 //! in which nothing is at work is not loaded at all, until a client asks for it.
 
 use super::Hub;
+use super::Timer;
 use super::event::{ClientId, ServerId};
 use super::servers::LinkState;
 use super::thread::{Motion, Thread, ThreadId};
-use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
+use crate::limits::{BACKGROUND_LOADS_MAX, BACKGROUND_LOADS_YIELD_MS, DEMANDED_LOADS_MAX};
 
 /// A client waits for a thread to be loaded.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -50,6 +51,8 @@ impl Hub {
             thread.again_at = self.now;
         }
         self.has_new_demands = true;
+        self.background_yields_until = self.now + BACKGROUND_LOADS_YIELD_MS;
+        self.timer(BACKGROUND_LOADS_YIELD_MS, Timer::BackgroundLoads);
     }
 
     /// Loads what clients have begun to wait for.
@@ -97,6 +100,7 @@ impl Hub {
         // One goes on in the background whatever clients wait for: a load of theirs may hang. But one that goes on there may
         // be demanded meanwhile.
         let background_max = match demanded + take_demanded {
+            0 if self.now < self.background_yields_until => 1,
             0 => BACKGROUND_LOADS_MAX,
             demanded => usize::saturating_sub(DEMANDED_LOADS_MAX + 1, demanded).min(1),
         };

@@ -103,6 +103,8 @@ enum Timer {
     Refusals,
     /// Ask again about threads that the new app-server refuses.
     Refused,
+    /// Load more threads at once in the background again.
+    BackgroundLoads,
     /// Something has changed in a handover that waits: report it.
     HandoverReport,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
@@ -144,6 +146,8 @@ pub struct Hub {
     /// Demands of clients for threads that are not loaded, so far; and whether one is new.
     demands: u64,
     has_new_demands: bool,
+    /// Until then only one thread at once is loaded in the background.
+    background_yields_until: Now,
     /// Threads that were started only to see whether they load: what is told of them concerns no client.
     rehearsals: VecDeque<Box<str>>,
     next_call: u64,
@@ -328,6 +332,7 @@ impl Hub {
                 Timer::Lineage(thread) => self.learn_lineage(&thread),
                 Timer::Introduce => self.introduce_again(),
                 Timer::Refused => self.stir_what_waits_to_move(),
+                Timer::BackgroundLoads => self.recover_lost(),
                 Timer::HandoverReport => self.report_handover_if_changed(),
             }
         }

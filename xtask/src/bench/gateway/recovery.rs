@@ -13,8 +13,11 @@ use super::measure::{self, Handover};
 use super::stage::{self, SERVER, Stage};
 
 /// Threads that are loaded when the app-server is killed or replaced.
-pub const THREADS: [usize; 3] = [10, 100, 1_000];
-/// Cold loads that make the floor.
+pub const THREADS: [usize; 4] = [10, 100, 300, 1_000];
+/// With more threads than these only the answers after a crash are measured: each load costs the app-server more the more
+/// threads it has, so that the rest takes half an hour.
+const WHOLE_MAX: usize = 300;
+/// Cold loads at each end of the floor.
 const FLOOR_LOADS: usize = 20;
 /// Threads that are asked about, spread over all of them.
 const ASKED: usize = 50;
@@ -37,27 +40,50 @@ pub struct Recovery {
     pub pause: Samples,
 }
 
-/// The times of single cold `thread/resume`s without a gateway, in milliseconds.
+/// What an app-server needs without a gateway, after a kill -9, when one client loads threads one by one.
+#[derive(Debug, Default)]
+pub struct Floor {
+    /// A cold `thread/resume` while few threads are loaded, in milliseconds.
+    pub first: Samples,
+    /// The same while nearly all are loaded.
+    pub last: Samples,
+    /// All of them, in milliseconds.
+    pub total: Samples,
+}
+
+impl Floor {
+    /// How many threads it is measured with.
+    pub const THREADS: usize = WHOLE_MAX;
+}
+
+/// Measures the floor.
 ///
 /// # Errors
 /// The server's.
-pub fn floor(model: &MockModel) -> anyhow::Result<Samples> {
+pub fn floor(model: &MockModel) -> anyhow::Result<Floor> {
+    eprintln!("cold loads without a gateway, {} threads", Floor::THREADS);
     let home = stage::home(model)?;
     let server = block_on(AppServer::start(&home, Server::Real(SERVER)))?;
     let mut client = Wire::connect(&home.bare_socket())?;
     let ids: Vec<String> =
-        (0..FLOOR_LOADS).map(|_| thread(&mut client, &home)).collect::<anyhow::Result<_>>()?;
-    server.end(Signal::TERM)?;
+        (0..Floor::THREADS).map(|_| thread(&mut client, &home)).collect::<anyhow::Result<_>>()?;
+    server.end(Signal::KILL)?;
     let server = block_on(AppServer::start(&home, Server::Real(SERVER)))?;
     let mut client = Wire::connect(&home.bare_socket())?;
-    let mut times = Samples::default();
-    for id in ids {
+    let mut floor = Floor::default();
+    let all = Instant::now();
+    for (number, id) in ids.iter().enumerate() {
         let started = Instant::now();
         client.call("thread/resume", &json!({"threadId": id, "excludeTurns": true}))?;
-        times.push_time(started.elapsed());
+        if number < FLOOR_LOADS {
+            floor.first.push_time(started.elapsed());
+        } else if number >= ids.len() - FLOOR_LOADS {
+            floor.last.push_time(started.elapsed());
+        }
     }
+    floor.total.push_time(all.elapsed());
     server.end(Signal::TERM)?;
-    Ok(times)
+    Ok(floor)
 }
 
 /// Kills and replaces the app-server of a fresh home under more and more threads.
@@ -75,6 +101,10 @@ pub fn measure(stage: &Stage) -> anyhow::Result<Vec<Recovery>> {
         }
         let mut recovery = Recovery::default();
         kill(stage, &ids, &mut recovery).with_context(|| format!("a crash under {count} threads"))?;
+        if count > WHOLE_MAX {
+            all.push(recovery);
+            break;
+        }
         let watched: Vec<String> = spread(&ids, WATCHED).cloned().collect();
         let Handover { verb, pauses_ms } =
             measure::handover_of(stage, &watched, LONG).with_context(|| format!("restart with {count}"))?;
@@ -87,13 +117,13 @@ pub fn measure(stage: &Stage) -> anyhow::Result<Vec<Recovery>> {
     Ok(all)
 }
 
-/// A thread that is on disk: no turn is needed for that.
+/// A thread that has had a turn. Of one without a turn the app-server keeps no row in its database: it then reads the files of
+/// all threads for every load (0.171.0).
 fn thread(client: &mut Wire, home: &Home) -> anyhow::Result<String> {
     let started = client.call("thread/start", &json!({"cwd": home.work()}))?;
     let thread = started["thread"]["id"].as_str().context("a thread has an id")?.to_owned();
-    let item =
-        json!({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]});
-    client.call("thread/inject_items", &json!({"threadId": thread, "items": [item]}))?;
+    client.call("turn/start", &stage::turn(&thread, "[[deltas=1]]"))?;
+    stage::until_turn_ends(client)?;
     Ok(thread)
 }
 
@@ -115,6 +145,9 @@ fn kill(stage: &Stage, ids: &[String], recovery: &mut Recovery) -> anyhow::Resul
     }
     let (p50, worst) = (recovery.answers.median(), recovery.answers.quantile(1.0));
     eprintln!("  a request about a thread: p50 {p50:.0} ms, at most {worst:.0} ms");
+    if ids.len() > WHOLE_MAX {
+        return Ok(());
+    }
     let events = until(LONG, "every thread to be loaded again", || {
         let events = recovered(stage);
         (events.len() > before.len()).then_some(events)

@@ -8,7 +8,7 @@ use super::histories::{History, cases, config, run, run_in};
 use super::steps::{MANY_THREADS, Step, step_among_many};
 use super::world::World;
 use crate::hub::{ClientId, Link};
-use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
+use crate::limits::{BACKGROUND_LOADS_MAX, BACKGROUND_LOADS_YIELD_MS, DEMANDED_LOADS_MAX};
 
 const THREADS: usize = 60;
 
@@ -65,6 +65,29 @@ fn a_load_that_a_client_waits_for_is_sent_at_once() {
     assert_eq!(world.loads_sent().last(), Some(wanted));
     world.settle();
     assert!(world.answer(owner, asked).expect("an answer")["result"].is_object());
+}
+
+#[test]
+fn after_a_client_waited_for_a_thread_one_thread_at_once_is_loaded_in_the_background() {
+    let mut world = World::new();
+    let (owner, threads) = with_threads(&mut world, THREADS);
+    let link = crash(&mut world);
+    let wanted = threads.last().expect("one");
+    let asked = world.ask(owner, "thread/read", json!({"threadId": wanted}));
+    while world.answer(owner, asked).is_none() {
+        world.deliver(link);
+    }
+    // Threads whose load has begun and that are not attached.
+    while world.loads_in_flight() > 1 {
+        world.deliver(link);
+    }
+    let sent = world.loads_sent().len();
+    while world.loads_sent().len() < sent + 3 {
+        assert!(world.loads_in_flight() <= 1, "{} at once", world.loads_in_flight());
+        world.deliver(link);
+    }
+    world.pass(BACKGROUND_LOADS_YIELD_MS);
+    assert_eq!(world.loads_in_flight(), BACKGROUND_LOADS_MAX);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::World;
 use crate::hub::thread::{Motion, Thread};
-use crate::hub::{Link, Text};
+use crate::hub::{Event, Link, Text};
 use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 
 impl World {
@@ -44,5 +44,16 @@ impl World {
             |value: &&Value| value["method"] == "thread/resume" && value["params"].get("from").is_none();
         let heard = self.heard.iter().map(|(_, value)| value).filter(of_gateway);
         heard.filter_map(|value| value["params"]["threadId"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Threads that the gateway loads at this moment.
+    pub fn loads_in_flight(&self) -> usize {
+        self.hub.threads.values().filter(|thread| thread.motion == Motion::Recovering).count()
+    }
+
+    /// Lets time pass in which nothing else happens.
+    pub fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.feed(Event::TimeCame);
     }
 }
