@@ -1,15 +1,15 @@
 //! Files that are never half there: written beside, then renamed over.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use codexd_core::identity::Pid;
 use codexd_core::limits::STATE_FILE_MAX_BYTES;
-use rustix::fs::Mode;
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
+use crate::ownership::{self, Folder};
 use crate::process;
 
 /// By so much the boot time that the kernel tells, and so every start, may be off.
@@ -30,35 +30,33 @@ pub enum Durability {
 /// The file system's. Whatever goes wrong, the old file is untouched and no other file is left behind, unless the
 /// process is killed in between: then a file named after it stays until [`remove_abandoned`] is called.
 pub fn replace(path: &Path, contents: &[u8], durability: Durability) -> io::Result<()> {
-    let beside = beside(path);
-    let result = write_and_rename(&beside, path, contents, durability);
+    let (folder, name) = ownership::folder_of(path)?;
+    let beside = name.with_added_extension(format!("{}.tmp", std::process::id()));
+    let result = write_and_rename(&folder, &beside, name, contents, durability);
     if result.is_err() {
-        let _ = fs::remove_file(&beside);
+        let _ = folder.remove(&beside);
     }
     result
 }
 
-fn write_and_rename(beside: &Path, path: &Path, contents: &[u8], durability: Durability) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(beside)?;
+fn write_and_rename(
+    folder: &Folder,
+    beside: &Path,
+    name: &Path,
+    contents: &[u8],
+    durability: Durability,
+) -> io::Result<()> {
+    // A process of the same number may have left one, and nothing that is there already is written to.
+    folder.remove(beside)?;
+    let mut file = folder.open_file(beside, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     let_owner_in(&file)?;
     file.write_all(contents)?;
     if durability == Durability::Power {
         file.sync_all()?;
     }
     drop(file);
-    fs::rename(beside, path)?;
-    if durability == Durability::Power
-        && let Some(folder) = path.parent()
-    {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    path.with_file_name(name)
+    folder.rename(beside, name)?;
+    if durability == Durability::Power { folder.sync() } else { Ok(()) }
 }
 
 /// Removes a file. A missing file is no error.
@@ -66,10 +64,11 @@ fn beside(path: &Path) -> PathBuf {
 /// # Errors
 /// The file system's.
 pub fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let (folder, name) = match ownership::folder_of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    folder.remove(name)
 }
 
 /// Removes what writers of `names` in `folder` left beside them when they were killed before the rename. That of a living
@@ -129,7 +128,7 @@ pub fn keep_copy(path: &Path) -> io::Result<PathBuf> {
 
 fn copy(path: &Path, to: &Path) -> io::Result<()> {
     let mut from = open_regular(path)?;
-    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let mut copy = ownership::open_file(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     let written =
         let_owner_in(&copy).and_then(|()| io::copy(&mut from, &mut copy)).and_then(|_| copy.sync_all());
     if written.is_err() {
@@ -160,17 +159,9 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(contents))
 }
 
-/// Opens a file for reading, and nothing but a file: to open a FIFO would wait for a writer.
+/// Opens a file of this user for reading, and nothing but a file.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let no_file =
-        || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display()));
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    // What open(2) says of a socket.
-    let not_openable = Errno::NXIO.raw_os_error();
-    let file =
-        opened.map_err(|error| if error.raw_os_error() == Some(not_openable) { no_file() } else { error })?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+    ownership::open_file(path, OFlags::RDONLY)
 }
 
 #[cfg(test)]

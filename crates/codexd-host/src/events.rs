@@ -7,19 +7,18 @@
 //! Failure modes: when nothing can be written the event is lost and the caller is told; no verb fails because of it.
 
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::{EventLevel, EventRecord};
 use codexd_core::limits::{EVENTS_LOCK_TIMEOUT_MS, EVENTS_MAX_BYTES};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
-use crate::{atomic, clock};
+use crate::{atomic, clock, ownership};
 
 /// So much of the end of the file is looked through for the last number; a line is far shorter.
 const TAIL_BYTES: u64 = 256 << 10;
@@ -74,7 +73,8 @@ impl EventLog {
         let mut file = self.open_locked()?;
         let mut end = read_end(&mut file)?;
         if file.metadata()?.len() > EVENTS_MAX_BYTES {
-            std::fs::rename(&self.path, self.rotated())?;
+            let (folder, name) = ownership::folder_of(&self.path)?;
+            folder.rename(name, Path::new(self.rotated().file_name().unwrap_or_default()))?;
             file = self.open_locked()?;
             end.torn = false;
         }
@@ -120,8 +120,7 @@ impl EventLog {
     fn open_locked(&self) -> io::Result<File> {
         let deadline = Instant::now() + Duration::from_millis(EVENTS_LOCK_TIMEOUT_MS);
         loop {
-            let file =
-                OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+            let file = ownership::open_file(&self.path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
             atomic::let_owner_in(&file)?;
             lock(&file, deadline)?;
             if is_at(&file, &self.path) {

@@ -4,7 +4,7 @@ use codexd_core::identity::{Pid, Process};
 
 use crate::home::Home;
 use crate::process_table::ProcessTable;
-use crate::{pid_namespace, process};
+use crate::{ownership, pid_namespace, process};
 
 /// The verb, and the option that says of which home; they come first among the arguments.
 pub const ARGUMENTS: [&str; 2] = ["gateway", "--codex-home"];
@@ -16,6 +16,7 @@ pub fn is_one(pid: Pid, home: &Home) -> bool {
     words.eq(ARGUMENTS)
         && arguments.get(3).is_some_and(|path| path == home.root().as_os_str())
         && !pid_namespace::is_below(pid)
+        && ownership::is_trusted_process(pid)
 }
 
 /// The gateway of a home, if one lives.

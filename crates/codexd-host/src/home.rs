@@ -1,16 +1,12 @@
 //! Where everything of one CODEX_HOME lies.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use rustix::fs::Mode;
 
 use crate::atomic;
-
-/// The folder of codexd's state: only its owner may look into it.
-const PRIVATE: u32 = 0o700;
+use crate::ownership::Folder;
 
 /// The files of the state folder that are replaced as a whole.
 const REPLACED: [&str; 8] = [
@@ -190,9 +186,10 @@ impl Home {
     /// The file system's: read-only, full, not permitted, or a file in a folder's place.
     pub fn create_folders(&self) -> io::Result<()> {
         if !self.root.is_dir() {
-            fs::create_dir_all(&self.root)?;
-            let mode = fs::metadata(&self.root)?.permissions().mode();
-            fs::set_permissions(&self.root, Permissions::from_mode(mode | PRIVATE))?;
+            if let Some(folder) = self.root.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            private_dir(&self.root)?;
         }
         for folder in [self.state_dir(), self.control_dir()] {
             private_dir(&folder)?;
@@ -201,27 +198,26 @@ impl Home {
     }
 }
 
-/// Makes one folder for its owner alone; one that others may enter is closed to them, and one that a umask closed to
-/// everybody is opened to its owner.
+/// Makes one folder for its owner alone, whatever the umask; one that others may enter is closed to them, and one that a umask
+/// closed to everybody is opened to its owner.
 fn private_dir(path: &Path) -> io::Result<()> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(PRIVATE)) {
-        Ok(()) => return fs::set_permissions(path, Permissions::from_mode(PRIVATE)),
-        Err(rustix::io::Errno::EXIST) => {}
+    let is_new = match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::EXIST) => false,
         Err(error) => return Err(error.into()),
+    };
+    match Folder::open_own(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(dangling(path, error)),
+        Ok(folder) if is_new => folder.set_private(),
+        other => other?.make_private(),
     }
-    let found = fs::metadata(path)?;
-    if !found.is_dir() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotADirectory,
-            format!("{} is not a folder", path.display()),
-        ));
-    }
-    let mode = found.permissions().mode();
-    if mode & 0o077 != 0 || mode & PRIVATE == 0 {
-        // A read-only file system refuses this; the folder is used as it is then.
-        let _ = fs::set_permissions(path, Permissions::from_mode(PRIVATE));
-    }
-    Ok(())
+}
+
+/// Something is at the path and cannot be opened: a link that leads nowhere.
+fn dangling(path: &Path, error: io::Error) -> io::Error {
+    let Ok(target) = fs::read_link(path) else { return error };
+    let message = format!("{} is a link to {}, which does not exist", path.display(), target.display());
+    io::Error::new(io::ErrorKind::NotADirectory, message)
 }
 
 #[cfg(test)]

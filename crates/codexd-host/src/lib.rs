@@ -14,6 +14,7 @@ pub mod gateway_process;
 pub mod home;
 pub mod lock;
 pub mod logs;
+pub mod ownership;
 pub mod pid_namespace;
 pub mod pid_record;
 pub mod process;
@@ -25,5 +26,6 @@ pub mod settings_file;
 pub mod short_socket;
 pub mod strays;
 pub mod upstream_files;
+pub mod users;
 
 pub use home::Home;

@@ -1,13 +1,15 @@
 //! One changing verb at a time per CODEX_HOME: `flock` on `daemon.lock`, the same lock that upstream takes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, OFlags};
+
+use crate::atomic::open_regular;
+use crate::ownership::{self, ForeignOwner};
 
 /// The lock, held until dropped or until the process ends, however it ends.
 #[derive(Debug)]
@@ -81,24 +83,30 @@ impl Drop for OperationLock {
 /// Opens the lock's file; where it cannot be written (a read-only home), for reading, which locks as well; where it
 /// cannot be made either, CODEX_HOME itself.
 fn open(path: &Path) -> io::Result<File> {
-    let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-    match writable {
+    match open_to_write(path) {
         Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound
-            ) =>
+            if ForeignOwner::of(&error).is_none()
+                && matches!(
+                    error.kind(),
+                    io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::NotFound
+                ) =>
         {
             let home = path.parent().and_then(Path::parent);
-            File::open(path).or_else(|_| File::open(home.unwrap_or(Path::new("/")))).map_err(|_| error)
+            open_regular(path).or_else(|_| File::open(home.unwrap_or(Path::new("/")))).map_err(|_| error)
         }
         other => other,
     }
 }
 
+fn open_to_write(path: &Path) -> io::Result<File> {
+    ownership::open_file(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)
+}
+
 fn holder(path: &Path) -> Option<String> {
     let mut text = String::new();
-    File::open(path).ok()?.take(256).read_to_string(&mut text).ok()?;
+    open_regular(path).ok()?.take(256).read_to_string(&mut text).ok()?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -113,8 +121,8 @@ fn is_read_only(error: &io::Error) -> bool {
 /// If the file cannot be made or opened.
 pub fn try_keeper_lock(path: &Path) -> io::Result<Option<File>> {
     // Only this very file is the keeper's lock: where it cannot be opened nothing else can stand for it.
-    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
-    let file = file.or_else(|error| if is_read_only(&error) { File::open(path) } else { Err(error) })?;
+    let file = open_to_write(path);
+    let file = file.or_else(|error| if is_read_only(&error) { open_regular(path) } else { Err(error) })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

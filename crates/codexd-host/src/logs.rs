@@ -10,15 +10,15 @@
 
 mod follow;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use codexd_core::limits::{LOG_LINES_MAX_BYTES, LOG_OVERGROWN_FACTOR};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
-use crate::atomic;
+use crate::{atomic, ownership};
 pub use follow::Follower;
 
 /// Cutting works in whole blocks of the file system; every one in use divides this.
@@ -50,7 +50,7 @@ pub enum Rotation {
 /// # Errors
 /// The file system's.
 pub fn open_for_append(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = ownership::open_file(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)?;
     atomic::let_owner_in(&file)?;
     Ok(file)
 }
@@ -72,7 +72,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// The file system's; the log and the rotated file are as they were then.
 pub fn rotate_if_larger(path: &Path, max_bytes: u64) -> io::Result<Rotation> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut file = ownership::open_file(path, OFlags::RDWR)?;
     let length = file.metadata()?.len();
     if length <= max_bytes {
         return Ok(Rotation::NotNeeded);
@@ -122,7 +122,8 @@ struct Kept {
 }
 
 fn keep_end(file: &mut File, to: &Path, length: u64, max_bytes: u64) -> io::Result<Kept> {
-    let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    atomic::remove_if_there(to)?;
+    let mut copy = ownership::open_file(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     atomic::let_owner_in(&copy)?;
     // What is behind the last whole block stays in the log, where that can be had: one byte must.
     let front = whole_blocks(length - 1);

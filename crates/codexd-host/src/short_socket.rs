@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use sha2::{Digest, Sha256};
 
+use crate::ownership::{Folder, ForeignOwner};
+
 /// So much of the hash keeps two homes apart and the path short.
 const HASH_BYTES: usize = 12;
 
@@ -41,16 +43,19 @@ fn short_path(socket: &Path) -> io::Result<PathBuf> {
     let me = rustix::process::geteuid().as_raw();
     let base = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
-        .filter(|base| base.is_absolute() && base.as_os_str().len() < 40 && base.is_dir());
+        .filter(|base| base.is_absolute() && base.as_os_str().len() < 40 && Folder::open_own(base).is_ok());
     let folder = base.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("codexd-{me}"));
     match rustix::fs::mkdir(&folder, Mode::RWXU) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    // Anybody may have made it first: it must be a folder of ours that nobody else enters.
+    // Every user may have made it first: it must be a folder of this user, not a link, that no other user enters.
     let found = fs::symlink_metadata(&folder)?;
-    if !found.is_dir() || found.uid() != me || found.permissions().mode() & 0o077 != 0 {
-        let message = format!("{} is not a folder of our own", folder.display());
+    if found.uid() != me {
+        return Err(ForeignOwner { path: folder, uid: found.uid() }.into());
+    }
+    if !found.is_dir() || found.permissions().mode() & 0o077 != 0 {
+        let message = format!("{} is not a folder that only its owner may enter", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
     let hash = Sha256::digest(socket.as_os_str().as_bytes());

@@ -8,13 +8,14 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use codexd_core::identity::{Pid, Process};
 use codexd_core::record;
 
 use crate::home::Home;
-use crate::{atomic, logs, pid_record};
+use crate::{atomic, logs, ownership, pid_record};
 
 /// What upstream's daemon names its server in: since 0.131.0, and in a newer installation of its own.
 const PID_RECORDS: [&str; 2] = ["app-server.pid", "daemon.pid"];
@@ -95,7 +96,8 @@ pub fn link_managed_log(home: &Home) -> io::Result<()> {
     let is_older = !newer && !any(NEWER_LAYOUT) && any(OLDER_LAYOUT);
     let link = home.state_file(if is_older { OLDER_STDERR } else { NEWER_STDERR });
     match link.symlink_metadata() {
-        Ok(found) if found.is_symlink() => return Ok(()),
+        // One of another user would lead the server's log where that user wants it.
+        Ok(found) if found.is_symlink() && ownership::is_trusted(found.uid()) => return Ok(()),
         Ok(_) => fs::rename(&link, link.with_added_extension("previous"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

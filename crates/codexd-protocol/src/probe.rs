@@ -47,6 +47,12 @@ pub enum ProbeError {
         /// What happened.
         why: String,
     },
+    /// A process of another user listens. It was told nothing.
+    #[error("the listener belongs to uid {}", peer.uid)]
+    OtherUser {
+        /// The process and its user.
+        peer: Peer,
+    },
     /// Somebody listens and is not an app-server, or refuses.
     #[error("the listener is not an app-server: {why}")]
     Foreign {
@@ -72,6 +78,9 @@ pub fn ask(path: &Path, client_version: &str, patience: Duration) -> Result<Answ
 /// See [`ProbeError`].
 pub fn ask_on(stream: UnixStream, client_version: &str, patience: Duration) -> Result<Answer, ProbeError> {
     let peer = unix::peer(&stream).ok();
+    if let Some(peer) = peer.filter(|peer| !peer.is_trusted()) {
+        return Err(ProbeError::OtherUser { peer });
+    }
     let mute = |why: String| ProbeError::Mute { peer, why };
     let stream = Bounded { stream, deadline: Instant::now() + patience };
     let (mut socket, _) = tungstenite::client("ws://localhost/", stream).map_err(|error| match error {

@@ -25,6 +25,11 @@ impl Session {
     /// Why there is no connection: a sentence.
     pub fn open(path: &Path, client_version: &str, timeout: Duration) -> Result<Self, String> {
         let stream = unix::connect(path).map_err(|error| format!("failed to connect: {error}"))?;
+        if let Ok(peer) = unix::peer(&stream)
+            && !peer.is_trusted()
+        {
+            return Err(format!("the listener belongs to uid {}", peer.uid));
+        }
         let stream = Bounded { stream, deadline: Instant::now() + timeout };
         let (socket, _) = tungstenite::client("ws://localhost/", stream)
             .map_err(|error| format!("no WebSocket handshake: {error}"))?;

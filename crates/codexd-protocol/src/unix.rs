@@ -86,6 +86,13 @@ pub struct Peer {
     pub uid: u32,
 }
 
+impl Peer {
+    /// Whether codexd speaks with this user: the one who runs this process, or root, who can do everything anyway.
+    pub fn is_trusted(self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    }
+}
+
 /// Reads the credentials of the other end.
 ///
 /// # Errors
@@ -122,7 +129,15 @@ fn peer_credentials(stream: BorrowedFd<'_>) -> io::Result<libc::ucred> {
 
 #[cfg(test)]
 mod tests {
-    use super::{bind, connect, peer};
+    use super::{Peer, bind, connect, peer};
+
+    #[test]
+    fn only_this_user_and_root_are_trusted() {
+        let me = rustix::process::geteuid().as_raw();
+        let peer = |uid| Peer { pid: None, uid };
+        assert!(peer(me).is_trusted() && peer(0).is_trusted());
+        assert!(!peer(me + 1).is_trusted());
+    }
 
     #[test]
     fn a_path_of_four_hundred_bytes_is_bound_and_reached() {

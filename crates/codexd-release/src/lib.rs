@@ -7,5 +7,5 @@ pub mod find;
 mod npm;
 pub mod version;
 
-pub use find::{FoundCodex, NotFound, Search, find, is_script};
+pub use find::{FoundCodex, Looked, NotFound, Search, find, is_script};
 pub use version::{Patience, VersionCache, VersionError};

@@ -38,6 +38,9 @@ pub struct Global {
     /// Print for people
     #[arg(long, global = true)]
     pub text: bool,
+    /// Work on a home of another user; root then runs codexd as that user [default: for the homes in $CODEXD_FOREIGN_HOMES]
+    #[arg(long, global = true)]
+    pub allow_foreign_owner: bool,
     /// How long to wait for another codexd command on this home
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = codexd_core::limits::LOCK_TIMEOUT_SECONDS)]
     pub lock_timeout: u64,
@@ -56,7 +59,7 @@ pub enum Verb {
     Restart(RestartArgs),
     /// As restart, but wait for running turns without limit
     Reload,
-    /// Tell everything about this home; always succeeds
+    /// Show status, problems and recent events
     Status,
     /// Tell the versions; fails when nothing answers
     Version,

@@ -13,10 +13,11 @@ use codexd_core::os_text::OsText;
 use codexd_core::program::{NamedCodex, Program};
 use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
+use codexd_host::ownership;
 use codexd_host::process;
 use codexd_host::process_table::Activity;
 use codexd_release::version;
-use codexd_release::{FoundCodex, NotFound, Patience, Search, VersionCache, VersionError, find};
+use codexd_release::{FoundCodex, Looked, NotFound, Patience, Search, VersionCache, VersionError, find};
 
 use crate::context::{Context, VERSION};
 use crate::failures;
@@ -92,9 +93,22 @@ pub fn installed(context: &Context, settings: &Settings) -> Result<Installed, No
         path: path.as_deref(),
         running: recorded.executable.as_deref(),
     })?;
+    if found.source == CodexSource::Managed {
+        check_owner(context, &found.path)?;
+    }
     let identity = process::file_identity(&found.executable).ok();
     let named = named.map(|path| NamedCodex { path, setting: setting.map(Path::to_owned) }).or(before);
     Ok(Installed { found, identity, named })
+}
+
+/// Where another user may write to the home, that user could have put a program in the place of the managed Codex.
+fn check_owner(context: &Context, path: &Path) -> Result<(), NotFound> {
+    ownership::check_below(context.home.root(), path).map_err(|error| NotFound {
+        looked_at: vec![Looked { path: path.to_owned(), why: error.to_string() }],
+        named: None,
+        unusable: true,
+        expected: path.to_owned(),
+    })
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -2,18 +2,18 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codexd_core::contract::{ErrorCode, EventLevel, Failure, Repair};
+use codexd_core::contract::{EventLevel, Failure, Repair};
 use codexd_core::settings::{ParsedSettings, Settings};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
+use codexd_host::ownership::{self, ForeignOwner};
 use codexd_host::{Home, elsewhere, settings_file};
 
 use crate::caller::Caller;
 use crate::cli::Global;
-use crate::{failures, output};
+use crate::{failures, foreign_home, home_folder, output};
 
 /// The version of codexd.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -44,9 +44,11 @@ impl Context {
     /// The context for the options.
     ///
     /// # Errors
-    /// [`ErrorCode::HomeInvalid`] if no home can be told or the one that was named is not there.
+    /// `home-invalid` if no home can be told or the one that was named is not there, `foreign-owner` if
+    /// it belongs to another user.
     pub fn new(global: Global) -> Result<Self, Failure> {
-        let home = resolve_home(&global)?;
+        let home = home_folder::resolve(&global)?;
+        foreign_home::check(&global, &home)?;
         let log = EventLog::new(home.events());
         Ok(Self { log, home, global, caller: OnceCell::new(), repairs: RefCell::default() })
     }
@@ -59,10 +61,15 @@ impl Context {
     /// Takes the operation lock for `verb`; says on stderr whom it waits for.
     ///
     /// # Errors
-    /// [`ErrorCode::LockTimeout`], [`ErrorCode::RunningElsewhere`], or what the file system said.
+    /// `lock-timeout`, `running-elsewhere`, or what the file system said.
     pub fn lock(&self, verb: &str) -> Result<OperationLock, Failure> {
         // A home that cannot be written shows when something is to be written; to stop a server nothing is.
         let made = self.home.create_folders();
+        if let Err(error) = &made
+            && (ForeignOwner::of(error).is_some() || ownership::is_open_to_others(&self.home))
+        {
+            return Err(failures::state("close the state folder to other users in", self.home.root(), error));
+        }
         let path = self.home.operation_lock();
         let patience = Duration::from_secs(self.global.lock_timeout);
         let taken = OperationLock::take(&path, verb, patience, |holder| {
@@ -165,67 +172,5 @@ impl Context {
     pub fn write_settings(&self, settings: &Settings) -> Result<(), Failure> {
         settings_file::write(&self.home, settings)
             .map_err(|error| failures::state("write the settings", &self.home.settings(), &error))
-    }
-}
-
-/// The home that was named must be there, as upstream has it; the default one is made.
-fn resolve_home(global: &Global) -> Result<Home, Failure> {
-    let invalid = |message: String| Failure::new(ErrorCode::HomeInvalid, message);
-    let from_env = || std::env::var_os("CODEX_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    if let Some(named) = global.codex_home.clone().or_else(from_env) {
-        let shown = named.display().to_string();
-        let found = named.canonicalize().map_err(|error| {
-            invalid(format!("CODEX_HOME is {shown}, which cannot be used: {error}"))
-                .hint("make the folder, or name another with --codex-home or CODEX_HOME")
-        })?;
-        if !found.is_dir() {
-            return Err(invalid(format!("CODEX_HOME is {shown}, which is not a folder")));
-        }
-        return utf8(found);
-    }
-    let user = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    let user = user.filter(|home| home.is_absolute()).ok_or_else(|| {
-        invalid("neither CODEX_HOME nor HOME says where Codex lives".to_owned())
-            .hint("set CODEX_HOME to an absolute path")
-    })?;
-    utf8(canonical(&user.join(".codex")))
-}
-
-/// The one path that something has before and after it is made, with no links in it: what is kept by path, the hash of a short
-/// socket for one, would belong to another home otherwise.
-fn canonical(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
-        (Some(folder), Some(name)) => canonical(folder).join(name),
-        _ => path.to_owned(),
-    })
-}
-
-/// The home's path goes into JSON.
-fn utf8(home: PathBuf) -> Result<Home, Failure> {
-    match home.to_str() {
-        Some(_) => Ok(Home::new(home)),
-        None => {
-            let message = format!("the path of CODEX_HOME is not UTF-8: {}", home.display());
-            Err(Failure::new(ErrorCode::HomeInvalid, message).hint("Codex itself needs a path in UTF-8, too"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::canonical;
-
-    #[test]
-    fn a_home_has_one_path_before_and_after_it_is_made() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let root = folder.path().canonicalize().expect("there");
-        std::fs::create_dir(root.join("real")).expect("made");
-        std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("linked");
-        for home in [".codex", "new user/.codex"] {
-            let before = canonical(&root.join("link").join(home));
-            assert_eq!(before, root.join("real").join(home));
-            std::fs::create_dir_all(&before).expect("made");
-            assert_eq!(canonical(&root.join("link").join(home)), before);
-        }
     }
 }

@@ -238,7 +238,7 @@ impl Drive<'_> {
         match ordered {
             Ok(()) => Ok(true),
             Err(LinkError::Gone) => self.lost_keeper().map(|()| false),
-            Err(error) => Err(failures::keeper(&error)),
+            Err(error) => Err(failures::keeper(&self.context.home, &error)),
         }
     }
 
@@ -250,7 +250,7 @@ impl Drive<'_> {
             self.progress.restarted = false;
         }
         if self.keepers_lost > KEEPERS_LOST_MAX {
-            return Err(failures::keeper(&LinkError::Gone));
+            return Err(failures::keeper(&self.context.home, &LinkError::Gone));
         }
         Ok(())
     }
@@ -287,13 +287,7 @@ impl Drive<'_> {
         match not_ready {
             NotReady::Exited(exit) => failures::server_exited(&exit),
             NotReady::SpawnFailed { message, errno } | NotReady::Refused { message, errno } => {
-                use rustix::io::Errno;
-                let code = match errno.map(Errno::from_raw_os_error) {
-                    Some(Errno::NOSPC | Errno::DQUOT) => ErrorCode::DiskFull,
-                    Some(Errno::ROFS) => ErrorCode::StateUnwritable,
-                    _ => ErrorCode::SpawnFailed,
-                };
-                Failure::new(code, message).with("errno", errno)
+                failures::not_started(message, errno)
             }
             NotReady::Unkillable(pid) => Failure::new(
                 ErrorCode::StopTimeout,
@@ -310,7 +304,7 @@ impl Drive<'_> {
                 .with("pid", pid.map(|pid| pid.0))
             }
             NotReady::KeeperGone => Failure::new(ErrorCode::KeeperFailed, "the keeper has gone"),
-            NotReady::Link(error) => failures::keeper(&error),
+            NotReady::Link(error) => failures::keeper(&self.context.home, &error),
         }
     }
 
@@ -341,7 +335,7 @@ impl Drive<'_> {
         self.await_leaving(&mut link, &mut Patience::begin())?;
         match link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
             Ok(()) => {}
-            Err(error) => return Err(failures::keeper(&error)),
+            Err(error) => return Err(failures::keeper(&self.context.home, &error)),
         }
         self.progress.stopped |= kept;
         Ok(())
@@ -365,7 +359,7 @@ impl Drive<'_> {
                     patience
                         .tell(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
                 }
-                Err(error) => return Err(failures::keeper(&error)),
+                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
             }
         }
     }

@@ -7,20 +7,28 @@ use codexd_core::contract::status::LastExit;
 use codexd_core::contract::{CodexSource, ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
-use codexd_host::Home;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
+use codexd_host::ownership::ForeignOwner;
 use codexd_host::service::keeper::LinkError;
 use codexd_host::strays::MARK;
+use codexd_host::{Home, users};
 use codexd_release::{NotFound, VersionError};
+use rustix::io::Errno;
 use serde_json::{Value, json};
+
+/// What to do about a full disk.
+pub const MAKE_ROOM: &str = "make room on the disk and run the command again";
 
 /// A file of the state could not be read or written.
 pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
+    if let Some(found) = ForeignOwner::of(error) {
+        return foreign_owner(found);
+    }
     let message = format!("failed to {what} {}: {error}", path.display());
     let failure = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Failure::new(ErrorCode::DiskFull, message).hint("make room on the disk and run the command again")
+            Failure::new(ErrorCode::DiskFull, message).hint(MAKE_ROOM)
         }
         ErrorKind::ReadOnlyFilesystem
         | ErrorKind::PermissionDenied
@@ -31,6 +39,41 @@ pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
         _ => Failure::new(ErrorCode::Internal, message),
     };
     failure.with("path", path.to_string_lossy().into_owned())
+}
+
+/// A folder or a file of codexd's belongs to another user.
+pub fn foreign_owner(found: &ForeignOwner) -> Failure {
+    foreign(format!("{found}; codexd neither reads nor writes what another user made there"), found.uid)
+        .hint("move it away and run the command again")
+        .with("path", found.path.to_string_lossy().into_owned())
+}
+
+/// The home belongs to another user.
+pub fn foreign_home(found: &ForeignOwner) -> Failure {
+    let me = rustix::process::geteuid().as_raw();
+    let message = format!("the Codex home {found}, and codexd runs as {}", users::named(me));
+    let hint = if me == 0 {
+        format!(
+            "run the command as its owner: `{} codexd …`; in a container, --allow-foreign-owner does that",
+            as_user(found.uid)
+        )
+    } else {
+        "name a home of your own with --codex-home or CODEX_HOME; --allow-foreign-owner uses this one all the same".to_owned()
+    };
+    foreign(message, found.uid).hint(hint).with("path", found.path.to_string_lossy().into_owned())
+}
+
+fn foreign(message: String, uid: u32) -> Failure {
+    let owner = users::find(uid).map(|user| user.name);
+    Failure::new(ErrorCode::ForeignOwner, message).with("uid", uid).with("owner", owner)
+}
+
+/// The beginning of a command line that runs the rest of it as a user.
+fn as_user(uid: u32) -> String {
+    match users::find(uid) {
+        Some(user) => format!("runuser -u {} --", user.name),
+        None => format!("setpriv --reuid {uid} --regid {uid} --clear-groups --"),
+    }
 }
 
 /// The operation lock was not taken.
@@ -51,17 +94,60 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
 }
 
 /// The keeper did not play along.
-pub fn keeper(error: &LinkError) -> Failure {
-    if let LinkError::System(error) = error
-        && matches!(
-            error.kind(),
-            ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied
-        )
-    {
-        return state("start the keeper in", Path::new("the state folder"), error);
+pub fn keeper(home: &Home, error: &LinkError) -> Failure {
+    match error {
+        LinkError::System(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull
+                    | ErrorKind::QuotaExceeded
+                    | ErrorKind::ReadOnlyFilesystem
+                    | ErrorKind::PermissionDenied
+                    | ErrorKind::NotADirectory
+                    | ErrorKind::AlreadyExists
+            ) =>
+        {
+            return state("start the keeper in", &home.state_dir(), error);
+        }
+        LinkError::Refused { message, errno } => return keeper_refused(home, message, *errno),
+        _ => {}
     }
     Failure::new(ErrorCode::KeeperFailed, format!("{error}"))
         .hint("run the command again; keeper.log in the state folder has the keeper's last words")
+}
+
+/// A supervisor that was just started cannot serve this home.
+fn keeper_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure {
+    let folder = home.state_dir();
+    let message = format!("the supervisor cannot run in {}: {message}", folder.display());
+    let (code, hint) = match errno.map(Errno::from_raw_os_error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => (ErrorCode::DiskFull, MAKE_ROOM),
+        // What bind(2) answers on a file system without Unix sockets.
+        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NAMETOOLONG) => (
+            ErrorCode::StateUnwritable,
+            "this folder cannot hold Unix sockets: use a home on a local file system, with a shorter path",
+        ),
+        Some(Errno::ROFS | Errno::ACCESS | Errno::ISDIR | Errno::NOTDIR) => (
+            ErrorCode::StateUnwritable,
+            "move away what is in the way; the folder must be writable for the user who runs codexd",
+        ),
+        _ => (ErrorCode::KeeperFailed, "run the command again; keeper.log in the state folder has more"),
+    };
+    Failure::new(code, message)
+        .hint(hint)
+        .with("path", folder.to_string_lossy().into_owned())
+        .with("errno", errno)
+}
+
+/// The supervisor did not start the app-server.
+pub fn not_started(message: String, errno: Option<i32>) -> Failure {
+    let failure = match errno.map(Errno::from_raw_os_error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Failure::new(ErrorCode::DiskFull, message).hint(MAKE_ROOM),
+        Some(Errno::ROFS) => Failure::new(ErrorCode::StateUnwritable, message)
+            .hint("the state folder must be writable for the user who runs codexd"),
+        _ => Failure::new(ErrorCode::SpawnFailed, message),
+    };
+    failure.with("errno", errno)
 }
 
 /// The keeper lives and says nothing.
@@ -125,6 +211,11 @@ pub fn broken_codex(error: &VersionError) -> Failure {
 pub fn refusal(refusal: Refusal, socket: &Path) -> Failure {
     let socket_text = socket.display();
     let (failure, pid) = match refusal {
+        Refusal::OtherUser(uid) => {
+            let message = format!("{socket_text} is in use by a process of {}", users::named(uid));
+            let hint = "codexd tells that process nothing; end it, or use a home that only you may write to";
+            (foreign(message, uid).hint(hint), None)
+        }
         Refusal::Unmanaged(pid) => (
             Failure::new(
                 ErrorCode::UnmanagedServer,
@@ -204,4 +295,29 @@ pub fn server_exited(exit: &LastExit) -> Failure {
     .with("exitCode", exit.code)
     .with("signal", exit.signal)
     .with("stderrTail", exit.stderr_tail.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Errno, ErrorCode, Home, keeper};
+    use codexd_host::service::keeper::LinkError;
+
+    #[test]
+    fn a_home_that_cannot_hold_sockets_is_not_to_be_retried() {
+        let home = Home::new("/h");
+        let refused = |errno: Errno| {
+            let message = "failed to listen for orders: refused".to_owned();
+            keeper(&home, &LinkError::Refused { message, errno: Some(errno.raw_os_error()) })
+        };
+        // FAT and exFAT answer with the first, network file systems with the others.
+        for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL] {
+            let failure = refused(errno);
+            assert_eq!(failure.code, ErrorCode::StateUnwritable);
+            assert!(failure.hint.is_some_and(|hint| hint.contains("cannot hold Unix sockets")));
+            assert_eq!(failure.context["path"], "/h/app-server-daemon");
+            assert!(failure.message.contains("failed to listen for orders"));
+        }
+        assert_eq!(refused(Errno::NOSPC).code, ErrorCode::DiskFull);
+        assert_eq!(refused(Errno::NOMEM).code, ErrorCode::KeeperFailed);
+    }
 }

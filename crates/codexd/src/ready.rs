@@ -281,7 +281,8 @@ impl Wait<'_> {
                 return if socket.symlink_metadata().is_ok() { Looked::Soon } else { Looked::Nothing };
             }
         };
-        let listener = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
+        let peer = unix::peer(&stream).ok().filter(|peer| peer.is_trusted());
+        let listener = peer.and_then(|peer| peer.pid).map(Pid);
         let is_right = |listener| match expected {
             Some(expected) => process::descends_from(listener, expected),
             None => front::is_ours(listener, &self.context.home),
@@ -299,7 +300,7 @@ impl Wait<'_> {
                 let seen = ListenerSeen::Answering { pid: listener, ours: true };
                 Looked::Ready(Listening { seen, answer: Some(answer) })
             }
-            Err(ProbeError::Connect(error)) => {
+            Err(error @ (ProbeError::Connect(_) | ProbeError::OtherUser { .. })) => {
                 self.last = error.to_string();
                 Looked::Soon
             }

@@ -82,6 +82,8 @@ error_codes! {
     ConfigInvalid = "config-invalid", exit 26, retryable false;
     /// The new app-server cannot read the threads that are loaded now; the one that runs goes on.
     SuccessorUnfit = "successor-unfit", exit 27, retryable true;
+    /// The home, a folder or a file of codexd's in it, or the process on its control socket belongs to another user.
+    ForeignOwner = "foreign-owner", exit 28, retryable false;
     /// The command was interrupted by a signal before its end; what it began goes on.
     Interrupted = "interrupted", exit 19, retryable true;
 }

@@ -82,6 +82,11 @@ pub enum ListenerSeen {
     LeftOver,
     /// A file that is no socket.
     NoSocket,
+    /// A process of another user listens. It was told nothing.
+    OtherUser {
+        /// The user's number.
+        uid: u32,
+    },
     /// Somebody listens and does not answer.
     Mute {
         /// Who, if it can be told.
@@ -155,6 +160,8 @@ pub enum Refusal {
     Unmanaged(Option<Pid>),
     /// Somebody who does not answer holds the control socket.
     Occupied(Option<Pid>),
+    /// A process of another user, with this number, holds the control socket.
+    OtherUser(u32),
     /// A file that is no socket is in the socket's place.
     NoSocket,
 }
@@ -232,8 +239,12 @@ fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
 
 /// Nobody answers: get to the point where somebody does.
 fn bring_up(seen: &Observation, progress: Progress) -> Step {
-    if let ListenerSeen::Mute { pid: pid @ Some(_), ours: false } = seen.listener {
-        return Step::Refuse(Refusal::Occupied(pid));
+    match seen.listener {
+        ListenerSeen::Mute { pid: pid @ Some(_), ours: false } => {
+            return Step::Refuse(Refusal::Occupied(pid));
+        }
+        ListenerSeen::OtherUser { uid } => return Step::Refuse(Refusal::OtherUser(uid)),
+        _ => {}
     }
     if let Recorded::Alive(_) = seen.record {
         return match seen.keeper {
@@ -278,6 +289,7 @@ fn stop(seen: &Observation, progress: Progress) -> Step {
     match seen.listener {
         ListenerSeen::Answering { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Unmanaged(pid)),
         ListenerSeen::Mute { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Occupied(pid)),
+        ListenerSeen::OtherUser { uid } if !progress.stopped => Step::Refuse(Refusal::OtherUser(uid)),
         ListenerSeen::LeftOver => Step::Mend(Mend::Socket),
         _ if progress.stopped => Step::Finish { status: LifecycleStatus::Stopped, managed: true },
         _ => Step::Finish { status: LifecycleStatus::NotRunning, managed: false },
@@ -291,6 +303,7 @@ fn restart(seen: &Observation, progress: Progress) -> Step {
         ListenerSeen::Mute { pid: pid @ Some(_), ours: false } => {
             return Step::Refuse(Refusal::Occupied(pid));
         }
+        ListenerSeen::OtherUser { uid } => return Step::Refuse(Refusal::OtherUser(uid)),
         _ => {}
     }
     let acted = progress.restarted || progress.started;

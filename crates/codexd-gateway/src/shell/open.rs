@@ -10,6 +10,7 @@ use codexd_protocol::{Message, RequestId};
 use serde_json::json;
 use tokio::net::UnixStream;
 
+use super::accept::may_enter;
 use super::driver::Driver;
 use super::line::{Line, Ready, Side};
 use super::stream::Stream;
@@ -105,7 +106,15 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::time::sleep(Duration::from_millis(GREET_FIRST_WAIT_MS)).await;
             }
-            outcome => return outcome,
+            Ok(stream) => {
+                let uid = stream.peer_cred()?.uid();
+                if !may_enter(uid) {
+                    let message = format!("{} belongs to uid {uid}", socket.display());
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+                }
+                return Ok(stream);
+            }
+            failed => return failed,
         }
     }
 }

@@ -71,7 +71,7 @@ impl Drive<'_> {
                 }
                 Ok(_) => {}
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-                Err(error) => return Err(failures::keeper(&error)),
+                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
             }
         }
     }

@@ -67,7 +67,7 @@ impl Drive<'_> {
                 // The last report about an order; a keeper without a server has left instead.
                 Ok(Report::State { .. } | Report::Leaving) | Err(LinkError::Gone) => return Ok(()),
                 Ok(_) => {}
-                Err(error) => return Err(failures::keeper(&error)),
+                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
             }
         }
     }

@@ -57,7 +57,7 @@ impl Drive<'_> {
                 Ok(_) => {}
                 Err(LinkError::Silent(_)) => break,
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| true),
-                Err(error) => return Err(failures::keeper(&error)),
+                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
             }
         }
         Ok(true)
@@ -146,7 +146,7 @@ impl Drive<'_> {
         // What was said until now may be old.
         match link.skip_what_was_said() {
             Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-            other => other.map_err(|error| failures::keeper(&error))?,
+            other => other.map_err(|error| failures::keeper(&self.context.home, &error))?,
         }
         while successor(link).is_some() {
             match link.next(deadline) {
@@ -154,7 +154,7 @@ impl Drive<'_> {
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
                 // The keeper says itself that it takes no second one.
                 Err(LinkError::Silent(_)) => break,
-                Err(error) => return Err(failures::keeper(&error)),
+                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
             }
         }
         Ok(true)
@@ -185,7 +185,7 @@ impl Drive<'_> {
                 Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
                 Ok(_) => {}
                 Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-                Err(error) => return Err(failures::keeper(&error)),
+                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
             }
         }
     }

@@ -96,7 +96,11 @@ fn ask(home: &Home, ours: Ours<'_>) -> Asked {
         Ok(stream) => stream,
         Err(error) => return seen(unreachable(&socket, error.kind())),
     };
-    let pid = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
+    let peer = unix::peer(&stream).ok();
+    if let Some(peer) = peer.filter(|peer| !peer.is_trusted()) {
+        return seen(ListenerSeen::OtherUser { uid: peer.uid });
+    }
+    let pid = peer.and_then(|peer| peer.pid).map(Pid);
     let is_ours = is_ours(home, pid, ours);
     if is_ours && !ours.is_reachable() {
         return seen(ListenerSeen::Mute { pid, ours: true });
@@ -112,6 +116,7 @@ fn ask(home: &Home, ours: Ours<'_>) -> Asked {
             if has_a_name { Asked::Settled(listening) } else { Asked::Leaving(listening) }
         }
         Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
+        Err(ProbeError::OtherUser { peer }) => seen(ListenerSeen::OtherUser { uid: peer.uid }),
         Err(ProbeError::Mute { .. }) if began.elapsed() < patience || !has_a_name => {
             Asked::Leaving(Listening { seen: ListenerSeen::Mute { pid, ours: is_ours }, answer: None })
         }
@@ -126,7 +131,11 @@ pub fn glimpse(home: &Home, ours: Ours<'_>) -> ListenerSeen {
     let socket = home.control_socket();
     match unix::connect(&socket) {
         Ok(stream) => {
-            let pid = unix::peer(&stream).ok().and_then(|peer| peer.pid).map(Pid);
+            let peer = unix::peer(&stream).ok();
+            if let Some(peer) = peer.filter(|peer| !peer.is_trusted()) {
+                return ListenerSeen::OtherUser { uid: peer.uid };
+            }
+            let pid = peer.and_then(|peer| peer.pid).map(Pid);
             ListenerSeen::Mute { pid, ours: is_ours(home, pid, ours) }
         }
         Err(error) => unreachable(&socket, error.kind()),

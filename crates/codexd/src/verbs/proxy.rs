@@ -18,11 +18,13 @@ use std::process::ExitCode;
 use std::thread;
 
 use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::lifecycle::Refusal;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::cli::{Global, ProxyArgs};
 use crate::context::Context;
+use crate::failures;
 use crate::output::{self, Mode};
 use crate::verbs::lifecycle::Reply;
 
@@ -49,10 +51,14 @@ fn socket(global: Global, args: &ProxyArgs) -> Result<PathBuf, Failure> {
 }
 
 fn connect(socket: &Path) -> Result<UnixStream, Failure> {
-    codexd_protocol::unix::connect(socket).map_err(|error| {
+    let stream = codexd_protocol::unix::connect(socket).map_err(|error| {
         let message = format!("failed to connect to {}: {error}", socket.display());
         gone(message, socket).hint("codexd start brings a server up on the control socket of the home")
-    })
+    })?;
+    match codexd_protocol::unix::peer(&stream) {
+        Ok(peer) if !peer.is_trusted() => Err(failures::refusal(Refusal::OtherUser(peer.uid), socket)),
+        _ => Ok(stream),
+    }
 }
 
 /// Whoever listened does not, or not any more.
@@ -62,9 +68,11 @@ fn gone(message: String, socket: &Path) -> Failure {
 
 /// stdout does not take what the server said.
 fn unwritable(error: &io::Error) -> Failure {
-    let code =
-        if error.kind() == ErrorKind::StorageFull { ErrorCode::DiskFull } else { ErrorCode::StdoutClosed };
-    Failure::new(code, format!("what the server said could not be written to standard output: {error}"))
+    let message = format!("failed to write the server's messages to standard output: {error}");
+    match error.kind() {
+        ErrorKind::StorageFull => Failure::new(ErrorCode::DiskFull, message).hint(failures::MAKE_ROOM),
+        _ => Failure::new(ErrorCode::StdoutClosed, message),
+    }
 }
 
 fn tunnel(stream: UnixStream, socket: &Path) -> Result<(), Failure> {

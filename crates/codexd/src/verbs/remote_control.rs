@@ -52,6 +52,9 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         ListenerSeen::Mute { pid, ours: false } if !managed => {
             return Err(failures::refusal(Refusal::Occupied(pid), &socket));
         }
+        ListenerSeen::OtherUser { uid } if !managed => {
+            return Err(failures::refusal(Refusal::OtherUser(uid), &socket));
+        }
         _ => {}
     }
     let changed = settings.remote_control_enabled != enable;

@@ -1,4 +1,5 @@
-//! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing, always succeeds.
+//! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing; fails
+//! only for a home that codexd may not use.
 
 mod elsewhere;
 mod fronts;
@@ -140,6 +141,10 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         }
         ListenerSeen::NoSocket => {
             add(&mut problems, "no-socket", "the file at the control socket's path is none");
+        }
+        ListenerSeen::OtherUser { uid } => {
+            let user = codexd_host::users::named(uid);
+            add(&mut problems, "foreign-owner", format!("a process of {user} listens on the control socket"));
         }
         // It waits for the server that its keeper is about to start, has started, or ends.
         ListenerSeen::Mute { ours: true, .. }

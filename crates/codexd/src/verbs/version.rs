@@ -1,12 +1,13 @@
 //! `codexd version`: the versions of what is installed and what runs. No lock, nothing changed.
 
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
-use codexd_core::lifecycle::ListenerSeen;
+use codexd_core::lifecycle::{ListenerSeen, Refusal};
 use codexd_host::elsewhere;
 
 use super::lifecycle::{self, Reply};
 use crate::context::Context;
 use crate::drive::Reached;
+use crate::failures;
 use crate::observe::{self, Listening, Ours};
 
 /// Runs the verb.
@@ -37,6 +38,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
             };
             Ok(lifecycle::reply(context, &settings, &reached))
         }
+        ListenerSeen::OtherUser { uid } => Err(failures::refusal(Refusal::OtherUser(uid), &socket)),
         seen => {
             let what = match seen {
                 ListenerSeen::Nothing => "no app-server has made it",

@@ -9,6 +9,7 @@ mod inside_a_turn;
 mod kill;
 mod lifecycle;
 mod lost_sockets;
+mod ownership;
 mod proxy;
 mod state;
 mod stubborn;

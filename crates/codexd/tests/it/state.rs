@@ -4,6 +4,7 @@ mod abuse;
 mod disk;
 mod files;
 mod health;
+mod messages;
 mod waits;
 
 use std::fs;

@@ -4,10 +4,10 @@
 //! A client is told who listens by the credentials of whoever called listen(2) last (`unix(7)`, `SO_PEERCRED`): the
 //! gateway does so when it takes over, the keeper when a gateway is gone.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use codexd_core::limits::{CONTROL_BACKLOG, NAMELESS_TIMEOUT_MS};
 use rustix::net::sockopt;
 
 use crate::home::Home;
-use crate::process;
+use crate::{ownership, process};
 
 /// How often one who is about to end and holds the place is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -41,8 +41,7 @@ impl Door {
         home.create_state()?;
         let path = home.control_socket();
         make_room(&path)?;
-        let listener = codexd_protocol::unix::bind(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let listener = ownership::bind(&path)?;
         let door = Door { listener: listener.into(), inode: inode(&path), path, spare: home.spare_socket() };
         door.listen()?;
         // Where there are no second names, a socket that is removed is made anew by the next restart.

@@ -74,6 +74,14 @@ pub enum LinkError {
     /// It lives and says nothing.
     #[error("the keeper did not answer within {0} ms")]
     Silent(u64),
+    /// It was started and cannot serve this home.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        message: String,
+        /// The number of the system's error, if it was one.
+        errno: Option<i32>,
+    },
     /// The system refused something.
     #[error("failed to talk to the keeper: {0}")]
     System(#[from] io::Error),
@@ -129,7 +137,10 @@ impl KeeperLink {
 
     /// Takes in what a keeper says first; `false` if it says something else, as one of another kind would.
     pub(super) fn greeting(&mut self, deadline: Instant) -> Result<bool, LinkError> {
-        let state = matches!(self.next_or_busy(deadline)?, Report::State { .. });
+        let state = match self.next_or_busy(deadline)? {
+            Report::Refused { message, errno } => return Err(LinkError::Refused { message, errno }),
+            report => matches!(report, Report::State { .. }),
+        };
         Ok(state && matches!(self.next_or_busy(deadline)?, Report::Generations { .. }))
     }
 

@@ -10,7 +10,7 @@ use codexd_core::limits::PROBE_TIMEOUT_MS;
 
 use super::link::{Deadline, KeeperLink, LinkError};
 use crate::home::Home;
-use crate::{lock, pid_namespace, process};
+use crate::{lock, ownership, pid_namespace, process};
 
 /// How soon to look again for a keeper that holds the lock and does not listen.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -83,7 +83,8 @@ pub fn await_free_lock(home: &Home, patience: Duration) -> io::Result<bool> {
 pub fn connect(home: &Home) -> io::Result<UnixStream> {
     let stream = codexd_protocol::unix::connect(&home.keeper_socket())?;
     let peer = codexd_protocol::unix::peer(&stream)?;
-    if may_keep(peer.uid) {
+    // An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
+    if peer.is_trusted() {
         return Ok(stream);
     }
     let message = format!("user {} listens there, who is neither you nor root", peer.uid);
@@ -96,6 +97,7 @@ pub fn is_one(pid: Pid, home: &Home) -> bool {
     matches!(&arguments[..], [_, verb, option, path]
         if verb == "keeper" && option == "--codex-home" && path == home.root().as_os_str())
         && !pid_namespace::is_below(pid)
+        && ownership::is_trusted_process(pid)
 }
 
 /// Whether the kernel shows that this process is a keeper of this home: one of this pid namespace that is one by its arguments or has
@@ -126,14 +128,9 @@ fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
     match link.greeting(deadline) {
         Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
         Ok(false) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
-        Err(LinkError::Gone) => Ok(None),
+        Err(LinkError::Gone | LinkError::Refused { .. }) => Ok(None),
         Err(LinkError::System(error)) => Err(error),
     }
-}
-
-/// An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
-fn may_keep(uid: u32) -> bool {
-    uid == rustix::process::geteuid().as_raw() || uid == 0
 }
 
 /// The keeper that holds the lock, found by its open file: it may hang before it has said who it is.
@@ -144,16 +141,4 @@ fn holder(home: &Home) -> Option<Process> {
     let keepers = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper"));
     let keepers = keepers.filter(|&pid| !pid_namespace::is_below(pid));
     keepers.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::may_keep;
-
-    #[test]
-    fn a_keeper_is_of_our_user_or_root() {
-        let me = rustix::process::geteuid().as_raw();
-        assert!(may_keep(me) && may_keep(0));
-        assert!(!may_keep(me + 1));
-    }
 }

@@ -1,9 +1,8 @@
 //! The keeper's loop: wait for an event, ask the supervisor, do what it says, write down where things stand.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use codexd_core::clock::Monotonic;
@@ -24,11 +23,11 @@ use super::sockets::ListenerSearch;
 use super::state::{self, KeeperState};
 use super::thread_settings::ThreadSettings;
 use super::watches::Watches;
-use super::wire::Report;
+use super::wire::{self, Report};
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
 use crate::process_context::{self, Unchanged};
-use crate::{clock, fd_hygiene, lock, process, upstream_files};
+use crate::{atomic, clock, fd_hygiene, lock, ownership, process, upstream_files};
 
 /// Why there is no keeper.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +37,7 @@ pub enum KeeperError {
     AlreadyKept,
     /// The system refused something.
     #[error("failed to {0}: {1}")]
-    System(&'static str, io::Error),
+    System(&'static str, #[source] io::Error),
 }
 
 /// Everything that can wake the keeper.
@@ -97,7 +96,18 @@ pub(super) struct Keeper {
 ///
 /// # Errors
 /// [`KeeperError::AlreadyKept`], or what the system refused before the keeper kept anything.
-pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), KeeperError> {
+pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(), KeeperError> {
+    let result = keep(home, version, &mut first);
+    if let (Err(failure @ KeeperError::System(_, error)), Some(mut stream)) = (&result, first) {
+        let (message, errno) = (failure.to_string(), error.raw_os_error());
+        let line = wire::line(&Report::Refused { message, errno }).unwrap_or_default();
+        // A command that has left misses nothing.
+        let _ = stream.write_all(&line);
+    }
+    result
+}
+
+fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(), KeeperError> {
     let failed = |what| move |error| KeeperError::System(what, error);
     fd_hygiene::close_on_exec_above_stderr();
     let unchanged = process_context::normalize();
@@ -143,7 +153,7 @@ pub fn run(home: Home, version: &str, first: Option<UnixStream>) -> Result<(), K
     for attribute in unchanged {
         keeper.note(not_normalized(&attribute));
     }
-    if let Some(stream) = first {
+    if let Some(stream) = first.take() {
         let greeting = keeper.greeting();
         keeper.clients.add(stream, &greeting).map_err(failed("greet the first verb"))?;
     }
@@ -167,12 +177,8 @@ fn not_normalized(unchanged: &Unchanged) -> LogEvent {
 /// The socket of a dead keeper is in the way; the lock says that no living one listens on it.
 pub(super) fn listen(home: &Home) -> io::Result<UnixListener> {
     let path = home.keeper_socket();
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = codexd_protocol::unix::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    atomic::remove_if_there(&path)?;
+    let listener = ownership::bind(&path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -35,21 +35,28 @@ fn a_keeper_that_proc_does_not_show_is_not_taken_for_dead() -> anyhow::Result<()
     }
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start", "--embedded"])?;
-    open_to_all(&home)?;
+    give_away(&home)?;
     let before = everything(&home)?;
     for command in CHANGING {
         assert_refused(&run_as_other_user(&home, command)?, "unknown")
             .with_context(|| format!("{command:?}"))?;
         ensure!(everything(&home)? == before, "{command:?} changed something");
     }
+    change_owner(&home, 0)?;
     ensure!(codexd.json(&["stop"])?["status"] == "stopped", "its own user");
     Ok(())
 }
 
-/// Lets every user read and write everything in the home.
-fn open_to_all(home: &Home) -> anyhow::Result<()> {
+/// Makes the home that of the other user. What runs there stays root's.
+fn give_away(home: &Home) -> anyhow::Result<()> {
     let mut chmod = Command::new("chmod");
     ensure!(chmod.args(["-R", "a+rwX"]).arg(home.root()).status()?.success(), "chmod");
+    change_owner(home, 65_534)
+}
+
+fn change_owner(home: &Home, uid: u32) -> anyhow::Result<()> {
+    let mut chown = Command::new("chown");
+    ensure!(chown.args(["-hR", &uid.to_string()]).arg(home.root()).status()?.success(), "chown");
     Ok(())
 }
 
@@ -76,7 +83,7 @@ fn processes_of_a_session_whose_leader_proc_does_not_show_are_not_ended() -> any
         "restarts": 0, "crashLooping": false, "nextAttemptAt": null, "lastExit": null,
     });
     home.write("app-server-daemon/keeper.json", state.to_string())?;
-    open_to_all(&home)?;
+    give_away(&home)?;
     for command in [["stop", "--grace"], ["restart", "--grace"], ["stop", "--grace"]] {
         let run = run_as_other_user(&home, &[command[0], command[1], "0"])?;
         ensure!(member.is_alive(), "it was ended by {command:?}: {run}");

@@ -65,7 +65,11 @@ fn a_full_disk_is_told_and_leaves_nothing_running_unrecorded() -> anyhow::Result
     // A home of 64 KiB that something else has filled to the last byte.
     let full = r#"mount -t tmpfs -o size=64k,mode=700 none "$0" && { cat /dev/zero > "$0/filler" 2>/dev/null; true; }"#;
     let run = in_a_namespace(&home, full, &["start", "--embedded"])?;
-    assert_eq!((run.code(), &run.json()?["error"]["code"]), (Some(13), &"disk-full".into()), "{run}");
+    let error = run.json()?["error"].clone();
+    assert_eq!((run.code(), &error["code"]), (Some(13), &"disk-full".into()), "{run}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("make room")), "{error}");
+    // A program that goes by the path must find something there.
+    assert!(error["path"].as_str().is_none_or(|path| path.starts_with('/')), "{error}");
     home.assert_no_process_left();
     assert_eq!(in_a_namespace(&home, full, &["status"])?.success_json()?["state"], "stopped");
     assert_eq!(in_a_namespace(&home, full, &["stop"])?.success_json()?["status"], "notRunning");

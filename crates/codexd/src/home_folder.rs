@@ -1,0 +1,93 @@
+//! Which CODEX_HOME a command works on.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_host::Home;
+
+use crate::cli::Global;
+
+/// Finds the home. One that is named must exist, as upstream has it; the default one is made when it is needed.
+///
+/// # Errors
+/// [`ErrorCode::HomeInvalid`].
+pub fn resolve(global: &Global) -> Result<Home, Failure> {
+    let from_env = || std::env::var_os("CODEX_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    if let Some(named) = &global.codex_home {
+        return existing(named, "--codex-home");
+    }
+    if let Some(named) = from_env() {
+        return existing(&named, "CODEX_HOME");
+    }
+    let user = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let user = user.filter(|home| home.is_absolute()).ok_or_else(|| {
+        Failure::new(ErrorCode::HomeInvalid, "neither CODEX_HOME nor HOME says where Codex lives")
+            .hint("set CODEX_HOME to an absolute path")
+    })?;
+    let home = user.join(".codex");
+    match home.symlink_metadata() {
+        Ok(_) => existing(&home, "HOME"),
+        Err(_) => utf8(canonical(&home)),
+    }
+}
+
+/// The home at a path where something is.
+fn existing(path: &Path, source: &str) -> Result<Home, Failure> {
+    let invalid = |why: String, hint: &str| {
+        let message = format!("cannot use Codex home {} (from {source}): {why}", path.display());
+        let shown = path.to_string_lossy().into_owned();
+        Err(Failure::new(ErrorCode::HomeInvalid, message).hint(hint).with("path", shown))
+    };
+    let make = "make the folder, or name another with --codex-home or CODEX_HOME";
+    match path.canonicalize() {
+        Ok(found) if found.is_dir() => utf8(found),
+        Ok(_) => invalid("it is not a folder".to_owned(), "name a folder with --codex-home or CODEX_HOME"),
+        Err(error) => match path.read_link() {
+            Ok(target) if error.kind() == ErrorKind::NotFound => invalid(
+                format!("it is a link to {}, which does not exist", target.display()),
+                "make the folder that the link names, or remove the link",
+            ),
+            _ => invalid(error.to_string(), make),
+        },
+    }
+}
+
+/// The one path that something has before and after it is made, with no links in it: what is kept by path, the hash of a short
+/// socket for one, would belong to another home otherwise.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => canonical(folder).join(name),
+        _ => path.to_owned(),
+    })
+}
+
+/// The home's path goes into JSON.
+fn utf8(home: PathBuf) -> Result<Home, Failure> {
+    match home.to_str() {
+        Some(_) => Ok(Home::new(home)),
+        None => {
+            let message = format!("the path of the Codex home is not UTF-8: {}", home.display());
+            Err(Failure::new(ErrorCode::HomeInvalid, message).hint("Codex itself needs a path in UTF-8, too"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical;
+
+    #[test]
+    fn a_home_has_one_path_before_and_after_it_is_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("there");
+        std::fs::create_dir(root.join("real")).expect("made");
+        std::os::unix::fs::symlink(root.join("real"), root.join("link")).expect("linked");
+        for home in [".codex", "new user/.codex"] {
+            let before = canonical(&root.join("link").join(home));
+            assert_eq!(before, root.join("real").join(home));
+            std::fs::create_dir_all(&before).expect("made");
+            assert_eq!(canonical(&root.join("link").join(home)), before);
+        }
+    }
+}
