@@ -103,10 +103,12 @@ impl Hub {
     }
 
     pub(super) fn tell_everyone(&mut self, method: &str, text: &Text) {
-        for client in
-            self.clients.values().filter(|client| client.is_ready() && client.capabilities.wants(method))
-        {
-            self.out.push(Action::Tell(client.id, text.clone()));
+        let experimental = gates::notification_needs_experimental(method);
+        for client in self.clients.values() {
+            let may = !experimental || client.capabilities.experimental;
+            if may && client.is_ready() && client.capabilities.wants(method) {
+                self.out.push(Action::Tell(client.id, text.clone()));
+            }
         }
     }
 

@@ -72,7 +72,7 @@ pub static TABLE: &[(&str, Audience)] = &[
     ("thread/prediction/updated", Subscribers),
     ("thread/project/updated", Subscribers),
     ("thread/queue/changed", Subscribers),
-    ("thread/readState/changed", Subscribers),
+    ("thread/readState/changed", Everyone),
     ("thread/realtime/closed", Subscribers),
     ("thread/realtime/error", Subscribers),
     ("thread/realtime/item/completed", Subscribers),

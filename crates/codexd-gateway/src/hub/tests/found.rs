@@ -5,8 +5,8 @@ use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
     Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
-    NextClosing, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Terminal, Turn, Unsubscribe,
-    Wait,
+    NextClosing, Obstruct, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Terminal, Turn,
+    Unsubscribe, Wait, WhileOpening,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -388,4 +388,22 @@ fn a_goal_that_ends_when_it_is_about_to_be_held() {
 #[test]
 fn a_turn_on_a_draining_server_is_not_cut_by_a_new_gateway() {
     run(&[Turn(1, 0), Show(0), Drain, Replace, Restart(false)]).expect("it holds");
+}
+
+/// A client asks for a thread that an outgoing app-server refused to load while a successor begins.
+#[test]
+fn a_client_that_waits_for_a_refused_thread_does_not_stand_back() {
+    run(&[
+        Turn(1, 1),
+        Complete(1),
+        Obstruct(Some(super::world::Obstacle::Rollouts)),
+        Kill(false),
+        Start(1, false),
+        WhileOpening(1, Box::new(Break(false))),
+        Turn(2, 1),
+        Start(1, false),
+        WhileOpening(2, Box::new(Replace)),
+        Come(1, 0),
+    ])
+    .expect("it holds");
 }

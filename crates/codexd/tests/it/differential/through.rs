@@ -25,7 +25,7 @@ const KNOWN: [(&str, &str); 8] = [
     ("unknown variant `no/such/method`", "the same"),
     (
         "< thread/readState/changed ",
-        "0.171.0 tells it to who does not watch the thread, too; the gateway to who does",
+        "0.169.0 sends it to experimental subscribers; 0.171.0 and the gateway to every experimental connection",
     ),
     ("< item/commandExecution/outputDelta ", "luck: what a quick command says may come with its end alone"),
 ];

@@ -26,11 +26,14 @@ impl World {
         let background = count(&|thread| thread.motion == Motion::Recovering && thread.demand.is_none());
         assert!(background <= BACKGROUND_LOADS_MAX, "{background} loads in the background");
         let demanded = count(&|thread| thread.motion == Motion::Recovering && thread.demand.is_some());
+        // An outgoing app-server is not asked again for what it has refused: the successor is, once it answers.
+        let is_outgoing = self.hub.servers.get(&link.server()).is_some_and(|server| server.outgoing);
         let standing_back = count(&|thread| {
             thread.motion == Motion::Lost
                 && thread.demand.is_some()
                 && thread.again_at <= self.hub.now
                 && thread.server == link.server()
+                && !(is_outgoing && thread.is_refused())
         });
         assert!(
             standing_back == 0 || demanded >= DEMANDED_LOADS_MAX,
