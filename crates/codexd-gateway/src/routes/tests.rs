@@ -44,8 +44,8 @@ fn the_tables_are_as_long_as_what_was_observed() {
     assert_eq!(requests().count(), 189 + 3 + 2, "0.171.0, what it takes beside its schema, and 0.131.0");
     assert_eq!(notifications().count(), 87);
     assert_eq!(server_requests().count(), 11);
-    assert_eq!(told(Audience::Everyone), 11);
-    assert_eq!(told(Audience::Subscribers), 51);
+    assert_eq!(told(Audience::Everyone), 12);
+    assert_eq!(told(Audience::Subscribers), 50);
     assert_eq!(told(Audience::SubscribersOrEveryone), 3);
     assert_eq!(hub_told().count(), 62 + 1);
 }
