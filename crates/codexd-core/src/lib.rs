@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod contract;
+pub mod foreign_text;
 pub mod generations;
 pub mod identity;
 pub mod lifecycle;

@@ -44,8 +44,6 @@ pub const WITHDRAW_GRACE_MS: u64 = 500;
 pub const PROOF_TIMEOUT_MS: u64 = 10_000;
 /// So many of the threads that are loaded is a new app-server asked to read; one that it reads is enough.
 pub const PROOF_THREADS_MAX: usize = 3;
-/// Characters of an app-server's words about its configuration that a failure repeats.
-pub const PROOF_MESSAGE_CHARS_MAX: usize = 500;
 /// How long `restart` waits to hear from the gateway how the handover goes, once the successor serves.
 pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
 /// How long a verb waits for a new keeper to answer.
@@ -111,6 +109,12 @@ pub const EVENTS_LOCK_TIMEOUT_MS: u64 = 200;
 pub const STATE_FILE_MAX_BYTES: u64 = 16 << 20;
 /// How much of the end of the server's stderr is reported with its exit.
 pub const STDERR_TAIL_BYTES: u64 = 4_096;
+/// How much of the end of it is searched for the line that says what failed: a backtrace may stand behind that line.
+pub const STDERR_SEARCHED_BYTES: u64 = 256 << 10;
+/// Characters of another program's text that a message, an event or a line of `status` quotes.
+pub const QUOTED_CHARS_MAX: usize = 200;
+/// Bytes of a version that a Codex binary prints.
+pub const VERSION_BYTES_MAX: usize = 64;
 /// How long `status` waits for what the server says of its configuration and of remote control.
 pub const STATUS_QUESTION_TIMEOUT_MS: u64 = 500;
 /// How many of the newest events `status` shows.

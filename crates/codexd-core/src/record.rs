@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign_text::quote;
 use crate::identity::{FileIdentity, Pid, Process, ProcessIdentity};
 use crate::program::NamedCodex;
 
@@ -87,7 +88,7 @@ pub fn parse(bytes: &[u8]) -> Result<PidRecord, RecordDefect> {
         return Err(RecordDefect::Empty);
     }
     let record: PidRecord =
-        serde_json::from_slice(bytes).map_err(|error| RecordDefect::Garbage(error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| RecordDefect::Garbage(quote(&error.to_string())))?;
     let pid = record.pid.0;
     if pid == 0 || i32::try_from(pid).is_err() {
         return Err(RecordDefect::ImpossiblePid(pid));

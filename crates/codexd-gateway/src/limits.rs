@@ -114,8 +114,6 @@ pub(crate) const REHEARSED_FOR_MS: u64 = 2_000;
 pub(crate) const REHEARSALS_REMEMBERED: usize = 64;
 /// A handover that waits is reported again so long after something has changed.
 pub(crate) const HANDOVER_REPORT_AFTER_MS: u64 = 100;
-/// Characters of an app-server's refusal that are kept for people.
-pub(crate) const REFUSAL_CHARS_MAX: usize = 300;
 /// So many threads that an app-server refuses to load are named for people.
 pub(crate) const REFUSALS_NAMED_MAX: usize = 100;
 /// How long refusals are gathered before they are told.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::{EventLevel, EventRecord};
+use codexd_core::foreign_text::escape_json;
 use codexd_core::limits::{EVENTS_LOCK_TIMEOUT_MS, EVENTS_MAX_BYTES};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -90,10 +91,11 @@ impl EventLog {
             message: event.message.clone(),
             detail: event.detail.clone(),
         };
-        let mut line = if end.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut line, &record)?;
-        line.push(b'\n');
-        file.write_all(&line)?;
+        let mut line = if end.torn { "\n".to_owned() } else { String::new() };
+        // People look at this file with cat and tail.
+        line.push_str(&escape_json(&serde_json::to_string(&record)?));
+        line.push('\n');
+        file.write_all(line.as_bytes())?;
         Ok(record.seq)
     }
 

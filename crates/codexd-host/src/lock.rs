@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use codexd_core::foreign_text;
 use rustix::fs::{FlockOperation, OFlags};
 
 use crate::atomic::open_regular;
@@ -108,7 +109,7 @@ fn holder(path: &Path) -> Option<String> {
     let mut text = String::new();
     open_regular(path).ok()?.take(256).read_to_string(&mut text).ok()?;
     let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
+    (!text.is_empty()).then(|| foreign_text::quote(text))
 }
 
 fn is_read_only(error: &io::Error) -> bool {

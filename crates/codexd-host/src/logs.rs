@@ -162,12 +162,11 @@ pub fn tail(path: &Path, from: u64, max_bytes: u64) -> String {
     read().map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned()).unwrap_or_default()
 }
 
-/// The last `count` lines of a log, over both files, and at most [`LOG_LINES_MAX_BYTES`] of them.
-pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
+/// The last `count` lines of a log as they are in it, over both files, and at most [`LOG_LINES_MAX_BYTES`] of them.
+pub fn last_lines(path: &Path, count: usize) -> Vec<u8> {
     let length = |file: File| file.metadata().map_or(0, |found| found.len());
     let end = atomic::open_regular(path).map_or(0, length);
-    let bytes = last_bytes(path, end, count, LOG_LINES_MAX_BYTES);
-    String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+    last_bytes(path, end, count, LOG_LINES_MAX_BYTES)
 }
 
 /// The last `count` lines before `end` in a log, over both files, as they are there. Only what is needed is read, from the

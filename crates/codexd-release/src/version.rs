@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use codexd_core::foreign_text;
 use codexd_core::identity::FileIdentity;
+use codexd_core::limits::VERSION_BYTES_MAX;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
@@ -46,7 +48,7 @@ pub enum VersionError {
         waited: Duration,
     },
     /// It ended without telling one.
-    #[error("{} --version ended with {status} and printed {printed:?}", path.display())]
+    #[error("{} --version ended with {status} and printed {}", path.display(), printed_text(printed))]
     Odd {
         /// The binary.
         path: PathBuf,
@@ -152,9 +154,23 @@ pub fn ask(
     }
     let printed = child.stdout.take().map(read_what_is_there).unwrap_or_default();
     let version = printed.lines().next().and_then(|line| line.split_whitespace().last());
-    match version.filter(|word| status.success() && word.starts_with(|first: char| first.is_ascii_digit())) {
+    match version.filter(|word| status.success() && is_version(word)) {
         Some(version) => Ok(version.to_owned()),
         None => Err(VersionError::Odd { path: path.to_owned(), status: status.to_string(), printed }),
+    }
+}
+
+/// It is printed, stored and compared: nothing else than a version may pass for one.
+fn is_version(word: &str) -> bool {
+    word.len() <= VERSION_BYTES_MAX
+        && word.starts_with(|first: char| first.is_ascii_digit())
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+_~".contains(&byte))
+}
+
+fn printed_text(printed: &str) -> String {
+    match foreign_text::quote(printed) {
+        text if text.is_empty() => "nothing to stdout".to_owned(),
+        text => format!("`{text}`"),
     }
 }
 

@@ -121,6 +121,9 @@ pub struct LogsArgs {
     /// Go on with what is written next, as text, until interrupted
     #[arg(short, long, conflicts_with = "json")]
     pub follow: bool,
+    /// Print the bytes of the log as they are, control characters too: for a file or a program, not for a terminal
+    #[arg(long, conflicts_with = "json")]
+    pub raw: bool,
 }
 
 /// A stream of the app-server.
@@ -204,7 +207,7 @@ impl Stop {
         };
         let failure = Failure::new(ErrorCode::BadArguments, first)
             .hint("codexd --help lists the verbs, codexd <verb> --help its options");
-        output::say(text.trim_end());
+        output::say_lines(text.trim_end());
         output::print_failure_json(&failure)
     }
 }

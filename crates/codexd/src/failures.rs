@@ -5,6 +5,7 @@ use std::path::Path;
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::contract::{CodexSource, ErrorCode, Failure};
+use codexd_core::foreign_text::{self, quote};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
 use codexd_host::elsewhere::{Elsewhere, Place};
@@ -204,7 +205,11 @@ pub fn broken_codex(error: &VersionError) -> Failure {
             "repair the installation, or name another Codex with --codex-bin; nothing was changed",
         ),
     };
-    Failure::new(code, format!("{error}")).hint(hint)
+    let failure = Failure::new(code, format!("{error}")).hint(hint);
+    match error {
+        VersionError::Odd { printed, .. } => failure.with("printed", printed.clone()),
+        _ => failure,
+    }
 }
 
 /// The decision was to go no further.
@@ -274,7 +279,7 @@ pub fn elsewhere_sentence(home: &Home, found: &Elsewhere) -> String {
         Place::Host => "on another host",
         Place::Unidentified => "by a process that cannot be identified from here",
     };
-    let at = found.host_name.as_ref().map(|host| format!(" (host name {host})")).unwrap_or_default();
+    let at = found.host_name.as_ref().map(|host| format!(" (host name {})", quote(host))).unwrap_or_default();
     format!("{} is served {place}{at}", home.root().display())
 }
 
@@ -285,16 +290,23 @@ pub fn server_exited(exit: &LastExit) -> Failure {
         (_, Some(signal)) => format!("was ended by signal {signal}"),
         _ => "ended".to_owned(),
     };
-    let last = exit.stderr_tail.lines().last().map(|line| format!(": {line}")).unwrap_or_default();
+    let error_line = error_line(exit);
+    let because = error_line.as_ref().map(|line| format!(": {line}")).unwrap_or_default();
     Failure::new(
         ErrorCode::ServerExited,
-        format!("the app-server (pid {}) {how} before it answered{last}", exit.pid),
+        format!("the app-server (pid {}) {how} before it answered{because}", exit.pid),
     )
     .hint("stderrTail has its last words, `codexd logs` everything it wrote")
     .with("pid", exit.pid.0)
     .with("exitCode", exit.code)
     .with("signal", exit.signal)
+    .with("errorLine", error_line)
     .with("stderrTail", exit.stderr_tail.clone())
+}
+
+/// The line of its stderr that says what failed. A supervisor of an older codexd does not name it.
+pub fn error_line(exit: &LastExit) -> Option<String> {
+    exit.error_line.clone().or_else(|| foreign_text::error_line(&exit.stderr_tail))
 }
 
 #[cfg(test)]

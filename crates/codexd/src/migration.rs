@@ -1,6 +1,7 @@
 //! What the gateway tells of threads that cannot move to a new app-server.
 
 use codexd_core::contract::status::Problem;
+use codexd_core::foreign_text::quote;
 use serde_json::Value;
 
 /// Kebab-case, for programs.
@@ -27,6 +28,7 @@ pub fn waits_for_refused_alone(handover: &Value) -> bool {
 }
 
 fn problem(thread: &str, reason: &str) -> Problem {
+    let (thread, reason) = (quote(thread), quote(reason));
     let message = format!(
         "thread {thread} has not moved to the new app-server, which cannot load it: {reason}; codexd tries again, and the app-server \
          before it goes on until then"

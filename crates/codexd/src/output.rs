@@ -1,13 +1,16 @@
-//! What reaches the caller: one JSON object or a text on stdout, sentences on stderr.
+//! What reaches the caller: one JSON object or a text on stdout, sentences on stderr. Text of servers, tools, clients and users in it
+//! cannot control the terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::foreign_text::{escape_json, visible, visible_lines};
 use serde::Serialize;
 
 use crate::cli::Global;
+use crate::style::Text;
 
 /// How the answer is printed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,7 +36,7 @@ impl Mode {
 /// An answer in both forms.
 pub trait Answer: Serialize {
     /// The form for people, without a closing line break.
-    fn text(&self) -> String;
+    fn text(&self) -> Text;
 }
 
 /// Prints an answer or a failure and answers the exit code.
@@ -41,8 +44,10 @@ pub fn finish<A: Answer>(mode: Mode, outcome: Result<A, Failure>) -> ExitCode {
     match outcome {
         Ok(answer) => {
             let line = match mode {
-                Mode::Json => serde_json::to_string(&answer).map_err(io::Error::from),
-                Mode::Text => Ok(answer.text()),
+                Mode::Json => serde_json::to_string(&answer)
+                    .map(|json| escape_json(&json).into_owned())
+                    .map_err(io::Error::from),
+                Mode::Text => Ok(answer.text().as_str().to_owned()),
             };
             match line.and_then(|line| print(&line)) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +66,7 @@ pub fn finish<A: Answer>(mode: Mode, outcome: Result<A, Failure>) -> ExitCode {
 
 /// Prints the JSON form of a failure.
 pub fn print_failure_json(failure: &Failure) -> ExitCode {
-    match print(&failure.to_json().to_string()) {
+    match print(&escape_json(&failure.to_json().to_string())) {
         Ok(()) => ExitCode::from(failure.code.exit_code()),
         Err(error) => stdout_closed(&error),
     }
@@ -79,14 +84,20 @@ fn print(line: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-fn stdout_closed(error: &io::Error) -> ExitCode {
+/// The answer could not be printed.
+pub fn stdout_closed(error: &io::Error) -> ExitCode {
     say(&format!("error: the answer could not be written to standard output: {error}"));
     ExitCode::from(ErrorCode::StdoutClosed.exit_code())
 }
 
 /// A line for people on stderr. A closed stderr is no reason to fail.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", visible(line));
+}
+
+/// Several lines for people on stderr.
+pub fn say_lines(lines: &str) {
+    let _ = writeln!(io::stderr(), "{}", visible_lines(lines.as_bytes()));
 }
 
 fn print_sentence(failure: &Failure) {

@@ -11,11 +11,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::{ErrorCode, Failure};
-use codexd_core::identity;
-use codexd_core::limits::{
-    PROBE_TIMEOUT_MS, PROOF_MESSAGE_CHARS_MAX, PROOF_THREADS_MAX, PROOF_TIMEOUT_MS, STDERR_TAIL_BYTES,
-};
+use codexd_core::limits::{PROBE_TIMEOUT_MS, PROOF_THREADS_MAX, PROOF_TIMEOUT_MS, STDERR_TAIL_BYTES};
 use codexd_core::program::Program;
+use codexd_core::{foreign_text, identity};
 use codexd_protocol::session::Session;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -118,7 +116,7 @@ fn message(error: &Value) -> String {
 
 fn in_one_line<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join(" ").chars().take(PROOF_MESSAGE_CHARS_MAX).collect()
+    foreign_text::quote(&lines.join(" "))
 }
 
 /// `codex features list` loads the configuration, all of it, and starts nothing (0.131.0, 0.169.0, 0.171.0). It ends with

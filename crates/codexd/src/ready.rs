@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::status::LastExit;
+use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
@@ -305,7 +306,7 @@ impl Wait<'_> {
                 Looked::Soon
             }
             Err(ProbeError::Mute { why, .. } | ProbeError::Foreign { why, .. }) => {
-                self.last = why;
+                self.last = quote(&why);
                 Looked::Soon
             }
         }

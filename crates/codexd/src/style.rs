@@ -1,6 +1,51 @@
-//! Text for people: aligned, readable without colour, coloured where the terminal has it.
+//! Text for people: aligned, readable without colour, coloured where the terminal has it. What others wrote cannot control the terminal.
 
 use std::io::{self, IsTerminal};
+
+use codexd_core::foreign_text::{quote, visible, visible_lines};
+
+/// Text that a terminal may be given: the only escape sequences in it are our own colours.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Text(String);
+
+impl<T: AsRef<str>> From<T> for Text {
+    /// One line; whatever is in it, it stays one.
+    fn from(line: T) -> Self {
+        Self(visible(line.as_ref()).into_owned())
+    }
+}
+
+impl Text {
+    /// What another program says of itself, such as its version: one short line.
+    pub fn quoted(foreign: &str) -> Self {
+        Self(quote(foreign))
+    }
+
+    /// The lines of a log.
+    pub fn of_log(bytes: &[u8]) -> Self {
+        let lines = visible_lines(bytes);
+        // Whoever prints it ends the last line.
+        Self(lines.strip_suffix('\n').map(str::to_owned).unwrap_or(lines))
+    }
+
+    /// Adds more to the last line.
+    #[must_use]
+    pub fn then(mut self, more: impl Into<Text>) -> Self {
+        self.0.push_str(&more.into().0);
+        self
+    }
+
+    /// Adds a line.
+    pub fn push_line(&mut self, line: impl Into<Text>) {
+        self.0.push('\n');
+        self.0.push_str(&line.into().0);
+    }
+
+    /// What to print.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// A colour.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +61,8 @@ pub enum Colour {
 }
 
 /// `text` in `colour` if stdout is a terminal that has colours and nobody asked for none.
-pub fn paint(text: &str, colour: Colour) -> String {
+pub fn paint(text: impl Into<Text>, colour: Colour) -> Text {
+    let Text(text) = text.into();
     let plain = !io::stdout().is_terminal()
         || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
@@ -26,30 +72,17 @@ pub fn paint(text: &str, colour: Colour) -> String {
         Colour::Red => 31,
         Colour::Dim => 2,
     };
-    if plain { text.to_owned() } else { format!("\u{1b}[{code}m{text}\u{1b}[0m") }
-}
-
-/// `text` without the escape sequences and control characters that a program may have written for a terminal.
-pub fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        if character == '\u{1b}' {
-            // Up to the letter that ends the sequence.
-            let _ = characters.by_ref().find(char::is_ascii_alphabetic);
-        } else if !character.is_control() || character == '\t' {
-            plain.push(character);
-        }
-    }
-    plain
+    Text(if plain { text } else { format!("\u{1b}[{code}m{text}\u{1b}[0m") })
 }
 
 /// Rows of a name and a value, the values in one column.
-pub fn table(rows: &[(&str, String)]) -> String {
+pub fn table(rows: &[(&str, Text)]) -> Text {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    let lines: Vec<String> =
-        rows.iter().map(|(name, value)| format!("{name:<width$}  {value}").trim_end().to_owned()).collect();
-    lines.join("\n")
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<width$}  {}", value.0).trim_end().to_owned())
+        .collect();
+    Text(lines.join("\n"))
 }
 
 /// A length of time as people say it.
@@ -65,17 +98,18 @@ pub fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, table};
+    use super::{Text, duration, table};
 
     #[test]
     fn values_stand_in_one_column() {
-        let rows = [("state", "running".to_owned()), ("pid", "7".to_owned())];
-        assert_eq!(table(&rows), "state  running\npid    7");
+        let rows = [("state", Text::from("running")), ("pid", Text::from("7"))];
+        assert_eq!(table(&rows).as_str(), "state  running\npid    7");
     }
 
     #[test]
-    fn what_a_server_wrote_cannot_colour_our_terminal() {
-        assert_eq!(super::plain("\u{1b}[2m12:00\u{1b}[0m \u{1b}[31mERROR\u{1b}[0m\u{7} x"), "12:00 ERROR x");
+    fn a_value_of_another_program_stays_in_its_line_and_controls_nothing() {
+        let rows = [("event", Text::from("a\nstate  running\u{1b}[2J\u{202e}"))];
+        assert_eq!(table(&rows).as_str(), r"event  a\nstate  running\x1b[2J\u{202e}");
     }
 
     #[test]

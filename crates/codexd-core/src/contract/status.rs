@@ -45,6 +45,9 @@ pub struct LastExit {
     pub requested: bool,
     /// The end of what it wrote to stderr.
     pub stderr_tail: String,
+    /// The line of its stderr that says what failed, in at most 200 characters; null if it wrote nothing.
+    #[serde(default)]
+    pub error_line: Option<String>,
 }
 
 /// A file or a process as `status` found it, when it was not as it should be.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 pub use gateway::{Gateway, SubagentApprovals};
 
+use crate::foreign_text::quote;
 use crate::limits;
 
 const REMOTE_CONTROL: &str = "remoteControlEnabled";
@@ -88,7 +89,7 @@ pub fn parse(bytes: &[u8]) -> ParsedSettings {
     let fields = match serde_json::from_slice::<Map<String, Value>>(bytes) {
         Ok(fields) => fields,
         Err(error) => {
-            let defects = vec![format!("not a JSON object: {error}")];
+            let defects = vec![format!("not a JSON object: {}", quote(&error.to_string()))];
             return ParsedSettings { defects, ..ParsedSettings::default() };
         }
     };
@@ -98,7 +99,10 @@ pub fn parse(bytes: &[u8]) -> ParsedSettings {
             Ok(()) => {
                 parsed.settings.fields.insert(name, value);
             }
-            Err(expected) => parsed.defects.push(format!("{name} is {value}, expected {expected}")),
+            Err(expected) => {
+                let (name, found) = (quote(&name), quote(&value.to_string()));
+                parsed.defects.push(format!("{name} is {found}, expected {expected}"));
+            }
         }
     }
     move_long_grace(&mut parsed);

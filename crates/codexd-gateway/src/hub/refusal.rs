@@ -16,10 +16,10 @@
 //! | too many requests wait | -32001 | |
 //! | the app-server drains | -32600 | any, with `data.reason: "serverShuttingDown"` |
 
+use codexd_core::foreign_text;
 use codexd_protocol::envelope::OVERLOADED;
 
 use super::text;
-use crate::limits::REFUSAL_CHARS_MAX;
 
 /// Why an app-server did not load a thread.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -80,7 +80,7 @@ fn is_overload(error: &str) -> bool {
 pub fn message_of(error: &str) -> Box<str> {
     let message = text::string(error, "message").unwrap_or_default();
     let line = message.trim().lines().next().unwrap_or_default();
-    line.chars().take(REFUSAL_CHARS_MAX).collect::<String>().into()
+    foreign_text::quote(line).into()
 }
 
 #[cfg(test)]
@@ -140,6 +140,6 @@ mod tests {
         let error = json!({"code": 1, "message": format!("cause\nmore {}", "x".repeat(9_999))}).to_string();
         assert_eq!(&*message_of(&error), "cause");
         let error = json!({"message": "é".repeat(9_999)}).to_string();
-        assert!(message_of(&error).chars().count() <= crate::limits::REFUSAL_CHARS_MAX);
+        assert!(message_of(&error).chars().count() <= codexd_core::limits::QUOTED_CHARS_MAX);
     }
 }

@@ -4,9 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::{
-    Follower, Rotation, last_bytes, last_lines, open_for_append, rotate_if_larger, rotated, tail, with_suffix,
-};
+use super::{Follower, Rotation, last_bytes, open_for_append, rotate_if_larger, rotated, tail, with_suffix};
 
 struct Log {
     _folder: tempfile::TempDir,
@@ -41,6 +39,11 @@ fn length(path: &Path) -> u64 {
 
 fn numbered(lines: std::ops::Range<usize>) -> Vec<String> {
     lines.map(|line| format!("line {line}")).collect()
+}
+
+fn last_lines(path: &Path, count: usize) -> Vec<String> {
+    let bytes = super::last_lines(path, count);
+    String::from_utf8(bytes).expect("text").lines().map(str::to_owned).collect()
 }
 
 #[test]

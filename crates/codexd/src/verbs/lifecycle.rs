@@ -14,6 +14,7 @@ use crate::failures;
 use crate::front::Launch;
 use crate::migration;
 use crate::output::Answer;
+use crate::style::Text;
 
 /// The answer of a lifecycle verb.
 #[derive(Debug, Serialize)]
@@ -21,7 +22,7 @@ use crate::output::Answer;
 pub struct Reply(pub LifecycleReply);
 
 impl Answer for Reply {
-    fn text(&self) -> String {
+    fn text(&self) -> Text {
         let reply = &self.0;
         let word = match reply.status {
             LifecycleStatus::AlreadyRunning | LifecycleStatus::Running => "running",
@@ -32,21 +33,21 @@ impl Answer for Reply {
             LifecycleStatus::Restarting => "restarts when its running turns have ended",
             _ => "not running",
         };
-        let mut text = format!("app-server {word}");
+        let mut text = Text::from(format!("app-server {word}"));
         if let Some(version) = &reply.app_server_version {
-            text.push_str(&format!(", version {version}"));
+            text = text.then(", version ").then(Text::quoted(version));
         }
         if let Some(pid) = reply.pid {
-            text.push_str(&format!(", pid {pid}"));
+            text = text.then(format!(", pid {pid}"));
         }
         if let Some(hint) = &reply.hint {
-            text.push_str(&format!("\n{hint}"));
+            text.push_line(hint);
         }
         for problem in &reply.problems {
-            text.push_str(&format!("\nproblem: {}", problem.message));
+            text.push_line(format!("problem: {}", problem.message));
         }
         for repair in &reply.repairs {
-            text.push_str(&format!("\nrepaired: {}", repair.message));
+            text.push_line(format!("repaired: {}", repair.message));
         }
         text
     }

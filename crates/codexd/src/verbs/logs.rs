@@ -1,4 +1,4 @@
-//! `codexd logs`: what the app-server wrote.
+//! `codexd logs`: what the app-server wrote. As text, control characters are printed as escapes; `--raw` prints the bytes of the log.
 
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::foreign_text::VisibleStream;
 use codexd_host::logs::{self, Follower};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify;
@@ -16,6 +17,7 @@ use crate::cli::{LogsArgs, Stream};
 use crate::context::Context;
 use crate::failures;
 use crate::output::{self, Answer, Mode};
+use crate::style::Text;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -25,11 +27,14 @@ pub struct Reply {
     stream: &'static str,
     path: PathBuf,
     lines: Vec<String>,
+    /// The lines as they are in the log.
+    #[serde(skip)]
+    bytes: Vec<u8>,
 }
 
 impl Answer for Reply {
-    fn text(&self) -> String {
-        self.lines.join("\n")
+    fn text(&self) -> Text {
+        Text::of_log(&self.bytes)
     }
 }
 
@@ -40,11 +45,15 @@ pub fn run(context: &Context, mode: Mode, args: &LogsArgs) -> ExitCode {
         Stream::Stderr => ("stderr", context.home.written_log(context.home.stderr_log())),
     };
     if !args.follow {
-        let lines = logs::last_lines(&path, args.lines);
-        let reply = Reply { status: "ok", stream, path, lines };
+        let bytes = logs::last_lines(&path, args.lines);
+        if args.raw {
+            return print_raw(&bytes);
+        }
+        let lines = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
+        let reply = Reply { status: "ok", stream, path, lines, bytes };
         return output::finish(mode, Ok(reply));
     }
-    match follow(&path, args.lines) {
+    match follow(&path, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,13 +69,42 @@ pub fn run(context: &Context, mode: Mode, args: &LogsArgs) -> ExitCode {
     }
 }
 
+fn print_raw(bytes: &[u8]) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::stdout_closed(&error),
+    }
+}
+
+/// Standard output, which gets the bytes of the log, or text that cannot control a terminal.
+struct Sink {
+    stdout: io::StdoutLock<'static>,
+    visible: Option<VisibleStream>,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.visible {
+            None => self.stdout.write_all(bytes)?,
+            Some(visible) => self.stdout.write_all(visible.push(bytes).as_bytes())?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
+}
+
 /// Prints the last lines, then what comes, until interrupted.
-fn follow(path: &Path, count: usize) -> io::Result<()> {
+fn follow(path: &Path, args: &LogsArgs) -> io::Result<()> {
     let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&inotify, path, inotify::WatchFlags::MODIFY)?;
     let mut follower = Follower::open(path)?;
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&follower.last_lines(count))?;
+    let visible = (!args.raw).then(VisibleStream::default);
+    let mut stdout = Sink { stdout: io::stdout().lock(), visible };
+    stdout.write_all(&follower.last_lines(args.lines))?;
     loop {
         follower.copy_new(&mut stdout)?;
         stdout.flush()?;

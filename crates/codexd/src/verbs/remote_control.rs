@@ -14,6 +14,7 @@ use crate::context::{Context, VERSION};
 use crate::drive::{Handover, Reached, Wish};
 use crate::front::Launch;
 use crate::output::Answer;
+use crate::style::Text;
 use crate::{drive, failures, observe};
 
 /// The answer.
@@ -22,11 +23,11 @@ use crate::{drive, failures, observe};
 pub struct Reply(RemoteControlReply);
 
 impl Answer for Reply {
-    fn text(&self) -> String {
+    fn text(&self) -> Text {
         let state = if self.0.remote_control_enabled { "enabled" } else { "disabled" };
         let server =
             if self.0.backend.is_some() { "the app-server runs with it" } else { "no app-server runs" };
-        format!("remote control {state}; {server}")
+        Text::from(format!("remote control {state}; {server}"))
     }
 }
 

@@ -8,6 +8,7 @@ mod keeper;
 
 use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
 use codexd_core::contract::{Backend, CodexSource, LifecycleStatus, State, StatusReport};
+use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
@@ -22,10 +23,11 @@ use serde::Serialize;
 use crate::codex::InstalledFacts;
 use crate::context::{self, Context, VERSION};
 use crate::drive;
+use crate::failures;
 use crate::migration;
 use crate::observe::{self, Ours};
 use crate::output::Answer;
-use crate::style::{self, Colour};
+use crate::style::{self, Colour, Text};
 use crate::verbs::lifecycle;
 use keeper::Keeper;
 
@@ -271,7 +273,7 @@ fn paths(home: &Home) -> PathsReport {
 }
 
 impl Answer for Reply {
-    fn text(&self) -> String {
+    fn text(&self) -> Text {
         let report = &self.report;
         let (word, colour) = match report.state {
             State::Running => ("running", Colour::Green),
@@ -285,28 +287,28 @@ impl Answer for Reply {
         let mut rows = vec![("state", style::paint(word, colour))];
         if let Some(pid) = report.pid {
             let up = report.uptime_seconds.map(|seconds| format!(", up {}", style::duration(seconds)));
-            rows.push(("app-server", format!("pid {pid}{}", up.unwrap_or_default())));
+            rows.push(("app-server", format!("pid {pid}{}", up.unwrap_or_default()).into()));
         }
         if let Some(version) = &report.app_server_version {
             let stale = if self.installed && report.running_is_installed == Some(false) {
                 style::paint("  (another one is installed now: codexd restart)", Colour::Yellow)
             } else {
-                String::new()
+                Text::default()
             };
-            rows.push(("version", format!("{version}{stale}")));
+            rows.push(("version", Text::quoted(version).then(stale)));
         }
         rows.push(("installed", self.installed_text()));
         rows.extend(report.gateway.as_ref().map(|gateway| ("gateway", gateway_text(gateway))));
         let others = report.generations.iter().filter(|generation| generation.role != Role::Current);
         rows.extend(others.map(|other| {
             let what = if other.role == Role::Outgoing { "hands over what it holds" } else { "is coming up" };
-            ("beside", format!("app-server pid {} {what}", other.pid))
+            ("beside", format!("app-server pid {} {what}", other.pid).into())
         }));
         if let Some(pid) = report.keeper_pid {
-            rows.push(("keeper", format!("pid {pid}, {} restarts", report.restarts)));
+            rows.push(("keeper", format!("pid {pid}, {} restarts", report.restarts).into()));
         }
         if let Some(at) = &report.next_attempt_at {
-            rows.push(("next try", at.clone()));
+            rows.push(("next try", at.into()));
         }
         if let Some(exit) = report.last_exit.as_ref().filter(|exit| !exit.requested) {
             let how = match (exit.code, exit.signal) {
@@ -314,22 +316,17 @@ impl Answer for Reply {
                 (_, Some(signal)) => format!("signal {signal}"),
                 _ => "unseen".to_owned(),
             };
-            rows.push(("last exit", format!("{how} at {}", exit.at)));
-            rows.extend(
-                exit.stderr_tail
-                    .lines()
-                    .last()
-                    .map(|line| ("", style::paint(&style::plain(line), Colour::Dim))),
-            );
+            rows.push(("last exit", format!("{how} at {}", exit.at).into()));
+            rows.extend(failures::error_line(exit).map(|line| ("", style::paint(line, Colour::Dim))));
         }
-        rows.push(("socket", report.socket_path.display().to_string()));
+        rows.push(("socket", report.socket_path.display().to_string().into()));
         rows.extend(
             report.problems.iter().map(|problem| ("problem", style::paint(&problem.message, Colour::Yellow))),
         );
         for event in &report.events {
             rows.push((
                 "event",
-                style::paint(&format!("{} {}", event.created_at, event.message), Colour::Dim),
+                style::paint(format!("{} {}", event.created_at, event.message), Colour::Dim),
             ));
         }
         style::table(&rows)
@@ -346,20 +343,20 @@ impl Reply {
         }
     }
 
-    fn installed_text(&self) -> String {
+    fn installed_text(&self) -> Text {
         let path = self.report.managed_codex_path.display();
         match &self.report.managed_codex_version {
-            _ if !self.installed => "no Codex (npm install -g @openai/codex)".to_owned(),
-            Some(version) => format!("Codex {version} at {path}{}", self.source_text()),
-            None => format!("a Codex at {path} that does not tell its version"),
+            _ if !self.installed => "no Codex (npm install -g @openai/codex)".into(),
+            Some(version) => format!("Codex {} at {path}{}", quote(version), self.source_text()).into(),
+            None => format!("a Codex at {path} that does not tell its version").into(),
         }
     }
 }
 
-fn gateway_text(gateway: &GatewayReport) -> String {
+fn gateway_text(gateway: &GatewayReport) -> Text {
     let listen = gateway.listen.as_ref().map(|listen| format!(", {listen}")).unwrap_or_default();
     match gateway.pid {
-        Some(pid) => format!("pid {pid}{listen}"),
+        Some(pid) => format!("pid {pid}{listen}").into(),
         None => style::paint("missing: no client can connect", Colour::Red),
     }
 }

@@ -13,7 +13,7 @@ use crate::drive::{self, Handover, Wish};
 use crate::failures;
 use crate::front::Launch;
 use crate::output::{self, Answer, Mode};
-use crate::style::{self, Colour};
+use crate::style::{self, Colour, Text};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -29,24 +29,24 @@ pub struct Reply {
 }
 
 impl Answer for Reply {
-    fn text(&self) -> String {
+    fn text(&self) -> Text {
         let reply = &self.lifecycle;
         let version = reply.app_server_version.clone().unwrap_or_else(|| "unknown".to_owned());
         let what = if reply.embedded {
             style::paint("the built-in server: it only echoes (no Codex is installed)", Colour::Yellow)
         } else {
-            style::paint(&format!("Codex app-server {version}"), Colour::Green)
+            style::paint(Text::from("Codex app-server ").then(Text::quoted(&version)), Colour::Green)
         };
         let mut rows = vec![("running", what)];
         if self.installed && !reply.embedded {
-            rows.push(("binary", reply.managed_codex_path.display().to_string()));
+            rows.push(("binary", reply.managed_codex_path.display().to_string().into()));
         }
-        rows.push(("socket", reply.socket_path.display().to_string()));
-        rows.push(("attach", self.attach.clone()));
+        rows.push(("socket", reply.socket_path.display().to_string().into()));
+        rows.push(("attach", Text::from(&self.attach)));
         if reply.embedded {
-            rows.push(("get codex", "npm install -g @openai/codex, then codexd up again".to_owned()));
+            rows.push(("get codex", "npm install -g @openai/codex, then codexd up again".into()));
         }
-        rows.push(("stop", "codexd stop".to_owned()));
+        rows.push(("stop", "codexd stop".into()));
         style::table(&rows)
     }
 }

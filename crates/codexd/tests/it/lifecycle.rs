@@ -1,5 +1,6 @@
 //! The verbs on the real Codex releases and on the embedded server: one script, four servers.
 
+mod foreign_text;
 mod named_codex;
 mod output;
 mod process_context;

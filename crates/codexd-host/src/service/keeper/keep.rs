@@ -348,9 +348,11 @@ fn exit_event(kind: &'static str, who: &str, exit: &LastExit) -> LogEvent {
         (false, _) => (EventLevel::Error, "without being asked to"),
     };
     let Pid(pid) = exit.pid;
-    LogEvent::new(level, kind, format!("{who} ended {how}, {asked}"))
+    let because = exit.error_line.as_ref().filter(|_| !exit.requested).map(|line| format!(": {line}"));
+    LogEvent::new(level, kind, format!("{who} ended {how}, {asked}{}", because.unwrap_or_default()))
         .with("pid", pid)
         .with("code", exit.code)
         .with("signal", exit.signal)
+        .with("errorLine", exit.error_line.clone())
         .with("stderrTail", exit.stderr_tail.clone())
 }

@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::status::LastExit;
+use codexd_core::foreign_text;
 use codexd_core::identity::{Pid, Process, ProcessIdentity};
-use codexd_core::limits::{NAMELESS_TIMEOUT_MS, STDERR_TAIL_BYTES};
+use codexd_core::limits::{NAMELESS_TIMEOUT_MS, STDERR_SEARCHED_BYTES, STDERR_TAIL_BYTES};
 use codexd_core::os_text::OsText;
 use codexd_core::program::{DrainSignal, Program};
 use codexd_core::record::CodexdRecord;
@@ -239,13 +240,15 @@ impl Server {
         if let Some(socket) = self.socket.take() {
             socket.close();
         }
+        let written = |max_bytes| logs::tail(&self.stderr, self.stderr_from, max_bytes);
         LastExit {
             pid: self.process.pid,
             code: status.and_then(|status| status.code()),
             signal: status.and_then(|status| status.signal()),
             at: clock::timestamp(),
             requested,
-            stderr_tail: logs::tail(&self.stderr, self.stderr_from, STDERR_TAIL_BYTES),
+            stderr_tail: written(STDERR_TAIL_BYTES),
+            error_line: foreign_text::error_line(&written(STDERR_SEARCHED_BYTES)),
         }
     }
 

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::foreign_text::quote;
 use codexd_core::limits::PROXY_HANDSHAKE_SECONDS;
 use codexd_protocol::websocket::{Decoder, Frame, Incoming, MESSAGE_BYTES_MAX, Rules, Text, handshake};
 use codexd_protocol::{Message, RequestId, parse};
@@ -180,7 +181,10 @@ impl Session {
                     Incoming::Close { code, reason } => {
                         self.settle(&mut stdout, &mut answered)?;
                         let code = code.map_or("no code".into(), |code| code.to_string());
-                        return self.over_or(&format!("the server closed the connection ({code}: {reason})"));
+                        return self.over_or(&format!(
+                            "the server closed the connection ({code}: {})",
+                            quote(&reason)
+                        ));
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! The part of `status` that tells of the gateway and of the servers behind it.
 
 use codexd_core::contract::status::{GatewayReport, GatewaySettingReport, GatewayStanding, GenerationReport};
+use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::limits::{STATUS_THREADS_NAMED, THREAD_RETRY_MS_MAX};
@@ -110,7 +111,7 @@ pub fn handover(home: &Home) -> Option<Value> {
 pub fn not_loaded(home: &Home) -> Option<String> {
     let NotLoaded { count, threads } = told(home)?.not_loaded?;
     let named: Vec<String> = (threads.iter().take(STATUS_THREADS_NAMED))
-        .map(|thread| format!("{} ({})", thread.thread_id, thread.reason))
+        .map(|thread| format!("{} ({})", quote(&thread.thread_id), quote(&thread.reason)))
         .collect();
     let more = count.saturating_sub(named.len());
     let more = if more == 0 { String::new() } else { format!(", and {more} more") };

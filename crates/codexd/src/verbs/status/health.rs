@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use codexd_core::foreign_text::quote;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::ListenerSeen;
 use codexd_core::limits::STATUS_QUESTION_TIMEOUT_MS;
@@ -73,7 +74,7 @@ fn find_outdated(found: &Found, problems: &mut Problems) {
         let message = format!(
             "the keeper {keeper} runs an older codexd ({}) than this one ({VERSION}): `kill {keeper}` and then `codexd start` replace \
              it while the server runs on",
-            state.version
+            quote(&state.version)
         );
         add(problems, "outdated-supervisor", message);
     }
