@@ -32,7 +32,11 @@ pub(crate) const WRITE_TURN_LINES: usize = 64;
 pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// The largest head of an HTTP request or answer.
 pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Connections at the TCP door that have not shown the token yet; more are not accepted for the time being.
+/// How long a connection over TCP may take to send the head of its request, with the token.
+pub(crate) const TCP_HEAD_MAX_MS: u64 = 3_000;
+/// How long a client over TCP may take from the handshake to its `initialize`.
+pub(crate) const TCP_INITIALIZE_MAX_MS: u64 = 10_000;
+/// Connections over TCP that have not shown the token yet. Beyond it the oldest that has sent nothing makes room for the next.
 pub(crate) const TCP_STRANGERS_MAX: usize = 64;
 /// The wait before a door that could not be opened is tried again: doubled from the first to the last.
 pub(crate) const DOOR_FIRST_WAIT_MS: u64 = 50;
@@ -159,3 +163,11 @@ pub(crate) const INTRODUCE_LAST_WAIT_MS: u64 = 10_000;
 pub(crate) const RESUMERS_MAX: usize = 16;
 /// How long nothing is sent on after upstream has refused a request because too many were waiting there.
 pub(crate) const OVERLOADED_PAUSE_MS: u64 = 20;
+/// How long an app-server may take to answer what it only has to look up, on a slow disk too.
+pub(crate) const ANSWER_WITHIN_MS: u64 = 120_000;
+/// How long it may take for what loads, begins, searches, copies or asks the network.
+pub(crate) const SLOW_ANSWER_WITHIN_MS: u64 = 60 * 60 * 1_000;
+/// How often requests are looked for that were not answered in time.
+pub(crate) const OVERDUE_LOOK_MS: u64 = 5_000;
+/// How long an app-server may take to say that it took the answer to a server request.
+pub(crate) const ANSWER_TAKEN_WITHIN_MS: u64 = 5_000;

@@ -7,8 +7,9 @@
 //!
 //! * [`route`]: requests of clients. * [`audience`]: notifications of the app-server. * [`server_request`]: what the
 //!   app-server asks. * [`delta_of`]: streamed text. * [`request_id_member`]: ids of other requests. * [`gates`]: what a
-//!   client without `experimentalApi` may not do.
+//!   client without `experimentalApi` may not do. * [`answer_within_ms`]: how long an answer may take.
 
+mod deadlines;
 pub mod gates;
 mod notifications;
 mod request_ids;
@@ -16,6 +17,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
+pub use deadlines::answer_within_ms;
 pub use request_ids::{RequestIdMember, Requester};
 
 /// The way of a client's request.
@@ -89,6 +91,12 @@ pub fn route(method: &str) -> Route {
 /// Whether a table has this request.
 pub fn is_known(method: &str) -> bool {
     requests::find(method).is_some()
+}
+
+/// Whether the params of a request may be an array. The app-server takes one, with every member in its own order, which the
+/// schema does not tell. So only what the gateway reads nothing of may be one, and what names a request, which is all there is.
+pub fn may_be_positional(method: &str) -> bool {
+    !is_known(method) || route(method) == Route::Gateway(Special::RequestId)
 }
 
 /// Whether a request can begin a turn, or leave work with the thread that begins one later: from its forwarding on the

@@ -1,7 +1,10 @@
 //! One message of the app-server protocol: JSON-RPC without the `jsonrpc` member (app-server 0.131.0 and 0.169.0 send
 //! none and accept one).
+//!
+//! [`parse`] reads what an app-server wrote, or what was checked before. [`check`](crate::check) reads what anybody may have
+//! written, and refuses what an app-server drops without a reply.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// The code of every refusal upstream makes about the shape or state of a request.
@@ -71,18 +74,28 @@ pub enum EnvelopeError {
     Shapeless,
 }
 
-#[derive(Deserialize)]
-struct Wire<'a> {
+/// The members that the protocol knows, raw.
+#[derive(Clone, Copy, Deserialize)]
+pub(crate) struct Wire<'a> {
+    /// Present, and null, where the sender wrote null.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub id: Option<&'a RawValue>,
     #[serde(borrow)]
-    id: Option<&'a RawValue>,
+    pub method: Option<&'a RawValue>,
     #[serde(borrow)]
-    method: Option<&'a str>,
+    pub params: Option<&'a RawValue>,
     #[serde(borrow)]
-    params: Option<&'a RawValue>,
+    pub trace: Option<&'a RawValue>,
+    /// Present, and null, where the sender wrote null.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub result: Option<&'a RawValue>,
     #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
+    pub error: Option<&'a RawValue>,
+}
+
+/// A member that is there, also if it is null.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(member: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(member).map(Some)
 }
 
 /// Parses one message as far as its envelope.
@@ -90,14 +103,34 @@ struct Wire<'a> {
 /// A method name written with JSON escapes is refused as [`EnvelopeError::Json`]: no method of the protocol needs one.
 pub fn parse(text: &str) -> Result<Message<'_>, EnvelopeError> {
     let wire: Wire<'_> = serde_json::from_str(text)?;
-    match wire {
-        Wire { method: Some(method), id: Some(id), params, .. } => {
-            Ok(Message::Request { id, method, params })
+    let method = match wire.method {
+        Some(raw) => Some(unescaped(raw).map_or_else(|| serde_json::from_str(raw.get()), Ok)?),
+        None => None,
+    };
+    wire.message(method).ok_or(EnvelopeError::Shapeless)
+}
+
+/// The text of a string that is written without escapes.
+fn unescaped(raw: &RawValue) -> Option<&str> {
+    raw.get().strip_prefix('"')?.strip_suffix('"').filter(|text| !text.contains('\\'))
+}
+
+impl<'a> Wire<'a> {
+    /// The message that these members make. A result outweighs an error beside it, as in app-server 0.171.0.
+    pub fn message(self, method: Option<&'a str>) -> Option<Message<'a>> {
+        match (method, self) {
+            (Some(method), Wire { id: Some(id), params, .. }) => {
+                Some(Message::Request { id, method, params })
+            }
+            (Some(method), Wire { id: None, params, .. }) => Some(Message::Notification { method, params }),
+            (None, Wire { id: Some(id), result: Some(result), .. }) => {
+                Some(Message::Response { id, outcome: Ok(result) })
+            }
+            (None, Wire { id: Some(id), error: Some(error), .. }) => {
+                Some(Message::Response { id, outcome: Err(error) })
+            }
+            _ => None,
         }
-        Wire { method: Some(method), id: None, params, .. } => Ok(Message::Notification { method, params }),
-        Wire { id: Some(id), error: Some(error), .. } => Ok(Message::Response { id, outcome: Err(error) }),
-        Wire { id: Some(id), result: Some(result), .. } => Ok(Message::Response { id, outcome: Ok(result) }),
-        _ => Err(EnvelopeError::Shapeless),
     }
 }
 

@@ -4,10 +4,12 @@
 //! Invariants: a message is parsed only as far as its envelope; parameters and results stay raw text, so fields and
 //! methods that this crate has never heard of pass through untouched. Nothing here starts a thread or a runtime.
 
+pub mod check;
 pub mod envelope;
 pub mod probe;
 pub mod session;
 pub mod unix;
 pub mod websocket;
 
+pub use check::check;
 pub use envelope::{Message, RequestId, parse};

@@ -109,7 +109,7 @@ async fn read(
 ) {
     while let Some(Ok(message)) = stream.next().await {
         let event = match &message {
-            WebSocketMessage::Text(text) => understand(connection, text),
+            WebSocketMessage::Text(text) => understand(connection, text, outbox),
             WebSocketMessage::Close(_) => return,
             _ => None,
         };
@@ -138,18 +138,28 @@ fn offer(event: Event, events: &Sender<Event>, outbox: &Outbox) -> Result<(), ()
     }
 }
 
-/// What a text means to us; `None` if nothing.
-fn understand(connection: ConnectionId, text: &str) -> Option<Event> {
-    let message = codexd_protocol::parse(text).ok()?;
-    let id = message.request_id()?;
-    match (message, id) {
+/// What a text means to us; `None` if nothing. Parameters that this server cannot hold, such as a number beyond the range of 64
+/// bits, are refused: the app-server answers such a request, so its client waits for an answer.
+fn understand(connection: ConnectionId, text: &str, outbox: &Outbox) -> Option<Event> {
+    let checked = codexd_protocol::check(text).ok()?;
+    let id = checked.message.request_id()?;
+    match (checked.message, id) {
         (Message::Request { method, params, .. }, id) => {
-            let params = params.map(|params| serde_json::from_str(params.get())).transpose().ok()?;
-            Some(Event::Asked { connection, id, method: method.to_owned(), params })
+            let method = match checked.escaped_method {
+                Some(escaped) => serde_json::from_str(escaped).ok()?,
+                None => method.to_owned(),
+            };
+            match params.map(|params| serde_json::from_str(params.get())).transpose() {
+                Ok(params) => Some(Event::Asked { connection, id, method, params }),
+                Err(error) => {
+                    outbox.push(wire::reply(&id, Err(Refusal::malformed(error))));
+                    None
+                }
+            }
         }
         (Message::Response { outcome, .. }, RequestId::Integer(request)) => {
             let result: Option<Value> =
-                outcome.ok().map(|result| serde_json::from_str(result.get())).transpose().ok()?;
+                outcome.ok().and_then(|result| serde_json::from_str(result.get()).ok());
             let decision = Decision::parse(result.as_ref());
             Some(Event::Answered { connection, request: ServerRequestId(request), decision })
         }

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
-use super::event::{ClientId, Link, ServerId, Text};
+use super::event::{Action, ClientId, Link, Report, ServerId, Text};
 use super::replies::thread_of;
 use super::thread::ThreadId;
 use super::{Hub, Timer, text};
-use crate::limits::SERVER_REQUEST_MAX_MS;
+use crate::limits::{ANSWER_TAKEN_WITHIN_MS, SERVER_REQUEST_MAX_MS};
 use crate::routes::{self, ServerRequestScope, gates};
 
 /// A kind of approval that only clients may see that promise a person's answer.
@@ -47,6 +47,10 @@ pub struct Ask {
     declined: Vec<ClientId>,
     /// The answer of the first who gave one, as it went on.
     answer: Option<Text>,
+    /// The answer of the next who gave one: it goes on if the app-server does not take the first.
+    next_answer: Option<Text>,
+    /// Its clients were asked once more, since no answer was taken.
+    is_repeated: bool,
     /// The link that asked broke; if the process lives, it will ask again.
     lost: bool,
     /// Only clients with `experimentalApi` know it.
@@ -95,6 +99,12 @@ impl Asks {
     /// Whether a thread waits for an answer.
     pub fn is_pending(&self, thread: &ThreadId) -> bool {
         self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
+    }
+
+    /// Whether this client's answer to the question of this number, raw, is waited for.
+    pub fn awaits(&self, client: ClientId, id: &str) -> bool {
+        let ask = id.parse().ok().and_then(|number: u64| self.waiting.get(&number));
+        ask.is_some_and(|ask| ask.answer.is_none() && ask.asked.contains(&client))
     }
 
     /// How many wait for an answer.
@@ -148,6 +158,8 @@ impl Hub {
             asked: Vec::new(),
             declined: Vec::new(),
             answer: None,
+            next_answer: None,
+            is_repeated: false,
             lost: false,
             is_over_untold: !routes::is_resolved(method),
             experimental_only: mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
@@ -207,11 +219,16 @@ impl Hub {
         }
     }
 
-    /// A client answers. Nobody hears of an answer by one who was not asked, or of a second one, as upstream has it.
+    /// A client answers. An answer by a client that was not asked is dropped. A second one goes on only if the app-server does
+    /// not take the first ([`Self::answer_was_not_taken`]).
     pub(super) fn client_answered(&mut self, client: ClientId, id: &str, is_result: bool, text: &Text) {
         let Ok(number) = id.parse::<u64>() else { return };
         let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
-        if ask.answer.is_some() || !ask.asked.contains(&client) {
+        if !ask.asked.contains(&client) {
+            return;
+        }
+        if ask.answer.is_some() {
+            ask.next_answer.get_or_insert_with(|| text::splice(text, id, &ask.upstream));
             return;
         }
         if ask.thread.is_none() && !is_result && ask.asked.len() > 1 {
@@ -221,13 +238,41 @@ impl Hub {
         }
         let (link, lost, answer) = (ask.link, ask.lost, text::splice(text, id, &ask.upstream));
         ask.answer = Some(answer.clone());
+        let is_over_untold = ask.is_over_untold;
         // Of those about no thread nobody tells that they are resolved.
         if ask.thread.is_none() {
             self.asks.waiting.remove(&number);
+        } else if !is_over_untold {
+            self.timer(ANSWER_TAKEN_WITHIN_MS, Timer::Answer(number));
         }
         // It is said when the question comes again.
         if !lost {
             self.say(link, answer);
+        }
+    }
+
+    /// The app-server has not told that a question is resolved, though it had the answer: it could not read it, or has lost it.
+    /// The next answer goes on; if there is none yet, the clients are asked once more.
+    pub(super) fn answer_was_not_taken(&mut self, number: u64) {
+        let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
+        let is_told = ask.answer.is_some() && !ask.lost;
+        let Some(thread) = ask.thread.clone().filter(|_| is_told) else { return };
+        if ask.next_answer.is_none() && std::mem::replace(&mut ask.is_repeated, true) {
+            return;
+        }
+        ask.answer = ask.next_answer.take();
+        let report = Report::AnswerNotTaken { thread: thread.to_string(), ask: number.to_string() };
+        self.out.push(Action::Report(report));
+        match ask.answer.clone() {
+            Some(answer) => {
+                let link = ask.link;
+                self.timer(ANSWER_TAKEN_WITHIN_MS, Timer::Answer(number));
+                self.say(link, answer);
+            }
+            None => {
+                let repeated = ask.asked.iter().map(|client| Action::Tell(*client, ask.text.clone()));
+                self.out.extend(repeated);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::event::{ClientId, Link, ServerId, Text};
+use super::event::{ClientId, Link, Now, ServerId, Text};
 use super::moving::Profile;
 use super::places::Background;
 use super::thread::ThreadId;
@@ -14,6 +14,8 @@ pub struct Call {
     pub asker: Asker,
     /// It counts against the limits on requests under way.
     pub holds_slot: bool,
+    /// When its client is told that there is no answer.
+    pub overdue_at: Option<Now>,
 }
 
 /// Whose request it is.

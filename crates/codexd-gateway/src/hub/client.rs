@@ -152,6 +152,26 @@ impl Client {
     }
 }
 
+/// The `clientInfo` of an `initialize`, as every app-server reads it.
+#[derive(Debug)]
+pub struct ClientInfo<'a> {
+    pub name: Cow<'a, str>,
+    pub title: Option<Cow<'a, str>>,
+    pub version: Cow<'a, str>,
+}
+
+impl<'a> ClientInfo<'a> {
+    /// Reads the parameters of an `initialize`; `None` where an app-server would refuse them or not read them.
+    pub fn of(params: &'a str) -> Option<Self> {
+        let info = text::member(params, "clientInfo")?.get();
+        let title = match text::member(info, "title") {
+            Some(title) => serde_json::from_str::<Option<Str<'a>>>(title.get()).ok()?.map(|title| title.0),
+            None => None,
+        };
+        Some(Self { name: text::string(info, "name")?, title, version: text::string(info, "version")? })
+    }
+}
+
 /// The parameters of `initialize`, as far as the gateway must know them.
 #[derive(Debug)]
 pub struct Introduction<'a> {
@@ -162,17 +182,23 @@ pub struct Introduction<'a> {
     pub plain: bool,
 }
 
+/// Whether the parameters of an `initialize`, or what the gateway has to read in them, are written as arrays. An app-server
+/// takes those, with the members in an order that the schema does not tell.
+pub fn is_positional(params: &str) -> bool {
+    let is_array =
+        |name: &str| text::member(params, name).is_some_and(|member| member.get().starts_with('['));
+    params.starts_with('[') || is_array("clientInfo") || is_array("capabilities")
+}
+
 impl<'a> Introduction<'a> {
     /// Reads the parameters; `None` where the app-server will have something to say about them.
     pub fn read(params: &'a str) -> Option<Self> {
-        let client_info = text::member(params, "clientInfo")?.get();
-        let (name, version) = (text::string(client_info, "name")?, text::string(client_info, "version")?);
+        let ClientInfo { name, version, .. } = ClientInfo::of(params)?;
         let mut plain = is_plain(&name) && is_plain(&version);
         let mut capabilities = Capabilities::default();
         for (member, value) in text::members(text::member(params, "capabilities").map_or("{}", RawValue::get))
         {
-            let flag =
-                || serde_json::from_str::<Option<bool>>(value.get()).ok().map(Option::unwrap_or_default);
+            let flag = || serde_json::from_str::<bool>(value.get()).ok();
             match &*member {
                 "experimentalApi" => capabilities.experimental = flag()?,
                 "requiredHumanApproval" => capabilities.human_approval = flag()?,

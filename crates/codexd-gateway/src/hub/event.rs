@@ -1,6 +1,7 @@
 //! Everything that can happen to the hub, and everything it can want.
 
 use codexd_core::clock::Monotonic;
+use codexd_core::settings::SubagentApprovals;
 
 use crate::host::KeptGoals;
 
@@ -58,6 +59,8 @@ pub enum Event {
     LinkUp(Link, Text),
     /// A link is open and its `initialize` was refused; the text is the error object. The link is closed again.
     LinkRefused(Link, Text),
+    /// A link was opened and its `initialize` was not answered in time. The link is closed again.
+    LinkUnanswered(Link),
     /// A message came over a link.
     LinkSaid(Link, Text),
     /// A link is gone, or could not be opened. Nothing more comes over it.
@@ -85,6 +88,8 @@ pub enum Event {
     /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::KeepPersona`]. Comes before
     /// the first list that names an app-server if one that knows it still lives, or if goals are to go on; or not at all.
     PersonaKept(Text),
+    /// Which clients decide what a sub-agent asks, from now on.
+    SubagentApprovals(SubagentApprovals),
     /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
     TimeCame,
 }
@@ -186,6 +191,34 @@ pub enum Report {
     },
     /// A handover has got somewhere.
     Handover(HandoverReport),
+    /// Requests were not answered in time; their clients got an error.
+    Unanswered {
+        /// So many.
+        count: usize,
+        /// Their methods, each once.
+        methods: Vec<String>,
+    },
+    /// A client's answer to a server request is none that an app-server takes: the next answer counts.
+    AnswerRefused {
+        /// The client.
+        client: ClientId,
+        /// The gateway's number of the server request.
+        ask: String,
+        /// Why.
+        reason: String,
+    },
+    /// An app-server did not say that it took the answer to a server request: the next answer counts.
+    AnswerNotTaken {
+        /// The thread that the server request is about.
+        thread: String,
+        /// The gateway's number of the server request.
+        ask: String,
+    },
+    /// The client information under which the gateway introduced itself, or was to, is of no use: other is used.
+    ClientInfoDiscarded {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A thread that the app-server refuses to load.

@@ -2,7 +2,7 @@
 
 use codexd_protocol::envelope::INVALID_REQUEST;
 
-use super::client::{Introduction, Stage};
+use super::client::{Introduction, Stage, is_positional};
 use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::pump::unavailable;
 use super::refusal::{Refusal, is_passing};
@@ -20,6 +20,11 @@ impl Hub {
             return self.tell(id, text::error(raw_id, INVALID_REQUEST, "Already initialized", None));
         }
         let params = params.unwrap_or("{}");
+        if is_positional(params) {
+            let message =
+                "Invalid request: the params of initialize, clientInfo and capabilities must be objects";
+            return self.tell(id, text::error(raw_id, INVALID_REQUEST, message, None));
+        }
         client.introduction = Some(params.into());
         let read = Introduction::read(params);
         let plain = read.as_ref().is_some_and(|read| read.plain);

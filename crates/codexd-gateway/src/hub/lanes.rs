@@ -30,7 +30,7 @@ impl Lane {
         if let Route::Own(_) = route {
             return Lane::Free;
         }
-        match (Names::of_request(params).thread(), route) {
+        match (Names::of(params).thread(), route) {
             (_, Route::Gateway(Special::RequestId)) => Lane::Last,
             (_, Route::Gateway(Special::EventStreamStop)) => Lane::Last,
             (Some(thread), _) => Lane::Thread(thread.into()),

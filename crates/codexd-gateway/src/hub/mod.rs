@@ -25,6 +25,7 @@ mod loads;
 mod loss;
 mod moving;
 mod notes;
+mod overdue;
 mod own;
 mod places;
 mod process_state;
@@ -115,6 +116,10 @@ enum Timer {
     Lineage(ThreadId),
     /// Give the shared links a name again: the one before was refused.
     Introduce,
+    /// Look for requests that the app-server has not answered in time.
+    Overdue,
+    /// The app-server has had time to take the answer to a server request.
+    Answer(u64),
 }
 
 /// The machine.
@@ -132,6 +137,8 @@ pub struct Hub {
     /// The one whose shared link is open and to which everything new goes.
     serving: Option<ServerId>,
     persona: Option<Persona>,
+    /// An app-server has taken it.
+    persona_is_proven: bool,
     /// The one that was refused last, and how often in a row any was.
     refused_persona: Option<Persona>,
     refused_introductions: u32,
@@ -162,6 +169,8 @@ pub struct Hub {
     slots_taken: usize,
     /// Upstream had too much to do: until then nothing more is sent on.
     overloaded_until: Now,
+    /// [`Timer::Overdue`] is set.
+    looks_for_overdue: bool,
     timers: BinaryHeap<Reverse<(Now, Timer)>>,
     handover: Option<Handover>,
     goals: Goals,
@@ -215,7 +224,9 @@ impl Hub {
             Event::GoalsKept(threads) => self.goals.kept_before(&threads),
             Event::ThreadSettingsStored { thread, settings } => self.settings_stored(&thread, &settings),
             Event::ThreadSettingsLost => self.stored_settings_lost(),
-            Event::PersonaKept(kept) => self.persona = Persona::of(&kept),
+            Event::PersonaKept(kept) => self.persona_kept(&kept),
+            Event::LinkUnanswered(link) => self.link_unanswered(link),
+            Event::SubagentApprovals(approvals) => self.set_subagent_approvals(approvals),
             Event::TimeCame => self.time_came(),
         }
         if may_change_handover {
@@ -237,6 +248,11 @@ impl Hub {
     /// Clients that may be heard again since this was last asked.
     pub fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
         resumed.append(&mut self.resumed);
+    }
+
+    /// Whether a client has sent `initialize`.
+    pub fn has_initialized(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_some_and(|client| !matches!(client.stage, client::Stage::New))
     }
 
     /// Whether an answer is to come over a link.
@@ -299,7 +315,7 @@ impl Hub {
     fn errand(&mut self, link: Link, errand: Errand, method: &str, params: &serde_json::Value) {
         let id = self.call_id();
         let text = text::request(id, method, params);
-        let call = Call { link, asker: Asker::Gateway(errand), holds_slot: false };
+        let call = Call { link, asker: Asker::Gateway(errand), holds_slot: false, overdue_at: None };
         self.calls.insert(id, call);
         self.say(link, text);
     }
@@ -331,6 +347,8 @@ impl Hub {
                 Timer::ServerRequest(number) => self.refuse_ask(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),
                 Timer::Introduce => self.introduce_again(),
+                Timer::Overdue => self.answer_overdue_requests(),
+                Timer::Answer(number) => self.answer_was_not_taken(number),
                 Timer::Refused => self.stir_what_waits_to_move(),
                 Timer::BackgroundLoads => self.recover_lost(),
                 Timer::HandoverReport => self.report_handover_if_changed(),

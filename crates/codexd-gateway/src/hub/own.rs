@@ -39,7 +39,8 @@ impl Hub {
             _ if kept::is_setting(method) => Kind::Setting,
             _ => places::background(method).map_or(Kind::Plain, Kind::Begins),
         };
-        self.send(Link::Own(id, server), id, kind, None, raw, text);
+        let number = self.send(Link::Own(id, server), id, kind, None, raw, text);
+        self.answer_is_due(number, method);
         Dispatched::Done
     }
 

@@ -87,7 +87,7 @@ impl Hub {
     }
 
     /// What upstream says about a request for all turns, it has said before it answers.
-    fn no_notice_follows(&mut self, client: ClientId, request: &str) {
+    pub(super) fn no_notice_follows(&mut self, client: ClientId, request: &str) {
         if self.resumers.is_empty() {
             return;
         }

@@ -45,6 +45,7 @@ impl Hub {
         let (number, own) = (number.to_string(), upstream.to_string());
         let spliced = text::splice_all(text, [(raw, own.as_str()), (named, number.as_str())]);
         self.send_spliced(upstream, link, id, Kind::Plain, None, raw, text, spliced);
+        self.answer_is_due(upstream, method);
         Dispatched::Done
     }
 

@@ -1,19 +1,17 @@
 //! What a client says: which way it goes.
 
-use codexd_protocol::envelope::{self, EnvelopeError, INVALID_REQUEST, Message};
+use codexd_protocol::check::Refusal;
+use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
 
 use super::Hub;
 use super::call::{Asker, Call, Kind};
 use super::client::{Stage, Waiting};
-use super::event::{ClientId, Link, ServerId, Text};
+use super::event::{Action, ClientId, Link, Report, ServerId, Text};
 use super::goals::word_of_goal;
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
 use crate::limits::{QUIET_MS, RESUMERS_MAX};
 use crate::routes::{self, Route, Special, gates};
-
-/// JSON-RPC's code for what is no JSON.
-const PARSE_ERROR: i64 = -32700;
 
 /// What became of a request whose turn it was.
 pub(super) enum Dispatched {
@@ -27,39 +25,61 @@ pub(super) enum Dispatched {
 
 impl Hub {
     pub(super) fn client_said(&mut self, id: ClientId, text: &Text) {
+        let checked = match codexd_protocol::check(text) {
+            Ok(checked) => checked,
+            Err(refusal) => return self.refuse_text(id, &refusal),
+        };
+        if let Some(escaped) = checked.escaped_method {
+            return self.client_said_escaped(id, escaped, text);
+        }
         let Some(client) = self.clients.get(&id) else { return };
-        match envelope::parse(text) {
-            Ok(Message::Response { id: ask, outcome }) => {
+        match checked.message {
+            Message::Response { id: ask, outcome } => {
                 self.client_answered(id, ask.get(), outcome.is_ok(), text);
             }
-            Ok(Message::Notification { method: "initialized", .. }) => {}
-            Ok(Message::Notification { .. }) => {
+            Message::Notification { method: "initialized", .. } => {}
+            Message::Notification { .. } => {
                 if let Some(server) = client.dedicated.open() {
                     self.say(Link::Own(id, server), text.clone());
                 }
             }
-            Ok(message @ Message::Request { id: raw, method, params }) => {
-                if message.request_id().is_none() {
-                    let message = "Invalid request: the id must be a string or a 64-bit integer";
-                    self.tell(id, text::error(raw.get(), INVALID_REQUEST, message, None));
-                } else if method == "initialize" {
-                    self.introduced(id, raw.get(), params.map(serde_json::value::RawValue::get));
-                } else if matches!(client.stage, Stage::New) {
-                    self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
-                } else {
-                    self.take_persona_of(id);
-                    self.hold(id, text.clone());
-                    self.pump();
-                }
+            Message::Request { id: raw, method: "initialize", params } => {
+                self.introduced(id, raw.get(), params.map(serde_json::value::RawValue::get));
             }
-            Err(EnvelopeError::Json(error)) if error.is_syntax() || error.is_eof() => {
-                self.tell(id, text::error("null", PARSE_ERROR, &format!("Parse error: {error}"), None));
+            Message::Request { id: raw, .. } if matches!(client.stage, Stage::New) => {
+                self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
             }
-            Err(_) => {
-                let message = "Invalid request: a message is an object with a method, a result or an error";
-                self.tell(id, text::error("null", INVALID_REQUEST, message, None));
+            Message::Request { .. } => {
+                self.take_persona_of(id);
+                self.hold(id, text.clone());
+                self.pump();
             }
         }
+    }
+
+    /// An app-server would drop the text without a reply: its sender would wait, and so would whatever waits for the answer.
+    fn refuse_text(&mut self, id: ClientId, refusal: &Refusal<'_>) {
+        // The id of an answer is that of a server request: a request of the client may have the same.
+        let raw = refusal.id.filter(|_| !refusal.is_answer).unwrap_or("null");
+        self.tell(id, text::error(raw, refusal.code, &refusal.reason, None));
+        if refusal.is_answer
+            && let Some(ask) = refusal.id.filter(|ask| self.asks.awaits(id, ask))
+        {
+            let (ask, reason) = (ask.to_owned(), refusal.reason.clone());
+            self.out.push(Action::Report(Report::AnswerRefused { client: id, ask, reason }));
+        }
+    }
+
+    /// Some JSON writers escape the slash of a method's name: it is read again without escapes.
+    fn client_said_escaped(&mut self, id: ClientId, escaped: &str, text: &Text) {
+        let method = serde_json::from_str::<String>(escaped).unwrap_or_default();
+        let plain = serde_json::Value::from(method).to_string();
+        if !plain.contains('\\') {
+            return self.client_said(id, &text::splice(text, escaped, &plain));
+        }
+        let raw = text::member(text, "id").map_or("null", serde_json::value::RawValue::get);
+        let message = "Invalid request: no method has such a name";
+        self.tell(id, text::error(raw, INVALID_REQUEST, message, None));
     }
 
     /// Puts a request behind those of its client.
@@ -84,15 +104,16 @@ impl Hub {
         let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {
             return Dispatched::Done;
         };
+        if params.is_some_and(|params| params.get().starts_with('[')) && !routes::may_be_positional(method) {
+            self.tell(id, text::error(raw.get(), INVALID_REQUEST, &positional(method), None));
+            return Dispatched::Done;
+        }
         if let Err(message) = gates::check(method, params, client.capabilities.experimental) {
             self.tell(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
             return Dispatched::Done;
         }
         let route = routes::route(method);
-        let names = match route {
-            Route::Hub | Route::Gateway(_) => Names::of_request(params),
-            _ => Names::of(params),
-        };
+        let names = Names::of(params);
         match route {
             Route::Hub => self.send_shared(id, method, names.thread(), raw.get(), &waiting.text),
             Route::HubOrOwn if names.thread().is_some() => {
@@ -116,7 +137,7 @@ impl Hub {
                 !self.completes_lists()
             }
             Route::Gateway(Special::Unsubscribe) => {
-                let names = Names::of_request(params);
+                let names = Names::of(params);
                 names.thread().is_none_or(|thread| !self.is_listing() && !self.threads.contains_key(thread))
             }
             // One whose request is under way does not wait.
@@ -234,11 +255,13 @@ impl Hub {
         {
             self.goal_said(thread, self.next_call, word);
         }
-        self.send(Link::Shared(server), id, kind, thread, raw, text);
+        let number = self.send(Link::Shared(server), id, kind, thread, raw, text);
+        self.answer_is_due(number, method);
         Dispatched::Done
     }
 
-    /// Sends a client's request over a link, under an id of the gateway's own. `raw` is the id as it stands in `text`.
+    /// Sends a client's request over a link, under an id of the gateway's own, which it returns. `raw` is the id as it stands
+    /// in `text`.
     pub(super) fn send(
         &mut self,
         link: Link,
@@ -247,10 +270,11 @@ impl Hub {
         thread: Option<ThreadId>,
         raw: &str,
         text: &Text,
-    ) {
+    ) -> u64 {
         let upstream = self.call_id();
         let spliced = text::splice(text, raw, &upstream.to_string());
         self.send_spliced(upstream, link, client, kind, thread, raw, text, spliced);
+        upstream
     }
 
     /// Sends a client's request over a link as `spliced`, under the gateway's id `upstream`.
@@ -270,10 +294,16 @@ impl Hub {
             self.requests_of(thread, 1);
         }
         let asker = Asker::Client { client, id: raw.into(), kind, thread, text: text.clone() };
-        self.calls.insert(upstream, Call { link, asker, holds_slot: true });
+        self.calls.insert(upstream, Call { link, asker, holds_slot: true, overdue_at: None });
         self.take_slot(client, upstream);
         self.say(link, spliced);
     }
+}
+
+/// The refusal of parameters that are an array. The app-server takes one, with every member in its own order, which the schema
+/// does not tell: what the gateway has to read there it would have to guess.
+fn positional(method: &str) -> String {
+    format!("Invalid request: the params of {method} must be an object, not an array")
 }
 
 /// Whether a request lists threads with their status, which an app-server knows of its own threads only.

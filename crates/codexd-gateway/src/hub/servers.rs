@@ -3,7 +3,10 @@
 use std::cmp::Reverse;
 use std::rc::Rc;
 
-use super::event::{Action, ClientId, Link, Now, ServerId, Text};
+use serde_json::json;
+
+use super::client::ClientInfo;
+use super::event::{Action, ClientId, Link, Now, Report, ServerId, Text};
 use super::{Hub, Timer, text};
 use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS, RECONNECT_AFTER_MS};
 
@@ -60,12 +63,18 @@ pub struct Persona {
 }
 
 impl Persona {
-    /// From the parameters of an `initialize`; `None` where they name nobody.
+    /// From the parameters of an `initialize`; `None` where they name nobody. Nothing goes on but the three strings that every
+    /// app-server reads: what else a client says may keep one from answering.
     pub fn of(params: &str) -> Option<Self> {
-        let client_info = text::member(params, "clientInfo")?.get().into();
+        let ClientInfo { name, title, version } = ClientInfo::of(params)?;
+        let client_info = match title {
+            Some(title) => json!({"name": name, "title": title, "version": version}),
+            None => json!({"name": name, "version": version}),
+        };
         let capabilities = text::member(params, "capabilities");
         let attests = capabilities.and_then(|all| text::member(all.get(), "requestAttestation"));
-        Some(Self { client_info, attests: attests.is_some_and(|attests| attests.get() == "true") })
+        let attests = attests.is_some_and(|attests| attests.get() == "true");
+        Some(Self { client_info: client_info.to_string().into(), attests })
     }
 
     /// What [`Self::of`] makes the same of.
@@ -169,18 +178,42 @@ impl Hub {
         }
     }
 
+    /// As whom the gateway before this one introduced itself. An older one stored whatever the first client sent.
+    pub(super) fn persona_kept(&mut self, kept: &str) {
+        self.persona = Persona::of(kept);
+        if self.persona.is_none() {
+            self.discarded_client_info("what was stored is no client information");
+        }
+    }
+
+    fn discarded_client_info(&mut self, reason: &str) {
+        self.out.push(Action::Report(Report::ClientInfoDiscarded { reason: reason.to_owned() }));
+    }
+
+    /// Nobody answered the `initialize` of a link in time. If no app-server has taken this client information before, that may be
+    /// why.
+    pub(super) fn link_unanswered(&mut self, link: Link) {
+        let is_suspect = matches!(link, Link::Shared(_)) && self.persona.is_some() && !self.persona_is_proven;
+        if is_suspect {
+            self.persona_refused("no app-server answered it");
+        }
+        self.link_lost(link);
+    }
+
     /// The app-server rejects the name of the shared link. The next client that asks for something gives another; without
     /// one, those who only watch and goals that are at work are not to wait for it.
-    fn persona_refused(&mut self) {
+    fn persona_refused(&mut self, reason: &str) {
         if let Some(refused) = self.persona.take() {
             self.refused_persona = Some(refused);
+            self.persona_is_proven = false;
+            self.discarded_client_info(reason);
         }
         let wait = INTRODUCE_FIRST_WAIT_MS << self.refused_introductions.min(16);
         self.refused_introductions += 1;
         self.timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::Introduce);
     }
 
-    /// Gives the shared links a name again: that of a client that is connected and has not been refused; else the same.
+    /// Gives the shared links a name again: that of a client that is connected and has not been refused; else the gateway's own.
     pub(super) fn introduce_again(&mut self) {
         if self.persona.is_some() {
             return;
@@ -193,7 +226,7 @@ impl Hub {
         let turn = usize::try_from(self.refused_introductions).unwrap_or_default();
         let others: Vec<Persona> = others.collect();
         let other = others.get(turn.checked_rem(others.len()).unwrap_or_default()).cloned();
-        self.persona = other.or_else(|| self.refused_persona.clone());
+        self.persona = Some(other.unwrap_or_else(nobody));
         self.out.extend(self.persona.as_ref().map(|persona| Action::KeepPersona(persona.kept())));
         self.connect_where_needed();
     }
@@ -227,6 +260,7 @@ impl Hub {
     fn shared_up(&mut self, id: ServerId, result: &Text) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         (self.refused_introductions, self.refused_persona) = (0, None);
+        self.persona_is_proven = true;
         server.shared = LinkState::Up;
         server.shared_greeting = Some(result.clone());
         server.listed = false;
@@ -261,7 +295,7 @@ impl Hub {
                 if super::refusal::is_passing(error) {
                     self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
                 } else {
-                    self.persona_refused();
+                    self.persona_refused(&super::refusal::message_of(error));
                 }
             }
             Link::Own(client, server) => self.own_refused(client, server, error),

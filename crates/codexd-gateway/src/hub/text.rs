@@ -12,40 +12,39 @@ use super::event::Text;
 pub struct Str<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// The names that parameters carry.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+///
+/// They are read as an app-server reads them: of a member that stands there twice the last one counts, and a member of another
+/// type says nothing about the others.
+#[derive(Debug, Default)]
 pub struct Names<'a> {
-    #[serde(borrow)]
     pub thread_id: Option<Str<'a>>,
-    #[serde(borrow)]
     pub conversation_id: Option<Str<'a>>,
-    #[serde(borrow)]
     pub turn_id: Option<Str<'a>>,
-    #[serde(borrow)]
     pub item_id: Option<Str<'a>>,
-    #[serde(borrow)]
-    pub request_id: Option<&'a RawValue>,
-    #[serde(borrow)]
     pub subscription_id: Option<&'a RawValue>,
+    pub request_id: Option<&'a RawValue>,
 }
 
 impl<'a> Names<'a> {
-    /// The names in `params`; none where they are not as expected, which the app-server will say.
+    /// The names in `params`; none where they are no object.
     pub fn of(params: Option<&'a RawValue>) -> Self {
-        params.and_then(|params| serde_json::from_str(params.get()).ok()).unwrap_or_default()
+        let mut names = Self::default();
+        if let Some(params) = params {
+            each_member(params.get(), |name, value| names.take(name, value));
+        }
+        names
     }
 
-    /// The names in the parameters of a request, which upstream takes as an array as well: what names a thread, or what is
-    /// to be ended, comes first there.
-    pub fn of_request(params: Option<&'a RawValue>) -> Self {
-        match params.filter(|params| params.get().starts_with('[')) {
-            None => Self::of(params),
-            Some(array) => {
-                let values: Vec<&RawValue> = serde_json::from_str(array.get()).unwrap_or_default();
-                let first = values.first().copied();
-                let thread_id = first.and_then(|first| serde_json::from_str(first.get()).ok());
-                Self { thread_id, request_id: first, subscription_id: first, ..Self::default() }
-            }
+    fn take(&mut self, name: &str, value: &'a RawValue) {
+        let string = || serde_json::from_str::<Str<'a>>(value.get()).ok();
+        match name {
+            "threadId" => self.thread_id = string().map(canonical),
+            "conversationId" => self.conversation_id = string().map(canonical),
+            "turnId" => self.turn_id = string(),
+            "itemId" => self.item_id = string(),
+            "requestId" => self.request_id = Some(value),
+            "subscriptionId" => self.subscription_id = Some(value),
+            _ => {}
         }
     }
 
@@ -60,24 +59,57 @@ impl<'a> Names<'a> {
     }
 }
 
+/// The id of a thread as an app-server writes it. It reads a UUID also in capitals, without hyphens, in braces or as a URN
+/// (0.171.0), and all of them name the same thread.
+fn canonical(id: Str<'_>) -> Str<'_> {
+    let is_canonical = |text: &str| text.len() == 36 && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    if is_canonical(&id.0) {
+        return id;
+    }
+    let text = id.0.strip_prefix("urn:uuid:").unwrap_or(&id.0);
+    let text = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
+    let digits: String =
+        text.bytes().filter(u8::is_ascii_hexdigit).map(|byte| byte.to_ascii_lowercase() as char).collect();
+    let hyphens: Vec<usize> = text.match_indices('-').map(|(at, _)| at).collect();
+    if digits.len() != 32
+        || digits.len() + hyphens.len() != text.len()
+        || !matches!(hyphens[..], [] | [8, 13, 18, 23])
+    {
+        return id;
+    }
+    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| &digits[group]);
+    Str(format!("{a}-{b}-{c}-{d}-{e}").into())
+}
+
 /// The members of an object, raw; none if it is no object.
 pub fn members(object: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
-    struct All;
-    impl<'de> serde::de::Visitor<'de> for All {
-        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+    let mut members = Vec::new();
+    let is_object = each_member_named(object, |name, value| members.push((name, value)));
+    if is_object { members } else { Vec::new() }
+}
+
+/// Calls `each` with the members of an object.
+fn each_member<'a>(object: &'a str, mut each: impl FnMut(&str, &'a RawValue)) {
+    each_member_named(object, |name, value| each(&name, value));
+}
+
+/// Calls `each` with the members of an object, and says whether it is one.
+fn each_member_named<'a>(object: &'a str, each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> bool {
+    struct Each<F>(F);
+    impl<'de, F: FnMut(Cow<'de, str>, &'de RawValue)> serde::de::Visitor<'de> for Each<F> {
+        type Value = ();
         fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             out.write_str("an object")
         }
-        fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-            let mut members = Vec::new();
+        fn visit_map<M: serde::de::MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
             while let Some(Str(name)) = map.next_key()? {
-                members.push((name, map.next_value()?));
+                self.0(name, map.next_value()?);
             }
-            Ok(members)
+            Ok(())
         }
     }
     let mut reader = serde_json::Deserializer::from_str(object);
-    serde::Deserializer::deserialize_map(&mut reader, All).unwrap_or_default()
+    serde::Deserializer::deserialize_map(&mut reader, Each(each)).is_ok()
 }
 
 /// One member of an object, raw.
@@ -185,10 +217,25 @@ mod tests {
     }
 
     #[test]
-    fn an_array_names_its_thread_first() {
-        let raw =
-            serde_json::value::RawValue::from_string(r#"["t1",[{"type":"text"}]]"#.into()).expect("JSON");
-        assert_eq!(Names::of_request(Some(&raw)).thread(), Some("t1"));
+    fn a_thread_is_named_as_the_app_server_reads_it() {
+        let id = "01a22415-2bcf-7061-b043-d42fa6a2d69b";
+        for params in [
+            format!(r#"{{"threadId":"{id}"}}"#),
+            format!(r#"{{"threadId":"x","threadId":"{id}"}}"#),
+            format!(r#"{{"threadId":"{id}","turnId":5,"itemId":[],"conversationId":{{}}}}"#),
+            format!(r#"{{"thread\u0049d":"{id}"}}"#),
+            format!(r#"{{"threadId":"{}"}}"#, id.to_uppercase()),
+            format!(r#"{{"threadId":"{}"}}"#, id.replace('-', "")),
+            format!(r#"{{"threadId":"{{{id}}}"}}"#),
+            format!(r#"{{"threadId":"urn:uuid:{id}"}}"#),
+        ] {
+            let raw = serde_json::value::RawValue::from_string(params).expect("JSON");
+            assert_eq!(Names::of(Some(&raw)).thread(), Some(id), "{raw}");
+        }
+        for other in [format!(" {id}"), "01a224152bcf-7061-b043-d42fa6a2d69b".to_owned(), "T".to_owned()] {
+            let raw = serde_json::value::to_raw_value(&serde_json::json!({"threadId": other})).expect("JSON");
+            assert_eq!(Names::of(Some(&raw)).thread(), Some(&*other));
+        }
     }
 
     #[test]

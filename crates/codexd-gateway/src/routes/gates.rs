@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserializer as _;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 mod table;
@@ -100,11 +100,13 @@ fn refusal(what: &str) -> String {
 
 /// Whether upstream would find every member that it requires; `None` stands for a method that takes no params as well.
 ///
-/// Upstream takes an array for an object, with the members in its own order: an empty one lacks what `{}` lacks.
+/// Upstream takes an array for an object, with the members in its own order: one that is too short lacks some.
 fn is_complete(params: Option<&RawValue>, required: Option<&[&str]>) -> bool {
     let Some(required) = required else { return true };
-    if params.is_some_and(|params| params.get().starts_with('[')) {
-        return required.is_empty();
+    if let Some(array) = params.filter(|params| params.get().starts_with('[')) {
+        // Where the members stand is not known here, but each takes a place.
+        return serde_json::from_str::<Vec<IgnoredAny>>(array.get())
+            .is_ok_and(|all| all.len() >= required.len());
     }
     let mut seen = 0_u32;
     let is_object = members(params, |name, _| {
@@ -122,15 +124,17 @@ impl Gated {
         match self {
             Gated::Flag => text == "true",
             Gated::Bool => text == "true" || text == "false",
-            Gated::Text => text.starts_with('"'),
-            Gated::TextOrNull => text.starts_with('"') || text == "null",
+            // A word of a list may be written as the only member of an object.
+            Gated::Text => text.starts_with(['"', '{']),
+            Gated::TextOrNull => text.starts_with(['"', '{']) || text == "null",
             Gated::Path => text.starts_with('"') && text != r#""""#,
             Gated::List => text.starts_with('['),
-            Gated::Map => text.starts_with('{'),
+            // An array is taken for an object with the members in upstream's order.
+            Gated::Map => text.starts_with(['{', '[']),
             Gated::Granular => {
                 let mut granular = false;
                 members(Some(value), |name, value| {
-                    granular |= name == "granular" && value.get().starts_with('{');
+                    granular |= name == "granular" && value.get().starts_with(['{', '[']);
                 });
                 granular
             }

@@ -4,9 +4,9 @@ use proptest::prelude::{any, prop, prop_oneof};
 use proptest::{prop_assert, proptest};
 
 use super::{
-    Audience, OwnState, Requester, Route, ServerRequestScope, Special, audience, delta_of, gates, hub_told,
-    is_known, materialises, notifications, request_id_members, requests, route, server_request,
-    server_requests, starts_turn,
+    Audience, OwnState, Requester, Route, ServerRequestScope, Special, answer_within_ms, audience, delta_of,
+    gates, hub_told, is_known, materialises, notifications, request_id_members, requests, route,
+    server_request, server_requests, starts_turn,
 };
 
 fn assert_sorted(names: impl Iterator<Item = &'static str>) {
@@ -113,6 +113,26 @@ fn what_lives_on_a_connection_is_known() {
     ] {
         assert_eq!(route(method), Route::Own(state), "{method}");
     }
+}
+
+#[test]
+fn every_request_but_what_waits_for_something_has_to_be_answered_in_time() {
+    use super::deadlines::{ENDLESS, SLOW};
+    assert_sorted(ENDLESS.iter().copied());
+    assert_sorted(SLOW.iter().copied());
+    assert!(
+        ENDLESS.iter().chain(SLOW).all(|name| is_known(name))
+            && ENDLESS.iter().all(|name| !SLOW.contains(name))
+    );
+    let times = ["thread/read", "thread/resume", "some/futureThing", "command/exec"].map(answer_within_ms);
+    assert!(times[0] < times[1] && times[1] == times[2] && times[3].is_none(), "{times:?}");
+    let loads = ["thread/start", "thread/fork", "thread/resume"];
+    assert!(
+        requests()
+            .filter(|(name, _)| starts_turn(name) || loads.contains(name))
+            .all(|(name, _)| { answer_within_ms(name).is_none_or(|within| Some(within) == times[1]) }),
+        "an answer that came too late would leave a thread or a turn that no client knows"
+    );
 }
 
 #[test]

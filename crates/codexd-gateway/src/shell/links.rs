@@ -154,17 +154,18 @@ async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
     let patience = Duration::from_millis(INITIALIZE_TIMEOUT_MS);
     let socket = driver.servers.borrow().socket(link.server());
     let opened = match socket {
-        Some(socket) => Box::pin(timeout(patience, open::open(&driver, &socket, initialize)))
-            .await
-            .ok()
-            .and_then(Result::ok),
-        None => None,
+        Some(socket) => Box::pin(timeout(patience, open::open(&driver, &socket, initialize))).await,
+        None => Ok(Err(std::io::ErrorKind::NotFound.into())),
     };
-    let Some((line, answer, early)) = opened else {
-        if driver.links.remove(link, serial).is_some() {
-            driver.feed(Event::LinkLost(link));
+    let (line, answer, early) = match opened {
+        Ok(Ok(opened)) => opened,
+        failed => {
+            if driver.links.remove(link, serial).is_some() {
+                let is_late = failed.is_err();
+                driver.feed(if is_late { Event::LinkUnanswered(link) } else { Event::LinkLost(link) });
+            }
+            return;
         }
-        return;
     };
     match answer {
         Answer::Refusal(error) => {

@@ -111,6 +111,37 @@ impl Driver {
                 self.orders.note(EventLevel::Warn, "migration.refused", message, detail);
             }
             Report::Handover(handover) => self.report_handover(handover),
+            Report::Unanswered { count, methods } => {
+                let message = format!("{count} requests were not answered in time: {}", methods.join(", "));
+                let detail = json!({"count": count, "methods": methods});
+                self.orders.note(EventLevel::Warn, "request.unanswered", message, detail);
+            }
+            Report::AnswerRefused { client, ask, reason } => {
+                let message = format!(
+                    "client {} gave an answer to server request {ask} that no app-server takes: {reason}; the next answer counts",
+                    client.0
+                );
+                let detail = json!({"client": client.0, "serverRequest": ask, "reason": reason});
+                self.orders.note(EventLevel::Warn, "serverRequest.answerRefused", message, detail);
+            }
+            Report::AnswerNotTaken { thread, ask } => {
+                let message = format!(
+                    "the app-server did not take the answer to server request {ask} of thread {thread}; the next answer counts"
+                );
+                let detail = json!({"threadId": thread, "serverRequest": ask});
+                self.orders.note(EventLevel::Warn, "serverRequest.answerNotTaken", message, detail);
+            }
+            Report::ClientInfoDiscarded { reason } => {
+                let message = format!(
+                    "discarded the client information of the shared connection: {reason}; that of the next client is used"
+                );
+                self.orders.note(
+                    EventLevel::Warn,
+                    "clientInfo.discarded",
+                    message,
+                    json!({"reason": reason}),
+                );
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod asks;
 mod busy;
 mod chaos;
 mod clients;
+mod edge;
 mod front;
 mod goals;
 mod healing;

@@ -74,6 +74,14 @@ impl Hub {
         below.into_iter().for_each(|number| self.ask_recipients(number));
     }
 
+    /// Others may have to decide what waits for an answer.
+    pub(in crate::hub) fn set_subagent_approvals(&mut self, approvals: SubagentApprovals) {
+        self.subagent_approvals = approvals;
+        let mut numbers: Vec<u64> = self.asks.waiting.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers.into_iter().for_each(|number| self.ask_recipients(number));
+    }
+
     /// More is known of what a thread descends from: others may have to decide.
     pub(in crate::hub) fn ask_about(&mut self, thread: &ThreadId) {
         let waiting = self.asks.waiting.values().filter(|ask| ask.thread.as_ref() == Some(thread));

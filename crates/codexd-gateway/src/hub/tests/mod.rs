@@ -2,6 +2,7 @@
 
 mod background;
 pub(super) mod composed;
+mod edge;
 mod found;
 mod goals;
 mod histories;

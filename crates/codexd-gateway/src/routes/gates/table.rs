@@ -7,17 +7,17 @@ pub enum Gated {
     Flag,
     /// `true` or `false`; null is as if it were not there.
     Bool,
-    /// A string, also an empty one.
+    /// A string, also an empty one, or the same word as the only member of an object.
     Text,
-    /// A string, or null.
+    /// As [`Gated::Text`], or null.
     TextOrNull,
     /// A string that is not empty.
     Path,
     /// An array, also an empty one.
     List,
-    /// An object, also an empty one.
+    /// An object, also an empty one or written as an array.
     Map,
-    /// An object with the member `granular`; refused as `askForApproval.granular`.
+    /// An object with the member `granular`, which may be an array; refused as `askForApproval.granular`.
     Granular,
 }
 

@@ -105,6 +105,24 @@ fn a_granular_approval_policy_is_refused_by_its_own_name() {
 }
 
 #[test]
+fn an_array_in_the_place_of_an_object_is_gated_as_the_object() {
+    for (method, params) in [
+        ("thread/memoryMode/set", r#"["T","disabled"]"#),
+        ("thread/backgroundTerminals/clean", r#"["T"]"#),
+        ("thread/settings/update", r#"["T",null,null]"#),
+    ] {
+        assert_eq!(refused(method, params), sentence(method), "{params}");
+    }
+    assert_eq!(refused("thread/memoryMode/set", r#"["T"]"#), None, "upstream misses a member");
+    let mode = r#"{"threadId":"x","input":[],"collaborationMode":["plan",["m",null,null]]}"#;
+    assert_eq!(refused("turn/start", mode), sentence("turn/start.collaborationMode"));
+    let word = r#"{"threadId":"x","input":[],"multiAgentMode":{"none":null}}"#;
+    assert_eq!(refused("turn/start", word), sentence("turn/start.multiAgentMode"));
+    let granular = r#"{"approvalPolicy":{"granular":[true,true,true,true,true]}}"#;
+    assert_eq!(refused("thread/start", granular), sentence("askForApproval.granular"));
+}
+
+#[test]
 fn the_read_state_is_told_only_to_who_asked_for_it() {
     assert!(notification_needs_experimental("thread/readState/changed"));
     assert!(!notification_needs_experimental("thread/status/changed"));

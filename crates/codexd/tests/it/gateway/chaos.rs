@@ -23,7 +23,8 @@ mod council;
 mod guest;
 mod watch;
 
-use arena::{Arena, Counts, Deaths, Dice, Room};
+pub(super) use arena::Dice;
+use arena::{Arena, Counts, Deaths, Room};
 use watch::Samples;
 
 on_each_server! {

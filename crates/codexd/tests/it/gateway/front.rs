@@ -202,6 +202,11 @@ impl Front {
     /// Ends everything as a user would, and looks whether anything is left.
     pub(super) async fn close(self) -> anyhow::Result<()> {
         self.assert_readable()?;
+        self.close_unread().await
+    }
+
+    /// The same where clients were told what the schema has no place for.
+    pub(super) async fn close_unread(self) -> anyhow::Result<()> {
         self.verb(&["stop"]).await?;
         let left = || self.home.processes();
         // A keeper that leaves gives back its lock first.

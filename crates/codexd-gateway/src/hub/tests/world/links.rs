@@ -38,12 +38,17 @@ impl World {
     }
 
     /// The hub wants a link.
-    pub(super) fn connect(&mut self, link: Link) {
+    pub(super) fn connect(&mut self, link: Link, initialize: &Text) {
+        let is_named = |name: &str| initialize.contains(&format!(r#""name":"{name}""#));
         let before = self.links.insert(link, Phase::Opening);
         assert!(before.is_none(), "{link:?} is opened while it is {before:?}");
         let kind = if let Link::Shared(_) = link { Refuses::Shared } else { Refuses::Own };
         if self.lives(link.server()) {
             let agent = json!({"userAgent": "client/0.169.0 (x) y (client; 1)"}).to_string();
+            if self.unanswered_name.is_some_and(is_named) {
+                self.up.entry(link).or_default().push_back(Event::LinkUnanswered(link));
+                return;
+            }
             let event = match self.refuses.iter().position(|refused| *refused == kind) {
                 Some(at) => {
                     self.refuses.remove(at);
@@ -80,7 +85,7 @@ impl World {
             Event::LinkUp(link, _) => {
                 self.links.insert(*link, Phase::Up);
             }
-            Event::LinkLost(link) | Event::LinkRefused(link, _) => {
+            Event::LinkLost(link) | Event::LinkRefused(link, _) | Event::LinkUnanswered(link) => {
                 self.links.remove(link);
                 self.up.remove(link);
             }

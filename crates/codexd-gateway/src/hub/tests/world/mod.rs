@@ -99,6 +99,12 @@ pub struct World {
     pub settings_are_lost: bool,
     /// What a thread was loaded with, as the app-server that has it understands it.
     pub loaded_with: BTreeMap<String, settings::Settings>,
+    /// An `initialize` under this name is not answered.
+    pub unanswered_name: Option<&'static str>,
+    /// Requests of this method are not answered.
+    pub ignored_method: Option<&'static str>,
+    /// So many answers to questions are dropped by the app-server.
+    pub drops_answers: u32,
     /// What keeps app-servers from loading threads, until somebody mends it.
     pub obstacle: Option<Obstacle>,
     /// What becomes of the word of the next unloading.
@@ -122,7 +128,15 @@ impl World {
     }
 
     pub fn with(subagent_approvals: SubagentApprovals) -> Self {
-        let mut world = Self {
+        let mut world = Self::bare(subagent_approvals);
+        world.begin_server();
+        world.settle();
+        world
+    }
+
+    /// A world without an app-server.
+    pub fn bare(subagent_approvals: SubagentApprovals) -> Self {
+        Self {
             hub: Hub::new(subagent_approvals),
             subagent_approvals,
             refuses: Vec::new(),
@@ -157,6 +171,9 @@ impl World {
             stored_settings: BTreeMap::new(),
             settings_are_lost: false,
             loaded_with: BTreeMap::new(),
+            unanswered_name: None,
+            ignored_method: None,
+            drops_answers: 0,
             obstacle: None,
             closing: Closing::AtOnce,
             due: Vec::new(),
@@ -164,10 +181,7 @@ impl World {
             running_there: Vec::new(),
             refused: Vec::new(),
             last: BTreeMap::new(),
-        };
-        world.begin_server();
-        world.settle();
-        world
+        }
     }
 
     /// A new app-server that takes the place of the current one.
@@ -198,6 +212,12 @@ impl World {
             self.current = None;
         }
         self.tell_servers();
+    }
+
+    /// A client connects.
+    pub fn come(&mut self, id: ClientId) {
+        self.clients.insert(id, Seen::default());
+        self.feed(Event::ClientCame(id));
     }
 
     pub fn client(&mut self, id: u64, capabilities: Value) -> ClientId {
@@ -347,7 +367,7 @@ impl World {
                 self.seen(client, value);
             }
             Action::Greet(server) => self.greeted(server),
-            Action::Connect(link, _) => self.connect(link),
+            Action::Connect(link, initialize) => self.connect(link, &initialize),
             Action::Say(link, text) => {
                 self.check_load(link, &text);
                 self.said_over(link, &text);
@@ -368,25 +388,5 @@ impl World {
             }
             Action::Report(report) => self.reports.push(report),
         }
-    }
-
-    /// A client is told something.
-    fn seen(&mut self, client: ClientId, value: Value) {
-        self.assert_no_bystander_is_asked(client, &value);
-        let Some(seen) = self.clients.get_mut(&client) else { return };
-        let params = &value["params"];
-        let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
-        match value["method"].as_str() {
-            Some("turn/started") if seen.watching.contains(&thread) => {
-                let turn = params["turn"]["id"].as_str().unwrap_or_default();
-                seen.through.insert(turn.to_owned(), thread);
-            }
-            Some("thread/closed") => {
-                let lasts = self.disk.contains_key(&thread);
-                assert!(!seen.watching.remove(&thread) || !lasts, "{client:?} hears that {thread} is closed");
-            }
-            _ => {}
-        }
-        seen.texts.push(value);
     }
 }

@@ -31,3 +31,25 @@ impl World {
         whole.iter().filter(of).filter_map(|note| note["params"]["item"]["text"].as_str()).collect()
     }
 }
+
+impl World {
+    /// A client is told something.
+    pub(super) fn seen(&mut self, client: ClientId, value: Value) {
+        self.assert_no_bystander_is_asked(client, &value);
+        let Some(seen) = self.clients.get_mut(&client) else { return };
+        let params = &value["params"];
+        let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
+        match value["method"].as_str() {
+            Some("turn/started") if seen.watching.contains(&thread) => {
+                let turn = params["turn"]["id"].as_str().unwrap_or_default();
+                seen.through.insert(turn.to_owned(), thread);
+            }
+            Some("thread/closed") => {
+                let lasts = self.disk.contains_key(&thread);
+                assert!(!seen.watching.remove(&thread) || !lasts, "{client:?} hears that {thread} is closed");
+            }
+            _ => {}
+        }
+        seen.texts.push(value);
+    }
+}

@@ -10,15 +10,15 @@ const QUESTIONS_MIN: usize = 4;
 
 /// xorshift64*: one seed, one story.
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub(in crate::gateway) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Dice {
+    pub(in crate::gateway) fn new(seed: u64) -> Dice {
         // Seeds that follow each other are to tell different stories; none may be zero.
         Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn roll(&mut self, sides: u64) -> u64 {
+    pub(in crate::gateway) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -26,12 +26,12 @@ impl Dice {
     }
 
     /// Whether one of so many times came.
-    pub(super) fn one_in(&mut self, sides: u64) -> bool {
+    pub(in crate::gateway) fn one_in(&mut self, sides: u64) -> bool {
         self.roll(sides) == 0
     }
 
     /// A place in a list that is not empty.
-    pub(super) fn place(&mut self, length: usize) -> usize {
+    pub(in crate::gateway) fn place(&mut self, length: usize) -> usize {
         usize::try_from(self.roll(length as u64)).unwrap_or_default()
     }
 }

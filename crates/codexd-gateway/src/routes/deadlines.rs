@@ -1,0 +1,110 @@
+//! How long an app-server may take to answer a request. An answer ends most requests within milliseconds; these tables name
+//! those that load, begin, search or ask the network, and those that wait for a command, a tool, a model or a person.
+
+use super::is_known;
+use crate::limits::{ANSWER_WITHIN_MS, SLOW_ANSWER_WITHIN_MS};
+
+/// These last as long as what they wait for.
+pub(super) static ENDLESS: &[&str] = &[
+    "command/exec",
+    "mcpServer/tool/call",
+    "thread/approveGuardianDeniedAction",
+    "thread/guardianReview",
+    "thread/prediction/request",
+    "thread/sample",
+    "userVerification/delete",
+    "userVerification/enroll",
+    "userVerification/verify",
+];
+
+/// These load, begin, search, copy or ask the network.
+pub(super) static SLOW: &[&str] = &[
+    "account/bedrock/checkGovCloudRequirements",
+    "account/bedrock/discover",
+    "account/bedrock/setup",
+    "account/gatewayOAuth/login",
+    "account/gcp/setup",
+    "account/login/start",
+    "account/logout",
+    "account/sendAddCreditsNudgeEmail",
+    "accountSession/switch",
+    "app/installed",
+    "app/list",
+    "app/read",
+    "config/mcpServer/reload",
+    "externalAgentConfig/detect",
+    "externalAgentConfig/import",
+    "feedback/save",
+    "feedback/upload",
+    "fs/copy",
+    "fs/readDirectory",
+    "fs/readFile",
+    "fs/remove",
+    "fs/writeFile",
+    "fuzzyFileSearch",
+    "gitDiffToRemote",
+    "hooks/list",
+    "marketplace/add",
+    "marketplace/remove",
+    "marketplace/upgrade",
+    "mcpServer/event/stream/start",
+    "mcpServer/oauth/login",
+    "mcpServer/resource/read",
+    "mcpServerStatus/list",
+    "memory/reset",
+    "plugin/install",
+    "plugin/installed",
+    "plugin/list",
+    "plugin/read",
+    "plugin/reconcile",
+    "plugin/search",
+    "plugin/share/checkout",
+    "plugin/share/delete",
+    "plugin/share/list",
+    "plugin/share/save",
+    "plugin/share/updateTargets",
+    "plugin/skill/read",
+    "plugin/uninstall",
+    "process/spawn",
+    "project/import",
+    "remoteControl/enable",
+    "remoteControl/pairing/start",
+    "review/start",
+    "rollout/compress",
+    "server/diagnostics",
+    "thread/archive",
+    "thread/compact/start",
+    "thread/delete",
+    "thread/fork",
+    "thread/goal/set",
+    "thread/inject_items",
+    "thread/prepareApprovedPlan",
+    "thread/queue/add",
+    "thread/queue/start",
+    "thread/queue/update",
+    "thread/realtime/start",
+    "thread/resume",
+    "thread/revert",
+    "thread/rollback",
+    "thread/search",
+    "thread/search/stream",
+    "thread/searchOccurrences",
+    "thread/shellCommand",
+    "thread/start",
+    "thread/unarchive",
+    "turn/interrupt",
+    "turn/start",
+    "turn/steer",
+    "windowsSandbox/setupStart",
+];
+
+/// The time after which the client of a request is told that the app-server does not answer; `None` if there is no such time.
+/// A request that no table has may be a slow one.
+pub fn answer_within_ms(method: &str) -> Option<u64> {
+    let is_in = |table: &[&str]| table.binary_search(&method).is_ok();
+    match method {
+        _ if is_in(ENDLESS) => None,
+        _ if is_in(SLOW) || !is_known(method) => Some(SLOW_ANSWER_WITHIN_MS),
+        _ => Some(ANSWER_WITHIN_MS),
+    }
+}
