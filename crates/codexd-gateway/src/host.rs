@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use codexd_core::contract::EventLevel;
+use codexd_core::settings::SubagentApprovals;
 
 /// Whether this gateway moves threads from an outgoing generation to the current one. While it does not, nobody may put a
 /// second generation beside the first: its clients would be cut.
@@ -61,6 +62,13 @@ pub enum HostEvent {
     ThreadSettingsLost,
     /// The current one was asked to leave when its turns have ended: nothing new is to be begun there.
     CurrentDrains,
+    /// The settings, as the last command found them. The token file is read again.
+    Configure {
+        /// The listener for the network, if there is to be one.
+        tcp: Option<TcpDoor>,
+        /// Which clients decide what a sub-agent asks.
+        subagent_approvals: SubagentApprovals,
+    },
     /// Something has changed where app-servers make their sockets: one that does not listen yet may do so now.
     SocketsChanged,
     /// Close the clients with 1001 and end.

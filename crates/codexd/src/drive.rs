@@ -26,7 +26,7 @@ use crate::front::{self, Launch};
 use crate::observe::{self, Listening, Ours, Sight};
 use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
-use crate::{codex, failures};
+use crate::{codex, failures, gateway_settings};
 
 /// So many keepers may be lost on the way of one verb.
 const KEEPERS_LOST_MAX: usize = 3;
@@ -194,6 +194,7 @@ impl Drive<'_> {
     fn finish(&mut self, status: LifecycleStatus, managed: bool, sight: Sight) -> Result<Reached, Failure> {
         let running = sight.answer.is_some();
         self.await_the_handover()?;
+        gateway_settings::apply(self.context, self.link.as_mut(), self.wish.gateway)?;
         let record = sight.codexd.as_ref();
         // The gateway answers with the version of the new server once it has connected to that.
         let again = self.handover.as_ref().and_then(|_| {

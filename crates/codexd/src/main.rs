@@ -10,6 +10,7 @@ mod drive;
 mod failures;
 mod foreign_home;
 mod front;
+mod gateway_settings;
 mod home_folder;
 mod migration;
 mod observe;

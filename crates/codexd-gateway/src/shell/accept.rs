@@ -38,7 +38,7 @@ async fn enter(driver: Rc<Driver>, stream: UnixStream) {
     let Ok(stream) = Stream::unix(stream) else { return };
     let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let Ok(Some(read)) = Box::pin(timeout(patience, shake_hands(&stream))).await else { return };
-    clients::serve(driver, stream, read).await;
+    clients::serve(driver, stream, read, None).await;
 }
 
 /// Any path and any `Origin` will do. Whoever asks for something else than a WebSocket gets no answer, as upstream does it.

@@ -29,6 +29,12 @@ pub(crate) trait Brain {
         let _ = resumed;
     }
 
+    /// Whether a client has sent `initialize`.
+    fn has_initialized(&self, client: ClientId) -> bool {
+        let _ = client;
+        true
+    }
+
     /// Whether an answer is to come over a link. Asked where much comes that nobody waits for.
     fn awaits(&self, link: Link) -> bool {
         let _ = link;
@@ -64,6 +70,10 @@ impl Brain for Hub {
 
     fn awaits(&self, link: Link) -> bool {
         Hub::awaits(self, link)
+    }
+
+    fn has_initialized(&self, client: ClientId) -> bool {
+        Hub::has_initialized(self, client)
     }
 
     fn is_ready(&self) -> bool {

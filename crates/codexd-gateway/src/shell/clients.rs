@@ -18,8 +18,10 @@ use super::outbox::Overflow;
 use super::stream::Stream;
 use crate::hub::{ClientId, Event, Text};
 use crate::limits::{CLIENT_READ_BYTES, CLOSE_TIMEOUT_MS};
+use codexd_protocol::websocket::Fault;
 
 const GOING_AWAY: u16 = 1001;
+const POLICY: u16 = 1008;
 const TRY_AGAIN_LATER: u16 = 1013;
 
 /// The clients that are connected.
@@ -69,15 +71,41 @@ impl Clients {
     }
 }
 
-/// Serves a client that has shaken hands until it is gone. `read` is what came behind the handshake.
-pub(crate) async fn serve(driver: Rc<Driver>, stream: Stream, read: Vec<u8>) {
+/// Waits until a client has had time enough to send `initialize`, and has not.
+async fn no_initialize(driver: &Driver, client: ClientId, within: Duration) -> End {
+    tokio::time::sleep(within).await;
+    if driver.has_initialized(client) {
+        std::future::pending::<()>().await;
+    }
+    End::Faulty(Fault { code: POLICY, reason: "no initialize in time" })
+}
+
+/// Serves a client that has shaken hands until it is gone, or has not sent `initialize` within a time, if there is one. `read`
+/// is what came behind the handshake.
+pub(crate) async fn serve(
+    driver: Rc<Driver>,
+    stream: Stream,
+    read: Vec<u8>,
+    initialize_within: Option<Duration>,
+) {
     let line = Line::new(stream, Side::Server, Rc::clone(&driver.writer));
     let client = driver.clients.add(Rc::clone(&line));
     driver.feed(Event::ClientCame(client));
     let end = match line.take(&read, |text| driver.feed(Event::ClientSaid(client, text))) {
         Ok(()) => {
             drop(read);
-            listen(&driver, client, &line).await
+            match initialize_within {
+                None => listen(&driver, client, &line).await,
+                Some(within) => {
+                    Box::pin(async {
+                        tokio::select! {
+                            end = listen(&driver, client, &line) => end,
+                            end = no_initialize(&driver, client, within) => Some(end),
+                        }
+                    })
+                    .await
+                }
+            }
         }
         Err(end) => Some(end),
     };

@@ -100,6 +100,11 @@ impl Driver {
         self.brain.borrow().wants_to_hear(client)
     }
 
+    /// Whether a client has sent `initialize`.
+    pub(super) fn has_initialized(&self, client: ClientId) -> bool {
+        self.brain.borrow().has_initialized(client)
+    }
+
     /// Whether an answer is to come over a link.
     pub(super) fn awaits(&self, link: Link) -> bool {
         self.brain.borrow().awaits(link)

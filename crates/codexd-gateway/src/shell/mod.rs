@@ -33,7 +33,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 pub(crate) use brain::Brain;
@@ -75,20 +75,27 @@ async fn serve(
     let timing = Rc::clone(&driver);
     spawn_local(async move { timing.run_timer().await });
     let accepting = spawn_local(accept::run(Rc::clone(&driver), control, may_enter));
-    let calling = doors.tcp.map(|door| spawn_local(tcp::run(Rc::clone(&driver), door)));
+    let mut network = tcp::Listener::default();
+    if let Some(door) = doors.tcp {
+        network.configure(&driver, Some(door));
+    }
     loop {
         match host_events.recv().await {
             Some(HostEvent::Generations(generations)) => driver.generations_changed(generations),
             Some(HostEvent::ThreadSettings(stored)) => driver.thread_settings_stored(stored),
             Some(HostEvent::ThreadSettingsLost) => driver.feed(crate::hub::Event::ThreadSettingsLost),
             Some(HostEvent::CurrentDrains) => driver.current_drains(),
+            Some(HostEvent::Configure { tcp, subagent_approvals }) => {
+                driver.feed(crate::hub::Event::SubagentApprovals(subagent_approvals));
+                network.configure(&driver, tcp);
+            }
             Some(HostEvent::SocketsChanged) => driver.sockets_changed.notify_waiters(),
             Some(HostEvent::Leave) | None => break,
         }
     }
     accepting.abort();
-    calling.inspect(JoinHandle::abort);
     let lines = driver.send_all_away();
+    network.stop();
     let _ = timeout(Duration::from_millis(LEAVE_TIMEOUT_MS), driver.writer.all_ended(&lines)).await;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The network's door: WebSocket over TCP for whoever shows the token, and nothing for a browser.
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,7 +10,8 @@ use std::time::Duration;
 use codexd_core::contract::EventLevel;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 use tungstenite::handshake::server::Request;
 use tungstenite::http::{StatusCode, header};
@@ -19,14 +22,69 @@ use super::stream::Stream;
 use super::token::Token;
 use crate::host::{HostOrder, TcpDoor};
 use crate::limits::{
-    DEAF_MS, DOOR_FIRST_WAIT_MS, DOOR_LAST_WAIT_MS, HANDSHAKE_TIMEOUT_MS, HTTP_HEAD_BYTES_MAX,
-    KEEPALIVE_SECONDS, LEAVE_TIMEOUT_MS, TCP_STRANGERS_MAX,
+    DEAF_MS, DOOR_FIRST_WAIT_MS, DOOR_LAST_WAIT_MS, HTTP_HEAD_BYTES_MAX, KEEPALIVE_SECONDS, LEAVE_TIMEOUT_MS,
+    TCP_HEAD_MAX_MS, TCP_INITIALIZE_MAX_MS, TCP_STRANGERS_MAX,
 };
 use codexd_protocol::websocket::handshake::{self, Asked};
 
-/// Opens the door, as soon as it can be, and lets clients in for as long as it is polled. Whoever comes over the control
-/// socket does not suffer from a port that is taken.
-pub(super) async fn run(driver: Rc<Driver>, door: TcpDoor) {
+/// The TCP listener as the settings have it, if there is one.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    running: Option<Running>,
+}
+
+/// What clients have to show; none before the listener is open, and when it is closed.
+type Expected = Rc<RefCell<Option<Token>>>;
+
+#[derive(Debug)]
+struct Running {
+    door: TcpDoor,
+    token: Expected,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    /// Listens there from now on, with the token that the file holds now. Clients that are connected stay. The host gets a report
+    /// when it is known whether it worked.
+    pub(super) fn configure(&mut self, driver: &Rc<Driver>, door: Option<TcpDoor>) {
+        if let (Some(running), Some(door)) = (&self.running, &door)
+            && running.door == *door
+            && running.has_token_of_file()
+        {
+            return report_listening(driver, door);
+        }
+        self.stop();
+        match door {
+            Some(door) => {
+                let token = Rc::default();
+                let task = spawn_local(run(Rc::clone(driver), door.clone(), Rc::clone(&token)));
+                self.running = Some(Running { door, token, task });
+            }
+            None => driver.orders.give(HostOrder::Report(json!({"listener": null}))),
+        }
+    }
+
+    /// Closes the socket. Clients that are connected stay; the token counts no more.
+    pub(super) fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.task.abort();
+            running.token.replace(None);
+        }
+    }
+}
+
+impl Running {
+    fn has_token_of_file(&self) -> bool {
+        self.token
+            .borrow()
+            .as_ref()
+            .is_some_and(|token| Token::of(&self.door.token_file).is_ok_and(|now| now == *token))
+    }
+}
+
+/// Listens, as soon as that works, and lets clients in for as long as it is polled. Clients of the control socket do not
+/// suffer from a port that is taken.
+async fn run(driver: Rc<Driver>, door: TcpDoor, expected: Expected) {
     let mut wait = DOOR_FIRST_WAIT_MS;
     let (listener, address, token) = loop {
         match open(&door).await {
@@ -40,12 +98,19 @@ pub(super) async fn run(driver: Rc<Driver>, door: TcpDoor) {
             }
         }
     };
+    expected.replace(Some(token));
+    report_listening(&driver, &TcpDoor { listen: address, ..door.clone() });
     let url = format!("ws://{address}");
-    driver.orders.give(HostOrder::Report(json!({"listening": url})));
     let message = format!("clients may come over {url} with the token in {}", door.token_file.display());
     let detail = json!({"url": url, "tokenFile": door.token_file});
     driver.orders.note(EventLevel::Info, "gateway.listening", message, detail);
-    accept(driver, listener, Rc::new(token)).await;
+    accept(driver, listener, expected).await;
+}
+
+fn report_listening(driver: &Driver, door: &TcpDoor) {
+    let url = format!("ws://{}", door.listen);
+    let listener = json!({"listen": url, "error": null});
+    driver.orders.give(HostOrder::Report(json!({"listening": url, "listener": listener})));
 }
 
 async fn open(door: &TcpDoor) -> io::Result<(TcpListener, SocketAddr, Token)> {
@@ -59,54 +124,100 @@ fn note_closed(driver: &Driver, door: &TcpDoor, error: &io::Error) {
     let message = format!("failed to open ws://{}: {error}; tried again until it works", door.listen);
     let detail = json!({"listen": door.listen, "tokenFile": door.token_file, "error": error.to_string()});
     driver.orders.note(EventLevel::Error, "gateway.doorClosed", message, detail);
+    let listener = json!({"listen": format!("ws://{}", door.listen), "error": error.to_string()});
+    driver.orders.give(HostOrder::Report(json!({"listener": listener})));
 }
 
-async fn accept(driver: Rc<Driver>, listener: TcpListener, token: Rc<Token>) {
-    let strangers = Rc::new(Semaphore::new(TCP_STRANGERS_MAX));
+/// The connections that have not shown the token yet, the oldest first.
+#[derive(Debug, Default)]
+struct Unauthenticated(RefCell<VecDeque<Rc<Pending>>>);
+
+#[derive(Debug, Default)]
+struct Pending {
+    has_sent: Cell<bool>,
+    evicted: Notify,
+}
+
+impl Unauthenticated {
+    /// Adds one. If there are too many, the oldest that has sent nothing makes room, else the oldest.
+    fn add(&self) -> Rc<Pending> {
+        let mut all = self.0.borrow_mut();
+        if all.len() >= TCP_STRANGERS_MAX {
+            let silent = all.iter().position(|pending| !pending.has_sent.get());
+            if let Some(oldest) = all.remove(silent.unwrap_or_default()) {
+                oldest.evicted.notify_one();
+            }
+        }
+        let pending = Rc::<Pending>::default();
+        all.push_back(Rc::clone(&pending));
+        pending
+    }
+
+    fn remove(&self, pending: &Rc<Pending>) {
+        self.0.borrow_mut().retain(|other| !Rc::ptr_eq(other, pending));
+    }
+}
+
+async fn accept(driver: Rc<Driver>, listener: TcpListener, expected: Expected) {
+    let unauthenticated = Rc::<Unauthenticated>::default();
     loop {
-        // The permit goes back when the token was shown, or the connection ends.
-        let Ok(permit) = strangers.acquire().await else { return };
-        permit.forget();
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (driver, token, strangers) =
-                    (Rc::clone(&driver), Rc::clone(&token), Rc::clone(&strangers));
-                tokio::task::spawn_local(async move {
-                    let known = enter(&driver, stream, &token).await;
-                    strangers.add_permits(1);
+                let pending = unauthenticated.add();
+                let (driver, expected, all) =
+                    (Rc::clone(&driver), Rc::clone(&expected), Rc::clone(&unauthenticated));
+                spawn_local(async move {
+                    let known = tokio::select! {
+                        known = enter(&driver, stream, &expected, &pending) => known,
+                        () = pending.evicted.notified() => None,
+                    };
+                    all.remove(&pending);
                     if let Some((stream, read)) = known {
-                        clients::serve(driver, stream, read).await;
+                        let within = Duration::from_millis(TCP_INITIALIZE_MAX_MS);
+                        clients::serve(driver, stream, read, Some(within)).await;
                     }
                 });
             }
-            Err(_) => {
-                strangers.add_permits(1);
-                tokio::time::sleep(Duration::from_millis(DEAF_MS)).await;
-            }
+            // Out of descriptors, most likely: others have to leave first.
+            Err(_) => tokio::time::sleep(Duration::from_millis(DEAF_MS)).await,
         }
     }
 }
 
-async fn enter(driver: &Driver, stream: TcpStream, token: &Token) -> Option<(Stream, Vec<u8>)> {
+async fn enter(
+    driver: &Driver,
+    stream: TcpStream,
+    expected: &Expected,
+    pending: &Pending,
+) -> Option<(Stream, Vec<u8>)> {
     // Not vital: without them it is slower, or a peer that vanished is noticed late.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
     let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(KEEPALIVE_SECONDS));
     let stream = Stream::tcp(stream).ok()?;
-    let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let read = Box::pin(timeout(patience, shake_hands(driver, &stream, token))).await.ok()?.ok()??;
+    let within = Duration::from_millis(TCP_HEAD_MAX_MS);
+    let read =
+        Box::pin(timeout(within, shake_hands(driver, &stream, expected, pending))).await.ok()?.ok()??;
     Some((stream, read))
 }
 
 /// Hands back what came behind the request; `None` if it was answered otherwise.
-async fn shake_hands(driver: &Driver, stream: &Stream, token: &Token) -> io::Result<Option<Vec<u8>>> {
+async fn shake_hands(
+    driver: &Driver,
+    stream: &Stream,
+    expected: &Expected,
+    pending: &Pending,
+) -> io::Result<Option<Vec<u8>>> {
     let mut head = Vec::new();
     let refusal = loop {
         match handshake::parse_request(&head) {
-            Asked::Incomplete if head.len() < HTTP_HEAD_BYTES_MAX => stream.read_more(&mut head).await?,
+            Asked::Incomplete if head.len() < HTTP_HEAD_BYTES_MAX => {
+                stream.read_more(&mut head).await?;
+                pending.has_sent.set(true);
+            }
             Asked::Incomplete => break answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
             Asked::Garbage => break answer(StatusCode::BAD_REQUEST),
-            Asked::Request(length, request) => match decide(&request, token, driver) {
+            Asked::Request(length, request) => match decide(&request, expected, driver) {
                 Ok(switch) => {
                     stream.write_all(&switch).await?;
                     return Ok(Some(head.split_off(length)));
@@ -132,7 +243,7 @@ fn answer(status: StatusCode) -> Vec<u8> {
 }
 
 /// The answer that lets somebody in, or the one that does not: in the words of app-server 0.169.0.
-fn decide(request: &Request, token: &Token, driver: &Driver) -> Result<Vec<u8>, Vec<u8>> {
+fn decide(request: &Request, expected: &Expected, driver: &Driver) -> Result<Vec<u8>, Vec<u8>> {
     if request.headers().contains_key(header::ORIGIN) {
         return Err(answer(StatusCode::FORBIDDEN));
     }
@@ -149,7 +260,7 @@ fn decide(request: &Request, token: &Token, driver: &Driver) -> Result<Vec<u8>, 
     });
     match shown {
         None => Err(handshake::answer(StatusCode::UNAUTHORIZED, "missing websocket bearer token")),
-        Some(shown) if token.is(shown) => Ok(switch),
+        Some(shown) if expected.borrow().as_ref().is_some_and(|token| token.is(shown)) => Ok(switch),
         Some(_) => Err(handshake::answer(StatusCode::UNAUTHORIZED, "invalid websocket bearer token")),
     }
 }

@@ -14,7 +14,14 @@ const CHARACTERS_MIN: usize = 43;
 const FILE_BYTES_MAX: u64 = 4096;
 
 /// What a client has to show.
+#[derive(Clone, Eq, PartialEq)]
 pub(super) struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Token").finish_non_exhaustive()
+    }
+}
 
 impl Token {
     /// Reads the token, or makes one if there is no file.

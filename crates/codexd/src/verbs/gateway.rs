@@ -27,7 +27,7 @@ use crate::{front, output};
 const UNDERWAY_MAX: usize = 64;
 
 /// What the gateway was told on its command line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Arguments {
     home: Home,
     listen: Option<SocketAddr>,
@@ -56,6 +56,13 @@ pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Argume
     Some(read)
 }
 
+impl Arguments {
+    /// The listener for the network, if there is to be one.
+    fn tcp(&self) -> Option<TcpDoor> {
+        self.listen.map(|listen| TcpDoor { listen, token_file: self.home.gateway_token() })
+    }
+}
+
 /// Serves until the keeper asks it to leave.
 pub fn run(arguments: &Arguments) -> ExitCode {
     match serve(arguments) {
@@ -70,13 +77,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn serve(arguments: &Arguments) -> io::Result<()> {
     let control = handed_over()?;
     let kept = control.try_clone()?;
-    let tcp = arguments.listen.map(|listen| TcpDoor { listen, token_file: arguments.home.gateway_token() });
+    let tcp = arguments.tcp();
     let memory = Box::new(memory::Kept::new(arguments.home.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (events, host_events) = mpsc::channel(UNDERWAY_MAX);
         let (host_orders, orders) = mpsc::channel(UNDERWAY_MAX);
-        let link = link::Link::new(arguments.home.clone(), kept, events, orders)?;
+        let link = link::Link::new(arguments.clone(), kept, events, orders)?;
         let talking = tokio::spawn(link.run());
         let approvals = arguments.subagent_approvals;
         let served =

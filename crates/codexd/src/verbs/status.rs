@@ -24,6 +24,7 @@ use crate::codex::InstalledFacts;
 use crate::context::{self, Context, VERSION};
 use crate::drive;
 use crate::failures;
+use crate::gateway_settings::InForce;
 use crate::migration;
 use crate::observe::{self, Ours};
 use crate::output::Answer;
@@ -52,6 +53,8 @@ struct Found {
     codexd: Option<CodexdRecord>,
     listening: observe::Listening,
     problems: Vec<Problem>,
+    /// What the gateway has in force, if it says so.
+    gateway_settings: Option<InForce>,
     elsewhere: Option<elsewhere::Served>,
 }
 
@@ -159,6 +162,10 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     if let Some(message) = fronts::not_loaded(home) {
         add(&mut problems, "threads-not-loaded", message);
     }
+    let gateway_settings = InForce::read(home);
+    if let Some(message) = gateway_settings.as_ref().and_then(InForce::listener_failure) {
+        add(&mut problems, "listener-failed", message);
+    }
     Found {
         keeper,
         recorded: match &record.process {
@@ -169,6 +176,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         codexd: record.codexd,
         listening,
         problems,
+        gateway_settings,
         elsewhere: None,
     }
 }

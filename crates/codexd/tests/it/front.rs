@@ -1,6 +1,7 @@
 //! The gateway as a program that the keeper keeps: it may die, the keeper may die, both may; who connects is served.
 
 mod generations;
+mod listener;
 mod setting;
 mod strangers;
 

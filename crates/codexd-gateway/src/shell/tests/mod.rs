@@ -47,6 +47,7 @@ pub(super) struct Script {
     pub(super) deadline: Option<Monotonic>,
     pub(super) deaf: bool,
     pub(super) unready: bool,
+    pub(super) is_uninitialized: bool,
     pub(super) resumed: Vec<ClientId>,
     /// Texts are not told to the test, only counted.
     pub(super) quiet: bool,
@@ -84,6 +85,10 @@ impl Brain for Scripted {
 
     fn is_ready(&self) -> bool {
         !self.script.borrow().unready
+    }
+
+    fn has_initialized(&self, _: ClientId) -> bool {
+        !self.script.borrow().is_uninitialized
     }
 }
 

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use super::{House, hear, in_house_with, soon};
-use crate::host::{HostOrder, TcpDoor};
+use super::{House, Socket, hear, in_house_with, soon};
+use crate::host::{HostEvent, HostOrder, TcpDoor};
 use crate::hub::{Action, Event};
 use crate::limits::TCP_STRANGERS_MAX;
 
@@ -23,6 +23,18 @@ async fn address(house: &mut House) -> String {
     let HostOrder::Note { kind, .. } = house.order().await else { panic!("a note") };
     assert_eq!(kind, "gateway.listening");
     url.trim_start_matches("ws://").to_owned()
+}
+
+/// A client that has shown the token.
+async fn client(house: &mut House, address: &str) -> Socket<TcpStream> {
+    let token = std::fs::read_to_string(house.path("token")).expect("a token");
+    let mut request = format!("ws://{address}/rpc").into_client_request().expect("a request");
+    let bearer = format!("bearer {}", token.trim()).parse().expect("a header");
+    request.headers_mut().insert("authorization", bearer);
+    let stream = TcpStream::connect(address).await.expect("connected");
+    let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
+    assert!(matches!(house.next().await, Event::ClientCame(_)));
+    socket
 }
 
 async fn ask(address: &str, request: &str) -> String {
@@ -101,27 +113,89 @@ fn whoever_shows_the_token_is_a_client_like_any_other() {
 }
 
 #[test]
-fn strangers_are_let_in_by_and_by() {
+fn a_silent_connection_without_the_token_gives_way_to_the_next_one() {
     in_house_with(
         any_port,
         |_| true,
         async |house| {
             let address = address(house).await;
-            let mut mute = Vec::new();
+            let mut speaking = TcpStream::connect(&address).await.expect("connected");
+            speaking.write_all(b"GET /healthz HTTP/1.1\r\n").await.expect("sent");
+            let mut silent = Vec::new();
             for _ in 0..TCP_STRANGERS_MAX {
-                mute.push(TcpStream::connect(&address).await.expect("connected"));
+                silent.push(TcpStream::connect(&address).await.expect("connected"));
             }
-            let mut late = TcpStream::connect(&address).await.expect("connected");
-            late.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").await.expect("sent");
-            // Served in the order of their coming: if the late one were, this one were, too.
+            assert!(ask(&address, "GET /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
             let mut byte = [0];
-            assert!(
-                tokio::time::timeout(std::time::Duration::from_millis(100), late.read(&mut byte))
-                    .await
-                    .is_err()
-            );
-            drop(mute.pop());
-            assert_eq!(soon(late.read(&mut byte)).await.expect("answered"), 1);
+            assert_eq!(soon(silent[0].read(&mut byte)).await.expect("closed"), 0, "the oldest has gone");
+            speaking.write_all(b"\r\n").await.expect("sent");
+            assert_eq!(soon(speaking.read(&mut byte)).await.expect("answered"), 1, "one that speaks stays");
+        },
+    );
+}
+
+#[test]
+fn a_connection_that_sends_no_head_or_no_initialize_is_closed() {
+    in_house_with(
+        any_port,
+        |_| true,
+        async |house| {
+            let address = address(house).await;
+            let mut silent = TcpStream::connect(&address).await.expect("connected");
+            let mut byte = [0];
+            assert_eq!(soon(silent.read(&mut byte)).await.expect("closed"), 0);
+            house.script.borrow_mut().is_uninitialized = true;
+            let mut client = client(house, &address).await;
+            assert_eq!(hear(&mut client).await, "close 1008 no initialize in time");
+            assert!(matches!(house.next().await, Event::ClientLeft(_)));
+        },
+    );
+}
+
+#[test]
+fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on() {
+    in_house_with(
+        any_port,
+        |_| true,
+        async |house| {
+            let first = address(house).await;
+            let known = client(house, &first).await;
+            let door = |house: &House, listen: &str| {
+                Some(TcpDoor { listen: listen.parse().expect("an address"), token_file: house.path("token") })
+            };
+            let configure = async |house: &mut House, tcp: Option<TcpDoor>| {
+                let subagent_approvals = codexd_core::settings::SubagentApprovals::default();
+                house.tell_host_event(HostEvent::Configure { tcp, subagent_approvals }).await;
+                assert!(matches!(house.next().await, Event::SubagentApprovals(_)));
+            };
+            let any = door(house, "127.0.0.1:0");
+            configure(house, any.clone()).await;
+            let HostOrder::Report(report) = house.order().await else { panic!("a report") };
+            assert_eq!(report["listener"]["error"], serde_json::Value::Null);
+            house.act(Vec::new()).await;
+            house.nothing_happened();
+
+            let old = std::fs::read_to_string(house.path("token")).expect("a token");
+            std::fs::remove_file(house.path("token")).expect("removed");
+            configure(house, any).await;
+            let second = loop {
+                match house.order().await {
+                    HostOrder::Report(report) => {
+                        break report["listening"]
+                            .as_str()
+                            .expect("a url")
+                            .trim_start_matches("ws://")
+                            .to_owned();
+                    }
+                    _ => continue,
+                }
+            };
+            let request = format!("GET / HTTP/1.1\r\n{UPGRADE}Authorization: Bearer {}\r\n\r\n", old.trim());
+            assert!(ask(&second, &request).await.starts_with("HTTP/1.1 401 "));
+            configure(house, None).await;
+            assert!(TcpStream::connect(&second).await.is_err());
+            drop(known);
+            assert!(matches!(house.next().await, Event::ClientLeft(_)), "it stayed until now");
         },
     );
 }
@@ -138,6 +212,11 @@ fn a_door_that_cannot_be_opened_is_tried_again_and_the_other_is_open() {
             let HostOrder::Note { kind, message, .. } = house.order().await else { panic!("a note") };
             assert_eq!(kind, "gateway.doorClosed");
             assert!(message.contains("token"), "{message}");
+            let HostOrder::Report(report) = house.order().await else { panic!("a report") };
+            assert!(
+                report["listener"]["error"].as_str().is_some_and(|error| error.contains("token")),
+                "{report}"
+            );
             let (_, _socket) = house.client().await;
             std::fs::remove_file(house.path("token")).expect("removed");
             address(house).await;

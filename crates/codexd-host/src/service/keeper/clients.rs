@@ -180,6 +180,14 @@ impl Clients {
         self.tell_those(report, |id| id != but);
     }
 
+    /// Tells the gateway, if it is connected.
+    pub fn tell_the_gateway(&mut self, report: &Report) {
+        let gateway = self.clients.iter().find(|client| client.gateway.is_some()).map(|client| client.id);
+        if let Some(id) = gateway {
+            self.tell_one(id, report);
+        }
+    }
+
     /// Tells this one, if it is the gateway.
     pub fn tell_gateway(&mut self, id: ClientId, report: &Report) {
         if self.is_the_gateway(id) {

@@ -42,6 +42,11 @@ impl Keeper {
                 let program = self.kept(self.machine.current()).map(|kept| Box::new(kept.program.clone()));
                 return self.clients.tell_one(from, &Report::LaunchSpec { program });
             }
+            Order::ConfigureGateway { gateway } => {
+                let args = gateway.args.clone();
+                self.set_gateway(Some(*gateway));
+                return self.clients.tell_the_gateway(&Report::ConfigureGateway { args });
+            }
             Order::Subscribe { moves, knows_thread_settings } => {
                 self.thread_settings.are_given |= knows_thread_settings;
                 return self.subscribe(from, moves);
@@ -100,6 +105,7 @@ impl Keeper {
             | Order::Retire { .. }
             | Order::Subscribe { .. }
             | Order::GetLaunchSpec
+            | Order::ConfigureGateway { .. }
             | Order::StoreThreadSettings { .. }
             | Order::SendThreadSettings { .. }
             | Order::Relay { .. } => {}

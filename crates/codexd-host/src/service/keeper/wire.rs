@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
+use codexd_core::os_text::OsText;
 use codexd_core::program::{Program, StopPolicy};
 use codexd_core::record::CodexdRecord;
 use codexd_core::supervise::StopStage;
@@ -74,6 +75,12 @@ pub enum Order {
         /// Whether it knows the settings of all threads, and gives what is stored here again.
         #[serde(default)]
         knows_thread_settings: bool,
+    },
+    /// Give the gateway that runs the arguments of this program, and start it as this from its next start on. The gateway reports
+    /// with [`Report::Relayed`] when it has taken them.
+    ConfigureGateway {
+        /// The program.
+        gateway: Box<Program>,
     },
     /// Tell what the current server is started with. Only the connection that asks gets the answer.
     GetLaunchSpec,
@@ -191,6 +198,11 @@ pub enum Report {
     LaunchSpec {
         /// The program.
         program: Option<Box<Program>>,
+    },
+    /// To the gateway: its arguments from now on.
+    ConfigureGateway {
+        /// The arguments.
+        args: Vec<OsText>,
     },
     /// What the gateway wants told.
     Relayed {

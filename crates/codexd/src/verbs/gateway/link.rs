@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::Role as Kept;
 use codexd_core::identity::Process;
+use codexd_core::os_text::OsText;
 use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
 use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
@@ -22,13 +23,14 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::arrival;
 use super::thread_settings::StoredThreadSettings;
+use super::{Arguments, arrival};
 
 /// The line.
 #[derive(Debug)]
 pub struct Link {
     home: Home,
+    arguments: Arguments,
     log: EventLog,
     me: Process,
     listener: UnixListener,
@@ -70,15 +72,17 @@ impl Link {
     /// # Errors
     /// If signals cannot be caught.
     pub fn new(
-        home: Home,
+        arguments: Arguments,
         listener: UnixListener,
         events: Sender<HostEvent>,
         orders: Receiver<HostOrder>,
     ) -> io::Result<Self> {
+        let home = arguments.home.clone();
         Ok(Self {
             log: EventLog::new(home.events()),
             me: process::myself()?,
             home,
+            arguments,
             listener,
             events,
             orders,
@@ -94,6 +98,9 @@ impl Link {
 
     /// Talks to one keeper after the other, until the gateway is to leave.
     pub async fn run(mut self) {
+        if self.arguments.listen.is_none() {
+            self.write_down(&json!({"listener": null}));
+        }
         while let Some(stream) = self.next_keeper().await {
             if let Ok(Over::Leave) = self.converse(stream).await {
                 break;
@@ -195,12 +202,23 @@ impl Link {
                     let _ = self.events.send(HostEvent::CurrentDrains).await;
                 }
             }
+            Ok(Report::ConfigureGateway { args }) => self.configure(args).await,
             Ok(Report::SocketFolderChanged) => {
                 let _ = self.events.send(HostEvent::SocketsChanged).await;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes new arguments. What comes of the listener is reported by the gateway.
+    async fn configure(&mut self, args: Vec<OsText>) {
+        let args = std::iter::once("codexd".into()).chain(args.into_iter().map(|arg| arg.0));
+        let Some(arguments) = super::arguments(args).filter(|new| new.home == self.home) else { return };
+        let subagent_approvals = arguments.subagent_approvals;
+        let tcp = arguments.tcp();
+        self.arguments = arguments;
+        let _ = self.events.send(HostEvent::Configure { tcp, subagent_approvals }).await;
     }
 
     async fn show(
@@ -251,13 +269,16 @@ impl Link {
         }
     }
 
-    /// How a handover goes and which threads are not loaded, for `status`. What cannot be written is only not told.
+    /// How a handover goes, which threads are not loaded and which settings are in force, for `status` and the next command. What
+    /// cannot be written is only not told.
     fn write_down(&mut self, report: &Value) {
-        let told = ["handover", "notLoaded"].map(|name| Some((name, report.get(name)?)));
+        let told = ["handover", "notLoaded", "listener"].map(|name| Some((name, report.get(name)?)));
         if told.iter().all(Option::is_none) {
             return;
         }
         self.written.insert("gateway".to_owned(), json!(self.me));
+        let approvals = self.arguments.subagent_approvals.as_str();
+        self.written.insert("subagentApprovals".to_owned(), approvals.into());
         for (name, value) in told.into_iter().flatten() {
             self.written.insert(name.to_owned(), value.clone());
         }

@@ -44,7 +44,16 @@ pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -
     }
     let recorded = Recorded::Absent;
     let keeper = Keeper { state: None, is_alive: false, is_suspended: false };
-    Found { keeper, recorded, server: None, codexd: None, listening, problems, elsewhere: Some(served) }
+    Found {
+        keeper,
+        recorded,
+        server: None,
+        codexd: None,
+        listening,
+        problems,
+        gateway_settings: None,
+        elsewhere: Some(served),
+    }
 }
 
 /// Whether a keeper of codexd serves the home there.

@@ -56,7 +56,7 @@ pub fn gateway(found: &Found) -> Option<GatewayReport> {
         Some(gateway) => Some(GatewayReport {
             pid: Some(gateway.pid),
             state: GatewayStanding::Running,
-            listen: listens_at(gateway.pid),
+            listen: listens_at(found, gateway.pid),
             restarts,
         }),
         None if needed => {
@@ -66,8 +66,13 @@ pub fn gateway(found: &Found) -> Option<GatewayReport> {
     }
 }
 
-/// Where a gateway was told to listen besides.
-fn listens_at(pid: Pid) -> Option<String> {
+/// Where a gateway listens besides.
+fn listens_at(found: &Found, pid: Pid) -> Option<String> {
+    if let Some(settings) = &found.gateway_settings {
+        let listener = settings.listener.as_ref().filter(|listener| listener.error.is_none());
+        return listener.map(|listener| listener.listen.clone());
+    }
+    // An older gateway says nothing: where it was told to.
     let arguments = process::arguments(pid);
     let mut rest = arguments.iter().skip_while(|argument| *argument != front::LISTEN);
     Some(format!("ws://{}", rest.nth(1)?.to_str()?))
