@@ -236,7 +236,10 @@ fn is_notification(text: &str) -> bool {
 async fn poisoned_client_info(server: Server) -> anyhow::Result<()> {
     let front = Front::open(server).await?;
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-    for bad in [r#""title":"\ud83d""#.to_owned(), format!(r#""x":{deep}"#), r#""title":7"#.to_owned()] {
+    let mut bads = vec![r#""title":"\ud83d""#.to_owned(), format!(r#""x":{deep}"#)];
+    // The embedded server does not look at the title.
+    bads.extend((server != Server::Embedded).then(|| r#""title":7"#.to_owned()));
+    for bad in bads {
         let evil = Client::dial(&Place::Socket(front.socket())).await?;
         let info = format!(r#"{{"name":"evil","version":"1",{bad}}}"#);
         let text = format!(r#"{{"id":1,"method":"initialize","params":{{"clientInfo":{info}}}}}"#);
@@ -316,12 +319,35 @@ async fn names(front: &Front) -> anyhow::Result<Value> {
     }
     for client in &clients {
         for originators in [json!(null), json!(["first"]), json!(["second"]), json!(["codex_cli_rs"])] {
-            let listed = client.call("thread/list", json!({"originators": originators})).await?;
-            let listed = listed["data"].as_array().context("a list")?;
-            seen.push(json!([originators, listed.len()]));
+            // 0.171.0 refuses to filter by originators.
+            let listed = match client.request("thread/list", json!({"originators": originators})).await? {
+                Ok(listed) => json!(listed["data"].as_array().context("a list")?.len()),
+                Err(refused) => json!(refused.message),
+            };
+            seen.push(json!([originators, listed]));
         }
     }
+    seen.extend(originators_on_disk(front)?);
     Ok(seen.into())
+}
+
+/// As whose each thread was started, by the order of the threads.
+fn originators_on_disk(front: &Front) -> anyhow::Result<Vec<Value>> {
+    let mut folders = vec![front.home.path().join("sessions")];
+    let mut rollouts = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { rollouts.push(path) }
+        }
+    }
+    rollouts.sort();
+    let originator = |path: &std::path::PathBuf| -> anyhow::Result<Value> {
+        let text = std::fs::read_to_string(path)?;
+        let meta: Value = serde_json::from_str(text.lines().next().context("a first line")?)?;
+        Ok(meta["payload"]["originator"].clone())
+    };
+    rollouts.iter().map(originator).collect()
 }
 
 #[tokio::test]
