@@ -230,7 +230,7 @@ impl Hub {
             Ok(Some(told)) => {
                 thread.motion = Motion::Still;
                 thread.demand = None;
-                thread.quiet_at = self.now + QUIET_MS;
+                thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
                 // Upstream tells everybody of the goal that it has, or has not: they did not ask.
                 thread.hush_until = self.now + HUSH_MS;
                 thread.tries = 0;

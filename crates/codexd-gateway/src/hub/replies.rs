@@ -168,7 +168,7 @@ impl Hub {
                 let turn = result.and_then(|result| text::member(result, "turn"));
                 let quiet_at = self.now + QUIET_MS;
                 if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
-                    thread.quiet_at = quiet_at;
+                    thread.quiet_at = thread.quiet_at.max(quiet_at);
                     if let Some(turn) = turn.filter(|turn| turn.get().starts_with('{'))
                         && let Some(turn_id) = text::string(turn.get(), "id")
                         && text::string(turn.get(), "status").is_none_or(|status| status == "inProgress")

@@ -238,7 +238,7 @@ impl Hub {
         }
         if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
             match kind {
-                Kind::Turn | Kind::Starter => thread.quiet_at = self.now + QUIET_MS,
+                Kind::Turn | Kind::Starter => thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS),
                 Kind::Resume => thread.joiner = Some(id),
                 _ => {}
             }

@@ -77,7 +77,7 @@ impl Hub {
     pub(in crate::hub) fn let_goal_go_on(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal_held) else { return };
         let (link, params) = (thread.link(), json!({"threadId": &**id}));
-        thread.quiet_at = self.now + QUIET_MS;
+        thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
         self.requests_of(id, 1);
         self.errand(link, Errand::LookAtGoal(id.clone()), "thread/goal/get", &params);
     }
@@ -142,7 +142,7 @@ impl Hub {
             }
             (refusal, Some(thread)) => {
                 thread.goal_held = false;
-                thread.quiet_at = self.now + QUIET_MS;
+                thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
                 if refusal.is_some() {
                     self.out.push(Action::Report(Report::GoalLost { thread: id.to_string() }));
                 }

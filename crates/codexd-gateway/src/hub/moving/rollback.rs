@@ -63,7 +63,7 @@ impl Hub {
         match outcome {
             Ok(_) => {
                 thread.motion = Motion::Still;
-                thread.quiet_at = self.now + QUIET_MS;
+                thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
                 thread.hush_until = self.now + HUSH_MS;
                 thread.came_from = None;
                 if is_rolled_back {

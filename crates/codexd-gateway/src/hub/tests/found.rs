@@ -407,3 +407,9 @@ fn a_client_that_waits_for_a_refused_thread_does_not_stand_back() {
     ])
     .expect("it holds");
 }
+
+/// A message has left its queue, and its turn has not begun; a client's own turn is refused meanwhile, by an app-server that drains.
+#[test]
+fn a_refused_turn_does_not_cut_the_turn_of_a_queued_message() {
+    run(&[Queue(1, 0), Drain, Deliver(0), Replace, Deliver(2), Turn(1, 0)]).expect("it holds");
+}
