@@ -123,12 +123,9 @@ impl Context {
         self.note(event);
     }
 
-    /// The settings, as far as they can be read. Nothing is changed.
+    /// The settings, as far as they can be read; the defaults where the file cannot. Nothing is changed.
     pub fn settings_as_found(&self) -> ParsedSettings {
-        settings_file::read(&self.home).unwrap_or_else(|error| ParsedSettings {
-            defects: vec![format!("not readable: {error}")],
-            ..ParsedSettings::default()
-        })
+        settings_file::read(&self.home).unwrap_or_default()
     }
 
     /// The settings for a changing verb: a defective file is kept aside first, and what could be read of it goes on.

@@ -31,6 +31,11 @@ pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Failure::new(ErrorCode::DiskFull, message).hint(MAKE_ROOM)
         }
+        // What stands there is no regular file, or too large for a state file.
+        ErrorKind::InvalidInput | ErrorKind::IsADirectory | ErrorKind::FileTooLarge => {
+            Failure::new(ErrorCode::StateUnwritable, message)
+                .hint("move away what stands there and run the command again")
+        }
         ErrorKind::ReadOnlyFilesystem
         | ErrorKind::PermissionDenied
         | ErrorKind::NotADirectory
@@ -50,9 +55,10 @@ pub fn foreign_owner(found: &ForeignOwner) -> Failure {
 }
 
 /// The home belongs to another user.
-pub fn foreign_home(found: &ForeignOwner) -> Failure {
+pub fn foreign_home(home: &Path, found: &ForeignOwner) -> Failure {
     let me = rustix::process::geteuid().as_raw();
-    let message = format!("the Codex home {found}, and codexd runs as {}", users::named(me));
+    let home = home.display();
+    let message = format!("cannot use Codex home {home}: {found}, and codexd runs as {}", users::named(me));
     let hint = if me == 0 {
         format!(
             "run the command as its owner: `{} codexd …`; in a container, --allow-foreign-owner does that",

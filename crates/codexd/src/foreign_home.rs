@@ -34,7 +34,7 @@ pub fn check(global: &Global, home: &Home) -> Result<(), Failure> {
         return Err(failures::foreign_owner(found));
     }
     if !global.allow_foreign_owner && !is_allowed(home) {
-        return Err(failures::foreign_home(found));
+        return Err(failures::foreign_home(home.root(), found));
     }
     if rustix::process::geteuid().is_root() {
         return Err(become_owner(home, found.uid));

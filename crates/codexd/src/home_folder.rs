@@ -1,12 +1,15 @@
 //! Which CODEX_HOME a command works on.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_host::Home;
+use codexd_host::ownership::ForeignOwner;
 
 use crate::cli::Global;
+use crate::failures;
 
 /// Finds the home. One that is named must exist, as upstream has it; the default one is made when it is needed.
 ///
@@ -27,9 +30,18 @@ pub fn resolve(global: &Global) -> Result<Home, Failure> {
     })?;
     let home = user.join(".codex");
     match home.symlink_metadata() {
-        Ok(_) => existing(&home, "HOME"),
-        Err(_) => utf8(canonical(&home)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            utf8(canonical(&home))
+        }
+        _ => existing(&home, "HOME"),
     }
+}
+
+/// The folder of another user that this user may not enter on the way to a path.
+fn closed_by(path: &Path) -> Option<ForeignOwner> {
+    let (folder, found) = path.ancestors().find_map(|above| Some((above, above.metadata().ok()?)))?;
+    let uid = found.uid();
+    (uid != rustix::process::geteuid().as_raw()).then(|| ForeignOwner { path: folder.to_owned(), uid })
 }
 
 /// The home at a path where something is.
@@ -48,6 +60,10 @@ fn existing(path: &Path, source: &str) -> Result<Home, Failure> {
                 format!("it is a link to {}, which does not exist", target.display()),
                 "make the folder that the link names, or remove the link",
             ),
+            _ if error.kind() == ErrorKind::PermissionDenied => match closed_by(path) {
+                Some(found) => Err(failures::foreign_home(path, &found)),
+                None => invalid(error.to_string(), "open the folders above it to the user who runs codexd"),
+            },
             _ => invalid(error.to_string(), make),
         },
     }

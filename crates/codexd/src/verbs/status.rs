@@ -6,6 +6,8 @@ mod fronts;
 mod health;
 mod keeper;
 
+use std::io::ErrorKind;
+
 use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
 use codexd_core::contract::{Backend, CodexSource, LifecycleStatus, State, StatusReport};
 use codexd_core::foreign_text::quote;
@@ -17,7 +19,7 @@ use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
 use codexd_host::process_table::ProcessTable;
 use codexd_host::service::keeper::StatePhase;
-use codexd_host::{Home, pid_record, process};
+use codexd_host::{Home, pid_record, process, settings_file};
 use serde::Serialize;
 
 use crate::codex::InstalledFacts;
@@ -187,6 +189,16 @@ fn add(problems: &mut Problems, found: &str, message: impl Into<String>) {
 
 fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFacts) -> Problems {
     let mut problems = Problems::new();
+    if let Err(error) = settings_file::read(home) {
+        let failure = failures::state("read the settings", &home.settings(), &error);
+        // The code says more where the file itself may be well.
+        let is_closed = error.kind() == ErrorKind::PermissionDenied;
+        add(
+            &mut problems,
+            if is_closed { failure.code.as_str() } else { "corrupt-settings" },
+            failure.message,
+        );
+    }
     for defect in &parsed.defects {
         add(&mut problems, "corrupt-settings", format!("{}: {defect}", home.settings().display()));
     }

@@ -200,6 +200,12 @@ fn a_readable_home_of_another_user_is_not_used() -> anyhow::Result<()> {
         ensure!(run.stderr.contains("uid 65533"), "{command:?}: {run}");
     }
     ensure!(!ran.exists(), "the Codex of another user was executed");
+    // The same home, in a folder that only its owner may enter.
+    ensure!(Command::new("chown").arg("65533").arg(home.root()).status()?.success(), "chown");
+    set_mode(home.root(), 0o700)?;
+    let run = run_as_other(&home, &["status"])?;
+    ensure!(run.code() == Some(28) && run.json()?["error"]["uid"] == 65_533, "{run}");
+    set_mode(home.root(), 0o755)?;
     // A home of root that everybody may write to, with a state folder of root's in it.
     ensure!(Command::new("chown").args(["-R", "0"]).arg(home.path()).status()?.success(), "chown");
     let run = run_as_other(&home, &["status"])?;

@@ -35,6 +35,18 @@ fn a_home_that_is_a_dangling_link_is_named_with_its_target() -> anyhow::Result<(
 }
 
 #[test]
+fn settings_that_are_a_folder_are_not_to_be_retried() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let settings = home.state("settings.json");
+    fs::create_dir_all(&settings)?;
+    let error = Codexd::new(&home)?.run(&["start", "--embedded"])?.json()?["error"].clone();
+    ensure!(error["code"] == "state-unwritable" && error["retryable"] == false, "{error}");
+    ensure!(error["path"] == settings.to_str().unwrap_or_default() && error["hint"].is_string(), "{error}");
+    home.assert_no_process_left();
+    Ok(())
+}
+
+#[test]
 fn a_supervisor_that_cannot_listen_says_where_and_why() -> anyhow::Result<()> {
     let home = Home::new()?;
     // A folder that cannot be removed is where the supervisor's socket is to be.
