@@ -1,7 +1,7 @@
 //! What a machine does to a daemon that nobody means harm to, and what comes of it.
 
 use std::fs::{self, Permissions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -76,7 +76,11 @@ fn a_state_folder_that_is_taken_away_does_not_make_two_keepers_fight() -> anyhow
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
     let first_keeper = keeper(&home)?;
-    fs::remove_dir_all(home.state(""))?;
+    // The gateway may write a file while the folder is being emptied.
+    until(SOON, "the removal of the folder", || match fs::remove_dir_all(home.state("")) {
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => None,
+        removed => Some(removed),
+    })??;
     let adopted = codexd.json(&["start", "--adopt"])?;
     assert_eq!(adopted["status"], "alreadyRunning");
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
