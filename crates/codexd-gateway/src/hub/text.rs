@@ -28,10 +28,13 @@ pub struct Names<'a> {
 impl<'a> Names<'a> {
     /// The names in `params`; none where they are no object.
     pub fn of(params: Option<&'a RawValue>) -> Self {
+        params.map(|params| Self::of_text(params.get())).unwrap_or_default()
+    }
+
+    /// The same where the raw parameters are a text.
+    pub fn of_text(params: &'a str) -> Self {
         let mut names = Self::default();
-        if let Some(params) = params {
-            each_member(params.get(), |name, value| names.take(name, value));
-        }
+        each_member(params, |name, value| names.take(name, value));
         names
     }
 

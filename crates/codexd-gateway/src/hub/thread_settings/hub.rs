@@ -54,9 +54,8 @@ impl Hub {
                 self.thread_loaded_by_client(server, client, kind, &id.into(), params, &result);
             }
             Kind::Turn => {
-                let Some(id) = text::string(params, "threadId").map(|id| ThreadId::from(&*id)) else {
-                    return;
-                };
+                let names = text::Names::of_text(params);
+                let Some(id) = names.thread().map(ThreadId::from) else { return };
                 let Some(settings) = self.thread_settings.threads.get_mut(&id) else { return };
                 let deferred = settings.turn_began();
                 let is_told = settings.in_effect.contains_key("environments");

@@ -158,6 +158,21 @@ fn status_reports_a_configured_port_that_another_process_holds() -> anyhow::Resu
 }
 
 #[test]
+fn a_listener_for_other_machines_counts_only_while_it_is_allowed() -> anyhow::Result<()> {
+    let home = started(&json!(true))?;
+    let codexd = Codexd::new(&home)?;
+    let address = free_address()?;
+    let everywhere = format!("ws://0.0.0.0:{}", address.port());
+    set(&home, &json!({"listen": everywhere, "allowNonLoopback": true}))?;
+    codexd.json(&["start", "--embedded"])?;
+    assert_eq!(status_of(address, &token(&home)?)?, Some(101));
+    set(&home, &json!({"listen": everywhere}))?;
+    codexd.json(&["start", "--embedded"])?;
+    assert_eq!(status_of(address, &token(&home)?)?, None, "it is not allowed any more");
+    stop(&home)
+}
+
+#[test]
 fn subagent_approvals_count_from_the_next_command_on() -> anyhow::Result<()> {
     let home = started(&json!(true))?;
     let codexd = Codexd::new(&home)?;
