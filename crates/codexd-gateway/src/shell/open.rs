@@ -132,3 +132,33 @@ async fn shake_hands(stream: &Stream) -> io::Result<Vec<u8>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::connect;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_server_socket_on_which_another_user_listens_is_not_used() -> std::io::Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            codexd_testkit::skip!("only root can listen as another user");
+        }
+        let folder = tempfile::tempdir()?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))?;
+        let path = folder.path().join("s");
+        let bind = || {
+            let other = rustix::process::Uid::from_raw(65_534);
+            // Of this thread alone: that is what the system call does.
+            rustix::thread::set_thread_res_uid(other, other, other)?;
+            codexd_protocol::unix::bind(&path)
+        };
+        let listener = std::thread::scope(|scope| scope.spawn(bind).join().expect("no panic"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let error = runtime.block_on(connect(&path)).expect_err("another user's");
+        assert_eq!(error.to_string(), format!("{} belongs to uid 65534", path.display()));
+        drop(listener);
+        std::fs::remove_file(&path)?;
+        let _own = codexd_protocol::unix::bind(&path)?;
+        runtime.block_on(connect(&path)).map(drop)
+    }
+}
