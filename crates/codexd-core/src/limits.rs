@@ -103,6 +103,12 @@ pub const WRAPPER_END_TIMEOUT_MS: u64 = 500;
 pub const LOG_CHECK_INTERVAL_MS: u64 = 1_000;
 /// The event log is rotated when it has grown past this.
 pub const EVENTS_MAX_BYTES: u64 = 1 << 20;
+/// Events of one type that a process writes at once. Beyond it they are dropped and counted.
+pub const EVENTS_AT_ONCE_PER_TYPE: u32 = 64;
+/// Then one more so often: about as many as the bounded log holds in a day.
+pub const EVENT_AGAIN_AFTER_MS: u64 = 30_000;
+/// Types of events that are counted each for itself.
+pub const EVENT_TYPES_MAX: usize = 256;
 /// How long an event waits for another writer of the event log before it is given up.
 pub const EVENTS_LOCK_TIMEOUT_MS: u64 = 200;
 /// A file of the state that is larger is not read.

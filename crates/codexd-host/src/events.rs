@@ -4,7 +4,10 @@
 //! goes on over restarts; a line that was cut short (a power cut, a full disk) is closed and its number never used
 //! again. Past a size limit the file becomes `events.jsonl.1`, whose numbers the next file continues.
 //!
-//! Failure modes: when nothing can be written the event is lost and the caller is told; no verb fails because of it.
+//! Failure modes: when nothing can be written the event is lost and the caller is told; no verb fails because of it. Of too many
+//! events of one type most are dropped: they get no number, and the next event of the type says in `dropped` how many.
+
+mod rate;
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -20,6 +23,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use crate::{atomic, clock, ownership};
+use rate::Rates;
 
 /// So much of the end of the file is looked through for the last number; a line is far shorter.
 const TAIL_BYTES: u64 = 256 << 10;
@@ -54,23 +58,41 @@ impl Event {
     }
 }
 
-/// The event log of one home.
+/// The event log of one home. Clones share what is known of how often events come.
 #[derive(Clone, Debug)]
 pub struct EventLog {
     path: PathBuf,
+    rates: Rates,
 }
 
 impl EventLog {
     /// The log at `path`, which need not exist.
     pub fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, rates: Rates::default() }
     }
 
-    /// Appends an event and answers its number.
+    /// Appends an event and answers its number; `None` if it was dropped, for too many of its type have come.
     ///
     /// # Errors
     /// The file system's, or `WouldBlock` if another process keeps the lock; the event is lost then, and a part of its line may be there without ever being taken for one.
-    pub fn append(&self, event: &Event) -> io::Result<u64> {
+    pub fn append(&self, event: &Event) -> io::Result<Option<u64>> {
+        let Some(dropped) = self.rates.admit(&event.kind, Instant::now()) else { return Ok(None) };
+        let written = match dropped {
+            0 => self.write(event),
+            _ => self.write(&event.clone().with("dropped", dropped)),
+        };
+        if written.is_err() {
+            self.rates.count_dropped(&event.kind, dropped + 1);
+        }
+        written.map(Some)
+    }
+
+    /// An event was lost before it came here.
+    pub fn count_dropped(&self, kind: &str) {
+        self.rates.count_dropped(kind, 1);
+    }
+
+    fn write(&self, event: &Event) -> io::Result<u64> {
         let mut file = self.open_locked()?;
         let mut end = read_end(&mut file)?;
         if file.metadata()?.len() > EVENTS_MAX_BYTES {
@@ -224,9 +246,30 @@ mod tests {
         loop {
             match log.append(&event()) {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                number => return number.expect("appended"),
+                number => return number.expect("appended").expect("not dropped"),
             }
         }
+    }
+
+    /// As another process would: it counts for itself.
+    fn anew(log: &EventLog) -> EventLog {
+        EventLog::new(log.path.clone())
+    }
+
+    #[test]
+    fn one_type_of_event_does_not_erase_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = EventLog::new(folder.path().join("events.jsonl"));
+        let other = Event::new(EventLevel::Info, "test.once", "it happened once");
+        assert_eq!(log.append(&other).expect("appended"), Some(1));
+        let written = (0..14_000).filter_map(|_| log.append(&event()).expect("appended")).count();
+        assert_eq!(written, 64);
+        let records = log.newest(1_000);
+        assert_eq!((records.len(), &*records[0].kind), (65, "test.once"));
+        assert!(records.iter().map(|record| record.seq).eq(1..=65), "no number is passed over");
+        log.count_dropped("test.once");
+        assert_eq!(log.append(&other).expect("appended"), Some(66));
+        assert_eq!(log.newest(1)[0].detail["dropped"], 1);
     }
 
     #[test]
@@ -235,7 +278,7 @@ mod tests {
         let log = EventLog::new(folder.path().join("events.jsonl"));
         let threads: Vec<_> = (0..8)
             .map(|_| {
-                let log = log.clone();
+                let log = anew(&log);
                 std::thread::spawn(move || (0..50).map(|_| appended(&log)).collect::<Vec<_>>())
             })
             .collect();
@@ -249,12 +292,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events.jsonl");
         let log = EventLog::new(path.clone());
-        let first = log.append(&event()).expect("appended");
+        let first = appended(&log);
         let line = std::fs::read(&path).expect("read");
         let filler = line.repeat(usize::try_from(EVENTS_MAX_BYTES).expect("fits") / line.len() + 1);
         std::fs::write(&path, filler).expect("grown");
-        assert_eq!(log.append(&event()).expect("appended"), first + 1);
-        assert_eq!(log.append(&event()).expect("appended"), first + 2);
+        assert_eq!((appended(&log), appended(&log)), (first + 1, first + 2));
         assert!(std::fs::metadata(&path).expect("there").len() < 1_000, "a fresh file");
     }
 
@@ -263,13 +305,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events.jsonl");
         let log = EventLog::new(path.clone());
-        let first = log.append(&event()).expect("appended");
+        let first = appended(&log);
         let holder = std::fs::File::open(&path).expect("opened");
         holder.lock().expect("locked");
         let error = log.append(&event()).expect_err("the lock is held");
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         drop(holder);
-        assert_eq!(log.append(&event()).expect("free again"), first + 1);
+        assert_eq!(appended(&log), first + 1);
+        assert_eq!(log.newest(1)[0].detail["dropped"], 1, "it is told that one was lost");
     }
 
     #[test]
@@ -286,7 +329,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("events.jsonl");
             let log = EventLog::new(path.clone());
-            let mut seen: Vec<u64> = (0..4).map(|_| log.append(&event()).expect("appended")).collect();
+            let mut seen: Vec<u64> = (0..4).map(|_| appended(&log)).collect();
             let mut bytes = std::fs::read(&path).expect("read");
             bytes.truncate(keep.max(1));
             bytes.extend(rubbish);
@@ -294,7 +337,7 @@ mod tests {
             let whole = bytes.split(|&byte| byte == b'\n').filter(|line| line.ends_with(b"}")).count();
             seen.truncate(whole);
             std::fs::write(&path, &bytes).expect("cut");
-            let next = log.append(&event()).expect("appended");
+            let next = appended(&log);
             prop_assert!(!seen.contains(&next), "{next} was in {seen:?}");
             let newest = log.newest(1).pop().expect("the new line is whole");
             prop_assert_eq!(newest.seq, next);
