@@ -2,7 +2,8 @@
 
 /// Messages that may wait for one connection before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
 pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
-/// Bytes that may wait for one connection before it is cut. Upstream counts only messages; ours counts both, so that a
+/// Bytes that may wait for one connection behind the message that is being sent before it is cut; one message of any size may
+/// wait alone. Upstream counts only messages; ours counts both, so that a
 /// client that sleeps through a chatty turn cannot make a small server a big one.
 pub(crate) const OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Requests of all connections together that may wait to be handled; one more is answered with "overloaded".

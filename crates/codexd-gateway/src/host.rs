@@ -127,8 +127,10 @@ pub struct KeptPersona {
     pub known_to: Vec<String>,
 }
 
-/// What outlives the gateway.
-pub trait Memory {
+/// What outlives the gateway. It is read before the first client is served, and written by the [`StateWriter`].
+///
+/// [`StateWriter`]: crate::state_writer::StateWriter
+pub trait Memory: Send {
     /// The goals that were at work when the gateway before this one ended.
     fn goals(&mut self) -> KeptGoals;
 

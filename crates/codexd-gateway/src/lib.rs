@@ -8,6 +8,7 @@ pub mod hub;
 mod limits;
 pub mod routes;
 mod shell;
+pub mod state_writer;
 
 use std::io;
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 
 use codexd_core::settings::SubagentApprovals;
 use host::{Doors, HostEvent, HostOrder, Memory};
+use state_writer::StateWriter;
 
 /// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
 /// thread.
@@ -25,8 +27,10 @@ pub async fn run(
     doors: Doors,
     subagent_approvals: SubagentApprovals,
     memory: Box<dyn Memory>,
+    state_writer: StateWriter,
     host_events: mpsc::Receiver<HostEvent>,
     host_orders: mpsc::Sender<HostOrder>,
 ) -> io::Result<()> {
-    shell::run(Box::new(hub::Hub::new(subagent_approvals)), doors, memory, host_events, host_orders).await
+    let hub = Box::new(hub::Hub::new(subagent_approvals));
+    shell::run(hub, doors, memory, state_writer, host_events, host_orders).await
 }

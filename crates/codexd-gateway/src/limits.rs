@@ -6,8 +6,19 @@ pub(crate) use codexd_protocol::websocket::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 pub(crate) const BACKGROUND_TERMINALS_MAX: usize = 64;
 /// Messages that may wait for one client before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
 pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
-/// Bytes that may wait for one client before it is cut. A message that waits alone may be larger.
+/// Bytes that may wait for one client behind the message that is being written before it is cut. A message that waits alone
+/// may be larger, and answers do not count.
 pub(crate) const OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that may wait for one client, answers to its own requests included.
+pub(crate) const OUTBOUND_BYTES_WITH_ANSWERS_MAX: usize = 512 * 1024 * 1024;
+/// While so many bytes wait for a client, its dedicated connections are not read.
+pub(crate) const OUTBOUND_ROOM_BYTES: usize = 8 * 1024 * 1024;
+/// The largest message of a client that is read over, so that only the request fails. A larger one ends the connection.
+pub(crate) const SKIPPED_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// While so many bytes wait for an app-server on a connection, no more requests are sent over it.
+pub(crate) const UPSTREAM_ROOM_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of requests that are sent at once, before the connections have had a chance to say that they are full.
+pub(crate) const SENT_AT_ONCE_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes that may wait for an app-server before it counts as lost: it does not read any more.
 pub(crate) const UPSTREAM_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Messages that may wait for an app-server before it counts as lost.
@@ -94,6 +105,12 @@ pub(crate) const UNLOAD_DELAY_MAX_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
 pub(crate) const GOAL_LOSSES_MAX: u32 = 3;
 /// One that lived for so long with the thread was not lost for that.
 pub(crate) const GOAL_STABLE_MS: u64 = 10_000;
+/// So many jobs may wait for the thread that writes to disk.
+pub(crate) const STATE_JOBS_WAITING_MAX: usize = 256;
+/// How long a request that changes a goal waits for the disk at most: one that hangs is not to stop everything.
+pub(crate) const GOALS_STORED_WITHIN_MS: u64 = 2_000;
+/// How soon a file is looked for again if too much waits for the disk.
+pub(crate) const LOOK_AGAIN_AFTER_MS: u64 = 50;
 /// How soon what could not be written down of goals is tried again.
 pub(crate) const GOALS_AGAIN_AFTER_MS: u64 = 1_000;
 /// How long a goal rests whose thread cannot be loaded, or was not for that reason.

@@ -40,7 +40,8 @@ impl Outbox {
         }
         queue.bytes += frame.len();
         queue.frames.push_back(frame);
-        if queue.frames.len() > OUTBOUND_MESSAGES_MAX || queue.bytes > OUTBOUND_BYTES_MAX {
+        let is_alone = queue.frames.len() == 1;
+        if queue.frames.len() > OUTBOUND_MESSAGES_MAX || (queue.bytes > OUTBOUND_BYTES_MAX && !is_alone) {
             *queue = Queue { cut: true, ..Queue::default() };
         }
         drop(queue);
@@ -145,6 +146,18 @@ mod tests {
     fn bytes_are_bounded_too() {
         let outbox = Outbox::default();
         outbox.push("x".repeat(OUTBOUND_BYTES_MAX).into());
+        assert!(now(outbox.was_cut()).is_none());
+        outbox.push("x".into());
+        assert!(now(outbox.was_cut()).is_some());
+    }
+
+    #[test]
+    fn a_message_of_any_size_fits_behind_the_one_that_is_sent() {
+        let outbox = Outbox::default();
+        let large = "x".repeat(OUTBOUND_BYTES_MAX + 1);
+        outbox.push(large.as_str().into());
+        assert!(now(outbox.next()).flatten().is_some());
+        outbox.push(large.as_str().into());
         assert!(now(outbox.was_cut()).is_none());
         outbox.push("x".into());
         assert!(now(outbox.was_cut()).is_some());

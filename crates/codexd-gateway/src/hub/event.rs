@@ -63,6 +63,10 @@ pub enum Event {
     LinkUnanswered(Link),
     /// A message came over a link.
     LinkSaid(Link, Text),
+    /// So much waits for the app-server on a link that no more requests are to be sent over it.
+    LinkFull(Link),
+    /// A link that was full has room again.
+    LinkHasRoom(Link),
     /// A link is gone, or could not be opened. Nothing more comes over it.
     LinkLost(Link),
     /// The answer to [`Action::LookFor`].
@@ -72,6 +76,8 @@ pub enum Event {
         /// Whether its file exists.
         exists: bool,
     },
+    /// The goals of [`Action::KeepGoals`] with this number, and those before it, are on disk, or cannot be written now.
+    GoalsStored(u64),
     /// The goals that were at work when the gateway before this one ended: they are to go on. Comes before everything else,
     /// or not at all.
     GoalsKept(KeptGoals),
@@ -119,7 +125,13 @@ pub enum Action {
     /// An outgoing app-server holds nothing any more: it may leave.
     Retire(ServerId),
     /// Remember, also if this gateway is killed the next moment, which goals are at work: in place of those before.
-    KeepGoals(KeptGoals),
+    /// [`Event::GoalsStored`] follows.
+    KeepGoals {
+        /// Counts from 1.
+        number: u64,
+        /// All of them.
+        goals: KeptGoals,
+    },
     /// Remember, for a gateway that comes after this one, as whom it introduces itself.
     KeepPersona(Text),
     /// Store the settings of a thread in memory that outlives the gateway, never on disk: they may hold credentials.

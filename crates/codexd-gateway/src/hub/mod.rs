@@ -11,6 +11,7 @@
 //!   those who chose to watch it or one that it descends from.
 
 mod asks;
+mod back_pressure;
 mod call;
 mod client;
 mod dedicated;
@@ -47,7 +48,7 @@ mod thread_settings;
 mod told;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 pub use event::{
     Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, RefusedThread, Report, ServerId, Text,
@@ -96,6 +97,8 @@ enum Timer {
     UnloadDelay(ServerId),
     /// Try again to let a goal go on.
     Goal(ThreadId),
+    /// The disk takes too long to store goals.
+    GoalsStored(u64),
     /// Forget the settings of threads that no client has resumed.
     ParkedSettings,
     /// Load the threads of goals that were postponed.
@@ -167,6 +170,10 @@ pub struct Hub {
     /// When each slot that is taken is given back at the latest.
     slots: VecDeque<(Now, u64)>,
     slots_taken: usize,
+    /// Links over which no more requests are sent for now.
+    full_links: BTreeSet<Link>,
+    /// Bytes of clients' requests that were sent in this step.
+    sent_bytes: usize,
     /// Upstream had too much to do: until then nothing more is sent on.
     overloaded_until: Now,
     /// [`Timer::Overdue`] is set.
@@ -206,6 +213,7 @@ impl Hub {
     /// Takes one event at `now` and pushes what follows from it, in order.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.now = now;
+        self.sent_bytes = 0;
         let may_change_handover = !matches!(event, Event::TimeCame);
         match event {
             Event::ClientCame(id) => {
@@ -219,8 +227,11 @@ impl Hub {
             Event::LinkUp(link, result) => self.link_up(link, &result),
             Event::LinkRefused(link, error) => self.link_refused(link, &error),
             Event::LinkSaid(link, text) => self.link_said(link, &text),
+            Event::LinkFull(link) => self.link_full(link),
+            Event::LinkHasRoom(link) => self.link_has_room(link),
             Event::LinkLost(link) => self.link_lost(link),
             Event::Looked { thread, exists } => self.looked(&thread, exists),
+            Event::GoalsStored(number) => self.goals_stored(number),
             Event::GoalsKept(threads) => self.goals.kept_before(&threads),
             Event::ThreadSettingsStored { thread, settings } => self.settings_stored(&thread, &settings),
             Event::ThreadSettingsLost => self.stored_settings_lost(),
@@ -315,9 +326,10 @@ impl Hub {
     fn errand(&mut self, link: Link, errand: Errand, method: &str, params: &serde_json::Value) {
         let id = self.call_id();
         let text = text::request(id, method, params);
+        let (thread, pauses) = (errand.thread().cloned(), matches!(errand, Errand::PauseGoal(_)));
         let call = Call { link, asker: Asker::Gateway(errand), holds_slot: false, overdue_at: None };
         self.calls.insert(id, call);
-        self.say(link, text);
+        self.say_of_thread(link, thread.as_ref(), pauses, text);
     }
 
     fn time_came(&mut self) {
@@ -340,6 +352,7 @@ impl Hub {
                 Timer::Find => self.find_more(),
                 Timer::UnloadDelay(server) => self.ask_for_unload_delay(server),
                 Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
+                Timer::GoalsStored(number) => self.goals_stored(number),
                 Timer::ParkedSettings => self.forget_parked_settings(),
                 Timer::Goals => self.load_postponed_goals(),
                 Timer::Refusals => self.tell_refusals(),
@@ -363,6 +376,7 @@ impl Hub {
             self.out.push(Action::Close(Link::Own(id, server)));
             self.forget_calls(Link::Own(id, server));
         }
+        self.full_links.retain(|link| !matches!(link, Link::Own(owner, _) if *owner == id));
         self.asked_client_left(id);
         self.streams.retain(|stream| stream.owner != id);
         let mut watched: Vec<ThreadId> = Vec::new();

@@ -31,6 +31,9 @@ impl Hub {
                 return Dispatched::Waits;
             }
         }
+        if self.is_full(Link::Own(id, server)) {
+            return Dispatched::WaitsInLane;
+        }
         self.keep_place(id, server, method, named, params);
         let kind = match method {
             "command/exec" => Kind::Exec,

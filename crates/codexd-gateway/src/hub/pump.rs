@@ -50,6 +50,9 @@ impl Hub {
         let mut idle_turns = 0;
         let may_send = self.serving.is_some() && self.now >= self.overloaded_until;
         while may_send && idle_turns < self.ring.len() && self.slots_taken < SLOTS_MAX {
+            if self.has_sent_enough() {
+                break;
+            }
             let Some(id) = self.ring.pop_front() else { break };
             let sent = self.send_one(id);
             let Some(client) = self.clients.get_mut(&id) else { continue };

@@ -206,7 +206,8 @@ impl Hub {
         };
         let starts = routes::starts_turn(method);
         let draining = self.servers.get(&server).is_some_and(|server| server.draining);
-        if !self.is_up(server) || (draining && (starts || method == "thread/start")) {
+        let is_full = self.is_full(Link::Shared(server));
+        if is_full || !self.is_up(server) || (draining && (starts || method == "thread/start")) {
             return Dispatched::WaitsInLane;
         }
         let kind = match method {
@@ -293,10 +294,13 @@ impl Hub {
         if let Some(thread) = &thread {
             self.requests_of(thread, 1);
         }
-        let asker = Asker::Client { client, id: raw.into(), kind, thread, text: text.clone() };
+        let asker =
+            Asker::Client { client, id: raw.into(), kind, thread: thread.clone(), text: text.clone() };
         self.calls.insert(upstream, Call { link, asker, holds_slot: true, overdue_at: None });
         self.take_slot(client, upstream);
-        self.say(link, spliced);
+        self.sent_bytes += spliced.len();
+        let changes_goal = self.goals.is_asked(upstream);
+        self.say_of_thread(link, thread.as_ref(), changes_goal, spliced);
     }
 }
 

@@ -250,6 +250,7 @@ impl Hub {
     }
 
     pub(super) fn link_up(&mut self, link: Link, result: &Text) {
+        self.full_links.remove(&link);
         match link {
             Link::Shared(id) => self.shared_up(id, result),
             Link::Own(client, server) => self.own_up(client, server, result),

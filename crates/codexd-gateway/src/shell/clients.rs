@@ -59,6 +59,11 @@ impl Clients {
         }
     }
 
+    /// Whether a connection whose messages go to a client is to be read.
+    pub(super) fn has_room_for(&self, client: ClientId, source: &Rc<Line>) -> bool {
+        self.lines.borrow().get(&client).is_none_or(|line| line.has_room_for(source))
+    }
+
     fn add(&self, line: Rc<Line>) -> ClientId {
         let client = ClientId(self.count.get() + 1);
         self.count.set(client.0);
@@ -117,8 +122,10 @@ pub(crate) async fn serve(
 /// Reads until the end. `None` when it came from this side.
 async fn listen(driver: &Rc<Driver>, client: ClientId, line: &Rc<Line>) -> Option<End> {
     loop {
-        if line.ready(|| driver.hears(client)).await == Ready::Ended {
-            return None;
+        match line.ready(|| driver.hears(client)).await {
+            Ready::Readable => {}
+            Ready::Room => continue,
+            Ready::Ended => return None,
         }
         let read = {
             let mut buffer = driver.read_buffer.borrow_mut();

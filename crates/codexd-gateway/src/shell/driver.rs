@@ -9,8 +9,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use codexd_core::clock::Monotonic;
-use codexd_core::contract::EventLevel;
-use serde_json::json;
 use tokio::sync::Notify;
 
 use super::brain::Brain;
@@ -18,10 +16,11 @@ use super::clients::Clients;
 use super::links::Links;
 use super::orders::Orders;
 use super::servers::Servers;
+use super::state::State;
 use super::writer::Writer;
-use crate::host::{HostOrder, KeptGoals, KeptPersona, Memory, ThreadSettings};
-use crate::hub::{Action, ClientId, Event, Link, Text};
-use crate::limits::GOALS_AGAIN_AFTER_MS;
+use crate::host::{HostOrder, Memory, ThreadSettings};
+use crate::hub::{Action, ClientId, Event, Link};
+use crate::state_writer::StateWriter;
 
 /// The state that all tasks share.
 pub(crate) struct Driver {
@@ -41,17 +40,13 @@ pub(crate) struct Driver {
     /// The host has news of the sockets of app-servers.
     pub(super) sockets_changed: Notify,
     pub(super) orders: Orders,
-    memory: RefCell<Box<dyn Memory>>,
-    /// As whom the brain introduces itself, as far as it has said so.
-    persona: RefCell<Option<Text>>,
-    /// What could not be remembered of goals.
-    unkept: RefCell<Option<KeptGoals>>,
+    pub(super) state: State,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }
 
 impl Driver {
-    pub(crate) fn new(brain: Box<dyn Brain>, memory: Box<dyn Memory>) -> Rc<Self> {
+    pub(crate) fn new(brain: Box<dyn Brain>, memory: Box<dyn Memory>, writer: StateWriter) -> Rc<Self> {
         Rc::new(Self {
             brain: RefCell::new(brain),
             began: Instant::now(),
@@ -67,9 +62,7 @@ impl Driver {
             servers: RefCell::default(),
             sockets_changed: Notify::new(),
             orders: Orders::default(),
-            memory: RefCell::new(memory),
-            persona: RefCell::default(),
-            unkept: RefCell::default(),
+            state: State::new(memory, writer),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }
@@ -157,92 +150,12 @@ impl Driver {
         }
     }
 
-    /// Tells the brain what the gateway before this one left undone.
-    pub(super) fn remember(self: &Rc<Self>) {
-        let goals = self.memory.borrow_mut().goals();
-        if !goals.is_empty() {
-            self.feed(Event::GoalsKept(goals));
-        }
-    }
-
     /// Tells the brain what the gateway before this one had stored of threads.
     pub(super) fn thread_settings_stored(self: &Rc<Self>, stored: Vec<ThreadSettings>) {
         for ThreadSettings { thread, settings } in stored {
             if let Some(settings) = settings {
                 self.feed(Event::ThreadSettingsStored { thread, settings: settings.into() });
             }
-        }
-    }
-
-    fn keep_goals(self: &Rc<Self>, goals: KeptGoals) {
-        let kept = self.memory.borrow_mut().keep_goals(&goals);
-        let is_tried_already = match &kept {
-            Ok(()) => self.unkept.take().is_some(),
-            Err(_) => self.unkept.replace(Some(goals.clone())).is_some(),
-        };
-        if let Err(error) = kept {
-            if is_tried_already {
-                return;
-            }
-            let message = format!(
-                "failed to remember which goals are at work: {error}; if the gateway is killed now, those that it has paused \
-                 for a handover stay paused, and others may rest until somebody opens their threads"
-            );
-            let detail = json!({"active": goals.active, "held": goals.held});
-            self.orders.note(EventLevel::Warn, "goals.forgotten", message, detail);
-            let trying = Rc::clone(self);
-            tokio::task::spawn_local(async move { trying.keep_goals_at_last().await });
-        }
-    }
-
-    /// What stands on disk is older than what is: the next gateway would go by that.
-    async fn keep_goals_at_last(self: Rc<Self>) {
-        while self.unkept.borrow().is_some() {
-            tokio::time::sleep(std::time::Duration::from_millis(GOALS_AGAIN_AFTER_MS)).await;
-            let goals = self.unkept.borrow().clone();
-            if let Some(goals) = goals
-                && self.memory.borrow_mut().keep_goals(&goals).is_ok()
-            {
-                self.unkept.take();
-            }
-        }
-    }
-
-    /// Tells the brain as whom one of `living` knows the gateway before this one; or as whom it was known last, if there are
-    /// goals that are to go on before anybody comes.
-    pub(super) fn remember_persona(self: &Rc<Self>, living: &[String]) {
-        let kept = {
-            let mut memory = self.memory.borrow_mut();
-            let goals_wait = !memory.goals().is_empty();
-            let is_known = |mark: &String| living.contains(mark);
-            memory.persona().filter(|persona| goals_wait || persona.known_to.iter().any(is_known))
-        };
-        if let Some(KeptPersona { introduction, .. }) = kept {
-            self.persona.replace(Some(introduction.as_str().into()));
-            self.feed(Event::PersonaKept(introduction.into()));
-        }
-    }
-
-    /// Has remembered as whom the living app-servers know this gateway.
-    pub(super) fn keep_persona(&self) {
-        let Some(introduction) = self.persona.borrow().as_ref().map(ToString::to_string) else { return };
-        let known_to = self.servers.borrow().living();
-        if known_to.is_empty() {
-            // Nobody knows it: what the gateway before this one was known as may be needed still.
-            return;
-        }
-        let persona = KeptPersona { introduction, known_to };
-        if let Err(error) = self.memory.borrow_mut().keep_persona(&persona) {
-            let message = format!(
-                "failed to remember as whom this gateway introduced itself: {error}; if it is killed, the next one waits for a \
-                 client before it looks after the threads"
-            );
-            self.orders.note(
-                EventLevel::Warn,
-                "persona.forgotten",
-                message,
-                json!({"generations": persona.known_to}),
-            );
         }
     }
 
@@ -253,16 +166,10 @@ impl Driver {
             Action::Connect(link, initialize) => self.connect(link, initialize),
             Action::Close(link) => self.links.close(link),
             Action::Greet(server) => self.greet(server),
-            Action::LookFor { thread, path } => {
-                let exists = std::fs::symlink_metadata(&path).is_ok();
-                self.feed(Event::Looked { thread, exists });
-            }
+            Action::LookFor { thread, path } => self.look_for(thread, path),
             Action::Retire(server) => self.retire(server),
-            Action::KeepGoals(goals) => self.keep_goals(goals),
-            Action::KeepPersona(persona) => {
-                self.persona.replace(Some(persona));
-                self.keep_persona();
-            }
+            Action::KeepGoals { number, goals } => self.keep_goals(number, goals),
+            Action::KeepPersona(persona) => self.introduces_itself(persona),
             Action::StoreThreadSettings { thread, settings } => {
                 let settings = settings.map(|settings| settings.to_string());
                 self.orders.give(HostOrder::StoreThreadSettings(ThreadSettings { thread, settings }));

@@ -5,28 +5,29 @@
 //! lone one is written at once. The task that serves a line is woken only when there is something to read, when a full
 //! socket has room again, and when the line ends.
 
+mod bounds;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::outbox::{Bounds, Outbox, Overflow};
+use super::outbox::{Outbox, Overflow};
+pub(crate) use super::side::Side;
 use super::stream::Stream;
 use super::writer::Writer;
 use crate::hub::Text;
-use crate::limits::{
-    FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX, UPSTREAM_BYTES_MAX,
-    UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_MESSAGES_MAX, WRITE_TURN_BYTES,
-};
+use crate::limits::{OUTBOUND_ROOM_BYTES, UPSTREAM_ROOM_BYTES, WRITE_TURN_BYTES};
 use codexd_protocol::websocket::Frame;
-use codexd_protocol::websocket::{Decoder, Fault, Incoming, Rules};
+use codexd_protocol::websocket::{Decoder, Fault, Incoming};
 
 /// A connection that has shaken hands.
 #[derive(Debug)]
 pub(crate) struct Line {
     stream: Stream,
+    side: Side,
     decoder: RefCell<Decoder>,
     outbox: RefCell<Outbox>,
     writer: Rc<Writer>,
@@ -39,6 +40,12 @@ pub(crate) struct Line {
     broken: Cell<bool>,
     /// It is in [`Self::rest`].
     resting: Cell<bool>,
+    /// So many bytes wait that whoever has more to say over it was asked to wait.
+    full: Cell<bool>,
+    /// Connections that are not read while so much waits here.
+    sources: RefCell<Vec<Weak<Line>>>,
+    /// A message of this size that belongs to no request was too large and is lost.
+    dropped: Cell<Option<usize>>,
 }
 
 /// Why the task of a line is woken.
@@ -46,6 +53,8 @@ pub(crate) struct Line {
 pub(crate) enum Ready {
     /// There is something to read.
     Readable,
+    /// A line that was full has room again.
+    Room,
     /// The line was closed from this side, or is broken.
     Ended,
 }
@@ -72,42 +81,12 @@ pub(crate) enum End {
     Full(Overflow),
 }
 
-/// At which end we are.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Side {
-    /// The other end is a client of ours.
-    Server,
-    /// The other end is an app-server.
-    Client,
-}
-
-impl Side {
-    fn rules(self) -> Rules {
-        match self {
-            Side::Server => {
-                Rules { masked: true, frame_bytes_max: FRAME_BYTES_MAX, message_bytes_max: MESSAGE_BYTES_MAX }
-            }
-            Side::Client => Rules {
-                masked: false,
-                frame_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
-                message_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
-            },
-        }
-    }
-
-    fn bounds(self) -> Bounds {
-        match self {
-            Side::Server => Bounds { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_BYTES_MAX },
-            Side::Client => Bounds { messages: UPSTREAM_MESSAGES_MAX, bytes: UPSTREAM_BYTES_MAX },
-        }
-    }
-}
-
 impl Line {
     /// A line on a stream that has shaken hands.
     pub(crate) fn new(stream: Stream, side: Side, writer: Rc<Writer>) -> Rc<Self> {
         Rc::new(Self {
             stream,
+            side,
             decoder: RefCell::new(Decoder::new(side.rules())),
             outbox: RefCell::new(Outbox::new(side.bounds(), side == Side::Client)),
             writer,
@@ -116,6 +95,9 @@ impl Line {
             blocked: Cell::new(false),
             broken: Cell::new(false),
             resting: Cell::new(false),
+            full: Cell::new(false),
+            sources: RefCell::default(),
+            dropped: Cell::new(None),
         })
     }
 
@@ -134,6 +116,7 @@ impl Line {
         self.outbox.borrow_mut().close(Frame::close(code, reason));
         self.mark();
         self.wake();
+        self.wake_sources();
     }
 
     /// Closes the line and drops what waits.
@@ -146,6 +129,7 @@ impl Line {
     pub(crate) fn abandon(&self) {
         self.broken.set(true);
         self.wake();
+        self.wake_sources();
     }
 
     /// Whether the connection broke.
@@ -200,6 +184,10 @@ impl Line {
             self.poll_written(context);
             if self.is_over() {
                 return Poll::Ready(Ready::Ended);
+            }
+            if self.full.get() && self.outbox.borrow().waiting_bytes() < UPSTREAM_ROOM_BYTES / 2 {
+                self.full.set(false);
+                return Poll::Ready(Ready::Room);
             }
             if !hears() {
                 return Poll::Pending;
@@ -278,6 +266,7 @@ impl Line {
             match incoming {
                 Ok(None) => return Ok(()),
                 Ok(Some(Incoming::Text(text))) => hand_on(text),
+                Ok(Some(Incoming::TooLarge(excerpt))) => self.take_oversized(&excerpt, &mut hand_on)?,
                 Ok(Some(Incoming::Ping(payload))) => {
                     self.outbox.borrow_mut().push_control(Frame::pong(payload)).map_err(End::Full)?;
                     self.mark();
@@ -309,9 +298,14 @@ impl Line {
             }
         }
         let ended = self.broken.get() || (outbox.is_closed() && outbox.is_empty());
+        let waiting = outbox.waiting_bytes();
         drop(outbox);
-        if self.blocked.get() || ended {
+        let has_room_again = self.full.get() && waiting < UPSTREAM_ROOM_BYTES / 2;
+        if self.blocked.get() || ended || has_room_again {
             self.wake();
+        }
+        if ended || waiting < OUTBOUND_ROOM_BYTES / 2 {
+            self.wake_sources();
         }
         if ended {
             self.writer.ended.notify_waiters();

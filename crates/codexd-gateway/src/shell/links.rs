@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use codexd_core::contract::EventLevel;
+use serde_json::json;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -15,7 +17,7 @@ use super::pace::Pace;
 use crate::hub::{Event, Link, ServerId, Text};
 use crate::limits::{
     CLOSE_TIMEOUT_MS, GREET_FIRST_WAIT_MS, GREET_HASTE_MS, GREET_HASTY_WAIT_MS, GREET_LAST_WAIT_MS,
-    INITIALIZE_TIMEOUT_MS,
+    INITIALIZE_TIMEOUT_MS, UPSTREAM_MESSAGE_BYTES_MAX,
 };
 
 const INITIALIZED: Text = Text::from_static(r#"{"method":"initialized"}"#);
@@ -99,8 +101,19 @@ impl Driver {
             line.abandon();
             self.links.entries.borrow_mut().remove(&link);
             self.feed(Event::LinkLost(link));
-        } else {
-            line.stir();
+            return;
+        }
+        line.stir();
+        if line.became_full() {
+            self.feed(Event::LinkFull(link));
+        }
+    }
+
+    /// Whether a link is to be read: a dedicated one is not while too much waits for its client.
+    fn has_room_for(&self, link: Link, line: &Rc<Line>) -> bool {
+        match link {
+            Link::Shared(_) => true,
+            Link::Own(client, _) => self.clients.has_room_for(client, line),
         }
     }
 
@@ -134,6 +147,14 @@ impl Driver {
             heard = if is_told && heard != Heard::Answers { Heard::Notes } else { Heard::Answers };
             self.feed(Event::LinkSaid(link, text));
         });
+        if let Some(bytes) = line.take_dropped() {
+            let message = format!(
+                "a message of the app-server that belongs to no request was dropped: {bytes} bytes, more than the {} MiB that \
+                 codexd passes on",
+                UPSTREAM_MESSAGE_BYTES_MAX / (1024 * 1024)
+            );
+            self.orders.note(EventLevel::Warn, "message.dropped", message, json!({"bytes": bytes}));
+        }
         (read, heard)
     }
 }
@@ -194,7 +215,15 @@ async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
 
 async fn listen(driver: &Rc<Driver>, link: Link, line: &Rc<Line>) {
     let mut pace = Pace::new(Instant::now());
-    while line.ready(|| true).await == Ready::Readable {
+    loop {
+        match line.ready(|| driver.has_room_for(link, line)).await {
+            Ready::Readable => {}
+            Ready::Room => {
+                driver.feed(Event::LinkHasRoom(link));
+                continue;
+            }
+            Ready::Ended => return,
+        }
         match driver.read(link, line) {
             (Ok(Read::All), Heard::Notes) => {
                 if let Some(pause) = pace.count(Instant::now()) {

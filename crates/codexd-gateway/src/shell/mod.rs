@@ -17,8 +17,11 @@ mod links;
 mod open;
 mod orders;
 mod outbox;
+mod oversized;
 mod pace;
 mod servers;
+mod side;
+mod state;
 mod stream;
 mod tcp;
 #[cfg(test)]
@@ -40,6 +43,7 @@ pub(crate) use brain::Brain;
 
 use crate::host::{Doors, HostEvent, HostOrder, Memory};
 use crate::limits::LEAVE_TIMEOUT_MS;
+use crate::state_writer::StateWriter;
 use driver::Driver;
 
 /// Serves clients as `brain` decides, until the host says [`HostEvent::Leave`] or is gone.
@@ -50,10 +54,11 @@ pub(crate) async fn run(
     brain: Box<dyn Brain>,
     doors: Doors,
     memory: Box<dyn Memory>,
+    state_writer: StateWriter,
     host_events: mpsc::Receiver<HostEvent>,
     host_orders: mpsc::Sender<HostOrder>,
 ) -> io::Result<()> {
-    let driver = Driver::new(brain, memory);
+    let driver = Driver::new(brain, memory, state_writer);
     LocalSet::new().run_until(serve(driver, doors, host_events, host_orders, accept::may_enter)).await
 }
 
@@ -70,6 +75,8 @@ async fn serve(
     let control = UnixListener::from_std(doors.control)?;
     let writing = Rc::clone(&driver.writer);
     spawn_local(async move { writing.run().await });
+    let storing = Rc::clone(&driver);
+    spawn_local(async move { storing.take_stored().await });
     let ordering = Rc::clone(&driver);
     spawn_local(async move { ordering.orders.run(host_orders).await });
     let timing = Rc::clone(&driver);

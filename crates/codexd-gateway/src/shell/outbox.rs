@@ -1,6 +1,7 @@
 //! What waits to be written to one connection: bounded in messages and in bytes.
 //!
-//! It never waits for anybody. What does not fit is the owner's to decide about: a client is cut, an app-server is lost.
+//! It never waits for anybody. What does not fit is the owner's to decide about: a client is cut, an app-server is lost. The
+//! message that is being written does not count: a reader of any speed needs a while for a large one.
 
 use std::collections::VecDeque;
 
@@ -11,13 +12,14 @@ use codexd_protocol::websocket::Frame;
 /// Entries for which an empty queue keeps room: 2 KiB. To begin with it has none.
 const IDLE_CAPACITY: usize = 48;
 
-/// How much may wait.
+/// How much may wait behind the message that is being written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// So many messages.
     pub(crate) messages: usize,
-    /// So many bytes, unless one message waits alone.
+    /// Bytes of everything but answers, unless one message waits alone.
     pub(crate) bytes: usize,
+    /// Bytes of all messages when an answer is added: the other end has asked for it.
+    pub(crate) bytes_with_answers: usize,
 }
 
 /// What waited when one more did not fit.
@@ -32,9 +34,10 @@ pub(crate) struct Overflow {
 /// A queue of frames.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    frames: VecDeque<Frame>,
-    /// Bytes of payload in it.
-    bytes: usize,
+    frames: VecDeque<Queued>,
+    waiting: Waiting,
+    /// Payload of the rest of the message that is being written.
+    current: usize,
     /// Bytes of the first frame, header included, that are written already.
     written: usize,
     bounds: Bounds,
@@ -43,10 +46,39 @@ pub(crate) struct Outbox {
     closed: bool,
 }
 
+#[derive(Debug)]
+struct Queued {
+    frame: Frame,
+    is_answer: bool,
+}
+
+/// Bytes of payload behind the message that is being written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    answers: usize,
+    others: usize,
+}
+
+impl Waiting {
+    fn all(self) -> usize {
+        self.answers + self.others
+    }
+
+    fn of(&mut self, is_answer: bool) -> &mut usize {
+        if is_answer { &mut self.answers } else { &mut self.others }
+    }
+}
+
+/// Whether a message answers what the other end has asked. Upstream, and codexd, begin an answer with its id or the error.
+fn is_answer(text: &str) -> bool {
+    text.starts_with(r#"{"id":"#) || text.starts_with(r#"{"error":"#)
+}
+
 impl Outbox {
     /// An empty one. A client's frames have a mask.
     pub(crate) fn new(bounds: Bounds, masked: bool) -> Self {
-        Self { frames: VecDeque::new(), bytes: 0, written: 0, bounds, masked, closed: false }
+        let waiting = Waiting::default();
+        Self { frames: VecDeque::new(), waiting, current: 0, written: 0, bounds, masked, closed: false }
     }
 
     /// Adds a message; after the close frame nothing is added any more.
@@ -57,12 +89,19 @@ impl Outbox {
         if self.closed {
             return Ok(());
         }
-        let full = self.frames.len() >= self.bounds.messages
-            || (self.bytes + text.len() > self.bounds.bytes && !self.frames.is_empty());
-        if full {
-            return Err(Overflow { messages: self.frames.len(), bytes: self.bytes });
+        let is_answer = is_answer(&text);
+        let (waits, most) = match is_answer {
+            true => (self.waiting.all(), self.bounds.bytes_with_answers),
+            false => (self.waiting.others, self.bounds.bytes),
+        };
+        if self.frames.len() >= self.bounds.messages || (waits > 0 && waits + text.len() > most) {
+            return Err(self.overflow());
         }
-        Frame::of(text).for_each(|frame| self.append(frame));
+        match self.frames.is_empty() {
+            true => self.current = text.len(),
+            false => *self.waiting.of(is_answer) += text.len(),
+        }
+        self.frames.extend(Frame::of(text).map(|frame| Queued { frame, is_answer }));
         Ok(())
     }
 
@@ -72,7 +111,7 @@ impl Outbox {
     /// As [`Self::push`].
     pub(crate) fn push_control(&mut self, frame: Frame) -> Result<(), Overflow> {
         if self.frames.len() >= self.bounds.messages {
-            return Err(Overflow { messages: self.frames.len(), bytes: self.bytes });
+            return Err(self.overflow());
         }
         if !self.closed {
             self.append(frame);
@@ -91,7 +130,13 @@ impl Outbox {
     /// Drops what waits, but for the rest of a frame whose beginning is written already.
     pub(crate) fn clear(&mut self) {
         self.frames.truncate(usize::from(self.written > 0));
-        self.bytes = self.frames.iter().map(|frame| frame.payload().len()).sum();
+        self.waiting = Waiting::default();
+        self.current = self.frames.front().map_or(0, |queued| queued.frame.payload().len());
+    }
+
+    /// Bytes of payload that wait behind the message that is being written.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting.all()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -107,7 +152,7 @@ impl Outbox {
     pub(crate) fn fill(&self, buffer: &mut Vec<u8>) {
         buffer.clear();
         let mut skip = self.written;
-        for frame in &self.frames {
+        for Queued { frame, .. } in &self.frames {
             let room = WRITE_BYTES.saturating_sub(buffer.len());
             let header = frame.header(self.masked);
             if room < header.as_slice().len() {
@@ -124,34 +169,62 @@ impl Outbox {
     /// So many bytes more are written.
     pub(crate) fn advance(&mut self, count: usize) {
         self.written += count;
-        while let Some(frame) = self.frames.front() {
+        while let Some(Queued { frame, .. }) = self.frames.front() {
             let length = frame.header(self.masked).as_slice().len() + frame.payload().len();
             if self.written < length {
                 return;
             }
             self.written -= length;
-            self.bytes -= frame.payload().len();
+            self.current = self.current.saturating_sub(frame.payload().len());
+            let ends_message = frame.is_last();
             self.frames.pop_front();
+            if ends_message {
+                self.begin_message();
+            }
         }
         if self.frames.capacity() > IDLE_CAPACITY {
             self.frames.shrink_to(IDLE_CAPACITY);
         }
     }
 
+    /// The first message in the queue is the one that is being written from now on.
+    fn begin_message(&mut self) {
+        let Some(first) = self.frames.front() else { return };
+        let end = self.frames.iter().position(|queued| queued.frame.is_last());
+        let frames = self.frames.iter().take(end.map_or(usize::MAX, |end| end + 1));
+        self.current = frames.map(|queued| queued.frame.payload().len()).sum();
+        let waiting = self.waiting.of(first.is_answer);
+        *waiting = waiting.saturating_sub(self.current);
+    }
+
+    fn overflow(&self) -> Overflow {
+        Overflow { messages: self.frames.len(), bytes: self.current + self.waiting.all() }
+    }
+
     fn append(&mut self, frame: Frame) {
-        self.bytes += frame.payload().len();
-        self.frames.push_back(frame);
+        match self.frames.is_empty() {
+            true => self.current = frame.payload().len(),
+            false => self.waiting.others += frame.payload().len(),
+        }
+        self.frames.push_back(Queued { frame, is_answer: false });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Bounds, Outbox, Overflow};
-    use crate::limits::{OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX, WRITE_BYTES};
+    use crate::hub::Text;
+    use crate::limits::{
+        OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_ANSWERS_MAX, OUTBOUND_MESSAGES_MAX, WRITE_BYTES,
+    };
     use codexd_protocol::websocket::Frame;
     use codexd_protocol::websocket::{Decoder, Incoming, Rules};
 
-    const BOUNDS: Bounds = Bounds { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_BYTES_MAX };
+    const BOUNDS: Bounds = Bounds {
+        messages: OUTBOUND_MESSAGES_MAX,
+        bytes: OUTBOUND_BYTES_MAX,
+        bytes_with_answers: OUTBOUND_BYTES_WITH_ANSWERS_MAX,
+    };
 
     /// Writes everything, `step` bytes at a time.
     fn drain(outbox: &mut Outbox, step: usize) -> Vec<u8> {
@@ -163,13 +236,17 @@ mod tests {
             out.extend_from_slice(&buffer[..now]);
             outbox.advance(now);
         }
-        assert_eq!((outbox.written, outbox.bytes), (0, 0));
+        assert_eq!((outbox.written, outbox.current, outbox.waiting_bytes()), (0, 0, 0));
         out
     }
 
     fn texts(mut bytes: &[u8], masked: bool) -> Vec<String> {
-        let mut decoder =
-            Decoder::new(Rules { masked, frame_bytes_max: 1 << 24, message_bytes_max: 1 << 30 });
+        let mut decoder = Decoder::new(Rules {
+            masked,
+            frame_bytes_max: 1 << 24,
+            message_bytes_max: 1 << 30,
+            skipped_bytes_max: 0,
+        });
         let mut texts = Vec::new();
         while let Some(incoming) = decoder.next(&mut bytes).expect("frames") {
             match incoming {
@@ -200,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_and_bytes_are_bounded_and_a_lone_message_always_fits() {
+    fn messages_and_bytes_behind_the_one_that_is_written_are_bounded() {
         let mut outbox = Outbox::new(BOUNDS, false);
         for _ in 0..OUTBOUND_MESSAGES_MAX {
             outbox.push("x".into()).expect("it fits");
@@ -208,8 +285,29 @@ mod tests {
         let full = Overflow { messages: OUTBOUND_MESSAGES_MAX, bytes: OUTBOUND_MESSAGES_MAX };
         assert_eq!(outbox.push("x".into()), Err(full));
         let mut outbox = Outbox::new(BOUNDS, false);
+        outbox.push("x".repeat(OUTBOUND_BYTES_MAX + 1).into()).expect("it is written at once");
         outbox.push("x".repeat(OUTBOUND_BYTES_MAX + 1).into()).expect("alone it fits");
         assert!(outbox.push("x".into()).is_err());
+        let mut buffer = Vec::new();
+        while outbox.waiting_bytes() > 0 {
+            outbox.fill(&mut buffer);
+            outbox.advance(buffer.len());
+        }
+        outbox.push("x".into()).expect("the second is being written");
+        assert_eq!(outbox.waiting_bytes(), 1);
+    }
+
+    #[test]
+    fn answers_wait_beside_notifications_and_not_in_their_place() {
+        let mut outbox = Outbox::new(BOUNDS, false);
+        outbox.push("written".into()).expect("it is written at once");
+        let answer: Text = format!(r#"{{"id":1,"result":"{}"}}"#, "x".repeat(OUTBOUND_BYTES_MAX / 2)).into();
+        let fit = OUTBOUND_BYTES_WITH_ANSWERS_MAX / answer.len();
+        for _ in 0..fit {
+            outbox.push(answer.clone()).expect("it was asked for");
+        }
+        outbox.push("x".repeat(OUTBOUND_BYTES_MAX).into()).expect("no notification waits");
+        assert!(outbox.push("x".into()).is_err() && outbox.push(answer).is_err());
     }
 
     #[test]

@@ -5,13 +5,15 @@
 
 use tungstenite::Bytes;
 
-use super::Text;
+use super::{Excerpt, Text};
 
 /// Something complete.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Incoming {
     /// A message.
     Text(Text),
+    /// A message that is too large was read over.
+    TooLarge(Excerpt),
     /// Asks for a pong with the same payload.
     Ping(Bytes),
     /// The other end closes.
@@ -49,6 +51,9 @@ pub struct Rules {
     pub frame_bytes_max: usize,
     /// The largest message.
     pub message_bytes_max: usize,
+    /// The largest message that is read over where it is too large to be taken ([`Incoming::TooLarge`]). A larger one is a
+    /// fault.
+    pub skipped_bytes_max: usize,
 }
 
 /// What is kept between two reads. It holds memory only while something is incomplete.
@@ -62,6 +67,8 @@ pub struct Decoder {
     frame: Option<Head>,
     /// What of the data message is there.
     message: Vec<u8>,
+    /// The message under way is too large and read over.
+    skipped: Option<Box<Excerpt>>,
     /// The payload of a control frame.
     control: Vec<u8>,
     /// What the frames of the message under way are.
@@ -103,10 +110,16 @@ impl Decoder {
             head_length: 0,
             frame: None,
             message: Vec::new(),
+            skipped: None,
             control: Vec::new(),
             under_way: None,
             before: 0,
         }
+    }
+
+    /// From the next frame on, other rules hold.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
     }
 
     /// Takes bytes off the front of `input` up to the end of the next complete thing; `None` when the input is used up.
@@ -194,7 +207,7 @@ impl Decoder {
         Ok(Head { opcode, last: first & 0x80 != 0, mask, length, left: length })
     }
 
-    /// Refuses what is too large before any of it is read.
+    /// Finds out what is too large before any of it is read.
     fn admit(&mut self, head: Head) -> Result<Head, Fault> {
         let Opcode::Data(kind) = head.opcode else {
             return if head.last && head.length <= 125 {
@@ -203,11 +216,22 @@ impl Decoder {
                 fault(PROTOCOL, "a control frame is in one piece and at most 125 bytes long")
             };
         };
-        if head.length > self.rules.frame_bytes_max {
-            return fault(TOO_LARGE, "the frame is too large");
-        }
-        if head.length > self.rules.message_bytes_max.saturating_sub(self.before) {
-            return fault(TOO_LARGE, "the message is too large");
+        let whole = self.before.saturating_add(head.length);
+        let reason = if head.length > self.rules.frame_bytes_max {
+            Some("the frame is too large")
+        } else if whole > self.rules.message_bytes_max {
+            Some("the message is too large")
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            if whole > self.rules.skipped_bytes_max {
+                return fault(TOO_LARGE, reason);
+            }
+            if self.skipped.is_none() {
+                let so_far = std::mem::take(&mut self.message);
+                self.skipped = Some(Box::new(Excerpt::new(reason, &so_far)));
+            }
         }
         self.under_way = Some(kind);
         Ok(head)
@@ -217,9 +241,14 @@ impl Decoder {
     fn read_payload(&mut self, mut frame: Head, input: &mut &[u8]) -> Option<Head> {
         let (now, later) = input.split_at(frame.left.min(input.len()));
         *input = later;
-        let into = match frame.opcode {
-            Opcode::Data(Kind::Text) => Some(&mut self.message),
-            Opcode::Data(Kind::Binary) => None,
+        let position = frame.length - frame.left;
+        let into = match (frame.opcode, &mut self.skipped) {
+            (Opcode::Data(_), Some(skipped)) => {
+                skipped.add(now, frame.mask, position);
+                None
+            }
+            (Opcode::Data(Kind::Text), None) => Some(&mut self.message),
+            (Opcode::Data(Kind::Binary), None) => None,
             _ => Some(&mut self.control),
         };
         if let Some(into) = into {
@@ -228,7 +257,7 @@ impl Decoder {
             }
             let start = into.len();
             into.extend_from_slice(now);
-            unmask(&mut into[start..], frame.mask, frame.length - frame.left);
+            unmask(&mut into[start..], frame.mask, position);
         }
         frame.left -= now.len();
         if frame.left > 0 {
@@ -247,8 +276,12 @@ impl Decoder {
             Opcode::Data(kind) => {
                 self.before = 0;
                 self.under_way = None;
+                let skipped = self.skipped.take();
                 if kind == Kind::Binary {
                     return Ok(None);
+                }
+                if let Some(skipped) = skipped {
+                    return Ok(Some(Incoming::TooLarge(*skipped)));
                 }
                 let mut message = std::mem::take(&mut self.message);
                 message.shrink_to_fit();
@@ -273,7 +306,7 @@ impl Decoder {
 }
 
 /// Takes the mask off bytes that begin at `position` of their frame.
-fn unmask(bytes: &mut [u8], mut mask: [u8; 4], position: usize) {
+pub(super) fn unmask(bytes: &mut [u8], mut mask: [u8; 4], position: usize) {
     if mask == [0; 4] {
         return;
     }

@@ -88,6 +88,11 @@ impl Frame {
         header
     }
 
+    /// Whether it is the last of its message.
+    pub fn is_last(&self) -> bool {
+        self.first & FINAL != 0
+    }
+
     /// What the frame carries.
     pub fn payload(&self) -> &[u8] {
         &self.payload

@@ -12,11 +12,13 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use codexd_core::contract::ErrorCode;
 use codexd_core::limits::CONTROL_BACKLOG;
 use codexd_core::settings::SubagentApprovals;
 use codexd_gateway::host::{Doors, TcpDoor};
+use codexd_gateway::state_writer::StateWriter;
 use codexd_host::{Home, gateway_process};
 use listenfd::ListenFd;
 use tokio::sync::mpsc;
@@ -25,6 +27,9 @@ use crate::{front, output};
 
 /// So many messages may be on their way between the gateway and its host.
 const UNDERWAY_MAX: usize = 64;
+
+/// How long what is still to be written may take when the gateway leaves.
+const LAST_WRITES_WITHIN: Duration = Duration::from_millis(500);
 
 /// What the gateway was told on its command line.
 #[derive(Clone, Debug)]
@@ -79,18 +84,24 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let kept = control.try_clone()?;
     let tcp = arguments.tcp();
     let memory = Box::new(memory::Kept::new(arguments.home.clone()));
+    let state_writer = StateWriter::start()?;
+    let writing = state_writer.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let (events, host_events) = mpsc::channel(UNDERWAY_MAX);
         let (host_orders, orders) = mpsc::channel(UNDERWAY_MAX);
-        let link = link::Link::new(arguments.clone(), kept, events, orders)?;
+        let link = link::Link::new(arguments.clone(), kept, writing.clone(), events, orders)?;
         let talking = tokio::spawn(link.run());
         let approvals = arguments.subagent_approvals;
-        let served =
-            codexd_gateway::run(Doors { control, tcp }, approvals, memory, host_events, host_orders).await;
+        let doors = Doors { control, tcp };
+        let served = codexd_gateway::run(doors, approvals, memory, writing, host_events, host_orders).await;
         talking.abort();
         served
-    })
+    });
+    state_writer.finish(LAST_WRITES_WITHIN);
+    // Whoever still waits for a keeper is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 /// The listening socket. Clients are told from now on that it is this process who listens.

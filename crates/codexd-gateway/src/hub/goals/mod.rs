@@ -7,6 +7,7 @@
 //! unloaded, and would rest until somebody opens its thread; one that is held would stay paused for ever.
 
 mod holding;
+mod stored;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,8 @@ pub struct Goals {
     postponed: BTreeMap<ThreadId, bool>,
     /// As last kept.
     kept: AtWork,
+    /// Whether that is on disk, and what waits for it.
+    storing: stored::Storing,
 }
 
 /// The threads whose goals are at work.
@@ -84,6 +87,11 @@ impl Goals {
     pub fn are_at_work_in(&self, thread: &Thread) -> bool {
         let AtWork { active, held } = &self.unseen;
         thread.goal_held || thread.works_on() || active.contains(&thread.id) || held.contains(&thread.id)
+    }
+
+    /// Whether a client's request says what a goal is to be.
+    pub fn is_asked(&self, call: u64) -> bool {
+        self.asked.contains_key(&call)
     }
 
     /// What its goal is has been told, or it is not to be found: whatever was heard before does not count any more.
@@ -140,7 +148,8 @@ impl Hub {
             }
         }
         if now != self.goals.kept {
-            self.out.push(Action::KeepGoals(now.kept()));
+            let number = self.goals.storing.begin();
+            self.out.push(Action::KeepGoals { number, goals: now.kept() });
             self.goals.kept = now;
         }
     }

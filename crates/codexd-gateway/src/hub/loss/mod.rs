@@ -34,6 +34,8 @@ pub struct Loss {
 impl Hub {
     pub(super) fn link_lost(&mut self, link: Link) {
         self.forget_asks(link);
+        self.full_links.remove(&link);
+        self.forget_unsent(link);
         // First of all nothing more is to be sent there.
         let was_up = match link {
             Link::Shared(server) => {

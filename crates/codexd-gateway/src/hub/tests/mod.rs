@@ -1,10 +1,12 @@
 //! What the hub promises, one test a promise; and histories at random.
 
+mod back_pressure;
 mod background;
 pub(super) mod composed;
 mod edge;
 mod found;
 mod goals;
+mod goals_stored;
 mod histories;
 mod loads;
 mod moves;

@@ -7,7 +7,7 @@ use crate::hub::{Action, ClientId, Event, Link, ServerId};
 const SHARED: Link = Link::Shared(ServerId(1));
 const INITIALIZE: &str = r#"{"id":0,"method":"initialize","params":{}}"#;
 
-async fn served(house: &mut House) -> tokio::net::UnixListener {
+pub(super) async fn served(house: &mut House) -> tokio::net::UnixListener {
     let listener = house.app_server("g1");
     house.generations(&[("g1", Role::Current)]).await;
     assert_eq!(house.next_word().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
@@ -15,7 +15,7 @@ async fn served(house: &mut House) -> tokio::net::UnixListener {
 }
 
 /// Opens a link and answers.
-async fn linked(house: &mut House, listener: &tokio::net::UnixListener, link: Link) -> Socket {
+pub(super) async fn linked(house: &mut House, listener: &tokio::net::UnixListener, link: Link) -> Socket {
     house.act(vec![Action::Connect(link, INITIALIZE.into())]).await;
     let mut server = accept(listener).await;
     assert_eq!(hear(&mut server).await, INITIALIZE);

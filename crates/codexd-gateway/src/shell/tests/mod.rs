@@ -1,12 +1,16 @@
 //! The shell around a brain that does what the test says, on real sockets.
 
 mod clients;
+mod large;
 mod links;
+mod state;
 mod tcp;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use codexd_core::clock::Monotonic;
@@ -24,6 +28,7 @@ use super::brain::Brain;
 use super::driver::Driver;
 use crate::host::{Doors, Generation, HostEvent, HostOrder, KeptGoals, KeptPersona, Memory, Role, TcpDoor};
 use crate::hub::{Action, ClientId, Event};
+use crate::state_writer::StateWriter;
 
 /// Nothing here takes so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -107,32 +112,54 @@ pub(super) struct House {
 /// What a gateway is to remember.
 #[derive(Clone, Default)]
 pub(super) struct Notebook {
-    pub(super) goals: Rc<RefCell<KeptGoals>>,
+    pub(super) goals: Arc<Mutex<KeptGoals>>,
     /// So often goals cannot be kept.
-    pub(super) fails: Rc<Cell<u32>>,
-    pub(super) persona: Rc<RefCell<Option<KeptPersona>>>,
+    pub(super) fails: Arc<AtomicU32>,
+    pub(super) persona: Arc<Mutex<Option<KeptPersona>>>,
+    pub(super) disk: Arc<Disk>,
+}
+
+/// A disk that may hang.
+#[derive(Default)]
+pub(super) struct Disk {
+    hangs: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Disk {
+    pub(super) fn hang(&self, hangs: bool) {
+        *self.hangs.lock().expect("whole") = hangs;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let hangs = self.hangs.lock().expect("whole");
+        drop(self.changed.wait_timeout_while(hangs, PATIENCE, |hangs| *hangs).expect("whole"));
+    }
 }
 
 impl Memory for Notebook {
     fn goals(&mut self) -> KeptGoals {
-        self.goals.borrow().clone()
+        self.goals.lock().expect("whole").clone()
     }
 
     fn keep_goals(&mut self, goals: &KeptGoals) -> std::io::Result<()> {
-        if let Some(left) = self.fails.get().checked_sub(1) {
-            self.fails.set(left);
+        self.disk.wait();
+        if let Some(left) = self.fails.load(Relaxed).checked_sub(1) {
+            self.fails.store(left, Relaxed);
             return Err(std::io::ErrorKind::StorageFull.into());
         }
-        *self.goals.borrow_mut() = goals.clone();
+        *self.goals.lock().expect("whole") = goals.clone();
         Ok(())
     }
 
     fn persona(&mut self) -> Option<KeptPersona> {
-        self.persona.borrow().clone()
+        self.persona.lock().expect("whole").clone()
     }
 
     fn keep_persona(&mut self, persona: &KeptPersona) -> std::io::Result<()> {
-        *self.persona.borrow_mut() = Some(persona.clone());
+        self.disk.wait();
+        *self.persona.lock().expect("whole") = Some(persona.clone());
         Ok(())
     }
 }
@@ -156,7 +183,8 @@ pub(super) fn in_house_with(
         let script = Rc::new(RefCell::new(Script::default()));
         let memory = Notebook::default();
         let brain = Box::new(Scripted { seen: tell, script: Rc::clone(&script) });
-        let driver = Driver::new(brain, Box::new(memory.clone()));
+        let writer = StateWriter::start().expect("a thread");
+        let driver = Driver::new(brain, Box::new(memory.clone()), writer);
         let (host, host_events) = mpsc::channel(8);
         let (host_orders, orders) = mpsc::channel(8);
         let doors = Doors { control, tcp };
@@ -263,79 +291,4 @@ pub(super) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<
             Some(Err(_)) | None => return "gone".into(),
         }
     }
-}
-
-#[test]
-fn goals_are_remembered_and_told_to_the_next_brain() {
-    in_house(async |house| {
-        let kept = KeptGoals { active: vec!["a".into(), "b".into()], held: vec!["b".into()] };
-        house.act(vec![Action::KeepGoals(kept.clone())]).await;
-        assert_eq!(*house.memory.goals.borrow(), kept);
-        house.driver.remember();
-        let Event::GoalsKept(goals) = house.next().await else { panic!("the goals") };
-        assert_eq!(goals, kept);
-    });
-}
-
-#[test]
-fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
-    in_house(async |house| {
-        let now = KeptGoals { active: vec!["b".into()], held: Vec::new() };
-        house.memory.fails.set(3);
-        house.act(vec![Action::KeepGoals(KeptGoals::default()), Action::KeepGoals(now.clone())]).await;
-        let Some(HostOrder::Note { kind, .. }) = house.orders.recv().await else { panic!("a word of it") };
-        assert_eq!(kind, "goals.forgotten");
-        let kept = async {
-            while *house.memory.goals.borrow() != now {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(Duration::from_secs(30), kept).await.expect("kept at last");
-    });
-}
-
-#[test]
-fn a_persona_is_told_to_the_next_brain_if_somebody_knows_it_or_goals_are_to_go_on() {
-    let none = KeptGoals::default();
-    let kept = in_house_that_keeps(None, &none, async |house| {
-        house.generations(&[("g1", Role::Current)]).await;
-        assert!(house.next_word().await.starts_with("Servers"));
-        house.act(vec![Action::KeepPersona("me".into())]).await;
-        assert_eq!(house.memory.persona.borrow().as_ref().expect("kept").known_to, ["g1"]);
-        house.generations(&[("g2", Role::Current), ("g1", Role::Outgoing)]).await;
-        assert!(house.next_word().await.starts_with("Servers"));
-    });
-    let known_to = vec!["g1".to_owned(), "g2".to_owned()];
-    assert_eq!(kept, Some(KeptPersona { introduction: "me".into(), known_to }));
-    let some = KeptGoals { active: vec!["a".into()], ..KeptGoals::default() };
-    for (living, goals, is_told) in [("g2", &none, true), ("g3", &none, false), ("g3", &some, true)] {
-        in_house_that_keeps(kept.clone(), goals, async |house| {
-            house.generations(&[(living, Role::Current)]).await;
-            if !goals.is_empty() {
-                assert!(matches!(house.next().await, Event::GoalsKept(kept) if kept == *goals));
-            }
-            if is_told {
-                assert!(
-                    matches!(house.next().await, Event::PersonaKept(persona) if persona.as_str() == "me")
-                );
-            }
-            assert!(house.next_word().await.starts_with("Servers"));
-            house.nothing_happened();
-        });
-    }
-}
-
-fn in_house_that_keeps(
-    persona: Option<KeptPersona>,
-    goals: &KeptGoals,
-    test: impl AsyncFnOnce(&mut House),
-) -> Option<KeptPersona> {
-    let mut memory = Notebook::default();
-    in_house(async |house| {
-        house.memory.persona.replace(persona);
-        house.memory.goals.replace(goals.clone());
-        test(house).await;
-        memory = house.memory.clone();
-    });
-    memory.persona.take()
 }

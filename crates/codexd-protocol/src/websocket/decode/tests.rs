@@ -6,7 +6,8 @@ use tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use super::{Decoder, Fault, Incoming, Rules};
 
-const RULES: Rules = Rules { masked: true, frame_bytes_max: 100_000, message_bytes_max: 300_000 };
+const RULES: Rules =
+    Rules { masked: true, frame_bytes_max: 100_000, message_bytes_max: 300_000, skipped_bytes_max: 0 };
 
 fn frame(opcode: OpCode, last: bool, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let header = FrameHeader { opcode, is_final: last, mask, ..FrameHeader::default() };
@@ -31,6 +32,7 @@ fn all(rules: Rules, pieces: &[&[u8]]) -> (Vec<Incoming>, Option<Fault>) {
         assert!(input.is_empty());
     }
     assert!(decoder.frame.is_some() || decoder.under_way.is_some() || decoder.message.capacity() == 0);
+    assert!(decoder.under_way.is_some() || decoder.skipped.is_none());
     (came, None)
 }
 
@@ -160,4 +162,29 @@ fn binary_messages_are_read_over_in_pieces_too() {
     .concat();
     let (came, fault) = all(RULES, &[&bytes]);
     assert_eq!((came, fault), (vec![Incoming::Text("after".into())], None));
+}
+
+#[test]
+fn a_message_that_is_too_large_is_read_over_and_the_next_one_is_taken() {
+    let rules = Rules { skipped_bytes_max: 1_000_000, ..RULES };
+    let text = format!(r#"{{"id":7,"params":"{}"}}"#, "x".repeat(400_000));
+    let (first, rest) = text.as_bytes().split_at(99_999);
+    let (second, third) = rest.split_at(100_000);
+    let in_frames =
+        [frame(TEXT, false, first, MASK), frame(MORE, false, second, MASK), frame(MORE, true, third, MASK)];
+    for large in [in_frames.concat(), frame(TEXT, true, text.as_bytes(), MASK)] {
+        let bytes = [large, frame(TEXT, true, b"after", MASK)].concat();
+        for size in [bytes.len(), 1_000, 7] {
+            let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
+            let (came, fault) = all(rules, &pieces);
+            let [Incoming::TooLarge(excerpt), Incoming::Text(after)] = &came[..] else { panic!("{came:?}") };
+            assert_eq!((excerpt.bytes, after.as_str(), fault), (text.len(), "after", None));
+            assert!(
+                excerpt.head.starts_with(br#"{"id":7,"params":"xxx"#) && excerpt.tail.ends_with(br#"xxx"}"#)
+            );
+            assert_eq!((excerpt.head.len(), excerpt.tail.len()), (4096, 4096));
+        }
+    }
+    let endless = frame(TEXT, true, &[b'x'; 1_000_001], MASK);
+    assert_eq!(fault_of(rules, &endless[..14]), 1009);
 }

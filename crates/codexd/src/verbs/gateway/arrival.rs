@@ -26,33 +26,49 @@ pub async fn of_a_keeper(home: &Home) -> UnixStream {
         // Watched first, looked at second: nothing comes in between.
         let watch = watch(home).ok();
         if let Some(stream) = look_for_a_while(home).await {
+            // The last close of it takes some ms in the kernel.
+            tokio::task::spawn_blocking(move || drop(watch.map(AsyncFd::into_inner)));
             return stream;
         }
-        let news = async {
-            if let Some(watch) = &watch {
-                drop(watch.readable().await.map(|_| drain(watch)));
-            } else {
-                sleep(WITHOUT_NEWS).await;
-            }
-        };
-        news.await;
+        match &watch {
+            Some(watch) => drop(watch.readable().await.map(|_| drain(watch))),
+            None => sleep(WITHOUT_NEWS).await,
+        }
     }
 }
 
 async fn look_for_a_while(home: &Home) -> Option<UnixStream> {
     let until = Instant::now() + LOOKED_AT_FOR;
-    let mut look = FIRST_LOOK;
+    let mut pause = FIRST_LOOK;
     loop {
-        if let Ok(stream) = keeper::connect(home) {
-            return Some(stream);
+        match look(home.clone()).await {
+            Seen::Keeper(stream) => return Some(stream),
+            // Nothing there is nothing in the making.
+            Seen::Nothing => return None,
+            Seen::Socket if Instant::now() >= until => return None,
+            Seen::Socket => {}
         }
-        // Nothing there is nothing in the making.
-        if !home.keeper_socket().exists() || Instant::now() >= until {
-            return None;
-        }
-        sleep(look).await;
-        look = (look * 2).min(LAST_LOOK);
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
     }
+}
+
+/// What is in the state folder.
+enum Seen {
+    Keeper(UnixStream),
+    /// A socket on which no keeper takes connections, or not yet.
+    Socket,
+    Nothing,
+}
+
+/// Looks on a thread of its own: a keeper with a full queue, or a slow disk, holds up whoever looks.
+async fn look(home: Home) -> Seen {
+    let looked = tokio::task::spawn_blocking(move || match keeper::connect(&home) {
+        Ok(stream) => Seen::Keeper(stream),
+        Err(_) if home.keeper_socket().exists() => Seen::Socket,
+        Err(_) => Seen::Nothing,
+    });
+    looked.await.unwrap_or(Seen::Nothing)
 }
 
 fn watch(home: &Home) -> io::Result<AsyncFd<OwnedFd>> {

@@ -11,6 +11,7 @@ use codexd_core::generations::Role as Kept;
 use codexd_core::identity::Process;
 use codexd_core::os_text::OsText;
 use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
+use codexd_gateway::state_writer::StateWriter;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::service::keeper::{self, Order, Report, StatePhase};
@@ -22,6 +23,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
 
 use super::thread_settings::StoredThreadSettings;
 use super::{Arguments, arrival};
@@ -32,6 +34,7 @@ pub struct Link {
     home: Home,
     arguments: Arguments,
     log: EventLog,
+    state_writer: StateWriter,
     me: Process,
     listener: UnixListener,
     events: Sender<HostEvent>,
@@ -74,12 +77,14 @@ impl Link {
     pub fn new(
         arguments: Arguments,
         listener: UnixListener,
+        state_writer: StateWriter,
         events: Sender<HostEvent>,
         orders: Receiver<HostOrder>,
     ) -> io::Result<Self> {
         let home = arguments.home.clone();
         Ok(Self {
             log: EventLog::new(home.events()),
+            state_writer,
             me: process::myself()?,
             home,
             arguments,
@@ -99,7 +104,7 @@ impl Link {
     /// Talks to one keeper after the other, until the gateway is to leave.
     pub async fn run(mut self) {
         if self.arguments.listen.is_none() {
-            self.write_down(&json!({"listener": null}));
+            self.write_down(&json!({"listener": null})).await;
         }
         while let Some(stream) = self.next_keeper().await {
             if let Ok(Over::Leave) = self.converse(stream).await {
@@ -127,7 +132,7 @@ impl Link {
                     }
                     HostOrder::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
                     // Nobody listens.
-                    HostOrder::Report(value) => self.write_down(&value),
+                    HostOrder::Report(value) => self.write_down(&value).await,
                 },
             }
         }
@@ -259,7 +264,7 @@ impl Link {
                 None => Ok(()),
             },
             HostOrder::Report(value) => {
-                self.write_down(&value);
+                self.write_down(&value).await;
                 say(write, &Order::Relay { value }).await
             }
             HostOrder::Note { level, kind, message, detail } => {
@@ -270,8 +275,8 @@ impl Link {
     }
 
     /// How a handover goes, which threads are not loaded and which settings are in force, for `status` and the next command. What
-    /// cannot be written is only not told.
-    fn write_down(&mut self, report: &Value) {
+    /// cannot be written is only not told. Done when it returns: whoever is told of the change by the keeper looks at once.
+    async fn write_down(&mut self, report: &Value) {
         let told = ["handover", "notLoaded", "listener"].map(|name| Some((name, report.get(name)?)));
         if told.iter().all(Option::is_none) {
             return;
@@ -282,9 +287,13 @@ impl Link {
         for (name, value) in told.into_iter().flatten() {
             self.written.insert(name.to_owned(), value.clone());
         }
-        let state = Value::Object(self.written.clone());
-        let _ =
-            atomic::replace(&self.home.gateway_state(), state.to_string().as_bytes(), Durability::Process);
+        let state = Value::Object(self.written.clone()).to_string();
+        let (path, (done, is_done)) = (self.home.gateway_state(), oneshot::channel());
+        self.state_writer.replace("gateway.json", move || {
+            let _ = atomic::replace(&path, state.as_bytes(), Durability::Process);
+            let _ = done.send(());
+        });
+        let _ = is_done.await;
     }
 
     /// An event that cannot be written is lost: the clients matter more.
@@ -294,7 +303,11 @@ impl Link {
             _ => serde_json::Map::new(),
         };
         let event = fields.into_iter().fold(event, |event, (name, value)| event.with(&name, value));
-        let _ = self.log.append(&event);
+        let log = self.log.clone();
+        let kind = event.kind.clone();
+        if !self.state_writer.run(move || drop(log.append(&event))) {
+            self.log.count_dropped(&kind);
+        }
     }
 }
 

@@ -161,8 +161,12 @@ impl Session {
 
     /// Prints what the server says.
     fn hear(&self, mut stream: UnixStream, rest: &[u8]) -> Result<(), Failure> {
-        let mut decoder =
-            Decoder::new(Rules { masked: false, frame_bytes_max: usize::MAX, message_bytes_max: usize::MAX });
+        let mut decoder = Decoder::new(Rules {
+            masked: false,
+            frame_bytes_max: usize::MAX,
+            message_bytes_max: usize::MAX,
+            skipped_bytes_max: usize::MAX,
+        });
         let mut stdout = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut bytes = rest;
@@ -177,6 +181,8 @@ impl Session {
                         print(&mut stdout, &text).map_err(|error| unwritable(&error))?;
                         answered.extend(answer_to(&text));
                     }
+                    // Nothing is too large for this decoder.
+                    Incoming::TooLarge(_) => {}
                     Incoming::Ping(payload) => drop(self.send([Frame::pong(payload)])),
                     Incoming::Close { code, reason } => {
                         self.settle(&mut stdout, &mut answered)?;

@@ -92,6 +92,9 @@ pub struct World {
     pub config_is_broken: bool,
     /// What the gateway wants remembered.
     kept_goals: KeptGoals,
+    /// Nothing is written; the number of what is to be.
+    pub disk_hangs: bool,
+    pub unstored: Option<u64>,
     kept_persona: Option<Text>,
     /// The settings of threads that the gateway has stored.
     pub stored_settings: BTreeMap<String, Text>,
@@ -167,6 +170,8 @@ impl World {
             config_layers: Vec::new(),
             config_is_broken: false,
             kept_goals: KeptGoals::default(),
+            disk_hangs: false,
+            unstored: None,
             kept_persona: None,
             stored_settings: BTreeMap::new(),
             settings_are_lost: false,
@@ -378,7 +383,11 @@ impl World {
                 self.feed(Event::Looked { thread, exists });
             }
             Action::Retire(server) => self.retire(server),
-            Action::KeepGoals(goals) => self.kept_goals = goals,
+            Action::KeepGoals { number, .. } if self.disk_hangs => self.unstored = Some(number),
+            Action::KeepGoals { number, goals } => {
+                self.kept_goals = goals;
+                self.feed(Event::GoalsStored(number));
+            }
             Action::KeepPersona(persona) => self.kept_persona = Some(persona),
             Action::StoreThreadSettings { thread, settings: Some(settings) } => {
                 self.stored_settings.insert(thread, settings);

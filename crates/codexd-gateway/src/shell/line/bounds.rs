@@ -1,0 +1,67 @@
+//! A connection that is full, and messages that are too large.
+
+use std::rc::Rc;
+
+use codexd_protocol::websocket::{Excerpt, Fault};
+
+use super::{End, Line, Side};
+use crate::hub::Text;
+use crate::limits::{OUTBOUND_ROOM_BYTES, UPSTREAM_ROOM_BYTES};
+use crate::shell::oversized::{self, Oversized};
+
+/// RFC 6455, 7.4.1.
+const MESSAGE_TOO_BIG: u16 = 1009;
+
+impl Line {
+    /// Whether so much waits that nobody is to say more; told once, until [`Ready::Room`].
+    pub(crate) fn became_full(&self) -> bool {
+        let waiting = self.outbox.borrow().waiting_bytes();
+        waiting >= UPSTREAM_ROOM_BYTES && !self.full.replace(true)
+    }
+
+    /// Whether a connection whose messages are passed on here is to be read. If it is not, it is woken when there is room.
+    pub(crate) fn has_room_for(&self, source: &Rc<Line>) -> bool {
+        if self.is_over() || self.outbox.borrow().waiting_bytes() < OUTBOUND_ROOM_BYTES {
+            return true;
+        }
+        let mut sources = self.sources.borrow_mut();
+        if !sources.iter().any(|known| std::ptr::eq(known.as_ptr(), Rc::as_ptr(source))) {
+            sources.push(Rc::downgrade(source));
+        }
+        false
+    }
+
+    /// The size of a message that was lost, if one was.
+    pub(crate) fn take_dropped(&self) -> Option<usize> {
+        self.dropped.take()
+    }
+
+    /// A message was too large and is read over: the request that it belongs to fails.
+    pub(super) fn take_oversized(
+        self: &Rc<Self>,
+        excerpt: &Excerpt,
+        hand_on: &mut impl FnMut(Text),
+    ) -> Result<(), End> {
+        match (self.side, oversized::classify(excerpt)) {
+            (Side::Server, Oversized::Request { id }) => {
+                self.push(oversized::refusal_of_request(&id, excerpt)).map_err(End::Full)?;
+            }
+            // Upstream closes the connection as well.
+            (Side::Server, _) => {
+                return Err(End::Faulty(Fault { code: MESSAGE_TOO_BIG, reason: excerpt.reason }));
+            }
+            (Side::Client, Oversized::Answer { id }) => hand_on(oversized::failure_of_answer(&id, excerpt)),
+            (Side::Client, Oversized::Request { id }) => {
+                self.push(oversized::failure_of_answer(&id, excerpt)).map_err(End::Full)?;
+            }
+            (Side::Client, Oversized::Other) => self.dropped.set(Some(excerpt.bytes)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn wake_sources(&self) {
+        for source in self.sources.take() {
+            source.upgrade().inspect(|source| source.wake());
+        }
+    }
+}

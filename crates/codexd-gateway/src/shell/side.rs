@@ -1,0 +1,53 @@
+//! What holds at either end of a connection.
+
+use codexd_protocol::websocket::Rules;
+
+use super::outbox::Bounds;
+use crate::limits::{
+    FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_ANSWERS_MAX,
+    OUTBOUND_MESSAGES_MAX, SKIPPED_BYTES_MAX, UPSTREAM_BYTES_MAX, UPSTREAM_MESSAGE_BYTES_MAX,
+    UPSTREAM_MESSAGES_MAX,
+};
+
+/// At which end we are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    /// The other end is a client of ours.
+    Server,
+    /// The other end is an app-server.
+    Client,
+}
+
+impl Side {
+    pub(super) fn rules(self) -> Rules {
+        match self {
+            Side::Server => Rules {
+                masked: true,
+                frame_bytes_max: FRAME_BYTES_MAX,
+                message_bytes_max: MESSAGE_BYTES_MAX,
+                skipped_bytes_max: SKIPPED_BYTES_MAX,
+            },
+            Side::Client => Rules {
+                masked: false,
+                frame_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
+                message_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
+                skipped_bytes_max: usize::MAX,
+            },
+        }
+    }
+
+    pub(super) fn bounds(self) -> Bounds {
+        match self {
+            Side::Server => Bounds {
+                messages: OUTBOUND_MESSAGES_MAX,
+                bytes: OUTBOUND_BYTES_MAX,
+                bytes_with_answers: OUTBOUND_BYTES_WITH_ANSWERS_MAX,
+            },
+            Side::Client => Bounds {
+                messages: UPSTREAM_MESSAGES_MAX,
+                bytes: UPSTREAM_BYTES_MAX,
+                bytes_with_answers: UPSTREAM_BYTES_MAX,
+            },
+        }
+    }
+}
