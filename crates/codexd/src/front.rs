@@ -18,6 +18,11 @@ pub const LISTEN: &str = "--listen";
 /// The option by which the gateway is told which clients decide what a sub-agent asks.
 pub const SUBAGENT_APPROVALS: &str = "--subagent-approvals";
 
+/// How the gateway's memory is given back: what a large message took at once, and what many small ones took as soon as it is
+/// free. By default the allocator learns from the first large message to keep the next ones.
+const MEMORY: [(&str, &str); 3] =
+    [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "1048576"), ("MALLOC_ARENA_MAX", "1")];
+
 /// What is to be started: whether the embedded server runs now, and which socket the new one gets; none makes it the control
 /// socket.
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
         .filter_map(|&name| Some((OsText::from(name), OsText(caller.variable(name)?))))
         .collect();
     env.push((OsText::from("CODEX_HOME"), OsText::from(context.home.root())));
+    env.extend(MEMORY.map(|(name, value)| (OsText::from(name), OsText::from(value))));
     Ok(Some(Program {
         executable: codex::myself()?,
         args,
