@@ -39,6 +39,24 @@ pub(crate) const WRITE_BYTES: usize = 128 * 1024;
 pub(crate) const WRITE_TURN_BYTES: usize = 1024 * 1024;
 /// Connections that are written to before others have their turn.
 pub(crate) const WRITE_TURN_LINES: usize = 64;
+/// The largest message of a client before its `initialize` is accepted. Upstream takes more; no client sends as much.
+pub(crate) const FIRST_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Messages and bytes that may wait for such a client.
+pub(crate) const FIRST_OUTBOUND_MESSAGES_MAX: usize = 64;
+/// See [`FIRST_OUTBOUND_MESSAGES_MAX`].
+pub(crate) const FIRST_OUTBOUND_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of requests that may wait for the answer to their client's `initialize` before no more is read from it.
+pub(crate) const WAITING_BEFORE_READY_BYTES: usize = 1024 * 1024;
+/// Connections of the control socket that have not sent `initialize`. For one more, the oldest is closed if it has been silent
+/// for [`UNINTRODUCED_SILENT_MS`]: many clients come at once when a gateway was replaced.
+pub(crate) const UNINTRODUCED_MAX: usize = 128;
+/// See [`UNINTRODUCED_MAX`].
+pub(crate) const UNINTRODUCED_SILENT_MS: u64 = 2_000;
+/// Descriptors that no new client gets: they are for the dedicated connections of those that are there, for files, and for
+/// app-servers.
+pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
+/// Those of them that no dedicated connection gets either.
+pub(crate) const DESCRIPTORS_OF_THE_GATEWAY: usize = 24;
 /// How long a client may take for its handshake.
 pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// The largest head of an HTTP request or answer.
@@ -154,6 +172,31 @@ pub(crate) const BACKGROUND_LOADS_MAX: usize = 2;
 pub(crate) const BACKGROUND_LOADS_YIELD_MS: u64 = 1_000;
 /// Threads that are subscribed to at once when this gateway finds them loaded: the app-server has one queue for all requests.
 pub(crate) const TAKE_OVERS_MAX: usize = 16;
+/// Requests of one client that have no answer yet.
+pub(crate) const UNANSWERED_MAX: usize = if cfg!(test) { 512 } else { 4_096 };
+/// Bytes that are kept of them; the next ones wait.
+pub(crate) const UNANSWERED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How often it is counted what is answered of a client that has reached one of these bounds.
+pub(crate) const UNANSWERED_COUNTED_EVERY_MS: u64 = 50;
+/// Of a request that is sent and larger than this, only small members are kept: after [`SLOT_MAX_MS`], and when its client
+/// has left.
+pub(crate) const KEPT_REQUEST_BYTES: usize = 4 * 1024;
+/// The largest member that is kept of such a request.
+pub(crate) const KEPT_MEMBER_BYTES: usize = 1024;
+/// Watches and searches of one client that are begun again when its dedicated connection is opened anew.
+pub(crate) const REPLAYED_MAX: usize = 1_024;
+/// Bytes of their parameters and names.
+pub(crate) const REPLAYED_BYTES_MAX: usize = 1024 * 1024;
+/// Commands, processes and logins of one client on its dedicated connections.
+pub(crate) const PLACED_MAX: usize = 4_096;
+/// Bytes of their names.
+pub(crate) const PLACED_BYTES_MAX: usize = 1024 * 1024;
+/// Streams of events of one client.
+pub(crate) const EVENT_STREAMS_MAX: usize = 256;
+/// The parameters of one stream, and of one setting.
+pub(crate) const KEPT_PARAMS_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of what is told of one thread while it is loaded again after a crash; the oldest is dropped.
+pub(crate) const DEFERRED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Settings kept to be made again in a successor, since app-servers keep them in memory only.
 pub(crate) const SETTINGS_MAX: usize = 64;
 /// The largest settings of one thread that are kept to be given again, in bytes of JSON: many times what a dozen MCP servers
@@ -165,8 +208,12 @@ pub(crate) const ALL_THREAD_SETTINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const GREETINGS_MAX: usize = 32;
 /// How long requests wait for an app-server that was there before this gateway to tell which threads it has.
 pub(crate) const FOUND_WITHIN_MS: u64 = 5_000;
-/// The wait before a link that broke is opened again.
+/// The wait before a link that broke is opened again: doubled from the first to the last.
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
+/// See [`RECONNECT_AFTER_MS`].
+pub(crate) const RECONNECT_LAST_WAIT_MS: u64 = 5_000;
+/// The wait is short again after a link that was open for so long.
+pub(crate) const RECONNECT_STABLE_MS: u64 = 1_000;
 /// How long clients together may take to answer a server request about no thread. Upstream itself waits 10 s at most.
 pub(crate) const SERVER_REQUEST_MAX_MS: u64 = 30_000;
 /// So many ancestors of a sub-agent's thread are looked for.

@@ -14,6 +14,8 @@ pub struct Call {
     pub asker: Asker,
     /// It counts against the limits on requests under way.
     pub holds_slot: bool,
+    /// Only the small members of a client's request are kept: it cannot be sent again.
+    pub is_shortened: bool,
     /// When its client is told that there is no answer.
     pub overdue_at: Option<Now>,
 }
@@ -54,6 +56,8 @@ pub enum Kind {
     Exec,
     /// The process that it began runs until it is told to have ended; refused, it never ran.
     Spawn,
+    /// It began, changed or ended something that is begun again on another connection.
+    Replayed,
     /// Something goes on in the app-server from now on, such as a login that waits for its user.
     Begins(&'static Background),
     /// It changed a setting that a successor has to be told as well.

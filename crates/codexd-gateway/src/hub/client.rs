@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use serde_json::value::RawValue;
 
+use super::backoff::Backoff;
+use super::bounds::Unanswered;
 use super::dedicated::Dedicated;
 use super::event::{ClientId, Now, ServerId, Text};
 use super::lanes::Lane;
@@ -104,8 +106,10 @@ pub struct Client {
     pub placed: Vec<(&'static str, Box<str>, ServerId)>,
     /// What has ended before the request that began it was answered: the kind and the raw name.
     pub ended_early: Option<(&'static str, Box<str>)>,
-    /// Not before then is a connection of its own opened again.
-    pub own_again_at: Now,
+    /// How often its own connection to this app-server was lost.
+    pub own_backoff: (Option<ServerId>, Backoff),
+    /// How many of its requests have no answer, at most.
+    pub unanswered: Unanswered,
     /// Its own connection was lost under what it watches.
     pub lost_own: bool,
     /// Whether reading from it has stopped.
@@ -128,7 +132,8 @@ impl Client {
             kept: Vec::new(),
             placed: Vec::new(),
             ended_early: None,
-            own_again_at: Now::default(),
+            own_backoff: Default::default(),
+            unanswered: Unanswered::default(),
             lost_own: false,
             paused: false,
         }

@@ -105,6 +105,8 @@ pub enum Event {
 pub enum Action {
     /// Send a client a text.
     Tell(ClientId, Text),
+    /// A client has introduced itself: from now on it may send, and be told, as much as any.
+    Admit(ClientId),
     /// Ask an app-server for an `initialize` answer under the name that does not become the name of the process, on a
     /// connection of its own that is closed again; try until it answers or the host says that it is gone.
     Greet(ServerId),

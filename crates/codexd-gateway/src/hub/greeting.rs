@@ -25,6 +25,7 @@ impl Hub {
                 "Invalid request: the params of initialize, clientInfo and capabilities must be objects";
             return self.tell(id, text::error(raw_id, INVALID_REQUEST, message, None));
         }
+        self.out.push(Action::Admit(id));
         client.introduction = Some(params.into());
         let read = Introduction::read(params);
         let plain = read.as_ref().is_some_and(|read| read.plain);
@@ -96,7 +97,8 @@ impl Hub {
     pub(super) fn open_own(&mut self, id: ClientId) {
         let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
-        if client.dedicated.current().is_none() && self.now < client.own_again_at {
+        let (of, backoff) = client.own_backoff;
+        if client.dedicated.current().is_none() && of == Some(server) && !backoff.may_try(self.now) {
             return;
         }
         let Some(introduction) = client.introduction.clone() else { return };
@@ -120,6 +122,7 @@ impl Hub {
         if !client.dedicated.opened(server) {
             return;
         }
+        client.own_backoff.1.opened(self.now);
         if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
             let introduction = client.introduction.clone().unwrap_or_default();
             self.became_ready(id);

@@ -12,8 +12,11 @@
 
 mod asks;
 mod back_pressure;
+mod backoff;
+mod bounds;
 mod call;
 mod client;
+mod client_left;
 mod dedicated;
 mod errands;
 mod event;
@@ -327,7 +330,13 @@ impl Hub {
         let id = self.call_id();
         let text = text::request(id, method, params);
         let (thread, pauses) = (errand.thread().cloned(), matches!(errand, Errand::PauseGoal(_)));
-        let call = Call { link, asker: Asker::Gateway(errand), holds_slot: false, overdue_at: None };
+        let call = Call {
+            link,
+            asker: Asker::Gateway(errand),
+            holds_slot: false,
+            is_shortened: false,
+            overdue_at: None,
+        };
         self.calls.insert(id, call);
         self.say_of_thread(link, thread.as_ref(), pauses, text);
     }
@@ -367,40 +376,6 @@ impl Hub {
                 Timer::HandoverReport => self.report_handover_if_changed(),
             }
         }
-        self.pump();
-    }
-
-    fn client_left(&mut self, id: ClientId) {
-        let Some(client) = self.clients.remove(&id) else { return };
-        for server in client.dedicated.servers() {
-            self.out.push(Action::Close(Link::Own(id, server)));
-            self.forget_calls(Link::Own(id, server));
-        }
-        self.full_links.retain(|link| !matches!(link, Link::Own(owner, _) if *owner == id));
-        self.asked_client_left(id);
-        self.streams.retain(|stream| stream.owner != id);
-        let mut watched: Vec<ThreadId> = Vec::new();
-        for thread in self.threads.values_mut() {
-            match &mut thread.audience {
-                thread::Audience::Everyone { but, joined } => {
-                    but.retain(|known| *known != id);
-                    joined.retain(|viewer| viewer.client != id);
-                }
-                thread::Audience::Viewers(viewers) if viewers.iter().any(|viewer| viewer.client == id) => {
-                    watched.push(thread.id.clone());
-                }
-                thread::Audience::Viewers(_) => {}
-            }
-        }
-        self.withdraw_demands(id);
-        watched.sort_unstable();
-        for thread in watched {
-            self.unwatch(&thread, id);
-        }
-        if self.clients.is_empty() {
-            self.leave_children_alone();
-        }
-        self.see_whether_all_have_left();
         self.pump();
     }
 }

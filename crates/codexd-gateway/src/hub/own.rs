@@ -3,13 +3,15 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::backoff::Backoff;
+use super::bounds::too_many;
 use super::call::{Asker, Errand, Kind};
 use super::client::Kept;
 use super::event::{Action, ClientId, Link, ServerId, Text};
 use super::places::{self, Background, Placed};
+use super::pump::SERVER_ERROR;
 use super::requests::{Dispatched, lists_threads};
-use super::{Hub, kept, text};
-use crate::limits::RECONNECT_AFTER_MS;
+use super::{Hub, Timer, kept, text};
 
 impl Hub {
     pub(super) fn send_own(
@@ -34,10 +36,15 @@ impl Hub {
         if self.is_full(Link::Own(id, server)) {
             return Dispatched::WaitsInLane;
         }
-        self.keep_place(id, server, method, named, params);
+        if let Some(refusal) = self.too_much_is_kept(id, method, named, params) {
+            self.tell(id, text::error(raw, SERVER_ERROR, &refusal, Some(&too_many())));
+            return Dispatched::Done;
+        }
+        self.keep_place(id, server, named);
         let kind = match method {
             "command/exec" => Kind::Exec,
             "process/spawn" => Kind::Spawn,
+            _ if placed.is_some_and(|placed| placed.is_replayed()) => Kind::Replayed,
             _ if lists_threads(method) => Kind::ThreadList,
             _ if kept::is_setting(method) => Kind::Setting,
             _ => places::background(method).map_or(Kind::Plain, Kind::Begins),
@@ -60,31 +67,15 @@ impl Hub {
         self.has_open_own(id, server).then_some(Link::Own(id, server))
     }
 
-    /// Remembers what is begun on a connection, so that it can be found there, and be made again elsewhere.
-    fn keep_place(
-        &mut self,
-        id: ClientId,
-        server: ServerId,
-        method: &str,
-        named: Option<(Placed, &str)>,
-        params: Option<&RawValue>,
-    ) {
+    /// Remembers what is begun on a connection, so that it can be found there. What is made again elsewhere is remembered when
+    /// it was accepted ([`Hub::replay_from_now_on`]).
+    fn keep_place(&mut self, id: ClientId, server: ServerId, named: Option<(Placed, &str)>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some((placed, name)) = named else { return };
-        let is_same = |kept: &Kept| kept.kind == placed.kind && *kept.name == *name;
-        if matches!(placed.kind, places::WATCH | places::SEARCH) {
-            // One that is there begins it, at most one more changes it since.
-            client
-                .kept
-                .retain(|kept| !is_same(kept) || (!placed.begins && !placed.ends && *kept.method != *method));
-            if !placed.ends && (placed.begins || client.kept.iter().any(is_same)) {
-                let params = params.map_or("{}", RawValue::get).into();
-                client.kept.push(Kept {
-                    kind: placed.kind,
-                    name: name.into(),
-                    method: method.into(),
-                    params,
-                });
+        if placed.is_replayed() {
+            if placed.ends {
+                client.kept.retain(|kept| !(kept.kind == placed.kind && *kept.name == *name));
+                self.forget_replayed_under_way(id, placed, name);
             }
         } else if placed.begins {
             // A name may be taken again before the first of that name is known to have ended.
@@ -135,15 +126,19 @@ impl Hub {
     /// A client's own connection is gone: its processes have ended, for all that anybody can know. (Commands are answered
     /// with an error, as every request; watches and searches are made again.)
     pub(super) fn own_lost(&mut self, id: ClientId, server: ServerId) {
-        let again_at = self.now + RECONNECT_AFTER_MS;
         let Some(client) = self.clients.get_mut(&id) else { return };
         let was_current = client.dedicated.lost(server);
         let (gone, kept) = client.placed.drain(..).partition(|(.., at)| *at == server);
         client.placed = kept;
         let gone: Vec<(&str, Box<str>, ServerId)> = gone;
         if was_current {
-            client.own_again_at = again_at;
             client.lost_own = !client.kept.is_empty();
+            let (of, backoff) = &mut client.own_backoff;
+            if of.replace(server) != Some(server) {
+                *backoff = Backoff::default();
+            }
+            let wait = backoff.lost(self.now);
+            self.timer(wait, Timer::Reconnect);
         }
         for (_, name, _) in gone.iter().filter(|(kind, ..)| *kind == places::PROCESS) {
             let name = serde_json::from_str(name).unwrap_or(serde_json::Value::Null);

@@ -16,6 +16,11 @@ pub struct Placed {
 }
 
 impl Placed {
+    /// Whether it can be begun again on another connection.
+    pub fn is_replayed(&self) -> bool {
+        matches!(self.kind, WATCH | SEARCH)
+    }
+
     /// The name in the parameters, raw.
     pub fn name<'a>(&self, params: Option<&'a RawValue>) -> Option<&'a str> {
         match self.member {

@@ -9,8 +9,8 @@ use super::lanes::Lane;
 use super::requests::Dispatched;
 use super::{Asker, Hub, Timer, text};
 use crate::limits::{
-    HEARD_AGAIN_BELOW, HELD_MAX_MS, SLOT_MAX_MS, SLOTS_MAX, SLOTS_PER_CLIENT_MAX, WAITING_BYTES_MAX,
-    WAITING_MAX,
+    HEARD_AGAIN_BELOW, HELD_MAX_MS, SLOT_MAX_MS, SLOTS_MAX, SLOTS_PER_CLIENT_MAX, WAITING_BEFORE_READY_BYTES,
+    WAITING_BYTES_MAX, WAITING_MAX,
 };
 use codexd_protocol::envelope::{self, Message};
 
@@ -21,7 +21,8 @@ impl Hub {
     /// Gives a client its place in the ring if a request of it waits.
     pub(super) fn queue_up(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let full = client.waiting.len() >= WAITING_MAX || client.waiting_bytes >= WAITING_BYTES_MAX;
+        let most = if client.is_ready() { WAITING_BYTES_MAX } else { WAITING_BEFORE_READY_BYTES };
+        let full = client.waiting.len() >= WAITING_MAX || client.waiting_bytes >= most;
         client.paused |= full;
         if !client.waiting.is_empty() && !client.in_ring {
             client.in_ring = true;
@@ -146,6 +147,7 @@ impl Hub {
                 }
                 Some(call) => {
                     call.holds_slot = false;
+                    call.shorten();
                     if let Asker::Client { client, .. } = call.asker {
                         self.give_back_slot(client);
                     }

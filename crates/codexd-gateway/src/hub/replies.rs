@@ -37,7 +37,7 @@ impl Hub {
             self.calls.insert(number, call);
             return;
         }
-        let Call { asker, holds_slot, .. } = call;
+        let Call { asker, holds_slot, is_shortened, .. } = call;
         match asker {
             Asker::Gateway(errand) => self.errand_answered(link, errand, outcome),
             Asker::Client { client, id: raw, kind, thread, text: request } => {
@@ -46,7 +46,8 @@ impl Hub {
                 }
                 self.no_notice_follows(client, &request);
                 let mut fate = if outcome.is_ok() { Fate::Taken } else { Fate::Refused };
-                if self.was_refused_unseen(link.server(), outcome) && self.clients.contains_key(&client) {
+                let is_unseen = self.was_refused_unseen(link.server(), outcome) && !is_shortened;
+                if is_unseen && self.clients.contains_key(&client) {
                     fate = Fate::Again;
                     self.hold_first(client, request, link.server(), number);
                 } else {
@@ -131,6 +132,7 @@ impl Hub {
             (Kind::Begins(background), Ok(result)) => {
                 self.goes_on(client, link.server(), background, request, result.get());
             }
+            (Kind::Replayed, Ok(_)) => self.replay_from_now_on(client, link, request),
             (Kind::Setting, Ok(_)) => self.setting_made(request),
             (Kind::EventStream, Err(_)) => {
                 self.stream_ended(client, request);

@@ -4,13 +4,15 @@ use codexd_protocol::check::Refusal;
 use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
 
 use super::Hub;
+use super::bounds::{TooMany, too_many};
 use super::call::{Asker, Call, Kind};
 use super::client::{Stage, Waiting};
 use super::event::{Action, ClientId, Link, Report, ServerId, Text};
 use super::goals::word_of_goal;
+use super::pump::SERVER_ERROR;
 use super::text::{self, Names};
 use super::thread::{Motion, ThreadId};
-use crate::limits::{QUIET_MS, RESUMERS_MAX};
+use crate::limits::{QUIET_MS, RESUMERS_MAX, UNANSWERED_MAX};
 use crate::routes::{self, Route, Special, gates};
 
 /// What became of a request whose turn it was.
@@ -111,6 +113,15 @@ impl Hub {
         if let Err(message) = gates::check(method, params, client.capabilities.experimental) {
             self.tell(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
             return Dispatched::Done;
+        }
+        match self.has_too_many_unanswered(id) {
+            None => {}
+            Some(TooMany::Bytes) => return Dispatched::Waits,
+            Some(TooMany::Requests) => {
+                let message = format!("{UNANSWERED_MAX} requests of this client have no answer yet");
+                self.tell(id, text::error(raw.get(), SERVER_ERROR, &message, Some(&too_many())));
+                return Dispatched::Done;
+            }
         }
         let route = routes::route(method);
         let names = Names::of(params);
@@ -235,6 +246,10 @@ impl Hub {
         if kind == Kind::EventStream
             && let Some(thread) = &thread
         {
+            if let Some(refusal) = self.too_many_streams(id, text) {
+                self.tell(id, text::error(raw, SERVER_ERROR, &refusal, Some(&too_many())));
+                return Dispatched::Done;
+            }
             self.stream_begins(id, thread, text);
         }
         if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
@@ -296,9 +311,11 @@ impl Hub {
         }
         let asker =
             Asker::Client { client, id: raw.into(), kind, thread: thread.clone(), text: text.clone() };
-        self.calls.insert(upstream, Call { link, asker, holds_slot: true, overdue_at: None });
+        self.calls
+            .insert(upstream, Call { link, asker, holds_slot: true, is_shortened: false, overdue_at: None });
         self.take_slot(client, upstream);
         self.sent_bytes += spliced.len();
+        self.count_unanswered(client, text.len());
         let changes_goal = self.goals.is_asked(upstream);
         self.say_of_thread(link, thread.as_ref(), changes_goal, spliced);
     }

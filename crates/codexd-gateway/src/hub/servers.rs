@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use serde_json::json;
 
+use super::backoff::Backoff;
 use super::client::ClientInfo;
 use super::event::{Action, ClientId, Link, Now, Report, ServerId, Text};
 use super::{Hub, Timer, text};
-use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS, RECONNECT_AFTER_MS};
+use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS};
 
 /// How open a link is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -37,6 +38,7 @@ pub struct Server {
     pub listed: bool,
     /// Until then it is expected to answer for the first time, if it was there before this gateway.
     pub answers_until: Now,
+    pub backoff: Backoff,
     /// It was told the settings that it cannot know.
     pub settings_made: bool,
     /// The thread whose tokens were told last: the limits that follow belong to it.
@@ -235,7 +237,8 @@ impl Hub {
     pub(super) fn connect_where_needed(&mut self) {
         let persona = self.persona.as_ref().map(Persona::introduction);
         for (id, server) in &mut self.servers {
-            if server.greeting.is_none() || server.shared != LinkState::Down || server.retired {
+            let is_open = server.shared != LinkState::Down;
+            if server.greeting.is_none() || is_open || server.retired || !server.backoff.may_try(self.now) {
                 continue;
             }
             let introduction = match &persona {
@@ -263,6 +266,7 @@ impl Hub {
         (self.refused_introductions, self.refused_persona) = (0, None);
         self.persona_is_proven = true;
         server.shared = LinkState::Up;
+        server.backoff.opened(self.now);
         server.shared_greeting = Some(result.clone());
         server.listed = false;
         let is_new = self.current == Some(id) && !std::mem::replace(&mut server.settings_made, true);
@@ -290,11 +294,11 @@ impl Hub {
         match link {
             Link::Shared(id) => {
                 // The name of the first client is not to its taste: the next one gives another.
-                if let Some(server) = self.servers.get_mut(&id) {
-                    server.shared = LinkState::Down;
-                }
+                let Some(server) = self.servers.get_mut(&id) else { return };
+                server.shared = LinkState::Down;
                 if super::refusal::is_passing(error) {
-                    self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+                    let wait = server.backoff.lost(self.now);
+                    self.timer(wait, Timer::Reconnect);
                 } else {
                     self.persona_refused(&super::refusal::message_of(error));
                 }

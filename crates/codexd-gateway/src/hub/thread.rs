@@ -196,6 +196,7 @@ pub struct Thread {
     pub gap: bool,
     /// What was told while the truth about its turn was not known yet.
     pub deferred: Vec<Text>,
+    pub deferred_bytes: usize,
     /// How often it refused to load, and when it is tried again.
     pub tries: u32,
     /// Why an app-server refused to load it, in that one's words; `None` once it is loaded.
@@ -250,6 +251,7 @@ impl Thread {
             status_now: None,
             gap: false,
             deferred: Vec::new(),
+            deferred_bytes: 0,
             tries: 0,
             refused: None,
             again_at: Now::default(),

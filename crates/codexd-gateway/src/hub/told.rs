@@ -62,7 +62,7 @@ impl Hub {
         }
         if known.motion == Motion::Recovering {
             // Told behind the truth about what ran before.
-            return known.deferred.push(text.clone());
+            return known.defer(text.clone());
         }
         // The hot path first.
         if let (Some(shape), Some(item)) = (routes::delta_of(method), &names.item_id) {

@@ -25,7 +25,16 @@ pub(super) async fn run(driver: Rc<Driver>, listener: UnixListener, may_enter: M
     loop {
         match listener.accept().await {
             Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| may_enter(peer.uid())) => {
-                tokio::task::spawn_local(enter(Rc::clone(&driver), stream));
+                let unintroduced = &driver.unintroduced;
+                if unintroduced.is_reserved(&stream) && !unintroduced.evict_oldest() {
+                    // Every client has introduced itself: one more would be served at their cost.
+                    drop(stream);
+                    tokio::time::sleep(Duration::from_millis(DEAF_MS)).await;
+                    continue;
+                }
+                let serial = unintroduced.add();
+                let task = tokio::task::spawn_local(enter(Rc::clone(&driver), stream, serial));
+                unintroduced.shakes_hands(serial, task.abort_handle());
             }
             Ok(_) => {}
             // Out of descriptors, most likely: others have to leave first.
@@ -34,11 +43,19 @@ pub(super) async fn run(driver: Rc<Driver>, listener: UnixListener, may_enter: M
     }
 }
 
-async fn enter(driver: Rc<Driver>, stream: UnixStream) {
-    let Ok(stream) = Stream::unix(stream) else { return };
+async fn enter(driver: Rc<Driver>, stream: UnixStream, serial: u64) {
     let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let Ok(Some(read)) = Box::pin(timeout(patience, shake_hands(&stream))).await else { return };
-    clients::serve(driver, stream, read, None).await;
+    let read = match Stream::unix(stream) {
+        Ok(stream) => {
+            let shaken = Box::pin(timeout(patience, shake_hands(&stream))).await;
+            shaken.ok().flatten().map(|read| (stream, read))
+        }
+        Err(_) => None,
+    };
+    match read {
+        Some((stream, read)) => clients::serve(driver, stream, read, None, Some(serial)).await,
+        None => driver.unintroduced.remove(serial),
+    }
 }
 
 /// Any path and any `Origin` will do. Whoever asks for something else than a WebSocket gets no answer, as upstream does it.

@@ -59,6 +59,12 @@ impl Clients {
         }
     }
 
+    pub(super) fn admit(&self, client: ClientId) {
+        if let Some(line) = self.lines.borrow().get(&client) {
+            line.admit();
+        }
+    }
+
     /// Whether a connection whose messages go to a client is to be read.
     pub(super) fn has_room_for(&self, client: ClientId, source: &Rc<Line>) -> bool {
         self.lines.borrow().get(&client).is_none_or(|line| line.has_room_for(source))
@@ -86,15 +92,20 @@ async fn no_initialize(driver: &Driver, client: ClientId, within: Duration) -> E
 }
 
 /// Serves a client that has shaken hands until it is gone, or has not sent `initialize` within a time, if there is one. `read`
-/// is what came behind the handshake.
+/// is what came behind the handshake. One that has shown no token may be closed until it introduces itself: `unintroduced` is
+/// its number among those.
 pub(crate) async fn serve(
     driver: Rc<Driver>,
     stream: Stream,
     read: Vec<u8>,
     initialize_within: Option<Duration>,
+    unintroduced: Option<u64>,
 ) {
     let line = Line::new(stream, Side::Server, Rc::clone(&driver.writer));
     let client = driver.clients.add(Rc::clone(&line));
+    if let Some(serial) = unintroduced {
+        driver.unintroduced.is_silent(serial, client, Rc::clone(&line));
+    }
     driver.feed(Event::ClientCame(client));
     let end = match line.take(&read, |text| driver.feed(Event::ClientSaid(client, text))) {
         Ok(()) => {
@@ -115,6 +126,7 @@ pub(crate) async fn serve(
         Err(end) => Some(end),
     };
     driver.ended(client, &line, end);
+    unintroduced.inspect(|serial| driver.unintroduced.remove(*serial));
     drop(driver);
     say_goodbye(&line, end).await;
 }

@@ -17,6 +17,7 @@ use super::links::Links;
 use super::orders::Orders;
 use super::servers::Servers;
 use super::state::State;
+use super::unintroduced::Unintroduced;
 use super::writer::Writer;
 use crate::host::{HostOrder, Memory, ThreadSettings};
 use crate::hub::{Action, ClientId, Event, Link};
@@ -35,6 +36,7 @@ pub(crate) struct Driver {
     rearm: Notify,
     pub(super) writer: Rc<Writer>,
     pub(super) clients: Clients,
+    pub(super) unintroduced: Unintroduced,
     pub(super) links: Links,
     pub(super) servers: RefCell<Servers>,
     /// The host has news of the sockets of app-servers.
@@ -58,6 +60,7 @@ impl Driver {
             rearm: Notify::new(),
             writer: Rc::default(),
             clients: Clients::default(),
+            unintroduced: Unintroduced::default(),
             links: Links::default(),
             servers: RefCell::default(),
             sockets_changed: Notify::new(),
@@ -162,6 +165,7 @@ impl Driver {
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
             Action::Tell(client, text) => self.tell(client, text),
+            Action::Admit(client) => self.admit(client),
             Action::Say(link, text) => self.say(link, text),
             Action::Connect(link, initialize) => self.connect(link, initialize),
             Action::Close(link) => self.links.close(link),

@@ -87,8 +87,8 @@ impl Line {
         Rc::new(Self {
             stream,
             side,
-            decoder: RefCell::new(Decoder::new(side.rules())),
-            outbox: RefCell::new(Outbox::new(side.bounds(), side == Side::Client)),
+            decoder: RefCell::new(Decoder::new(side.first_rules())),
+            outbox: RefCell::new(Outbox::new(side.first_bounds(), side == Side::Client)),
             writer,
             server: RefCell::new(None),
             marked: Cell::new(false),

@@ -178,8 +178,12 @@ async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
         Some(socket) => Box::pin(timeout(patience, open::open(&driver, &socket, initialize))).await,
         None => Ok(Err(std::io::ErrorKind::NotFound.into())),
     };
+    // One that is left for the gateway itself is not for a client's dedicated connection.
+    let is_reserved = |line: &Line| {
+        matches!(link, Link::Own(..)) && driver.unintroduced.is_of_the_gateway(line.descriptor())
+    };
     let (line, answer, early) = match opened {
-        Ok(Ok(opened)) => opened,
+        Ok(Ok(opened)) if !is_reserved(&opened.0) => opened,
         failed => {
             if driver.links.remove(link, serial).is_some() {
                 let is_late = failed.is_err();

@@ -27,6 +27,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod token;
+mod unintroduced;
 mod writer;
 
 use std::io;
@@ -69,7 +70,7 @@ async fn serve(
     host_orders: mpsc::Sender<HostOrder>,
     may_enter: accept::MayEnter,
 ) -> io::Result<()> {
-    allow_many_descriptors();
+    driver.unintroduced.descriptors_max.set(allow_many_descriptors());
     driver.remember();
     doors.control.set_nonblocking(true)?;
     let control = UnixListener::from_std(doors.control)?;
@@ -108,8 +109,10 @@ async fn serve(
 }
 
 /// A client takes two descriptors, its own and that of its link. What the system allows at most is allowed to us; if it does
-/// not let us, the doors close for a moment when there is none left.
-fn allow_many_descriptors() {
+/// not let us, the doors close for a moment when there is none left. Answers how many there are.
+fn allow_many_descriptors() -> usize {
     let allowed = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed });
+    let most = getrlimit(Resource::Nofile).current;
+    most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }

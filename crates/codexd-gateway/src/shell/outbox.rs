@@ -139,6 +139,10 @@ impl Outbox {
         self.waiting.all()
     }
 
+    pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }

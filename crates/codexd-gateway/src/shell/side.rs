@@ -4,9 +4,9 @@ use codexd_protocol::websocket::Rules;
 
 use super::outbox::Bounds;
 use crate::limits::{
-    FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_ANSWERS_MAX,
-    OUTBOUND_MESSAGES_MAX, SKIPPED_BYTES_MAX, UPSTREAM_BYTES_MAX, UPSTREAM_MESSAGE_BYTES_MAX,
-    UPSTREAM_MESSAGES_MAX,
+    FIRST_MESSAGE_BYTES_MAX, FIRST_OUTBOUND_BYTES_MAX, FIRST_OUTBOUND_MESSAGES_MAX, FRAME_BYTES_MAX,
+    MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_ANSWERS_MAX, OUTBOUND_MESSAGES_MAX,
+    SKIPPED_BYTES_MAX, UPSTREAM_BYTES_MAX, UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_MESSAGES_MAX,
 };
 
 /// At which end we are.
@@ -33,6 +33,29 @@ impl Side {
                 message_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
                 skipped_bytes_max: usize::MAX,
             },
+        }
+    }
+
+    /// Of a client that has not introduced itself.
+    pub(super) fn first_rules(self) -> Rules {
+        match self {
+            Side::Server => {
+                let most = FIRST_MESSAGE_BYTES_MAX;
+                Rules { masked: true, frame_bytes_max: most, message_bytes_max: most, skipped_bytes_max: 0 }
+            }
+            Side::Client => self.rules(),
+        }
+    }
+
+    /// See [`Self::first_rules`].
+    pub(super) fn first_bounds(self) -> Bounds {
+        match self {
+            Side::Server => Bounds {
+                messages: FIRST_OUTBOUND_MESSAGES_MAX,
+                bytes: FIRST_OUTBOUND_BYTES_MAX,
+                bytes_with_answers: FIRST_OUTBOUND_BYTES_MAX,
+            },
+            Side::Client => self.bounds(),
         }
     }
 

@@ -62,6 +62,10 @@ impl Stream {
         Self { socket: Socket(Rc::new(socket)), watch: RefCell::default() }
     }
 
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
     /// Reads what is there.
     ///
     /// # Errors

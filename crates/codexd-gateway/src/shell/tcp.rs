@@ -174,7 +174,7 @@ async fn accept(driver: Rc<Driver>, listener: TcpListener, expected: Expected) {
                     all.remove(&pending);
                     if let Some((stream, read)) = known {
                         let within = Duration::from_millis(TCP_INITIALIZE_MAX_MS);
-                        clients::serve(driver, stream, read, Some(within)).await;
+                        clients::serve(driver, stream, read, Some(within), None).await;
                     }
                 });
             }

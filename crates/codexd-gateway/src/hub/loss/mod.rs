@@ -8,7 +8,7 @@ mod truth;
 
 use serde_json::{Value, json};
 
-use super::call::{Asker, Call, Errand};
+use super::call::{Asker, Call, Errand, Kind};
 use super::client::Stage;
 pub use refused::Refusals;
 
@@ -20,7 +20,7 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
 use super::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, QUIET_MS, RECONNECT_AFTER_MS};
+use crate::limits::{AGAIN_AFTER_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, QUIET_MS};
 
 /// A loss that is being made good.
 #[derive(Debug)]
@@ -58,10 +58,7 @@ impl Hub {
         let owed = self.answer_what_is_owed(link);
         match link {
             Link::Shared(server) => self.shared_lost(server, was_up, owed),
-            Link::Own(id, _) => {
-                self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
-                self.close_drained(id);
-            }
+            Link::Own(id, _) => self.close_drained(id),
         }
         self.see_whether_all_have_left();
         self.pump();
@@ -77,9 +74,13 @@ impl Hub {
             let Some(Call { asker, holds_slot, .. }) = self.calls.remove(&number) else { continue };
             match asker {
                 Asker::Gateway(errand) => self.errand_lost(&errand),
-                Asker::Client { client, id, thread, .. } => {
+                Asker::Client { client, id, thread, kind, text } => {
                     if holds_slot {
                         self.give_back_slot(client);
+                    }
+                    self.no_notice_follows(client, &text);
+                    if kind == Kind::EventStream {
+                        self.stream_ended(client, &text);
                     }
                     if let Some(thread) = thread {
                         self.goal_answered(&thread, number, Fate::Open);
@@ -101,18 +102,19 @@ impl Hub {
     fn shared_lost(&mut self, id: ServerId, was_up: bool, requests: usize) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         server.listed = false;
+        // The process may live on: then its link is opened anew.
+        let wait = server.backoff.lost(self.now);
+        self.timer(wait, Timer::Reconnect);
         if !was_up {
             // It could not be opened: nothing was lost with it.
-            return self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
+            return;
         }
         let threads = self.threads.values().filter(|thread| thread.server == id).count();
         self.out.push(Action::Report(Report::ServerLost { server: id, threads, requests }));
         if threads > 0 && self.loss.is_none() {
             self.loss = Some(Loss { since: self.now, recovered: 0, completed: 0, interrupted: 0 });
         }
-        // The process may live on: then its link is opened anew.
-        self.timer(RECONNECT_AFTER_MS, Timer::Reconnect);
-        // Or another one serves already.
+        // Another one serves already.
         let up = self.servers.iter().filter(|(_, server)| server.shared == LinkState::Up);
         self.serving = self.serving.or(up.map(|(&other, _)| other).max());
         self.recover_lost();

@@ -2,6 +2,7 @@
 
 mod back_pressure;
 mod background;
+mod bounds;
 pub(super) mod composed;
 mod edge;
 mod found;

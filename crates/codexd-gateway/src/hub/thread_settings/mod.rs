@@ -102,6 +102,10 @@ impl ThreadSettings {
                     let kept = config.iter().filter(|(key, _)| is_kept(key));
                     settings.config = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
                 }
+                // It was too large to be kept until the answer came.
+                if params.get("config") == Some(&Value::Bool(true)) {
+                    settings.not_restorable.insert("config".to_owned());
+                }
                 let is_given = |name: &&&str| params.get(**name) == Some(&Value::Bool(true));
                 let given = GIVEN_ONCE.iter().filter(is_given).map(|name| (*name).to_owned());
                 settings.not_restorable.extend(given);

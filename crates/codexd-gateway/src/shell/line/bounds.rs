@@ -1,5 +1,6 @@
 //! A connection that is full, and messages that are too large.
 
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use codexd_protocol::websocket::{Excerpt, Fault};
@@ -13,6 +14,16 @@ use crate::shell::oversized::{self, Oversized};
 const MESSAGE_TOO_BIG: u16 = 1009;
 
 impl Line {
+    /// The client at the other end has introduced itself.
+    pub(crate) fn admit(&self) {
+        self.decoder.borrow_mut().set_rules(self.side.rules());
+        self.outbox.borrow_mut().set_bounds(self.side.bounds());
+    }
+
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.stream.descriptor()
+    }
+
     /// Whether so much waits that nobody is to say more; told once, until [`Ready::Room`].
     pub(crate) fn became_full(&self) -> bool {
         let waiting = self.outbox.borrow().waiting_bytes();

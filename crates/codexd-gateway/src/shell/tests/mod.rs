@@ -5,6 +5,7 @@ mod large;
 mod links;
 mod state;
 mod tcp;
+mod unintroduced;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -62,6 +63,9 @@ pub(super) struct Script {
 impl Brain for Scripted {
     fn step(&mut self, event: Event, _: Monotonic, out: &mut Vec<Action>) {
         let mut script = self.script.borrow_mut();
+        if let (Event::ClientCame(client), false) = (&event, script.is_uninitialized) {
+            out.push(Action::Admit(*client));
+        }
         out.append(&mut script.next);
         if let Some(reply) = script.reply {
             out.append(&mut reply(&event));

@@ -336,3 +336,46 @@ fn introduce(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings
 async fn say(write: &mut OwnedWriteHalf, order: &Order) -> io::Result<()> {
     write.write_all(&keeper::wire_line(order)?).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use codexd_core::contract::EventLevel;
+    use codexd_core::limits::EVENTS_LOCK_TIMEOUT_MS;
+    use codexd_core::settings::SubagentApprovals;
+    use codexd_gateway::state_writer::StateWriter;
+    use codexd_host::Home;
+    use codexd_host::events::{Event, EventLog};
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::{Arguments, Link};
+
+    #[tokio::test]
+    async fn a_locked_event_log_does_not_hold_up_the_gateway() {
+        const EVENTS: u32 = 10;
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        home.create_state().expect("made");
+        let log = EventLog::new(home.events());
+        log.append(&Event::new(EventLevel::Info, "first", "makes the file")).expect("appended");
+        let holder = std::fs::File::open(home.events()).expect("opened");
+        holder.lock().expect("locked");
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("s")).expect("bound");
+        let writer = StateWriter::start().expect("a thread");
+        let (events, _host_events) = mpsc::channel(1);
+        let (_orders, orders) = mpsc::channel(1);
+        let arguments = Arguments { home, listen: None, subagent_approvals: SubagentApprovals::default() };
+        let link = Link::new(arguments, listener, writer.clone(), events, orders).expect("made");
+        let began = Instant::now();
+        for number in 0..EVENTS {
+            link.note(Event::new(EventLevel::Warn, format!("test.{number}"), "it happened"), json!({}));
+        }
+        assert!(began.elapsed() < Duration::from_millis(u64::from(EVENTS) * EVENTS_LOCK_TIMEOUT_MS / 2));
+        drop(holder);
+        assert!(writer.finish(Duration::from_secs(20)));
+        let newest = log.newest(1).pop().expect("an event");
+        assert_eq!(newest.kind, format!("test.{}", EVENTS - 1));
+    }
+}

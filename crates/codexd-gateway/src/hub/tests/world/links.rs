@@ -40,6 +40,7 @@ impl World {
     /// The hub wants a link.
     pub(super) fn connect(&mut self, link: Link, initialize: &Text) {
         let is_named = |name: &str| initialize.contains(&format!(r#""name":"{name}""#));
+        self.connects += 1;
         let before = self.links.insert(link, Phase::Opening);
         assert!(before.is_none(), "{link:?} is opened while it is {before:?}");
         let kind = if let Link::Shared(_) = link { Refuses::Shared } else { Refuses::Own };
@@ -56,7 +57,11 @@ impl World {
                 }
                 None => Event::LinkUp(link, agent.into()),
             };
-            self.up.entry(link).or_default().push_back(event);
+            let queue = self.up.entry(link).or_default();
+            queue.push_back(event);
+            if self.break_often {
+                queue.push_back(Event::LinkLost(link));
+            }
         } else {
             self.break_link(link);
         }
@@ -91,6 +96,12 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// A link breaks; from here on it is counted how often one is opened.
+    pub fn break_and_count(&mut self, link: Link) {
+        self.connects = 0;
+        self.break_link(link);
     }
 
     /// A link breaks: what was on its way over it is lost.

@@ -92,6 +92,9 @@ pub struct World {
     pub config_is_broken: bool,
     /// What the gateway wants remembered.
     kept_goals: KeptGoals,
+    /// Every connection breaks when it is up.
+    pub break_often: bool,
+    pub connects: usize,
     /// Nothing is written; the number of what is to be.
     pub disk_hangs: bool,
     pub unstored: Option<u64>,
@@ -170,6 +173,8 @@ impl World {
             config_layers: Vec::new(),
             config_is_broken: false,
             kept_goals: KeptGoals::default(),
+            break_often: false,
+            connects: 0,
             disk_hangs: false,
             unstored: None,
             kept_persona: None,
@@ -371,6 +376,7 @@ impl World {
                 }
                 self.seen(client, value);
             }
+            Action::Admit(_) => {}
             Action::Greet(server) => self.greeted(server),
             Action::Connect(link, initialize) => self.connect(link, &initialize),
             Action::Say(link, text) => {

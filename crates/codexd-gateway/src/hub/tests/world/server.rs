@@ -100,6 +100,7 @@ impl World {
             return;
         }
         let outcome = match method {
+            "fs/watch" if params["path"] == "refused" => refused("no such path"),
             "process/spawn" if params["cwd"] != "/" => refused("no such directory"),
             "command/exec" | "process/spawn" if self.is_taken(link, method, params) => {
                 refused("duplicate active process")
