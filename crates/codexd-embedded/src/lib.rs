@@ -26,6 +26,7 @@ mod model;
 mod moment;
 mod params;
 mod refusal;
+mod regular_file;
 mod rollout;
 mod script;
 mod server;

@@ -1,14 +1,14 @@
 //! What the server knows of its home before it starts: a few lines of `config.toml`, and who this installation is.
 
-use std::fs;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::limits::THREAD_UNLOAD_DELAY_SECS;
-use crate::{Error, Options};
+use crate::{Error, Options, regular_file};
 
 /// Everything that does not change while the server runs.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Settings {
     pub(crate) fn read(options: &Options) -> Result<Self, Error> {
         let home = &options.codex_home;
         let config = home.join("config.toml");
-        let config = match fs::read_to_string(&config) {
+        let config = match regular_file::read_to_string(&config) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Error::Home { path: config, error }),
@@ -73,9 +73,10 @@ fn installation_id(home: &Path) -> Result<String, Error> {
     let path = home.join("installation_id");
     let made = || {
         let id = Uuid::new_v4().to_string();
-        fs::write(&path, &id).map(|()| id)
+        let file = regular_file::open(OpenOptions::new().write(true).create(true).truncate(true), &path);
+        file.and_then(|mut file| file.write_all(id.as_bytes())).map(|()| id)
     };
-    match fs::read_to_string(&path) {
+    match regular_file::read_to_string(&path) {
         Ok(text) if Uuid::try_parse(text.trim()).is_ok() => Ok(text.trim().to_owned()),
         Ok(_) => made(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => made(),

@@ -112,6 +112,7 @@ pub fn keeper(home: &Home, error: &LinkError) -> Failure {
                     | ErrorKind::PermissionDenied
                     | ErrorKind::NotADirectory
                     | ErrorKind::AlreadyExists
+                    | ErrorKind::InvalidInput
             ) =>
         {
             return state("start the keeper in", &home.state_dir(), error);

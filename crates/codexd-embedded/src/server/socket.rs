@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use codexd_protocol::unix;
 use rustix::fs::{FlockOperation, Mode, flock};
 
-use crate::{Error, Listen};
+use crate::{Error, Listen, regular_file};
 
 /// A bound socket; dropping it removes the file, if it is still this socket.
 #[derive(Debug)]
@@ -67,8 +67,9 @@ impl Drop for Socket {
 fn lock(socket: &Path) -> io::Result<Option<File>> {
     let mut name = socket.file_name().unwrap_or_default().to_owned();
     name.push(".lock");
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).open(socket.with_file_name(name))?;
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false);
+    let file = regular_file::open(options, &socket.with_file_name(name))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::ids::ThreadId;
+use crate::regular_file;
 
 /// The locks that this process holds.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl WriterLocks {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).open(path)
+    regular_file::open(OpenOptions::new().write(true).create(true).truncate(false), path)
 }
 
 #[cfg(test)]

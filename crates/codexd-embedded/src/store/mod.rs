@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use crate::ids::ThreadId;
 use crate::model::transcript::{Record, Transcript};
-use crate::rollout;
+use crate::{regular_file, rollout};
 
 pub(crate) mod locks;
 
@@ -91,7 +91,7 @@ impl Store {
         match self.read.get(path) {
             Some((known, transcript)) if *known == stamp => Some(Arc::clone(transcript)),
             _ => {
-                let transcript = Arc::new(parse(&fs::read_to_string(path).ok()?)?);
+                let transcript = Arc::new(parse(&regular_file::read_to_string(path).ok()?)?);
                 self.read.insert(path.to_owned(), (stamp, Arc::clone(&transcript)));
                 Some(transcript)
             }
@@ -108,7 +108,7 @@ fn open_for_append(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut file = regular_file::open(OpenOptions::new().read(true).append(true).create(true), path)?;
     let mut last = [b'\n'];
     if file.seek(SeekFrom::End(0))? > 0 {
         file.seek(SeekFrom::End(-1))?;

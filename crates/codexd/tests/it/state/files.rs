@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use anyhow::Context;
 use codexd_testkit::{Codexd, Home, run, until};
 use rustix::fs::{CWD, Mode};
 
@@ -52,6 +53,47 @@ fn fifos_in_the_places_of_all_other_files_that_are_only_read_hold_nobody_up() ->
     let codexd = Codexd::new(&home)?;
     assert_eq!(codexd.json(&["status"])?["problems"][0]["found"], "unreadable-record");
     assert_eq!(codexd.json(&["logs"])?["lines"], serde_json::json!([]));
+    Ok(())
+}
+
+#[test]
+fn a_fifo_in_the_place_of_any_file_that_a_start_opens_does_not_hang_it() -> anyhow::Result<()> {
+    // Whether `start` fails because of it: then it names the path.
+    let places = [
+        ("daemon.lock", true),
+        ("keeper.lock", true),
+        ("keeper.log", true),
+        ("server.stdout.log", true),
+        ("server.stderr.log", true),
+        ("gateway.log", true),
+        ("settings.json", true),
+        ("events.jsonl", false),
+        ("server.json", true),
+        ("keeper.json", false),
+        ("gateway.json", false),
+        ("gateway-goals.json", false),
+        ("gateway-persona.json", false),
+        ("codex-binaries.json", false),
+    ];
+    for (name, fails) in places {
+        let home = Home::new()?;
+        fs::create_dir_all(home.state(""))?;
+        rustix::fs::mkfifoat(CWD, home.state(name), Mode::RWXU)?;
+        let codexd = Codexd::new(&home)?;
+        let start =
+            run::run(codexd.command(&["start", "--embedded"]), SOON).with_context(|| name.to_owned())?;
+        assert_eq!(start.success(), !fails, "{name}: {start}");
+        if fails {
+            let error = start.json()?["error"].clone();
+            let message = error["message"].as_str().unwrap_or_default();
+            assert!(message.contains(&format!("{name} is not a regular file")), "{name}: {error}");
+        }
+        run::run(codexd.command(&["status"]), SOON).with_context(|| name.to_owned())?.success_json()?;
+        if !fails {
+            run::run(codexd.command(&["stop"]), SOON).with_context(|| name.to_owned())?.success_json()?;
+        }
+        home.assert_no_process_left();
+    }
     Ok(())
 }
 
