@@ -23,8 +23,9 @@ pub const SHUTDOWN_GRACE_SECONDS: u64 = 60;
 pub const SHUTDOWN_GRACE_MAX_SECONDS: u64 = 86_400;
 /// The longest grace that upstream's daemon takes in `shutdownGraceSeconds`: its commands fail with a longer one.
 pub const UPSTREAM_GRACE_MAX_SECONDS: u64 = 300;
-/// How long a server has after the second signal (upstream leaves within 0.15 s of it) before it is killed.
-pub const SECOND_SIGNAL_GRACE_MS: u64 = 5_000;
+/// How long a server has after the second signal (upstream leaves within 0.15 s of it) before it is killed: a stop takes the grace and
+/// one second at most.
+pub const SECOND_SIGNAL_GRACE_MS: u64 = 700;
 /// How long after the first signal a draining server is reminded of it; each further time waits twice as long.
 pub const REMINDER_FIRST_MS: u64 = 250;
 /// The longest wait between two reminders; after it there are no more.
@@ -59,9 +60,11 @@ pub const GATEWAY_TIMEOUT_MS: u64 = 3_000;
 pub const MARK_TIMEOUT_MS: u64 = 500;
 /// How long if it is seen that there is one.
 pub const SEEN_MARK_TIMEOUT_MS: u64 = 10_000;
-/// How long a process that is taken over, or holds the control socket, may show no arguments: it is about to run another
-/// program, or to end.
+/// How long a process that a command wants to be taken over may show no arguments: it is about to run another program, or to end.
 pub const NAMELESS_TIMEOUT_MS: u64 = 2_000;
+/// How long the supervisor waits, without answering anyone, for such a process or for the holder of the control socket to end. Several
+/// such waits together are shorter than [`PROBE_TIMEOUT_MS`], after which the supervisor counts as unresponsive.
+pub const BLOCKING_WAIT_MS: u64 = 500;
 
 /// The soft limit of open files that the processes of a home get is their hard limit, but at most this: some programs close
 /// every number up to the limit before they start a child, and a hard limit may be two billion.
@@ -78,6 +81,8 @@ pub const BACKOFF_FIRST_MS: u64 = 100;
 pub const BACKOFF_CEILING_MS: u64 = 30_000;
 /// The window in which crashes are counted towards a crash loop.
 pub const CRASH_WINDOW_MS: u64 = 60_000;
+/// How soon the file of a program that is missing is looked for again where no change is reported by the file system.
+pub const MISSING_PROGRAM_RETRY_MS: u64 = 5_000;
 /// So many crashes within the window are a crash loop.
 pub const CRASH_LIMIT: usize = 5;
 /// A server that has lived so long has left its earlier crashes behind.
@@ -138,7 +143,15 @@ pub const THREAD_SETTINGS_STORED_MAX_BYTES: usize = 16 << 20;
 pub const THREAD_SETTINGS_SENT_BYTES: usize = 64 << 10;
 /// How long after the loss of its lock the keeper makes its state folder anew: until whoever takes it away is done.
 pub const LOST_STATE_PAUSE_MS: u64 = 50;
-/// So many verbs may be connected to the keeper at once.
+/// An order to the supervisor may be so long unless a longer one was announced.
+pub const ORDER_MAX_BYTES: usize = 768 << 10;
+/// The orders of all connections that have not come to their end, together. Announced orders and those of the gateway do not count.
+pub const ORDERS_UNFINISHED_MAX_BYTES: usize = 1 << 20;
+/// How long an announced order may take to arrive; until then no other connection may announce one.
+pub const ANNOUNCED_ORDER_TIMEOUT_MS: u64 = 10_000;
+/// So much of one connection the supervisor reads before it turns to the others.
+pub const ORDERS_READ_AT_ONCE_BYTES: usize = 64 << 10;
+/// So many programs may be connected to the supervisor at once, the gateway among them.
 pub const KEEPER_CLIENTS_MAX: usize = 128;
 /// How often a verb looks again before it gives up as undecided.
 pub const STEPS_MAX: usize = 16;

@@ -208,6 +208,9 @@ pub(crate) const ALL_THREAD_SETTINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(crate) const GREETINGS_MAX: usize = 32;
 /// How long requests wait for an app-server that was there before this gateway to tell which threads it has.
 pub(crate) const FOUND_WITHIN_MS: u64 = 5_000;
+/// How long the supervisor has, after the connection to an app-server broke, to report that the end was requested. Else the end
+/// is reported as a loss.
+pub(crate) const EXPECTED_END_REPORTED_WITHIN_MS: u64 = 500;
 /// The wait before a link that broke is opened again: doubled from the first to the last.
 pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
 /// See [`RECONNECT_AFTER_MS`].

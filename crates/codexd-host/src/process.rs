@@ -7,12 +7,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use codexd_core::identity::{FileIdentity, Pid, Process, ProcessIdentity};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
+
+/// How often a process that shows no arguments yet is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What `/proc/<pid>/stat` tells of a living or dead process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -238,6 +241,19 @@ pub fn environment(pid: Pid) -> Vec<(OsString, OsString)> {
 /// where they are, before it closes what it has open.
 pub fn is_nameless(pid: Pid) -> bool {
     arguments(pid).is_empty()
+}
+
+/// Waits until a process shows its arguments: one that was just started does a moment later, one that is about to end does not any more.
+/// Answers whether it does, after `timeout` at most.
+pub fn await_arguments(process: &Process, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    while is_nameless(process.pid) {
+        if Instant::now() >= deadline || !is_alive(process) {
+            return false;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    true
 }
 
 fn nul_separated(path: &str) -> Vec<OsString> {

@@ -5,14 +5,17 @@
 //! descendants inherit, in the session of its keeper, which inherits what it leaves behind; this module goes by all three.
 
 use std::fs;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use codexd_core::clock::Monotonic;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::limits::{KILL_TIMEOUT_MS, STRAY_GRACE_MS};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
+use rustix::time::Timespec;
 
+use crate::clock;
 use crate::process::{self, Stat};
 use crate::process_table::ProcessTable;
 
@@ -100,46 +103,103 @@ pub struct Swept {
     pub left: Vec<Pid>,
 }
 
-/// Ends every process that one of the ties leads to: SIGTERM, a short grace, SIGKILL; looks again until none is left, also
-/// for those that were started meanwhile.
+/// Ends every process that one of the ties leads to, and waits for that: see [`Sweep`].
 pub fn sweep(ties: &Ties, spared: Spared<'_>) -> Swept {
-    let deadline = Instant::now() + Duration::from_millis(KILL_TIMEOUT_MS);
-    let mut swept = Swept::default();
-    let mut first_round = true;
-    loop {
-        let found = find(ties, spared);
-        if found.is_empty() {
-            swept.left.clear();
-            return swept;
-        }
-        if Instant::now() >= deadline {
-            swept.left = found.iter().map(|process| process.pid).collect();
-            return swept;
-        }
-        if first_round {
-            swept.ended = found.len();
-            end(&found, Signal::TERM, Duration::from_millis(STRAY_GRACE_MS));
-            first_round = false;
-        } else {
-            end(&found, Signal::KILL, Duration::from_millis(STRAY_GRACE_MS));
-        }
+    match Sweep::begin(ties.clone(), spared) {
+        Ok(sweep) => sweep.finish(spared),
+        Err(swept) => swept,
     }
 }
 
-/// Signals all of them and waits until all are gone or time is up.
-fn end(processes: &[Process], signal: Signal, patience: Duration) {
-    let handles: Vec<OwnedFd> = processes.iter().filter_map(|process| process::open(process).ok()).collect();
-    for handle in &handles {
-        // Gone already is as good.
-        let _ = rustix::process::pidfd_send_signal(handle, signal);
+/// A sweep that is under way: SIGTERM, a short grace, SIGKILL; then another look, until none is left, also of those that were started
+/// meanwhile. It never blocks: wait for its descriptors and its deadline.
+#[derive(Debug)]
+pub struct Sweep {
+    ties: Ties,
+    /// Those that were signalled and have not ended.
+    handles: Vec<OwnedFd>,
+    /// Until when they have time.
+    round_until: Monotonic,
+    /// When the sweep is given up.
+    until: Monotonic,
+    /// How many were found first.
+    found: usize,
+    signal: Signal,
+}
+
+impl Sweep {
+    /// Asks every process to leave that one of the ties leads to.
+    ///
+    /// # Errors
+    /// It is no error: there is none, and so the sweep is done.
+    pub fn begin(ties: Ties, spared: Spared<'_>) -> Result<Self, Swept> {
+        let now = clock::monotonic();
+        let until = now + KILL_TIMEOUT_MS;
+        let mut sweep =
+            Self { ties, handles: Vec::new(), round_until: now, until, found: 0, signal: Signal::TERM };
+        match sweep.next_round(spared) {
+            Some(swept) => Err(swept),
+            None => Ok(sweep),
+        }
     }
-    let deadline = Instant::now() + patience;
-    for handle in &handles {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = rustix::time::Timespec::try_from(left).ok();
-        let mut waits = [PollFd::new(handle, PollFlags::IN)];
-        let _ = rustix::event::poll(&mut waits, timeout.as_ref());
+
+    /// What to wait on.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.handles.iter().map(AsFd::as_fd)
     }
+
+    /// When to go on, whatever has ended.
+    pub fn deadline(&self) -> Monotonic {
+        self.round_until
+    }
+
+    /// Goes on, if it can. Answers what came of it once it is done.
+    pub fn advance(&mut self, spared: Spared<'_>) -> Option<Swept> {
+        self.handles.retain(|handle| !has_ended(handle));
+        if !self.handles.is_empty() && clock::monotonic() < self.round_until {
+            return None;
+        }
+        self.next_round(spared)
+    }
+
+    /// Goes on until it is done.
+    pub fn finish(mut self, spared: Spared<'_>) -> Swept {
+        loop {
+            if let Some(swept) = self.advance(spared) {
+                return swept;
+            }
+            let left = self.round_until.since_ms(clock::monotonic());
+            let timeout = Timespec::try_from(Duration::from_millis(left)).ok();
+            let mut waits: Vec<PollFd<'_>> =
+                self.handles.iter().map(|handle| PollFd::new(handle, PollFlags::IN)).collect();
+            let _ = rustix::event::poll(&mut waits, timeout.as_ref());
+        }
+    }
+
+    fn next_round(&mut self, spared: Spared<'_>) -> Option<Swept> {
+        let (now, found) = (clock::monotonic(), find(&self.ties, spared));
+        if found.is_empty() || now >= self.until {
+            let left = found.iter().map(|process| process.pid).collect();
+            return Some(Swept { ended: self.found, left });
+        }
+        if self.signal == Signal::TERM && self.found == 0 {
+            self.found = found.len();
+        } else {
+            self.signal = Signal::KILL;
+        }
+        self.handles = found.iter().filter_map(|process| process::open(process).ok()).collect();
+        for handle in &self.handles {
+            // Gone already is as good.
+            let _ = rustix::process::pidfd_send_signal(handle, self.signal);
+        }
+        self.round_until = now + STRAY_GRACE_MS;
+        None
+    }
+}
+
+fn has_ended(handle: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&now)), Ok(1..))
 }
 
 #[cfg(test)]

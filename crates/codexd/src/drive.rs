@@ -3,6 +3,7 @@
 mod adopt;
 mod deferred;
 mod mend;
+mod stop;
 mod succeed;
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use codexd_core::program::{DrainSignal, Program, StopPolicy};
 use codexd_core::settings::Gateway;
 use codexd_host::events::Event;
 use codexd_host::process;
-use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
+use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Refusal};
 use codexd_protocol::probe::Answer;
 use serde_json::Value;
 
@@ -79,6 +80,16 @@ pub struct Reached {
 /// A server, and the gateway in front of it if one is wanted.
 type ToRun = (Box<Program>, Option<Box<Program>>);
 
+/// What came of an order.
+enum Given {
+    /// It is being carried out.
+    Taken,
+    /// Nothing was changed.
+    Refused(Refusal),
+    /// Look again.
+    SupervisorGone,
+}
+
 struct Drive<'a> {
     context: &'a Context,
     wish: &'a Wish<'a>,
@@ -87,9 +98,7 @@ struct Drive<'a> {
     launched: bool,
     progress: Progress,
     fresh: Option<Listening>,
-    /// The keeper at the other end of the link was told to replace the server: what answers meanwhile is the old one.
-    replacing: bool,
-    /// The server that it was told to replace.
+    /// The server that the supervisor was told to replace.
     replaced: Option<Process>,
     /// How often the keeper was gone when it was needed.
     keepers_lost: usize,
@@ -113,7 +122,6 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         launched: false,
         progress: Progress::default(),
         fresh: None,
-        replacing: false,
         replaced: None,
         keepers_lost: 0,
         record_stays: false,
@@ -164,11 +172,10 @@ impl Drive<'_> {
                 self.prove_configuration(&program, &sight)?;
                 if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
                     if self.context.caller().is_inside() {
-                        return self.deferred(LifecycleStatus::Restarting, &sight).map(Some);
+                        return Ok(Some(self.deferred(LifecycleStatus::Restarting, &sight)));
                     }
                     self.progress.restarted = true;
                     self.replaced = sight.server;
-                    self.replacing = true;
                     self.await_ready()?;
                 }
             }
@@ -228,17 +235,34 @@ impl Drive<'_> {
     /// Gives an order to the keeper, which is started if there is none; answers whether it was taken. If not, look again:
     /// the keeper is gone, or another one was there before ours.
     fn order(&mut self, order: &Order) -> Result<bool, Failure> {
+        match self.give(order)? {
+            Given::Taken => Ok(true),
+            Given::SupervisorGone => Ok(false),
+            Given::Refused(Refusal { message, errno }) => {
+                let failure = self.not_ready(NotReady::SpawnFailed { message, errno });
+                self.progress.started |= matches!(order, Order::Start { .. });
+                self.give_up_what_never_ran();
+                Err(failure)
+            }
+        }
+    }
+
+    fn give(&mut self, order: &Order) -> Result<Given, Failure> {
         let ordered = match self.link.as_mut() {
-            // What was reported before is no answer to this.
-            Some(link) => link.skip_what_was_said().and_then(|()| link.order(order)),
+            Some(link) => link.order(order),
             None => KeeperLink::launch(&self.context.home, &codex::myself()?).and_then(|link| {
                 self.launched = true;
                 self.link.insert(link).order(order)
             }),
         };
         match ordered {
-            Ok(()) => Ok(true),
-            Err(LinkError::Gone) => self.lost_keeper().map(|()| false),
+            Ok(()) => Ok(Given::Taken),
+            Err(LinkError::OrderRefused(refusal)) => Ok(Given::Refused(refusal)),
+            Err(LinkError::Gone) => self.lost_keeper().map(|()| Given::SupervisorGone),
+            // One that hangs is ended by the next look.
+            Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => {
+                self.lost_keeper().map(|()| Given::SupervisorGone)
+            }
             Err(error) => Err(failures::keeper(&self.context.home, &error)),
         }
     }
@@ -258,11 +282,7 @@ impl Drive<'_> {
 
     fn await_ready(&mut self) -> Result<(), Failure> {
         let ordered = self.progress.started || self.progress.restarted;
-        let whose = match std::mem::take(&mut self.replacing) {
-            true => Whose::Next,
-            false if ordered => Whose::Current,
-            false => Whose::Found,
-        };
+        let whose = if ordered { Whose::Current } else { Whose::Found };
         let Some(link) = self.link.as_mut() else { return Ok(()) };
         match await_ready(self.context, link, whose) {
             Ok(listening) => {
@@ -270,12 +290,6 @@ impl Drive<'_> {
                 Ok(())
             }
             Err(NotReady::KeeperGone) => self.lost_keeper(),
-            Err(not_ready @ NotReady::Refused { .. }) => {
-                self.progress.restarted = false;
-                let failure = self.not_ready(not_ready);
-                self.give_up_what_never_ran();
-                Err(failure)
-            }
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
                 self.give_up_what_never_ran();
@@ -287,9 +301,7 @@ impl Drive<'_> {
     fn not_ready(&self, not_ready: NotReady) -> Failure {
         match not_ready {
             NotReady::Exited(exit) => failures::server_exited(&exit),
-            NotReady::SpawnFailed { message, errno } | NotReady::Refused { message, errno } => {
-                failures::not_started(message, errno)
-            }
+            NotReady::SpawnFailed { message, errno } => failures::not_started(message, errno),
             NotReady::Unkillable(pid) => Failure::new(
                 ErrorCode::StopTimeout,
                 format!("the app-server {pid} is still alive after SIGKILL"),
@@ -324,52 +336,6 @@ impl Drive<'_> {
             let _ = link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS));
         }
     }
-
-    fn stop(&mut self, sight: &Sight) -> Result<(), Failure> {
-        use codexd_core::lifecycle::KeeperSeen;
-        // A keeper that keeps no server has none to stop: then nothing was running but, at most, a gateway.
-        let kept = !matches!(sight.observation.keeper, KeeperSeen::Idle | KeeperSeen::Absent);
-        if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
-            return Ok(());
-        }
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.await_leaving(&mut link, &mut Patience::begin())?;
-        match link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
-            Ok(()) => {}
-            Err(error) => return Err(failures::keeper(&self.context.home, &error)),
-        }
-        self.progress.stopped |= kept;
-        Ok(())
-    }
-
-    /// Until the keeper says that nothing is left, saying what it waits for.
-    fn await_leaving(&self, link: &mut KeeperLink, patience: &mut Patience) -> Result<(), Failure> {
-        loop {
-            match link.next(patience.due()) {
-                Ok(Report::Leaving) | Err(LinkError::Gone) => return Ok(()),
-                Ok(Report::Swept { left, .. }) if !left.is_empty() => {
-                    return Err(still_alive(&left));
-                }
-                Ok(Report::Unkillable { pid }) => return Err(self.not_ready(NotReady::Unkillable(pid))),
-                Ok(_) => {}
-                Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => {
-                    return Err(failures::keeper_hangs(&link.keeper));
-                }
-                Err(LinkError::Silent(_)) => {
-                    let grace = self.wish.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
-                    patience
-                        .tell(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
-                }
-                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
-            }
-        }
-    }
-}
-
-fn still_alive(left: &[Pid]) -> Failure {
-    let pids: Vec<u32> = left.iter().map(|pid| pid.0).collect();
-    let message = format!("processes that the app-server started are still alive: {pids:?}");
-    Failure::new(ErrorCode::StopTimeout, message).with("left", pids)
 }
 
 /// Records the end of a verb that changed something.

@@ -117,7 +117,7 @@ pub fn keeper(home: &Home, error: &LinkError) -> Failure {
         {
             return state("start the keeper in", &home.state_dir(), error);
         }
-        LinkError::Refused { message, errno } => return keeper_refused(home, message, *errno),
+        LinkError::Refused(refused) => return keeper_refused(home, &refused.message, refused.errno),
         _ => {}
     }
     Failure::new(ErrorCode::KeeperFailed, format!("{error}"))
@@ -319,14 +319,14 @@ pub fn error_line(exit: &LastExit) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{Errno, ErrorCode, Home, keeper};
-    use codexd_host::service::keeper::LinkError;
+    use codexd_host::service::keeper::{LinkError, Refusal};
 
     #[test]
     fn a_home_that_cannot_hold_sockets_is_not_to_be_retried() {
         let home = Home::new("/h");
         let refused = |errno: Errno| {
             let message = "failed to listen for orders: refused".to_owned();
-            keeper(&home, &LinkError::Refused { message, errno: Some(errno.raw_os_error()) })
+            keeper(&home, &LinkError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }))
         };
         // FAT and exFAT answer with the first, network file systems with the others.
         for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL] {

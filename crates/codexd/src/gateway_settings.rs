@@ -71,7 +71,7 @@ pub fn apply(context: &Context, link: Option<&mut KeeperLink>, wanted: Gateway) 
     let Some(program) = front::program(context, wanted)? else { return Ok(()) };
     let order = Order::ConfigureGateway { gateway: Box::new(program) };
     // A supervisor that has gone meanwhile keeps no gateway: the next command finds that.
-    if link.skip_what_was_said().and_then(|()| link.order(&order)).is_err() || before.is_none() {
+    if link.order(&order).is_err() || before.is_none() {
         return Ok(());
     }
     let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);

@@ -43,13 +43,6 @@ pub enum NotReady {
         /// The number of the system's error.
         errno: Option<i32>,
     },
-    /// The keeper would not begin; nothing was changed.
-    Refused {
-        /// Why.
-        message: String,
-        /// The number of the system's error.
-        errno: Option<i32>,
-    },
     /// The old one cannot be killed.
     Unkillable(Pid),
     /// Time is up.
@@ -81,8 +74,6 @@ pub enum Whose {
     Current,
     /// The same, though nobody has ordered it now: it ran before, or is to come again.
     Found,
-    /// That of the next one that it starts in the place of the one that it keeps.
-    Next,
     /// That of the one that it starts beside the one that it keeps, on its own socket.
     Successor,
 }
@@ -209,7 +200,6 @@ impl Wait<'_> {
     fn hear(&mut self, report: Report) -> Result<(), NotReady> {
         match (self.whose, report) {
             (_, Report::SocketFolderChanged) => self.next_look = FIRST_LOOK,
-            (_, Report::Refused { message, errno }) => return Err(NotReady::Refused { message, errno }),
             (Whose::Successor, report) => return self.hear_of_successor(report),
             (_, Report::Spawned { pid }) => {
                 self.whose = Whose::Current;
@@ -224,8 +214,6 @@ impl Wait<'_> {
                 self.expected = pid;
                 self.found = self.found.and(pid);
             }
-            // The old one, before the keeper had read that it is to be replaced.
-            (Whose::Next, Report::Exited { exit }) if !exit.requested => self.expected = None,
             (_, Report::Exited { exit }) if !exit.requested => {
                 if self.found.take() != Some(exit.pid) {
                     return Err(NotReady::Exited(exit));

@@ -303,8 +303,8 @@ impl Generations {
             name => self.kept.iter_mut().find(|kept| kept.name == name).map(|kept| &mut kept.supervisor),
         };
         let Some(supervisor) = supervisor else { return };
-        use supervise::Event::{Adopted, SpawnFailed, Spawned};
-        let told = matches!(event, Spawned | SpawnFailed | Adopted);
+        use supervise::Event::{Adopted, ProgramMissing, SpawnFailed, Spawned};
+        let told = matches!(event, Spawned | SpawnFailed | ProgramMissing | Adopted);
         self.gateway_due &= name != Name::Gateway || !told;
         for action in supervisor.step(event, now) {
             match action {

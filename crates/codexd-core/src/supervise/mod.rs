@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 pub use backoff::Backoff;
 
 use crate::clock::Monotonic;
-use crate::limits::{KILL_TIMEOUT_MS, REMINDER_FIRST_MS, REMINDER_LAST_MS, SECOND_SIGNAL_GRACE_MS};
+use crate::limits::{
+    KILL_TIMEOUT_MS, MISSING_PROGRAM_RETRY_MS, REMINDER_FIRST_MS, REMINDER_LAST_MS, SECOND_SIGNAL_GRACE_MS,
+};
 use crate::program::{DrainSignal, StopPolicy};
 
 /// What comes after a stop.
@@ -103,6 +105,10 @@ pub enum Event {
     Spawned,
     /// It could not be started.
     SpawnFailed,
+    /// It could not be started since the file of its program is missing, as during an update.
+    ProgramMissing,
+    /// The file of its program may be there again.
+    ProgramAppeared,
     /// The process ended.
     Exited,
     /// Somebody wants it to end.
@@ -114,7 +120,7 @@ pub enum Event {
 /// What to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Start the program; answer with `Spawned` or `SpawnFailed`.
+    /// Start the program; answer with `Spawned`, `SpawnFailed` or `ProgramMissing`.
     Spawn,
     /// Send the draining signal to the process.
     Signal(DrainSignal),
@@ -216,6 +222,19 @@ impl Supervisor {
                 Phase::Stopping { .. } => self.ended(),
                 _ if self.restart == Restart::Never => self.lost(),
                 _ => self.crashed(now),
+            },
+            Event::ProgramMissing => match self.phase {
+                Phase::Stopping { .. } => self.ended(),
+                _ if self.restart == Restart::Never => self.lost(),
+                _ => {
+                    // Nothing has crashed.
+                    self.phase = Phase::Waiting { until: now + MISSING_PROGRAM_RETRY_MS };
+                    Vec::new()
+                }
+            },
+            Event::ProgramAppeared => match self.phase {
+                Phase::Waiting { .. } => vec![Action::Spawn],
+                _ => Vec::new(),
             },
             Event::Exited => match self.phase {
                 Phase::Stopping { .. } => self.ended(),

@@ -79,6 +79,36 @@ fn five_crashes_in_a_minute_are_a_loop_that_is_still_tried_at_the_ceiling() {
 }
 
 #[test]
+fn a_program_that_is_missing_is_no_crash_and_is_started_when_it_appears() {
+    let mut supervisor = running();
+    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
+    for nth in 0..2 * CRASH_LIMIT as u64 {
+        assert_eq!(supervisor.step(Event::ProgramMissing, Monotonic(1_001 + nth)), []);
+        let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
+        assert_eq!(supervisor.deadline(), Some(until));
+    }
+    assert_eq!((supervisor.restarts(), supervisor.crash_looping()), (1, false));
+    assert_eq!(supervisor.step(Event::ProgramAppeared, Monotonic(3_000)), [Action::Spawn]);
+    supervisor.step(Event::Spawned, Monotonic(3_001));
+    assert_eq!(supervisor.step(Event::ProgramAppeared, Monotonic(3_002)), [], "it runs already");
+    supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(3_003));
+    assert_eq!(supervisor.step(Event::ProgramAppeared, Monotonic(3_004)), []);
+}
+
+#[test]
+fn a_stop_takes_the_grace_and_a_second_at_most() {
+    let mut supervisor = running();
+    let policy = StopPolicy { grace_ms: Some(2_000), ..TERM };
+    supervisor.step(Event::StopRequested(policy, Then::Leave), Monotonic(0));
+    let (mut now, mut actions) = (Monotonic(0), Vec::new());
+    while actions != [Action::KillAll] {
+        now = supervisor.deadline().expect("a deadline");
+        actions = supervisor.step(Event::Ticked, now);
+    }
+    assert!((2_000..=2_900).contains(&now.0), "{now:?}");
+}
+
+#[test]
 fn a_server_that_lives_a_minute_leaves_its_crashes_behind() {
     let mut supervisor = running();
     for at in 0..CRASH_LIMIT as u64 {

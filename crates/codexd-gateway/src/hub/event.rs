@@ -158,6 +158,8 @@ pub enum Report {
         threads: usize,
         /// So many requests had to be answered with an error.
         requests: usize,
+        /// It had been asked to leave.
+        was_expected: bool,
     },
     /// The threads of a lost app-server are loaded in its successor.
     Recovered {

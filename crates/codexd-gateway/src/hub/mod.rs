@@ -122,6 +122,8 @@ enum Timer {
     Lineage(ThreadId),
     /// Give the shared links a name again: the one before was refused.
     Introduce,
+    /// The supervisor had time to report that the end of an app-server was requested.
+    EndedServer(ServerId),
     /// Look for requests that the app-server has not answered in time.
     Overdue,
     /// The app-server has had time to take the answer to a server request.
@@ -185,6 +187,7 @@ pub struct Hub {
     handover: Option<Handover>,
     goals: Goals,
     loss: Option<loss::Loss>,
+    ended_servers: Vec<loss::EndedServer>,
     not_loaded: loss::Refusals,
     /// What every connection is told when it opens: the notification's name and text, and the last app-server that
     /// said so.
@@ -369,6 +372,7 @@ impl Hub {
                 Timer::ServerRequest(number) => self.refuse_ask(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),
                 Timer::Introduce => self.introduce_again(),
+                Timer::EndedServer(server) => self.report_losses(server),
                 Timer::Overdue => self.answer_overdue_requests(),
                 Timer::Answer(number) => self.answer_was_not_taken(number),
                 Timer::Refused => self.stir_what_waits_to_move(),

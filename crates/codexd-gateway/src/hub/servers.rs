@@ -125,6 +125,7 @@ impl Hub {
             }
         }
         self.current = current;
+        self.report_expected_ends();
         if self.serving.is_some_and(|serving| !self.servers.contains_key(&serving)) {
             self.serving = None;
         }
@@ -153,6 +154,7 @@ impl Hub {
             self.out.push(Action::Close(link));
         }
         self.postpone_what_is_lost_too_often(id);
+        self.report_losses(id);
         self.servers.remove(&id);
     }
 
@@ -160,6 +162,7 @@ impl Hub {
         if let Some(server) = self.servers.get_mut(&id) {
             server.draining = true;
         }
+        self.report_expected_ends();
     }
 
     pub(super) fn greeted(&mut self, id: ServerId, result: Text) {

@@ -61,7 +61,17 @@ impl Driver {
     /// Tells the host what the brain found worth telling.
     pub(super) fn report(&self, report: &Report) {
         match report {
-            Report::ServerLost { server, threads, requests } => {
+            Report::ServerLost { server, threads, requests, was_expected: true } => {
+                let pid = self.servers.borrow().pid(Some(*server));
+                let detail = json!({"pid": pid, "threads": threads, "requests": requests});
+                let message = format!(
+                    "the app-server{} ended as it was asked to; {threads} threads were loaded there, {requests} requests were \
+                     answered with an error",
+                    of_process(pid)
+                );
+                self.tell_host("serverLeft", EventLevel::Info, "server.left", message, detail);
+            }
+            Report::ServerLost { server, threads, requests, was_expected: false } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let detail = json!({"pid": pid, "threads": threads, "requests": requests});
                 let message = format!(

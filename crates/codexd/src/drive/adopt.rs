@@ -1,19 +1,19 @@
 //! A server that nobody of ours keeps gets a keeper.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::ListenerSeen;
-use codexd_core::limits::KEEPER_TIMEOUT_MS;
+use codexd_core::limits::{KEEPER_TIMEOUT_MS, NAMELESS_TIMEOUT_MS};
 use codexd_core::settings::Gateway;
 use codexd_host::process;
-use codexd_host::service::keeper::{LinkError, Order, Report};
+use codexd_host::service::keeper::{Order, Refusal};
 
-use super::Drive;
+use super::{Drive, Given};
+use crate::front;
 use crate::observe::{self, Ours, Sight};
-use crate::{failures, front};
 
 impl Drive<'_> {
     pub(super) fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ impl Drive<'_> {
         };
         let gateway = front::program(self.context, wanted)?.map(Box::new);
         let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone(), gateway };
-        if self.order(&order)? && self.await_adoption(&process)? {
+        if self.give_adoption(&order, &process)? {
             self.context.repaired("lost-keeper", message);
         }
         Ok(())
@@ -48,30 +48,24 @@ impl Drive<'_> {
         if again != pid || !process::is_alive(&process) {
             return Ok(());
         }
-        if self.order(&Order::Adopt { process: process.clone(), codexd: None, gateway: None })? {
-            self.await_adoption(&process)?;
-        }
-        Ok(())
+        let order = Order::Adopt { process: process.clone(), codexd: None, gateway: None };
+        self.give_adoption(&order, &process).map(drop)
     }
 
-    /// Until the keeper says that it keeps the process, or why it does not. Answers whether it does; if not, look again.
-    fn await_adoption(&mut self, process: &Process) -> Result<bool, Failure> {
-        let Some(link) = self.link.as_mut() else { return Ok(false) };
-        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
-        loop {
-            match link.next_or_busy(deadline) {
-                Ok(Report::State { pid: Some(_), .. }) => return Ok(true),
-                // It was ending when it was found: a look that comes too soon would find it again.
-                Ok(Report::Refused { .. }) if process::is_nameless(process.pid) => {
-                    process::await_end(process, Duration::from_millis(KEEPER_TIMEOUT_MS));
-                    return Ok(false);
-                }
-                Ok(Report::Refused { message, errno }) => {
-                    return Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno));
-                }
-                Ok(_) => {}
-                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
+    /// Answers whether the supervisor has taken the process over; if not, look again.
+    fn give_adoption(&mut self, order: &Order, process: &Process) -> Result<bool, Failure> {
+        // The supervisor waits for less: it is to answer others.
+        process::await_arguments(process, Duration::from_millis(NAMELESS_TIMEOUT_MS));
+        match self.give(order)? {
+            Given::Taken => Ok(true),
+            Given::SupervisorGone => Ok(false),
+            // It was ending when it was found: a look that comes too soon would find it again.
+            Given::Refused(_) if process::is_nameless(process.pid) => {
+                process::await_end(process, Duration::from_millis(KEEPER_TIMEOUT_MS));
+                Ok(false)
+            }
+            Given::Refused(Refusal { message, errno }) => {
+                Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno))
             }
         }
     }

@@ -13,7 +13,8 @@ use codexd_host::service::keeper;
 use codexd_host::{pid_record, process, short_socket, strays};
 use rustix::process::Signal;
 
-use super::{Drive, still_alive};
+use super::Drive;
+use super::stop::still_alive;
 use crate::observe::{self, Ours, Sight, Strays};
 use crate::{failures, output};
 

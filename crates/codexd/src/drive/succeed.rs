@@ -12,11 +12,11 @@ use codexd_core::limits::{
 use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
 use codexd_host::process;
-use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
+use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order};
 use codexd_protocol::probe;
 use serde_json::{Value, json};
 
-use super::{Drive, Handover, Reached};
+use super::{Drive, Given, Handover, Reached};
 use crate::context::VERSION;
 use crate::observe::Sight;
 use crate::patience::Progress as Patience;
@@ -72,11 +72,10 @@ impl Drive<'_> {
             self.prove_configuration(&program, sight)?;
             if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
                 if self.context.caller().is_inside() {
-                    return self.deferred(LifecycleStatus::Restarting, sight).map(Some);
+                    return Ok(Some(self.deferred(LifecycleStatus::Restarting, sight)));
                 }
                 self.progress.restarted = true;
                 self.replaced.clone_from(&sight.server);
-                self.replacing = true;
                 self.await_ready()?;
             }
             return Ok(None);
@@ -101,12 +100,10 @@ impl Drive<'_> {
         }
         let promote = Order::Promote { generation: mark, gateway };
         let from = sight.server.as_ref().map(|server| server.pid);
-        // The gateway may be faster than the keeper's answer to the order.
-        self.handover = Some(json!({"from": from, "to": to, "state": "unknown"}));
-        if self.order(&promote)? && self.await_promotion(to)? {
+        // It is refused if the successor has ended meanwhile: look again.
+        if let Given::Taken = self.give(&promote)? {
+            self.handover = Some(json!({"from": from, "to": to, "state": "unknown"}));
             self.progress.restarted = true;
-        } else {
-            self.handover = None;
         }
         Ok(None)
     }
@@ -143,8 +140,7 @@ impl Drive<'_> {
     fn await_the_end_of_another(&mut self) -> Result<bool, Failure> {
         let Some(link) = self.link.as_mut() else { return Ok(false) };
         let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
-        // What was said until now may be old.
-        match link.skip_what_was_said() {
+        match link.catch_up() {
             Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
             other => other.map_err(|error| failures::keeper(&self.context.home, &error))?,
         }
@@ -172,22 +168,6 @@ impl Drive<'_> {
         let lives = |link: &KeeperLink| link.generations.iter().any(|generation| generation.pid == pid);
         // What is left of it is found by the next verb.
         while lives(link) && link.next(deadline).is_ok() {}
-    }
-
-    /// Until the keeper says that the successor is the current one; if it does not, look again. What it says of another one
-    /// may be its answer to the order before.
-    fn await_promotion(&mut self, to: Pid) -> Result<bool, Failure> {
-        let Some(link) = self.link.as_mut() else { return Ok(false) };
-        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
-        loop {
-            match link.next_or_busy(deadline) {
-                Ok(Report::State { pid: Some(pid), .. }) if pid == to => return Ok(true),
-                Ok(Report::Refused { .. } | Report::SuccessorEnded { .. }) => return Ok(false),
-                Ok(_) => {}
-                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
-            }
-        }
     }
 
     /// After a promotion: until the gateway has said how the handover goes, or, if that is wanted, until the server before

@@ -94,7 +94,7 @@ pub fn run(context: &Context) -> Reply {
             .and_then(|server| process::uptime_ms(&server))
             .map(|ms| ms / 1_000),
         restarts: keeper.map(|keeper| keeper.restarts).unwrap_or_default(),
-        next_attempt_at: living.and_then(|keeper| keeper.next_attempt_at.clone()),
+        next_attempt_at: living.and_then(|keeper| keeper.next_attempt_at.clone()).filter(|at| is_to_come(at)),
         last_exit: keeper.and_then(|keeper| keeper.last_exit.clone()),
         running_is_installed: pid.and_then(|pid| running_is_installed(pid, &installed, &found)),
         cli_version: installed.cli_version(version.as_deref()),
@@ -119,6 +119,11 @@ pub fn run(context: &Context) -> Reply {
         events: context.log.newest(STATUS_EVENTS),
     };
     Reply { report, installed: is_installed }
+}
+
+/// An attempt that is overdue is being made.
+fn is_to_come(at: &str) -> bool {
+    at.parse::<jiff::Timestamp>().is_ok_and(|at| at > jiff::Timestamp::now())
 }
 
 type Problems = Vec<Problem>;

@@ -13,5 +13,6 @@ mod ownership;
 mod proxy;
 mod state;
 mod stubborn;
+mod supervisor_socket;
 mod upstream;
 mod wrapped;

@@ -20,7 +20,9 @@ use super::servers::LinkState;
 use super::text;
 use super::thread::{Motion, ThreadId, Turn};
 use super::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, QUIET_MS};
+use crate::limits::{
+    AGAIN_AFTER_MS, EXPECTED_END_REPORTED_WITHIN_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS, HUSH_MS, QUIET_MS,
+};
 
 /// A loss that is being made good.
 #[derive(Debug)]
@@ -31,7 +33,40 @@ pub struct Loss {
     interrupted: usize,
 }
 
+/// An app-server whose end is not reported yet: the supervisor may still report that the end was requested.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedServer {
+    server: ServerId,
+    threads: usize,
+    requests: usize,
+}
+
+impl EndedServer {
+    fn report(self, was_expected: bool) -> Action {
+        let Self { server, threads, requests } = self;
+        Action::Report(Report::ServerLost { server, threads, requests, was_expected })
+    }
+}
+
 impl Hub {
+    /// Reports the ends that are known to have been requested.
+    pub(super) fn report_expected_ends(&mut self) {
+        let servers = &self.servers;
+        let was_expected =
+            |id: &ServerId| servers.get(id).is_some_and(|server| server.draining || server.outgoing);
+        for ended in self.ended_servers.extract_if(.., |ended| was_expected(&ended.server)) {
+            self.out.push(ended.report(true));
+        }
+    }
+
+    /// Reports an end as a loss: the app-server is gone from the supervisor's list, or the supervisor had time to report a request.
+    pub(super) fn report_losses(&mut self, server: ServerId) {
+        self.report_expected_ends();
+        for ended in self.ended_servers.extract_if(.., |ended| ended.server == server) {
+            self.out.push(ended.report(false));
+        }
+    }
+
     pub(super) fn link_lost(&mut self, link: Link) {
         self.forget_asks(link);
         self.full_links.remove(&link);
@@ -110,7 +145,9 @@ impl Hub {
             return;
         }
         let threads = self.threads.values().filter(|thread| thread.server == id).count();
-        self.out.push(Action::Report(Report::ServerLost { server: id, threads, requests }));
+        self.ended_servers.push(EndedServer { server: id, threads, requests });
+        self.timer(EXPECTED_END_REPORTED_WITHIN_MS, Timer::EndedServer(id));
+        self.report_expected_ends();
         if threads > 0 && self.loss.is_none() {
             self.loss = Some(Loss { since: self.now, recovered: 0, completed: 0, interrupted: 0 });
         }

@@ -64,19 +64,24 @@ impl Hub {
     pub(super) fn report_handover(&mut self) {
         if let Some(mut report) = self.handover_report() {
             if let Some(handover) = &mut self.handover {
-                report.is_news = handover.state != HandoverState::Waiting
-                    || !std::mem::replace(&mut handover.told_to_wait, true)
-                    || handover.reported.0 != report.threads_moved;
+                report.is_news = match handover.state {
+                    HandoverState::Moving => !std::mem::replace(&mut handover.told_to_move, true),
+                    HandoverState::Waiting => {
+                        !std::mem::replace(&mut handover.told_to_wait, true)
+                            || handover.reported.0 != report.threads_moved
+                    }
+                    HandoverState::Completed => true,
+                };
                 handover.reported = (report.threads_moved, report.threads_waiting.clone());
             }
             self.out.push(Action::Report(Report::Handover(report)));
         }
     }
 
-    /// Something happened: what waits in a handover may wait for something else by now, or not any more.
+    /// Something happened: a thread may have moved, and what waits may wait for something else by now, or not any more.
     pub(in crate::hub) fn handover_may_have_changed(&mut self) {
-        let waits = |handover: &&mut super::Handover| handover.state == HandoverState::Waiting;
-        let Some(handover) = self.handover.as_mut().filter(waits) else { return };
+        let goes_on = |handover: &&mut super::Handover| handover.state != HandoverState::Completed;
+        let Some(handover) = self.handover.as_mut().filter(goes_on) else { return };
         if !std::mem::replace(&mut handover.report_is_due, true) {
             self.timer(HANDOVER_REPORT_AFTER_MS, Timer::HandoverReport);
         }
@@ -88,7 +93,7 @@ impl Hub {
         let state = handover.state;
         let Some(report) = self.handover_report() else { return };
         let now = (report.threads_moved, report.threads_waiting);
-        if state == HandoverState::Waiting
+        if state != HandoverState::Completed
             && self.handover.as_ref().is_some_and(|known| known.reported != now)
         {
             self.report_handover();

@@ -42,6 +42,8 @@ pub struct Handover {
     rehearsals: HashMap<Rc<Profile>, Rehearsal>,
     /// As last reported: how many have moved, and what waits.
     reported: (usize, Vec<WaitingThread>),
+    /// That it has begun has been reported.
+    told_to_move: bool,
     /// That it waits has been reported.
     told_to_wait: bool,
     /// A report is due soon.
@@ -77,6 +79,7 @@ impl Hub {
             on_its_way: None,
             rehearsals: HashMap::new(),
             reported: (0, Vec::new()),
+            told_to_move: false,
             told_to_wait: false,
             report_is_due: false,
         });

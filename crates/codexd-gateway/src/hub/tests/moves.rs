@@ -46,6 +46,66 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
 }
 
 #[test]
+fn threads_that_have_moved_are_reported_while_others_still_move() {
+    let mut world = World::new();
+    let client = world.client(1, experimental());
+    let threads: Vec<String> = (0..20).map(|_| world.thread(client)).collect();
+    for thread in &threads {
+        world.turn(client, thread, "a");
+        world.complete(thread);
+    }
+    world.settle_for(1_000);
+    let new = world.replace();
+    let has_moved = |world: &World| threads.iter().filter(|thread| world.has_loaded(new, thread)).count();
+    // A slow disk: each answer takes a while.
+    while has_moved(&world) < threads.len() {
+        match world.busy_links().first() {
+            Some(link) => world.deliver(*link),
+            None => world.settle_for(10),
+        }
+        world.now += 50;
+        world.feed(Event::TimeCame);
+    }
+    world.settle_for(1_000);
+    let reported = world.reports.iter().filter_map(|report| match report {
+        Report::Handover(report) if report.state == HandoverState::Moving => Some(report),
+        _ => None,
+    });
+    let reported: Vec<_> = reported.collect();
+    let moved = |count: usize| reported.iter().any(|report| report.threads_moved >= count);
+    assert!(moved(1) && moved(threads.len() / 2), "{reported:?}");
+    assert!(
+        reported.iter().all(|report| report.threads_moved + report.threads_waiting.len() >= threads.len())
+    );
+    assert_eq!(reported.iter().filter(|report| report.is_news).count(), 1, "the beginning alone is an event");
+}
+
+#[test]
+fn the_end_of_an_app_server_that_was_asked_to_leave_is_reported_as_expected() {
+    // The supervisor may report the request after the connection broke.
+    for request in [Some(0), Some(1), None] {
+        let mut world = World::new();
+        let client = world.client(1, experimental());
+        world.thread(client);
+        let server = world.current.expect("a server");
+        if request == Some(0) {
+            world.feed(Event::Drains(server));
+        }
+        world.break_link(Link::Shared(server));
+        world.settle_for(0);
+        if request == Some(1) {
+            world.feed(Event::Drains(server));
+        }
+        world.settle_for(1_000);
+        let expected = world.reports.iter().find_map(|report| match report {
+            Report::ServerLost { was_expected, .. } => Some(*was_expected),
+            _ => None,
+        });
+        assert_eq!(expected, Some(request.is_some()), "{request:?}");
+    }
+}
+
+#[test]
 fn a_message_that_has_left_the_queue_keeps_its_thread_until_its_turn_begins() {
     let mut world = World::new();
     let client = world.client(1, experimental());

@@ -3,7 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 
 use codexd_core::contract::EventLevel;
-use codexd_core::generations::Name;
 use codexd_core::limits::LOST_STATE_PAUSE_MS;
 use codexd_core::program::DrainSignal;
 
@@ -51,10 +50,7 @@ impl Keeper {
 
     /// The home is no longer this keeper's: what it started is ended, nothing is written any more.
     pub(super) fn abdicate(&mut self) {
-        let names: Vec<Name> = self.table.iter().map(|kept| kept.name).collect();
-        for name in names {
-            self.sweep(name);
-        }
+        self.sweep_and_wait();
         for server in self.table.iter().filter_map(|kept| kept.server.as_ref()) {
             server.drain(DrainSignal::Terminate);
         }

@@ -11,16 +11,21 @@ use super::kept::Kept;
 use super::run::Keeper;
 use super::server::{self, Server};
 use super::state::{KeeperState, OtherState, StatePhase};
-use super::wire::Report;
+use super::wire::Refusal;
 use crate::events::Event as LogEvent;
-use crate::strays::{self, Ties};
+use crate::strays::Ties;
 use crate::{gateway_process, process, upstream_files};
 
 impl Keeper {
     /// Takes over the current server as a verb has found it, and everything else that the keeper before has left.
-    pub(super) fn adopt(&mut self, process: Process, codexd: Option<CodexdRecord>, gateway: Option<Program>) {
+    pub(super) fn adopt(
+        &mut self,
+        process: Process,
+        codexd: Option<CodexdRecord>,
+        gateway: Option<Program>,
+    ) -> Result<(), Refusal> {
         if self.current_server().is_some_and(|server| server.process == process) {
-            return;
+            return Ok(());
         }
         let known = self.before.as_ref().and_then(|before| known_program(before, &process));
         upstream_files::take_over_logs(&self.home, process.pid);
@@ -45,13 +50,12 @@ impl Keeper {
                 if fronted {
                     self.put_a_gateway_in_front(gateway);
                 }
+                Ok(())
             }
-            Ok(_) => self
-                .clients
-                .tell(&Report::Refused { message: "another server is kept already".into(), errno: None }),
+            Ok(_) => Err(Refusal::new("another server is kept already")),
             Err(error) => {
                 let message = format!("failed to take over process {}: {error}", process.pid);
-                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
+                Err(Refusal { message, errno: error.raw_os_error() })
             }
         }
     }
@@ -150,7 +154,7 @@ impl Keeper {
         });
         let Some(server) = living else {
             let ties = Ties { generation: other.generation, ..Ties::default() };
-            self.with_spared(|spared| strays::sweep(&ties, spared));
+            self.begin_sweep(None, ties);
             return;
         };
         let event = LogEvent::new(EventLevel::Info, "child.adopted", "took over another running app-server")

@@ -1,16 +1,24 @@
-//! Those who are connected to the keeper: verbs, and the gateway.
+//! Those who are connected to the supervisor: commands, and the gateway.
+//!
+//! Any program of our user may connect, and may send anything or nothing. So every collection here has a bound: an order that has not come
+//! to its end takes [`ORDER_MAX_BYTES`] of one connection and [`ORDERS_UNFINISHED_MAX_BYTES`] of all. When all places are taken, the
+//! connection makes room that has been idle for the longest time, first of those that have never given an order; never the gateway. A
+//! connection that does not read is closed.
 
-use std::io::{self, ErrorKind, IoSliceMut, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use codexd_core::clock::Monotonic;
 use codexd_core::identity::Pid;
-use codexd_core::limits::{KEEPER_CLIENTS_MAX, KEEPER_MESSAGE_MAX_BYTES};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+use codexd_core::limits::{
+    ANNOUNCED_ORDER_TIMEOUT_MS, KEEPER_CLIENTS_MAX, KEEPER_MESSAGE_MAX_BYTES, ORDER_MAX_BYTES,
+    ORDERS_UNFINISHED_MAX_BYTES,
+};
 
-use super::wire::{self, Order, Report};
+use super::inbox::{Inbox, Received};
+use super::wire::{self, Message, Order, ReadOrder, Refusal, Reply, ReplyStatus, Report};
 
 /// One of them, by a number that no later one has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,12 +30,15 @@ struct Client {
     id: ClientId,
     stream: UnixStream,
     pid: Option<Pid>,
-    unread: Vec<u8>,
-    /// So much of it has no end of a line.
-    looked_at: usize,
-    has_spoken: bool,
-    /// A descriptor that came along and that nobody has taken yet.
-    handed: Option<OwnedFd>,
+    inbox: Inbox,
+    /// Until when the larger order may arrive that was announced.
+    announced_until: Option<Monotonic>,
+    /// It has given an order that could be read.
+    has_given_an_order: bool,
+    /// When it was last heard, on a clock that ticks with every connection that is heard.
+    heard_at: u64,
+    /// It was closed from here, which is an event that is still to come.
+    is_cut: bool,
     /// It is the gateway: whether it moves threads.
     gateway: Option<bool>,
 }
@@ -37,15 +48,7 @@ struct Client {
 pub struct Clients {
     clients: Vec<Client>,
     next: u64,
-}
-
-/// What somebody said.
-#[derive(Debug)]
-pub enum Said {
-    /// An order.
-    Order(Box<Order>),
-    /// Something that is none.
-    Nonsense(String),
+    heard: u64,
 }
 
 /// What was heard of one of them.
@@ -53,8 +56,8 @@ pub enum Said {
 pub struct Heard {
     /// Of whom.
     pub from: ClientId,
-    /// What it said.
-    pub said: Vec<Said>,
+    /// Its orders, with their ids.
+    pub orders: Vec<(Option<u64>, Box<Order>)>,
     /// Whether it has left since.
     pub left: bool,
 }
@@ -87,7 +90,8 @@ impl Clients {
         }
         let client = self.clients.iter_mut().find(|client| client.id == id)?;
         client.gateway = Some(moves);
-        client.handed.take()
+        client.inbox.allow(KEEPER_MESSAGE_MAX_BYTES);
+        client.inbox.take_descriptor()
     }
 
     /// Takes in whoever waits at the door, if it is our user or root; greets with `greeting`.
@@ -104,55 +108,140 @@ impl Clients {
         if peer.uid != me && peer.uid != 0 {
             return Ok(());
         }
-        // Those that came first and have said nothing make room.
-        if self.clients.len() >= KEEPER_CLIENTS_MAX
-            && let Some(silent) = self.clients.iter().position(|client| !client.has_spoken)
-        {
-            self.clients.remove(silent);
-        }
-        if self.clients.len() < KEEPER_CLIENTS_MAX {
-            // One that has left meanwhile is no failure.
-            let _ = self.add(stream, greeting);
-        }
+        self.make_room();
+        // One that has left meanwhile is no failure.
+        let _ = self.add(stream, greeting, ORDER_MAX_BYTES);
         Ok(())
     }
 
-    /// Takes in a stream.
+    /// Closes the connection that has been idle for the longest time, if all places are taken.
+    fn make_room(&mut self) {
+        let present = || self.clients.iter().filter(|client| !client.is_cut);
+        if present().count() < KEEPER_CLIENTS_MAX {
+            return;
+        }
+        let idle = present().filter(|client| client.gateway.is_none());
+        let oldest = idle.min_by_key(|client| (client.has_given_an_order, client.heard_at));
+        if let Some(oldest) = oldest.map(|client| client.id) {
+            self.cut_off(oldest);
+        }
+    }
+
+    /// Takes in the command that has started the supervisor.
     ///
     /// # Errors
     /// The system's.
-    pub fn add(&mut self, stream: UnixStream, greeting: &[Report]) -> io::Result<()> {
+    pub fn add_first(&mut self, stream: UnixStream, greeting: &[Report]) -> io::Result<()> {
+        self.add(stream, greeting, KEEPER_MESSAGE_MAX_BYTES)
+    }
+
+    fn add(&mut self, stream: UnixStream, greeting: &[Report], order_max_bytes: usize) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
         self.next += 1;
+        self.heard += 1;
         let mut client = Client {
             id: ClientId(self.next),
             stream,
             pid,
-            unread: Vec::new(),
-            looked_at: 0,
-            has_spoken: false,
-            handed: None,
+            inbox: Inbox::new(order_max_bytes),
+            announced_until: None,
+            has_given_an_order: false,
+            heard_at: self.heard,
+            is_cut: false,
             gateway: None,
         };
-        if client.say(greeting) {
+        if greeting.iter().all(|report| send(&mut client.stream, report)) {
             self.clients.push(client);
         }
         Ok(())
     }
 
-    /// Reads what the `index`th has said; one that has left or says too much is let go, once it has been heard.
+    /// Reads what the `index`th has sent, and refuses what is no order; one that has left or sends too much is let go, once it has been
+    /// heard.
     pub fn hear(&mut self, index: usize) -> Option<Heard> {
+        self.heard += 1;
+        let now = self.heard;
         let client = self.clients.get_mut(index)?;
-        let left = !client.read();
-        let mut said = Vec::new();
-        while let Some(line) = client.next_line() {
-            said.push(match serde_json::from_slice(&line) {
-                Ok(order) => Said::Order(Box::new(order)),
-                Err(error) => Said::Nonsense(error.to_string()),
-            });
+        if client.is_cut {
+            // What it has sent before is not read any more.
+            return Some(Heard { from: client.id, orders: Vec::new(), left: true });
         }
-        Some(Heard { from: client.id, said, left })
+        let received = client.inbox.receive(&client.stream);
+        let (mut orders, mut reads) = (Vec::new(), true);
+        let stream = &mut client.stream;
+        client.inbox.take_lines(|line| match wire::read_order(line) {
+            ReadOrder { id, order: Ok(order) } => orders.push((id, order)),
+            ReadOrder { id, order: Err(message) } => {
+                // One that does not read is sent no more.
+                reads = reads && send(stream, &refusal(id, Refusal::new(message)));
+            }
+        });
+        if !reads {
+            client.cut_off();
+        }
+        if !orders.is_empty() {
+            client.has_given_an_order = true;
+            client.heard_at = now;
+            client.restore_limit();
+        }
+        if received == Received::TooLong {
+            let message = format!(
+                "the order is longer than {} bytes, and no longer one was announced",
+                client.inbox.max_bytes()
+            );
+            send(&mut client.stream, &refusal(None, Refusal::new(message)));
+        }
+        let heard = Heard { from: client.id, orders, left: received != Received::Some };
+        self.bound_unfinished();
+        Some(heard)
+    }
+
+    /// Closes connections until the orders that have not come to their end are within their bound: those first that were heard last of all
+    /// the longest time ago.
+    fn bound_unfinished(&mut self) {
+        let counts = |client: &&Client| client.inbox.max_bytes() <= ORDER_MAX_BYTES && !client.is_cut;
+        let unfinished =
+            |clients: &[Client]| clients.iter().filter(counts).map(|client| client.inbox.bytes()).sum();
+        while ORDERS_UNFINISHED_MAX_BYTES < unfinished(&self.clients) {
+            let oldest = self.clients.iter().filter(counts).filter(|client| client.inbox.bytes() > 0);
+            let Some(id) = oldest.min_by_key(|client| client.heard_at).map(|client| client.id) else {
+                return;
+            };
+            self.cut_off(id);
+        }
+    }
+
+    /// Lets this one send one order of so many bytes.
+    ///
+    /// # Errors
+    /// If that is too much, or the order is awaited that another one has announced.
+    pub fn announce(&mut self, id: ClientId, bytes: usize, now: Monotonic) -> Result<(), Refusal> {
+        if bytes > KEEPER_MESSAGE_MAX_BYTES {
+            return Err(Refusal::new(format!(
+                "an order may not be longer than {KEEPER_MESSAGE_MAX_BYTES} bytes"
+            )));
+        }
+        if self.clients.iter().any(|client| client.id != id && client.announced_until.is_some()) {
+            return Err(Refusal::new("another long order is on its way"));
+        }
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.announced_until = Some(now + ANNOUNCED_ORDER_TIMEOUT_MS);
+            let allowed = client.inbox.max_bytes().max(bytes);
+            client.inbox.allow(allowed);
+        }
+        Ok(())
+    }
+
+    /// When an announced order is overdue.
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.clients.iter().filter_map(|client| client.announced_until).min()
+    }
+
+    /// Closes the connection whose announced order is overdue.
+    pub fn end_overdue(&mut self, now: Monotonic) {
+        let is_overdue = |client: &&mut Client| client.announced_until.is_some_and(|until| until <= now);
+        self.clients.iter_mut().filter(is_overdue).for_each(Client::cut_off);
     }
 
     /// Lets one go.
@@ -165,19 +254,34 @@ impl Clients {
         self.clients.clear();
     }
 
+    fn cut_off(&mut self, id: ClientId) {
+        self.clients.iter_mut().filter(|client| client.id == id).for_each(Client::cut_off);
+    }
+
+    /// Replies to an order: to the one who gave it, in the way that it knows.
+    pub fn reply(&mut self, to: ClientId, id: Option<u64>, status: ReplyStatus) {
+        match (id, status) {
+            (id, ReplyStatus::Refused(why)) => self.send_to(&refusal(id, why), |client| client == to),
+            (Some(re), status) => {
+                self.send_to(&Message::Reply(Reply { re, status }), |client| client == to);
+            }
+            (None, ReplyStatus::Progress | ReplyStatus::Ok) => {}
+        }
+    }
+
     /// Tells everybody; one that does not read is cut off, and has left when it is heard next.
     pub fn tell(&mut self, report: &Report) {
-        self.tell_those(report, |_| true);
+        self.send_to(report, |_| true);
     }
 
     /// Tells this one alone.
     pub fn tell_one(&mut self, one: ClientId, report: &Report) {
-        self.tell_those(report, |id| id == one);
+        self.send_to(report, |id| id == one);
     }
 
     /// Tells everybody but this one.
     pub fn tell_others(&mut self, but: ClientId, report: &Report) {
-        self.tell_those(report, |id| id != but);
+        self.send_to(report, |id| id != but);
     }
 
     /// Tells the gateway, if it is connected.
@@ -200,9 +304,9 @@ impl Clients {
         self.clients.iter().any(|client| client.id == id && client.gateway.is_some())
     }
 
-    fn tell_those(&mut self, report: &Report, meant: impl Fn(ClientId) -> bool) {
-        for client in self.clients.iter_mut().filter(|client| meant(client.id)) {
-            if !client.say(std::slice::from_ref(report)) {
+    fn send_to(&mut self, message: &impl serde::Serialize, is_meant: impl Fn(ClientId) -> bool) {
+        for client in self.clients.iter_mut().filter(|client| is_meant(client.id) && !client.is_cut) {
+            if !send(&mut client.stream, message) {
                 client.cut_off();
             }
         }
@@ -210,58 +314,31 @@ impl Clients {
 }
 
 impl Client {
-    /// Answers whether the other side is still there.
-    fn read(&mut self) -> bool {
-        let mut bytes = [0u8; 8192];
-        loop {
-            match self.receive(&mut bytes) {
-                Ok(0) => return false,
-                Ok(count) => self.unread.extend_from_slice(&bytes[..count]),
-                Err(rustix::io::Errno::WOULDBLOCK) => return true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return false,
-            }
-            if self.unread.len() > KEEPER_MESSAGE_MAX_BYTES {
-                return false;
-            }
+    /// The announced order has come.
+    fn restore_limit(&mut self) {
+        if self.announced_until.take().is_some() && self.gateway.is_none() {
+            self.inbox.allow(ORDER_MAX_BYTES);
         }
-    }
-
-    fn receive(&mut self, bytes: &mut [u8]) -> rustix::io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut along = RecvAncillaryBuffer::new(&mut space);
-        let mut slices = [IoSliceMut::new(bytes)];
-        let received = rustix::net::recvmsg(&self.stream, &mut slices, &mut along, RecvFlags::CMSG_CLOEXEC)?;
-        // More than one is nothing that we know of; what did not fit the kernel has closed.
-        debug_assert!(!received.flags.contains(ReturnFlags::TRUNC));
-        for message in along.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.handed = fds.last().or(self.handed.take());
-            }
-        }
-        Ok(received.bytes)
-    }
-
-    /// The next whole line. What was looked through is not looked through again: an environment may be large.
-    fn next_line(&mut self) -> Option<Vec<u8>> {
-        let Some(end) = self.unread[self.looked_at..].iter().position(|&byte| byte == b'\n') else {
-            self.looked_at = self.unread.len();
-            return None;
-        };
-        let line = self.unread.drain(..=self.looked_at + end).collect();
-        self.looked_at = 0;
-        self.has_spoken = true;
-        self.unread.shrink_to_fit();
-        Some(line)
     }
 
     /// Nothing goes in or out any more, which is an event.
     fn cut_off(&mut self) {
         self.gateway = self.gateway.map(|_| false);
+        self.is_cut = true;
+        self.announced_until = None;
+        self.inbox.clear();
         let _ = self.stream.shutdown(Shutdown::Both);
     }
+}
 
-    fn say(&mut self, reports: &[Report]) -> bool {
-        reports.iter().all(|report| wire::line(report).is_ok_and(|line| self.stream.write_all(&line).is_ok()))
+fn refusal(id: Option<u64>, why: Refusal) -> Message {
+    match id {
+        Some(re) => Message::Reply(Reply { re, status: ReplyStatus::Refused(why) }),
+        None => Message::Report(Report::Refused(why)),
     }
+}
+
+/// Answers whether the other end takes it.
+fn send(stream: &mut UnixStream, message: &impl serde::Serialize) -> bool {
+    wire::line(message).is_ok_and(|line| stream.write_all(&line).is_ok())
 }

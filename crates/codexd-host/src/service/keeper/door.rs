@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use codexd_core::identity::Pid;
-use codexd_core::limits::{CONTROL_BACKLOG, NAMELESS_TIMEOUT_MS};
+use codexd_core::limits::{BLOCKING_WAIT_MS, CONTROL_BACKLOG};
 use rustix::net::sockopt;
 
 use crate::home::Home;
@@ -106,7 +106,7 @@ fn make_room(path: &Path) -> io::Result<()> {
         let message = format!("{} is there and is not a socket", path.display());
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
-    let deadline = Instant::now() + Duration::from_millis(NAMELESS_TIMEOUT_MS);
+    let deadline = Instant::now() + Duration::from_millis(BLOCKING_WAIT_MS);
     while !is_deserted(path) {
         if !is_held_by_one_who_leaves(path) || Instant::now() >= deadline {
             let message = format!("somebody listens on {} already", path.display());

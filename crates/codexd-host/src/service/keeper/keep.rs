@@ -14,7 +14,7 @@ use super::server::Server;
 use super::state::StatePhase;
 use super::wire::Report;
 use crate::events::Event as LogEvent;
-use crate::{clock, pid_record, strays};
+use crate::{clock, pid_record};
 
 impl Keeper {
     /// Whether a process was asked to leave.
@@ -37,6 +37,7 @@ impl Keeper {
         if name != Name::Gateway {
             let ties = server.ties(std::mem::take(&mut kept.descendants), before.as_ref());
             kept.dead = Some(if others_live { ties.while_others_live() } else { ties });
+            kept.ended = role.filter(|&role| role != Role::Current).map(|role| server.as_generation(role));
         }
         let exit = server.exit(requested);
         if let Some(socket) = socket {
@@ -89,8 +90,8 @@ impl Keeper {
         for action in actions {
             match action {
                 Action::Of(name, action) => self.carry_out(name, action),
-                Action::Drop(name) => self.forget(name),
-                Action::Leave => self.leave(),
+                Action::Drop(name) => self.forget_when_swept(name),
+                Action::Leave => self.leave_when_swept(),
             }
         }
         for kept in &mut self.table {
@@ -114,6 +115,8 @@ impl Keeper {
                 // Whoever comes after us must know that it was asked: a second signal would force it.
                 let phase = self.phase();
                 let _ = self.write_down(phase);
+                // The gateway, too, is to know that the end of the server is no loss.
+                self.tell_changes();
                 if let Some(server) = self.server(name) {
                     server.drain(signal);
                 }
@@ -205,14 +208,14 @@ impl Keeper {
             }
             Err(error) => {
                 let message = format!("failed to start {}: {error}", program.executable.display());
-                self.note(LogEvent::new(EventLevel::Error, "child.spawn.failed", message.clone()));
                 let errno = error.raw_os_error();
+                let report = message.clone();
                 self.clients.tell(&if current {
-                    Report::SpawnFailed { message, errno }
+                    Report::SpawnFailed { message: report, errno }
                 } else {
-                    Report::SuccessorFailed { message, errno }
+                    Report::SuccessorFailed { message: report, errno }
                 });
-                self.feed(Event::Of(name, supervise::Event::SpawnFailed));
+                self.spawn_failed(name, "child.spawn.failed", message, &error);
             }
         }
     }
@@ -238,9 +241,9 @@ impl Keeper {
             }
             Err(error) => {
                 let message = format!("failed to start the gateway: {error}");
-                self.note(LogEvent::new(EventLevel::Error, "gateway.spawn.failed", message.clone()));
-                self.clients.tell(&Report::GatewayFailed { message, errno: error.raw_os_error() });
-                self.feed(Event::Of(Name::Gateway, supervise::Event::SpawnFailed));
+                let report = message.clone();
+                self.clients.tell(&Report::GatewayFailed { message: report, errno: error.raw_os_error() });
+                self.spawn_failed(Name::Gateway, "gateway.spawn.failed", message, &error);
             }
         }
     }
@@ -263,6 +266,7 @@ impl Keeper {
 
     /// A process lives and is ours: record it and watch what it writes.
     pub(super) fn took_in(&mut self, name: Name, server: Server) {
+        self.program_was_found(name);
         if let Some(kept) = self.kept_mut(name) {
             kept.mark.clone_from(&server.generation);
             kept.server = Some(server);
@@ -284,21 +288,8 @@ impl Keeper {
         }
     }
 
-    pub(super) fn sweep(&mut self, name: Name) {
-        let Some(ties) = self.kept_mut(name).and_then(|kept| kept.dead.take()) else { return };
-        let swept = self.with_spared(|spared| strays::sweep(&ties, spared));
-        self.left_behind = !swept.left.is_empty();
-        if swept.ended > 0 || !swept.left.is_empty() {
-            let message = format!("ended {} processes that the app-server had left behind", swept.ended);
-            let left: Vec<u32> = swept.left.iter().map(|pid| pid.0).collect();
-            let level = if left.is_empty() { EventLevel::Info } else { EventLevel::Error };
-            self.note(LogEvent::new(level, "child.strays", message).with("left", left));
-        }
-        self.clients.tell(&Report::Swept { ended: swept.ended, left: swept.left });
-    }
-
     /// A generation beside the current one is gone.
-    fn forget(&mut self, name: Name) {
+    pub(super) fn forget(&mut self, name: Name) {
         let Some(at) = self.table.iter().position(|kept| kept.name == name) else { return };
         let kept = self.table.remove(at);
         if kept.role == Some(Role::Outgoing) {
@@ -310,7 +301,7 @@ impl Keeper {
         self.clients.tell(&Report::Retired { generation: kept.mark });
     }
 
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.left = true;
         if let Some(door) = self.door.take() {
             door.close();

@@ -7,6 +7,7 @@ use codexd_core::program::Program;
 use super::clients::ClientId;
 use super::run::Keeper;
 use super::server::Server;
+use super::wire::Generation;
 use crate::strays::{Spared, Ties};
 
 /// One row.
@@ -24,6 +25,10 @@ pub struct Kept {
     pub descendants: Vec<Process>,
     /// What leads to what the process that died last has left.
     pub dead: Option<Ties>,
+    /// The process that died last, if it was not the current one: it counts as living until nothing of it is left.
+    pub ended: Option<Generation>,
+    /// The file of its program was missing at the last attempt to start it.
+    pub is_program_missing: bool,
     /// Who wants it, while it is not promoted.
     pub wanted_by: Option<ClientId>,
     /// What it was for when it was last looked at.
@@ -40,6 +45,8 @@ impl Kept {
             server: None,
             descendants: Vec::new(),
             dead: None,
+            ended: None,
+            is_program_missing: false,
             wanted_by: None,
             role: None,
         }

@@ -16,10 +16,8 @@ pub fn launch_spec(home: &Home) -> Option<Program> {
     link.order(&Order::GetLaunchSpec).ok()?;
     let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
     loop {
-        match link.next_or_busy(deadline).ok()? {
-            Report::LaunchSpec { program } => return program.map(|program| *program),
-            Report::Refused { .. } => return None,
-            _ => {}
+        if let Report::LaunchSpec { program } = link.next_or_busy(deadline).ok()? {
+            return program.map(|program| *program);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A verb's side of the conversation with the keeper.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,7 +15,7 @@ use codexd_core::limits::{BUSY_KEEPER_TIMEOUT_MS, KEEPER_TIMEOUT_MS};
 use rustix::event::{PollFd, PollFlags};
 
 use super::state::StatePhase;
-use super::wire::{self, Generation, Order, Report};
+use super::wire::{self, Generation, Message, Refusal, Report};
 use crate::home::Home;
 use crate::{lock, logs, process};
 
@@ -42,8 +43,13 @@ const MORE_TIME: Duration = Duration::from_millis(100);
 /// A connection to a living keeper.
 #[derive(Debug)]
 pub struct KeeperLink {
-    stream: UnixStream,
+    pub(super) stream: UnixStream,
     unread: Vec<u8>,
+    /// What was reported since the last order was taken up, and not read yet.
+    pub(super) queued: VecDeque<Report>,
+    /// The version of the protocol that the supervisor speaks.
+    pub(super) protocol: u32,
+    pub(super) last_id: u64,
     /// The keeper.
     pub keeper: Process,
     /// Where the server stands, by the last report.
@@ -52,7 +58,7 @@ pub struct KeeperLink {
     pub generations: Vec<Generation>,
     /// The gateway, by the last report.
     pub gateway: GatewaySeen,
-    /// What the gateway has said through the keeper since the last order, oldest first, whoever was listening for something else.
+    /// What the gateway has reported through the supervisor since the last order was taken up, oldest first.
     pub relayed: Vec<serde_json::Value>,
 }
 
@@ -75,13 +81,11 @@ pub enum LinkError {
     #[error("the keeper did not answer within {0} ms")]
     Silent(u64),
     /// It was started and cannot serve this home.
-    #[error("{message}")]
-    Refused {
-        /// Why.
-        message: String,
-        /// The number of the system's error, if it was one.
-        errno: Option<i32>,
-    },
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// It does not carry out the order.
+    #[error("the supervisor refused the order: {}", .0.message)]
+    OrderRefused(Refusal),
     /// The system refused something.
     #[error("failed to talk to the keeper: {0}")]
     System(#[from] io::Error),
@@ -131,14 +135,24 @@ impl KeeperLink {
         // An order that a hanging keeper does not read fills the socket.
         stream.set_write_timeout(Some(Duration::from_millis(KEEPER_TIMEOUT_MS)))?;
         let (generations, gateway) = (Vec::new(), GatewaySeen::default());
-        let (unread, relayed) = (Vec::new(), Vec::new());
-        Ok(Self { stream, unread, keeper, seen: KeeperSeen::Idle, generations, gateway, relayed })
+        Ok(Self {
+            stream,
+            unread: Vec::new(),
+            queued: VecDeque::new(),
+            protocol: 0,
+            last_id: 0,
+            keeper,
+            seen: KeeperSeen::Idle,
+            generations,
+            gateway,
+            relayed: Vec::new(),
+        })
     }
 
     /// Takes in what a keeper says first; `false` if it says something else, as one of another kind would.
     pub(super) fn greeting(&mut self, deadline: Instant) -> Result<bool, LinkError> {
         let state = match self.next_or_busy(deadline)? {
-            Report::Refused { message, errno } => return Err(LinkError::Refused { message, errno }),
+            Report::Refused(refusal) => return Err(LinkError::Refused(refusal)),
             report => matches!(report, Report::State { .. }),
         };
         Ok(state && matches!(self.next_or_busy(deadline)?, Report::Generations { .. }))
@@ -191,33 +205,6 @@ impl KeeperLink {
         if link.greeting(deadline)? { Ok(link) } else { Err(LinkError::Gone) }
     }
 
-    /// Takes in what the keeper has said until now, without waiting, and keeps no more of it than where the server stands.
-    ///
-    /// # Errors
-    /// [`LinkError::Gone`] if the keeper has left.
-    pub fn skip_what_was_said(&mut self) -> Result<(), LinkError> {
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        loop {
-            while self.buffered().is_some() {}
-            let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
-            match rustix::event::poll(&mut waits, Some(&now)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
-                Ok(_) => self.fill()?,
-                Err(error) => return Err(LinkError::System(error.into())),
-            }
-        }
-    }
-
-    /// Gives an order. What comes of it is told by the reports.
-    ///
-    /// # Errors
-    /// [`LinkError::Gone`] if the keeper has left.
-    pub fn order(&mut self, order: &Order) -> Result<(), LinkError> {
-        self.relayed.clear();
-        let line = wire::line(order).map_err(io::Error::from)?;
-        self.stream.write_all(&line).map_err(gone_or)
-    }
-
     /// The next report.
     ///
     /// # Errors
@@ -228,41 +215,80 @@ impl KeeperLink {
             if let Some(report) = self.buffered() {
                 return Ok(report);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = left.try_into().ok();
-            let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
-            match rustix::event::poll(&mut waits, timeout.as_ref()) {
-                Ok(0) => {
-                    let waited = began.elapsed().as_millis();
-                    return Err(LinkError::Silent(u64::try_from(waited).unwrap_or(u64::MAX)));
-                }
-                Ok(_) => self.fill()?,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(LinkError::System(error.into())),
+            self.await_more(began, deadline)?;
+        }
+    }
+
+    /// Until something has arrived.
+    fn await_more(&mut self, began: Instant, deadline: Instant) -> Result<(), LinkError> {
+        let timeout = deadline.saturating_duration_since(Instant::now()).try_into().ok();
+        let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
+        match rustix::event::poll(&mut waits, timeout.as_ref()) {
+            Ok(0) => {
+                let waited = began.elapsed().as_millis();
+                Err(LinkError::Silent(u64::try_from(waited).unwrap_or(u64::MAX)))
+            }
+            Ok(_) => self.fill(),
+            Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(LinkError::System(error.into())),
+        }
+    }
+
+    /// The next message, of those that have not been queued. A supervisor that is at work when `deadline` passes has 25 s more.
+    pub(super) fn next_message(&mut self, deadline: Instant) -> Result<Message, LinkError> {
+        let (began, mut deadline) = (Instant::now(), Deadline::at(deadline));
+        loop {
+            if let Some(message) = self.arrived() {
+                return Ok(message);
+            }
+            match self.await_more(began, deadline.next) {
+                Err(LinkError::Silent(_)) if !deadline.is_over_for(Some(&self.keeper)) => {}
+                other => other?,
             }
         }
     }
 
     /// A report that has already arrived, without waiting. Call it before waiting on [`KeeperLink::fd`].
     pub fn buffered(&mut self) -> Option<Report> {
-        let end = self.unread.iter().position(|&byte| byte == b'\n')?;
-        let line: Vec<u8> = self.unread.drain(..=end).collect();
-        let Ok(report) = serde_json::from_slice(&line) else {
-            // A report that a newer keeper knows and we do not is passed over.
-            return self.buffered();
-        };
-        match &report {
+        if let Some(report) = self.queued.pop_front() {
+            return Some(report);
+        }
+        loop {
+            // A reply that nothing waits for any more is ignored.
+            if let Message::Report(report) = self.arrived()? {
+                return Some(report);
+            }
+        }
+    }
+
+    /// A message that has already arrived. One that a newer supervisor knows and this program does not is ignored.
+    pub(super) fn arrived(&mut self) -> Option<Message> {
+        loop {
+            let end = self.unread.iter().position(|&byte| byte == b'\n')?;
+            let line: Vec<u8> = self.unread.drain(..=end).collect();
+            if let Some(message) = wire::read_message(&line) {
+                if let Message::Report(report) = &message {
+                    self.take_in(report);
+                }
+                return Some(message);
+            }
+        }
+    }
+
+    fn take_in(&mut self, report: &Report) {
+        match report {
             Report::Generations { generations, gateway_pid, gateway_moves } => {
                 self.generations.clone_from(generations);
                 self.gateway = GatewaySeen { pid: *gateway_pid, moves: *gateway_moves };
             }
             Report::Relayed { value } => self.relayed.push(value.clone()),
-            Report::State { phase, pid, .. } => self.seen = seen(*phase, *pid),
+            Report::State { phase, pid, protocol, .. } => {
+                (self.seen, self.protocol) = (seen(*phase, *pid), *protocol);
+            }
             Report::Spawned { pid } => self.seen = KeeperSeen::Keeping(*pid),
             Report::Exited { .. } | Report::SpawnFailed { .. } => self.seen = KeeperSeen::Waiting,
             _ => {}
         }
-        Some(report)
     }
 
     /// Whether the keeper has ended, whatever it has said before.
@@ -325,7 +351,7 @@ impl KeeperLink {
     }
 }
 
-fn gone_or(error: io::Error) -> LinkError {
+pub(super) fn gone_or(error: io::Error) -> LinkError {
     match error.kind() {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => LinkError::Gone,
         ErrorKind::WouldBlock => LinkError::Silent(KEEPER_TIMEOUT_MS),

@@ -128,7 +128,7 @@ fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
     match link.greeting(deadline) {
         Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
         Ok(false) | Err(LinkError::Silent(_)) => Ok(Some(Seen { seen: KeeperSeen::Mute(pid), link: None })),
-        Err(LinkError::Gone | LinkError::Refused { .. }) => Ok(None),
+        Err(LinkError::Gone | LinkError::Refused(_) | LinkError::OrderRefused(_)) => Ok(None),
         Err(LinkError::System(error)) => Err(error),
     }
 }

@@ -18,12 +18,17 @@ mod abdicate;
 mod adopt;
 mod clients;
 mod door;
+mod given;
+mod inbox;
 mod keep;
 mod kept;
 mod launch_spec;
 mod link;
 mod look;
+mod missing;
 mod orders;
+#[cfg(test)]
+mod recorded;
 mod report;
 mod run;
 mod server;
@@ -31,6 +36,7 @@ mod server_socket;
 mod signals;
 mod sockets;
 mod state;
+mod sweeps;
 mod thread_settings;
 mod watches;
 mod wire;
@@ -44,4 +50,4 @@ pub use state::{
     GatewayState, KeeperState, OtherState, StatePhase, read as read_state,
     read_of_any_place as read_state_of_any_place, settle,
 };
-pub use wire::{Generation, Order, Report, line as wire_line};
+pub use wire::{Generation, Order, Refusal, Report, line as wire_line};

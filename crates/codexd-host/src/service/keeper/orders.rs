@@ -4,21 +4,19 @@ use codexd_core::generations::{Event, Name, Role, Standing};
 use codexd_core::program::Program;
 use codexd_core::supervise::Phase;
 
-use super::clients::{ClientId, Said};
+use super::clients::ClientId;
 use super::door::Door;
 use super::kept::Kept;
 use super::run::Keeper;
-use super::wire::{Order, Report};
+use super::wire::{Order, Refusal, ReplyStatus, Report};
+use crate::clock;
 
 impl Keeper {
-    /// Takes in what was said on one connection.
+    /// Takes in what was sent on one connection.
     pub(super) fn hear(&mut self, index: usize) {
         let Some(heard) = self.clients.hear(index) else { return };
-        for said in heard.said {
-            match said {
-                Said::Order(order) => self.obey(heard.from, *order),
-                Said::Nonsense(message) => self.clients.tell(&Report::Refused { message, errno: None }),
-            }
+        for (id, order) in heard.orders {
+            self.obey(heard.from, id, *order);
         }
         if heard.left {
             self.clients.remove(heard.from);
@@ -36,70 +34,86 @@ impl Keeper {
         self.leave_if_forgotten();
     }
 
-    fn obey(&mut self, from: ClientId, order: Order) {
+    fn obey(&mut self, from: ClientId, id: Option<u64>, order: Order) {
+        let changes = order.is_of_a_command();
+        self.clients.reply(from, id, ReplyStatus::Progress);
+        let outcome = match changes {
+            true => self.change(from, order),
+            false => self.serve(from, order),
+        };
+        self.clients.reply(from, id, outcome.map_or_else(ReplyStatus::Refused, |()| ReplyStatus::Ok));
+        if changes && id.is_none() && !self.left {
+            // An older program takes it for the answer.
+            let standing = self.standing();
+            self.clients.tell_one(from, &standing);
+        }
+    }
+
+    /// Orders that change nothing about who runs.
+    fn serve(&mut self, from: ClientId, order: Order) -> Result<(), Refusal> {
         match order {
             Order::GetLaunchSpec => {
                 let program = self.kept(self.machine.current()).map(|kept| Box::new(kept.program.clone()));
-                return self.clients.tell_one(from, &Report::LaunchSpec { program });
+                self.clients.tell_one(from, &Report::LaunchSpec { program });
             }
             Order::ConfigureGateway { gateway } => {
                 let args = gateway.args.clone();
                 self.set_gateway(Some(*gateway));
-                return self.clients.tell_the_gateway(&Report::ConfigureGateway { args });
+                self.clients.tell_the_gateway(&Report::ConfigureGateway { args });
             }
             Order::Subscribe { moves, knows_thread_settings } => {
                 self.thread_settings.are_given |= knows_thread_settings;
-                return self.subscribe(from, moves);
+                self.subscribe(from, moves);
             }
-            Order::Relay { value } => return self.clients.tell_others(from, &Report::Relayed { value }),
+            Order::Relay { value } => self.clients.tell_others(from, &Report::Relayed { value }),
             Order::Retire { generation } => {
                 if let Some(name) = self.marked(&generation) {
                     self.feed(Event::RetirementRequested(name));
                 }
-                return;
             }
             Order::StoreThreadSettings { thread, settings } => {
-                return self.store_thread_settings(from, thread, settings);
+                self.store_thread_settings(from, thread, settings);
             }
-            Order::SendThreadSettings { after } => return self.send_thread_settings(from, after.as_deref()),
-            Order::Adopt { process, codexd, gateway } => {
-                self.adopt(process, codexd, gateway.map(|gateway| *gateway));
-            }
-            order => {
-                self.inherit(None);
-                self.change(from, order);
-            }
+            Order::SendThreadSettings { after } => self.send_thread_settings(from, after.as_deref()),
+            Order::AnnounceOrder { bytes } => self.clients.announce(from, bytes, clock::monotonic())?,
+            Order::Start { .. }
+            | Order::Adopt { .. }
+            | Order::Replace { .. }
+            | Order::Succeed { .. }
+            | Order::Withdraw { .. }
+            | Order::Promote { .. }
+            | Order::Stop { .. } => {}
         }
-        if !self.left {
-            let standing = self.standing();
-            self.clients.tell(&standing);
-        }
+        Ok(())
     }
 
-    fn change(&mut self, from: ClientId, order: Order) {
+    fn change(&mut self, from: ClientId, order: Order) -> Result<(), Refusal> {
+        if let Order::Adopt { process, codexd, gateway } = order {
+            return self.adopt(process, codexd, gateway.map(|gateway| *gateway));
+        }
+        self.inherit(None);
         match order {
-            Order::Start { program, gateway } => self.start(*program, gateway.map(|gateway| *gateway)),
+            Order::Start { program, gateway } => self.start(*program, gateway.map(|gateway| *gateway))?,
             Order::Replace { program, policy, gateway } => {
                 // Before the old server is touched.
-                if self.may_begin() {
-                    let fronted = gateway.is_some();
-                    self.set_program(self.machine.current(), *program);
-                    self.set_gateway(gateway.map(|gateway| *gateway));
-                    self.feed(Event::ReplaceRequested { policy, gateway: fronted });
-                }
+                self.may_begin()?;
+                let fronted = gateway.is_some();
+                self.set_program(self.machine.current(), *program);
+                self.set_gateway(gateway.map(|gateway| *gateway));
+                self.feed(Event::ReplaceRequested { policy, gateway: fronted });
             }
             Order::Stop { policy, failed } => {
                 self.give_up = failed;
                 self.feed(Event::StopRequested(policy));
             }
-            Order::Succeed { program } => self.succeed(from, *program),
+            Order::Succeed { program } => self.succeed(from, *program)?,
             Order::Withdraw { generation } => {
                 if self.marked(&generation).is_some_and(|name| self.machine.successor() == Some(name)) {
                     self.feed(Event::WithdrawalRequested);
                 }
             }
             Order::Promote { generation, gateway } => {
-                self.promote(&generation, gateway.map(|gateway| *gateway));
+                self.promote(&generation, gateway.map(|gateway| *gateway))?;
             }
             Order::Adopt { .. }
             | Order::Retire { .. }
@@ -108,21 +122,25 @@ impl Keeper {
             | Order::ConfigureGateway { .. }
             | Order::StoreThreadSettings { .. }
             | Order::SendThreadSettings { .. }
+            | Order::AnnounceOrder { .. }
             | Order::Relay { .. } => {}
         }
+        Ok(())
     }
 
-    fn start(&mut self, program: Program, gateway: Option<Program>) {
+    fn start(&mut self, program: Program, gateway: Option<Program>) -> Result<(), Refusal> {
         let runs = self.machine.standing() == Standing::Running;
         let fronted = gateway.is_some();
         if !runs {
-            if !self.may_begin() || (fronted && !self.can_open_the_door()) {
-                return;
+            self.may_begin()?;
+            if fronted {
+                self.can_open_the_door()?;
             }
             self.set_program(self.machine.current(), program);
             self.set_gateway(gateway);
         }
         self.feed(Event::StartRequested { gateway: fronted });
+        Ok(())
     }
 
     pub(super) fn set_gateway(&mut self, program: Option<Program>) {
@@ -131,48 +149,39 @@ impl Keeper {
         }
     }
 
-    /// Whether the state can be written down, without which a new server could not be found again. If not, says so.
-    fn may_begin(&mut self) -> bool {
+    /// Whether the state can be written down, without which a new server could not be found again.
+    fn may_begin(&mut self) -> Result<(), Refusal> {
         let phase = self.phase();
-        match self.write_down(phase) {
-            Ok(()) => true,
-            Err(error) => {
-                let path = self.home.keeper_state();
-                let message = format!("the state cannot be kept in {}: {error}", path.display());
-                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
-                false
-            }
-        }
+        self.write_down(phase).map_err(|error| {
+            let path = self.home.keeper_state();
+            let message = format!("the state cannot be kept in {}: {error}", path.display());
+            Refusal { message, errno: error.raw_os_error() }
+        })
     }
 
-    /// Whether the listening socket is there, or can be once a server that has it now is gone. If not, says so.
-    fn can_open_the_door(&mut self) -> bool {
+    /// Whether the listening socket is there, or can be once a server that has it now is gone.
+    fn can_open_the_door(&mut self) -> Result<(), Refusal> {
         let held = self.table.iter().filter_map(|kept| kept.server.as_ref());
         let held_by_a_server = held
             .clone()
             .any(|server| server.program.socket.is_none() && Some(server.process.pid) != self.gateway_pid());
         if held_by_a_server {
-            return true;
+            return Ok(());
         }
-        match self.open_the_door() {
-            Ok(()) => true,
-            Err(error) => {
-                let path = self.home.control_socket();
-                let message = format!("failed to listen on {}: {error}", path.display());
-                self.clients.tell(&Report::Refused { message, errno: error.raw_os_error() });
-                false
-            }
-        }
+        self.open_the_door().map_err(|error| {
+            let path = self.home.control_socket();
+            let message = format!("failed to listen on {}: {error}", path.display());
+            Refusal { message, errno: error.raw_os_error() }
+        })
     }
 
-    fn succeed(&mut self, from: ClientId, program: Program) {
+    fn succeed(&mut self, from: ClientId, program: Program) -> Result<(), Refusal> {
         if !self.machine.may_be_succeeded() {
-            let message = "no server runs behind a gateway that another one could be started beside".into();
-            return self.clients.tell(&Report::Refused { message, errno: None });
+            return Err(Refusal::new(
+                "no server runs behind a gateway that another one could be started beside",
+            ));
         }
-        if !self.may_begin() {
-            return;
-        }
+        self.may_begin()?;
         let actions = self.step(Event::SuccessionRequested);
         if let Some(name) = self.machine.successor() {
             let kept =
@@ -180,14 +189,14 @@ impl Keeper {
             self.table.push(kept);
         }
         self.act(actions);
+        Ok(())
     }
 
-    fn promote(&mut self, generation: &str, gateway: Option<Program>) {
+    fn promote(&mut self, generation: &str, gateway: Option<Program>) -> Result<(), Refusal> {
         let successor = self.machine.successor().filter(|&name| self.marked(generation) == Some(name));
         let lives = successor.and_then(|name| self.machine.supervisor(name)).map(|found| found.phase());
         if !matches!(lives, Some(Phase::Running { .. })) {
-            let message = format!("no successor {generation} lives");
-            return self.clients.tell(&Report::Refused { message, errno: None });
+            return Err(Refusal::new(format!("no successor {generation} lives")));
         }
         // The record first: whom it names is the current one, should this keeper be killed in between.
         if let Some(name) = successor {
@@ -198,6 +207,7 @@ impl Keeper {
         for kept in &mut self.table {
             kept.wanted_by = None;
         }
+        Ok(())
     }
 
     fn subscribe(&mut self, from: ClientId, moves: bool) {

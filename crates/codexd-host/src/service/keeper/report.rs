@@ -8,12 +8,13 @@ use codexd_core::supervise::Phase;
 
 use super::run::Keeper;
 use super::state::{self, GatewayState, OtherState, StatePhase};
-use super::wire::{Generation, Report};
+use super::wire::{self, Generation, Report};
 use crate::clock;
 
 /// What was last told about who lives.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Told {
+    standing: Option<(StatePhase, Option<Pid>)>,
     generations: Vec<Generation>,
     gateway_pid: Option<Pid>,
     gateway_moves: bool,
@@ -35,6 +36,7 @@ impl Keeper {
 
     pub(super) fn standing(&self) -> Report {
         Report::State {
+            protocol: wire::PROTOCOL,
             keeper_pid: self.state.keeper.pid,
             phase: self.phase(),
             pid: self.current_server().map(|server| server.process.pid),
@@ -47,9 +49,14 @@ impl Keeper {
         [self.standing(), report(self.who_lives())]
     }
 
-    /// Tells everybody who lives, if that has changed.
+    /// Tells everybody where the server stands and who lives, if that has changed.
     pub(super) fn tell_changes(&mut self) {
         let now = self.who_lives();
+        if now.standing != self.told.standing {
+            self.told.standing = now.standing;
+            let standing = self.standing();
+            self.clients.tell(&standing);
+        }
         if now != self.told {
             self.told = now.clone();
             self.clients.tell(&report(now));
@@ -60,20 +67,19 @@ impl Keeper {
         let mut generations: Vec<Generation> = self
             .table
             .iter()
-            .filter_map(|kept| {
-                let (server, role) = (kept.server.as_ref()?, self.machine.role(kept.name)?);
-                Some(Generation {
-                    mark: server.generation.clone(),
-                    pid: server.process.pid,
-                    socket: server.program.socket.clone(),
-                    role,
-                    embedded: server.program.embedded,
-                    version: server.program.version.clone(),
-                })
+            .filter_map(|kept| match (&kept.server, self.machine.role(kept.name)) {
+                (Some(server), Some(role)) => Some(server.as_generation(role)),
+                _ => kept.ended.clone(),
             })
             .collect();
         generations.sort_by_key(|generation| generation.role != Role::Current);
-        Told { generations, gateway_pid: self.gateway_pid(), gateway_moves: self.clients.gateway_moves() }
+        let standing = Some((self.phase(), self.current_server().map(|server| server.process.pid)));
+        Told {
+            standing,
+            generations,
+            gateway_pid: self.gateway_pid(),
+            gateway_moves: self.clients.gateway_moves(),
+        }
     }
 
     /// Writes `keeper.json`. Where no order depends on it, a full disk costs what it would have told and nothing else.
@@ -92,7 +98,9 @@ impl Keeper {
             self.state.restarts = supervisor.restarts();
             self.state.crash_looping = supervisor.crash_looping();
             self.state.next_attempt_at = match supervisor.phase() {
-                Phase::Waiting { until } => Some(clock::in_ms(until.since_ms(clock::monotonic()))),
+                Phase::Waiting { until } if phase != StatePhase::Spawning => {
+                    Some(clock::in_ms(until.since_ms(clock::monotonic())))
+                }
                 _ => None,
             };
         }
@@ -101,7 +109,8 @@ impl Keeper {
 
     fn others(&self) -> Vec<OtherState> {
         let other = |kept: &super::kept::Kept| {
-            let role = self.machine.role(kept.name).filter(|_| kept.name != self.machine.current())?;
+            let role = self.machine.role(kept.name).or(kept.ended.as_ref().map(|ended| ended.role));
+            let role = role.filter(|_| kept.name != self.machine.current())?;
             let phase = self.machine.supervisor(kept.name).map(|supervisor| supervisor.phase());
             Some(OtherState {
                 role,
@@ -125,6 +134,6 @@ impl Keeper {
 }
 
 fn report(told: Told) -> Report {
-    let Told { generations, gateway_pid, gateway_moves } = told;
+    let Told { generations, gateway_pid, gateway_moves, .. } = told;
     Report::Generations { generations, gateway_pid, gateway_moves }
 }

@@ -21,9 +21,10 @@ use super::server::Server;
 use super::signals::Signals;
 use super::sockets::ListenerSearch;
 use super::state::{self, KeeperState};
+use super::sweeps::Sweeps;
 use super::thread_settings::ThreadSettings;
 use super::watches::Watches;
-use super::wire::{self, Report};
+use super::wire::{self, Refusal, Report};
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
 use crate::process_context::{self, Unchanged};
@@ -53,6 +54,10 @@ enum Event {
     Ended(Name),
     /// The wrapper of one of them ended.
     WrapperEnded(Name),
+    /// Something changed where the file of a program is missing.
+    ProgramsChanged,
+    /// Something that a dead server has left behind ended.
+    StrayEnded,
     /// One of them wrote to its logs.
     LogsGrew,
     /// Something changed beside the control socket, or the state folder is gone.
@@ -86,6 +91,7 @@ pub(super) struct Keeper {
     pub(super) lost_until: Option<Monotonic>,
     pub(super) listeners: ListenerSearch,
     pub(super) thread_settings: ThreadSettings,
+    pub(super) sweeps: Sweeps,
     pub(super) give_up: bool,
     pub(super) left: bool,
     pub(super) lock: File,
@@ -100,7 +106,7 @@ pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(
     let result = keep(home, version, &mut first);
     if let (Err(failure @ KeeperError::System(_, error)), Some(mut stream)) = (&result, first) {
         let (message, errno) = (failure.to_string(), error.raw_os_error());
-        let line = wire::line(&Report::Refused { message, errno }).unwrap_or_default();
+        let line = wire::line(&Report::Refused(Refusal { message, errno })).unwrap_or_default();
         // A command that has left misses nothing.
         let _ = stream.write_all(&line);
     }
@@ -145,6 +151,7 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
         lost_until: None,
         listeners: ListenerSearch::default(),
         thread_settings: ThreadSettings::default(),
+        sweeps: Sweeps::default(),
         give_up: false,
         left: false,
         lock,
@@ -155,7 +162,7 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
     }
     if let Some(stream) = first.take() {
         let greeting = keeper.greeting();
-        keeper.clients.add(stream, &greeting).map_err(failed("greet the first verb"))?;
+        keeper.clients.add_first(stream, &greeting).map_err(failed("greet the first verb"))?;
     }
     while !keeper.left {
         for event in keeper.wait().map_err(failed("wait for events"))? {
@@ -200,6 +207,8 @@ impl Keeper {
                     Some((kept.server.as_ref()?.wrapper.as_ref()?.fd(), Event::WrapperEnded(kept.name)))
                 })
                 .collect(),
+            self.watches.programs_fd().into_iter().map(|fd| (fd, Event::ProgramsChanged)).collect(),
+            self.sweeps.fds().map(|fd| (fd, Event::StrayEnded)).collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // From the last to the first, so that letting one go does not shift the numbers of the others.
@@ -214,6 +223,8 @@ impl Keeper {
             self.deaf_until,
             self.lost_until,
             self.listeners.deadline(),
+            self.clients.deadline(),
+            self.sweeps.deadline(),
         ];
         let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
@@ -237,6 +248,8 @@ impl Keeper {
             Event::Signalled => self.signalled(),
             Event::Ended(name) => self.ended(name),
             Event::WrapperEnded(name) => self.wrapper_ended(name),
+            Event::ProgramsChanged => self.look_for_programs(),
+            Event::StrayEnded => self.advance_sweeps(),
             Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
             Event::FolderChanged => {
                 self.watches.take_folder();
@@ -264,8 +277,12 @@ impl Keeper {
                 self.deaf_until = self.deaf_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
                 self.hold_on_to_the_home();
+                self.clients.end_overdue(now);
                 if self.listeners.is_due(now) {
                     self.look_after_sockets();
+                }
+                if self.sweeps.deadline().is_some_and(|at| at <= now) {
+                    self.advance_sweeps();
                 }
                 self.feed(generations::Event::Ticked);
             }
@@ -277,6 +294,7 @@ impl Keeper {
         let keeps_somebody = self.table.iter().any(|kept| kept.server.is_some());
         if !self.left
             && !keeps_somebody
+            && self.sweeps.is_empty()
             && self.clients.no_verb_is_here()
             && self.machine.standing() == Standing::Idle
         {
@@ -316,10 +334,11 @@ fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
         Event::Ended(_) => 0,
         Event::WrapperEnded(_) => 0,
+        Event::StrayEnded => 1,
         Event::Signalled => 1,
         Event::VerbSpoke(index) => return (2, std::cmp::Reverse(*index)),
         Event::VerbArrived => 3,
-        Event::FolderChanged => 4,
+        Event::FolderChanged | Event::ProgramsChanged => 4,
         Event::LogsGrew => 5,
         Event::TimeCame => 6,
     };

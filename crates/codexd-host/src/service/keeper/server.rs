@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::foreign_text;
+use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process, ProcessIdentity};
-use codexd_core::limits::{NAMELESS_TIMEOUT_MS, STDERR_SEARCHED_BYTES, STDERR_TAIL_BYTES};
+use codexd_core::limits::{BLOCKING_WAIT_MS, STDERR_SEARCHED_BYTES, STDERR_TAIL_BYTES};
 use codexd_core::os_text::OsText;
 use codexd_core::program::{DrainSignal, Program};
 use codexd_core::record::CodexdRecord;
@@ -19,6 +20,7 @@ use rustix::process::Signal;
 
 use super::door::Door;
 use super::server_socket::ServerSocket;
+use super::wire::Generation;
 use super::wrapper::{self, Wrapper};
 use crate::exec_with_sockets;
 use crate::home::Home;
@@ -31,9 +33,6 @@ const CONTROL: &str = "control";
 
 /// Tells an app-server that a daemon manages it.
 const MANAGED: &str = "--managed-daemon";
-
-/// How often a process that shows no arguments yet is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A living process.
 #[derive(Debug)]
@@ -159,6 +158,18 @@ impl Server {
             stderr,
             stderr_from,
         })
+    }
+
+    /// What is reported of it.
+    pub fn as_generation(&self, role: Role) -> Generation {
+        Generation {
+            mark: self.generation.clone(),
+            pid: self.process.pid,
+            socket: self.program.socket.clone(),
+            role,
+            embedded: self.program.embedded,
+            version: self.program.version.clone(),
+        }
     }
 
     /// Its process, and that of its wrapper.
@@ -302,7 +313,9 @@ pub fn program_of(
     codexd: Option<&CodexdRecord>,
     known: Option<&Program>,
 ) -> io::Result<Program> {
-    await_name(process)?;
+    if !process::await_arguments(process, Duration::from_millis(BLOCKING_WAIT_MS)) {
+        return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
+    }
     // What was started is the wrapper, where there is one; it may have changed both for the server.
     let wrapper = Wrapper::of(process, codexd.and_then(|record| record.generation.as_deref()));
     let pid = wrapper.map_or(process.pid, |wrapper| wrapper.process.pid);
@@ -326,18 +339,6 @@ pub fn program_of(
         named: codexd.and_then(|record| record.named.clone()),
         version: None,
     })
-}
-
-/// A process that has just been started shows its arguments a moment later; one that is about to end shows none any more.
-fn await_name(process: &Process) -> io::Result<()> {
-    let deadline = Instant::now() + Duration::from_millis(NAMELESS_TIMEOUT_MS);
-    while process::is_nameless(process.pid) {
-        if Instant::now() >= deadline || !process::is_alive(process) {
-            return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-    Ok(())
 }
 
 /// What comes behind the program's name. Where that is a script, the kernel has put its interpreter in front.

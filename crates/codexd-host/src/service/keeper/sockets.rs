@@ -130,10 +130,6 @@ impl Keeper {
         let phase = self.phase();
         let _ = self.write_down(phase);
         self.tell_changes();
-        if name == self.machine.current() {
-            let standing = self.standing();
-            self.clients.tell(&standing);
-        }
     }
 
     fn restore_socket(&mut self, name: Name) {

@@ -21,6 +21,10 @@ use crate::logs;
 pub struct Watches {
     logs: OwnedFd,
     folder: OwnedFd,
+    /// Tells of the folders of programs that are missing; made when the first one is.
+    programs: Option<OwnedFd>,
+    /// What it watches.
+    program_folders: Vec<i32>,
     /// While a busy log is left alone: until when.
     asleep_until: Option<Monotonic>,
 }
@@ -31,7 +35,13 @@ impl Watches {
     /// # Errors
     /// The system's.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { logs: inotify()?, folder: inotify()?, asleep_until: None })
+        Ok(Self {
+            logs: inotify()?,
+            folder: inotify()?,
+            programs: None,
+            program_folders: Vec::new(),
+            asleep_until: None,
+        })
     }
 
     /// Watches the logs of `home` that there are. Watching them again changes nothing.
@@ -76,6 +86,47 @@ impl Watches {
             | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, folder, losses)?;
         Ok(())
+    }
+
+    /// Watches for the file of a program that is missing: in its folder, or where that or one above it would be made.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn watch_for_program(&mut self, program: &Path) -> io::Result<()> {
+        let programs = match &self.programs {
+            Some(programs) => programs,
+            None => self.programs.insert(inotify()?),
+        };
+        let appears = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::CLOSE_WRITE
+            | inotify::WatchFlags::ATTRIB
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::MOVE_SELF;
+        let folder = program.ancestors().skip(1).find(|folder| folder.is_dir());
+        let watch = inotify::add_watch(programs, folder.unwrap_or(Path::new("/")), appears)?;
+        if !self.program_folders.contains(&watch) {
+            self.program_folders.push(watch);
+        }
+        Ok(())
+    }
+
+    /// What to wait on for programs that are missing.
+    pub fn programs_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.programs.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes what has come of programs.
+    pub fn take_programs(&self) {
+        self.programs.as_ref().map(drain);
+    }
+
+    /// No program is missing any more.
+    pub fn forget_programs(&mut self) {
+        for watch in self.program_folders.drain(..) {
+            // One whose folder is gone is gone as well.
+            let _ = self.programs.as_ref().map(|programs| inotify::remove_watch(programs, watch));
+        }
     }
 
     /// What to wait on for the logs; nothing while a busy log is left alone.

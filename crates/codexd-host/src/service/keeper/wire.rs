@@ -1,4 +1,14 @@
-//! What verbs and the keeper say to each other: one JSON object a line.
+//! What goes over the supervisor's socket: one JSON object a line.
+//!
+//! An order of a command carries an id. Its replies carry the same id and go to the process that gave the order, to no other:
+//! `{"id":7,"order":…}` → `{"re":7,"status":"progress"}`, then `{"re":7,"status":"ok"}` or
+//! `{"re":7,"status":"refused","message":…}`. An order without an id, as those of the gateway, gets a reply only if it is refused:
+//! [`Report::Refused`]. Everything that changes is a [`Report`], which goes to all connections. What an order changes is reported between
+//! its `progress` and its last reply.
+//!
+//! The supervisor and the gateway outlive an upgrade of the binary, so either end may be newer. Both ignore unknown fields. An unknown
+//! order is refused to its sender; an unknown report is ignored. Orders of older commands carry no ids: the answer to one is
+//! [`Report::State`]. A supervisor whose [`Report::State`] names no protocol is older: it reports to all connections what it refuses.
 
 use std::path::PathBuf;
 
@@ -12,6 +22,9 @@ use codexd_core::supervise::StopStage;
 use serde::{Deserialize, Serialize};
 
 use super::state::StatePhase;
+
+/// The version of the protocol: 1 since replies carry ids.
+pub const PROTOCOL: u32 = 1;
 
 /// What a verb, or the gateway, wants of the keeper.
 #[derive(Debug, Deserialize, Serialize)]
@@ -102,6 +115,11 @@ pub enum Order {
         /// The last thread that was sent.
         after: Option<String>,
     },
+    /// The next order on this connection has so many bytes, more than [`codexd_core::limits::ORDER_MAX_BYTES`].
+    AnnounceOrder {
+        /// The length of its line.
+        bytes: usize,
+    },
     /// End every server, then leave.
     Stop {
         /// How.
@@ -109,6 +127,29 @@ pub enum Order {
         /// The server never became ready: remember that it failed.
         failed: bool,
     },
+}
+
+impl Order {
+    /// Whether a command gives it, to change who runs.
+    pub fn is_of_a_command(&self) -> bool {
+        match self {
+            Order::Start { .. }
+            | Order::Adopt { .. }
+            | Order::Replace { .. }
+            | Order::Succeed { .. }
+            | Order::Withdraw { .. }
+            | Order::Promote { .. }
+            | Order::Stop { .. } => true,
+            Order::Retire { .. }
+            | Order::Subscribe { .. }
+            | Order::GetLaunchSpec
+            | Order::ConfigureGateway { .. }
+            | Order::StoreThreadSettings { .. }
+            | Order::SendThreadSettings { .. }
+            | Order::AnnounceOrder { .. }
+            | Order::Relay { .. } => false,
+        }
+    }
 }
 
 /// A server that lives.
@@ -131,12 +172,83 @@ pub struct Generation {
     pub version: Option<String>,
 }
 
+/// An order with its id.
+#[derive(Debug, Serialize)]
+pub struct NumberedOrder<'a> {
+    /// No other order on the connection has it.
+    pub id: u64,
+    /// The order.
+    #[serde(flatten)]
+    pub order: &'a Order,
+}
+
+/// An order as it was read.
+#[derive(Debug)]
+pub struct ReadOrder {
+    /// Its id; `None` for one of an older program.
+    pub id: Option<u64>,
+    /// The order, or why it is none.
+    pub order: Result<Box<Order>, String>,
+}
+
+/// A reply to an order.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reply {
+    /// The id of the order.
+    pub re: u64,
+    /// How far it is.
+    #[serde(flatten)]
+    pub status: ReplyStatus,
+}
+
+/// How far an order is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "status", rename_all = "camelCase")]
+pub enum ReplyStatus {
+    /// It is being carried out: reports that follow are later than the order.
+    Progress,
+    /// It was carried out, as far as that can be done at once.
+    Ok,
+    /// It cannot be carried out.
+    Refused(Refusal),
+}
+
+/// Why an order cannot be carried out.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// A sentence.
+    pub message: String,
+    /// The number of the system's error, if it was one.
+    #[serde(default)]
+    pub errno: Option<i32>,
+}
+
+impl Refusal {
+    /// A refusal without a system error.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), errno: None }
+    }
+}
+
+/// What a supervisor sends.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Message {
+    /// To this connection.
+    Reply(Reply),
+    /// To all of them, or to the gateway.
+    Report(Report),
+}
+
 /// What the keeper tells everybody who is connected.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "report", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Report {
-    /// How things stand: the first thing a verb hears, and the answer to every order.
+    /// How things stand: the first report on a connection, and again after every change.
     State {
+        /// The version of the protocol; zero for a supervisor whose replies carry no ids.
+        #[serde(default)]
+        protocol: u32,
         /// The keeper.
         keeper_pid: Pid,
         /// Where the server stands.
@@ -245,13 +357,8 @@ pub enum Report {
         /// It.
         pid: Pid,
     },
-    /// An order cannot be carried out.
-    Refused {
-        /// Why.
-        message: String,
-        /// The number of the system's error, if it was one.
-        errno: Option<i32>,
-    },
+    /// An order that carries no id cannot be carried out.
+    Refused(Refusal),
     /// The keeper has nothing left to keep.
     Leaving,
 }
@@ -264,4 +371,30 @@ pub fn line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     Ok(line)
+}
+
+/// Reads a line that was sent to the supervisor.
+pub fn read_order(line: &[u8]) -> ReadOrder {
+    #[derive(Deserialize)]
+    struct Numbered {
+        #[serde(default)]
+        id: Option<u64>,
+    }
+    let id = serde_json::from_slice::<Numbered>(line).ok().and_then(|numbered| numbered.id);
+    let order = serde_json::from_slice(line).map(Box::new);
+    ReadOrder { id, order: order.map_err(|error| format!("the order cannot be read: {error}")) }
+}
+
+/// Reads a line that a supervisor sent; `None` for one that a newer supervisor knows.
+pub fn read_message(line: &[u8]) -> Option<Message> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        re: Option<u64>,
+    }
+    let head: Head = serde_json::from_slice(line).ok()?;
+    match head.re {
+        Some(_) => serde_json::from_slice(line).ok().map(Message::Reply),
+        None => serde_json::from_slice(line).ok().map(Message::Report),
+    }
 }

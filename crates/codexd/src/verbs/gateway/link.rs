@@ -51,6 +51,8 @@ pub struct Link {
     /// What was written down for `status`.
     written: serde_json::Map<String, Value>,
     thread_settings: StoredThreadSettings,
+    /// The supervisor reports a refusal to nobody but the one who gave the order.
+    refuses_to_sender: bool,
 }
 
 /// A server that is to be ended.
@@ -98,6 +100,7 @@ impl Link {
             to_retire: Vec::new(),
             written: serde_json::Map::new(),
             thread_settings: StoredThreadSettings::default(),
+            refuses_to_sender: false,
         })
     }
 
@@ -195,7 +198,8 @@ impl Link {
                 self.note(event, json!({"thread": thread}));
             }
             Ok(Report::Generations { generations, .. }) => self.show(generations, write).await?,
-            Ok(Report::State { phase, stores_thread_settings, .. }) => {
+            Ok(Report::State { phase, stores_thread_settings, protocol, .. }) => {
+                self.refuses_to_sender = protocol >= 1;
                 if !stores_thread_settings && !self.thread_settings.is_complete() {
                     let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
                 }
@@ -208,6 +212,12 @@ impl Link {
                 }
             }
             Ok(Report::ConfigureGateway { args }) => self.configure(args).await,
+            // The gateway's orders carry no ids: it awaits no reply. An older supervisor reports to it what others are refused.
+            Ok(Report::Refused(refusal)) if self.refuses_to_sender => {
+                let message = format!("the supervisor refused an order of the gateway: {}", refusal.message);
+                let event = Event::new(EventLevel::Warn, "gateway.order.refused", message);
+                self.note(event, json!({"errno": refusal.errno}));
+            }
             Ok(Report::SocketFolderChanged) => {
                 let _ = self.events.send(HostEvent::SocketsChanged).await;
             }

@@ -11,7 +11,7 @@ use super::house::{ATTEMPTS, House, PATIENCE};
 use super::keeper::kill;
 
 /// A second signal after the grace, and SIGKILL this much later.
-const SECOND_GRACE: Duration = Duration::from_secs(5);
+const SECOND_GRACE: Duration = Duration::from_secs(1);
 /// The shortest pauses from start to start before the second restart and the third: a fifth may be taken off.
 const PAUSES_MS: [u64; 2] = [80, 160];
 /// Less than any pause, in milliseconds.
@@ -135,6 +135,36 @@ fn a_killed_server_is_back_at_once_and_the_next_time_a_tenth_of_a_second_after_i
         let apart_ms = (pair[1] - pair[0] + 1) * tick_ms;
         ensure!(apart_ms >= pause_ms, "started {apart_ms} ms after the start before, not {pause_ms}");
     }
+    house.assert_stops()
+}
+
+#[test]
+fn a_binary_that_is_missing_for_a_while_is_awaited_and_counts_as_no_crash() -> anyhow::Result<()> {
+    let house = House::new()?;
+    house.run(&["start"])?;
+    let server = house.server()?;
+    let binary = house.home.managed_codex(Layout::Standalone);
+    let (folder, away) = (binary.parent().context("a folder")?, house.home.root().join("away"));
+    // An update replaces the whole folder.
+    std::fs::rename(folder, &away)?;
+    kill(&server)?;
+    let failed = |house: &House| {
+        let events = std::fs::read_to_string(house.home.state("events.jsonl")).unwrap_or_default();
+        events.matches("child.spawn.failed").count()
+    };
+    until(PATIENCE, "the first attempt", || (failed(&house) > 0).then_some(()))?;
+    // Changes beside it are looked at, and lead to nothing.
+    let parent = folder.parent().context("a parent")?;
+    for number in 0..20 {
+        std::fs::write(parent.join(format!("other-{number}")), "")?;
+    }
+    let status = house.status_when("it waits", |status| status["nextAttemptAt"].is_string())?;
+    ensure!(status["restarts"] == 1 && status["state"] != "crashLooping", "{status:#}");
+    std::fs::rename(&away, folder)?;
+    let status = house.status_when("it is back", |status| status["state"] == "running")?;
+    ensure!(status["restarts"] == 1 && status["nextAttemptAt"].is_null(), "{status:#}");
+    ensure!(failed(&house) == 1, "each failed attempt was written down");
+    house.assert_served()?;
     house.assert_stops()
 }
 

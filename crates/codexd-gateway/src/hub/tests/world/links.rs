@@ -105,7 +105,7 @@ impl World {
     }
 
     /// A link breaks: what was on its way over it is lost.
-    pub(super) fn break_link(&mut self, link: Link) {
+    pub fn break_link(&mut self, link: Link) {
         if let Some(phase) = self.links.get_mut(&link) {
             *phase = Phase::Broken;
             self.up.insert(link, VecDeque::from([Event::LinkLost(link)]));
