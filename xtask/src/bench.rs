@@ -18,7 +18,7 @@ mod samples;
 /// What to measure.
 #[derive(Subcommand)]
 pub enum Bench {
-    /// The verbs of codexd beside the same verbs of the real daemons.
+    /// The commands of codexd beside the same commands of the real daemons.
     Lifecycle(lifecycle::Options),
     /// The real app-server through the gateway beside the same directly.
     Gateway(gateway::Options),

@@ -66,7 +66,7 @@ fn read_through(file: &Path) -> anyhow::Result<()> {
 /// Programs without which some tests are skipped or fail, with what they are for; prints a note for each that is missing.
 pub fn note_missing_programs() {
     let programs = [
-        ("strace", "killing a verb at every system call"),
+        ("strace", "killing a command at every system call"),
         ("perl", "the fake server that never answers"),
         ("ps", "the daemon of Codex 0.131.0, which codexd is compared with"),
         ("setsid", "processes that leave their session"),

@@ -4,7 +4,7 @@
 pub const START_TIMEOUT_MS: u64 = 30_000;
 /// How long it has if it is at work: Codex may be read from a slow disk.
 pub const BUSY_START_TIMEOUT_MS: u64 = 60_000;
-/// How long one question to a listening server may take before the listener counts as mute.
+/// How long one question to a listening server may take before the listener counts as unresponsive.
 pub const PROBE_TIMEOUT_MS: u64 = 2_000;
 /// How long a Codex binary that is to print its version may do nothing before it counts as broken.
 pub const VERSION_IDLE_TIMEOUT_MS: u64 = 5_000;
@@ -15,7 +15,7 @@ pub const VERSION_TIMEOUT_MS: u64 = 45_000;
 pub const VERSION_TOLD_TIMEOUT_MS: u64 = 1_000;
 /// How long it has then if it is at work.
 pub const BUSY_VERSION_TOLD_TIMEOUT_MS: u64 = 5_000;
-/// How long a verb waits for the operation lock unless told otherwise.
+/// How long a command waits for the operation lock unless told otherwise.
 pub const LOCK_TIMEOUT_SECONDS: u64 = 75;
 /// How long running turns have after the first signal of a stop, unless told otherwise.
 pub const SHUTDOWN_GRACE_SECONDS: u64 = 60;
@@ -47,16 +47,16 @@ pub const PROOF_TIMEOUT_MS: u64 = 10_000;
 pub const PROOF_THREADS_MAX: usize = 3;
 /// How long `restart` waits to hear from the gateway how the handover goes, once the successor serves.
 pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
-/// How long a verb waits for a new keeper to answer.
-pub const KEEPER_TIMEOUT_MS: u64 = 5_000;
-/// How much longer it waits for a keeper that is at work: it writes to a disk that stalls, or reads itself from it.
-pub const BUSY_KEEPER_TIMEOUT_MS: u64 = 25_000;
-/// How long a keeper may take from giving back its locks to its end.
-pub const KEEPER_END_TIMEOUT_MS: u64 = 5_000;
-/// How long `restart` waits for a gateway that is to move threads to get in touch with its keeper. One that cannot hand over
+/// How long a command waits for a new supervisor to answer.
+pub const SUPERVISOR_TIMEOUT_MS: u64 = 5_000;
+/// How much longer it waits for a supervisor that is at work: it writes to a disk that stalls, or reads itself from it.
+pub const BUSY_SUPERVISOR_TIMEOUT_MS: u64 = 25_000;
+/// How long a supervisor may take from giving back its locks to its end.
+pub const SUPERVISOR_END_TIMEOUT_MS: u64 = 5_000;
+/// How long `restart` waits for a gateway that is to move threads to get in touch with its supervisor. One that cannot hand over
 /// drains instead.
 pub const GATEWAY_TIMEOUT_MS: u64 = 3_000;
-/// How long a server whose keeper was killed may take from its fork until its mark can be read, on a busy machine.
+/// How long a server whose supervisor was killed may take from its fork until its mark can be read, on a busy machine.
 pub const MARK_TIMEOUT_MS: u64 = 500;
 /// How long if it is seen that there is one.
 pub const SEEN_MARK_TIMEOUT_MS: u64 = 10_000;
@@ -104,7 +104,7 @@ pub const LISTENER_NAMED_TIMEOUT_MS: u64 = 2_000;
 /// How long a wrapper script may take to end after the app-server that it has started, before it is sent SIGTERM; and again before it
 /// is killed.
 pub const WRAPPER_END_TIMEOUT_MS: u64 = 500;
-/// How long the keeper leaves a busy log alone before it looks at its size again.
+/// How long the supervisor leaves a busy log alone before it looks at its size again.
 pub const LOG_CHECK_INTERVAL_MS: u64 = 1_000;
 /// The event log is rotated when it has grown past this.
 pub const EVENTS_MAX_BYTES: u64 = 1 << 20;
@@ -134,14 +134,14 @@ pub const STATUS_EVENTS: usize = 5;
 pub const STATUS_THREADS_NAMED: usize = 5;
 /// The longest wait before a thread is tried again that an app-server refuses to load.
 pub const THREAD_RETRY_MS_MAX: u64 = 30_000;
-/// A message between a verb and the keeper may be so long: it carries a whole environment, of which Linux allows 6 MiB and
+/// A message between a command and the supervisor may be so long: it carries a whole environment, of which Linux allows 6 MiB and
 /// of which a byte that is no text takes four.
-pub const KEEPER_MESSAGE_MAX_BYTES: usize = 32 << 20;
-/// The settings of all threads that a keeper stores for the gateway, in bytes: twice what a gateway gives it.
+pub const SUPERVISOR_MESSAGE_MAX_BYTES: usize = 32 << 20;
+/// The settings of all threads that a supervisor stores for the gateway, in bytes: twice what a gateway gives it.
 pub const THREAD_SETTINGS_STORED_MAX_BYTES: usize = 16 << 20;
 /// So many bytes of them are sent at once, unless one alone is larger: less than a socket takes without anybody reading.
 pub const THREAD_SETTINGS_SENT_BYTES: usize = 64 << 10;
-/// How long after the loss of its lock the keeper makes its state folder anew: until whoever takes it away is done.
+/// How long after the loss of its lock the supervisor makes its state folder anew: until whoever takes it away is done.
 pub const LOST_STATE_PAUSE_MS: u64 = 50;
 /// An order to the supervisor may be so long unless a longer one was announced.
 pub const ORDER_MAX_BYTES: usize = 768 << 10;
@@ -152,8 +152,8 @@ pub const ANNOUNCED_ORDER_TIMEOUT_MS: u64 = 10_000;
 /// So much of one connection the supervisor reads before it turns to the others.
 pub const ORDERS_READ_AT_ONCE_BYTES: usize = 64 << 10;
 /// So many programs may be connected to the supervisor at once, the gateway among them.
-pub const KEEPER_CLIENTS_MAX: usize = 128;
-/// How often a verb looks again before it gives up as undecided.
+pub const SUPERVISOR_CLIENTS_MAX: usize = 128;
+/// How often a command looks again before it gives up as undecided.
 pub const STEPS_MAX: usize = 16;
 /// How long whoever listens may take to answer the handshake of `proxy --lines`.
 pub const PROXY_HANDSHAKE_SECONDS: u64 = 10;

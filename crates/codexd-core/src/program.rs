@@ -1,4 +1,4 @@
-//! A program is data: what to run, with what, and how to end it. Service managers render it; the keeper runs it.
+//! A program is data: what to run, with what, and how to end it. Service managers render it; the supervisor runs it.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub struct Program {
     #[serde(default)]
     pub embedded: bool,
     /// The socket of its own that it listens on, behind a gateway; `None` for one that makes the control socket itself. A
-    /// keeper tells it to the gateway, and removes it when the process is gone.
+    /// supervisor tells it to the gateway, and removes it when the process is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
     /// The Codex that `--codex-bin` named for it.

@@ -86,7 +86,7 @@ pub enum HostOrder {
     /// Store the settings of a thread in memory, never on disk, for a gateway that comes after this one. They may hold
     /// credentials.
     StoreThreadSettings(ThreadSettings),
-    /// Tell this to every verb that listens: how a handover goes.
+    /// Tell this to every command that listens: how a handover goes.
     Report(serde_json::Value),
     /// Write a line into the event log.
     Note {

@@ -1,6 +1,6 @@
 //! Whether a home is served from another pid namespace or another host, where nothing may be signalled from here.
 //!
-//! What counts is what both sides share: sockets, whose peer the kernel names, and the keeper's lock. Numbers in files do not.
+//! What counts is what both sides share: sockets, whose peer the kernel names, and the supervisor's lock. Numbers in files do not.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use codexd_protocol::unix;
 
 use crate::home::Home;
 use crate::pid_namespace::{self, Whereabouts};
-use crate::service::keeper::{self, KeeperState};
+use crate::service::supervisor::{self, SupervisorState};
 use crate::{lock, process, strays};
 
 /// Where a home is served.
@@ -28,32 +28,36 @@ pub enum Place {
 pub struct Elsewhere {
     /// Where.
     pub place: Place,
-    /// The host name there, if its keeper has written it.
+    /// The host name there, if its supervisor has written it.
     pub host_name: Option<String>,
-    /// Whether a keeper lives there.
-    pub has_keeper: bool,
+    /// Whether a supervisor lives there.
+    pub has_supervisor: bool,
 }
 
 /// Where a home is served, unless that is here or nowhere.
 pub fn find(home: &Home) -> Option<Elsewhere> {
-    let state = keeper::read_state_of_any_place(home);
-    let here = state.as_ref().filter(|state| state.is_from_here()).map(|state| &state.keeper);
-    if here.is_some_and(|keeper| process::is_alive(keeper) && keeper::is_one(keeper.pid, home)) {
+    let state = supervisor::read_state_of_any_place(home);
+    let here = state.as_ref().filter(|state| state.is_from_here()).map(|state| &state.supervisor);
+    if here
+        .is_some_and(|supervisor| process::is_alive(supervisor) && supervisor::is_one(supervisor.pid, home))
+    {
         return None;
     }
     let place = by_sockets(home, state.as_ref()).or_else(|| by_lock(home, state.as_ref()))?;
     let written_there = state.filter(|state| !state.is_from_here());
     let host_name = written_there.and_then(|state| state.host_name);
-    Some(Elsewhere { place, host_name, has_keeper: is_locked(home) })
+    Some(Elsewhere { place, host_name, has_supervisor: is_locked(home) })
 }
 
-/// The process that listens on a socket of the home serves it. A keeper in this namespace is the one that counts.
-fn by_sockets(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
+/// The process that listens on a socket of the home serves it. A supervisor in this namespace is the one that counts.
+fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     let servers = state
         .into_iter()
         .flat_map(|state| state.program.iter().chain(state.others.iter().map(|other| &other.program)));
     let own: Vec<PathBuf> = servers.filter_map(|program| program.socket.clone()).collect();
-    for (index, socket) in [home.keeper_socket(), home.control_socket()].into_iter().chain(own).enumerate() {
+    for (index, socket) in
+        [home.supervisor_socket(), home.control_socket()].into_iter().chain(own).enumerate()
+    {
         let Ok(stream) = unix::connect(&socket) else { continue };
         match pid_namespace::of_peer(&stream) {
             Whereabouts::Here if index == 0 => return None,
@@ -65,8 +69,8 @@ fn by_sockets(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
     None
 }
 
-/// A lock that is held although the one who wrote the state is not here; and servers without a keeper that are still starting.
-fn by_lock(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
+/// A lock that is held although the one who wrote the state is not here; and servers without a supervisor that are still starting.
+fn by_lock(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     let state = state.filter(|state| !state.is_from_here() || !state.is_from_this_boot())?;
     let place = if state.is_from_this_boot() { Place::PidNamespace } else { Place::Host };
     let lives = || {
@@ -77,9 +81,9 @@ fn by_lock(home: &Home, state: Option<&KeeperState>) -> Option<Place> {
 }
 
 fn is_locked(home: &Home) -> bool {
-    let path = home.keeper_lock();
+    let path = home.supervisor_lock();
     path.exists()
-        && match lock::try_keeper_lock(&path) {
+        && match lock::try_supervisor_lock(&path) {
             Ok(taken) => taken.is_none(),
             // It cannot be looked at from here: that shows when it is to be taken.
             Err(error) => error.kind() == ErrorKind::WouldBlock,

@@ -1,10 +1,10 @@
 //! The event log `events.jsonl`: what happened, a line each, numbered.
 //!
-//! Verbs and the keeper append to one file under a lock of its own. A number is taken from the end of the file, so it
+//! Commands and the supervisor append to one file under a lock of its own. A number is taken from the end of the file, so it
 //! goes on over restarts; a line that was cut short (a power cut, a full disk) is closed and its number never used
 //! again. Past a size limit the file becomes `events.jsonl.1`, whose numbers the next file continues.
 //!
-//! Failure modes: when nothing can be written the event is lost and the caller is told; no verb fails because of it. Of too many
+//! Failure modes: when nothing can be written the event is lost and the caller is told; no command fails because of it. Of too many
 //! events of one type most are dropped: they get no number, and the next event of the type says in `dropped` how many.
 
 mod rate;

@@ -1,4 +1,4 @@
-//! The gateway of a home as a process, by its arguments: one that a keeper started and was killed before it wrote that down.
+//! The gateway of a home as a process, by its arguments: one that a supervisor started and was killed before it wrote that down.
 
 use codexd_core::identity::{Pid, Process};
 
@@ -6,7 +6,7 @@ use crate::home::Home;
 use crate::process_table::ProcessTable;
 use crate::{ownership, pid_namespace, process};
 
-/// The verb, and the option that says of which home; they come first among the arguments.
+/// The command, and the option that says of which home; they come first among the arguments.
 pub const ARGUMENTS: [&str; 2] = ["gateway", "--codex-home"];
 
 /// Whether this process is a gateway of this home.

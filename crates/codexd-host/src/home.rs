@@ -13,7 +13,7 @@ const REPLACED: [&str; 8] = [
     "settings.json",
     "server.json",
     "app-server.pid",
-    "keeper.json",
+    "supervisor.json",
     "codex-binaries.json",
     "gateway.json",
     GATEWAY_GOALS,
@@ -75,7 +75,7 @@ impl Home {
         self.state_file("settings.json")
     }
 
-    /// The lock of the changing verbs.
+    /// The lock of the changing commands.
     pub fn operation_lock(&self) -> PathBuf {
         self.state_file("daemon.lock")
     }
@@ -85,19 +85,19 @@ impl Home {
         self.state_file("events.jsonl")
     }
 
-    /// What the keeper last wrote about itself.
-    pub fn keeper_state(&self) -> PathBuf {
-        self.state_file("keeper.json")
+    /// What the supervisor last wrote about itself.
+    pub fn supervisor_state(&self) -> PathBuf {
+        self.state_file("supervisor.json")
     }
 
-    /// The lock that the keeper holds while it lives.
-    pub fn keeper_lock(&self) -> PathBuf {
-        self.state_file("keeper.lock")
+    /// The lock that the supervisor holds while it lives.
+    pub fn supervisor_lock(&self) -> PathBuf {
+        self.state_file("supervisor.lock")
     }
 
-    /// The socket on which the keeper takes orders.
-    pub fn keeper_socket(&self) -> PathBuf {
-        self.state_file("keeper.sock")
+    /// The socket on which the supervisor takes orders.
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.state_file("supervisor.sock")
     }
 
     /// What is known about Codex binaries by their identity.
@@ -165,9 +165,9 @@ impl Home {
         self.control_dir().join(format!("app-server-{nth}.sock"))
     }
 
-    /// What the keeper itself has to say, which is nothing unless something is very wrong.
-    pub fn keeper_log(&self) -> PathBuf {
-        self.state_file("keeper.log")
+    /// What the supervisor itself has to say, which is nothing unless something is very wrong.
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.state_file("supervisor.log")
     }
 
     /// Makes the state folders, for their owner alone, whatever the umask, and takes away what killed writers have left.
@@ -232,7 +232,7 @@ mod tests {
         home.create_state().expect("made");
         let mut gone = std::process::Command::new("true").spawn().expect("a child");
         gone.wait().expect("ended and reaped");
-        for path in [home.settings(), home.pid_record(), home.keeper_state(), home.binary_cache()] {
+        for path in [home.settings(), home.pid_record(), home.supervisor_state(), home.binary_cache()] {
             fs::write(path.with_added_extension(format!("{}.tmp", gone.id())), "half").expect("written");
         }
         home.create_state().expect("made");

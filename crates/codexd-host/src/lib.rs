@@ -2,7 +2,7 @@
 //!
 //! Invariants: a pid is never trusted without its boot id and start ticks; a file that matters is never half there; no
 //! other program (`ps`, `systemctl`, …) is needed. Linux comes first: everything that reads `/proc` or opens a pidfd is
-//! in [`process`], [`process_table`], [`strays`] and [`service::keeper`], behind types that another platform can fill. macOS is untested.
+//! in [`process`], [`process_table`], [`strays`] and [`service::supervisor`], behind types that another platform can fill. macOS is untested.
 
 pub mod atomic;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! One changing verb at a time per CODEX_HOME: `flock` on `daemon.lock`, the same lock that upstream takes.
+//! One changing command at a time per CODEX_HOME: `flock` on `daemon.lock`, the same lock that upstream takes.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -35,7 +35,7 @@ pub enum LockError {
 }
 
 impl OperationLock {
-    /// Takes the lock at `path` for `purpose` (the verb). If it is held, `on_wait` is told by whom, once.
+    /// Takes the lock at `path` for `purpose` (the command). If it is held, `on_wait` is told by whom, once.
     ///
     /// # Errors
     /// [`LockError::Timeout`] after `patience`; [`LockError::File`] if the file cannot be made or opened.
@@ -116,12 +116,12 @@ fn is_read_only(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
-/// Takes the keeper's lock for as long as the file is kept; `None` if a keeper holds it.
+/// Takes the supervisor's lock for as long as the file is kept; `None` if a supervisor holds it.
 ///
 /// # Errors
 /// If the file cannot be made or opened.
-pub fn try_keeper_lock(path: &Path) -> io::Result<Option<File>> {
-    // Only this very file is the keeper's lock: where it cannot be opened nothing else can stand for it.
+pub fn try_supervisor_lock(path: &Path) -> io::Result<Option<File>> {
+    // Only this very file is the supervisor's lock: where it cannot be opened nothing else can stand for it.
     let file = open_to_write(path);
     let file = file.or_else(|error| if is_read_only(&error) { open_regular(path) } else { Err(error) })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

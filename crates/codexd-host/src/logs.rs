@@ -1,6 +1,6 @@
 //! The server's stdout and stderr on disk, bounded.
 //!
-//! The server writes to the files itself, so they go on when the keeper dies. The keeper bounds them: what is older moves
+//! The server writes to the files itself, so they go on when the supervisor dies. The supervisor bounds them: what is older moves
 //! to `<name>.1`, which holds no more than the log itself may; what is older still goes. Where the file system can cut the
 //! front off a file (ext4, xfs) nothing is lost on the way; elsewhere the file is copied and emptied, and a line written in
 //! the microseconds between may be lost (a server cannot be made to reopen).
@@ -95,7 +95,7 @@ pub fn rotate_if_larger(path: &Path, max_bytes: u64) -> io::Result<Rotation> {
 }
 
 /// Copies the end of the log beside the rotated file, renames it over that, and only then cuts the log. The name of the copy
-/// is a fixed one: what a killed keeper leaves there, the next one writes over. Answers what neither file has any more.
+/// is a fixed one: what a killed supervisor leaves there, the next one writes over. Answers what neither file has any more.
 fn move_away(file: &mut File, older: &Path, length: u64, max_bytes: u64) -> io::Result<u64> {
     let beside = with_suffix(older, ".tmp");
     let kept = keep_end(file, &beside, length, max_bytes).and_then(|kept| {

@@ -1,4 +1,4 @@
-//! The record of the current app-server on disk, `server.json`: written by the keeper, judged by each command.
+//! The record of the current app-server on disk, `server.json`: written by the supervisor, judged by each command.
 //!
 //! The record of upstream's daemon, which an older codexd wrote as well, is read where codexd's own names no living process.
 //! It goes when codexd records the same server: see [`upstream_files`].

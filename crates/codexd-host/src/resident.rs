@@ -3,7 +3,7 @@
 /// Gives back the pages of code that this process has used so far. What it needs again comes back from the page cache, some
 /// 16 pages at a touch.
 ///
-/// Starting, parsing and serving a verb touch far more code than waiting does: of 4.4 MiB that a keeper has resident after
+/// Starting, parsing and serving a command touch far more code than waiting does: of 4.4 MiB that a supervisor has resident after
 /// a start, 3.3 MiB are such pages.
 pub fn give_back_used_code() {
     #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
 //! A short path for a server that cannot bind a long one (app-server 0.131.0), with a link at the well-known place.
 //!
 //! The path is `<runtime folder>/codexd-<uid>/<hash>.sock`, in a folder that only its owner may enter; the hash is that
-//! of the long path, so every command and every keeper arrives at the same one.
+//! of the long path, so every command and every supervisor arrives at the same one.
 
 use std::fs;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! Tools run in sessions of their own, so killing the server's process group does not reach them, and once the server is
 //! dead its children have another parent. Every server is therefore started with a mark in `CODEXD_GENERATION` that its
-//! descendants inherit, in the session of its keeper, which inherits what it leaves behind; this module goes by all three.
+//! descendants inherit, in the session of its supervisor, which inherits what it leaves behind; this module goes by all three.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +30,7 @@ pub struct Ties {
     pub generation: Option<String>,
     /// When the server was started, in ticks since boot: nobody who is older has its mark. Zero if that is not known.
     pub since_ticks: u64,
-    /// The session of the keeper that started it, which is nobody else's.
+    /// The session of the supervisor that started it, which is nobody else's.
     pub session: Option<Pid>,
     /// Whether what the server's processes left behind has become ours: it is a child of this process then.
     pub inherited: bool,
@@ -39,7 +39,7 @@ pub struct Ties {
 }
 
 impl Ties {
-    /// Only what leads to this server and to no other one: while others live that were started by the same keeper, what
+    /// Only what leads to this server and to no other one: while others live that were started by the same supervisor, what
     /// has lost its mark may be theirs.
     #[must_use]
     pub fn while_others_live(self) -> Self {

@@ -41,7 +41,7 @@ pub enum ProbeError {
     Connect(io::Error),
     /// Somebody listens and did not answer in time, or left instead of answering.
     #[error("{why}")]
-    Mute {
+    Unresponsive {
         /// Who.
         peer: Option<Peer>,
         /// What happened.
@@ -81,20 +81,20 @@ pub fn ask_on(stream: UnixStream, client_version: &str, patience: Duration) -> R
     if let Some(peer) = peer.filter(|peer| !peer.is_trusted()) {
         return Err(ProbeError::OtherUser { peer });
     }
-    let mute = |why: String| ProbeError::Mute { peer, why };
+    let unresponsive = |why: String| ProbeError::Unresponsive { peer, why };
     let stream = Bounded { stream, deadline: Instant::now() + patience };
     let (mut socket, _) = tungstenite::client("ws://localhost/", stream).map_err(|error| match error {
         tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response)) => {
             ProbeError::Foreign { peer, why: format!("it answered the upgrade with {}", response.status()) }
         }
-        other => mute(format!("no WebSocket handshake: {other}")),
+        other => unresponsive(format!("no WebSocket handshake: {other}")),
     })?;
     let hello = json!({"id": REQUEST_ID, "method": "initialize", "params": {
         "clientInfo": {"name": CLIENT_NAME, "title": null, "version": client_version}}});
     socket
         .send(Frame::text(hello.to_string()))
-        .map_err(|error| mute(format!("no request went out: {error}")))?;
-    let result = read_answer(&mut socket).map_err(mute)?;
+        .map_err(|error| unresponsive(format!("no request went out: {error}")))?;
+    let result = read_answer(&mut socket).map_err(unresponsive)?;
     let result = result.map_err(|why| ProbeError::Foreign { peer, why })?;
     let user_agent = result.get("userAgent").and_then(Value::as_str).map(str::to_owned);
     match (user_agent, peer) {
@@ -192,10 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mute_listener_is_told_from_a_refusing_one_and_from_none() {
+    fn an_unresponsive_listener_is_told_from_a_refusing_one_and_from_none() {
         let (_folder, path) = serve(None);
-        let mute = ask(&path, "0", Duration::from_millis(50));
-        assert!(matches!(mute, Err(ProbeError::Mute { peer: Some(_), .. })), "{mute:?}");
+        let unresponsive = ask(&path, "0", Duration::from_millis(50));
+        assert!(
+            matches!(unresponsive, Err(ProbeError::Unresponsive { peer: Some(_), .. })),
+            "{unresponsive:?}"
+        );
         let (_folder, path) = serve(Some(r#"{"id":1,"error":{"code":-32600,"message":"no"}}"#));
         let refusing = ask(&path, "0", Duration::from_secs(10));
         assert!(matches!(refusing, Err(ProbeError::Foreign { .. })), "{refusing:?}");

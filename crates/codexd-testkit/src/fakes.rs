@@ -30,7 +30,7 @@ pub enum Fake {
     /// It lives, but never listens.
     NeverListens,
     /// It listens and accepts, but never answers. Needs perl.
-    Mute,
+    Unresponsive,
     /// It serves, and SIGTERM does not end it; its whole process group survives that.
     IgnoresSigterm,
     /// It is [`Fake::Wrapped`] by a script that ignores SIGTERM and SIGHUP, and goes on after its server.
@@ -102,7 +102,7 @@ impl Fake {
                 "never=$(mktemp -u \"$CODEX_HOME/never-XXXXXX\")\nmkfifo \"$never\"\nread -r _ < \"$never\""
                     .to_owned()
             }
-            Fake::Mute => MUTE.to_owned(),
+            Fake::Unresponsive => MUTE.to_owned(),
             // The mask outlives exec.
             Fake::IgnoresSigterm => format!("exec env --block-signal=TERM --block-signal=HUP {}", serve()?),
             Fake::WrappedForEver => {
@@ -180,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mute_fake_accepts_and_is_silent() {
+    fn an_unresponsive_fake_accepts_and_is_silent() {
         let home = Home::new().expect("a home");
-        let fake = Fake::Mute.install(&home, Layout::Standalone).expect("a fake");
+        let fake = Fake::Unresponsive.install(&home, Layout::Standalone).expect("a fake");
         let mut serve = home.command(&fake);
         serve.args(["app-server", "--remote-control", "--listen", "unix://"]);
         let _running = run::Running::spawn(serve).expect("it runs");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use codexd_core::identity::{Pid, Process};
 use codexd_core::program::Program;
-use codexd_host::service::keeper::{self, KeeperState};
+use codexd_host::service::supervisor::{self, SupervisorState};
 use codexd_host::strays::MARK;
 use codexd_host::{Home, pid_record, process};
 
@@ -46,10 +46,10 @@ struct Context {
 
 impl Caller {
     /// Looks whether this process runs inside an app-server of `home`. A tool may drop any one of the ties, hardly all of them:
-    /// the generation id in the environment, being a descendant of the server or, once orphaned, of its keeper, and
-    /// the session of the keeper.
+    /// the generation id in the environment, being a descendant of the server or, once orphaned, of its supervisor, and
+    /// the session of the supervisor.
     pub fn identify(home: &Home) -> Self {
-        let state = keeper::read_state(home);
+        let state = supervisor::read_state(home);
         let record = pid_record::observe(home).ok();
         let recorded = record.as_ref().and_then(|record| record.process.clone());
         let generation = record.and_then(|record| record.codexd).and_then(|codexd| codexd.generation);
@@ -57,7 +57,7 @@ impl Caller {
         if !known.holds_this_process() {
             return Self::default();
         }
-        let recorded = keeper::launch_spec(home).and_then(Context::of_program);
+        let recorded = supervisor::launch_spec(home).and_then(Context::of_program);
         let recorded = recorded.or_else(|| known.servers.iter().find_map(Context::of_process));
         Self { is_inside: true, recorded }
     }
@@ -98,7 +98,7 @@ impl Caller {
 impl Context {
     fn of_program(program: Program) -> Option<Self> {
         let env: Vec<_> = program.env.into_iter().map(|(name, value)| (name.0, value.0)).collect();
-        // A keeper that could not read it has none.
+        // A supervisor that could not read it has none.
         (!env.is_empty()).then_some(Self { env, cwd: program.cwd })
     }
 
@@ -112,23 +112,23 @@ impl Context {
 /// The generations of a home.
 #[derive(Debug, Default)]
 struct Known {
-    keeper: Option<Pid>,
+    supervisor: Option<Pid>,
     /// Those that live, the current one first.
     servers: Vec<Process>,
     marks: Vec<String>,
 }
 
 impl Known {
-    fn of(state: Option<&KeeperState>, recorded: Option<Process>, mark: Option<String>) -> Self {
+    fn of(state: Option<&SupervisorState>, recorded: Option<Process>, mark: Option<String>) -> Self {
         let others = state.iter().flat_map(|state| &state.others);
         let servers = recorded.into_iter().chain(state.and_then(|state| state.server.clone()));
         let servers = servers.chain(others.clone().filter_map(|other| other.process.clone()));
         let marks = mark.into_iter().chain(state.and_then(|state| state.generation.clone()));
         Self {
-            keeper: state
-                .map(|state| &state.keeper)
-                .filter(|keeper| process::is_alive(keeper))
-                .map(|keeper| keeper.pid),
+            supervisor: state
+                .map(|state| &state.supervisor)
+                .filter(|supervisor| process::is_alive(supervisor))
+                .map(|supervisor| supervisor.pid),
             servers: servers.filter(process::is_alive).collect(),
             marks: marks.chain(others.filter_map(|other| other.generation.clone())).collect(),
         }
@@ -141,10 +141,10 @@ impl Known {
         let session = || process::stat(me).map(|stat| Pid(stat.session));
         carries
             || self
-                .keeper
+                .supervisor
                 .into_iter()
                 .chain(self.servers.iter().map(|server| server.pid))
                 .any(|ancestor| process::descends_from(me, ancestor))
-            || (self.keeper.is_some() && session() == self.keeper)
+            || (self.supervisor.is_some() && session() == self.supervisor)
     }
 }

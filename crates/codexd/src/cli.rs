@@ -10,20 +10,20 @@ use codexd_core::contract::{ErrorCode, Failure};
 
 use crate::output;
 
-/// Keeps Codex's app-server running on this machine. A verb prints one JSON object on stdout; up, status and logs print for
+/// Keeps Codex's app-server running on this machine. A command prints one JSON object on stdout; up, status and logs print for
 /// people when stdout is a terminal.
 #[derive(Debug, Parser)]
 #[command(name = "codexd", version, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The options of every verb.
+    /// The options of every command.
     #[command(flatten)]
     pub global: Global,
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub command: CliCommand,
 }
 
-/// The options of every verb.
+/// The options of every command.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// The home to work on [default: $CODEX_HOME, else ~/.codex]
@@ -46,9 +46,9 @@ pub struct Global {
     pub lock_timeout: u64,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum CliCommand {
     /// Bring the app-server up, with progress, and say how to attach
     Up,
     /// Start the app-server if none runs; returns when it answers
@@ -90,7 +90,7 @@ pub struct StartArgs {
     pub embedded: bool,
 }
 
-/// The options of verbs that may end a server.
+/// The options of commands that may end a server.
 #[derive(Args, Clone, Debug, Default)]
 pub struct GraceArgs {
     /// How long running turns have to finish [default: the setting stopGraceSeconds, else shutdownGraceSeconds, else 60]
@@ -166,7 +166,7 @@ pub struct EmbeddedArgs {
     pub managed_daemon: bool,
 }
 
-/// A program written for `codex app-server daemon <verb>`, or for `codex app-server proxy`, reaches the same verb.
+/// A program written for `codex app-server daemon <command>`, or for `codex app-server proxy`, reaches the same command.
 pub fn without_upstream_prefix(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.len() > 2 && arguments[1] == "app-server" && arguments[2] == "daemon" {
@@ -190,7 +190,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Cli, Stop> {
 }
 
 impl Stop {
-    /// Help and version go to stdout as they are: a person asked. Anything else is an error as every verb has them.
+    /// Help and version go to stdout as they are: a person asked. Anything else is an error as every command has them.
     pub fn report(self) -> ExitCode {
         if matches!(self.0.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             return match self.0.print() {
@@ -201,12 +201,12 @@ impl Stop {
         let text = self.0.render().to_string();
         let first = match self.0.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-                "no verb was given".to_owned()
+                "no command was given".to_owned()
             }
             _ => text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
         };
         let failure = Failure::new(ErrorCode::BadArguments, first)
-            .hint("codexd --help lists the verbs, codexd <verb> --help its options");
+            .hint("codexd --help lists the commands, codexd <command> --help its options");
         output::say_lines(text.trim_end());
         output::print_failure_json(&failure)
     }
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_spelling_reaches_the_same_verb() {
+    fn upstreams_spelling_reaches_the_same_command() {
         let arguments = ["codexd", "app-server", "daemon", "start"].map(Into::into);
         assert_eq!(without_upstream_prefix(arguments), ["codexd", "start"]);
         let arguments = ["codexd", "app-server", "proxy", "--sock", "s"].map(Into::into);

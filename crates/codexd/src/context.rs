@@ -1,4 +1,4 @@
-//! What every verb has at hand: the home, the options, the event log, and what was put right on the way.
+//! What every command has at hand: the home, the options, the event log, and what was put right on the way.
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
@@ -27,12 +27,12 @@ pub fn long_grace(seconds: u64) -> String {
     format!("the setting shutdownGraceSeconds is {seconds}; upstream's commands fail with more than {limit}")
 }
 
-/// What every verb has at hand.
+/// What every command has at hand.
 #[derive(Debug)]
 pub struct Context {
     /// The home.
     pub home: Home,
-    /// The options of every verb.
+    /// The options of every command.
     pub global: Global,
     /// The event log.
     pub log: EventLog,
@@ -58,11 +58,11 @@ impl Context {
         self.caller.get_or_init(|| Caller::identify(&self.home))
     }
 
-    /// Takes the operation lock for `verb`; says on stderr whom it waits for.
+    /// Takes the operation lock for `command`; says on stderr whom it waits for.
     ///
     /// # Errors
     /// `lock-timeout`, `running-elsewhere`, or what the file system said.
-    pub fn lock(&self, verb: &str) -> Result<OperationLock, Failure> {
+    pub fn lock(&self, command: &str) -> Result<OperationLock, Failure> {
         // A home that cannot be written shows when something is to be written; to stop a server nothing is.
         let made = self.home.create_folders();
         if let Err(error) = &made
@@ -72,7 +72,7 @@ impl Context {
         }
         let path = self.home.operation_lock();
         let patience = Duration::from_secs(self.global.lock_timeout);
-        let taken = OperationLock::take(&path, verb, patience, |holder| {
+        let taken = OperationLock::take(&path, command, patience, |holder| {
             let holder = holder.unwrap_or("another codexd or codex command");
             output::say(&format!("waiting up to {} s for {holder}", patience.as_secs()));
         });
@@ -115,10 +115,10 @@ impl Context {
         }
     }
 
-    /// Records that a verb refused or failed.
-    pub fn refused(&self, verb: &str, failure: &Failure) {
-        let event = Event::new(EventLevel::Error, "verb.failed", failure.message.clone())
-            .with("verb", verb)
+    /// Records that a command refused or failed.
+    pub fn refused(&self, command: &str, failure: &Failure) {
+        let event = Event::new(EventLevel::Error, "command.failed", failure.message.clone())
+            .with("command", command)
             .with("code", failure.code.as_str());
         self.note(event);
     }
@@ -128,7 +128,7 @@ impl Context {
         settings_file::read(&self.home).unwrap_or_default()
     }
 
-    /// The settings for a changing verb: a defective file is kept aside first, and what could be read of it goes on.
+    /// The settings for a changing command: a defective file is kept aside first, and what could be read of it goes on.
     ///
     /// # Errors
     /// What the file system said.

@@ -1,4 +1,4 @@
-//! The loop of every changing verb: look, decide, act, look again.
+//! The loop of every changing command: look, decide, act, look again.
 
 mod adopt;
 mod deferred;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{Command, Progress, Recorded, Step, decide};
-use codexd_core::limits::{KEEPER_TIMEOUT_MS, STEPS_MAX};
+use codexd_core::limits::{STEPS_MAX, SUPERVISOR_TIMEOUT_MS};
 use codexd_core::program::{DrainSignal, Program, StopPolicy};
 use codexd_core::settings::Gateway;
 use codexd_host::events::Event;
 use codexd_host::process;
-use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Refusal};
+use codexd_host::service::supervisor::{self, LinkError, Order, Refusal, SupervisorLink};
 use codexd_protocol::probe::Answer;
 use serde_json::Value;
 
@@ -29,10 +29,10 @@ use crate::patience::Progress as Patience;
 use crate::ready::{NotReady, Whose, await_ready};
 use crate::{codex, failures, gateway_settings};
 
-/// So many keepers may be lost on the way of one verb.
-const KEEPERS_LOST_MAX: usize = 3;
+/// So many supervisors may be lost on the way of one command.
+const SUPERVISORS_LOST_MAX: usize = 3;
 
-/// What a verb wants, with what it takes to get there.
+/// What a command wants, with what it takes to get there.
 pub struct Wish<'a> {
     /// The goal.
     pub command: Command,
@@ -93,27 +93,27 @@ enum Given {
 struct Drive<'a> {
     context: &'a Context,
     wish: &'a Wish<'a>,
-    link: Option<KeeperLink>,
-    /// This very verb started the keeper for a server that did not run before.
+    link: Option<SupervisorLink>,
+    /// This very command started the supervisor for a server that did not run before.
     launched: bool,
     progress: Progress,
     fresh: Option<Listening>,
     /// The server that the supervisor was told to replace.
     replaced: Option<Process>,
-    /// How often the keeper was gone when it was needed.
-    keepers_lost: usize,
+    /// How often the supervisor was gone when it was needed.
+    supervisors_lost: usize,
     /// The record names nobody and cannot be removed, which does not matter here.
     record_stays: bool,
     /// How the handover goes, if there is one.
     handover: Option<Value>,
-    /// The gateway had its time to get in touch with the keeper.
+    /// The gateway had its time to get in touch with the supervisor.
     gateway_awaited: bool,
 }
 
 /// Drives a wish to its end. The operation lock is held.
 ///
 /// # Errors
-/// Why the goal cannot be reached. Running the verb again is always safe.
+/// Why the goal cannot be reached. Running the command again is always safe.
 pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
     let mut drive = Drive {
         context,
@@ -123,7 +123,7 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
         progress: Progress::default(),
         fresh: None,
         replaced: None,
-        keepers_lost: 0,
+        supervisors_lost: 0,
         record_stays: false,
         handover: None,
         gateway_awaited: false,
@@ -188,8 +188,8 @@ impl Drive<'_> {
             Step::Refuse(refusal) => {
                 return Err(failures::refusal(refusal, &self.context.home.control_socket()));
             }
-            Step::Finish { managed: true, .. } if self.link.as_ref().is_some_and(KeeperLink::is_cut) => {
-                self.lost_keeper()?;
+            Step::Finish { managed: true, .. } if self.link.as_ref().is_some_and(SupervisorLink::is_cut) => {
+                self.lost_supervisor()?;
             }
             Step::Finish { status, managed } => {
                 return self.finish(status, managed, sight).map(Some);
@@ -232,8 +232,8 @@ impl Drive<'_> {
         Ok((Box::new(program), gateway.map(Box::new)))
     }
 
-    /// Gives an order to the keeper, which is started if there is none; answers whether it was taken. If not, look again:
-    /// the keeper is gone, or another one was there before ours.
+    /// Gives an order to the supervisor, which is started if there is none; answers whether it was taken. If not, look again:
+    /// the supervisor is gone, or another one was there before ours.
     fn order(&mut self, order: &Order) -> Result<bool, Failure> {
         match self.give(order)? {
             Given::Taken => Ok(true),
@@ -250,7 +250,7 @@ impl Drive<'_> {
     fn give(&mut self, order: &Order) -> Result<Given, Failure> {
         let ordered = match self.link.as_mut() {
             Some(link) => link.order(order),
-            None => KeeperLink::launch(&self.context.home, &codex::myself()?).and_then(|link| {
+            None => SupervisorLink::launch(&self.context.home, &codex::myself()?).and_then(|link| {
                 self.launched = true;
                 self.link.insert(link).order(order)
             }),
@@ -258,24 +258,24 @@ impl Drive<'_> {
         match ordered {
             Ok(()) => Ok(Given::Taken),
             Err(LinkError::OrderRefused(refusal)) => Ok(Given::Refused(refusal)),
-            Err(LinkError::Gone) => self.lost_keeper().map(|()| Given::SupervisorGone),
+            Err(LinkError::Gone) => self.lost_supervisor().map(|()| Given::SupervisorGone),
             // One that hangs is ended by the next look.
-            Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => {
-                self.lost_keeper().map(|()| Given::SupervisorGone)
+            Err(LinkError::Silent(_)) if !supervisor::answers(&self.context.home) => {
+                self.lost_supervisor().map(|()| Given::SupervisorGone)
             }
-            Err(error) => Err(failures::keeper(&self.context.home, &error)),
+            Err(error) => Err(failures::supervisor(&self.context.home, &error)),
         }
     }
 
-    /// The keeper is gone, and its orders with it. The next look finds what it left, and another one takes over.
-    fn lost_keeper(&mut self) -> Result<(), Failure> {
+    /// The supervisor is gone, and its orders with it. The next look finds what it left, and another one takes over.
+    fn lost_supervisor(&mut self) -> Result<(), Failure> {
         self.link = None;
-        self.keepers_lost += 1;
+        self.supervisors_lost += 1;
         if self.replaced.as_ref().is_some_and(process::is_alive) {
             self.progress.restarted = false;
         }
-        if self.keepers_lost > KEEPERS_LOST_MAX {
-            return Err(failures::keeper(&self.context.home, &LinkError::Gone));
+        if self.supervisors_lost > SUPERVISORS_LOST_MAX {
+            return Err(failures::supervisor(&self.context.home, &LinkError::Gone));
         }
         Ok(())
     }
@@ -289,7 +289,7 @@ impl Drive<'_> {
                 self.fresh = Some(listening);
                 Ok(())
             }
-            Err(NotReady::KeeperGone) => self.lost_keeper(),
+            Err(NotReady::SupervisorGone) => self.lost_supervisor(),
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
                 self.give_up_what_never_ran();
@@ -316,12 +316,12 @@ impl Drive<'_> {
                 .hint("`codexd logs` shows what it wrote; `codexd restart` replaces it")
                 .with("pid", pid.map(|pid| pid.0))
             }
-            NotReady::KeeperGone => Failure::new(ErrorCode::KeeperFailed, "the keeper has gone"),
-            NotReady::Link(error) => failures::keeper(&self.context.home, &error),
+            NotReady::SupervisorGone => Failure::new(ErrorCode::SupervisorFailed, "the supervisor has gone"),
+            NotReady::Link(error) => failures::supervisor(&self.context.home, &error),
         }
     }
 
-    /// What this verb began and what never answered is ended again: a failed start leaves nothing behind. A keeper that
+    /// What this command began and what never answered is ended again: a failed start leaves nothing behind. A supervisor that
     /// was there before goes on trying.
     fn give_up_what_never_ran(&mut self) {
         if !self.launched || !self.progress.started {
@@ -331,15 +331,15 @@ impl Drive<'_> {
         if let Some(mut link) = self.link.take()
             && link.order(&Order::Stop { policy, failed: true }).is_ok()
         {
-            // What is left of it is found by the next verb.
+            // What is left of it is found by the next command.
             let _ = self.await_leaving(&mut link, &mut Patience::begin());
-            let _ = link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS));
+            let _ = link.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
         }
     }
 }
 
-/// Records the end of a verb that changed something.
-pub fn note_outcome(context: &Context, verb: &str, reached: &Reached) {
+/// Records the end of a command that changed something.
+pub fn note_outcome(context: &Context, command: &str, reached: &Reached) {
     use LifecycleStatus::{AlreadyDisabled, AlreadyEnabled, AlreadyRunning, NotRunning};
     if matches!(reached.status, AlreadyRunning | NotRunning | AlreadyEnabled | AlreadyDisabled) {
         return;
@@ -347,13 +347,13 @@ pub fn note_outcome(context: &Context, verb: &str, reached: &Reached) {
     let message = match reached.status {
         LifecycleStatus::Stopping | LifecycleStatus::Restarting => {
             format!(
-                "{verb} was run inside the app-server; the keeper carries it out when the running turns have ended"
+                "{command} was run inside the app-server; the supervisor carries it out when the running turns have ended"
             )
         }
-        _ => format!("{verb} reached its goal"),
+        _ => format!("{command} reached its goal"),
     };
-    let event = Event::new(EventLevel::Info, "verb.done", message)
-        .with("verb", verb)
+    let event = Event::new(EventLevel::Info, "command.done", message)
+        .with("command", command)
         .with("status", serde_json::to_value(reached.status).unwrap_or_default())
         .with("pid", reached.pid.map(|pid| pid.0));
     context.note(event);

@@ -11,7 +11,7 @@ use codexd_core::lifecycle::Refusal;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
 use codexd_host::ownership::ForeignOwner;
-use codexd_host::service::keeper::LinkError;
+use codexd_host::service::supervisor::LinkError;
 use codexd_host::strays::MARK;
 use codexd_host::{Home, users};
 use codexd_release::{NotFound, VersionError};
@@ -100,8 +100,8 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
     }
 }
 
-/// The keeper did not play along.
-pub fn keeper(home: &Home, error: &LinkError) -> Failure {
+/// The supervisor did not play along.
+pub fn supervisor(home: &Home, error: &LinkError) -> Failure {
     match error {
         LinkError::System(error)
             if matches!(
@@ -115,17 +115,17 @@ pub fn keeper(home: &Home, error: &LinkError) -> Failure {
                     | ErrorKind::InvalidInput
             ) =>
         {
-            return state("start the keeper in", &home.state_dir(), error);
+            return state("start the supervisor in", &home.state_dir(), error);
         }
-        LinkError::Refused(refused) => return keeper_refused(home, &refused.message, refused.errno),
+        LinkError::Refused(refused) => return supervisor_refused(home, &refused.message, refused.errno),
         _ => {}
     }
-    Failure::new(ErrorCode::KeeperFailed, format!("{error}"))
-        .hint("run the command again; keeper.log in the state folder has the keeper's last words")
+    Failure::new(ErrorCode::SupervisorFailed, format!("{error}"))
+        .hint("run the command again; supervisor.log in the state folder has the supervisor's last words")
 }
 
 /// A supervisor that was just started cannot serve this home.
-fn keeper_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure {
+fn supervisor_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure {
     let folder = home.state_dir();
     let message = format!("the supervisor cannot run in {}: {message}", folder.display());
     let (code, hint) = match errno.map(Errno::from_raw_os_error) {
@@ -139,7 +139,10 @@ fn keeper_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure {
             ErrorCode::StateUnwritable,
             "move away what is in the way; the folder must be writable for the user who runs codexd",
         ),
-        _ => (ErrorCode::KeeperFailed, "run the command again; keeper.log in the state folder has more"),
+        _ => (
+            ErrorCode::SupervisorFailed,
+            "run the command again; supervisor.log in the state folder has more",
+        ),
     };
     Failure::new(code, message)
         .hint(hint)
@@ -158,12 +161,12 @@ pub fn not_started(message: String, errno: Option<i32>) -> Failure {
     failure.with("errno", errno)
 }
 
-/// The keeper lives and says nothing.
-pub fn keeper_hangs(keeper: &Process) -> Failure {
-    let message = format!("the keeper (pid {}) does not answer any more", keeper.pid);
-    Failure::new(ErrorCode::KeeperFailed, message)
-        .hint("run the command again: it ends that keeper and goes on with another one")
-        .with("pid", keeper.pid.0)
+/// The supervisor lives and says nothing.
+pub fn supervisor_hangs(supervisor: &Process) -> Failure {
+    let message = format!("the supervisor (pid {}) does not answer any more", supervisor.pid);
+    Failure::new(ErrorCode::SupervisorFailed, message)
+        .hint("run the command again: it ends that supervisor and goes on with another one")
+        .with("pid", supervisor.pid.0)
 }
 
 /// No Codex to run.
@@ -318,15 +321,15 @@ pub fn error_line(exit: &LastExit) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Errno, ErrorCode, Home, keeper};
-    use codexd_host::service::keeper::{LinkError, Refusal};
+    use super::{Errno, ErrorCode, Home, supervisor};
+    use codexd_host::service::supervisor::{LinkError, Refusal};
 
     #[test]
     fn a_home_that_cannot_hold_sockets_is_not_to_be_retried() {
         let home = Home::new("/h");
         let refused = |errno: Errno| {
             let message = "failed to listen for orders: refused".to_owned();
-            keeper(&home, &LinkError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }))
+            supervisor(&home, &LinkError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }))
         };
         // FAT and exFAT answer with the first, network file systems with the others.
         for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL] {
@@ -337,6 +340,6 @@ mod tests {
             assert!(failure.message.contains("failed to listen for orders"));
         }
         assert_eq!(refused(Errno::NOSPC).code, ErrorCode::DiskFull);
-        assert_eq!(refused(Errno::NOMEM).code, ErrorCode::KeeperFailed);
+        assert_eq!(refused(Errno::NOMEM).code, ErrorCode::SupervisorFailed);
     }
 }

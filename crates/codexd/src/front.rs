@@ -7,7 +7,7 @@ use codexd_core::identity::Pid;
 use codexd_core::os_text::OsText;
 use codexd_core::program::Program;
 use codexd_core::settings::{Gateway, SubagentApprovals};
-use codexd_host::service::keeper::{self, Generation};
+use codexd_host::service::supervisor::{self, Generation};
 use codexd_host::{Home, gateway_process, process};
 
 use crate::codex;
@@ -51,7 +51,7 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
         args.extend([OsText::from(SUBAGENT_APPROVALS), OsText::from(approvals.as_str())]);
     }
     let caller = context.caller();
-    let mut env: Vec<(OsText, OsText)> = keeper::VARIABLES
+    let mut env: Vec<(OsText, OsText)> = supervisor::VARIABLES
         .iter()
         .filter_map(|&name| Some((OsText::from(name), OsText(caller.variable(name)?))))
         .collect();
@@ -71,7 +71,7 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
 
 /// A socket behind the gateway that no living server has.
 pub fn free_socket(home: &Home, generations: &[Generation], recorded: Option<&Path>) -> PathBuf {
-    let before = keeper::read_state(home);
+    let before = supervisor::read_state(home);
     let others = before.iter().flat_map(|state| {
         let other = state.others.iter().filter(|other| other.process.as_ref().is_some_and(process::is_alive));
         other.filter_map(|other| other.program.socket.as_deref())
@@ -88,15 +88,16 @@ pub fn free_socket(home: &Home, generations: &[Generation], recorded: Option<&Pa
         .unwrap_or_else(|| home.generation_socket(0))
 }
 
-/// Whether the process that holds the control socket does so for codexd: the gateway, or the keeper while there is none. One
-/// that is about to end, or has just ended, is known by what its keeper wrote.
+/// Whether the process that holds the control socket does so for codexd: the gateway, or the supervisor while there is none. One
+/// that is about to end, or has just ended, is known by what its supervisor wrote.
 pub fn is_ours(listener: Pid, home: &Home) -> bool {
-    if gateway_process::is_one(listener, home) || keeper::is_one(listener, home) {
+    if gateway_process::is_one(listener, home) || supervisor::is_one(listener, home) {
         return true;
     }
     let named = || {
-        let state = keeper::read_state(home)?;
-        let mut known = state.gateway.and_then(|gateway| gateway.process).into_iter().chain([state.keeper]);
+        let state = supervisor::read_state(home)?;
+        let mut known =
+            state.gateway.and_then(|gateway| gateway.process).into_iter().chain([state.supervisor]);
         known.find(|known| known.pid == listener)
     };
     process::is_nameless(listener)
@@ -109,21 +110,21 @@ pub fn is_ours(listener: Pid, home: &Home) -> bool {
 mod tests {
     use super::is_ours;
     use codexd_core::identity::Process;
-    use codexd_host::service::keeper::{GatewayState, KeeperState};
+    use codexd_host::service::supervisor::{GatewayState, SupervisorState};
     use codexd_host::{Home, process};
     use rustix::process::{Pid, WaitId, WaitIdOptions};
     use std::time::{Duration, Instant};
 
     fn write_down(home: &Home, gateway: Process) {
-        let keeper = process::myself().expect("me");
-        let mut state = KeeperState::new(keeper, "9.9.9");
+        let supervisor = process::myself().expect("me");
+        let mut state = SupervisorState::new(supervisor, "9.9.9");
         state.gateway = Some(GatewayState { process: Some(gateway), restarts: 0 });
         let text = serde_json::to_vec(&state).expect("JSON");
-        std::fs::write(home.keeper_state(), text).expect("written");
+        std::fs::write(home.supervisor_state(), text).expect("written");
     }
 
     #[test]
-    fn a_gateway_that_has_just_ended_is_known_by_what_its_keeper_wrote() {
+    fn a_gateway_that_has_just_ended_is_known_by_what_its_supervisor_wrote() {
         let folder = tempfile::tempdir().expect("a folder");
         let home = Home::new(folder.path());
         home.create_state().expect("made");

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use codexd_core::contract::Failure;
 use codexd_core::identity::Process;
-use codexd_core::limits::KEEPER_TIMEOUT_MS;
+use codexd_core::limits::SUPERVISOR_TIMEOUT_MS;
 use codexd_core::settings::Gateway;
-use codexd_host::service::keeper::{KeeperLink, LinkError, Order};
+use codexd_host::service::supervisor::{LinkError, Order, SupervisorLink};
 use codexd_host::{Home, atomic, process};
 use serde::Deserialize;
 
@@ -62,7 +62,7 @@ impl InForce {
 ///
 /// # Errors
 /// If this very binary cannot be told.
-pub fn apply(context: &Context, link: Option<&mut KeeperLink>, wanted: Gateway) -> Result<(), Failure> {
+pub fn apply(context: &Context, link: Option<&mut SupervisorLink>, wanted: Gateway) -> Result<(), Failure> {
     let Some(link) = link.filter(|link| link.gateway.pid.is_some()) else { return Ok(()) };
     let before = InForce::read(&context.home);
     if before.as_ref().is_some_and(|before| before.is_as(wanted)) {
@@ -74,8 +74,8 @@ pub fn apply(context: &Context, link: Option<&mut KeeperLink>, wanted: Gateway) 
     if link.order(&order).is_err() || before.is_none() {
         return Ok(());
     }
-    let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
-    let is_taken = |link: &KeeperLink| link.relayed.iter().any(|report| report.get("listener").is_some());
+    let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
+    let is_taken = |link: &SupervisorLink| link.relayed.iter().any(|report| report.get("listener").is_some());
     while !is_taken(link) {
         match link.next(deadline) {
             Ok(_) => {}

@@ -1,10 +1,11 @@
 //! codexd makes any machine a dependable host for Codex.
 //!
-//! `codexd <verb>` observes, decides, acts, looks again, and prints one JSON object. See ARCHITECTURE.md for the rooms.
+//! `codexd <command>` observes, decides, acts, looks again, and prints one JSON object. See ARCHITECTURE.md for the rooms.
 
 mod caller;
 mod cli;
 mod codex;
+mod commands;
 mod context;
 mod drive;
 mod failures;
@@ -20,22 +21,21 @@ mod prove;
 mod ready;
 mod recorded_codex;
 mod style;
-mod verbs;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // What our caller left open must not be held by the keeper and the server for weeks.
+    // What our caller left open must not be held by the supervisor and the server for weeks.
     codexd_host::fd_hygiene::close_on_exec_above_stderr();
-    if let Some(home) = verbs::keeper::home_of(std::env::args_os()) {
-        return verbs::keeper::run(home);
+    if let Some(home) = commands::supervisor::home_of(std::env::args_os()) {
+        return commands::supervisor::run(home);
     }
-    if let Some(arguments) = verbs::gateway::arguments(std::env::args_os()) {
-        return verbs::gateway::run(&arguments);
+    if let Some(arguments) = commands::gateway::arguments(std::env::args_os()) {
+        return commands::gateway::run(&arguments);
     }
     let arguments = cli::without_upstream_prefix(std::env::args_os());
     match cli::parse(arguments) {
-        Ok(cli) => verbs::run(cli),
+        Ok(cli) => commands::run(cli),
         Err(stop) => stop.report(),
     }
 }

@@ -1,4 +1,4 @@
-//! A look at the machine: the record, the keeper, the socket.
+//! A look at the machine: the record, the supervisor, the socket.
 
 mod listener;
 
@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use codexd_core::contract::Failure;
 use codexd_core::identity::{Pid, Process};
-use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen, Observation, Recorded};
-use codexd_core::limits::{KEEPER_END_TIMEOUT_MS, MARK_TIMEOUT_MS, PROBE_TIMEOUT_MS, SEEN_MARK_TIMEOUT_MS};
+use codexd_core::lifecycle::{Command, ListenerSeen, Observation, Recorded, SupervisorSeen};
+use codexd_core::limits::{
+    MARK_TIMEOUT_MS, PROBE_TIMEOUT_MS, SEEN_MARK_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS,
+};
 use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
-use codexd_host::service::keeper::{self, KeeperLink, KeeperState, StatePhase};
+use codexd_host::service::supervisor::{self, StatePhase, SupervisorLink, SupervisorState};
 use codexd_host::strays::{self, Spared, Ties};
 use codexd_host::{Home, atomic, gateway_process, pid_record, process};
 use codexd_protocol::probe::Answer;
@@ -59,14 +61,14 @@ impl Strays {
     }
 }
 
-/// Looks at everything. `link` is the connection to the keeper, made here if there is none yet.
+/// Looks at everything. `link` is the connection to the supervisor, made here if there is none yet.
 ///
 /// # Errors
 /// What the file system said.
 pub fn look(
     context: &Context,
     command: Command,
-    link: &mut Option<KeeperLink>,
+    link: &mut Option<SupervisorLink>,
     fresh: Option<Listening>,
 ) -> Result<Sight, Failure> {
     let mut fresh = fresh;
@@ -76,17 +78,17 @@ pub fn look(
         if !in_the_making(&context.home, &sight) || Instant::now() >= deadline {
             return Ok(sight);
         }
-        // Things have changed while we looked at one after the other: the keeper, too, is asked anew.
+        // Things have changed while we looked at one after the other: the supervisor, too, is asked anew.
         *link = None;
         std::thread::sleep(LOOK_AGAIN);
     }
 }
 
-/// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a verb at work, or a keeper
+/// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a command at work, or a supervisor
 /// that starts a server again, would be seen half before and half after what it did. So many times at most.
 pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
     let state = || {
-        [home.pid_record(), home.upstream_pid_record(), home.keeper_state()]
+        [home.pid_record(), home.upstream_pid_record(), home.supervisor_state()]
             .map(|file| atomic::read(&file).ok().flatten())
     };
     for _ in 1..LOOKS_MAX {
@@ -101,15 +103,15 @@ pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl
 
 /// Whether it is codexd's own gateway that listens.
 fn holds_the_door(home: &Home, listener: &ListenerSeen) -> bool {
-    let (ListenerSeen::Answering { pid, .. } | ListenerSeen::Mute { pid, .. }) = listener else {
+    let (ListenerSeen::Answering { pid, .. } | ListenerSeen::Unresponsive { pid, .. }) = listener else {
         return false;
     };
     pid.is_some_and(|pid| front::is_ours(pid, home))
 }
 
-/// Whether a gateway, or a server beside the current one, lives on after a keeper that was killed.
+/// Whether a gateway, or a server beside the current one, lives on after a supervisor that was killed.
 fn others_live(home: &Home) -> bool {
-    let Some(state) = left_by_a_killed_keeper(home, KeeperSeen::Absent) else { return false };
+    let Some(state) = left_by_a_killed_supervisor(home, SupervisorSeen::Absent) else { return false };
     let mut others = state.others.iter().filter_map(|other| other.process.as_ref());
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.as_ref());
     others.any(process::is_alive)
@@ -117,44 +119,45 @@ fn others_live(home: &Home) -> bool {
         || (state.gateway.is_some() && gateway_process::find(home).is_some())
 }
 
-/// What the last keeper wrote, if it had something to keep and is gone. Where there is none any more, it may be about to end:
+/// What the last supervisor wrote, if it had something to keep and is gone. Where there is none any more, it may be about to end:
 /// its lock is free some moments before its end can be seen. Taken for alive then, what it had started would be forgotten,
 /// and a second server started beside that.
-fn left_by_a_killed_keeper(home: &Home, keeper: KeeperSeen) -> Option<KeeperState> {
-    let state = keeper::read_state(home)?;
-    let patience = if keeper == KeeperSeen::Absent { KEEPER_END_TIMEOUT_MS } else { 0 };
+fn left_by_a_killed_supervisor(home: &Home, supervisor: SupervisorSeen) -> Option<SupervisorState> {
+    let state = supervisor::read_state(home)?;
+    let patience = if supervisor == SupervisorSeen::Absent { SUPERVISOR_END_TIMEOUT_MS } else { 0 };
     let patience = Duration::from_millis(patience);
     let had_something = !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed);
-    (had_something && process::await_end(&state.keeper, patience)).then_some(state)
+    (had_something && process::await_end(&state.supervisor, patience)).then_some(state)
 }
 
-/// Whether things are about to change by themselves: a keeper records a server that it has just started, or makes its state
+/// Whether things are about to change by themselves: a supervisor records a server that it has just started, or makes its state
 /// anew after that was taken away under it.
 fn in_the_making(home: &Home, sight: &Sight) -> bool {
     being_recorded(home, &sight.observation.listener)
-        || (sight.observation.keeper == KeeperSeen::Absent && is_kept_by_a_living_keeper(home, sight))
+        || (sight.observation.supervisor == SupervisorSeen::Absent
+            && is_kept_by_a_living_supervisor(home, sight))
 }
 
-/// The gateway is the child of a living keeper, whom nobody can reach yet.
-fn is_kept_by_a_living_keeper(home: &Home, sight: &Sight) -> bool {
-    let (ListenerSeen::Answering { pid: Some(pid), .. } | ListenerSeen::Mute { pid: Some(pid), .. }) =
+/// The gateway is the child of a living supervisor, whom nobody can reach yet.
+fn is_kept_by_a_living_supervisor(home: &Home, sight: &Sight) -> bool {
+    let (ListenerSeen::Answering { pid: Some(pid), .. } | ListenerSeen::Unresponsive { pid: Some(pid), .. }) =
         sight.observation.listener
     else {
         return false;
     };
-    let keeper = if keeper::is_one(pid, home) { Some(pid.0) } else { None };
+    let supervisor = if supervisor::is_one(pid, home) { Some(pid.0) } else { None };
     let parent = || process::stat(pid).map(|stat| stat.parent);
-    keeper.or_else(parent).is_some_and(|keeper| keeper::is_one(Pid(keeper), home))
+    supervisor.or_else(parent).is_some_and(|supervisor| supervisor::is_one(Pid(supervisor), home))
 }
 
-/// Whether the listener, which the record did not name when it was read, is the server that a keeper has just started.
+/// Whether the listener, which the record did not name when it was read, is the server that a supervisor has just started.
 fn being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
     let (ListenerSeen::Answering { pid: Some(pid), ours: false }
-    | ListenerSeen::Mute { pid: Some(pid), ours: false }) = listener
+    | ListenerSeen::Unresponsive { pid: Some(pid), ours: false }) = listener
     else {
         return false;
     };
-    keeper::read_state(home).and_then(|state| state.generation).is_some_and(|generation| {
+    supervisor::read_state(home).and_then(|state| state.generation).is_some_and(|generation| {
         let environment = process::environment(*pid);
         environment.iter().any(|(name, value)| name == strays::MARK && *value == *generation)
     })
@@ -163,32 +166,33 @@ fn being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
 fn glance(
     context: &Context,
     command: Command,
-    link: &mut Option<KeeperLink>,
+    link: &mut Option<SupervisorLink>,
     fresh: Option<Listening>,
 ) -> Result<Sight, Failure> {
     let home = &context.home;
     let mut record =
         pid_record::observe(home).map_err(|error| failures::state("read", &home.pid_record(), &error))?;
-    let keeper = match link {
+    let supervisor = match link {
         Some(link) => link.seen,
         None => {
-            let seen = keeper::observe(home)
-                .map_err(|error| failures::state("talk to the keeper at", &home.keeper_socket(), &error))?;
+            let seen = supervisor::observe(home).map_err(|error| {
+                failures::state("talk to the supervisor at", &home.supervisor_socket(), &error)
+            })?;
             *link = seen.link;
             seen.seen
         }
     };
     let mut left_behind = None;
     if !matches!(record.recorded, Recorded::Alive(_))
-        && matches!(keeper, KeeperSeen::Absent | KeeperSeen::Idle)
+        && matches!(supervisor, SupervisorSeen::Absent | SupervisorSeen::Idle)
     {
-        match remains(home, keeper) {
+        match remains(home, supervisor) {
             Remains::Nothing => {}
             Remains::Strays(strays) => left_behind = Some(strays),
             Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
         }
     }
-    if let (KeeperSeen::Keeping(pid), None) = (keeper, &record.process)
+    if let (SupervisorSeen::Keeping(pid), None) = (supervisor, &record.process)
         && let Some((process, codexd)) = kept(home, pid)
     {
         record = record_it(context, process, codexd)?;
@@ -196,12 +200,13 @@ fn glance(
     let ours = Ours::of(record.process.as_ref(), record.codexd.as_ref());
     let listening = match fresh {
         Some(fresh) => fresh,
-        None => listener::where_it_matters(home, command, ours, keeper),
+        None => listener::where_it_matters(home, command, ours, supervisor),
     };
-    let beside = keeper == KeeperSeen::Absent && (holds_the_door(home, &listening.seen) || others_live(home));
+    let beside =
+        supervisor == SupervisorSeen::Absent && (holds_the_door(home, &listening.seen) || others_live(home));
     let observation = Observation {
         record: record.recorded,
-        keeper,
+        supervisor,
         listener: listening.seen,
         left_behind: left_behind.is_some(),
         beside,
@@ -211,7 +216,7 @@ fn glance(
     Ok(Sight { observation, server, codexd, answer: listening.answer, left_behind })
 }
 
-/// The server of the home: the recorded one, or the one that a living keeper keeps although no record names it. A look
+/// The server of the home: the recorded one, or the one that a living supervisor keeps although no record names it. A look
 /// that changes nothing.
 ///
 /// # Errors
@@ -219,8 +224,8 @@ fn glance(
 pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
     let mut record = pid_record::observe(home)?;
     if record.process.is_none()
-        && let Some(state) = keeper::read_state(home)
-        && process::is_alive(&state.keeper)
+        && let Some(state) = supervisor::read_state(home)
+        && process::is_alive(&state.supervisor)
         && let Some(server) = state.server
         && let Some((process, codexd)) = kept(home, server.pid)
     {
@@ -229,9 +234,9 @@ pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
     Ok(record)
 }
 
-/// The server that the keeper keeps, when its record was lost or spoilt meanwhile.
+/// The server that the supervisor keeps, when its record was lost or spoilt meanwhile.
 fn kept(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
-    let state = keeper::read_state(home)?;
+    let state = supervisor::read_state(home)?;
     let server = state.server.filter(|server| server.pid == pid && process::is_alive(server))?;
     let program = state.program?;
     Some((server, record_of(pid, state.generation, program)))
@@ -260,7 +265,7 @@ fn record_it(
     })
 }
 
-/// What lives of the server of a keeper that was killed, when no record names it.
+/// What lives of the server of a supervisor that was killed, when no record names it.
 enum Remains {
     Nothing,
     /// The server itself.
@@ -269,14 +274,14 @@ enum Remains {
     Strays(Strays),
 }
 
-/// A keeper that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
-fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
-    let Some(state) = left_by_a_killed_keeper(home, keeper) else { return Remains::Nothing };
+/// A supervisor that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
+fn remains(home: &Home, supervisor: SupervisorSeen) -> Remains {
+    let Some(state) = left_by_a_killed_supervisor(home, supervisor) else { return Remains::Nothing };
     let living = state.others.iter().filter_map(|other| other.process.clone()).filter(process::is_alive);
     let servers: Vec<Pid> = living.map(|process| process.pid).collect();
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.clone());
     let gateway = gateway.filter(process::is_alive).or_else(|| {
-        // One that the keeper has started, and not written down yet.
+        // One that the supervisor has started, and not written down yet.
         state.gateway.as_ref().and_then(|_| gateway_process::find(home))
     });
     let find = || state.generation.as_deref().map(strays::marked).unwrap_or_default();
@@ -289,7 +294,7 @@ fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
         let is_within = |ms| began.elapsed() < Duration::from_millis(ms);
         while server.is_none()
             && (is_within(MARK_TIMEOUT_MS)
-                || (is_within(SEEN_MARK_TIMEOUT_MS) && is_about_to_exec(&state.keeper)))
+                || (is_within(SEEN_MARK_TIMEOUT_MS) && is_about_to_exec(&state.supervisor)))
         {
             std::thread::sleep(LOOK_AGAIN);
             marked = find();
@@ -302,7 +307,7 @@ fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
             Remains::Server(server, record)
         }
         (None, _, Some(generation)) => {
-            let session = Some(state.keeper.pid);
+            let session = Some(state.supervisor.pid);
             let ties = Ties { generation: Some(generation), session, ..Ties::default() };
             let ties = if servers.is_empty() { ties } else { ties.while_others_live() };
             let strays = Strays { ties, servers, pids: gateway.iter().map(|gateway| gateway.pid).collect() };
@@ -316,12 +321,13 @@ fn remains(home: &Home, keeper: KeeperSeen) -> Remains {
     }
 }
 
-/// Whether a keeper that is gone has left a process that has not become another program yet: it has no name, or still that of
-/// the keeper.
-fn is_about_to_exec(keeper: &Process) -> bool {
-    let session = Ties { session: Some(keeper.pid), ..Ties::default() };
+/// Whether a supervisor that is gone has left a process that has not become another program yet: it has no name, or still that of
+/// the supervisor.
+fn is_about_to_exec(supervisor: &Process) -> bool {
+    let session = Ties { session: Some(supervisor.pid), ..Ties::default() };
     let is_one = |pid| {
-        process::is_nameless(pid) || process::arguments(pid).get(1).is_some_and(|verb| verb == "keeper")
+        process::is_nameless(pid)
+            || process::arguments(pid).get(1).is_some_and(|command| command == "supervisor")
     };
     strays::find(&session, Spared::default()).iter().any(|process| is_one(process.pid))
 }

@@ -22,7 +22,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// What the options say; otherwise text only for verbs that are `for_people`, and only on a terminal.
+    /// What the options say; otherwise text only for commands that are `for_people`, and only on a terminal.
     pub fn choose(global: &Global, for_people: bool) -> Self {
         match (global.json, global.text) {
             (true, _) => Mode::Json,

@@ -9,7 +9,7 @@ use signal_hook::iterator::Signals;
 
 use crate::output::{self, Mode};
 
-/// From now on SIGINT, SIGTERM and SIGHUP end this command with its one JSON object. What it has begun goes on: the keeper
+/// From now on SIGINT, SIGTERM and SIGHUP end this command with its one JSON object. What it has begun goes on: the supervisor
 /// does it, and the next command finds it. A binary that is being asked for its version is not left behind.
 pub fn answer_interrupts(mode: Mode) {
     static ONCE: Once = Once::new();

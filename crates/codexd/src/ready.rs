@@ -1,4 +1,4 @@
-//! Waiting until the server answers `initialize`: for the keeper's word that it runs and that something has changed beside
+//! Waiting until the server answers `initialize`: for the supervisor's word that it runs and that something has changed beside
 //! its socket, then for the answer; never by looking every so often, but for the moments between a server's making its socket and listening on it.
 
 use std::path::Path;
@@ -8,13 +8,13 @@ use codexd_core::contract::status::LastExit;
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
-use codexd_core::lifecycle::{KeeperSeen, ListenerSeen};
+use codexd_core::lifecycle::{ListenerSeen, SupervisorSeen};
 use codexd_core::limits::{
     BUSY_START_TIMEOUT_MS, LISTENER_NAMED_TIMEOUT_MS, PROBE_TIMEOUT_MS, START_TIMEOUT_MS,
 };
 use codexd_host::process;
 use codexd_host::process_table::Activity;
-use codexd_host::service::keeper::{self, KeeperLink, LinkError, Report};
+use codexd_host::service::supervisor::{self, LinkError, Report, SupervisorLink};
 use codexd_protocol::probe::{self, ProbeError};
 use codexd_protocol::unix;
 use rustix::event::{PollFd, PollFlags};
@@ -52,8 +52,8 @@ pub enum NotReady {
         /// What the last look found.
         last: String,
     },
-    /// The keeper is gone: look again.
-    KeeperGone,
+    /// The supervisor is gone: look again.
+    SupervisorGone,
     /// The system refused something.
     Link(LinkError),
 }
@@ -61,7 +61,7 @@ pub enum NotReady {
 impl From<LinkError> for NotReady {
     fn from(error: LinkError) -> Self {
         match error {
-            LinkError::Gone => NotReady::KeeperGone,
+            LinkError::Gone => NotReady::SupervisorGone,
             other => NotReady::Link(other),
         }
     }
@@ -70,7 +70,7 @@ impl From<LinkError> for NotReady {
 /// Whose answer is waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Whose {
-    /// That of the server that the keeper keeps or is about to start, as it was ordered.
+    /// That of the server that the supervisor keeps or is about to start, as it was ordered.
     Current,
     /// The same, though nobody has ordered it now: it ran before, or is to come again.
     Found,
@@ -110,10 +110,10 @@ impl Times {
 
 struct Wait<'a> {
     context: &'a Context,
-    link: &'a mut KeeperLink,
+    link: &'a mut SupervisorLink,
     whose: Whose,
     expected: Option<Pid>,
-    /// One that ran when the wait began, and that nobody had ordered: if it dies, the keeper starts another.
+    /// One that ran when the wait began, and that nobody had ordered: if it dies, the supervisor starts another.
     found: Option<Pid>,
     /// A process below the expected one answers: until when the supervisor may take to name it as the server.
     renamed_by: Option<Instant>,
@@ -128,9 +128,13 @@ struct Wait<'a> {
 ///
 /// # Errors
 /// See [`NotReady`].
-pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Result<Listening, NotReady> {
+pub fn await_ready(
+    context: &Context,
+    link: &mut SupervisorLink,
+    whose: Whose,
+) -> Result<Listening, NotReady> {
     let expected = match (link.seen, whose) {
-        (KeeperSeen::Keeping(pid), Whose::Current | Whose::Found) => Some(pid),
+        (SupervisorSeen::Keeping(pid), Whose::Current | Whose::Found) => Some(pid),
         (_, Whose::Successor) => successor(link),
         _ => None,
     };
@@ -149,7 +153,7 @@ pub fn await_ready(context: &Context, link: &mut KeeperLink, whose: Whose) -> Re
     wait.run()
 }
 
-fn successor(link: &KeeperLink) -> Option<Pid> {
+fn successor(link: &SupervisorLink) -> Option<Pid> {
     let successor = link.generations.iter().find(|generation| generation.role == Role::Successor);
     successor.map(|generation| generation.pid)
 }
@@ -179,13 +183,13 @@ impl Wait<'_> {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
             // One that hangs would be waited for without end.
-            if now >= progress.due() && !keeper::answers(&self.context.home) {
-                return Err(NotReady::KeeperGone);
+            if now >= progress.due() && !supervisor::answers(&self.context.home) {
+                return Err(NotReady::SupervisorGone);
             }
             progress.tell(|| match self.expected {
                 Some(pid) => format!("waiting for the app-server (pid {pid}) to answer"),
                 None if self.whose == Whose::Found => {
-                    "waiting for the keeper to start the app-server again".to_owned()
+                    "waiting for the supervisor to start the app-server again".to_owned()
                 }
                 None => "waiting for running turns of the old app-server to end".to_owned(),
             });
@@ -209,7 +213,7 @@ impl Wait<'_> {
                 self.next_look = FIRST_LOOK;
             }
             (Whose::Current | Whose::Found, Report::State { pid, .. })
-                if matches!(self.link.seen, KeeperSeen::Keeping(_)) =>
+                if matches!(self.link.seen, SupervisorSeen::Keeping(_)) =>
             {
                 self.expected = pid;
                 self.found = self.found.and(pid);
@@ -230,7 +234,7 @@ impl Wait<'_> {
         Ok(())
     }
 
-    /// What becomes of the current one meanwhile is the keeper's business.
+    /// What becomes of the current one meanwhile is the supervisor's business.
     fn hear_of_successor(&mut self, report: Report) -> Result<(), NotReady> {
         match report {
             Report::Generations { .. } => self.expected = successor(self.link),
@@ -293,7 +297,7 @@ impl Wait<'_> {
                 self.last = error.to_string();
                 Looked::Soon
             }
-            Err(ProbeError::Mute { why, .. } | ProbeError::Foreign { why, .. }) => {
+            Err(ProbeError::Unresponsive { why, .. } | ProbeError::Foreign { why, .. }) => {
                 self.last = quote(&why);
                 Looked::Soon
             }
@@ -306,7 +310,7 @@ impl Wait<'_> {
         Instant::now() < *self.renamed_by.get_or_insert_with(|| Instant::now() + wait)
     }
 
-    /// Until the keeper says something or `until` has come.
+    /// Until the supervisor says something or `until` has come.
     fn sleep(&mut self, until: Instant) -> Result<(), NotReady> {
         let timeout = until.saturating_duration_since(Instant::now()).try_into().ok();
         let mut waits = [PollFd::from_borrowed_fd(self.link.fd(), PollFlags::IN)];

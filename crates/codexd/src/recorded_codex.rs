@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use codexd_core::program::NamedCodex;
-use codexd_host::service::keeper::{self, StatePhase};
+use codexd_host::service::supervisor::{self, StatePhase};
 use codexd_host::{Home, process};
 
 use crate::observe;
@@ -18,7 +18,7 @@ pub struct RecordedCodex {
 }
 
 impl RecordedCodex {
-    /// Looks it up: in the record of the server that lives, else in what its keeper wrote before a crash or a reboot.
+    /// Looks it up: in the record of the server that lives, else in what its supervisor wrote before a crash or a reboot.
     pub fn of(home: &Home) -> Self {
         let record = observe::server(home).ok();
         if let Some(server) = record.as_ref().and_then(|record| record.process.as_ref()) {
@@ -32,7 +32,7 @@ impl RecordedCodex {
             }
             return Self { named: codexd.named.clone(), executable: Some(codexd.executable.clone()) };
         }
-        let state = keeper::read_state(home).filter(|state| {
+        let state = supervisor::read_state(home).filter(|state| {
             matches!(state.phase, StatePhase::Running | StatePhase::Spawning | StatePhase::Waiting)
         });
         match state.and_then(|state| state.program).filter(|program| !program.embedded) {

@@ -69,30 +69,30 @@ impl Contestant {
         self.daemon == Daemon::Codexd
     }
 
-    /// Runs a verb that must succeed; gives how long it took.
+    /// Runs a command that must succeed; gives how long it took.
     ///
     /// # Errors
     /// It fails.
-    pub fn ok(&self, verb: &str) -> anyhow::Result<Duration> {
-        let run = self.run(verb)?;
-        ensure!(run.success(), "{} {verb}: {run}", self.name());
+    pub fn ok(&self, name: &str) -> anyhow::Result<Duration> {
+        let run = self.run(name)?;
+        ensure!(run.success(), "{} {name}: {run}", self.name());
         Ok(run.wall)
     }
 
-    /// Runs a verb that may fail.
+    /// Runs a command that may fail.
     ///
     /// # Errors
     /// It cannot be started or does not end.
-    pub fn run(&self, verb: &str) -> anyhow::Result<Run> {
-        run::run(self.command(verb), limits::RUN)
+    pub fn run(&self, name: &str) -> anyhow::Result<Run> {
+        run::run(self.command(name), limits::RUN)
     }
 
-    /// The most memory that a verb had resident, in KiB.
+    /// The most memory that a command had resident, in KiB.
     ///
     /// # Errors
     /// As [`Contestant::run`].
-    pub fn peak_kib(&self, verb: &str) -> anyhow::Result<u64> {
-        run::peak_kib(self.command(verb), limits::RUN)
+    pub fn peak_kib(&self, name: &str) -> anyhow::Result<u64> {
+        run::peak_kib(self.command(name), limits::RUN)
     }
 
     /// Kills the app-server and gives how long it took until another one answered. The daemon's promise, if it makes one.
@@ -120,7 +120,7 @@ impl Contestant {
     /// The daemon does not start, or one of the processes has just gone.
     pub fn resident(&self) -> anyhow::Result<(usize, Memory)> {
         let alone;
-        let (whole, verb) = match self.daemon {
+        let (whole, name) = match self.daemon {
             Daemon::Codexd => (self, "start"),
             Daemon::Upstream(Version::V0_131_0) => (self, "bootstrap"),
             Daemon::Upstream(Version::V0_169_0 | Version::V0_171_0) => {
@@ -128,7 +128,7 @@ impl Contestant {
                 (&alone, "start")
             }
         };
-        whole.ok(verb)?;
+        whole.ok(name)?;
         let (mut before, mut now) = (Memory::default(), whole.resident_now()?);
         for _ in 0..SETTLE_LOOKS {
             if before == now.1 {
@@ -154,12 +154,12 @@ impl Contestant {
         Ok((rest.len(), sum))
     }
 
-    fn command(&self, verb: &str) -> Command {
+    fn command(&self, name: &str) -> Command {
         let mut command = self.home.command(&self.binary);
         if !self.is_ours() {
             command.args(["app-server", "daemon"]);
         }
-        command.arg(verb);
+        command.arg(name);
         command
     }
 

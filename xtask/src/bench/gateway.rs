@@ -201,7 +201,7 @@ fn measure_round(
     }
     if wanted("handover") {
         let handover = measure::handover(&stages[THROUGH], IDLE_THREADS).context("a handover")?;
-        results.restart.push_time(handover.verb);
+        results.restart.push_time(handover.command);
         let mut pauses = Samples::default();
         handover.pauses_ms.iter().for_each(|&pause| pauses.push(pause));
         results.pause.push(pauses.median());

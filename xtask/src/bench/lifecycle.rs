@@ -1,4 +1,4 @@
-//! `cargo xtask bench lifecycle`: the verbs of codexd and of the real daemons, side by side and interleaved.
+//! `cargo xtask bench lifecycle`: the commands of codexd and of the real daemons, side by side and interleaved.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -113,8 +113,8 @@ fn sample(results: &mut Results, operation: Operation, place: usize) -> &mut Sam
 
 /// Every operation once, from nothing running to nothing running.
 fn measure_round(contestant: &Contestant, place: usize, results: &mut Results) -> anyhow::Result<()> {
-    let mut time = |operation, verb: &str| -> anyhow::Result<()> {
-        sample(results, operation, place).push_time(contestant.ok(verb)?);
+    let mut time = |operation, command: &str| -> anyhow::Result<()> {
+        sample(results, operation, place).push_time(contestant.ok(command)?);
         Ok(())
     };
     time(Operation::StopNothing, "stop")?;
@@ -134,10 +134,10 @@ fn measure_round(contestant: &Contestant, place: usize, results: &mut Results) -
     Ok(())
 }
 
-/// While its server runs: the most memory that its verbs take, in MiB.
+/// While its server runs: the most memory that its commands take, in MiB.
 fn measure_peaks(contestant: &Contestant, place: usize, results: &mut Results) -> anyhow::Result<()> {
-    for (operation, verb) in [(Operation::VersionPeak, "version"), (Operation::StartPeak, "start")] {
-        sample(results, operation, place).push(mib(contestant.peak_kib(verb)?)?);
+    for (operation, command) in [(Operation::VersionPeak, "version"), (Operation::StartPeak, "start")] {
+        sample(results, operation, place).push(mib(contestant.peak_kib(command)?)?);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Why a verb failed: a short stable code for programs, a sentence for people, and what to do next.
+//! Why a command failed: a short stable code for programs, a sentence for people, and what to do next.
 
 use serde_json::{Map, Value};
 
@@ -17,7 +17,7 @@ macro_rules! error_codes {
                 match self { $(ErrorCode::$name => $code,)+ }
             }
 
-            /// The exit status of a verb that fails with it.
+            /// The exit status of a command that fails with it.
             pub const fn exit_code(self) -> u8 {
                 match self { $(ErrorCode::$name => $exit,)+ }
             }
@@ -54,7 +54,7 @@ error_codes! {
     StartTimeout = "start-timeout", exit 7, retryable true;
     /// An app-server that codexd does not manage is on the control socket.
     UnmanagedServer = "unmanaged-server", exit 8, retryable false;
-    /// A process that is not an app-server, or a mute one, holds the control socket.
+    /// A process that is not an app-server, or an unresponsive one, holds the control socket.
     SocketOccupied = "socket-occupied", exit 9, retryable false;
     /// Another command held the operation lock for too long.
     LockTimeout = "lock-timeout", exit 10, retryable true;
@@ -64,8 +64,8 @@ error_codes! {
     StateUnwritable = "state-unwritable", exit 12, retryable false;
     /// The disk is full.
     DiskFull = "disk-full", exit 13, retryable true;
-    /// The keeper could not be started or stopped answering.
-    KeeperFailed = "keeper-failed", exit 14, retryable true;
+    /// The supervisor could not be started or stopped answering.
+    SupervisorFailed = "supervisor-failed", exit 14, retryable true;
     /// The answer could not be written to standard output.
     StdoutClosed = "stdout-closed", exit 15, retryable false;
     /// CODEX_HOME is not usable: not there, not a folder, not UTF-8, or unknown.
@@ -122,7 +122,7 @@ impl Failure {
         self
     }
 
-    /// The JSON object that the verb prints.
+    /// The JSON object that the command prints.
     pub fn to_json(&self) -> Value {
         let mut error = Map::new();
         error.insert("code".into(), self.code.as_str().into());

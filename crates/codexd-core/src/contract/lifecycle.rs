@@ -1,4 +1,4 @@
-//! The answers of the lifecycle verbs: upstream's fields in upstream's order, ours behind them.
+//! The answers of the lifecycle commands: upstream's fields in upstream's order, ours behind them.
 
 use std::path::PathBuf;
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::status::Problem;
 use crate::identity::Pid;
 
-/// The outcome of a lifecycle verb, in upstream's words.
+/// The outcome of a lifecycle command, in upstream's words.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LifecycleStatus {
-    /// A server ran before the verb and runs now.
+    /// A server ran before the command and runs now.
     AlreadyRunning,
-    /// The verb brought a server up.
+    /// The command brought a server up.
     Started,
-    /// The verb replaced the server, or brought one up where none ran.
+    /// The command replaced the server, or brought one up where none ran.
     Restarted,
-    /// The verb ended the server.
+    /// The command ended the server.
     Stopped,
-    /// The verb runs inside the server that it ends: the keeper has the order, and carries it out when the running turns have
+    /// The command runs inside the server that it ends: the supervisor has the order, and carries it out when the running turns have
     /// ended.
     Stopping,
     /// The same for a server that it replaces.
@@ -42,7 +42,7 @@ pub enum LifecycleStatus {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Backend {
-    /// The keeper, by the pid record.
+    /// The supervisor, by the pid record.
     Pid,
 }
 
@@ -65,7 +65,7 @@ pub struct LifecycleReply {
     /// Who runs the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
-    /// The app-server's process, when the verb started it.
+    /// The app-server's process, when the command started it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<Pid>,
     /// The installed Codex; where it would be when there is none.
@@ -128,7 +128,7 @@ pub struct RemoteControlReply {
     pub backend: Option<Backend>,
     /// The setting as it is now.
     pub remote_control_enabled: bool,
-    /// How the replacement of the server goes, where it goes on after the verb.
+    /// How the replacement of the server goes, where it goes on after the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handover: Option<serde_json::Value>,
     /// The well-known control socket.

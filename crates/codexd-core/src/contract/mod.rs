@@ -1,4 +1,4 @@
-//! What programs read: the one JSON object of every verb, the error codes, the events.
+//! What programs read: the one JSON object of every command, the error codes, the events.
 //!
 //! Field names are camelCase as upstream's, error codes kebab-case. Both are promises: fields may be added, never
 //! renamed or removed, and a code never changes its meaning or its exit code.

@@ -23,7 +23,7 @@ pub enum State {
     Stopped,
     /// It is gone, or deaf, and nobody is about to bring it back.
     Failed,
-    /// It keeps dying; the keeper tries again at the ceiling of its backoff.
+    /// It keeps dying; the supervisor tries again at the ceiling of its backoff.
     CrashLooping,
     /// A server that codexd does not manage answers.
     Unmanaged,
@@ -157,13 +157,13 @@ pub struct StatusReport {
     pub backend: Option<Backend>,
     /// The server's process, managed or not.
     pub pid: Option<Pid>,
-    /// The keeper's process.
-    pub keeper_pid: Option<Pid>,
+    /// The supervisor's process.
+    pub supervisor_pid: Option<Pid>,
     /// How long the server has lived.
     pub uptime_seconds: Option<u64>,
-    /// How often the keeper has restarted it since it was started by a verb.
+    /// How often the supervisor has restarted it since it was started by a command.
     pub restarts: u64,
-    /// When the keeper tries next, in RFC 3339, while it waits.
+    /// When the supervisor tries next, in RFC 3339, while it waits.
     pub next_attempt_at: Option<String>,
     /// How the last server ended.
     pub last_exit: Option<LastExit>,
@@ -196,7 +196,7 @@ pub struct StatusReport {
     pub settings: SettingsReport,
     /// Where things are.
     pub paths: PathsReport,
-    /// What is not as it should be. The next changing verb repairs what is codexd's own, and names the rest.
+    /// What is not as it should be. The next changing command repairs what is codexd's own, and names the rest.
     pub problems: Vec<Problem>,
     /// The newest events, oldest first.
     pub events: Vec<EventRecord>,

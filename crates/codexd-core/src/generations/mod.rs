@@ -1,9 +1,9 @@
-//! Which generations of the app-server a keeper keeps, and the gateway in front of them: a supervisor for each, and who may
+//! Which generations of the app-server a supervisor keeps, and the gateway in front of them: a supervisor for each, and who may
 //! start, succeed and leave when.
 //!
 //! [`Generations::step`] takes what happened and when, and answers what to do, in order. There is always exactly one current
 //! generation, though it may have no process for a while; a successor and an outgoing one are never started again; when the
-//! keeper leaves, nothing of all this lives.
+//! supervisor leaves, nothing of all this lives.
 
 #[cfg(test)]
 mod tests;
@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Monotonic;
 use crate::limits::{GATEWAY_STOP_GRACE_MS, SHUTDOWN_GRACE_SECONDS, WITHDRAW_GRACE_MS};
 use crate::program::{DrainSignal, StopPolicy};
-use crate::supervise::{self, Phase, Restart, Supervisor, Then};
+use crate::supervise::{self, Phase, Restart, Supervision, Then};
 
 /// Who is kept.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Name {
-    /// A generation, by a number that no other one of this keeper has. It stays its own over restarts after a crash.
+    /// A generation, by a number that no other one of this supervisor has. It stays its own over restarts after a crash.
     Generation(u64),
     /// The gateway.
     Gateway,
@@ -98,7 +98,7 @@ pub enum Action {
 struct Kept {
     name: Name,
     role: Role,
-    supervisor: Supervisor,
+    supervision: Supervision,
 }
 
 /// The machine.
@@ -108,7 +108,7 @@ pub struct Generations {
     next: u64,
     /// The current one stands first.
     kept: Vec<Kept>,
-    gateway: Supervisor,
+    gateway: Supervision,
     /// Whether the current generation is, or is to be, behind a gateway.
     gateway_wanted: bool,
     /// Its start was asked for and what came of it is not told yet.
@@ -123,10 +123,10 @@ pub struct Generations {
 impl Generations {
     /// Nothing is kept yet. `seed` drives the jitter.
     pub fn new(seed: u64) -> Self {
-        let mut gateway = Supervisor::new(seed ^ 1);
+        let mut gateway = Supervision::new(seed ^ 1);
         gateway.set_second_signal_grace_ms(0);
         let current =
-            Kept { name: Name::Generation(0), role: Role::Current, supervisor: Supervisor::new(seed) };
+            Kept { name: Name::Generation(0), role: Role::Current, supervision: Supervision::new(seed) };
         Self {
             seed,
             next: 1,
@@ -156,16 +156,16 @@ impl Generations {
     }
 
     /// The supervisor of one of them.
-    pub fn supervisor(&self, name: Name) -> Option<&Supervisor> {
+    pub fn supervision(&self, name: Name) -> Option<&Supervision> {
         match name {
             Name::Gateway => Some(&self.gateway),
-            name => self.kept.iter().find(|kept| kept.name == name).map(|kept| &kept.supervisor),
+            name => self.kept.iter().find(|kept| kept.name == name).map(|kept| &kept.supervision),
         }
     }
 
     /// Where the current generation stands.
     pub fn standing(&self) -> Standing {
-        match self.kept[0].supervisor.phase() {
+        match self.kept[0].supervision.phase() {
             Phase::Running { .. } => Standing::Running,
             Phase::Stopping { then, .. } => Standing::Stopping(then),
             _ if self.held => Standing::Waiting,
@@ -187,17 +187,17 @@ impl Generations {
 
     /// When [`Event::Ticked`] is due; `None` when only the outside can change anything.
     pub fn deadline(&self) -> Option<Monotonic> {
-        let all = self.kept.iter().map(|kept| &kept.supervisor).chain([&self.gateway]);
-        all.filter_map(Supervisor::deadline).min()
+        let all = self.kept.iter().map(|kept| &kept.supervision).chain([&self.gateway]);
+        all.filter_map(Supervision::deadline).min()
     }
 
     /// Makes room for a living process beside the current one that was found. Answer with [`supervise::Event::Adopted`].
     pub fn inherit(&mut self, role: Role) -> Name {
         let name = Name::Generation(self.next);
         self.next += 1;
-        let mut supervisor = Supervisor::new(self.seed.wrapping_add(self.next));
-        supervisor.set_restart(Restart::Never);
-        self.kept.push(Kept { name, role, supervisor });
+        let mut supervision = Supervision::new(self.seed.wrapping_add(self.next));
+        supervision.set_restart(Restart::Never);
+        self.kept.push(Kept { name, role, supervision });
         name
     }
 
@@ -271,24 +271,24 @@ impl Generations {
 
     fn withdraw(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
         let Some(successor) = self.kept.iter_mut().find(|kept| kept.role == Role::Successor) else { return };
-        successor.supervisor.set_second_signal_grace_ms(WITHDRAW_GRACE_MS);
+        successor.supervision.set_second_signal_grace_ms(WITHDRAW_GRACE_MS);
         let name = successor.name;
         let stop = supervise::Event::StopRequested(drain(WITHDRAW_GRACE_MS), Then::Leave);
         self.feed(name, stop, now, actions);
     }
 
     fn promote(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        let lives = |kept: &Kept| matches!(kept.supervisor.phase(), Phase::Running { .. });
+        let lives = |kept: &Kept| matches!(kept.supervision.phase(), Phase::Running { .. });
         let Some(at) = self.kept.iter().position(|kept| kept.role == Role::Successor && lives(kept)) else {
             return;
         };
         (self.alone, self.held) = (false, false);
         self.kept.swap(0, at);
         self.kept[0].role = Role::Current;
-        self.kept[0].supervisor.set_restart(Restart::Always);
+        self.kept[0].supervision.set_restart(Restart::Always);
         let old = &mut self.kept[at];
         old.role = Role::Outgoing;
-        old.supervisor.set_restart(Restart::Never);
+        old.supervision.set_restart(Restart::Never);
         if !lives(old) {
             // It was about to be started again, or on its way out: now it only leaves.
             let name = old.name;
@@ -298,15 +298,15 @@ impl Generations {
     }
 
     fn feed(&mut self, name: Name, event: supervise::Event, now: Monotonic, actions: &mut Vec<Action>) {
-        let supervisor = match name {
+        let supervision = match name {
             Name::Gateway => Some(&mut self.gateway),
-            name => self.kept.iter_mut().find(|kept| kept.name == name).map(|kept| &mut kept.supervisor),
+            name => self.kept.iter_mut().find(|kept| kept.name == name).map(|kept| &mut kept.supervision),
         };
-        let Some(supervisor) = supervisor else { return };
+        let Some(supervision) = supervision else { return };
         use supervise::Event::{Adopted, ProgramMissing, SpawnFailed, Spawned};
         let told = matches!(event, Spawned | SpawnFailed | ProgramMissing | Adopted);
         self.gateway_due &= name != Name::Gateway || !told;
-        for action in supervisor.step(event, now) {
+        for action in supervision.step(event, now) {
             match action {
                 supervise::Action::Spawn if name == self.current() => self.start_current(now, actions),
                 supervise::Action::Spawn if name == Name::Gateway && self.gateway_due => {}
@@ -350,7 +350,7 @@ impl Generations {
         if self.held {
             self.start_current(now, actions);
         }
-        if self.leaving && self.kept.len() == 1 && self.kept[0].supervisor.phase() == Phase::Idle {
+        if self.leaving && self.kept.len() == 1 && self.kept[0].supervision.phase() == Phase::Idle {
             self.leave(now, actions);
         }
     }

@@ -166,7 +166,7 @@ fn a_successor_that_dies_changes_nothing() {
     world.end(second);
     assert_eq!((world.machine.current(), world.machine.successor()), (first, None));
     assert!(world.lives(first) && !world.lives(second), "it is not started again");
-    assert_eq!(world.machine.supervisor(first).expect("kept").restarts(), 0);
+    assert_eq!(world.machine.supervision(first).expect("kept").restarts(), 0);
 }
 
 #[test]
@@ -193,12 +193,12 @@ fn only_an_outgoing_one_is_retired() {
     let (mut world, first, second) = World::succeeded();
     for name in [first, second, Name::Gateway] {
         world.step(Event::RetirementRequested(name));
-        let phase = world.machine.supervisor(name).expect("kept").phase();
+        let phase = world.machine.supervision(name).expect("kept").phase();
         assert!(matches!(phase, Phase::Running { .. }), "{name:?}");
     }
     world.step(Event::PromotionRequested);
     world.step(Event::RetirementRequested(first));
-    let phase = world.machine.supervisor(first).expect("kept").phase();
+    let phase = world.machine.supervision(first).expect("kept").phase();
     assert!(matches!(phase, Phase::Stopping { then: Then::Leave, .. }));
 }
 

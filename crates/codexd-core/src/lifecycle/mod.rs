@@ -1,7 +1,7 @@
-//! The next step of a verb, from what it wants and what is there.
+//! The next step of a command, from what it wants and what is there.
 //!
-//! A verb observes, asks [`decide`], acts, and observes again until the answer is [`Step::Finish`] or [`Step::Refuse`].
-//! Nothing is remembered between two verbs but what the machine itself shows, so a verb that was killed at any point and
+//! A command observes, asks [`decide`], acts, and observes again until the answer is [`Step::Finish`] or [`Step::Refuse`].
+//! Nothing is remembered between two commands but what the machine itself shows, so a command that was killed at any point and
 //! is run again reaches the same end.
 
 #[cfg(test)]
@@ -12,7 +12,7 @@ use crate::identity::Pid;
 use crate::record::RecordDefect;
 use crate::supervise::Then;
 
-/// What a verb wants.
+/// What a command wants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Command {
     /// A server that runs.
@@ -56,13 +56,13 @@ pub enum Gone {
     OtherNamespace,
 }
 
-/// What the keeper shows.
+/// What the supervisor shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum KeeperSeen {
+pub enum SupervisorSeen {
     /// There is none.
     Absent,
-    /// A process holds the keeper's lock and does not answer.
-    Mute(Option<Pid>),
+    /// A process holds the supervisor's lock and does not answer.
+    Unresponsive(Option<Pid>),
     /// It keeps nothing.
     Idle,
     /// It keeps this process.
@@ -88,10 +88,10 @@ pub enum ListenerSeen {
         uid: u32,
     },
     /// Somebody listens and does not answer.
-    Mute {
+    Unresponsive {
         /// Who, if it can be told.
         pid: Option<Pid>,
-        /// Whether it is the recorded server or a child of it, or the gateway or the keeper of this home.
+        /// Whether it is the recorded server or a child of it, or the gateway or the supervisor of this home.
         ours: bool,
     },
     /// `initialize` was answered.
@@ -103,31 +103,31 @@ pub enum ListenerSeen {
     },
 }
 
-/// What a verb sees.
+/// What a command sees.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Observation {
     /// The pid record.
     pub record: Recorded,
-    /// The keeper.
-    pub keeper: KeeperSeen,
+    /// The supervisor.
+    pub supervisor: SupervisorSeen,
     /// The control socket.
     pub listener: ListenerSeen,
-    /// Whether processes that a dead server had started live on, and no keeper is there to end them.
+    /// Whether processes that a dead server had started live on, and no supervisor is there to end them.
     pub left_behind: bool,
-    /// Whether a gateway, or a server beside the current one, lives on after its keeper.
+    /// Whether a gateway, or a server beside the current one, lives on after its supervisor.
     pub beside: bool,
     /// Whether another server may be started beside the one that runs, and its threads moved there.
     pub overlap: bool,
 }
 
-/// What the verb has already done.
+/// What the command has already done.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Progress {
-    /// It told the keeper to start the server.
+    /// It told the supervisor to start the server.
     pub started: bool,
-    /// It told the keeper to replace the server.
+    /// It told the supervisor to replace the server.
     pub restarted: bool,
-    /// It told the keeper to end the server.
+    /// It told the supervisor to end the server.
     pub stopped: bool,
 }
 
@@ -138,8 +138,8 @@ pub enum Mend {
     Record(RecordTrouble),
     /// Take the socket away, which nobody listens on.
     Socket,
-    /// End a keeper that does not answer.
-    MuteKeeper(Option<Pid>),
+    /// End a supervisor that does not answer.
+    UnresponsiveSupervisor(Option<Pid>),
     /// End what a dead server had started.
     LeftBehind,
 }
@@ -153,7 +153,7 @@ pub enum RecordTrouble {
     Gone(Gone),
 }
 
-/// Why a verb will not go on.
+/// Why a command will not go on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refusal {
     /// A server that codexd does not manage answers.
@@ -171,17 +171,17 @@ pub enum Refusal {
 pub enum Step {
     /// Put something right, then look again.
     Mend(Mend),
-    /// Have a keeper take over the recorded process.
+    /// Have a supervisor take over the recorded process.
     AdoptRecorded,
-    /// Have a keeper take over the process that answers.
+    /// Have a supervisor take over the process that answers.
     AdoptListener(Pid),
-    /// Have the keeper start the server.
+    /// Have the supervisor start the server.
     Start,
-    /// Have the keeper end the server and start it again.
+    /// Have the supervisor end the server and start it again.
     Replace,
-    /// Have the keeper start another server beside this one, and make it the current one once it answers.
+    /// Have the supervisor start another server beside this one, and make it the current one once it answers.
     Succeed,
-    /// Have the keeper end the server and leave.
+    /// Have the supervisor end the server and leave.
     Stop,
     /// Wait until `initialize` is answered, or the server ends, or time is up.
     AwaitReady,
@@ -198,8 +198,8 @@ pub enum Step {
 
 /// Decides the next step.
 pub fn decide(command: Command, seen: &Observation, progress: Progress) -> Step {
-    if let KeeperSeen::Mute(pid) = seen.keeper {
-        return Step::Mend(Mend::MuteKeeper(pid));
+    if let SupervisorSeen::Unresponsive(pid) = seen.supervisor {
+        return Step::Mend(Mend::UnresponsiveSupervisor(pid));
     }
     if seen.left_behind {
         return Step::Mend(Mend::LeftBehind);
@@ -212,7 +212,9 @@ pub fn decide(command: Command, seen: &Observation, progress: Progress) -> Step 
 }
 
 fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
-    if let (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) = (&seen.record, seen.keeper) {
+    if let (Recorded::Alive(_), SupervisorSeen::Absent | SupervisorSeen::Idle) =
+        (&seen.record, seen.supervisor)
+    {
         return Step::AdoptRecorded;
     }
     let reached = if progress.started { LifecycleStatus::Started } else { LifecycleStatus::AlreadyRunning };
@@ -221,9 +223,9 @@ fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
         ListenerSeen::Answering { ours: true, .. } if !matches!(seen.record, Recorded::Alive(_)) => {
             bring_up(seen, progress)
         }
-        ListenerSeen::Answering { ours: true, .. } => match seen.keeper {
-            KeeperSeen::Stopping(Then::Leave) => Step::Start,
-            KeeperSeen::Stopping(Then::StartAgain) => Step::AwaitReady,
+        ListenerSeen::Answering { ours: true, .. } => match seen.supervisor {
+            SupervisorSeen::Stopping(Then::Leave) => Step::Start,
+            SupervisorSeen::Stopping(Then::StartAgain) => Step::AwaitReady,
             _ => Step::Finish { status: reached, managed: true },
         },
         ListenerSeen::Answering { pid, ours: false } => match (adopt, pid, &seen.record) {
@@ -240,29 +242,31 @@ fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
 /// Nobody answers: get to the point where somebody does.
 fn bring_up(seen: &Observation, progress: Progress) -> Step {
     match seen.listener {
-        ListenerSeen::Mute { pid: pid @ Some(_), ours: false } => {
+        ListenerSeen::Unresponsive { pid: pid @ Some(_), ours: false } => {
             return Step::Refuse(Refusal::Occupied(pid));
         }
         ListenerSeen::OtherUser { uid } => return Step::Refuse(Refusal::OtherUser(uid)),
         _ => {}
     }
     if let Recorded::Alive(_) = seen.record {
-        return match seen.keeper {
-            KeeperSeen::Absent | KeeperSeen::Idle => Step::AdoptRecorded,
-            KeeperSeen::Stopping(Then::Leave) => Step::Start,
+        return match seen.supervisor {
+            SupervisorSeen::Absent | SupervisorSeen::Idle => Step::AdoptRecorded,
+            SupervisorSeen::Stopping(Then::Leave) => Step::Start,
             _ => Step::AwaitReady,
         };
     }
     match seen.listener {
         // codexd itself holds the socket for the server that is to come.
-        ListenerSeen::Mute { ours: true, .. } => {}
-        ListenerSeen::Mute { pid, .. } => return Step::Refuse(Refusal::Occupied(pid)),
+        ListenerSeen::Unresponsive { ours: true, .. } => {}
+        ListenerSeen::Unresponsive { pid, .. } => return Step::Refuse(Refusal::Occupied(pid)),
         ListenerSeen::NoSocket => return Step::Refuse(Refusal::NoSocket),
         _ => {}
     }
     let ordered = progress.started || progress.restarted;
-    // A keeper that is gone has taken its order with it.
-    if matches!(seen.keeper, KeeperSeen::Keeping(_)) || (ordered && seen.keeper != KeeperSeen::Absent) {
+    // A supervisor that is gone has taken its order with it.
+    if matches!(seen.supervisor, SupervisorSeen::Keeping(_))
+        || (ordered && seen.supervisor != SupervisorSeen::Absent)
+    {
         return Step::AwaitReady;
     }
     if let Some(mend) = record_trouble(&seen.record) {
@@ -275,12 +279,18 @@ fn bring_up(seen: &Observation, progress: Progress) -> Step {
 }
 
 fn stop(seen: &Observation, progress: Progress) -> Step {
-    match (&seen.record, seen.keeper) {
-        (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) => return Step::AdoptRecorded,
-        (_, KeeperSeen::Keeping(_) | KeeperSeen::Waiting | KeeperSeen::Stopping(_) | KeeperSeen::Idle) => {
+    match (&seen.record, seen.supervisor) {
+        (Recorded::Alive(_), SupervisorSeen::Absent | SupervisorSeen::Idle) => return Step::AdoptRecorded,
+        (
+            _,
+            SupervisorSeen::Keeping(_)
+            | SupervisorSeen::Waiting
+            | SupervisorSeen::Stopping(_)
+            | SupervisorSeen::Idle,
+        ) => {
             return Step::Stop;
         }
-        (_, KeeperSeen::Absent) if seen.beside => return Step::Stop,
+        (_, SupervisorSeen::Absent) if seen.beside => return Step::Stop,
         _ => {}
     }
     if let Some(mend) = record_trouble(&seen.record) {
@@ -288,7 +298,7 @@ fn stop(seen: &Observation, progress: Progress) -> Step {
     }
     match seen.listener {
         ListenerSeen::Answering { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Unmanaged(pid)),
-        ListenerSeen::Mute { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Occupied(pid)),
+        ListenerSeen::Unresponsive { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Occupied(pid)),
         ListenerSeen::OtherUser { uid } if !progress.stopped => Step::Refuse(Refusal::OtherUser(uid)),
         ListenerSeen::LeftOver => Step::Mend(Mend::Socket),
         _ if progress.stopped => Step::Finish { status: LifecycleStatus::Stopped, managed: true },
@@ -300,18 +310,20 @@ fn restart(seen: &Observation, progress: Progress) -> Step {
     match seen.listener {
         // Ending ours would not free the socket.
         ListenerSeen::Answering { pid, ours: false } => return Step::Refuse(Refusal::Unmanaged(pid)),
-        ListenerSeen::Mute { pid: pid @ Some(_), ours: false } => {
+        ListenerSeen::Unresponsive { pid: pid @ Some(_), ours: false } => {
             return Step::Refuse(Refusal::Occupied(pid));
         }
         ListenerSeen::OtherUser { uid } => return Step::Refuse(Refusal::OtherUser(uid)),
         _ => {}
     }
     let acted = progress.restarted || progress.started;
-    let step = match (&seen.record, seen.keeper) {
+    let step = match (&seen.record, seen.supervisor) {
         _ if acted => start(seen, progress, false),
-        (Recorded::Alive(_), KeeperSeen::Absent | KeeperSeen::Idle) => Step::AdoptRecorded,
-        (Recorded::Alive(_), KeeperSeen::Keeping(_)) if seen.overlap => Step::Succeed,
-        (Recorded::Alive(_), _) | (_, KeeperSeen::Keeping(_) | KeeperSeen::Stopping(_)) => Step::Replace,
+        (Recorded::Alive(_), SupervisorSeen::Absent | SupervisorSeen::Idle) => Step::AdoptRecorded,
+        (Recorded::Alive(_), SupervisorSeen::Keeping(_)) if seen.overlap => Step::Succeed,
+        (Recorded::Alive(_), _) | (_, SupervisorSeen::Keeping(_) | SupervisorSeen::Stopping(_)) => {
+            Step::Replace
+        }
         _ => bring_up(seen, progress),
     };
     match step {

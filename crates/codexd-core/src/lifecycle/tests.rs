@@ -1,9 +1,9 @@
-//! A small world in which the steps are carried out: from every state, every verb reaches its goal and stays there.
+//! A small world in which the steps are carried out: from every state, every command reaches its goal and stays there.
 
 use proptest::prelude::*;
 
 use super::{
-    Command, Gone, KeeperSeen, ListenerSeen, Mend, Observation, Progress, Recorded, Refusal, Step, decide,
+    Command, Gone, ListenerSeen, Mend, Observation, Progress, Recorded, Refusal, Step, SupervisorSeen, decide,
 };
 use crate::contract::LifecycleStatus;
 use crate::identity::Pid;
@@ -22,7 +22,7 @@ const GATEWAY: Pid = Pid(300);
 struct World {
     record: Recorded,
     server: Option<Server>,
-    keeper: Keeper,
+    supervisor: Supervisor,
     foreign: Foreign,
     left_over: bool,
     left_behind: bool,
@@ -30,7 +30,7 @@ struct World {
     gateway: bool,
     /// A server beside the current one lives: an outgoing one, or a successor that was not promoted.
     other: bool,
-    /// What the verbs want: a gateway in front of what they start.
+    /// What the commands want: a gateway in front of what they start.
     wanted: bool,
     /// Whether generations may overlap.
     may_overlap: bool,
@@ -44,9 +44,9 @@ struct Server {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Keeper {
+enum Supervisor {
     Absent,
-    Mute,
+    Unresponsive,
     Idle,
     Keeping,
     Waiting,
@@ -57,22 +57,22 @@ enum Keeper {
 enum Foreign {
     None,
     Answering,
-    Mute,
+    Unresponsive,
 }
 
 impl World {
     fn observe(&self) -> Observation {
-        let keeper = match self.keeper {
-            Keeper::Absent => KeeperSeen::Absent,
-            Keeper::Mute => KeeperSeen::Mute(None),
-            Keeper::Idle => KeeperSeen::Idle,
-            Keeper::Keeping => KeeperSeen::Keeping(OURS),
-            Keeper::Waiting => KeeperSeen::Waiting,
-            Keeper::Stopping(then) => KeeperSeen::Stopping(then),
+        let supervisor = match self.supervisor {
+            Supervisor::Absent => SupervisorSeen::Absent,
+            Supervisor::Unresponsive => SupervisorSeen::Unresponsive(None),
+            Supervisor::Idle => SupervisorSeen::Idle,
+            Supervisor::Keeping => SupervisorSeen::Keeping(OURS),
+            Supervisor::Waiting => SupervisorSeen::Waiting,
+            Supervisor::Stopping(then) => SupervisorSeen::Stopping(then),
         };
         let listener = match (self.foreign, self.server) {
             (Foreign::Answering, _) => ListenerSeen::Answering { pid: Some(FOREIGN), ours: false },
-            (Foreign::Mute, _) => ListenerSeen::Mute { pid: Some(FOREIGN), ours: false },
+            (Foreign::Unresponsive, _) => ListenerSeen::Unresponsive { pid: Some(FOREIGN), ours: false },
             (_, Some(Server { answers: true, fronted: true, .. })) if self.gateway => {
                 ListenerSeen::Answering { pid: Some(GATEWAY), ours: true }
             }
@@ -80,30 +80,30 @@ impl World {
                 ListenerSeen::Answering { pid: Some(OURS), ours: true }
             }
             (_, Some(Server { answers: false, fronted: false, .. })) => {
-                ListenerSeen::Mute { pid: Some(OURS), ours: true }
+                ListenerSeen::Unresponsive { pid: Some(OURS), ours: true }
             }
-            _ if self.gateway => ListenerSeen::Mute { pid: Some(GATEWAY), ours: true },
+            _ if self.gateway => ListenerSeen::Unresponsive { pid: Some(GATEWAY), ours: true },
             _ if self.left_over => ListenerSeen::LeftOver,
             _ => ListenerSeen::Nothing,
         };
         let record = if self.server.is_some() { Recorded::Alive(OURS) } else { self.record.clone() };
-        let left_behind = self.left_behind && self.server.is_none() && self.keeper == Keeper::Absent;
-        let beside = (self.gateway || self.other) && self.keeper == Keeper::Absent;
+        let left_behind = self.left_behind && self.server.is_none() && self.supervisor == Supervisor::Absent;
+        let beside = (self.gateway || self.other) && self.supervisor == Supervisor::Absent;
         let fronted = self.server.is_some_and(|server| server.fronted) && self.gateway && self.wanted;
-        let overlap = self.may_overlap && fronted && self.keeper == Keeper::Keeping;
-        Observation { record, keeper, listener, left_behind, beside, overlap }
+        let overlap = self.may_overlap && fronted && self.supervisor == Supervisor::Keeping;
+        Observation { record, supervisor, listener, left_behind, beside, overlap }
     }
 
     fn act(&mut self, step: &Step, progress: &mut Progress) {
         match step {
             Step::Mend(Mend::Record(_)) => self.record = Recorded::Absent,
             Step::Mend(Mend::Socket) => self.left_over = false,
-            Step::Mend(Mend::MuteKeeper(_)) => self.keeper = Keeper::Absent,
+            Step::Mend(Mend::UnresponsiveSupervisor(_)) => self.supervisor = Supervisor::Absent,
             Step::Mend(Mend::LeftBehind) => self.left_behind = false,
             Step::AdoptRecorded => {
                 assert!(self.server.is_some(), "only a living server is adopted");
-                self.keeper = Keeper::Keeping;
-                // The keeper puts a gateway in front of it again.
+                self.supervisor = Supervisor::Keeping;
+                // The supervisor puts a gateway in front of it again.
                 self.gateway = self.server.is_some_and(|server| server.fronted);
                 self.left_over &= !self.gateway;
             }
@@ -111,11 +111,11 @@ impl World {
                 assert_eq!(*pid, FOREIGN);
                 self.foreign = Foreign::None;
                 self.server = Some(Server { answers: true, fronted: false });
-                self.keeper = Keeper::Keeping;
+                self.supervisor = Supervisor::Keeping;
             }
             Step::Start => {
-                if self.keeper == Keeper::Stopping(Then::Leave) {
-                    self.keeper = Keeper::Stopping(Then::StartAgain);
+                if self.supervisor == Supervisor::Stopping(Then::Leave) {
+                    self.supervisor = Supervisor::Stopping(Then::StartAgain);
                 } else {
                     assert!(self.server.is_none(), "never two servers on one home");
                     self.spawn();
@@ -135,8 +135,8 @@ impl World {
             }
             Step::Stop => {
                 (self.gateway, self.other) = (false, false);
-                progress.stopped |= self.server.is_some() || self.keeper == Keeper::Waiting;
-                (self.server, self.keeper, self.record) = (None, Keeper::Absent, Recorded::Absent);
+                progress.stopped |= self.server.is_some() || self.supervisor == Supervisor::Waiting;
+                (self.server, self.supervisor, self.record) = (None, Supervisor::Absent, Recorded::Absent);
             }
             Step::AwaitReady => self.spawn(),
             Step::Finish { .. } | Step::Refuse(_) => {}
@@ -150,7 +150,7 @@ impl World {
         let fronted = coming.unwrap_or(self.wanted);
         self.server = Some(Server { answers: true, fronted });
         self.gateway = fronted;
-        self.keeper = Keeper::Keeping;
+        self.supervisor = Supervisor::Keeping;
         self.left_over = false;
     }
 
@@ -182,22 +182,30 @@ fn world() -> impl Strategy<Value = World> {
         (any::<bool>(), any::<bool>()).prop_map(|(answers, fronted)| Some(Server { answers, fronted })),
     ];
     let front = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let foreign =
-        prop_oneof![4 => Just(Foreign::None), 1 => Just(Foreign::Answering), 1 => Just(Foreign::Mute)];
+    let foreign = prop_oneof![4 => Just(Foreign::None), 1 => Just(Foreign::Answering), 1 => Just(Foreign::Unresponsive)];
     (record, server, 0u8..7, foreign, any::<bool>(), any::<bool>(), front).prop_map(
-        |(record, server, keeper, foreign, left_over, left_behind, (gateway, other, wanted, may_overlap))| {
-            let keeper = match (keeper, server.is_some()) {
-                (0 | 1, _) => Keeper::Absent,
-                (2, _) => Keeper::Mute,
-                (3, true) => Keeper::Stopping(Then::Leave),
-                (4, true) => Keeper::Stopping(Then::StartAgain),
-                (3, false) => Keeper::Waiting,
-                (4, false) => Keeper::Idle,
-                (_, true) => Keeper::Keeping,
-                (_, false) => Keeper::Absent,
+        |(
+            record,
+            server,
+            supervisor,
+            foreign,
+            left_over,
+            left_behind,
+            (gateway, other, wanted, may_overlap),
+        )| {
+            let supervisor = match (supervisor, server.is_some()) {
+                (0 | 1, _) => Supervisor::Absent,
+                (2, _) => Supervisor::Unresponsive,
+                (3, true) => Supervisor::Stopping(Then::Leave),
+                (4, true) => Supervisor::Stopping(Then::StartAgain),
+                (3, false) => Supervisor::Waiting,
+                (4, false) => Supervisor::Idle,
+                (_, true) => Supervisor::Keeping,
+                (_, false) => Supervisor::Absent,
             };
-            // Without a keeper a gateway may be missing or be all there is; while one lives it is in front of its server.
-            let unkept = matches!(keeper, Keeper::Absent | Keeper::Mute | Keeper::Idle);
+            // Without a supervisor a gateway may be missing or be all there is; while one lives it is in front of its server.
+            let unkept =
+                matches!(supervisor, Supervisor::Absent | Supervisor::Unresponsive | Supervisor::Idle);
             let fronted = server.is_some_and(|server| server.fronted);
             let unfronted = server.is_some_and(|server| !server.fronted);
             let gateway =
@@ -208,7 +216,7 @@ fn world() -> impl Strategy<Value = World> {
             World {
                 record,
                 server,
-                keeper,
+                supervisor,
                 foreign,
                 left_over,
                 left_behind,
@@ -231,10 +239,10 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 #[test]
-fn a_keeper_that_is_gone_with_its_order_is_replaced() {
+fn a_supervisor_that_is_gone_with_its_order_is_replaced() {
     let seen = Observation {
         record: Recorded::Absent,
-        keeper: KeeperSeen::Absent,
+        supervisor: SupervisorSeen::Absent,
         listener: ListenerSeen::Nothing,
         left_behind: false,
         beside: false,
@@ -243,7 +251,7 @@ fn a_keeper_that_is_gone_with_its_order_is_replaced() {
     for (command, started) in [(Command::Start { adopt: false }, true), (Command::Restart, false)] {
         let progress = Progress { started, restarted: !started, stopped: false };
         assert_eq!(decide(command, &seen, progress), Step::Start);
-        let told = Observation { keeper: KeeperSeen::Idle, ..seen.clone() };
+        let told = Observation { supervisor: SupervisorSeen::Idle, ..seen.clone() };
         assert_eq!(decide(command, &told, progress), Step::AwaitReady, "it has not said yet what came of it");
     }
 }
@@ -252,7 +260,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_verb_reaches_its_goal_from_every_state(mut world in world(), commands in prop::collection::vec(command(), 1..6)) {
+    fn every_command_reaches_its_goal_from_every_state(mut world in world(), commands in prop::collection::vec(command(), 1..6)) {
         for command in commands {
             let end = world.run(command);
             match (command, &end) {
@@ -260,13 +268,13 @@ proptest! {
                     prop_assert_ne!(world.foreign, Foreign::None, "refused only because of somebody else");
                 }
                 (Command::Stop, Step::Finish { status, .. }) => {
-                    prop_assert!(world.server.is_none() && world.keeper == Keeper::Absent);
+                    prop_assert!(world.server.is_none() && world.supervisor == Supervisor::Absent);
                     prop_assert!(!world.left_behind && !world.gateway && !world.other, "no orphan");
                     prop_assert!(matches!(status, LifecycleStatus::Stopped | LifecycleStatus::NotRunning));
                 }
                 (_, Step::Finish { managed: true, .. }) => {
                     let server = world.server.expect("it runs");
-                    prop_assert!(server.answers && world.keeper == Keeper::Keeping);
+                    prop_assert!(server.answers && world.supervisor == Supervisor::Keeping);
                     prop_assert_eq!(server.fronted, world.gateway, "a gateway is there for those who need it");
                 }
                 (Command::Start { .. }, Step::Finish { managed: false, status }) => {
@@ -279,7 +287,7 @@ proptest! {
     }
 
     #[test]
-    fn a_verb_run_twice_says_so_and_changes_nothing(mut world in world(), command in command()) {
+    fn a_command_run_twice_says_so_and_changes_nothing(mut world in world(), command in command()) {
         let first = world.run(command);
         let before = format!("{world:?}");
         let second = world.run(command);
@@ -288,7 +296,7 @@ proptest! {
                 second, Step::Finish { status: LifecycleStatus::AlreadyRunning, managed }),
             (Command::Stop, Step::Finish { .. }, second) if world.foreign != Foreign::None => {
                 // Ours is gone; what is there now is somebody else's.
-                let refusal = if world.foreign == Foreign::Mute { Refusal::Occupied } else { Refusal::Unmanaged };
+                let refusal = if world.foreign == Foreign::Unresponsive { Refusal::Occupied } else { Refusal::Unmanaged };
                 prop_assert_eq!(second, Step::Refuse(refusal(Some(FOREIGN))));
             }
             (Command::Stop, Step::Finish { .. }, second) => prop_assert_eq!(

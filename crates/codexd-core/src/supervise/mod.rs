@@ -1,6 +1,6 @@
-//! When to start, restart, signal and give up: the keeper's decisions as a pure machine.
+//! When to start, restart, signal and give up: the supervisor's decisions as a pure machine.
 //!
-//! [`Supervisor::step`] takes what happened and when, and answers what to do, in order. It never asks for a second
+//! [`Supervision::step`] takes what happened and when, and answers what to do, in order. It never asks for a second
 //! process while one lives, never starts anything after a stop was asked for, and always has either a living process,
 //! a moment at which it acts next, or nothing to keep.
 
@@ -22,7 +22,7 @@ use crate::program::{DrainSignal, StopPolicy};
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Then {
-    /// Nothing: the keeper leaves.
+    /// Nothing: the supervisor leaves.
     Leave,
     /// A new process of the newest program.
     StartAgain,
@@ -149,7 +149,7 @@ pub enum Restart {
 
 /// The machine.
 #[derive(Clone, Debug)]
-pub struct Supervisor {
+pub struct Supervision {
     phase: Phase,
     backoff: Backoff,
     restarts: u64,
@@ -158,7 +158,7 @@ pub struct Supervisor {
     second_signal_grace_ms: u64,
 }
 
-impl Supervisor {
+impl Supervision {
     /// A supervisor of nothing yet. `seed` drives the jitter.
     pub fn new(seed: u64) -> Self {
         Self {

@@ -2,132 +2,132 @@
 
 use proptest::prelude::*;
 
-use super::{Action, Backoff, Event, Phase, StopStage, Supervisor, Then};
+use super::{Action, Backoff, Event, Phase, StopStage, Supervision, Then};
 use crate::clock::Monotonic;
 use crate::limits::{BACKOFF_CEILING_MS, CRASH_LIMIT, STABLE_AFTER_MS};
 use crate::program::{DrainSignal, StopPolicy};
 
 const TERM: StopPolicy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(60_000) };
 
-fn running() -> Supervisor {
-    let mut supervisor = Supervisor::new(1);
-    assert_eq!(supervisor.step(Event::StartRequested, Monotonic(0)), [Action::Spawn]);
-    assert_eq!(supervisor.step(Event::Spawned, Monotonic(1)), []);
-    supervisor
+fn running() -> Supervision {
+    let mut supervision = Supervision::new(1);
+    assert_eq!(supervision.step(Event::StartRequested, Monotonic(0)), [Action::Spawn]);
+    assert_eq!(supervision.step(Event::Spawned, Monotonic(1)), []);
+    supervision
 }
 
 #[test]
 fn the_first_crash_is_answered_at_once_and_the_next_a_tenth_of_a_second_after_that() {
-    let mut supervisor = running();
-    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
-    supervisor.step(Event::Spawned, Monotonic(1_001));
-    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_011)), [Action::SweepStrays]);
-    let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
+    let mut supervision = running();
+    assert_eq!(supervision.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
+    supervision.step(Event::Spawned, Monotonic(1_001));
+    assert_eq!(supervision.step(Event::Exited, Monotonic(1_011)), [Action::SweepStrays]);
+    let Phase::Waiting { until } = supervision.phase() else { panic!("it waits") };
     assert!((1_081..=1_101).contains(&until.0), "{until:?}");
-    assert_eq!(supervisor.step(Event::Ticked, until), [Action::Spawn]);
-    assert_eq!(supervisor.restarts(), 2);
+    assert_eq!(supervision.step(Event::Ticked, until), [Action::Spawn]);
+    assert_eq!(supervision.restarts(), 2);
 }
 
 #[test]
 fn one_that_has_lived_for_longer_than_its_pause_is_started_again_at_once() {
-    let mut supervisor = running();
+    let mut supervision = running();
     let mut now = Monotonic(0);
     for nth in 1..=3 {
         now = now + Backoff::full_wait_ms(nth).max(1);
-        let actions = supervisor.step(Event::Exited, now);
+        let actions = supervision.step(Event::Exited, now);
         assert_eq!(actions, [Action::Spawn, Action::SweepStrays], "crash {nth}");
-        supervisor.step(Event::Spawned, now);
+        supervision.step(Event::Spawned, now);
     }
 }
 
 #[test]
 fn in_a_loop_the_starts_are_half_a_minute_apart_however_long_one_has_lived() {
-    let mut supervisor = running();
+    let mut supervision = running();
     let mut now = Monotonic(0);
     for _ in 0..CRASH_LIMIT {
         now = now + 10_000;
-        supervisor.step(Event::Exited, now);
-        supervisor.step(Event::Spawned, now);
+        supervision.step(Event::Exited, now);
+        supervision.step(Event::Spawned, now);
     }
-    assert!(supervisor.crash_looping());
+    assert!(supervision.crash_looping());
     let started = now;
-    assert_eq!(supervisor.step(Event::Exited, started + 10_000), [Action::SweepStrays]);
-    let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
+    assert_eq!(supervision.step(Event::Exited, started + 10_000), [Action::SweepStrays]);
+    let Phase::Waiting { until } = supervision.phase() else { panic!("it waits") };
     let apart = until.since_ms(started);
     assert!((BACKOFF_CEILING_MS * 4 / 5..=BACKOFF_CEILING_MS).contains(&apart), "{apart}");
 }
 
 #[test]
 fn five_crashes_in_a_minute_are_a_loop_that_is_still_tried_at_the_ceiling() {
-    let mut supervisor = running();
+    let mut supervision = running();
     let mut now = Monotonic(0);
     let mut reported = 0;
     for _ in 0..CRASH_LIMIT + 3 {
-        let actions = supervisor.step(Event::Exited, now);
+        let actions = supervision.step(Event::Exited, now);
         reported += actions.iter().filter(|&&action| action == Action::ReportCrashLoop).count();
-        if let Phase::Waiting { until } = supervisor.phase() {
+        if let Phase::Waiting { until } = supervision.phase() {
             now = until;
-            supervisor.step(Event::Ticked, now);
-            supervisor.step(Event::Spawned, now);
+            supervision.step(Event::Ticked, now);
+            supervision.step(Event::Spawned, now);
         }
     }
-    assert!(supervisor.crash_looping());
+    assert!(supervision.crash_looping());
     assert_eq!(reported, 1, "said once, not at every crash");
-    supervisor.step(Event::Exited, now);
-    let Phase::Waiting { until } = supervisor.phase() else { panic!("still tried") };
+    supervision.step(Event::Exited, now);
+    let Phase::Waiting { until } = supervision.phase() else { panic!("still tried") };
     assert!(until.since_ms(now) >= BACKOFF_CEILING_MS * 4 / 5);
 }
 
 #[test]
 fn a_program_that_is_missing_is_no_crash_and_is_started_when_it_appears() {
-    let mut supervisor = running();
-    assert_eq!(supervisor.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
+    let mut supervision = running();
+    assert_eq!(supervision.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
     for nth in 0..2 * CRASH_LIMIT as u64 {
-        assert_eq!(supervisor.step(Event::ProgramMissing, Monotonic(1_001 + nth)), []);
-        let Phase::Waiting { until } = supervisor.phase() else { panic!("it waits") };
-        assert_eq!(supervisor.deadline(), Some(until));
+        assert_eq!(supervision.step(Event::ProgramMissing, Monotonic(1_001 + nth)), []);
+        let Phase::Waiting { until } = supervision.phase() else { panic!("it waits") };
+        assert_eq!(supervision.deadline(), Some(until));
     }
-    assert_eq!((supervisor.restarts(), supervisor.crash_looping()), (1, false));
-    assert_eq!(supervisor.step(Event::ProgramAppeared, Monotonic(3_000)), [Action::Spawn]);
-    supervisor.step(Event::Spawned, Monotonic(3_001));
-    assert_eq!(supervisor.step(Event::ProgramAppeared, Monotonic(3_002)), [], "it runs already");
-    supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(3_003));
-    assert_eq!(supervisor.step(Event::ProgramAppeared, Monotonic(3_004)), []);
+    assert_eq!((supervision.restarts(), supervision.crash_looping()), (1, false));
+    assert_eq!(supervision.step(Event::ProgramAppeared, Monotonic(3_000)), [Action::Spawn]);
+    supervision.step(Event::Spawned, Monotonic(3_001));
+    assert_eq!(supervision.step(Event::ProgramAppeared, Monotonic(3_002)), [], "it runs already");
+    supervision.step(Event::StopRequested(TERM, Then::Leave), Monotonic(3_003));
+    assert_eq!(supervision.step(Event::ProgramAppeared, Monotonic(3_004)), []);
 }
 
 #[test]
 fn a_stop_takes_the_grace_and_a_second_at_most() {
-    let mut supervisor = running();
+    let mut supervision = running();
     let policy = StopPolicy { grace_ms: Some(2_000), ..TERM };
-    supervisor.step(Event::StopRequested(policy, Then::Leave), Monotonic(0));
+    supervision.step(Event::StopRequested(policy, Then::Leave), Monotonic(0));
     let (mut now, mut actions) = (Monotonic(0), Vec::new());
     while actions != [Action::KillAll] {
-        now = supervisor.deadline().expect("a deadline");
-        actions = supervisor.step(Event::Ticked, now);
+        now = supervision.deadline().expect("a deadline");
+        actions = supervision.step(Event::Ticked, now);
     }
     assert!((2_000..=2_900).contains(&now.0), "{now:?}");
 }
 
 #[test]
 fn a_server_that_lives_a_minute_leaves_its_crashes_behind() {
-    let mut supervisor = running();
+    let mut supervision = running();
     for at in 0..CRASH_LIMIT as u64 {
-        supervisor.step(Event::Exited, Monotonic(at));
-        supervisor.step(Event::Spawned, Monotonic(at));
+        supervision.step(Event::Exited, Monotonic(at));
+        supervision.step(Event::Spawned, Monotonic(at));
     }
-    assert!(supervisor.crash_looping());
-    let settles = supervisor.deadline().expect("it is looked at again");
+    assert!(supervision.crash_looping());
+    let settles = supervision.deadline().expect("it is looked at again");
     assert_eq!(settles.since_ms(Monotonic(CRASH_LIMIT as u64 - 1)), STABLE_AFTER_MS);
-    supervisor.step(Event::Ticked, settles);
-    assert!(!supervisor.crash_looping());
-    assert_eq!(supervisor.deadline(), None, "nothing left to wake up for");
+    supervision.step(Event::Ticked, settles);
+    assert!(!supervision.crash_looping());
+    assert_eq!(supervision.deadline(), None, "nothing left to wake up for");
 }
 
 /// Lets time go by until no reminder is due any more; answers how many there were.
-fn remind_until_quiet(supervisor: &mut Supervisor) -> usize {
+fn remind_until_quiet(supervision: &mut Supervision) -> usize {
     let mut reminded = 0;
-    while let Phase::Stopping { reminder: Some(reminder), .. } = supervisor.phase() {
-        assert_eq!(supervisor.step(Event::Ticked, reminder.at), [Action::Remind]);
+    while let Phase::Stopping { reminder: Some(reminder), .. } = supervision.phase() {
+        assert_eq!(supervision.step(Event::Ticked, reminder.at), [Action::Remind]);
         reminded += 1;
     }
     reminded
@@ -135,37 +135,37 @@ fn remind_until_quiet(supervisor: &mut Supervisor) -> usize {
 
 #[test]
 fn a_stop_goes_from_term_over_term_to_kill() {
-    let mut supervisor = running();
-    let actions = supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
+    let mut supervision = running();
+    let actions = supervision.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
     assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
-    assert_eq!(remind_until_quiet(&mut supervisor), 6);
-    let forced = supervisor.deadline().expect("a deadline");
+    assert_eq!(remind_until_quiet(&mut supervision), 6);
+    let forced = supervision.deadline().expect("a deadline");
     assert_eq!(forced, Monotonic(60_010));
-    assert_eq!(supervisor.step(Event::Ticked, forced), [Action::Signal(DrainSignal::Terminate)]);
-    let killed = supervisor.deadline().expect("a deadline");
-    assert_eq!(supervisor.step(Event::Ticked, killed), [Action::KillAll]);
-    assert_eq!(supervisor.step(Event::Exited, killed), [Action::SweepStrays, Action::Leave]);
+    assert_eq!(supervision.step(Event::Ticked, forced), [Action::Signal(DrainSignal::Terminate)]);
+    let killed = supervision.deadline().expect("a deadline");
+    assert_eq!(supervision.step(Event::Ticked, killed), [Action::KillAll]);
+    assert_eq!(supervision.step(Event::Exited, killed), [Action::SweepStrays, Action::Leave]);
 }
 
 #[test]
 fn a_start_during_a_stop_makes_it_a_restart() {
-    let mut supervisor = running();
-    supervisor.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
-    assert_eq!(supervisor.step(Event::StartRequested, Monotonic(11)), []);
-    assert_eq!(supervisor.step(Event::Exited, Monotonic(12)), [Action::Spawn, Action::SweepStrays]);
+    let mut supervision = running();
+    supervision.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
+    assert_eq!(supervision.step(Event::StartRequested, Monotonic(11)), []);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(12)), [Action::Spawn, Action::SweepStrays]);
 }
 
 #[test]
 fn a_drain_without_limit_waits_for_ever_and_a_later_stop_ends_it() {
-    let mut supervisor = running();
+    let mut supervision = running();
     let hangup = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
-    supervisor.step(Event::StopRequested(hangup, Then::StartAgain), Monotonic(10));
-    remind_until_quiet(&mut supervisor);
-    assert_eq!(supervisor.deadline(), None, "then it waits for ever");
+    supervision.step(Event::StopRequested(hangup, Then::StartAgain), Monotonic(10));
+    remind_until_quiet(&mut supervision);
+    assert_eq!(supervision.deadline(), None, "then it waits for ever");
     let at_once = StopPolicy { grace_ms: Some(0), ..TERM };
-    let actions = supervisor.step(Event::StopRequested(at_once, Then::Leave), Monotonic(99));
+    let actions = supervision.step(Event::StopRequested(at_once, Then::Leave), Monotonic(99));
     assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
-    assert_eq!(supervisor.step(Event::Exited, Monotonic(100)), [Action::SweepStrays, Action::Leave]);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(100)), [Action::SweepStrays, Action::Leave]);
 }
 
 /// What the outside may do at any moment; the world of [`drive`] makes it consistent.
@@ -182,7 +182,13 @@ struct World {
 }
 
 impl World {
-    fn carry_out(&mut self, supervisor: &mut Supervisor, actions: Vec<Action>, now: Monotonic, spawns: bool) {
+    fn carry_out(
+        &mut self,
+        supervision: &mut Supervision,
+        actions: Vec<Action>,
+        now: Monotonic,
+        spawns: bool,
+    ) {
         for action in actions {
             match action {
                 Action::Spawn => {
@@ -190,8 +196,8 @@ impl World {
                     assert!(!self.stop_wanted, "nothing starts after a stop");
                     self.alive = spawns;
                     let event = if spawns { Event::Spawned } else { Event::SpawnFailed };
-                    let more = supervisor.step(event, now);
-                    self.carry_out(supervisor, more, now, true);
+                    let more = supervision.step(event, now);
+                    self.carry_out(supervision, more, now, true);
                 }
                 Action::Signal(_) | Action::Remind => {
                     assert!(self.alive, "only a living process is signalled");
@@ -199,11 +205,11 @@ impl World {
                 Action::KillAll => {
                     assert!(self.alive);
                     self.alive = false;
-                    let more = supervisor.step(Event::Exited, now);
-                    self.carry_out(supervisor, more, now, true);
+                    let more = supervision.step(Event::Exited, now);
+                    self.carry_out(supervision, more, now, true);
                 }
                 Action::Leave => {
-                    assert!(!self.alive, "the keeper never leaves a living process");
+                    assert!(!self.alive, "the supervisor never leaves a living process");
                     self.left = true;
                 }
                 Action::SweepStrays | Action::ReportCrashLoop | Action::ReportUnkillable => {}
@@ -213,7 +219,7 @@ impl World {
 }
 
 fn drive(history: &[(u8, u64)]) {
-    let mut supervisor = Supervisor::new(7);
+    let mut supervision = Supervision::new(7);
     let mut world = World::default();
     let mut now = Monotonic(0);
     for &(what, wait_ms) in history {
@@ -237,32 +243,32 @@ fn drive(history: &[(u8, u64)]) {
             }
             _ => Event::Ticked,
         };
-        let actions = supervisor.step(event, now);
-        world.carry_out(&mut supervisor, actions, now, what != 1);
+        let actions = supervision.step(event, now);
+        world.carry_out(&mut supervision, actions, now, what != 1);
         if world.left {
             return;
         }
-        match supervisor.phase() {
+        match supervision.phase() {
             Phase::Running { .. } | Phase::Stopping { .. } => assert!(world.alive),
-            Phase::Waiting { .. } => assert!(!world.alive && supervisor.deadline().is_some()),
+            Phase::Waiting { .. } => assert!(!world.alive && supervision.deadline().is_some()),
             Phase::Idle => assert!(!world.alive),
         }
     }
-    settle(supervisor, world, now);
+    settle(supervision, world, now);
 }
 
 /// From wherever a history ends, a stop and enough time always end everything.
-fn settle(mut supervisor: Supervisor, mut world: World, mut now: Monotonic) {
+fn settle(mut supervision: Supervision, mut world: World, mut now: Monotonic) {
     world.stop_wanted = true;
-    let actions = supervisor.step(Event::StopRequested(TERM, Then::Leave), now);
-    world.carry_out(&mut supervisor, actions, now, true);
+    let actions = supervision.step(Event::StopRequested(TERM, Then::Leave), now);
+    world.carry_out(&mut supervision, actions, now, true);
     for _ in 0..12 {
         if world.left {
             break;
         }
-        now = supervisor.deadline().expect("a stop has a deadline");
-        let actions = supervisor.step(Event::Ticked, now);
-        world.carry_out(&mut supervisor, actions, now, true);
+        now = supervision.deadline().expect("a stop has a deadline");
+        let actions = supervision.step(Event::Ticked, now);
+        world.carry_out(&mut supervision, actions, now, true);
     }
     assert!(world.left && !world.alive);
 }
@@ -302,14 +308,14 @@ proptest! {
 
 #[test]
 fn a_killed_stage_without_an_end_is_reported_not_forgotten() {
-    let mut supervisor = running();
-    supervisor
+    let mut supervision = running();
+    supervision
         .step(Event::StopRequested(StopPolicy { grace_ms: Some(0), ..TERM }, Then::Leave), Monotonic(5));
     let mut actions = Vec::new();
     for _ in 0..3 {
-        let due = supervisor.deadline().expect("a deadline");
-        actions = supervisor.step(Event::Ticked, due);
+        let due = supervision.deadline().expect("a deadline");
+        actions = supervision.step(Event::Ticked, due);
     }
     assert_eq!(actions, [Action::ReportUnkillable]);
-    assert!(matches!(supervisor.phase(), Phase::Stopping { stage: StopStage::Killed, .. }));
+    assert!(matches!(supervision.phase(), Phase::Stopping { stage: StopStage::Killed, .. }));
 }

@@ -143,11 +143,11 @@ pub enum Action {
         /// Its settings; nothing if they are to be forgotten.
         settings: Option<Text>,
     },
-    /// What people and verbs are to know.
+    /// What people and commands are to know.
     Report(Report),
 }
 
-/// Something worth an event, or the ear of a waiting verb.
+/// Something worth an event, or the ear of a waiting command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
     /// An app-server ended, or its link broke, under its threads.

@@ -1,3 +1,3 @@
-//! What runs the programs of a home. There is one service manager so far: the keeper, ours.
+//! What runs the programs of a home. There is one service manager so far: the supervisor, ours.
 
-pub mod keeper;
+pub mod supervisor;

@@ -1,4 +1,4 @@
-//! A server that nobody of ours keeps gets a keeper.
+//! A server that nobody of ours keeps gets a supervisor.
 
 use std::io;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::ListenerSeen;
-use codexd_core::limits::{KEEPER_TIMEOUT_MS, NAMELESS_TIMEOUT_MS};
+use codexd_core::limits::{NAMELESS_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS};
 use codexd_core::settings::Gateway;
 use codexd_host::process;
-use codexd_host::service::keeper::{Order, Refusal};
+use codexd_host::service::supervisor::{Order, Refusal};
 
 use super::{Drive, Given};
 use crate::front;
@@ -18,7 +18,7 @@ use crate::observe::{self, Ours, Sight};
 impl Drive<'_> {
     pub(super) fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
         let Some(process) = sight.server.clone() else { return Ok(()) };
-        let message = format!("no keeper kept the app-server {}; a new one took it over", process.pid);
+        let message = format!("no supervisor kept the app-server {}; a new one took it over", process.pid);
         let fronted = sight.codexd.as_ref().is_some_and(|record| record.socket.is_some());
         // A server that has a socket of its own needs a gateway, whatever the settings say now.
         let wanted = match (fronted, self.wish.gateway) {
@@ -29,7 +29,7 @@ impl Drive<'_> {
         let gateway = front::program(self.context, wanted)?.map(Box::new);
         let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone(), gateway };
         if self.give_adoption(&order, &process)? {
-            self.context.repaired("lost-keeper", message);
+            self.context.repaired("lost-supervisor", message);
         }
         Ok(())
     }
@@ -40,7 +40,7 @@ impl Drive<'_> {
         };
         let process = process::identify(pid).map_err(gone)?;
         // It answered before it was identified: still the same one?
-        let ListenerSeen::Mute { pid: Some(again), .. } =
+        let ListenerSeen::Unresponsive { pid: Some(again), .. } =
             observe::glimpse(&self.context.home, Ours::default())
         else {
             return Ok(());
@@ -61,11 +61,11 @@ impl Drive<'_> {
             Given::SupervisorGone => Ok(false),
             // It was ending when it was found: a look that comes too soon would find it again.
             Given::Refused(_) if process::is_nameless(process.pid) => {
-                process::await_end(process, Duration::from_millis(KEEPER_TIMEOUT_MS));
+                process::await_end(process, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
                 Ok(false)
             }
             Given::Refused(Refusal { message, errno }) => {
-                Err(Failure::new(ErrorCode::KeeperFailed, message).with("errno", errno))
+                Err(Failure::new(ErrorCode::SupervisorFailed, message).with("errno", errno))
             }
         }
     }

@@ -1,9 +1,9 @@
-//! A command that runs inside the app-server that it ends or replaces: it gives the order and ends, and the keeper goes on. The
+//! A command that runs inside the app-server that it ends or replaces: it gives the order and ends, and the supervisor goes on. The
 //! server waits for its running turns, and one of them waits for this command.
 
 use codexd_core::contract::{Backend, Failure, LifecycleStatus};
-use codexd_core::lifecycle::KeeperSeen;
-use codexd_host::service::keeper::Order;
+use codexd_core::lifecycle::SupervisorSeen;
+use codexd_host::service::supervisor::Order;
 use serde_json::json;
 
 use super::{Drive, Reached};
@@ -12,11 +12,11 @@ use crate::observe::Sight;
 impl Drive<'_> {
     /// Whether a server can start only when the one in which this command runs has ended.
     pub(super) fn waits_for_the_caller(&self, sight: &Sight) -> bool {
-        let is_stopping = matches!(sight.observation.keeper, KeeperSeen::Stopping(_));
+        let is_stopping = matches!(sight.observation.supervisor, SupervisorSeen::Stopping(_));
         is_stopping && sight.server.is_some() && self.context.caller().is_inside()
     }
 
-    /// The keeper starts a server when the one that is ending has ended.
+    /// The supervisor starts a server when the one that is ending has ended.
     pub(super) fn start_after_the_caller(&mut self, sight: &Sight) -> Result<Option<Reached>, Failure> {
         let (program, gateway) = self.what_to_run(sight)?;
         if !self.order(&Order::Start { program, gateway })? {
@@ -25,7 +25,7 @@ impl Drive<'_> {
         Ok(Some(self.deferred(LifecycleStatus::Restarting, sight)))
     }
 
-    /// The keeper ends the server within the grace.
+    /// The supervisor ends the server within the grace.
     pub(super) fn stop_after_the_caller(&mut self, sight: &Sight) -> Result<Option<Reached>, Failure> {
         if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
             return Ok(None);
@@ -33,7 +33,7 @@ impl Drive<'_> {
         Ok(Some(self.deferred(LifecycleStatus::Stopping, sight)))
     }
 
-    /// What the caller is told of an order that the keeper has taken.
+    /// What the caller is told of an order that the supervisor has taken.
     pub(super) fn deferred(&self, status: LifecycleStatus, sight: &Sight) -> Reached {
         let record = sight.codexd.as_ref();
         let from = sight.server.as_ref().map(|server| server.pid);

@@ -1,4 +1,4 @@
-//! Putting right what a verb found wrong on its way.
+//! Putting right what a command found wrong on its way.
 
 use std::io;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
-use codexd_core::limits::{BUSY_KEEPER_TIMEOUT_MS, KEEPER_END_TIMEOUT_MS};
+use codexd_core::limits::{BUSY_SUPERVISOR_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS};
 use codexd_core::record::RecordDefect;
 use codexd_host::elsewhere::{Elsewhere, Place};
-use codexd_host::service::keeper;
+use codexd_host::service::supervisor;
 use codexd_host::{pid_record, process, short_socket, strays};
 use rustix::process::Signal;
 
@@ -37,7 +37,7 @@ impl Drive<'_> {
                 self.context.repaired(found, format!("{what}; removed the record"));
             }
             Mend::Socket => self.remove_left_over_socket(sight)?,
-            Mend::MuteKeeper(pid) => self.end_mute_keeper(pid)?,
+            Mend::UnresponsiveSupervisor(pid) => self.end_unresponsive_supervisor(pid)?,
             Mend::LeftBehind => self.end_left_behind(sight.left_behind.as_ref())?,
         }
         Ok(())
@@ -66,42 +66,51 @@ impl Drive<'_> {
         Ok(())
     }
 
-    fn end_mute_keeper(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
+    fn end_unresponsive_supervisor(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
         self.link = None;
-        let Some(mute) = pid.and_then(|pid| process::identify(pid).ok()) else {
+        let Some(unresponsive) = pid.and_then(|pid| process::identify(pid).ok()) else {
             // One that was leaving is gone by now, or nearly: the next look shows who is there.
-            let patience = Duration::from_millis(BUSY_KEEPER_TIMEOUT_MS);
-            if pid.is_some() || keeper::await_free_lock(&self.context.home, patience).is_ok_and(|free| free) {
+            let patience = Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS);
+            if pid.is_some()
+                || supervisor::await_free_lock(&self.context.home, patience).is_ok_and(|free| free)
+            {
                 return Ok(());
             }
-            let unidentified = Elsewhere { place: Place::Unidentified, host_name: None, has_keeper: true };
+            let unidentified =
+                Elsewhere { place: Place::Unidentified, host_name: None, has_supervisor: true };
             return Err(failures::elsewhere(&self.context.home, &unidentified));
         };
-        if !keeper::is_identified(mute.pid, &self.context.home) {
+        if !supervisor::is_identified(unresponsive.pid, &self.context.home) {
             // One that is about to end shows neither its arguments nor its files any more.
-            if process::await_end(&mute, Duration::from_millis(KEEPER_END_TIMEOUT_MS)) {
+            if process::await_end(&unresponsive, Duration::from_millis(SUPERVISOR_END_TIMEOUT_MS)) {
                 return Ok(());
             }
             let message = format!(
-                "process {} listens in the place of the keeper of {} and cannot be identified as a keeper",
-                mute.pid,
+                "process {} listens in the place of the supervisor of {} and cannot be identified as a supervisor",
+                unresponsive.pid,
                 self.context.home.root().display()
             );
-            return Err(Failure::new(ErrorCode::KeeperFailed, message)
+            return Err(Failure::new(ErrorCode::SupervisorFailed, message)
                 .hint("end that process; codexd does not signal what it cannot identify")
-                .with("pid", mute.pid.0));
+                .with("pid", unresponsive.pid.0));
         }
-        process::signal(&mute, Signal::KILL).map_err(|error| {
-            Failure::new(ErrorCode::KeeperFailed, format!("failed to end the keeper {}: {error}", mute.pid))
+        process::signal(&unresponsive, Signal::KILL).map_err(|error| {
+            Failure::new(
+                ErrorCode::SupervisorFailed,
+                format!("failed to end the supervisor {}: {error}", unresponsive.pid),
+            )
         })?;
         // One that waits for a disk ends when that has answered.
-        if !process::await_end(&mute, Duration::from_millis(BUSY_KEEPER_TIMEOUT_MS)) {
+        if !process::await_end(&unresponsive, Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS)) {
             return Err(Failure::new(
-                ErrorCode::KeeperFailed,
-                format!("the keeper {} does not end", mute.pid),
+                ErrorCode::SupervisorFailed,
+                format!("the supervisor {} does not end", unresponsive.pid),
             ));
         }
-        self.context.repaired("mute-keeper", format!("the keeper {} did not answer and was ended", mute.pid));
+        self.context.repaired(
+            "unresponsive-supervisor",
+            format!("the supervisor {} did not answer and was ended", unresponsive.pid),
+        );
         Ok(())
     }
 

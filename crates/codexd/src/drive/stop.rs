@@ -1,12 +1,12 @@
-//! The stop step of a verb, and the wait for what the server leaves.
+//! The stop step of a command, and the wait for what the server leaves.
 
 use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
-use codexd_core::lifecycle::KeeperSeen;
-use codexd_core::limits::KEEPER_TIMEOUT_MS;
-use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order, Report};
+use codexd_core::lifecycle::SupervisorSeen;
+use codexd_core::limits::SUPERVISOR_TIMEOUT_MS;
+use codexd_host::service::supervisor::{self, LinkError, Order, Report, SupervisorLink};
 
 use super::Drive;
 use crate::failures;
@@ -16,25 +16,25 @@ use crate::ready::NotReady;
 
 impl Drive<'_> {
     pub(super) fn stop(&mut self, sight: &Sight) -> Result<(), Failure> {
-        // A keeper that keeps no server has none to stop: then nothing was running but, at most, a gateway.
-        let kept = !matches!(sight.observation.keeper, KeeperSeen::Idle | KeeperSeen::Absent);
+        // A supervisor that keeps no server has none to stop: then nothing was running but, at most, a gateway.
+        let kept = !matches!(sight.observation.supervisor, SupervisorSeen::Idle | SupervisorSeen::Absent);
         if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
             return Ok(());
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.await_leaving(&mut link, &mut Patience::begin())?;
-        match link.await_departure(&self.context.home, Duration::from_millis(KEEPER_TIMEOUT_MS)) {
+        match link.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS)) {
             Ok(()) => {}
-            Err(error) => return Err(failures::keeper(&self.context.home, &error)),
+            Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
         }
         self.progress.stopped |= kept;
         Ok(())
     }
 
-    /// Until the keeper says that nothing is left, saying what it waits for.
+    /// Until the supervisor says that nothing is left, saying what it waits for.
     pub(super) fn await_leaving(
         &self,
-        link: &mut KeeperLink,
+        link: &mut SupervisorLink,
         patience: &mut Patience,
     ) -> Result<(), Failure> {
         loop {
@@ -45,15 +45,15 @@ impl Drive<'_> {
                 }
                 Ok(Report::Unkillable { pid }) => return Err(self.not_ready(NotReady::Unkillable(pid))),
                 Ok(_) => {}
-                Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => {
-                    return Err(failures::keeper_hangs(&link.keeper));
+                Err(LinkError::Silent(_)) if !supervisor::answers(&self.context.home) => {
+                    return Err(failures::supervisor_hangs(&link.supervisor));
                 }
                 Err(LinkError::Silent(_)) => {
                     let grace = self.wish.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
                     patience
                         .tell(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
                 }
-                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
+                Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
             }
         }
     }

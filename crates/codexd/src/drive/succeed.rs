@@ -7,12 +7,12 @@ use codexd_core::generations::Role;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::Command;
 use codexd_core::limits::{
-    GATEWAY_TIMEOUT_MS, HANDOVER_TOLD_TIMEOUT_MS, KEEPER_TIMEOUT_MS, PROBE_TIMEOUT_MS,
+    GATEWAY_TIMEOUT_MS, HANDOVER_TOLD_TIMEOUT_MS, PROBE_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS,
 };
 use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
 use codexd_host::process;
-use codexd_host::service::keeper::{self, KeeperLink, LinkError, Order};
+use codexd_host::service::supervisor::{self, LinkError, Order, SupervisorLink};
 use codexd_protocol::probe;
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ impl Drive<'_> {
             })
     }
 
-    /// A gateway that has lost its keeper, or has just been started, is a moment away from moving threads: without it a restart
+    /// A gateway that has lost its supervisor, or has just been started, is a moment away from moving threads: without it a restart
     /// would drain. Answers whether it was waited for; then look again.
     pub(super) fn awaits_the_gateway(&mut self, sight: &Sight) -> Result<bool, Failure> {
         let is_over = self.gateway_awaited || self.progress.restarted || self.progress.started;
@@ -56,8 +56,8 @@ impl Drive<'_> {
             match link.next(deadline) {
                 Ok(_) => {}
                 Err(LinkError::Silent(_)) => break,
-                Err(LinkError::Gone) => return self.lost_keeper().map(|()| true),
-                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
+                Err(LinkError::Gone) => return self.lost_supervisor().map(|()| true),
+                Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
             }
         }
         Ok(true)
@@ -86,7 +86,7 @@ impl Drive<'_> {
         let Some(link) = self.link.as_mut() else { return Ok(None) };
         match await_ready(self.context, link, Whose::Successor) {
             Ok(_) => {}
-            Err(NotReady::KeeperGone) => return self.lost_keeper().map(|()| None),
+            Err(NotReady::SupervisorGone) => return self.lost_supervisor().map(|()| None),
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
                 self.withdraw();
@@ -136,21 +136,21 @@ impl Drive<'_> {
         })
     }
 
-    /// One that a killed verb has started is on its way out: two successors there are not. If not, look again.
+    /// One that a killed command has started is on its way out: two successors there are not. If not, look again.
     fn await_the_end_of_another(&mut self) -> Result<bool, Failure> {
         let Some(link) = self.link.as_mut() else { return Ok(false) };
-        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
+        let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
         match link.catch_up() {
-            Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-            other => other.map_err(|error| failures::keeper(&self.context.home, &error))?,
+            Err(LinkError::Gone) => return self.lost_supervisor().map(|()| false),
+            other => other.map_err(|error| failures::supervisor(&self.context.home, &error))?,
         }
         while successor(link).is_some() {
             match link.next(deadline) {
                 Ok(_) => {}
-                Err(LinkError::Gone) => return self.lost_keeper().map(|()| false),
-                // The keeper says itself that it takes no second one.
+                Err(LinkError::Gone) => return self.lost_supervisor().map(|()| false),
+                // The supervisor says itself that it takes no second one.
                 Err(LinkError::Silent(_)) => break,
-                Err(error) => return Err(failures::keeper(&self.context.home, &error)),
+                Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
             }
         }
         Ok(true)
@@ -164,14 +164,14 @@ impl Drive<'_> {
         if link.order(&order).is_err() {
             return;
         }
-        let deadline = Instant::now() + Duration::from_millis(KEEPER_TIMEOUT_MS);
-        let lives = |link: &KeeperLink| link.generations.iter().any(|generation| generation.pid == pid);
-        // What is left of it is found by the next verb.
+        let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
+        let lives = |link: &SupervisorLink| link.generations.iter().any(|generation| generation.pid == pid);
+        // What is left of it is found by the next command.
         while lives(link) && link.next(deadline).is_ok() {}
     }
 
     /// After a promotion: until the gateway has said how the handover goes, or, if that is wanted, until the server before
-    /// has left. That the new one serves is established already, so nothing here makes the verb fail.
+    /// has left. That the new one serves is established already, so nothing here makes the command fail.
     pub(super) fn await_the_handover(&mut self) -> Result<(), Failure> {
         let (Some(mut handover), Some(link)) = (self.handover.take(), self.link.as_mut()) else {
             return Ok(());
@@ -201,7 +201,7 @@ impl Drive<'_> {
             };
             match link.next(until) {
                 Ok(_) => {}
-                Err(LinkError::Silent(_)) if !keeper::answers(&self.context.home) => break,
+                Err(LinkError::Silent(_)) if !supervisor::answers(&self.context.home) => break,
                 Err(LinkError::Silent(_)) => {
                     patience.tell(|| "waiting for the old app-server to hand over what it holds".to_owned());
                 }
@@ -227,14 +227,14 @@ fn take_in(handover: &mut Value, value: &Value) {
     }
 }
 
-fn successor(link: &KeeperLink) -> Option<(String, Pid)> {
+fn successor(link: &SupervisorLink) -> Option<(String, Pid)> {
     let successor = link.generations.iter().find(|generation| generation.role == Role::Successor)?;
     Some((successor.mark.clone()?, successor.pid))
 }
 
 /// Whether the server that runs shares its home with another one: it has a socket of its own, no remote control, and is of
 /// a version that can.
-fn shares_a_home(link: Option<&KeeperLink>, pid: Pid, record: &CodexdRecord) -> bool {
+fn shares_a_home(link: Option<&SupervisorLink>, pid: Pid, record: &CodexdRecord) -> bool {
     let known = link.and_then(|link| link.generations.iter().find(|generation| generation.pid == pid));
     let version = known.and_then(|generation| generation.version.as_deref()).unwrap_or_default();
     let arguments = process::arguments(pid);

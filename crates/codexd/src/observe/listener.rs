@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_core::identity::{Pid, Process};
-use codexd_core::lifecycle::{Command, KeeperSeen, ListenerSeen};
+use codexd_core::lifecycle::{Command, ListenerSeen, SupervisorSeen};
 use codexd_core::limits::PROBE_TIMEOUT_MS;
 use codexd_core::record::CodexdRecord;
 use codexd_host::{Home, process};
@@ -52,14 +52,20 @@ impl<'a> Ours<'a> {
 }
 
 /// Asks only where the answer matters: a stop of our own server needs none, and one that hangs would give none.
-pub fn where_it_matters(home: &Home, command: Command, ours: Ours<'_>, keeper: KeeperSeen) -> Listening {
-    let kept = ours.pid.is_some() || !matches!(keeper, KeeperSeen::Absent | KeeperSeen::Mute(_));
+pub fn where_it_matters(
+    home: &Home,
+    command: Command,
+    ours: Ours<'_>,
+    supervisor: SupervisorSeen,
+) -> Listening {
+    let kept =
+        ours.pid.is_some() || !matches!(supervisor, SupervisorSeen::Absent | SupervisorSeen::Unresponsive(_));
     match command {
         Command::Stop if kept => Listening { seen: ListenerSeen::Nothing, answer: None },
         Command::Restart if kept => {
             let glimpse = glimpse(home, ours);
             match glimpse {
-                ListenerSeen::Mute { ours: false, .. } => listener(home, ours),
+                ListenerSeen::Unresponsive { ours: false, .. } => listener(home, ours),
                 seen => Listening { seen, answer: None },
             }
         }
@@ -103,7 +109,7 @@ fn ask(home: &Home, ours: Ours<'_>) -> Asked {
     let pid = peer.and_then(|peer| peer.pid).map(Pid);
     let is_ours = is_ours(home, pid, ours);
     if is_ours && !ours.is_reachable() {
-        return seen(ListenerSeen::Mute { pid, ours: true });
+        return seen(ListenerSeen::Unresponsive { pid, ours: true });
     }
     let has_a_name = is_ours || pid.is_none_or(|pid| !process::is_nameless(pid));
     let patience = Duration::from_millis(PROBE_TIMEOUT_MS);
@@ -117,11 +123,14 @@ fn ask(home: &Home, ours: Ours<'_>) -> Asked {
         }
         Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
         Err(ProbeError::OtherUser { peer }) => seen(ListenerSeen::OtherUser { uid: peer.uid }),
-        Err(ProbeError::Mute { .. }) if began.elapsed() < patience || !has_a_name => {
-            Asked::Leaving(Listening { seen: ListenerSeen::Mute { pid, ours: is_ours }, answer: None })
+        Err(ProbeError::Unresponsive { .. }) if began.elapsed() < patience || !has_a_name => {
+            Asked::Leaving(Listening {
+                seen: ListenerSeen::Unresponsive { pid, ours: is_ours },
+                answer: None,
+            })
         }
-        Err(ProbeError::Mute { .. } | ProbeError::Foreign { .. }) => {
-            seen(ListenerSeen::Mute { pid, ours: is_ours })
+        Err(ProbeError::Unresponsive { .. } | ProbeError::Foreign { .. }) => {
+            seen(ListenerSeen::Unresponsive { pid, ours: is_ours })
         }
     }
 }
@@ -136,7 +145,7 @@ pub fn glimpse(home: &Home, ours: Ours<'_>) -> ListenerSeen {
                 return ListenerSeen::OtherUser { uid: peer.uid };
             }
             let pid = peer.and_then(|peer| peer.pid).map(Pid);
-            ListenerSeen::Mute { pid, ours: is_ours(home, pid, ours) }
+            ListenerSeen::Unresponsive { pid, ours: is_ours(home, pid, ours) }
         }
         Err(error) => unreachable(&socket, error.kind()),
     }
@@ -151,7 +160,7 @@ fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
         _ if !there => ListenerSeen::Nothing,
         ErrorKind::ConnectionRefused => ListenerSeen::NoSocket,
         // Not permitted, or too many wait already: somebody may well listen.
-        _ => ListenerSeen::Mute { pid: None, ours: false },
+        _ => ListenerSeen::Unresponsive { pid: None, ours: false },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The contract with everybody who scripts `codex app-server daemon`: wherever a real daemon succeeds, codexd succeeds in the
 //! same state with the same words, and leaves a server where it leaves one.
 //!
-//! Each test is one state of a home. For every verb the state is made anew three times, for the daemons of 0.131.0 and 0.171.0
+//! Each test is one state of a home. For every command the state is made anew three times, for the daemons of 0.131.0 and 0.171.0
 //! and for codexd, all above the same app-server. Where a real daemon fails, codexd may do better, and nothing is asked.
 
 use codexd_testkit::{Codexd, codex, skip};
@@ -14,24 +14,24 @@ use compare::compare;
 use contestant::{Contestant, Outcome};
 use states::State;
 
-/// Where codexd departs on purpose or not yet: the state, the verb, and what [`compare`] says. A line that is no longer true
+/// Where codexd departs on purpose or not yet: the state, the command, and what [`compare`] says. A line that is no longer true
 /// fails the test, too.
 const KNOWN: [(State, &str, &str); 0] = [];
 
-/// Runs every verb in a state and lists everything in which codexd departs from a real daemon.
+/// Runs every command in a state and lists everything in which codexd departs from a real daemon.
 fn departures(state: State) -> anyhow::Result<Vec<String>> {
     let mut departures = Vec::new();
-    for verb in state.verbs() {
-        let ours = Outcome::of(Contestant::Codexd, state, verb)?;
+    for command in state.commands() {
+        let ours = Outcome::of(Contestant::Codexd, state, command)?;
         for theirs in state.upstream() {
-            let theirs = Outcome::of(*theirs, state, verb)?;
-            departures.extend(compare(verb, &ours, &theirs));
+            let theirs = Outcome::of(*theirs, state, command)?;
+            departures.extend(compare(command, &ours, &theirs));
         }
-        for (_, _, known) in KNOWN.iter().filter(|(known, of, _)| *known == state && of == verb) {
+        for (_, _, known) in KNOWN.iter().filter(|(known, of, _)| *known == state && of == command) {
             let before = departures.len();
             departures.retain(|departure| !departure.contains(known));
             if departures.len() == before {
-                departures.push(format!("{verb}: no departure {known:?} any more; take it off the list"));
+                departures.push(format!("{command}: no departure {known:?} any more; take it off the list"));
             }
         }
     }
@@ -55,20 +55,20 @@ macro_rules! same_contract {
 }
 
 same_contract! {
-    verbs_keep_the_contract_without_a_codex: State::NoCodex;
-    verbs_keep_the_contract_when_nothing_runs: State::NothingRuns;
-    verbs_keep_the_contract_when_the_server_runs: State::Running;
-    verbs_keep_the_contract_when_an_unmanaged_server_runs: State::Unmanaged;
-    verbs_keep_the_contract_when_the_server_was_killed: State::ServerKilled;
-    verbs_keep_the_contract_when_the_server_never_listens: State::NotReady;
-    verbs_keep_the_contract_when_the_record_names_another_process: State::ForeignPid;
-    verbs_keep_the_contract_when_the_record_is_empty: State::EmptyRecord;
-    verbs_keep_the_contract_when_a_socket_is_left_over: State::SocketLeftOver;
-    verbs_keep_the_contract_when_the_settings_are_corrupt: State::CorruptSettings;
-    verbs_keep_the_contract_when_the_settings_of_a_running_server_are_corrupt: State::CorruptSettingsRunning;
-    verbs_keep_the_contract_when_remote_control_is_on: State::RemoteControlOn;
-    verbs_keep_the_contract_in_a_home_with_a_strange_name: State::StrangeName;
-    verbs_keep_the_contract_in_a_home_with_a_long_name: State::LongName;
+    commands_keep_the_contract_without_a_codex: State::NoCodex;
+    commands_keep_the_contract_when_nothing_runs: State::NothingRuns;
+    commands_keep_the_contract_when_the_server_runs: State::Running;
+    commands_keep_the_contract_when_an_unmanaged_server_runs: State::Unmanaged;
+    commands_keep_the_contract_when_the_server_was_killed: State::ServerKilled;
+    commands_keep_the_contract_when_the_server_never_listens: State::NotReady;
+    commands_keep_the_contract_when_the_record_names_another_process: State::ForeignPid;
+    commands_keep_the_contract_when_the_record_is_empty: State::EmptyRecord;
+    commands_keep_the_contract_when_a_socket_is_left_over: State::SocketLeftOver;
+    commands_keep_the_contract_when_the_settings_are_corrupt: State::CorruptSettings;
+    commands_keep_the_contract_when_the_settings_of_a_running_server_are_corrupt: State::CorruptSettingsRunning;
+    commands_keep_the_contract_when_remote_control_is_on: State::RemoteControlOn;
+    commands_keep_the_contract_in_a_home_with_a_strange_name: State::StrangeName;
+    commands_keep_the_contract_in_a_home_with_a_long_name: State::LongName;
 }
 
 #[test]

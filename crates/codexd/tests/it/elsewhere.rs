@@ -1,4 +1,4 @@
-//! A home that a host shares with a container: whoever sees other pids than the keeper does touches nothing.
+//! A home that a host shares with a container: whoever sees other pids than the supervisor does touches nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use codexd_testkit::{Codexd, Home, Layout, Process, Run, Version, codex, codexd,
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::lifecycle::{SOON, keeper, recorded};
+use super::lifecycle::{SOON, recorded, supervisor};
 
 mod hidden;
 
@@ -29,7 +29,7 @@ const CHANGING: [&[&str]; 10] = [
 ];
 
 /// What a writer that is still at work in the other namespace has under a number that nobody has in this one.
-const UNFINISHED: &str = "keeper.json.4194000.tmp";
+const UNFINISHED: &str = "supervisor.json.4194000.tmp";
 
 /// A pid namespace with a `/proc` of its own. It ends with everything in it when this is dropped.
 struct Container {
@@ -115,14 +115,16 @@ fn everything(home: &Home) -> anyhow::Result<Everything> {
     processes
         .retain(|process| process.command.contains("--codex-home") || process.command.contains("app-server"));
     let mut files = Vec::new();
-    for name in ["server.json", "keeper.json", "settings.json", "keeper.sock", "control.sock", UNFINISHED] {
+    for name in
+        ["server.json", "supervisor.json", "settings.json", "supervisor.sock", "control.sock", UNFINISHED]
+    {
         files.push(home.state(name));
     }
     files.push(home.control_socket());
     let kept = files.into_iter().filter_map(|file| {
         let found = fs::symlink_metadata(&file).ok()?;
         let text = if found.is_file() { fs::read(&file).ok()? } else { Vec::new() };
-        // A keeper may write the same contents anew at any time; a socket that is made anew is another one.
+        // A supervisor may write the same contents anew at any time; a socket that is made anew is another one.
         let inode = if found.is_file() { 0 } else { found.ino() };
         Some((file, inode, text))
     });
@@ -152,7 +154,7 @@ fn assert_untouched(home: &Home, run: impl Fn(&[&str]) -> anyhow::Result<Run>) -
     let status = run(&["status"])?.success_json()?;
     ensure!(status["status"] == "running" && status["state"] == "running", "{status:#}");
     ensure!(
-        status["backend"] == "pid" && status["pid"].is_null() && status["keeperPid"].is_null(),
+        status["backend"] == "pid" && status["pid"].is_null() && status["supervisorPid"].is_null(),
         "{status:#}"
     );
     let problems = status["problems"].as_array().context("problems")?;
@@ -267,14 +269,14 @@ fn files_that_do_not_tell_their_namespace_change_nothing_of_that() -> anyhow::Re
     // As an older codexd wrote them, and with the numbers of an innocent process of this namespace.
     let mut innocent = Command::new("cat").stdin(Stdio::piped()).spawn()?;
     let known = Process::of(innocent.id()).context("cat runs")?;
-    for name in ["server.json", "keeper.json"] {
+    for name in ["server.json", "supervisor.json"] {
         let mut file: Value = serde_json::from_slice(&fs::read(home.state(name))?)?;
         let members = file.as_object_mut().context("an object")?;
         members.remove("pidNamespace");
         members.remove("hostName");
         let mine = json!({"pid": known.pid, "bootId": boot_id()?, "startTicks": known.start_ticks});
-        if name == "keeper.json" {
-            members.insert("keeper".into(), mine.clone());
+        if name == "supervisor.json" {
+            members.insert("supervisor".into(), mine.clone());
             members.insert("server".into(), mine);
         } else {
             members.insert("pid".into(), known.pid.into());
@@ -294,45 +296,45 @@ fn boot_id() -> anyhow::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-/// The keeper in a container, by its number here.
-fn keeper_inside(home: &Home) -> anyhow::Result<Process> {
-    let mut keepers = home.processes();
-    keepers.retain(|process| process.command.contains("codexd keeper "));
-    keepers.pop().context("a keeper")
+/// The supervisor in a container, by its number here.
+fn supervisor_inside(home: &Home) -> anyhow::Result<Process> {
+    let mut supervisors = home.processes();
+    supervisors.retain(|process| process.command.contains("codexd supervisor "));
+    supervisors.pop().context("a supervisor")
 }
 
 #[test]
-fn a_suspended_keeper_in_a_container_is_not_ended_from_outside() -> anyhow::Result<()> {
+fn a_suspended_supervisor_in_a_container_is_not_ended_from_outside() -> anyhow::Result<()> {
     let home = Home::new()?;
     let container = container!(&home, &[]);
     container.codexd(&home, &["start", "--embedded"])?.success_json()?;
-    let keeper = keeper_inside(&home)?;
-    let paused = keeper.clone().pause()?;
+    let supervisor = supervisor_inside(&home)?;
+    let paused = supervisor.clone().pause()?;
     let codexd = Codexd::new(&home)?;
     assert_untouched(&home, |arguments| codexd.run(arguments))?;
     drop(paused);
-    ensure!(keeper.is_alive(), "it was ended");
+    ensure!(supervisor.is_alive(), "it was ended");
     ensure!(container.codexd(&home, &["stop"])?.success_json()?["status"] == "stopped", "inside");
     Ok(())
 }
 
 #[test]
-fn a_server_in_a_container_whose_keeper_was_killed_is_left_alone() -> anyhow::Result<()> {
+fn a_server_in_a_container_whose_supervisor_was_killed_is_left_alone() -> anyhow::Result<()> {
     let home = Home::new()?;
     let container = container!(&home, &[]);
     container.codexd(&home, &["start", "--embedded"])?.success_json()?;
-    let keeper = keeper_inside(&home)?;
-    keeper.signal(Signal::KILL)?;
-    keeper.wait_gone(SOON)?;
+    let supervisor = supervisor_inside(&home)?;
+    supervisor.signal(Signal::KILL)?;
+    supervisor.wait_gone(SOON)?;
     let codexd = Codexd::new(&home)?;
     let before = everything(&home)?;
     for command in CHANGING {
         assert_refused(&codexd.run(command)?, "pid-namespace")?;
         ensure!(everything(&home)? == before, "{command:?} changed something");
     }
-    // A keeper in the container takes it over.
+    // A supervisor in the container takes it over.
     let repaired = container.codexd(&home, &["start"])?.success_json()?;
-    ensure!(repaired["repairs"][0]["found"] == "lost-keeper", "{repaired}");
+    ensure!(repaired["repairs"][0]["found"] == "lost-supervisor", "{repaired}");
     container.codexd(&home, &["stop"])?.success_json()?;
     Ok(())
 }
@@ -342,12 +344,12 @@ fn a_lock_that_another_host_holds_is_respected() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start", "--embedded"])?;
-    let state = fs::read_to_string(home.state("keeper.json"))?;
+    let state = fs::read_to_string(home.state("supervisor.json"))?;
     codexd.json(&["stop"])?;
     // As a network file system shows it: the files and the lock, and nobody on the sockets.
     let other = state.replace(&boot_id()?, "11111111-2222-3333-4444-555555555555");
-    fs::write(home.state("keeper.json"), other)?;
-    let lock = fs::File::open(home.state("keeper.lock"))?;
+    fs::write(home.state("supervisor.json"), other)?;
+    let lock = fs::File::open(home.state("supervisor.lock"))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
     for command in CHANGING {
         assert_refused(&codexd.run(command)?, "host")?;
@@ -360,13 +362,13 @@ fn a_lock_that_another_host_holds_is_respected() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_process_that_listens_in_the_keepers_place_and_is_none_is_not_ended() -> anyhow::Result<()> {
+fn a_process_that_listens_in_the_supervisors_place_and_is_none_is_not_ended() -> anyhow::Result<()> {
     let home = Home::new()?;
     fs::create_dir_all(home.state(""))?;
-    let _listener = std::os::unix::net::UnixListener::bind(home.state("keeper.sock"))?;
+    let _listener = std::os::unix::net::UnixListener::bind(home.state("supervisor.sock"))?;
     let error = Codexd::new(&home)?.run(&["start", "--embedded"])?.json()?["error"].clone();
     // That this test still runs is what it is about.
-    ensure!(error["code"] == "keeper-failed" && error["pid"] == std::process::id(), "{error}");
+    ensure!(error["code"] == "supervisor-failed" && error["pid"] == std::process::id(), "{error}");
     Ok(())
 }
 
@@ -376,14 +378,14 @@ fn without_a_proc_of_its_own_namespace_no_command_changes_anything() -> anyhow::
     drop(container!(&home, &[]));
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start", "--embedded"])?;
-    let (server, keeper) = (recorded(&home)?, keeper(&home)?);
+    let (server, supervisor) = (recorded(&home)?, supervisor(&home)?);
     for arguments in CHANGING {
         let mut command = home.command("unshare");
         command.args(["--pid", "--fork"]).arg(codexd::binary()?).args(arguments);
         let run = run::run(command, limits::RUN)?;
         ensure!(run.json()?["error"]["code"] == "unsupported-platform", "{run}");
     }
-    ensure!(server.is_alive() && keeper.is_alive(), "they were ended");
+    ensure!(server.is_alive() && supervisor.is_alive(), "they were ended");
     codexd.json(&["stop"])?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The gateway as a program that the keeper keeps: it may die, the keeper may die, both may; who connects is served.
+//! The gateway as a program that the supervisor keeps: it may die, the supervisor may die, both may; who connects is served.
 
 mod generations;
 mod listener;
@@ -13,7 +13,7 @@ use codexd_testkit::{Codexd, Fake, Home, Layout, Process, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::lifecycle::{SOON, keeper, recorded};
+use crate::lifecycle::{SOON, recorded, supervisor};
 
 /// A home in which `codexd start` finds a healthy server, with that server started.
 fn started() -> anyhow::Result<Home> {
@@ -23,10 +23,10 @@ fn started() -> anyhow::Result<Home> {
     Ok(home)
 }
 
-/// The gateway, by what the keeper wrote.
+/// The gateway, by what the supervisor wrote.
 fn gateway(home: &Home) -> anyhow::Result<Process> {
-    let state: Value = serde_json::from_slice(&std::fs::read(home.state("keeper.json"))?)?;
-    let pid = state["gateway"]["process"]["pid"].as_u64().context("the keeper names a gateway")?;
+    let state: Value = serde_json::from_slice(&std::fs::read(home.state("supervisor.json"))?)?;
+    let pid = state["gateway"]["process"]["pid"].as_u64().context("the supervisor names a gateway")?;
     Process::of(u32::try_from(pid)?).with_context(|| format!("the gateway {pid} lives"))
 }
 
@@ -71,19 +71,19 @@ fn a_killed_gateway_is_replaced_while_clients_wait_and_none_is_refused() -> anyh
 }
 
 #[test]
-fn a_killed_keeper_costs_no_client_and_the_next_one_gets_the_socket_back() -> anyhow::Result<()> {
+fn a_killed_supervisor_costs_no_client_and_the_next_one_gets_the_socket_back() -> anyhow::Result<()> {
     let home = started()?;
     let codexd = Codexd::new(&home)?;
     let (server, front) = (recorded(&home)?, gateway(&home)?);
-    kill(&keeper(&home)?)?;
+    kill(&supervisor(&home)?)?;
     ensure!(answered(&home)? == front.pid, "the gateway goes on");
     let adopted = codexd.json(&["start"])?;
     assert_eq!(
         (&adopted["status"], &adopted["repairs"][0]["found"]),
-        (&"alreadyRunning".into(), &"lost-keeper".into())
+        (&"alreadyRunning".into(), &"lost-supervisor".into())
     );
     assert_eq!((recorded(&home)?.pid, gateway(&home)?.pid), (server.pid, front.pid), "both were taken over");
-    // The gateway has to have noticed: it says so to the keeper, which says so to `status`.
+    // The gateway has to have noticed: it says so to the supervisor, which says so to `status`.
     let status = codexd.json(&["status"])?;
     assert_eq!(
         (&status["gateway"]["state"], &status["gateway"]["pid"]),
@@ -99,22 +99,22 @@ fn a_killed_keeper_costs_no_client_and_the_next_one_gets_the_socket_back() -> an
 }
 
 #[test]
-fn a_keeper_and_its_gateway_killed_together_are_replaced_by_the_next_verb() -> anyhow::Result<()> {
-    for verb in ["start", "restart", "stop"] {
+fn a_supervisor_and_its_gateway_killed_together_are_replaced_by_the_next_command() -> anyhow::Result<()> {
+    for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
         let (server, front) = (recorded(&home)?, gateway(&home)?);
-        kill(&keeper(&home)?)?;
+        kill(&supervisor(&home)?)?;
         kill(&front)?;
         ensure!(server.is_alive(), "a gateway is no parent of the server");
         let status = codexd.json(&["status"])?;
         assert_eq!(status["gateway"]["state"], "missing", "{status}");
-        let done = codexd.json(&[verb])?;
-        if verb == "stop" {
+        let done = codexd.json(&[command])?;
+        if command == "stop" {
             assert_eq!(done["status"], "stopped", "{done}");
         } else {
-            assert_eq!(answered(&home)?, gateway(&home)?.pid, "{verb}");
-            assert_eq!(recorded(&home)?.pid == server.pid, verb == "start");
+            assert_eq!(answered(&home)?, gateway(&home)?.pid, "{command}");
+            assert_eq!(recorded(&home)?.pid == server.pid, command == "start");
             codexd.json(&["stop"])?;
         }
         home.assert_no_process_left();
@@ -124,19 +124,19 @@ fn a_keeper_and_its_gateway_killed_together_are_replaced_by_the_next_verb() -> a
 
 #[test]
 fn a_gateway_that_is_all_that_is_left_is_taken_over_or_ended() -> anyhow::Result<()> {
-    for verb in ["start", "restart", "stop"] {
+    for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
         let front = gateway(&home)?;
-        kill(&keeper(&home)?)?;
+        kill(&supervisor(&home)?)?;
         kill(&recorded(&home)?)?;
-        // What the keeper knew of it is lost, too.
-        std::fs::remove_file(home.state("keeper.json"))?;
-        codexd.json(&[verb])?;
-        if verb == "stop" {
+        // What the supervisor knew of it is lost, too.
+        std::fs::remove_file(home.state("supervisor.json"))?;
+        codexd.json(&[command])?;
+        if command == "stop" {
             ensure!(!front.is_alive(), "stop left the gateway");
         } else {
-            assert_eq!(answered(&home)?, front.pid, "{verb} has taken it over");
+            assert_eq!(answered(&home)?, front.pid, "{command} has taken it over");
             codexd.json(&["stop"])?;
         }
         home.assert_no_process_left();
@@ -153,9 +153,10 @@ fn a_server_that_crashes_is_back_behind_the_same_gateway() -> anyhow::Result<()>
     let now = until(SOON, "the successor", || recorded(&home).ok().filter(|now| now.pid != server.pid))?;
     assert_eq!(answered(&home)?, front.pid);
     probe::ask_on(held, "1", SOON).context("a client from before the crash is served")?;
-    // The keeper writes the record first and its own state right after: on a busy machine a client may be served in between.
-    until(SOON, "the keeper's word of the successor", || {
-        let state: Value = serde_json::from_slice(&std::fs::read(home.state("keeper.json")).ok()?).ok()?;
+    // The supervisor writes the record first and its own state right after: on a busy machine a client may be served in between.
+    until(SOON, "the supervisor's word of the successor", || {
+        let state: Value =
+            serde_json::from_slice(&std::fs::read(home.state("supervisor.json")).ok()?).ok()?;
         (state["server"]["pid"] == now.pid).then_some(())
     })?;
     Codexd::new(&home)?.json(&["stop"])?;

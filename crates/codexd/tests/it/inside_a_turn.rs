@@ -10,7 +10,7 @@ use codexd_testkit::{
 };
 use serde_json::{Value, json};
 
-use super::lifecycle::{SOON, keeper, recorded};
+use super::lifecycle::{SOON, recorded, supervisor};
 
 /// What the mock model waits for at the end of the turn, after the tool call.
 const HELD: &str = "turn";
@@ -48,8 +48,8 @@ on_real_servers! {
     enable_remote_control_inside_a_turn_is_finished_after_it: remote_control on v0_171_0 V0_171_0;
     a_caller_that_dropped_its_environment_is_known_by_its_ancestors: without_environment on
         v0_171_0 V0_171_0;
-    an_orphaned_caller_without_environment_is_known_by_the_keeper: orphaned on v0_171_0 V0_171_0;
-    a_keeper_that_is_started_inside_a_turn_has_nothing_of_it: keeper_from_inside on v0_171_0 V0_171_0;
+    an_orphaned_caller_without_environment_is_known_by_the_supervisor: orphaned on v0_171_0 V0_171_0;
+    a_supervisor_that_is_started_inside_a_turn_has_nothing_of_it: supervisor_from_inside on v0_171_0 V0_171_0;
     a_sandboxed_tool_call_changes_nothing_and_is_told_why: sandboxed on v0_171_0 V0_171_0;
     commands_that_change_nothing_work_inside_a_turn: looks on v0_131_0 V0_131_0, v0_171_0 V0_171_0;
 }
@@ -292,7 +292,7 @@ fn without_environment(version: Version) -> anyhow::Result<()> {
 fn orphaned(version: Version) -> anyhow::Result<()> {
     let stage = Stage::set(version, true)?;
     block_on(async {
-        // The shell that starts it ends at once: its parent is the keeper.
+        // The shell that starts it ends at once: its parent is the supervisor.
         let line = stage.line(&["restart --now"])?;
         let line = format!("{CLEAN} sh -c \"({line}) &\"; while [ ! -e {ANSWER} ]; do sleep 0.05; done");
         let turn = stage.turn(&line).await?;
@@ -303,9 +303,9 @@ fn orphaned(version: Version) -> anyhow::Result<()> {
     stage.end()
 }
 
-fn keeper_from_inside(version: Version) -> anyhow::Result<()> {
+fn supervisor_from_inside(version: Version) -> anyhow::Result<()> {
     let stage = Stage::set(version, true)?;
-    let first = keeper(&stage.home)?;
+    let first = supervisor(&stage.home)?;
     block_on(async {
         let line = format!("kill -9 {}; {}", first.pid, stage.line(&["start", "restart"])?);
         let turn = stage.turn(&line).await?;
@@ -313,8 +313,8 @@ fn keeper_from_inside(version: Version) -> anyhow::Result<()> {
         stage.finish(&turn).await
     })?;
     stage.assert_replaced()?;
-    let second = keeper(&stage.home)?;
-    ensure!(second != first, "the keeper still lives");
+    let second = supervisor(&stage.home)?;
+    ensure!(second != first, "the supervisor still lives");
     let text = environment(&second)?.join("\n");
     ensure!(!text.contains("CODEX_THREAD_ID") && !text.contains("CODEX_CI"), "{text}");
     ensure!(fs::read_link(format!("/proc/{}/cwd", second.pid))? == std::path::Path::new("/"), "its folder");

@@ -1,4 +1,4 @@
-//! The verbs on the real Codex releases and on the embedded server: one script, four servers.
+//! The commands on the real Codex releases and on the embedded server: one script, four servers.
 
 mod foreign_text;
 mod named_codex;
@@ -19,7 +19,7 @@ use serde_json::Value;
 /// How long something that should happen at once may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Every server that the verbs must manage.
+/// Every server that the commands must manage.
 pub const SERVERS: [Server; 4] = [
     Server::Real(Version::V0_131_0),
     Server::Real(Version::V0_169_0),
@@ -52,11 +52,11 @@ pub fn recorded(home: &Home) -> anyhow::Result<Process> {
     Process::of(u32::try_from(pid)?).with_context(|| format!("the recorded process {pid} lives"))
 }
 
-/// The keeper, by what it wrote about itself.
-pub fn keeper(home: &Home) -> anyhow::Result<Process> {
-    let state: Value = serde_json::from_slice(&std::fs::read(home.state("keeper.json"))?)?;
-    let pid = state["keeper"]["pid"].as_u64().context("the keeper names itself")?;
-    Process::of(u32::try_from(pid)?).with_context(|| format!("the keeper {pid} lives"))
+/// The supervisor, by what it wrote about itself.
+pub fn supervisor(home: &Home) -> anyhow::Result<Process> {
+    let state: Value = serde_json::from_slice(&std::fs::read(home.state("supervisor.json"))?)?;
+    let pid = state["supervisor"]["pid"].as_u64().context("the supervisor names itself")?;
+    Process::of(u32::try_from(pid)?).with_context(|| format!("the supervisor {pid} lives"))
 }
 
 macro_rules! on_every_server {
@@ -99,7 +99,7 @@ on_every_server! {
     a_server_is_started_once_and_stopped_without_a_trace: start_and_stop;
     restart_and_reload_bring_a_fresh_server: restart_and_reload;
     a_crashed_server_is_back_at_once_and_status_tells_how_it_ended: crash;
-    a_killed_keeper_costs_nothing: keeper_killed;
+    a_killed_supervisor_costs_nothing: supervisor_killed;
     an_unmanaged_server_is_told_refused_and_adopted: unmanaged;
     status_tells_everything: status;
 }
@@ -125,7 +125,7 @@ fn start_and_stop(server: Server) -> anyhow::Result<()> {
     let mut processes = home.processes();
     // 0.131.0 looks at the system in processes of its own when it starts.
     processes.retain(|process| process.group != server.pid || process.pid == server.pid);
-    assert_eq!(processes.len(), 3, "a keeper, a server and a gateway: {processes:?}");
+    assert_eq!(processes.len(), 3, "a supervisor, a server and a gateway: {processes:?}");
 
     let stopped = codexd.json(&["stop"])?;
     assert_eq!((&stopped["status"], &stopped["backend"]), (&"stopped".into(), &"pid".into()), "{stopped}");
@@ -141,16 +141,16 @@ fn restart_and_reload(server: Server) -> anyhow::Result<()> {
     let codexd = Codexd::new(&home)?;
     codexd.json(&start)?;
     let mut before = recorded(&home)?;
-    let keeper_before = keeper(&home)?;
-    for verb in ["restart", "reload"] {
-        let replaced = codexd.json(&[verb])?;
+    let supervisor_before = supervisor(&home)?;
+    for command in ["restart", "reload"] {
+        let replaced = codexd.json(&[command])?;
         assert_eq!(replaced["status"], "restarted", "{replaced}");
         let now = recorded(&home)?;
         assert_eq!(replaced["pid"].as_u64(), Some(u64::from(now.pid)));
-        assert!(now.pid != before.pid && !before.is_alive(), "{verb}: the old one is gone");
+        assert!(now.pid != before.pid && !before.is_alive(), "{command}: the old one is gone");
         before = now;
     }
-    assert_eq!(keeper(&home)?.pid, keeper_before.pid, "the keeper stays");
+    assert_eq!(supervisor(&home)?.pid, supervisor_before.pid, "the supervisor stays");
     codexd.json(&["stop"])?;
     let from_nothing = codexd.json(&[&["restart"], &start[1..]].concat());
     if server == Server::Embedded {
@@ -188,24 +188,24 @@ fn crash(server: Server) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn keeper_killed(server: Server) -> anyhow::Result<()> {
+fn supervisor_killed(server: Server) -> anyhow::Result<()> {
     let (home, start) = home_with(server)?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&start)?;
-    let (before, old_keeper) = (recorded(&home)?, keeper(&home)?);
-    old_keeper.signal(Signal::KILL)?;
-    old_keeper.wait_gone(SOON)?;
+    let (before, old_supervisor) = (recorded(&home)?, supervisor(&home)?);
+    old_supervisor.signal(Signal::KILL)?;
+    old_supervisor.wait_gone(SOON)?;
     let status = codexd.json(&["status"])?;
     assert_eq!(status["state"], "running", "the server goes on: {status}");
-    assert_eq!(status["problems"][0]["found"], "lost-keeper");
+    assert_eq!(status["problems"][0]["found"], "lost-supervisor");
     let adopted = codexd.json(&start)?;
     assert_eq!(adopted["status"], "alreadyRunning");
-    assert_eq!(adopted["repairs"][0]["found"], "lost-keeper", "{adopted}");
+    assert_eq!(adopted["repairs"][0]["found"], "lost-supervisor", "{adopted}");
     assert_eq!(recorded(&home)?.pid, before.pid, "the same server");
-    // The new keeper keeps it for real.
+    // The new supervisor keeps it for real.
     before.signal(Signal::KILL)?;
     until(SOON, "a successor", || recorded(&home).ok().filter(|now| now.pid != before.pid))?;
-    keeper(&home)?.signal(Signal::KILL)?;
+    supervisor(&home)?.signal(Signal::KILL)?;
     let stopped = codexd.json(&["stop"])?;
     assert_eq!(stopped["status"], "stopped", "{stopped}");
     home.assert_no_process_left();
@@ -223,13 +223,13 @@ fn unmanaged(server: Server) -> anyhow::Result<()> {
 
     let told = codexd.json(&start)?;
     assert_eq!((&told["status"], told.get("backend")), (&"alreadyRunning".into(), None), "{told}");
-    for verb in ["stop", "restart", "reload", "enable-remote-control"] {
-        let refused = codexd.run(&[verb])?;
+    for command in ["stop", "restart", "reload", "enable-remote-control"] {
+        let refused = codexd.run(&[command])?;
         let error = &refused.json()?["error"];
         assert_eq!(
             (&error["code"], error["pid"].as_u64()),
             (&"unmanaged-server".into(), Some(pid)),
-            "{verb}"
+            "{command}"
         );
         assert_eq!(refused.code(), Some(8));
     }
@@ -259,7 +259,7 @@ fn status(server: Server) -> anyhow::Result<()> {
     let status = codexd.json(&["status"])?;
     assert_eq!((&status["status"], &status["state"]), (&"running".into(), &"running".into()));
     assert_eq!(status["pid"].as_u64(), Some(u64::from(recorded(&home)?.pid)));
-    assert_eq!(status["keeperPid"].as_u64(), Some(u64::from(keeper(&home)?.pid)));
+    assert_eq!(status["supervisorPid"].as_u64(), Some(u64::from(supervisor(&home)?.pid)));
     assert_eq!(status["runningIsInstalled"], true, "{status}");
     assert_eq!(status["problems"], serde_json::json!([]));
     assert!(status["uptimeSeconds"].as_u64().is_some_and(|seconds| seconds < 600));

@@ -10,7 +10,7 @@ use codexd_testkit::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::lifecycle::{keeper, prepare, recorded};
+use crate::lifecycle::{prepare, recorded, supervisor};
 
 const SERVERS: [Server; 4] = [
     Server::Real(Version::V0_131_0),
@@ -140,7 +140,7 @@ fn where_a_socket_cannot_have_a_second_name_the_supervisor_holds_it_open() -> an
         let stage = Stage { home, start, model };
         stage.codexd()?.json(&stage.start)?;
         let path = stage.path(true);
-        let supervisor = keeper(&stage.home)?;
+        let supervisor = supervisor(&stage.home)?;
         let real = fs::canonicalize(&path)?;
         until(limits::SERVER_READY, "the handle", || {
             let handles = fs::read_dir(format!("/proc/{}/fd", supervisor.pid)).ok()?;
@@ -158,7 +158,7 @@ fn a_socket_that_is_removed_while_no_supervisor_lives_is_back_with_the_next_one(
         let stage = Stage::set(server, true)?;
         let path = stage.path(true);
         stage.await_second_way(&path)?;
-        let supervisor = keeper(&stage.home)?;
+        let supervisor = supervisor(&stage.home)?;
         supervisor.signal(Signal::KILL)?;
         supervisor.wait_gone(limits::PROCESS_GONE)?;
         fs::remove_file(fs::canonicalize(&path)?)?;
@@ -221,11 +221,11 @@ fn a_server_that_leaves_is_not_said_to_have_lost_its_socket() -> anyhow::Result<
 #[test]
 fn a_supervisor_whose_socket_is_removed_is_reached_all_the_same() -> anyhow::Result<()> {
     let stage = Stage::set(Server::Embedded, true)?;
-    let before: Process = keeper(&stage.home)?;
-    fs::remove_file(stage.home.state("keeper.sock"))?;
-    until(limits::SERVER_READY, "the socket", || stage.home.state("keeper.sock").exists().then_some(()))?;
+    let before: Process = supervisor(&stage.home)?;
+    fs::remove_file(stage.home.state("supervisor.sock"))?;
+    until(limits::SERVER_READY, "the socket", || stage.home.state("supervisor.sock").exists().then_some(()))?;
     let restarted = stage.codexd()?.json(&["restart"])?;
     ensure!(restarted["status"] == "restarted", "{restarted}");
-    ensure!(keeper(&stage.home)?.pid == before.pid, "the supervisor was replaced");
+    ensure!(supervisor(&stage.home)?.pid == before.pid, "the supervisor was replaced");
     stage.end()
 }

@@ -158,7 +158,7 @@ fn a_foreign_home_that_is_allowed_is_served_with_the_rights_of_its_owner() -> an
         ensure!(status["managedCodexVersion"] == "9.9.9", "{status}");
         json(&["start", "--embedded"])?;
         let status = json(&["status"])?;
-        for pid in [&status["pid"], &status["keeperPid"], &status["gateway"]["pid"]] {
+        for pid in [&status["pid"], &status["supervisorPid"], &status["gateway"]["pid"]] {
             ensure!(user_of(pid)? == OTHER, "{status}");
         }
         for entry in fs::read_dir(home.state(""))? {

@@ -1,4 +1,4 @@
-//! Every state in which a home can be found: the next verb heals it, says so, and nobody deletes a file.
+//! Every state in which a home can be found: the next command heals it, says so, and nobody deletes a file.
 
 mod abuse;
 mod disk;
@@ -17,7 +17,7 @@ use codexd_testkit::{Codexd, Fake, Home, Layout};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::lifecycle::{keeper, recorded};
+use crate::lifecycle::{recorded, supervisor};
 
 fn home() -> anyhow::Result<Home> {
     let home = Home::new()?;
@@ -201,24 +201,24 @@ fn a_file_in_the_sockets_place_is_not_touched() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_mute_listener_is_named_and_never_ended() -> anyhow::Result<()> {
+fn an_unresponsive_listener_is_named_and_never_ended() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     let listener = UnixListener::bind(home.control_socket())?;
-    for (verb, code) in [
+    for (command, code) in [
         ("start", "socket-occupied"),
         ("restart", "socket-occupied"),
         ("stop", "socket-occupied"),
         ("enable-remote-control", "socket-occupied"),
     ] {
-        let error = codexd.run(&[verb])?.json()?["error"].clone();
+        let error = codexd.run(&[command])?.json()?["error"].clone();
         assert_eq!(
             (&error["code"], error["pid"].as_u64()),
             (&code.into(), Some(std::process::id().into())),
-            "{verb}"
+            "{command}"
         );
     }
-    assert_eq!(codexd.json(&["status"])?["problems"][0]["found"], "mute-listener");
+    assert_eq!(codexd.json(&["status"])?["problems"][0]["found"], "unresponsive-listener");
     drop(listener);
     home.assert_no_process_left();
     Ok(())
@@ -358,12 +358,12 @@ fn a_number_in_the_event_log_never_comes_again_after_a_torn_line() -> anyhow::Re
 }
 
 #[test]
-fn a_mute_keeper_is_replaced_and_its_server_goes_on() -> anyhow::Result<()> {
+fn an_unresponsive_supervisor_is_replaced_and_its_server_goes_on() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
     let server = recorded(&home)?;
-    keeper(&home)?.signal(Signal::STOP)?;
+    supervisor(&home)?.signal(Signal::STOP)?;
     let started = codexd.json(&["start"])?;
     let found: Vec<&str> = started["repairs"]
         .as_array()
@@ -371,7 +371,10 @@ fn a_mute_keeper_is_replaced_and_its_server_goes_on() -> anyhow::Result<()> {
         .iter()
         .filter_map(|repair| repair["found"].as_str())
         .collect();
-    assert_eq!((&started["status"], found), (&"alreadyRunning".into(), vec!["mute-keeper", "lost-keeper"]));
+    assert_eq!(
+        (&started["status"], found),
+        (&"alreadyRunning".into(), vec!["unresponsive-supervisor", "lost-supervisor"])
+    );
     assert!(server.is_alive());
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
     home.assert_no_process_left();

@@ -84,7 +84,7 @@ fn a_crashed_server_leaves_nothing_beside_its_successor() -> anyhow::Result<()> 
         let status = codexd.json(&["status"]).ok()?;
         (status["state"] == "running" && status["pid"] != first).then(|| status["pid"].clone())
     })?;
-    let stays = |command: &str| command.contains(" keeper ") || command.contains(" gateway ");
+    let stays = |command: &str| command.contains(" supervisor ") || command.contains(" gateway ");
     let old: Vec<_> = before.iter().filter(|process| !stays(&process.command)).collect();
     until(limits::PROCESS_GONE, "the end of the first generation", || {
         old.iter().all(|process| !process.is_alive()).then_some(())
@@ -96,8 +96,8 @@ fn a_crashed_server_leaves_nothing_beside_its_successor() -> anyhow::Result<()> 
 }
 
 #[test]
-fn start_gives_up_on_a_mute_server_and_leaves_nothing() -> anyhow::Result<()> {
-    let home = home_with(&Fake::Mute)?;
+fn start_gives_up_on_a_unresponsive_server_and_leaves_nothing() -> anyhow::Result<()> {
+    let home = home_with(&Fake::Unresponsive)?;
     let run = Codexd::new(&home)?.run(&["start"])?;
     assert_eq!(run.json()?["error"]["code"], "start-timeout", "{run}");
     home.assert_no_process_left();

@@ -10,7 +10,7 @@ use codexd_testkit::{Client, Codexd, Fake, Home, Layout, Place, block_on, limits
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::lifecycle::{keeper, recorded};
+use crate::lifecycle::{recorded, supervisor};
 
 /// What a supervisor may hold in memory however it is attacked.
 const SUPERVISOR_MAX_KIB: u64 = 6 << 10;
@@ -22,7 +22,7 @@ struct Connection {
 
 impl Connection {
     fn open(home: &Home) -> anyhow::Result<Self> {
-        let stream = UnixStream::connect(home.state("keeper.sock"))?;
+        let stream = UnixStream::connect(home.state("supervisor.sock"))?;
         stream.set_read_timeout(Some(limits::SERVER_READY))?;
         Ok(Self { lines: BufReader::new(stream.try_clone()?), stream })
     }
@@ -134,7 +134,7 @@ fn connections_that_spoke_once_and_unfinished_orders_keep_no_command_out_and_cos
 -> anyhow::Result<()> {
     let (home, _) = started()?;
     let codexd = Codexd::new(&home)?;
-    let supervisor = keeper(&home)?;
+    let supervisor = supervisor(&home)?;
     let before = supervisor.memory()?;
     let mut attackers = Vec::new();
     for number in 0..140 {

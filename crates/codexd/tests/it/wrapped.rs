@@ -13,7 +13,7 @@ use codexd_testkit::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::lifecycle::{keeper, recorded};
+use crate::lifecycle::{recorded, supervisor};
 
 /// Scripts around a Codex whose path they get as `CODEX`.
 const SHELL: &str = "#!/bin/sh\nSITE=1; export SITE\n\"CODEX\" \"$@\"\nexit $?\n";
@@ -46,7 +46,7 @@ fn assert_named(home: &Home, codexd: &Codexd<'_>, executable: &Path) -> anyhow::
 }
 
 /// A turn has its grace; nothing is left behind.
-fn a_turn_has_its_grace(version: Version, script: &str, keeper_dies: bool) -> anyhow::Result<()> {
+fn a_turn_has_its_grace(version: Version, script: &str, supervisor_dies: bool) -> anyhow::Result<()> {
     let model = MockModel::start()?;
     let home = Home::with_model(&model)?;
     let codex = fs::canonicalize(codex::binary(version)?)?;
@@ -57,8 +57,8 @@ fn a_turn_has_its_grace(version: Version, script: &str, keeper_dies: bool) -> an
     let server = assert_named(&home, &codexd, &codex)?;
     ensure!(started["pid"] == server.pid, "{started}");
     let script = Process::of(parent(server.pid)?).context("the wrapper lives")?;
-    if keeper_dies {
-        keeper(&home)?.signal(Signal::KILL)?;
+    if supervisor_dies {
+        supervisor(&home)?.signal(Signal::KILL)?;
         ensure!(codexd.json(&["start"])?["status"] == "alreadyRunning");
         ensure!(assert_named(&home, &codexd, &codex)?.pid == server.pid);
     }
@@ -92,12 +92,12 @@ fn turn_status(home: &Home, codexd: &Codexd<'_>, thread: &str) -> anyhow::Result
     Ok(read["thread"]["turns"][0]["status"].clone())
 }
 
-fn on_real_servers(script: &str, keeper_dies: bool) -> anyhow::Result<()> {
+fn on_real_servers(script: &str, supervisor_dies: bool) -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
     for version in [Version::V0_131_0, Version::V0_169_0, Version::V0_171_0] {
-        a_turn_has_its_grace(version, script, keeper_dies).with_context(|| format!("{version:?}"))?;
+        a_turn_has_its_grace(version, script, supervisor_dies).with_context(|| format!("{version:?}"))?;
     }
     Ok(())
 }

@@ -99,8 +99,8 @@ pub fn settled(process: &Process) -> anyhow::Result<Memory> {
 /// # Errors
 /// The connection does not outlive the server, or is never answered again.
 pub fn crash_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
-    stage.verb("stop")?;
-    stage.verb("start")?;
+    stage.command("stop")?;
+    stage.command("start")?;
     let mut client = stage.client()?;
     let thread = stage.thread(&mut client)?;
     let server = stage.server()?;
@@ -118,7 +118,7 @@ pub fn crash_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
 }
 
 /// From the death of the gateway until a client that connected right after it is answered: it waits in the queue of the
-/// listening socket, which the keeper holds, for the next gateway.
+/// listening socket, which the supervisor holds, for the next gateway.
 ///
 /// # Errors
 /// It is not answered.
@@ -136,7 +136,7 @@ pub fn gateway_kill_to_serving(stage: &Stage) -> anyhow::Result<Duration> {
 #[derive(Debug)]
 pub struct Handover {
     /// How long it took until the old app-server had left.
-    pub verb: Duration,
+    pub command: Duration,
     /// The longest that each thread let its client wait, in milliseconds.
     pub pauses_ms: Vec<f64>,
 }
@@ -160,15 +160,15 @@ pub fn handover(stage: &Stage, threads: usize) -> anyhow::Result<Handover> {
 pub fn handover_of(stage: &Stage, ids: &[String], most: Duration) -> anyhow::Result<Handover> {
     let mut asker = Asker::new(stage.client()?, ids);
     asker.ask_for(ASK_AROUND)?;
-    let verb = std::thread::scope(|scope| {
+    let command = std::thread::scope(|scope| {
         let restart = scope.spawn(|| stage.restart(most));
         while !restart.is_finished() {
             asker.ask_for(ASK_EVERY)?;
         }
-        restart.join().map_err(|_| anyhow::anyhow!("the verb panicked"))?
+        restart.join().map_err(|_| anyhow::anyhow!("the command panicked"))?
     })?;
     asker.ask_for(ASK_AROUND)?;
-    Ok(Handover { verb, pauses_ms: asker.finish()? })
+    Ok(Handover { command, pauses_ms: asker.finish()? })
 }
 
 /// Asks about many threads, at most one question about each at a time.

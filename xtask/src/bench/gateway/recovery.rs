@@ -106,9 +106,9 @@ pub fn measure(stage: &Stage) -> anyhow::Result<Vec<Recovery>> {
             break;
         }
         let watched: Vec<String> = spread(&ids, WATCHED).cloned().collect();
-        let Handover { verb, pauses_ms } =
+        let Handover { command, pauses_ms } =
             measure::handover_of(stage, &watched, LONG).with_context(|| format!("restart with {count}"))?;
-        recovery.restart.push_time(verb);
+        recovery.restart.push_time(command);
         recovery.pause.push(pauses_ms.into_iter().fold(0.0, f64::max));
         let (loaded, pause) = (recovery.total.median(), recovery.pause.median());
         eprintln!("  all loaded again after {loaded:.0} ms; longest pause in restart {pause:.0} ms");

@@ -61,7 +61,7 @@ impl Stage {
         let home = home(model)?;
         home.install(Layout::Standalone, &codex::binary(SERVER)?)?;
         let stage = Stage { home, way: Way::Through { codexd: codexd.to_owned() } };
-        stage.verb("start")?;
+        stage.command("start")?;
         Ok(stage)
     }
 
@@ -137,19 +137,19 @@ impl Stage {
         Ok(started.elapsed())
     }
 
-    /// Runs a verb of codexd that must succeed; gives how long it took.
+    /// Runs a command of codexd that must succeed; gives how long it took.
     ///
     /// # Errors
     /// It fails, or there is no codexd here.
-    pub fn verb(&self, verb: &str) -> anyhow::Result<Duration> {
+    pub fn command(&self, command: &str) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        self.codexd()?.json(&[verb])?;
+        self.codexd()?.json(&[command])?;
         Ok(started.elapsed())
     }
 
     fn codexd(&self) -> anyhow::Result<Codexd<'_>> {
         match &self.way {
-            Way::Direct(_) | Way::Copied { .. } => anyhow::bail!("a bare server has no verbs"),
+            Way::Direct(_) | Way::Copied { .. } => anyhow::bail!("a bare server has no commands"),
             Way::Through { codexd } => Ok(Codexd::at(&self.home, codexd)),
         }
     }
@@ -213,7 +213,7 @@ impl Stage {
     /// It does not end.
     pub fn end(self) -> anyhow::Result<()> {
         if let Way::Through { .. } = self.way {
-            self.verb("stop")?;
+            self.command("stop")?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::super::samples::Samples;
 use super::{Operation, Results};
 
-/// The rows, grouped: times of verbs, the floors below them, memory.
+/// The rows, grouped: times of commands, the floors below them, memory.
 const ROWS: [(Operation, &str, Unit); 17] = [
     (Operation::Version, "`version`, server running", Unit::Ms),
     (Operation::Status, "`status`, server running", Unit::Ms),

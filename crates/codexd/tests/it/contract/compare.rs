@@ -10,7 +10,7 @@ const TELLING: [&str; 3] = ["backend", "pid", "appServerVersion"];
 const OWN: [&str; 2] = ["pid", "cliVersion"];
 
 /// Everything in which `ours` departs from a success of `theirs`.
-pub fn compare(verb: &str, ours: &Outcome, theirs: &Outcome) -> Vec<String> {
+pub fn compare(command: &str, ours: &Outcome, theirs: &Outcome) -> Vec<String> {
     let (true, Some(Value::Object(expected))) = (theirs.run.success(), &theirs.reply) else {
         return Vec::new();
     };
@@ -27,7 +27,7 @@ pub fn compare(verb: &str, ours: &Outcome, theirs: &Outcome) -> Vec<String> {
     }
     let other = theirs.contestant;
     let context = |departure: String| {
-        format!("{verb}, beside {other:?}: {departure}\n    theirs: {}", theirs.run.stdout.trim_end())
+        format!("{command}, beside {other:?}: {departure}\n    theirs: {}", theirs.run.stdout.trim_end())
     };
     found.into_iter().map(context).collect()
 }

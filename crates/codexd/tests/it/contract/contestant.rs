@@ -1,4 +1,4 @@
-//! A daemon that is asked to do a verb.
+//! A daemon that is asked to do a command.
 
 use codexd_testkit::{Client, Codexd, Home, Place, Run, Version, block_on, codex, limits, run};
 use serde_json::Value;
@@ -19,28 +19,28 @@ impl Contestant {
     pub const UPSTREAM: [Contestant; 2] =
         [Contestant::Upstream(Version::V0_131_0), Contestant::Upstream(Version::NEWEST)];
 
-    /// Runs a verb to its end.
-    pub fn run(self, home: &Home, verb: &str) -> anyhow::Result<Run> {
+    /// Runs a command to its end.
+    pub fn run(self, home: &Home, name: &str) -> anyhow::Result<Run> {
         match self {
-            Contestant::Codexd => Codexd::new(home)?.run(&[verb]),
-            Contestant::Upstream(_) => run::run(self.command(home, verb)?, limits::RUN),
+            Contestant::Codexd => Codexd::new(home)?.run(&[name]),
+            Contestant::Upstream(_) => run::run(self.command(home, name)?, limits::RUN),
         }
     }
 
-    /// The command that runs a verb.
-    pub fn command(self, home: &Home, verb: &str) -> anyhow::Result<std::process::Command> {
+    /// The command that runs a command.
+    pub fn command(self, home: &Home, name: &str) -> anyhow::Result<std::process::Command> {
         Ok(match self {
-            Contestant::Codexd => Codexd::new(home)?.command(&[verb]),
+            Contestant::Codexd => Codexd::new(home)?.command(&[name]),
             Contestant::Upstream(version) => {
                 let mut command = home.command(codex::binary(version)?);
-                command.args(["app-server", "daemon", verb]);
+                command.args(["app-server", "daemon", name]);
                 command
             }
         })
     }
 }
 
-/// What a verb said and what it left.
+/// What a command said and what it left.
 pub struct Outcome {
     /// Whose daemon did it.
     pub contestant: Contestant,
@@ -53,11 +53,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Makes the state in a new home and runs the verb there.
-    pub fn of(contestant: Contestant, state: State, verb: &str) -> anyhow::Result<Outcome> {
+    /// Makes the state in a new home and runs the command there.
+    pub fn of(contestant: Contestant, state: State, name: &str) -> anyhow::Result<Outcome> {
         let home = home_for(contestant, state)?;
         let _others = state.make(contestant, &home)?;
-        let run = contestant.run(&home, verb)?;
+        let run = contestant.run(&home, name)?;
         let serves = answers(&home);
         let mut reply = run.json().ok();
         if let Some(Value::Object(members)) = &mut reply {

@@ -1,4 +1,4 @@
-//! The states that a home can be in when a verb comes.
+//! The states that a home can be in when a command comes.
 
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::contestant::Contestant;
 
-/// What a verb finds.
+/// What a command finds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
     /// No Codex is installed.
@@ -84,8 +84,8 @@ pub fn home_for(contestant: Contestant, state: State) -> anyhow::Result<Home> {
 }
 
 impl State {
-    /// The verbs that are worth a comparison in it: in some states the real daemons fail after half a minute each.
-    pub fn verbs(self) -> &'static [&'static str] {
+    /// The commands that are worth a comparison in it: in some states the real daemons fail after half a minute each.
+    pub fn commands(self) -> &'static [&'static str] {
         match self {
             State::NotReady => &["stop", "version"],
             _ => &["start", "restart", "stop", "version", "enable-remote-control", "disable-remote-control"],

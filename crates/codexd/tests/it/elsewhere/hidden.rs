@@ -28,7 +28,7 @@ fn can_run_as_other_user(home: &Home) -> anyhow::Result<bool> {
 }
 
 #[test]
-fn a_keeper_that_proc_does_not_show_is_not_taken_for_dead() -> anyhow::Result<()> {
+fn a_supervisor_that_proc_does_not_show_is_not_taken_for_dead() -> anyhow::Result<()> {
     let home = Home::new()?;
     if !can_run_as_other_user(&home)? {
         skip!("only root can run codexd as another user with a /proc of its own");
@@ -74,15 +74,15 @@ fn processes_of_a_session_whose_leader_proc_does_not_show_are_not_ended() -> any
         child_of(leader.id()).filter(|member| member.command == "sleep 1000" && is_of_other_user(member.pid))
     })?;
     ensure!(member.session == leader.id(), "{member:?}");
-    // A keeper that was killed long ago had the number that the leader has now.
+    // A supervisor that was killed long ago had the number that the leader has now.
     let state = json!({
-        "keeper": {"pid": leader.id(), "bootId": boot_id()?, "startTicks": 1},
+        "supervisor": {"pid": leader.id(), "bootId": boot_id()?, "startTicks": 1},
         "version": "0.1.0", "phase": {"is": "running"}, "server": null,
         "generation": "01a22496-0000-7000-8000-000000000000",
         "program": {"executable": "/nowhere/codex", "args": [], "cwd": "/"},
         "restarts": 0, "crashLooping": false, "nextAttemptAt": null, "lastExit": null,
     });
-    home.write("app-server-daemon/keeper.json", state.to_string())?;
+    home.write("app-server-daemon/supervisor.json", state.to_string())?;
     give_away(&home)?;
     for command in [["stop", "--grace"], ["restart", "--grace"], ["stop", "--grace"]] {
         let run = run_as_other_user(&home, &[command[0], command[1], "0"])?;

@@ -1,4 +1,4 @@
-//! Several generations at a time, ordered as the verbs and the gateway do it: a JSON object a line on the keeper's socket.
+//! Several generations at a time, ordered as the commands and the gateway do it: a JSON object a line on the supervisor's socket.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 
 use super::{A_WHILE, answered, gateway, kill, started};
 
-use crate::lifecycle::{SOON, keeper, recorded};
+use crate::lifecycle::{SOON, recorded, supervisor};
 
-/// A line to the keeper.
+/// A line to the supervisor.
 struct Line {
     reader: BufReader<UnixStream>,
 }
 
 impl Line {
-    fn to_the_keeper(home: &Home) -> anyhow::Result<Line> {
-        let stream = UnixStream::connect(home.state("keeper.sock"))?;
+    fn to_the_supervisor(home: &Home) -> anyhow::Result<Line> {
+        let stream = UnixStream::connect(home.state("supervisor.sock"))?;
         stream.set_read_timeout(Some(SOON))?;
         let mut line = Line { reader: BufReader::new(stream) };
         // From here on it hears everything.
@@ -36,7 +36,7 @@ impl Line {
     fn report(&mut self, kind: &str, is_it: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         loop {
             let mut line = String::new();
-            ensure!(self.reader.read_line(&mut line)? > 0, "the keeper has left before it said {kind}");
+            ensure!(self.reader.read_line(&mut line)? > 0, "the supervisor has left before it said {kind}");
             let report: Value = serde_json::from_str(&line)?;
             if report["report"] == kind && is_it(&report) {
                 return Ok(report);
@@ -81,7 +81,7 @@ fn answers(home: &Home, nth: u32) -> anyhow::Result<()> {
 /// Starts a successor beside the server of a home and promotes it.
 fn succeed(home: &Home, nth: u32) -> anyhow::Result<(Process, Process)> {
     let before = recorded(home)?;
-    let mut line = Line::to_the_keeper(home)?;
+    let mut line = Line::to_the_supervisor(home)?;
     line.order(&json!({"order": "succeed", "program": program(home, nth)?}))?;
     let successor = line.with_role("successor")?;
     ensure!(recorded(home)?.pid == before.pid, "it is not promoted yet");
@@ -104,10 +104,10 @@ fn roles(home: &Home) -> anyhow::Result<Vec<(u64, String)>> {
 }
 
 fn mark(home: &Home, process: &Process) -> anyhow::Result<Value> {
-    let state: Value = serde_json::from_slice(&std::fs::read(home.state("keeper.json"))?)?;
+    let state: Value = serde_json::from_slice(&std::fs::read(home.state("supervisor.json"))?)?;
     let others = state["others"].as_array().context("a list")?;
     let other = others.iter().find(|other| other["process"]["pid"] == process.pid);
-    Ok(other.context("the keeper has written down whom it keeps")?["generation"].clone())
+    Ok(other.context("the supervisor has written down whom it keeps")?["generation"].clone())
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_promoted_successor_serves_and_the_outgoing_one_leaves_when_it_is_retired() 
         roles(&home)?,
         [(after.pid.into(), "current".to_owned()), (before.pid.into(), "outgoing".to_owned())]
     );
-    let mut line = Line::to_the_keeper(&home)?;
+    let mut line = Line::to_the_supervisor(&home)?;
     line.order(&json!({"order": "retire", "generation": mark(&home, &before)?}))?;
     before.wait_gone(SOON)?;
     line.report("retired", |_| true)?;
@@ -142,7 +142,7 @@ fn an_outgoing_one_that_dies_is_not_started_again() -> anyhow::Result<()> {
     let home = started()?;
     let paused = gateway(&home)?.pause()?;
     let (before, after) = succeed(&home, 7)?;
-    let mut line = Line::to_the_keeper(&home)?;
+    let mut line = Line::to_the_supervisor(&home)?;
     kill(&before)?;
     line.report("retired", |_| true)?;
     drop(paused);
@@ -156,7 +156,7 @@ fn an_outgoing_one_that_dies_is_not_started_again() -> anyhow::Result<()> {
 fn a_successor_that_dies_or_cannot_be_started_changes_nothing() -> anyhow::Result<()> {
     let home = started()?;
     let server = recorded(&home)?;
-    let mut line = Line::to_the_keeper(&home)?;
+    let mut line = Line::to_the_supervisor(&home)?;
     for (executable, told) in [("/bin/false", "successorEnded"), ("/nonexistent", "successorFailed")] {
         let mut program = program(&home, 7)?;
         program["executable"] = executable.into();
@@ -172,11 +172,11 @@ fn a_successor_that_dies_or_cannot_be_started_changes_nothing() -> anyhow::Resul
 }
 
 #[test]
-fn a_successor_whose_verb_is_gone_or_that_is_withdrawn_leaves_nothing() -> anyhow::Result<()> {
+fn a_successor_whose_command_is_gone_or_that_is_withdrawn_leaves_nothing() -> anyhow::Result<()> {
     let home = started()?;
     let server = recorded(&home)?;
     for withdrawn in [true, false] {
-        let mut line = Line::to_the_keeper(&home)?;
+        let mut line = Line::to_the_supervisor(&home)?;
         line.order(&json!({"order": "succeed", "program": program(&home, 7)?}))?;
         let successor = line.with_role("successor")?;
         let process = process(&successor)?;
@@ -185,7 +185,7 @@ fn a_successor_whose_verb_is_gone_or_that_is_withdrawn_leaves_nothing() -> anyho
         }
         drop(line);
         process.wait_gone(SOON)?;
-        until(SOON, "the keeper to know", || {
+        until(SOON, "the supervisor to know", || {
             (roles(&home).ok()? == [(server.pid.into(), "current".to_owned())]).then_some(())
         })?;
     }
@@ -196,10 +196,10 @@ fn a_successor_whose_verb_is_gone_or_that_is_withdrawn_leaves_nothing() -> anyho
 }
 
 #[test]
-fn a_restart_waits_for_the_successor_that_a_killed_verb_has_left() -> anyhow::Result<()> {
+fn a_restart_waits_for_the_successor_that_a_killed_command_has_left() -> anyhow::Result<()> {
     let home = started()?;
     let server = recorded(&home)?;
-    let mut line = Line::to_the_keeper(&home)?;
+    let mut line = Line::to_the_supervisor(&home)?;
     let mut stubborn = program(&home, 7)?;
     stubborn["executable"] = "/bin/sh".into();
     stubborn["args"] = json!(["-c", "trap '' TERM; while :; do sleep 0.1; done"]);
@@ -214,23 +214,23 @@ fn a_restart_waits_for_the_successor_that_a_killed_verb_has_left() -> anyhow::Re
 }
 
 #[test]
-fn a_killed_keeper_leaves_every_generation_to_the_next_one() -> anyhow::Result<()> {
-    for verb in ["start", "restart", "stop"] {
+fn a_killed_supervisor_leaves_every_generation_to_the_next_one() -> anyhow::Result<()> {
+    for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
         let front = gateway(&home)?;
         let paused = gateway(&home)?.pause()?;
         let (before, after) = succeed(&home, 7)?;
-        kill(&keeper(&home)?)?;
+        kill(&supervisor(&home)?)?;
         ensure!(before.is_alive() && after.is_alive() && front.is_alive());
         drop(paused);
-        let done = codexd.json(&[verb, if verb == "restart" { "--now" } else { "--json" }])?;
-        match verb {
+        let done = codexd.json(&[command, if command == "restart" { "--now" } else { "--json" }])?;
+        match command {
             "start" => {
                 assert_eq!(done["status"], "alreadyRunning", "{done}");
                 assert_eq!(recorded(&home)?.pid, after.pid, "the promoted one is the current one");
                 assert_eq!((answered(&home)?, gateway(&home)?.pid), (front.pid, front.pid));
-                // The gateway finds that it holds nothing, and the next keeper knows it well enough to end it.
+                // The gateway finds that it holds nothing, and the next supervisor knows it well enough to end it.
                 before.wait_gone(SOON)?;
                 codexd.json(&["stop"])?;
             }
@@ -247,13 +247,13 @@ fn a_killed_keeper_leaves_every_generation_to_the_next_one() -> anyhow::Result<(
 }
 
 #[test]
-fn a_successor_that_a_killed_keeper_has_started_is_ended_by_the_next_one() -> anyhow::Result<()> {
+fn a_successor_that_a_killed_supervisor_has_started_is_ended_by_the_next_one() -> anyhow::Result<()> {
     let home = started()?;
     let server = recorded(&home)?;
-    let mut line = Line::to_the_keeper(&home)?;
+    let mut line = Line::to_the_supervisor(&home)?;
     line.order(&json!({"order": "succeed", "program": program(&home, 7)?}))?;
     let successor = process(&line.with_role("successor")?)?;
-    kill(&keeper(&home)?)?;
+    kill(&supervisor(&home)?)?;
     assert_eq!(Codexd::new(&home)?.json(&["start"])?["status"], "alreadyRunning");
     successor.wait_gone(SOON)?;
     assert_eq!(recorded(&home)?.pid, server.pid);
@@ -265,7 +265,7 @@ fn a_successor_that_a_killed_keeper_has_started_is_ended_by_the_next_one() -> an
 #[test]
 fn what_the_gateway_wants_told_reaches_everybody_else() -> anyhow::Result<()> {
     let home = started()?;
-    let (mut teller, mut listener) = (Line::to_the_keeper(&home)?, Line::to_the_keeper(&home)?);
+    let (mut teller, mut listener) = (Line::to_the_supervisor(&home)?, Line::to_the_supervisor(&home)?);
     let value = json!({"handover": {"state": "completed", "anything": [1, null]}});
     teller.order(&json!({"order": "relay", "value": value}))?;
     assert_eq!(listener.report("relayed", |_| true)?["value"], value);

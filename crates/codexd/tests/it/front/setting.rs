@@ -16,7 +16,7 @@ fn without_a_gateway_the_server_listens_itself_and_restart_changes_between_the_t
     let codexd = Codexd::new(&home)?;
     set(json!(false))?;
     assert_eq!(codexd.json(&["start"])?.get("hint"), None);
-    assert_eq!(home.processes().len(), 2, "a keeper and a server: {:?}", home.processes());
+    assert_eq!(home.processes().len(), 2, "a supervisor and a server: {:?}", home.processes());
     assert_eq!(answered(&home)?, recorded(&home)?.pid, "the server listens itself");
     let status = codexd.json(&["status"])?;
     assert_eq!(

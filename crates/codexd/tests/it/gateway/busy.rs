@@ -21,12 +21,12 @@ on_the_real_server! {
     a_background_terminal_keeps_its_thread_where_it_is: terminal;
 }
 
-/// Restarts, and gives the answer of the verb beside what `work` gives.
+/// Restarts, and gives the answer of the command beside what `work` gives.
 pub(super) async fn during_a_restart<T>(
     front: &Front,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let (restarted, worked) = tokio::join!(front.verb(&["restart"]), work);
+    let (restarted, worked) = tokio::join!(front.command(&["restart"]), work);
     let restarted = restarted?;
     ensure!(restarted["status"] == "restarted", "{restarted}");
     worked

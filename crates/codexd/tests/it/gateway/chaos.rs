@@ -47,7 +47,7 @@ const MESSAGES_REAL: usize = 6_000;
 const CALM_MS: [u64; 2] = [300, 1_800];
 /// So many deaths of one kind follow each other: the fifth within a minute would count as a crash loop.
 const SERIES: usize = 4;
-/// The keeper has forgotten what happened before to a process that has lived this long: it takes a minute.
+/// The supervisor has forgotten what happened before to a process that has lived this long: it takes a minute.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(62);
 /// The pause between two looks at the gateway.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -144,7 +144,7 @@ fn open(arena: &Arc<Arena>, seed: u64) -> (Vec<Worker>, mpsc::Receiver<()>) {
     ((0..WORKERS + COUNCILS).map(worker).collect(), ended)
 }
 
-/// Deaths of one kind that the keeper takes for belonging together.
+/// Deaths of one kind that the supervisor takes for belonging together.
 #[derive(Debug, Default)]
 struct Series {
     length: usize,

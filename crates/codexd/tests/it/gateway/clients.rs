@@ -59,9 +59,9 @@ async fn daemon_version_names_the_server_behind_the_gateway() -> anyhow::Result<
         let version = codex(front, &["app-server", "daemon", "version"]).await?;
         let said = version.success_json()?;
         ensure!(said["appServerVersion"] == "0.169.0" && said["status"] == "running", "{said}");
-        front.verb(&["stop"]).await?;
+        front.command(&["stop"]).await?;
         let without = codex(front, &["app-server", "daemon", "version"]).await?;
-        front.verb(&["start"]).await?;
+        front.command(&["start"]).await?;
         Ok(vec![outcome("running", &version, &mut normal), outcome("stopped", &without, &mut normal)])
     })
     .await

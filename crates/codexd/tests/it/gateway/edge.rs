@@ -299,7 +299,7 @@ async fn reload_behind_a_dropped_request(front: Front) -> anyhow::Result<()> {
         client.send_frame(Message::text(format!(r#"{{"id":"{id}","method":"{method}"{rest}}}"#))).await?;
         client.wait("a refusal", |message| message["id"] == *id && message.get("error").is_some()).await?;
     }
-    let reloaded = front.verb(&["reload"]).await?;
+    let reloaded = front.command(&["reload"]).await?;
     ensure!(reloaded["handover"]["state"] == "completed", "{reloaded}");
     front.close().await
 }

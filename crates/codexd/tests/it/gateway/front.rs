@@ -23,7 +23,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Front {
     pub(super) home: Home,
     pub(super) model: MockModel,
-    /// What verbs have in their environment besides.
+    /// What commands have in their environment besides.
     variables: Vec<(&'static str, &'static str)>,
     /// Whose schema every message to a client has to fit, and what went to them.
     version: Option<Version>,
@@ -80,7 +80,7 @@ impl Front {
             }
             Server::Embedded => start.push("--embedded"),
         }
-        self.verb(&start).await?;
+        self.command(&start).await?;
         Ok(self)
     }
 
@@ -90,7 +90,7 @@ impl Front {
         let home = Home::with_model(&model)?;
         let front = Front::of(home, model, &[]);
         fake.install(&front.home, Layout::Standalone)?;
-        front.verb(&["start"]).await?;
+        front.command(&["start"]).await?;
         Ok(front)
     }
 
@@ -130,23 +130,23 @@ impl Front {
         Ok(thread)
     }
 
-    /// Runs a verb to its end without holding up the clients of the test; gives its answer.
-    pub(super) async fn verb(&self, verb: &[&str]) -> anyhow::Result<Value> {
-        let (ok, answer) = self.any_verb(verb).await?;
+    /// Runs a command to its end without holding up the clients of the test; gives its answer.
+    pub(super) async fn command(&self, command: &[&str]) -> anyhow::Result<Value> {
+        let (ok, answer) = self.any_command(command).await?;
         if !ok {
             let events = std::fs::read_to_string(self.home.state("events.jsonl")).unwrap_or_default();
-            anyhow::bail!("codexd {}: {answer}; the events:\n{events}", verb.join(" "));
+            anyhow::bail!("codexd {}: {answer}; the events:\n{events}", command.join(" "));
         }
         Ok(answer)
     }
 
-    /// The same for a verb that may fail; gives whether it succeeded, and its answer.
-    pub(super) async fn any_verb(&self, verb: &[&str]) -> anyhow::Result<(bool, Value)> {
+    /// The same for a command that may fail; gives whether it succeeded, and its answer.
+    pub(super) async fn any_command(&self, command: &[&str]) -> anyhow::Result<(bool, Value)> {
         let codexd = self
             .variables
             .iter()
             .fold(Codexd::new(&self.home)?, |codexd, (name, value)| codexd.env(name, value));
-        let running = codexd.spawn(verb)?;
+        let running = codexd.spawn(command)?;
         let run = tokio::task::spawn_blocking(move || running.finish(limits::RUN)).await??;
         ensure!(!run.output_leaked, "a process that it left behind holds its output: {run}");
         Ok((run.success(), run.json()?))
@@ -154,7 +154,7 @@ impl Front {
 
     /// `codexd status`.
     pub(super) async fn status(&self) -> anyhow::Result<Value> {
-        self.verb(&["status"]).await
+        self.command(&["status"]).await
     }
 
     /// The current app-server.
@@ -207,9 +207,9 @@ impl Front {
 
     /// The same where clients were told what the schema has no place for.
     pub(super) async fn close_unread(self) -> anyhow::Result<()> {
-        self.verb(&["stop"]).await?;
+        self.command(&["stop"]).await?;
         let left = || self.home.processes();
-        // A keeper that leaves gives back its lock first.
+        // A supervisor that leaves gives back its lock first.
         let gone = until(PATIENCE, "the last process to leave", || left().is_empty().then_some(()));
         gone.with_context(|| format!("processes left behind: {:#?}", left()))
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::busy::{during_a_restart, wait_another_server};
 use super::front::{Front, PATIENCE, gone, join};
 use super::on_the_real_server;
-use crate::lifecycle::keeper;
+use crate::lifecycle::supervisor;
 
 on_the_real_server! {
     one_goes_on_across_a_restart: goal;
@@ -123,11 +123,11 @@ async fn unloaded_goal(front: Front) -> anyhow::Result<()> {
     let goal = Goal::begin(&front, 10).await?;
     let server = Client::connect(&own_socket(&front).await?, "onlooker").await?;
     // It starts nothing for so long.
-    let keeper = keeper(&front.home)?.pause()?;
+    let supervisor = supervisor(&front.home)?.pause()?;
     kill_gateway(&front)?;
     server.wait_method("thread/closed").await?;
     server.close().await?;
-    drop(keeper);
+    drop(supervisor);
     goal.works_unwatched(&front).await?;
     goal.is_joined(&front).await?;
     front.close().await
@@ -143,13 +143,13 @@ async fn goal_of_a_killed_server(front: Front) -> anyhow::Result<()> {
 
 async fn goal_of_a_killed_home(front: Front) -> anyhow::Result<()> {
     let goal = Goal::begin(&front, 10).await?.left_alone().await?;
-    let (keeper, server) = (keeper(&front.home)?, front.server().await?);
-    keeper.signal(Signal::KILL)?;
-    gone(&keeper).await?;
+    let (supervisor, server) = (supervisor(&front.home)?, front.server().await?);
+    supervisor.signal(Signal::KILL)?;
+    gone(&supervisor).await?;
     kill_gateway(&front)?;
     server.signal(Signal::KILL)?;
     gone(&server).await?;
-    front.verb(&["start"]).await?;
+    front.command(&["start"]).await?;
     goal.works_unwatched(&front).await?;
     goal.is_joined(&front).await?;
     front.close().await
@@ -157,8 +157,8 @@ async fn goal_of_a_killed_home(front: Front) -> anyhow::Result<()> {
 
 async fn stopped_goal(front: Front) -> anyhow::Result<()> {
     let goal = Goal::begin(&front, 10).await?;
-    front.verb(&["stop"]).await?;
-    front.verb(&["start"]).await?;
+    front.command(&["stop"]).await?;
+    front.command(&["start"]).await?;
     goal.works_unwatched(&front).await?;
     let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
     let told = events.lines().find(|line| line.contains(r#""type":"goals.loading""#));

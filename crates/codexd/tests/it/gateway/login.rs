@@ -44,12 +44,12 @@ async fn login_is_told(version: Version) -> anyhow::Result<()> {
     ensure!(settled(&first).await?["account"].is_null());
     // The second one has a connection of its own as well.
     settled(&second).await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     settled(&first).await?;
     ensure!(updates(&first).is_empty(), "nothing has changed: {:?}", updates(&first));
 
     front.home.write("auth.json", json!({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}).to_string())?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     for client in [&first, &second] {
         let told = client.wait_method(UPDATED).await?;
         ensure!(told["params"]["authMode"] == "apikey", "{told}");
@@ -78,7 +78,7 @@ async fn login_is_told(version: Version) -> anyhow::Result<()> {
         |message: &Value| message["method"] == UPDATED && message["params"]["authMode"] == "apikey";
     second.wait("the login", is_login).await?;
     settled(&second).await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     settled(&second).await?;
     let told = updates(&second);
     ensure!(told.len() == 3, "each change was told once: {told:?}");

@@ -14,11 +14,11 @@ fn configure(front: &Front, tables: &str) -> anyhow::Result<()> {
     front.home.configure(&Config { tables: tables.to_owned(), ..Config::for_model(&front.model) })
 }
 
-/// Runs a verb that must be refused since the configuration is invalid; nothing may have changed.
-async fn assert_refused(front: &Front, verb: &[&str], code: &str) -> anyhow::Result<()> {
+/// Runs a command that must be refused since the configuration is invalid; nothing may have changed.
+async fn assert_refused(front: &Front, command: &[&str], code: &str) -> anyhow::Result<()> {
     let before = front.server().await?;
-    let (ok, answer) = front.any_verb(verb).await?;
-    ensure!(!ok && answer["error"]["code"] == *code, "{verb:?}: {answer:#}");
+    let (ok, answer) = front.any_command(command).await?;
+    ensure!(!ok && answer["error"]["code"] == *code, "{command:?}: {answer:#}");
     let message = answer["error"]["message"].as_str().unwrap_or_default();
     ensure!(message.contains("invalid transport"), "the cause is told: {message}");
     let status = front.status().await?;
@@ -33,19 +33,19 @@ async fn assert_turn(client: &Client, thread: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With an invalid configuration each verb is refused, and threads stay where they are; with a valid one it succeeds.
-async fn refuse_then_replace(front: Front, verbs: &[&[&str]]) -> anyhow::Result<()> {
+/// With an invalid configuration each command is refused, and threads stay where they are; with a valid one it succeeds.
+async fn refuse_then_replace(front: Front, commands: &[&[&str]]) -> anyhow::Result<()> {
     let client = front.client("viewer").await?;
     let thread = front.thread(&client).await?;
     configure(&front, INVALID)?;
-    for verb in verbs {
-        assert_refused(&front, verb, "config-invalid").await?;
+    for command in commands {
+        assert_refused(&front, command, "config-invalid").await?;
     }
     assert_turn(&client, &thread).await?;
     ensure!(told_closed(&client) == 0, "the viewer was told that the thread is closed");
     configure(&front, "")?;
     let before = front.server().await?;
-    let answer = front.verb(verbs[0]).await?;
+    let answer = front.command(commands[0]).await?;
     ensure!(answer["status"] == "restarted", "{answer:#}");
     ensure!(front.server().await?.pid != before.pid, "a new server runs");
     Ok(())
@@ -109,7 +109,7 @@ async fn remote_control() -> anyhow::Result<()> {
 async fn refused_then_mended(
     version: Version,
     spoil: &Config,
-    verb: &str,
+    command: &str,
     cause: &str,
 ) -> anyhow::Result<()> {
     let front = Front::open(Server::Real(version)).await?;
@@ -118,7 +118,7 @@ async fn refused_then_mended(
     let old = front.server().await?;
     front.home.configure(&Config { model_url: front.model.url(), ..spoil.clone() })?;
     [&client, &other].into_iter().for_each(Client::forget);
-    let answer = front.verb(&[verb]).await?;
+    let answer = front.command(&[command]).await?;
     ensure!(answer["handover"]["state"] == "waiting", "{answer:#}");
     assert_named(&answer, &thread, cause)?;
     assert_named(&front.status().await?, &thread, cause)?;

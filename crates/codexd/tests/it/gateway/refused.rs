@@ -19,7 +19,7 @@ async fn restart_with(fake: Fake, codes: &[&str]) -> anyhow::Result<()> {
     let before = (front.server().await?, front.gateway()?);
     let turn = speaking_turn(&alice, &thread, "[[deltas=60 delay=0.05]]").await?;
     fake.install(&front.home, Layout::Standalone)?;
-    let (answer, turn) = tokio::join!(front.any_verb(&["restart"]), async {
+    let (answer, turn) = tokio::join!(front.any_command(&["restart"]), async {
         let done = alice.turn(&idle, "[[deltas=2]]").await?;
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
         alice.wait_turn(&turn).await?;
@@ -36,7 +36,7 @@ async fn restart_with(fake: Fake, codes: &[&str]) -> anyhow::Result<()> {
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     }
     Fake::Healthy.install(&front.home, Layout::Standalone)?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     ensure!(front.server().await?.pid != before.0.pid, "with a healthy one it is replaced");
     let done = alice.turn(&idle, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
@@ -50,7 +50,7 @@ async fn a_restart_with_a_server_that_never_listens_changes_nothing() -> anyhow:
 
 #[tokio::test]
 async fn a_restart_with_a_server_that_never_answers_changes_nothing() -> anyhow::Result<()> {
-    restart_with(Fake::Mute, &["start-timeout"]).await
+    restart_with(Fake::Unresponsive, &["start-timeout"]).await
 }
 
 #[tokio::test]

@@ -181,9 +181,9 @@ async fn live(server: Server) -> anyhow::Result<()> {
                 ));
             }
             let started = Instant::now();
-            let restarted = front.verb(&["restart"]).await?;
+            let restarted = front.command(&["restart"]).await?;
             ensure!(restarted["status"] == "restarted", "{restarted}");
-            let verb = started.elapsed();
+            let command = started.elapsed();
             ensure!(front.server().await?.pid != old.pid, "the same process serves");
             company.assert_idle_answer().await?;
             ensure!(old.is_alive(), "it left before its turns had ended");
@@ -204,7 +204,7 @@ async fn live(server: Server) -> anyhow::Result<()> {
             company.assert_whole()?;
             ensure!(longest_idle < PAUSE_MAX, "an idle thread did not answer for {longest_idle:?}");
             println!(
-                "restart {verb:?}, the long turns ended after {turns:?} and the old server after {left:?}; \
+                "restart {command:?}, the long turns ended after {turns:?} and the old server after {left:?}; \
                  {requests} requests; longest pause of an idle thread {longest_idle:?}"
             );
             for (number, client) in company.clients.iter().enumerate().take(THREADS) {
@@ -231,7 +231,7 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             let (stop, stopped) = watch::channel(false);
             let place = front.place();
             let coming = tokio::task::spawn_local(come_and_go(place, busy.clone(), stopped));
-            let verb = front.verb(&["restart"]);
+            let command = front.command(&["restart"]);
             let answer = async {
                 wait_pieces(&alice, &turn, long.deltas / 2).await?;
                 let late = front.client("late").await?;
@@ -241,8 +241,8 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
                 late.wait_turn(&waiting).await?;
                 anyhow::Ok(late)
             };
-            let (verb, late) = tokio::join!(verb, answer);
-            ensure!(verb?["status"] == "restarted", "it was replaced");
+            let (command, late) = tokio::join!(command, answer);
+            ensure!(command?["status"] == "restarted", "it was replaced");
             front.model.release(HELD);
             for (client, turn) in [(&alice, &waiting), (&late?, &waiting)] {
                 let end = client.wait_turn(turn).await?;
@@ -313,7 +313,7 @@ async fn thrice(server: Server) -> anyhow::Result<()> {
     let thread = front.thread(&alice).await?;
     let mut pids = vec![front.server().await?.pid];
     for _ in 0..3 {
-        front.verb(&["restart"]).await?;
+        front.command(&["restart"]).await?;
         let turn = alice.start_turn(&thread, "[[deltas=2]]").await?;
         alice.wait_turn(&turn).await?;
         assert_whole(&alice, &turn, 2)?;
@@ -331,9 +331,9 @@ async fn twice_in_a_turn(server: Server) -> anyhow::Result<()> {
     let (busy, idle) = (front.thread(&alice).await?, front.thread(&alice).await?);
     let turn = speaking_turn(&alice, &busy, &format!("[[deltas=60 delay=0.05 hold={HELD}]]")).await?;
     let first = front.server().await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     let second = front.server().await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     let done = alice.turn(&idle, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     front.model.release(HELD);

@@ -173,7 +173,7 @@ async fn settings_survive(version: Version) -> anyhow::Result<()> {
     let threads = threads(&front, &client, version).await?;
     let mut before = Vec::new();
     assert_as_before(&front, &client, &threads, &mut before, "at first").await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     assert_as_before(&front, &client, &threads, &mut before, "after a restart").await?;
     if version == Version::V0_131_0 {
         environments_are_told(&front).await?;
@@ -196,7 +196,7 @@ async fn settings_survive(version: Version) -> anyhow::Result<()> {
         }
     }
     assert_as_before(&front, &client, &threads, &mut before, "after a kill of the gateway").await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     assert_as_before(&front, &client, &threads, &mut before, "after a restart behind the next gateway")
         .await?;
     front.close().await
@@ -234,10 +234,10 @@ async fn thread_settings_survive_restart_crash_and_gateway_kill_0_171() -> anyho
 }
 
 /// The supervisor of a home.
-fn keeper(front: &Front) -> anyhow::Result<Process> {
-    let mut keepers = front.home.processes();
-    keepers.retain(|process| process.command.split(' ').nth(1) == Some("keeper"));
-    keepers.pop().context("a keeper")
+fn supervisor(front: &Front) -> anyhow::Result<Process> {
+    let mut supervisors = front.home.processes();
+    supervisors.retain(|process| process.command.split(' ').nth(1) == Some("supervisor"));
+    supervisors.pop().context("a supervisor")
 }
 
 async fn open_newest() -> anyhow::Result<Front> {
@@ -307,12 +307,12 @@ async fn viewers_are_warned_if_supervisor_and_gateway_are_killed() -> anyhow::Re
     let front = open_newest().await?;
     let client = front.client("host").await?;
     let thread = thread_without_search(&front, &client).await?;
-    let (keeper, gateway) = (keeper(&front)?, front.gateway()?);
-    keeper.signal(Signal::KILL)?;
-    gone(&keeper).await?;
+    let (supervisor, gateway) = (supervisor(&front)?, front.gateway()?);
+    supervisor.signal(Signal::KILL)?;
+    gone(&supervisor).await?;
     gateway.signal(Signal::KILL)?;
     gone(&gateway).await?;
-    front.verb(&["start"]).await?;
+    front.command(&["start"]).await?;
     let client = front.client("host").await?;
     client.call("thread/resume", json!({"threadId": thread})).await?;
     let is_it = |message: &Value| {
@@ -333,13 +333,13 @@ async fn settings_survive_if_the_supervisor_is_killed_before_the_gateway() -> an
     let threads = [("config".to_owned(), thread_without_search(&front, &client).await?)];
     let mut before = Vec::new();
     assert_as_before(&front, &client, &threads, &mut before, "at first").await?;
-    let killed = keeper(&front)?;
+    let killed = supervisor(&front)?;
     killed.signal(Signal::KILL)?;
     gone(&killed).await?;
     // The next one is given the settings by the gateway.
-    front.verb(&["start"]).await?;
-    let connected = || front.home.state("keeper.json").exists().then_some(());
-    until(PATIENCE, "another keeper", connected)?;
+    front.command(&["start"]).await?;
+    let connected = || front.home.state("supervisor.json").exists().then_some(());
+    until(PATIENCE, "another supervisor", connected)?;
     let old = front.gateway()?;
     old.signal(Signal::KILL)?;
     client.wait_closed().await?;

@@ -98,7 +98,7 @@ async fn lives_through_it(front: &Front, terminal: &Terminal<'_>) -> anyhow::Res
     terminal.turn("second [[deltas=7]]", 2)?;
     terminal.wait("d6 xxxxx")?;
     let old = front.server().await?;
-    front.verb(&["restart"]).await?;
+    front.command(&["restart"]).await?;
     terminal.turn("third [[deltas=9]]", 3)?;
     terminal.wait("d8 xxxxx")?;
     gone(&old).await?;

@@ -1,4 +1,4 @@
-//! Many verbs at once.
+//! Many commands at once.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,16 @@ use codexd_testkit::{Run, limits};
 
 use super::house::House;
 
-/// How many verbs run at once.
+/// How many commands run at once.
 const CROWD: usize = 20;
-/// Rounds of mixed verbs.
+/// Rounds of mixed commands.
 const ROUNDS: usize = 3;
 
 /// Starts all of them, then waits for all of them.
-fn at_once(house: &House, verbs: &[&str]) -> anyhow::Result<Vec<Run>> {
+fn at_once(house: &House, commands: &[&str]) -> anyhow::Result<Vec<Run>> {
     let codexd = house.codexd()?;
-    let running = verbs.iter().map(|verb| codexd.spawn(&[verb])).collect::<anyhow::Result<Vec<_>>>()?;
+    let running =
+        commands.iter().map(|command| codexd.spawn(&[command])).collect::<anyhow::Result<Vec<_>>>()?;
     running.into_iter().map(|running| running.finish(limits::RUN)).collect()
 }
 
@@ -50,14 +51,14 @@ fn of_twenty_stops_at_once_one_stops_the_server() -> anyhow::Result<()> {
 }
 
 #[test]
-fn verbs_of_every_kind_at_once_all_succeed_and_a_last_stop_leaves_nothing() -> anyhow::Result<()> {
+fn commands_of_every_kind_at_once_all_succeed_and_a_last_stop_leaves_nothing() -> anyhow::Result<()> {
     let house = House::new()?;
     let kinds =
         ["start", "stop", "restart", "enable-remote-control", "start", "status", "disable-remote-control"];
     for round in 0..ROUNDS {
-        let verbs: Vec<&str> = (0..CROWD).map(|nth| kinds[(nth + round) % kinds.len()]).collect();
-        for (verb, run) in verbs.iter().zip(at_once(&house, &verbs)?) {
-            run.success_json().with_context(|| format!("{verb} in round {round}"))?;
+        let commands: Vec<&str> = (0..CROWD).map(|nth| kinds[(nth + round) % kinds.len()]).collect();
+        for (command, run) in commands.iter().zip(at_once(&house, &commands)?) {
+            run.success_json().with_context(|| format!("{command} in round {round}"))?;
         }
         house.assert_never_two()?;
     }
@@ -67,13 +68,13 @@ fn verbs_of_every_kind_at_once_all_succeed_and_a_last_stop_leaves_nothing() -> a
 }
 
 #[test]
-fn verbs_of_every_kind_are_killed_at_once_and_the_next_ones_reach_their_goals() -> anyhow::Result<()> {
+fn commands_of_every_kind_are_killed_at_once_and_the_next_ones_reach_their_goals() -> anyhow::Result<()> {
     let house = House::new()?;
     for round in 0..ROUNDS {
         let codexd = house.codexd()?;
         let crowd = ["start", "stop", "restart", "enable-remote-control", "start", "stop"];
         let mut running =
-            crowd.iter().map(|verb| codexd.spawn(&[verb])).collect::<anyhow::Result<Vec<_>>>()?;
+            crowd.iter().map(|command| codexd.spawn(&[command])).collect::<anyhow::Result<Vec<_>>>()?;
         // The first one to end is the signal: the others are anywhere.
         running[round].ends_within(limits::RUN)?;
         for running in &mut running {

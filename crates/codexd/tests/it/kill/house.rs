@@ -114,9 +114,9 @@ impl House {
         Codexd::new(&self.home)
     }
 
-    /// Runs a verb that must succeed; gives its answer.
-    pub(super) fn run(&self, verb: &[&str]) -> anyhow::Result<Value> {
-        self.codexd()?.json(verb)
+    /// Runs a command that must succeed; gives its answer.
+    pub(super) fn run(&self, command: &[&str]) -> anyhow::Result<Value> {
+        self.codexd()?.json(command)
     }
 
     /// `codexd status`.
@@ -147,27 +147,27 @@ impl House {
         serving.iter().filter(alone).map(|&process| process.clone()).collect()
     }
 
-    /// The keepers that live.
-    pub(super) fn keepers(&self) -> Vec<Process> {
-        let mut keepers = self.home.processes();
-        keepers.retain(is_keeper);
-        keepers
+    /// The supervisors that live.
+    pub(super) fn supervisors(&self) -> Vec<Process> {
+        let mut supervisors = self.home.processes();
+        supervisors.retain(is_supervisor);
+        supervisors
     }
 
-    /// The one keeper that lives. One that leaves gives its lock back first: for a moment there may be two.
-    pub(super) fn the_only_keeper(&self) -> anyhow::Result<Process> {
-        let mut keepers = Vec::new();
-        let one = until(PATIENCE, "one keeper", || {
-            keepers = self.keepers();
-            (keepers.len() == 1).then(|| keepers[0].clone())
+    /// The one supervisor that lives. One that leaves gives its lock back first: for a moment there may be two.
+    pub(super) fn the_only_supervisor(&self) -> anyhow::Result<Process> {
+        let mut supervisors = Vec::new();
+        let one = until(PATIENCE, "one supervisor", || {
+            supervisors = self.supervisors();
+            (supervisors.len() == 1).then(|| supervisors[0].clone())
         });
-        one.with_context(|| format!("not one keeper but {keepers:#?}"))
+        one.with_context(|| format!("not one supervisor but {supervisors:#?}"))
     }
 
     /// The one app-server, which the pid record names.
     pub(super) fn server(&self) -> anyhow::Result<Process> {
         if self.shared {
-            // One that a killed verb has replaced may still be about to leave.
+            // One that a killed command has replaced may still be about to leave.
             until(PATIENCE, "one app-server", || (self.servers().len() == 1).then_some(())).with_context(
                 || {
                     let events = fs::read_to_string(self.home.state("events.jsonl")).unwrap_or_default();
@@ -186,27 +186,29 @@ impl House {
         Ok(server.clone())
     }
 
-    /// The one keeper, which keeps the one app-server.
-    pub(super) fn keeper(&self) -> anyhow::Result<Process> {
-        let keeper = self.the_only_keeper()?;
-        let state: Value = serde_json::from_slice(&fs::read(self.home.state("keeper.json"))?)?;
-        ensure!(state["keeper"]["pid"] == keeper.pid, "{state} is not of {keeper:?}");
-        Ok(keeper)
+    /// The one supervisor, which keeps the one app-server.
+    pub(super) fn supervisor(&self) -> anyhow::Result<Process> {
+        let supervisor = self.the_only_supervisor()?;
+        let state: Value = serde_json::from_slice(&fs::read(self.home.state("supervisor.json"))?)?;
+        ensure!(state["supervisor"]["pid"] == supervisor.pid, "{state} is not of {supervisor:?}");
+        Ok(supervisor)
     }
 
-    /// Everything is well: one server answers, the record names it, one keeper keeps it, and there never were two.
+    /// Everything is well: one server answers, the record names it, one supervisor keeps it, and there never were two.
     pub(super) fn assert_served(&self) -> anyhow::Result<Process> {
-        let (server, keeper) = (self.server()?, self.keeper()?);
+        let (server, supervisor) = (self.server()?, self.supervisor()?);
         let status = self.status()?;
         ensure!(
-            status["state"] == "running" && status["pid"] == server.pid && status["keeperPid"] == keeper.pid,
-            "status does not see {server:?} kept by {keeper:?}: {status:#}"
+            status["state"] == "running"
+                && status["pid"] == server.pid
+                && status["supervisorPid"] == supervisor.pid,
+            "status does not see {server:?} kept by {supervisor:?}: {status:#}"
         );
         ensure!(status["problems"] == serde_json::json!([]), "{status:#}");
-        // The server may answer before the keeper has written down that it lives.
-        until(PATIENCE, "the keeper to keep it", || {
+        // The server may answer before the supervisor has written down that it lives.
+        until(PATIENCE, "the supervisor to keep it", || {
             let state: Value =
-                serde_json::from_slice(&fs::read(self.home.state("keeper.json")).ok()?).ok()?;
+                serde_json::from_slice(&fs::read(self.home.state("supervisor.json")).ok()?).ok()?;
             (state["server"]["pid"] == server.pid && state["phase"]["is"] == "running").then_some(())
         })?;
         self.assert_never_two()?;
@@ -226,7 +228,7 @@ impl House {
         let others = |line: &&str| line.split_whitespace().count().saturating_sub(2);
         let too_many: Vec<&str> = beside.lines().filter(|line| others(line) > self.others_max).collect();
         ensure!(too_many.is_empty(), "these started while others lived: {too_many:?}");
-        let state = fs::read(self.home.state("keeper.json")).unwrap_or_default();
+        let state = fs::read(self.home.state("supervisor.json")).unwrap_or_default();
         let state: Value = serde_json::from_slice(&state).unwrap_or_default();
         let current = |other: &&Value| other["role"] == "current";
         let second = state["others"].as_array().and_then(|others| others.iter().find(current));
@@ -243,10 +245,11 @@ impl House {
 
     /// Nothing of this home lives.
     pub(super) fn assert_nothing_left(&self) -> anyhow::Result<()> {
-        let (keepers, left): (Vec<_>, Vec<_>) = self.home.processes().into_iter().partition(is_keeper);
+        let (supervisors, left): (Vec<_>, Vec<_>) =
+            self.home.processes().into_iter().partition(is_supervisor);
         ensure!(left.is_empty(), "processes left behind: {left:#?}");
-        // One that leaves gives its lock back first: a verb that has not ordered it to leave does not wait for its end.
-        keepers.iter().try_for_each(|keeper| keeper.wait_gone(PATIENCE))?;
+        // One that leaves gives its lock back first: a command that has not ordered it to leave does not wait for its end.
+        supervisors.iter().try_for_each(|supervisor| supervisor.wait_gone(PATIENCE))?;
         self.assert_never_two()?;
         let status = self.status()?;
         ensure!(status["state"] == "stopped" && status["problems"] == serde_json::json!([]), "{status:#}");
@@ -254,8 +257,8 @@ impl House {
     }
 }
 
-fn is_keeper(process: &Process) -> bool {
-    process.command.contains(" keeper --codex-home ") && !process.command.starts_with("strace ")
+fn is_supervisor(process: &Process) -> bool {
+    process.command.contains(" supervisor --codex-home ") && !process.command.starts_with("strace ")
 }
 
 /// So many of the points, evenly spread and the first one among them; every one if `CODEXD_KILL_POINTS` says `all`.

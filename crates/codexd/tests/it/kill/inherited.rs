@@ -1,4 +1,4 @@
-//! What whoever runs codexd had open is not held by the keeper and the server for as long as they live.
+//! What whoever runs codexd had open is not held by the supervisor and the server for as long as they live.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -10,18 +10,18 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::house::House;
 
-/// Runs a verb with one more pipe open, and waits until nobody holds the other end any more.
-fn lets_go_after(house: &House, verb: &str) -> anyhow::Result<()> {
+/// Runs a command with one more pipe open, and waits until nobody holds the other end any more.
+fn lets_go_after(house: &House, name: &str) -> anyhow::Result<()> {
     let (mut ours, theirs) = std::io::pipe()?;
     fcntl_setfd(&theirs, FdFlags::empty())?;
-    let mut command = house.codexd()?.command(&[verb]);
+    let mut command = house.codexd()?.command(&[name]);
     let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
     drop(theirs);
-    ensure!(run.status.success(), "{verb}: {}", String::from_utf8_lossy(&run.stderr));
+    ensure!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
     let handle = ours.try_clone()?.into();
     ensure!(
         process::wait_readable(&handle, limits::OUTPUT_CLOSED)?,
-        "{verb} has ended and somebody holds its pipe: {:#?}",
+        "{name} has ended and somebody holds its pipe: {:#?}",
         house.home.processes()
     );
     ensure!(ours.read(&mut [0])? == 0, "nobody writes into it");
@@ -40,34 +40,35 @@ fn open(process: &Process) -> anyhow::Result<Vec<(i32, String)>> {
 }
 
 #[test]
-fn nobody_holds_what_the_caller_of_a_verb_had_open() -> anyhow::Result<()> {
+fn nobody_holds_what_the_caller_of_a_command_had_open() -> anyhow::Result<()> {
     let house = House::new()?;
-    for verb in ["start", "restart", "enable-remote-control"] {
-        lets_go_after(&house, verb)?;
+    for name in ["start", "restart", "enable-remote-control"] {
+        lets_go_after(&house, name)?;
     }
-    super::keeper::kill(&house.keeper()?)?;
-    lets_go_after(&house, "start").context("a keeper that took over")?;
+    super::supervisor::kill(&house.supervisor()?)?;
+    lets_go_after(&house, "start").context("a supervisor that took over")?;
     house.assert_served()?;
     house.assert_stops()
 }
 
-/// Nothing of the keeper reaches the server, and nothing of the verb reaches either but the logs.
+/// Nothing of the supervisor reaches the server, and nothing of the command reaches either but the logs.
 #[test]
-fn the_keeper_and_the_server_have_only_their_own_files_open() -> anyhow::Result<()> {
+fn the_supervisor_and_the_server_have_only_their_own_files_open() -> anyhow::Result<()> {
     let (_ours, theirs) = std::io::pipe()?;
     fcntl_setfd(&theirs, FdFlags::empty())?;
     let foreign = std::fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;
     let house = House::new()?;
     house.run(&["start"])?;
-    let (keeper, server) = (house.keeper()?, house.server()?);
-    for process in [&keeper, &server] {
+    let (supervisor, server) = (house.supervisor()?, house.server()?);
+    for process in [&supervisor, &server] {
         let files = open(process)?;
         ensure!(!files.iter().any(|(_, file)| *file == foreign.to_string_lossy()), "{process:?}: {files:?}");
         ensure!(files.iter().any(|(number, file)| *number == 0 && file == "/dev/null"), "{files:?}");
     }
     let kept = open(&server)?;
-    let keepers_own =
-        |file: &str| ["keeper.lock", "keeper.sock", "keeper.log"].iter().any(|own| file.ends_with(own));
-    ensure!(!kept.iter().any(|(_, file)| keepers_own(file)), "the server holds {kept:?}");
+    let supervisors_own = |file: &str| {
+        ["supervisor.lock", "supervisor.sock", "supervisor.log"].iter().any(|own| file.ends_with(own))
+    };
+    ensure!(!kept.iter().any(|(_, file)| supervisors_own(file)), "the server holds {kept:?}");
     house.assert_stops()
 }

@@ -64,16 +64,16 @@ fn records(innocent: &Innocent) -> anyhow::Result<Vec<(&'static str, String)>> {
 fn a_process_that_a_record_names_wrongly_is_never_signalled() -> anyhow::Result<()> {
     let mut innocent = Innocent::new()?;
     for (what, record) in records(&innocent)? {
-        let verbs = ["stop", "start", "restart", "enable-remote-control", "reload"];
+        let commands = ["stop", "start", "restart", "enable-remote-control", "reload"];
         let files = ["server.json", "app-server.pid"];
-        for (verb, file) in verbs.iter().flat_map(|verb| files.map(|file| (*verb, file))) {
+        for (command, file) in commands.iter().flat_map(|command| files.map(|file| (*command, file))) {
             let house = House::new()?;
             house.home.write(&format!("app-server-daemon/{file}"), &record)?;
-            let answer = house.run(&[verb]).with_context(|| format!("{verb} with {what}"))?;
-            ensure!(innocent.child.try_wait()?.is_none(), "{verb} with {what} ended it: {answer}");
+            let answer = house.run(&[command]).with_context(|| format!("{command} with {what}"))?;
+            ensure!(innocent.child.try_wait()?.is_none(), "{command} with {what} ended it: {answer}");
             if answer["pid"].is_number() {
                 let server = house.assert_served()?;
-                ensure!(server.pid != innocent.process.pid, "{verb} with {what}: {answer}");
+                ensure!(server.pid != innocent.process.pid, "{command} with {what}: {answer}");
             }
             house.assert_stops()?;
         }
@@ -82,19 +82,19 @@ fn a_process_that_a_record_names_wrongly_is_never_signalled() -> anyhow::Result<
     Ok(())
 }
 
-/// The keeper is known by more than a number, too.
+/// The supervisor is known by more than a number, too.
 #[test]
-fn a_process_that_the_keepers_state_names_wrongly_is_never_signalled() -> anyhow::Result<()> {
+fn a_process_that_the_supervisors_state_names_wrongly_is_never_signalled() -> anyhow::Result<()> {
     let mut innocent = Innocent::new()?;
     let house = House::new()?;
     house.run(&["start"])?;
-    let keeper = house.keeper()?;
-    super::keeper::kill(&keeper)?;
-    let state = std::fs::read_to_string(house.home.state("keeper.json"))?;
+    let supervisor = house.supervisor()?;
+    super::supervisor::kill(&supervisor)?;
+    let state = std::fs::read_to_string(house.home.state("supervisor.json"))?;
     let other =
-        state.replace(&format!("\"pid\":{}", keeper.pid), &format!("\"pid\":{}", innocent.process.pid));
+        state.replace(&format!("\"pid\":{}", supervisor.pid), &format!("\"pid\":{}", innocent.process.pid));
     ensure!(other != state, "{state}");
-    house.home.write("app-server-daemon/keeper.json", &other)?;
+    house.home.write("app-server-daemon/supervisor.json", &other)?;
     house.run(&["restart"])?;
     house.assert_served()?;
     house.assert_stops()?;

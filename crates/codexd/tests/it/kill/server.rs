@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::house::{ATTEMPTS, House, PATIENCE};
-use super::keeper::kill;
+use super::supervisor::kill;
 
 /// A second signal after the grace, and SIGKILL this much later.
 const SECOND_GRACE: Duration = Duration::from_secs(1);
@@ -22,14 +22,14 @@ const SLACK: Duration = Duration::from_secs(20);
 const BEFORE_THE_NEXT_ATTEMPT: Duration = Duration::from_secs(15);
 
 impl House {
-    /// Kills the server and waits until the keeper has put another one in its place.
+    /// Kills the server and waits until the supervisor has put another one in its place.
     fn crash(&self) -> anyhow::Result<Process> {
         let server = self.server()?;
         kill(&server)?;
         until(PATIENCE, "another server", || self.server().ok().filter(|now| now.pid != server.pid))
     }
 
-    /// From each end of a server until the start of the next, in milliseconds, as the keeper wrote it down: last of all,
+    /// From each end of a server until the start of the next, in milliseconds, as the supervisor wrote it down: last of all,
     /// when others see already that the server runs. So many are waited for.
     fn gaps_ms(&self, count: usize) -> anyhow::Result<Vec<i64>> {
         until(PATIENCE, "the event of each restart", || {
@@ -95,15 +95,15 @@ fn a_server_that_is_about_to_be_back_has_not_failed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_verb_that_comes_while_a_killed_server_is_still_ending_reaches_its_goal() -> anyhow::Result<()> {
+fn a_command_that_comes_while_a_killed_server_is_still_ending_reaches_its_goal() -> anyhow::Result<()> {
     for round in 0..ATTEMPTS {
         let house = House::new()?;
         let settings = serde_json::json!({"gateway": round % 2 == 0});
         house.home.write("app-server-daemon/settings.json", settings.to_string())?;
         house.run(&["start"])?;
         house.server()?.signal(Signal::KILL)?;
-        let verb = ["start", "restart"][round / 2 % 2];
-        house.run(&[verb]).with_context(|| format!("round {round}: {verb} with {settings}"))?;
+        let command = ["start", "restart"][round / 2 % 2];
+        house.run(&[command]).with_context(|| format!("round {round}: {command} with {settings}"))?;
         house.assert_served()?;
         house.assert_stops()?;
     }
@@ -192,18 +192,18 @@ fn a_server_that_keeps_dying_is_named_and_tried_at_the_ceiling_until_stop() -> a
 
 #[test]
 fn start_ends_a_crash_loop_once_the_codex_is_mended() -> anyhow::Result<()> {
-    for verb in ["start", "restart", "enable-remote-control"] {
+    for command in ["start", "restart", "enable-remote-control"] {
         let house = House::new()?;
         house.run(&["start"])?;
         Fake::ExitsAtOnce("broken", 3).install(&house.home, Layout::Standalone)?;
         kill(&house.server()?)?;
         house.status_when("a crash loop", |status| status["state"] == "crashLooping")?;
         house.install(Server::Embedded)?;
-        house.run(&[verb])?;
-        let server = house.assert_served().context(verb)?;
+        house.run(&[command])?;
+        let server = house.assert_served().context(command)?;
         // The server that comes back follows the setting, though none ran when it was changed.
         let remote = server.command.contains("--remote-control");
-        ensure!(remote == (verb == "enable-remote-control"), "{verb}: {server:?}");
+        ensure!(remote == (command == "enable-remote-control"), "{command}: {server:?}");
         house.assert_stops()?;
     }
     Ok(())
@@ -219,18 +219,18 @@ fn strays(house: &House) -> anyhow::Result<Vec<Process>> {
 }
 
 #[test]
-fn what_a_server_started_goes_with_it_also_when_its_keeper_was_killed_first() -> anyhow::Result<()> {
-    for verb in ["start", "stop", "restart"] {
+fn what_a_server_started_goes_with_it_also_when_its_supervisor_was_killed_first() -> anyhow::Result<()> {
+    for command in ["start", "stop", "restart"] {
         let house = House::with_fake(&Fake::LeavesGrandchildren)?;
         house.run(&["start"])?;
         let old = strays(&house)?;
-        kill(&house.keeper()?)?;
+        kill(&house.supervisor()?)?;
         kill(&house.server()?)?;
-        let answer = house.run(&[verb])?;
+        let answer = house.run(&[command])?;
         for stray in &old {
-            ensure!(!stray.is_alive(), "{verb} left {stray:?}: {answer}");
+            ensure!(!stray.is_alive(), "{command} left {stray:?}: {answer}");
         }
-        if verb != "stop" {
+        if command != "stop" {
             house.assert_served()?;
             strays(&house).context("its own")?;
         }
@@ -240,14 +240,14 @@ fn what_a_server_started_goes_with_it_also_when_its_keeper_was_killed_first() ->
 }
 
 #[test]
-fn a_server_taken_over_from_a_killed_keeper_takes_what_it_started_with_it() -> anyhow::Result<()> {
-    for verb in ["stop", "restart"] {
+fn a_server_taken_over_from_a_killed_supervisor_takes_what_it_started_with_it() -> anyhow::Result<()> {
+    for command in ["stop", "restart"] {
         let house = House::with_fake(&Fake::LeavesGrandchildren)?;
         house.run(&["start"])?;
         let old = strays(&house)?;
-        kill(&house.keeper()?)?;
-        house.run(&[verb])?;
-        if verb == "stop" {
+        kill(&house.supervisor()?)?;
+        house.run(&[command])?;
+        if command == "stop" {
             ensure!(!old.iter().any(Process::is_alive), "stop left some of {old:?}");
         }
         // The successor comes first: to end what ignores SIGTERM takes longer than to be there again.
@@ -279,10 +279,10 @@ fn a_stopped_server_ignores_nobody_for_longer_than_the_grace() -> anyhow::Result
 }
 
 #[test]
-fn a_server_that_ignores_sigterm_and_lost_its_keeper_is_gone_within_the_grace() -> anyhow::Result<()> {
+fn a_server_that_ignores_sigterm_and_lost_its_supervisor_is_gone_within_the_grace() -> anyhow::Result<()> {
     let house = House::with_fake(&Fake::IgnoresSigterm)?;
     house.run(&["start"])?;
-    kill(&house.keeper()?)?;
+    kill(&house.supervisor()?)?;
     stops_in_bounds(&house, 1)
 }
 

@@ -1,11 +1,11 @@
-//! A running turn outlives the keeper, and is not cut by whoever comes next.
+//! A running turn outlives the supervisor, and is not cut by whoever comes next.
 
 use anyhow::{Context, ensure};
 use codexd_testkit::{Client, Home, MockModel, Place, Server, Version, block_on, codex, limits, skip, until};
 use serde_json::{Value, json};
 
 use super::house::{House, PATIENCE};
-use super::keeper::kill;
+use super::supervisor::kill;
 
 /// What the question about the command of a turn is.
 const QUESTION: &str = "item/commandExecution/requestApproval";
@@ -57,7 +57,7 @@ impl Scene {
 const SERVERS: [Server; 2] = [Server::Embedded, Server::Real(Version::NEWEST)];
 
 #[test]
-fn a_turn_survives_the_keeper_and_the_next_verb_takes_its_server_back() -> anyhow::Result<()> {
+fn a_turn_survives_the_supervisor_and_the_next_command_takes_its_server_back() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
@@ -65,10 +65,10 @@ fn a_turn_survives_the_keeper_and_the_next_verb_takes_its_server_back() -> anyho
         block_on(async {
             let scene = Scene::open(server).await?;
             let before = scene.house.server()?;
-            kill(&scene.house.keeper()?)?;
+            kill(&scene.house.supervisor()?)?;
             let again = scene.house.run(&["start"])?;
             ensure!(again["status"] == "alreadyRunning", "{again}");
-            ensure!(again["repairs"][0]["found"] == "lost-keeper", "{again}");
+            ensure!(again["repairs"][0]["found"] == "lost-supervisor", "{again}");
             ensure!(scene.house.assert_served()?.pid == before.pid, "another server");
             scene.let_go().await?;
             let done = scene.client.wait_turn(&scene.turn).await?;
@@ -80,58 +80,58 @@ fn a_turn_survives_the_keeper_and_the_next_verb_takes_its_server_back() -> anyho
     Ok(())
 }
 
-/// The first keeper has asked the server to leave; asking again would force it out of the turn.
+/// The first supervisor has asked the server to leave; asking again would force it out of the turn.
 #[test]
-fn a_turn_that_drains_is_not_cut_when_the_keeper_dies_and_stop_is_run_again() -> anyhow::Result<()> {
+fn a_turn_that_drains_is_not_cut_when_the_supervisor_dies_and_stop_is_run_again() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    for (server, verb) in SERVERS.into_iter().flat_map(|server| [(server, "stop"), (server, "restart")]) {
+    for (server, command) in SERVERS.into_iter().flat_map(|server| [(server, "stop"), (server, "restart")]) {
         block_on(async {
             let mut scene = Scene::open(server).await?;
-            if verb == "restart" {
+            if command == "restart" {
                 scene.house.expect_a_second_restart();
             }
             let before = scene.house.server()?;
-            let first = scene.house.codexd()?.spawn(&[verb])?;
+            let first = scene.house.codexd()?.spawn(&[command])?;
             let draining = |status: &Value| {
                 let mut generations = status["generations"].as_array().into_iter().flatten();
                 status["state"] == "draining" || generations.any(|one| one["role"] == "outgoing")
             };
-            scene.house.status_when("the first verb to drain", draining)?;
-            // The verb first: it would bring the next keeper by itself.
+            scene.house.status_when("the first command to drain", draining)?;
+            // The command first: it would bring the next supervisor by itself.
             drop(first);
-            kill(&scene.house.keeper()?)?;
-            let second = scene.house.codexd()?.spawn(&[verb])?;
-            scene.house.status_when("the second verb to drain", |status| {
-                status["keeperPid"].is_u64() && draining(status)
+            kill(&scene.house.supervisor()?)?;
+            let second = scene.house.codexd()?.spawn(&[command])?;
+            scene.house.status_when("the second command to drain", |status| {
+                status["supervisorPid"].is_u64() && draining(status)
             })?;
             ensure!(before.is_alive(), "it did not wait for the turn");
             scene.let_go().await?;
             let answer = second.finish(limits::RUN)?.success_json()?;
-            ensure!(answer["status"] == if verb == "stop" { "stopped" } else { "restarted" }, "{answer}");
-            // One that hands over leaves when the turn has ended, whatever verbs say meanwhile.
+            ensure!(answer["status"] == if command == "stop" { "stopped" } else { "restarted" }, "{answer}");
+            // One that hands over leaves when the turn has ended, whatever commands say meanwhile.
             before.wait_gone(PATIENCE)?;
             ensure!(scene.ending().await? == "completed", "the turn was cut");
             scene.house.assert_stops()
         })
-        .with_context(|| format!("{verb} on {server:?}"))?;
+        .with_context(|| format!("{command} on {server:?}"))?;
     }
     Ok(())
 }
 
-/// A verb that was killed while turns drained has begun a stop; a start that comes then wants the server back.
+/// A command that was killed while turns drained has begun a stop; a start that comes then wants the server back.
 #[test]
 fn start_while_a_forgotten_stop_drains_brings_a_fresh_server_after_the_turn() -> anyhow::Result<()> {
     block_on(async {
-        for keeper_dies in [false, true] {
+        for supervisor_dies in [false, true] {
             let scene = Scene::open(Server::Embedded).await?;
             let before = scene.house.server()?;
             let first = scene.house.codexd()?.spawn(&["stop"])?;
             scene.house.status_when("the stop to drain", |status| status["state"] == "draining")?;
             drop(first);
-            if keeper_dies {
-                kill(&scene.house.keeper()?)?;
+            if supervisor_dies {
+                kill(&scene.house.supervisor()?)?;
             }
             let start = scene.house.codexd()?.spawn(&["start"])?;
             until(PATIENCE, "the start to begin", || {

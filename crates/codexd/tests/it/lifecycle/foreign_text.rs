@@ -163,8 +163,8 @@ fn what_is_no_version_is_not_taken_for_one() -> anyhow::Result<()> {
         let home = Home::new()?;
         let printed = home.write("printed", format!("codex-cli {version}\n"))?;
         install(&home, &format!("exec cat '{}'", printed.display()))?;
-        for verb in ["start", "status"] {
-            assert_harmless(&home, &[verb, "--text"])?;
+        for command in ["start", "status"] {
+            assert_harmless(&home, &[command, "--text"])?;
         }
         let error = Codexd::new(&home)?.run(&["start"])?.json()?["error"].clone();
         ensure!(error["code"] == "codex-broken", "{error}");

@@ -43,7 +43,7 @@ fn a_full_or_closed_stdout_is_an_exit_code_and_not_a_panic() -> anyhow::Result<(
 }
 
 #[test]
-fn upstreams_spelling_of_a_verb_is_the_same_verb() -> anyhow::Result<()> {
+fn upstreams_spelling_of_a_command_is_the_same_command() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::Healthy.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;
@@ -68,8 +68,9 @@ fn text_is_for_people_and_json_is_accepted_everywhere() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::Healthy.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;
-    for verb in ["up", "start", "status", "version", "logs", "restart", "reload", "enable-remote-control"] {
-        codexd.json(&[verb, "--json"])?;
+    for command in ["up", "start", "status", "version", "logs", "restart", "reload", "enable-remote-control"]
+    {
+        codexd.json(&[command, "--json"])?;
     }
     let text = codexd.run(&["status", "--text"])?;
     assert!(text.stdout.starts_with("state ") && text.stdout.contains("running"), "{}", text.stdout);
@@ -124,11 +125,11 @@ fn without_a_codex_answers_name_the_place_where_it_would_be_and_people_are_told_
     let codexd = Codexd::new(&home)?.env("PATH", "/nonexistent");
     let managed = home.managed_codex(Layout::Standalone);
     let named = home.root().join("named").to_string_lossy().into_owned();
-    for verb in ["status", "stop"] {
-        let answer = codexd.json(&[verb])?;
+    for command in ["status", "stop"] {
+        let answer = codexd.json(&[command])?;
         assert_eq!(answer["managedCodexPath"].as_str(), managed.to_str(), "{answer}");
         assert!(answer["managedCodexVersion"].is_null(), "{answer}");
-        let answer = codexd.json(&[verb, "--codex-bin", &named])?;
+        let answer = codexd.json(&[command, "--codex-bin", &named])?;
         assert_eq!(answer["managedCodexPath"], *named, "{answer}");
     }
     let text = codexd.run(&["status", "--text"])?.stdout;
@@ -155,9 +156,9 @@ fn people_are_not_told_of_another_codex_where_none_is_installed_any_more() -> an
 fn a_home_that_is_not_there_is_named() -> anyhow::Result<()> {
     let home = Home::new()?;
     let missing = home.root().join("missing").to_string_lossy().into_owned();
-    for verb in ["start", "status", "version"] {
-        let run = Codexd::new(&home)?.run(&[verb, "--codex-home", &missing])?;
-        assert_eq!(run.code(), Some(16), "{verb}");
+    for command in ["start", "status", "version"] {
+        let run = Codexd::new(&home)?.run(&[command, "--codex-home", &missing])?;
+        assert_eq!(run.code(), Some(16), "{command}");
         assert!(run.json()?["error"]["message"].as_str().is_some_and(|message| message.contains(&missing)));
     }
     Ok(())

@@ -10,7 +10,7 @@ use codexd_testkit::{Codexd, Home, Process, Run, Server, Version, codex, limits,
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{home_with, keeper, recorded};
+use super::{home_with, recorded, supervisor};
 
 /// What a caller may have set, as the arguments of a program that sets it and then runs the rest.
 const HOSTILE: &str = "umask 0; ulimit -Sn 200; ulimit -St 3000; ulimit -Sf 1000000; ulimit -Ss 4096; \
@@ -92,7 +92,7 @@ fn assert_contexts(home: &Home, codexd: &Codexd<'_>, cwd: &std::path::Path) -> a
     let server = recorded(home)?.pid;
     let gateway = codexd.json(&["status"])?["gateway"]["pid"].as_u64().context("a gateway")?;
     let gateway = u32::try_from(gateway)?;
-    let supervisor = keeper(home)?.pid;
+    let supervisor = supervisor(home)?.pid;
     for pid in [server, gateway, supervisor] {
         let deviations = deviations(pid)?;
         ensure!(
@@ -147,7 +147,7 @@ fn the_context_is_the_same(server: Server) -> anyhow::Result<()> {
     ensure!(recorded(&home)?.pid != replaced.pid, "restarted");
     assert_contexts(&home, &codexd, &home.profile()).context("after restart")?;
 
-    keeper(&home)?.signal(Signal::KILL)?;
+    supervisor(&home)?.signal(Signal::KILL)?;
     from_a_hostile_caller(&home, &codexd, &start)?;
     let crashed = recorded(&home)?;
     crashed.signal(Signal::KILL)?;

@@ -108,7 +108,7 @@ fn a_state_folder_that_others_may_write_to_is_closed_and_what_they_planted_is_no
     if !is_root() {
         skip!("{NEEDS_ROOT}");
     }
-    for name in ["settings.json", "daemon.lock", "keeper.lock", "server.stderr.log", "keeper.log"] {
+    for name in ["settings.json", "daemon.lock", "supervisor.lock", "server.stderr.log", "supervisor.log"] {
         for is_link in [true, false] {
             let home = open_home()?;
             let victim = home.root().join("victim");

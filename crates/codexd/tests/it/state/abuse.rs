@@ -11,7 +11,7 @@ use anyhow::Context;
 use codexd_testkit::{Codexd, Fake, Home, Layout, Process, codexd, until};
 use rustix::process::Signal;
 
-use crate::lifecycle::{SOON, keeper, recorded};
+use crate::lifecycle::{SOON, recorded, supervisor};
 
 /// A Codex that does `first` before it serves, and `asked` when it is asked for its version.
 fn install(home: &Home, asked: &str, first: &str) -> anyhow::Result<()> {
@@ -71,11 +71,11 @@ fn what_a_server_started_is_ended_even_without_its_mark() -> anyhow::Result<()> 
 }
 
 #[test]
-fn a_state_folder_that_is_taken_away_does_not_make_two_keepers_fight() -> anyhow::Result<()> {
+fn a_state_folder_that_is_taken_away_does_not_make_two_supervisors_fight() -> anyhow::Result<()> {
     let home = healthy()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
-    let first_keeper = keeper(&home)?;
+    let first_supervisor = supervisor(&home)?;
     // The gateway may write a file while the folder is being emptied.
     until(SOON, "the removal of the folder", || match fs::remove_dir_all(home.state("")) {
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => None,
@@ -84,7 +84,7 @@ fn a_state_folder_that_is_taken_away_does_not_make_two_keepers_fight() -> anyhow
     let adopted = codexd.json(&["start", "--adopt"])?;
     assert_eq!(adopted["status"], "alreadyRunning");
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
-    first_keeper.wait_gone(SOON)?;
+    first_supervisor.wait_gone(SOON)?;
     home.assert_no_process_left();
     assert_eq!(codexd.json(&["start"])?["status"], "started");
     codexd.json(&["stop"])?;
@@ -130,32 +130,32 @@ fn a_crash_while_restart_proves_the_new_binary_is_not_taken_for_its_outcome() ->
 }
 
 #[test]
-fn a_keeper_that_hangs_in_the_middle_of_a_stop_is_told_and_the_next_stop_ends_everything()
+fn a_supervisor_that_hangs_in_the_middle_of_a_stop_is_told_and_the_next_stop_ends_everything()
 -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::IgnoresSigterm.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
-    let keeper = keeper(&home)?;
+    let supervisor = supervisor(&home)?;
     let stop = codexd.spawn(&["stop", "--grace", "1000"])?;
     until(SOON, "the draining", || {
         codexd.json(&["status"]).ok().filter(|status| status["state"] == "draining")
     })?;
-    keeper.signal(Signal::STOP)?;
+    supervisor.signal(Signal::STOP)?;
     let error = stop.finish(SOON)?.json()?["error"].clone();
-    assert_eq!(error["code"], "keeper-failed", "{error}");
+    assert_eq!(error["code"], "supervisor-failed", "{error}");
     assert_eq!(codexd.json(&["stop", "--grace", "0"])?["status"], "stopped");
     home.assert_no_process_left();
     Ok(())
 }
 
 #[test]
-fn silent_connections_to_the_keeper_do_not_keep_verbs_out() -> anyhow::Result<()> {
+fn silent_connections_to_the_supervisor_do_not_keep_commands_out() -> anyhow::Result<()> {
     let home = healthy()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
     let silent: Result<Vec<_>, _> =
-        (0..200).map(|_| UnixStream::connect(home.state("keeper.sock"))).collect();
+        (0..200).map(|_| UnixStream::connect(home.state("supervisor.sock"))).collect();
     let silent = silent?;
     assert_eq!(codexd.json(&["start"])?["status"], "alreadyRunning");
     assert_eq!(codexd.json(&["restart"])?["status"], "restarted");
@@ -166,7 +166,7 @@ fn silent_connections_to_the_keeper_do_not_keep_verbs_out() -> anyhow::Result<()
 }
 
 #[test]
-fn another_users_listener_in_the_place_of_the_keeper_is_given_no_order() -> anyhow::Result<()> {
+fn another_users_listener_in_the_place_of_the_supervisor_is_given_no_order() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         codexd_testkit::skip!("only root can listen as another user");
     }
@@ -175,7 +175,7 @@ fn another_users_listener_in_the_place_of_the_keeper_is_given_no_order() -> anyh
     for folder in [home.root(), home.path(), &home.state("")] {
         fs::set_permissions(folder, Permissions::from_mode(0o777))?;
     }
-    let socket = home.state("keeper.sock");
+    let socket = home.state("supervisor.sock");
     let listening = std::thread::spawn(move || {
         let nobody = rustix::process::Uid::from_raw(65_534);
         // Of this thread alone: that is what the system call does.
@@ -211,7 +211,7 @@ fn a_large_environment_that_is_no_text_reaches_the_server() -> anyhow::Result<()
 }
 
 #[test]
-fn an_interrupted_verb_gives_its_one_answer_and_leaves_no_question_behind() -> anyhow::Result<()> {
+fn an_interrupted_command_gives_its_one_answer_and_leaves_no_question_behind() -> anyhow::Result<()> {
     let home = Home::new()?;
     install(&home, "echo > \"$CODEX_HOME/asked\"; sleep 1000000", ":")?;
     let codexd = Codexd::new(&home)?;

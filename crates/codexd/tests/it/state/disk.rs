@@ -42,7 +42,7 @@ fn a_read_only_home_is_told_and_what_needs_no_writing_works() -> anyhow::Result<
     assert_eq!(read_only(&["stop"])?.success_json()?["status"], "notRunning");
     home.assert_no_process_left();
 
-    // Once it runs, its keeper sees the home as it is; only the verb does not.
+    // Once it runs, its supervisor sees the home as it is; only the command does not.
     Codexd::new(&home)?.json(&["start"])?;
     let server = recorded(&home)?;
     assert_eq!(read_only(&["version"])?.success_json()?["status"], "running");
@@ -82,7 +82,7 @@ fn a_disk_that_fills_up_does_not_cost_the_server_that_runs() -> anyhow::Result<(
         skip!("{reason}");
     }
     let home = Home::new()?;
-    // All in one namespace: the keeper must see the full disk, too.
+    // All in one namespace: the supervisor must see the full disk, too.
     let script = r#"mount -t tmpfs -o size=256k,mode=700 none "$0" || exit 99
         codexd=$1
         "$codexd" start --embedded > /dev/null || exit 98

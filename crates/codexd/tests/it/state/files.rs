@@ -44,7 +44,7 @@ fn fifos_in_the_places_of_all_other_files_that_are_only_read_hold_nobody_up() ->
         "server.json",
         "app-server.pid",
         "codex-binaries.json",
-        "keeper.json",
+        "supervisor.json",
         "events.jsonl.1",
         "server.stderr.log.1",
     ] {
@@ -61,15 +61,15 @@ fn a_fifo_in_the_place_of_any_file_that_a_start_opens_does_not_hang_it() -> anyh
     // Whether `start` fails because of it: then it names the path.
     let places = [
         ("daemon.lock", true),
-        ("keeper.lock", true),
-        ("keeper.log", true),
+        ("supervisor.lock", true),
+        ("supervisor.log", true),
         ("server.stdout.log", true),
         ("server.stderr.log", true),
         ("gateway.log", true),
         ("settings.json", true),
         ("events.jsonl", false),
         ("server.json", true),
-        ("keeper.json", false),
+        ("supervisor.json", false),
         ("gateway.json", false),
         ("gateway-goals.json", false),
         ("gateway-persona.json", false),
@@ -108,7 +108,7 @@ fn a_umask_that_takes_everything_takes_nothing_from_the_owner() -> anyhow::Resul
     let mode =
         |path: std::path::PathBuf| Ok::<_, std::io::Error>(fs::metadata(path)?.permissions().mode() & 0o777);
     assert_eq!((mode(home.state(""))?, mode(home.path().join("app-server-control"))?), (0o700, 0o700));
-    for name in ["server.json", "keeper.json", "events.jsonl", "server.stderr.log"] {
+    for name in ["server.json", "supervisor.json", "events.jsonl", "server.stderr.log"] {
         assert_eq!(mode(home.state(name))?, 0o600, "{name}");
     }
     codexd.json(&["stop"])?;
@@ -129,7 +129,7 @@ fn logs_that_are_followed_show_each_line_once_though_the_front_is_cut_off() -> a
     let mut follower = command.stdin(Stdio::null()).stdout(File::create(&shown)?).spawn()?;
     let text = || fs::read_to_string(&shown).unwrap_or_default();
     until(SOON, "the last line", || text().contains("first\n").then_some(()))?;
-    // More than a log may hold: the keeper moves it away.
+    // More than a log may hold: the supervisor moves it away.
     let line = "x".repeat(1 << 20);
     for number in 0..9 {
         writeln!(log, "{number} {line}")?;

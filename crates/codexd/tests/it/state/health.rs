@@ -9,7 +9,7 @@ use codexd_testkit::{Codexd, Fake, Home, Layout, Process, Version, codex, codexd
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::lifecycle::{SOON, keeper, recorded};
+use crate::lifecycle::{SOON, recorded, supervisor};
 
 /// The message of a problem, if `status` has it.
 fn problem(codexd: &Codexd<'_>, found: &str) -> anyhow::Result<Option<String>> {
@@ -114,7 +114,7 @@ fn status_reports_a_supervisor_and_a_gateway_of_an_older_codexd() -> anyhow::Res
         Codexd::at(&home, &older).json(&["status"])?["problems"] == json!([]),
         "to itself it is not older"
     );
-    let old = keeper(&home)?;
+    let old = supervisor(&home)?;
     let message = problem(&codexd, "outdated-supervisor")?.context("no problem")?;
     ensure!(message.contains(&format!("kill {}", old.pid)), "{message}");
     ensure!(problem(&codexd, "outdated-gateway")?.is_some());

@@ -50,7 +50,7 @@ fn settings_that_are_a_folder_are_not_to_be_retried() -> anyhow::Result<()> {
 fn a_supervisor_that_cannot_listen_says_where_and_why() -> anyhow::Result<()> {
     let home = Home::new()?;
     // A folder that cannot be removed is where the supervisor's socket is to be.
-    fs::create_dir_all(home.state("keeper.sock/in-the-way"))?;
+    fs::create_dir_all(home.state("supervisor.sock/in-the-way"))?;
     let run = Codexd::new(&home)?.run(&["start", "--embedded"])?;
     let error = run.json()?["error"].clone();
     ensure!(error["code"] == "state-unwritable" && error["retryable"] == false, "{run}");

@@ -42,7 +42,7 @@ fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Re
     home.write(SERVE, "")?;
     let second = second.finish(SOON)?.success_json()?;
     assert_eq!(second["status"], "alreadyRunning", "the first had begun: {second}");
-    assert_eq!(home.processes().len(), 3, "a keeper, a server and a gateway: {:?}", home.processes());
+    assert_eq!(home.processes().len(), 3, "a supervisor, a server and a gateway: {:?}", home.processes());
     codexd.json(&["stop"])?;
     home.assert_no_process_left();
     Ok(())

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{servers, upstream};
-use crate::lifecycle::{keeper, recorded};
+use crate::lifecycle::{recorded, supervisor};
 
 /// A command of upstream's that would end its server, and is refused.
 fn is_refused(home: &Home, version: Version) -> anyhow::Result<()> {
@@ -49,7 +49,7 @@ fn upstreams_commands_are_refused_once_codexd_has_adopted_its_server() -> anyhow
     Ok(())
 }
 
-/// What an older codexd has left when its keeper is gone: its record and its logs have upstream's names.
+/// What an older codexd has left when its supervisor is gone: its record and its logs have upstream's names.
 fn make_older(home: &Home) -> anyhow::Result<()> {
     fs::rename(home.state("server.json"), home.state("app-server.pid"))?;
     for log in ["server.stdout.log", "server.stderr.log"] {
@@ -68,9 +68,9 @@ fn the_server_of_an_older_codexd_is_migrated_without_a_restart() -> anyhow::Resu
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
     let server = recorded(&home)?;
-    let old_keeper = keeper(&home)?;
-    old_keeper.signal(Signal::KILL)?;
-    old_keeper.wait_gone(limits::PROCESS_GONE)?;
+    let old_supervisor = supervisor(&home)?;
+    old_supervisor.signal(Signal::KILL)?;
+    old_supervisor.wait_gone(limits::PROCESS_GONE)?;
     make_older(&home)?;
     let seen = codexd.json(&["status"])?;
     assert_eq!((&seen["state"], seen["pid"].as_u64()), (&"running".into(), Some(server.pid.into())));

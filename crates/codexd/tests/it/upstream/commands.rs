@@ -5,7 +5,7 @@ use codexd_testkit::{Client, Codexd, Home, MockModel, Place, Version, block_on, 
 use serde_json::json;
 
 use super::{Tree, contents, install_tree, servers, upstream};
-use crate::lifecycle::{keeper, recorded};
+use crate::lifecycle::{recorded, supervisor};
 
 const START: &[&str] = &["app-server", "daemon", "start"];
 const VERSION: &[&str] = &["app-server", "daemon", "version"];
@@ -69,7 +69,7 @@ fn beside_a_running_turn(version: Version, tree: Tree, gateway: bool) -> anyhow:
         ensure!(ended["params"]["turn"]["status"] == "completed", "{ended}");
         Ok(())
     })?;
-    keeper(&home).context("the supervisor lives")?;
+    supervisor(&home).context("the supervisor lives")?;
     codexd.json(&["stop"])?;
     home.assert_no_process_left();
     Ok(())

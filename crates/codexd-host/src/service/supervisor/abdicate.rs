@@ -1,0 +1,60 @@
+//! The state folder was taken away: the supervisor makes it anew, or, if another supervisor was faster, gives up the home.
+
+use std::os::unix::fs::MetadataExt;
+
+use codexd_core::contract::EventLevel;
+use codexd_core::limits::LOST_STATE_PAUSE_MS;
+use codexd_core::program::DrainSignal;
+
+use super::run::{Supervisor, listen};
+use crate::events::Event as LogEvent;
+use crate::{clock, lock};
+
+impl Supervisor {
+    /// Whether the lock that this supervisor holds is still the lock of the home. If the state folder was taken away, another
+    /// supervisor may hold a lock of the same name by now, and this one must not start anything any more.
+    pub(super) fn still_keeps_the_home(&self) -> bool {
+        let held = self.lock.metadata().map(|held| (held.dev(), held.ino()));
+        let named = std::fs::metadata(self.home.supervisor_lock()).map(|named| (named.dev(), named.ino()));
+        matches!((held, named), (Ok(held), Ok(named)) if held == named)
+    }
+
+    /// Something has happened to a folder. If the lock is gone, somebody is taking the state away: in a moment he is done.
+    pub(super) fn look_after_the_home(&mut self) {
+        if !self.still_keeps_the_home() && self.lost_until.is_none() {
+            self.lost_until = Some(clock::monotonic() + LOST_STATE_PAUSE_MS);
+        }
+    }
+
+    /// If the state was taken away, it is made anew, and whoever lives is recorded there.
+    pub(super) fn hold_on_to_the_home(&mut self) {
+        let now = clock::monotonic();
+        if self.lost_until.is_none_or(|until| now < until) {
+            return;
+        }
+        self.lost_until = None;
+        if self.still_keeps_the_home() || !self.home.root().is_dir() || self.home.create_state().is_err() {
+            return;
+        }
+        // Another supervisor that was faster has the home.
+        let Ok(Some(lock)) = lock::try_supervisor_lock(&self.home.supervisor_lock()) else { return };
+        let Ok(listener) = listen(&self.home) else { return };
+        (self.lock, self.listener) = (lock, listener);
+        let _ = self.watches.watch_folders(&self.home);
+        self.record(self.machine.current());
+        let phase = self.phase();
+        let _ = self.write_down(phase);
+        let message = "the state folder was taken away under the supervisor; it made a new one";
+        self.note(LogEvent::new(EventLevel::Warn, "repair", message).with("found", "lost-state"));
+    }
+
+    /// The home is no longer this supervisor's: what it started is ended, nothing is written any more.
+    pub(super) fn abdicate(&mut self) {
+        self.sweep_and_wait();
+        for server in self.table.iter().filter_map(|kept| kept.server.as_ref()) {
+            server.drain(DrainSignal::Terminate);
+        }
+        self.left = true;
+        self.clients.let_go();
+    }
+}

@@ -1,0 +1,344 @@
+//! Those who are connected to the supervisor: commands, and the gateway.
+//!
+//! Any program of our user may connect, and may send anything or nothing. So every collection here has a bound: an order that has not come
+//! to its end takes [`ORDER_MAX_BYTES`] of one connection and [`ORDERS_UNFINISHED_MAX_BYTES`] of all. When all places are taken, the
+//! connection makes room that has been idle for the longest time, first of those that have never given an order; never the gateway. A
+//! connection that does not read is closed.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use codexd_core::clock::Monotonic;
+use codexd_core::identity::Pid;
+use codexd_core::limits::{
+    ANNOUNCED_ORDER_TIMEOUT_MS, ORDER_MAX_BYTES, ORDERS_UNFINISHED_MAX_BYTES, SUPERVISOR_CLIENTS_MAX,
+    SUPERVISOR_MESSAGE_MAX_BYTES,
+};
+
+use super::inbox::{Inbox, Received};
+use super::wire::{self, Message, Order, ReadOrder, Refusal, Reply, ReplyStatus, Report};
+
+/// One of them, by a number that no later one has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClientId(u64);
+
+/// Whoever is connected.
+#[derive(Debug)]
+struct Client {
+    id: ClientId,
+    stream: UnixStream,
+    pid: Option<Pid>,
+    inbox: Inbox,
+    /// Until when the larger order may arrive that was announced.
+    announced_until: Option<Monotonic>,
+    /// It has given an order that could be read.
+    has_given_an_order: bool,
+    /// When it was last heard, on a clock that ticks with every connection that is heard.
+    heard_at: u64,
+    /// It was closed from here, which is an event that is still to come.
+    is_cut: bool,
+    /// It is the gateway: whether it moves threads.
+    gateway: Option<bool>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Clients {
+    clients: Vec<Client>,
+    next: u64,
+    heard: u64,
+}
+
+/// What was heard of one of them.
+#[derive(Debug)]
+pub struct Heard {
+    /// Of whom.
+    pub from: ClientId,
+    /// Its orders, with their ids.
+    pub orders: Vec<(Option<u64>, Box<Order>)>,
+    /// Whether it has left since.
+    pub left: bool,
+}
+
+impl Clients {
+    /// What to wait on, in the order that [`Clients::hear`] counts by.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.clients.iter().map(|client| client.stream.as_fd())
+    }
+
+    /// The processes of those who are connected: they may descend from the server and must not be swept with it.
+    pub fn pids(&self) -> Vec<Pid> {
+        self.clients.iter().filter_map(|client| client.pid).collect()
+    }
+
+    /// Whether no command is connected.
+    pub fn no_command_is_here(&self) -> bool {
+        self.clients.iter().all(|client| client.gateway.is_some())
+    }
+
+    /// Whether the gateway is connected and moves threads.
+    pub fn gateway_moves(&self) -> bool {
+        self.clients.iter().any(|client| client.gateway == Some(true))
+    }
+
+    /// This one is the gateway; answers the socket that it has handed over. One that said so before is none any more.
+    pub fn is_gateway(&mut self, id: ClientId, moves: bool) -> Option<OwnedFd> {
+        for client in self.clients.iter_mut().filter(|client| client.id != id && client.gateway.is_some()) {
+            client.cut_off();
+        }
+        let client = self.clients.iter_mut().find(|client| client.id == id)?;
+        client.gateway = Some(moves);
+        client.inbox.allow(SUPERVISOR_MESSAGE_MAX_BYTES);
+        client.inbox.take_descriptor()
+    }
+
+    /// Takes in whoever waits at the door, if it is our user or root; greets with `greeting`.
+    ///
+    /// # Errors
+    /// The system's, but for nobody being there.
+    pub fn accept(&mut self, listener: &UnixListener, greeting: &[Report]) -> io::Result<()> {
+        let (stream, _) = match listener.accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            other => other?,
+        };
+        let peer = codexd_protocol::unix::peer(&stream)?;
+        let me = rustix::process::geteuid().as_raw();
+        if peer.uid != me && peer.uid != 0 {
+            return Ok(());
+        }
+        self.make_room();
+        // One that has left meanwhile is no failure.
+        let _ = self.add(stream, greeting, ORDER_MAX_BYTES);
+        Ok(())
+    }
+
+    /// Closes the connection that has been idle for the longest time, if all places are taken.
+    fn make_room(&mut self) {
+        let present = || self.clients.iter().filter(|client| !client.is_cut);
+        if present().count() < SUPERVISOR_CLIENTS_MAX {
+            return;
+        }
+        let idle = present().filter(|client| client.gateway.is_none());
+        let oldest = idle.min_by_key(|client| (client.has_given_an_order, client.heard_at));
+        if let Some(oldest) = oldest.map(|client| client.id) {
+            self.cut_off(oldest);
+        }
+    }
+
+    /// Takes in the command that has started the supervisor.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn add_first(&mut self, stream: UnixStream, greeting: &[Report]) -> io::Result<()> {
+        self.add(stream, greeting, SUPERVISOR_MESSAGE_MAX_BYTES)
+    }
+
+    fn add(&mut self, stream: UnixStream, greeting: &[Report], order_max_bytes: usize) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+        self.next += 1;
+        self.heard += 1;
+        let mut client = Client {
+            id: ClientId(self.next),
+            stream,
+            pid,
+            inbox: Inbox::new(order_max_bytes),
+            announced_until: None,
+            has_given_an_order: false,
+            heard_at: self.heard,
+            is_cut: false,
+            gateway: None,
+        };
+        if greeting.iter().all(|report| send(&mut client.stream, report)) {
+            self.clients.push(client);
+        }
+        Ok(())
+    }
+
+    /// Reads what the `index`th has sent, and refuses what is no order; one that has left or sends too much is let go, once it has been
+    /// heard.
+    pub fn hear(&mut self, index: usize) -> Option<Heard> {
+        self.heard += 1;
+        let now = self.heard;
+        let client = self.clients.get_mut(index)?;
+        if client.is_cut {
+            // What it has sent before is not read any more.
+            return Some(Heard { from: client.id, orders: Vec::new(), left: true });
+        }
+        let received = client.inbox.receive(&client.stream);
+        let (mut orders, mut reads) = (Vec::new(), true);
+        let stream = &mut client.stream;
+        client.inbox.take_lines(|line| match wire::read_order(line) {
+            ReadOrder { id, order: Ok(order) } => orders.push((id, order)),
+            ReadOrder { id, order: Err(message) } => {
+                // One that does not read is sent no more.
+                reads = reads && send(stream, &refusal(id, Refusal::new(message)));
+            }
+        });
+        if !reads {
+            client.cut_off();
+        }
+        if !orders.is_empty() {
+            client.has_given_an_order = true;
+            client.heard_at = now;
+            client.restore_limit();
+        }
+        if received == Received::TooLong {
+            let message = format!(
+                "the order is longer than {} bytes, and no longer one was announced",
+                client.inbox.max_bytes()
+            );
+            send(&mut client.stream, &refusal(None, Refusal::new(message)));
+        }
+        let heard = Heard { from: client.id, orders, left: received != Received::Some };
+        self.bound_unfinished();
+        Some(heard)
+    }
+
+    /// Closes connections until the orders that have not come to their end are within their bound: those first that were heard last of all
+    /// the longest time ago.
+    fn bound_unfinished(&mut self) {
+        let counts = |client: &&Client| client.inbox.max_bytes() <= ORDER_MAX_BYTES && !client.is_cut;
+        let unfinished =
+            |clients: &[Client]| clients.iter().filter(counts).map(|client| client.inbox.bytes()).sum();
+        while ORDERS_UNFINISHED_MAX_BYTES < unfinished(&self.clients) {
+            let oldest = self.clients.iter().filter(counts).filter(|client| client.inbox.bytes() > 0);
+            let Some(id) = oldest.min_by_key(|client| client.heard_at).map(|client| client.id) else {
+                return;
+            };
+            self.cut_off(id);
+        }
+    }
+
+    /// Lets this one send one order of so many bytes.
+    ///
+    /// # Errors
+    /// If that is too much, or the order is awaited that another one has announced.
+    pub fn announce(&mut self, id: ClientId, bytes: usize, now: Monotonic) -> Result<(), Refusal> {
+        if bytes > SUPERVISOR_MESSAGE_MAX_BYTES {
+            return Err(Refusal::new(format!(
+                "an order may not be longer than {SUPERVISOR_MESSAGE_MAX_BYTES} bytes"
+            )));
+        }
+        if self.clients.iter().any(|client| client.id != id && client.announced_until.is_some()) {
+            return Err(Refusal::new("another long order is on its way"));
+        }
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.announced_until = Some(now + ANNOUNCED_ORDER_TIMEOUT_MS);
+            let allowed = client.inbox.max_bytes().max(bytes);
+            client.inbox.allow(allowed);
+        }
+        Ok(())
+    }
+
+    /// When an announced order is overdue.
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.clients.iter().filter_map(|client| client.announced_until).min()
+    }
+
+    /// Closes the connection whose announced order is overdue.
+    pub fn end_overdue(&mut self, now: Monotonic) {
+        let is_overdue = |client: &&mut Client| client.announced_until.is_some_and(|until| until <= now);
+        self.clients.iter_mut().filter(is_overdue).for_each(Client::cut_off);
+    }
+
+    /// Lets one go.
+    pub fn remove(&mut self, id: ClientId) {
+        self.clients.retain(|client| client.id != id);
+    }
+
+    /// Lets everybody go.
+    pub fn let_go(&mut self) {
+        self.clients.clear();
+    }
+
+    fn cut_off(&mut self, id: ClientId) {
+        self.clients.iter_mut().filter(|client| client.id == id).for_each(Client::cut_off);
+    }
+
+    /// Replies to an order: to the one who gave it, in the way that it knows.
+    pub fn reply(&mut self, to: ClientId, id: Option<u64>, status: ReplyStatus) {
+        match (id, status) {
+            (id, ReplyStatus::Refused(why)) => self.send_to(&refusal(id, why), |client| client == to),
+            (Some(re), status) => {
+                self.send_to(&Message::Reply(Reply { re, status }), |client| client == to);
+            }
+            (None, ReplyStatus::Progress | ReplyStatus::Ok) => {}
+        }
+    }
+
+    /// Tells everybody; one that does not read is cut off, and has left when it is heard next.
+    pub fn tell(&mut self, report: &Report) {
+        self.send_to(report, |_| true);
+    }
+
+    /// Tells this one alone.
+    pub fn tell_one(&mut self, one: ClientId, report: &Report) {
+        self.send_to(report, |id| id == one);
+    }
+
+    /// Tells everybody but this one.
+    pub fn tell_others(&mut self, but: ClientId, report: &Report) {
+        self.send_to(report, |id| id != but);
+    }
+
+    /// Tells the gateway, if it is connected.
+    pub fn tell_the_gateway(&mut self, report: &Report) {
+        let gateway = self.clients.iter().find(|client| client.gateway.is_some()).map(|client| client.id);
+        if let Some(id) = gateway {
+            self.tell_one(id, report);
+        }
+    }
+
+    /// Tells this one, if it is the gateway.
+    pub fn tell_gateway(&mut self, id: ClientId, report: &Report) {
+        if self.is_the_gateway(id) {
+            self.tell_one(id, report);
+        }
+    }
+
+    /// Whether this one is the gateway.
+    pub fn is_the_gateway(&self, id: ClientId) -> bool {
+        self.clients.iter().any(|client| client.id == id && client.gateway.is_some())
+    }
+
+    fn send_to(&mut self, message: &impl serde::Serialize, is_meant: impl Fn(ClientId) -> bool) {
+        for client in self.clients.iter_mut().filter(|client| is_meant(client.id) && !client.is_cut) {
+            if !send(&mut client.stream, message) {
+                client.cut_off();
+            }
+        }
+    }
+}
+
+impl Client {
+    /// The announced order has come.
+    fn restore_limit(&mut self) {
+        if self.announced_until.take().is_some() && self.gateway.is_none() {
+            self.inbox.allow(ORDER_MAX_BYTES);
+        }
+    }
+
+    /// Nothing goes in or out any more, which is an event.
+    fn cut_off(&mut self) {
+        self.gateway = self.gateway.map(|_| false);
+        self.is_cut = true;
+        self.announced_until = None;
+        self.inbox.clear();
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn refusal(id: Option<u64>, why: Refusal) -> Message {
+    match id {
+        Some(re) => Message::Reply(Reply { re, status: ReplyStatus::Refused(why) }),
+        None => Message::Report(Report::Refused(why)),
+    }
+}
+
+/// Answers whether the other end takes it.
+fn send(stream: &mut UnixStream, message: &impl serde::Serialize) -> bool {
+    wire::line(message).is_ok_and(|line| stream.write_all(&line).is_ok())
+}

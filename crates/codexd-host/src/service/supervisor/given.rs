@@ -1,0 +1,131 @@
+//! Giving an order to the supervisor, and what came of it.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use codexd_core::identity::Pid;
+use codexd_core::lifecycle::SupervisorSeen;
+use codexd_core::limits::{ORDER_MAX_BYTES, SUPERVISOR_TIMEOUT_MS};
+use rustix::event::{PollFd, PollFlags};
+
+use super::link::{LinkError, SupervisorLink, gone_or};
+use super::wire::{self, Message, NumberedOrder, Order, ReplyStatus, Report};
+
+/// An id, its name and what is around them take so many bytes at most.
+const ID_MAX_BYTES: usize = 32;
+
+impl SupervisorLink {
+    /// Gives an order and awaits the reply. The reports that follow are later than the order; what it changes at once is known when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`LinkError::OrderRefused`] if nothing was changed, [`LinkError::Gone`] if the supervisor has left, [`LinkError::Silent`].
+    pub fn order(&mut self, order: &Order) -> Result<(), LinkError> {
+        if self.protocol == 0 {
+            return self.order_without_id(order);
+        }
+        let bytes = wire::line(order).map_err(io::Error::from)?.len() + ID_MAX_BYTES;
+        if bytes > ORDER_MAX_BYTES {
+            self.give(&Order::AnnounceOrder { bytes })?;
+        }
+        self.give(order)
+    }
+
+    fn give(&mut self, order: &Order) -> Result<(), LinkError> {
+        self.last_id += 1;
+        let line = wire::line(&NumberedOrder { id: self.last_id, order }).map_err(io::Error::from)?;
+        self.stream.write_all(&line).map_err(gone_or)?;
+        // It leaves when it has carried the order out: then that is the reply.
+        let ends_it = matches!(order, Order::Stop { .. });
+        let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
+        let mut is_taken = false;
+        loop {
+            match self.next_message(deadline) {
+                Ok(Message::Reply(reply)) if reply.re == self.last_id => match reply.status {
+                    ReplyStatus::Progress => {
+                        is_taken = true;
+                        self.queued.clear();
+                        self.relayed.clear();
+                    }
+                    ReplyStatus::Ok => return Ok(()),
+                    ReplyStatus::Refused(refusal) => return Err(LinkError::OrderRefused(refusal)),
+                },
+                Ok(Message::Reply(_)) => {}
+                Ok(Message::Report(report)) => self.queued.push_back(report),
+                Err(LinkError::Gone) if ends_it && is_taken => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// An older supervisor reports to all connections how things stand after an order, or that it refuses one.
+    fn order_without_id(&mut self, order: &Order) -> Result<(), LinkError> {
+        self.catch_up()?;
+        self.relayed.clear();
+        // Its end may have been reported before the order was read.
+        let replaced = match (order, self.seen) {
+            (Order::Replace { .. }, SupervisorSeen::Keeping(pid)) => Some(pid),
+            _ => None,
+        };
+        let line = wire::line(order).map_err(io::Error::from)?;
+        self.stream.write_all(&line).map_err(gone_or)?;
+        if matches!(order, Order::ConfigureGateway { .. }) {
+            // It has no answer but what the gateway reports.
+            return Ok(());
+        }
+        let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
+        loop {
+            let report = match self.next_message(deadline) {
+                Ok(Message::Report(Report::Refused(refusal))) => {
+                    return Err(LinkError::OrderRefused(refusal));
+                }
+                Ok(Message::Report(Report::Exited { exit })) if Some(exit.pid) == replaced => continue,
+                Ok(Message::Report(report)) => report,
+                Ok(Message::Reply(_)) => continue,
+                Err(LinkError::Gone) if matches!(order, Order::Stop { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let is_answer = self.is_answer(order, &report);
+            self.queued.push_back(report);
+            if is_answer {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_answer(&self, order: &Order, report: &Report) -> bool {
+        match (order, report) {
+            (Order::GetLaunchSpec, Report::LaunchSpec { .. }) | (_, Report::Leaving) => true,
+            (Order::GetLaunchSpec, _) => false,
+            // One of another server may be the answer to the order before.
+            (Order::Promote { generation, .. }, Report::State { pid, .. }) => {
+                pid.is_some() && *pid == self.pid_of(generation)
+            }
+            (_, Report::State { .. }) => true,
+            _ => false,
+        }
+    }
+
+    fn pid_of(&self, generation: &str) -> Option<Pid> {
+        let known = self.generations.iter().find(|known| known.mark.as_deref() == Some(generation));
+        known.map(|known| known.pid)
+    }
+
+    /// Takes in what was reported until now, without waiting, and keeps no more of it than where things stand.
+    ///
+    /// # Errors
+    /// [`LinkError::Gone`] if the supervisor has left.
+    pub fn catch_up(&mut self) -> Result<(), LinkError> {
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.queued.clear();
+        loop {
+            while self.arrived().is_some() {}
+            let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
+            match rustix::event::poll(&mut waits, Some(&now)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+                Ok(_) => self.fill()?,
+                Err(error) => return Err(LinkError::System(error.into())),
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A command's look for the supervisor: is there one, and does it answer?
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use codexd_core::identity::{Pid, Process};
+use codexd_core::lifecycle::SupervisorSeen;
+use codexd_core::limits::PROBE_TIMEOUT_MS;
+
+use super::link::{Deadline, LinkError, SupervisorLink};
+use crate::home::Home;
+use crate::{lock, ownership, pid_namespace, process};
+
+/// How soon to look again for a supervisor that holds the lock and does not listen.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What a look for the supervisor found.
+#[derive(Debug)]
+pub struct Seen {
+    /// For the decision.
+    pub seen: SupervisorSeen,
+    /// The connection, if it answered.
+    pub link: Option<SupervisorLink>,
+}
+
+/// Looks for the supervisor of a home. One that holds the lock and does not answer may be on its way up or out: it is given
+/// some time before it counts as unresponsive.
+///
+/// # Errors
+/// The system's, but for the absence of anything; `PermissionDenied` if the listener is neither of our user nor root's.
+pub fn observe(home: &Home) -> io::Result<Seen> {
+    let patience = Duration::from_millis(PROBE_TIMEOUT_MS);
+    let mut deadline = Deadline::after(patience);
+    loop {
+        match connect(home) {
+            Ok(stream) => {
+                // Whoever has accepted has its own time: ours may be over for no fault of the supervisor.
+                if let Some(seen) = greet(stream, Instant::now() + patience)? {
+                    return Ok(seen);
+                }
+            }
+            Err(error) if is_absence(&error) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if !home.supervisor_lock().exists() || lock::try_supervisor_lock(&home.supervisor_lock())?.is_some() {
+            return Ok(Seen { seen: SupervisorSeen::Absent, link: None });
+        }
+        let supervisor = holder(home);
+        if deadline.is_over_for(supervisor.as_ref()) {
+            return Ok(Seen {
+                seen: SupervisorSeen::Unresponsive(supervisor.map(|supervisor| supervisor.pid)),
+                link: None,
+            });
+        }
+        match supervisor {
+            // Its end is an event; its socket is none that could be waited for in the same wait.
+            Some(supervisor) => drop(process::await_end(&supervisor, LOOK_AGAIN)),
+            None => std::thread::sleep(LOOK_AGAIN),
+        }
+    }
+}
+
+/// Waits until nobody holds the supervisor's lock; `false` if somebody still does after `patience`. A supervisor that was killed may
+/// hold it for some time when it cannot be found any more, so that there is no end to wait for: it has no arguments
+/// from when its memory is gone, and its open files go last.
+///
+/// # Errors
+/// The lock's file's.
+pub fn await_free_lock(home: &Home, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    while home.supervisor_lock().exists() && lock::try_supervisor_lock(&home.supervisor_lock())?.is_none() {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(true)
+}
+
+/// Connects to the supervisor of a home.
+///
+/// # Errors
+/// The system's; `PermissionDenied` if the listener is neither of our user nor root's.
+pub fn connect(home: &Home) -> io::Result<UnixStream> {
+    let stream = codexd_protocol::unix::connect(&home.supervisor_socket())?;
+    let peer = codexd_protocol::unix::peer(&stream)?;
+    // An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
+    if peer.is_trusted() {
+        return Ok(stream);
+    }
+    let message = format!("user {} listens there, who is neither you nor root", peer.uid);
+    Err(io::Error::new(ErrorKind::PermissionDenied, message))
+}
+
+/// Whether this process is a supervisor of this home, by its arguments. One of a container that sees its home at the same path is not.
+pub fn is_one(pid: Pid, home: &Home) -> bool {
+    let arguments = process::arguments(pid);
+    matches!(&arguments[..], [_, command, option, path]
+        if command == "supervisor" && option == "--codex-home" && path == home.root().as_os_str())
+        && !pid_namespace::is_below(pid)
+        && ownership::is_trusted_process(pid)
+}
+
+/// Whether the kernel shows that this process is a supervisor of this home: one of this pid namespace that is one by its arguments or has
+/// the supervisor's lock open.
+pub fn is_identified(pid: Pid, home: &Home) -> bool {
+    let has_lock = || home.supervisor_lock().canonicalize().is_ok_and(|lock| process::has_open(pid, &lock));
+    is_one(pid, home) || (!pid_namespace::is_below(pid) && has_lock())
+}
+
+/// Whether the supervisor of a home answers, or is not there at all: only one that hangs does neither.
+pub fn answers(home: &Home) -> bool {
+    !matches!(observe(home), Ok(Seen { seen: SupervisorSeen::Unresponsive(_), .. }))
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory)
+}
+
+/// The supervisor at the other end, if it says by `deadline` how things stand; `None` if it has left.
+fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
+    let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
+    if pid.is_none() {
+        let message = "the supervisor runs in a pid namespace that cannot be seen from here";
+        return Err(io::Error::new(ErrorKind::Unsupported, message));
+    }
+    let Some(supervisor) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
+    let mut link = SupervisorLink::new(stream, supervisor)?;
+    match link.greeting(deadline) {
+        Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
+        Ok(false) | Err(LinkError::Silent(_)) => {
+            Ok(Some(Seen { seen: SupervisorSeen::Unresponsive(pid), link: None }))
+        }
+        Err(LinkError::Gone | LinkError::Refused(_) | LinkError::OrderRefused(_)) => Ok(None),
+        Err(LinkError::System(error)) => Err(error),
+    }
+}
+
+/// The supervisor that holds the lock, found by its open file: it may hang before it has said who it is.
+fn holder(home: &Home) -> Option<Process> {
+    let lock = home.supervisor_lock().canonicalize().ok()?;
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
+    let supervisors =
+        pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|command| command == "supervisor"));
+    let supervisors = supervisors.filter(|&pid| !pid_namespace::is_below(pid));
+    supervisors.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
+}

@@ -1,0 +1,73 @@
+//! A program whose file is missing, as it is for a moment while Codex is updated: its return is awaited. That is no crash.
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
+use codexd_core::contract::EventLevel;
+use codexd_core::generations::{Event, Name};
+use codexd_core::supervise;
+use rustix::io::Errno;
+
+use super::run::Supervisor;
+use crate::events::Event as LogEvent;
+
+impl Supervisor {
+    /// A program could not be started: whether that is a crash.
+    pub(super) fn spawn_failed(
+        &mut self,
+        name: Name,
+        kind: &'static str,
+        message: String,
+        error: &io::Error,
+    ) {
+        let Some(kept) = self.kept_mut(name) else { return };
+        let executable = kept.program.executable.clone();
+        // While it is written it cannot be run yet.
+        let is_half_there = matches!(
+            error.raw_os_error().map(Errno::from_raw_os_error),
+            Some(Errno::TXTBSY | Errno::ACCESS | Errno::NOEXEC)
+        );
+        let is_gone = error.kind() == ErrorKind::NotFound && !executable.exists();
+        let was_missing = kept.is_program_missing;
+        kept.is_program_missing = is_gone || (was_missing && is_half_there);
+        if !kept.is_program_missing {
+            self.note(LogEvent::new(EventLevel::Error, kind, message));
+            return self.feed(Event::Of(name, supervise::Event::SpawnFailed));
+        }
+        if !was_missing {
+            let message = format!("{message}; it is started as soon as that file is there");
+            self.note(LogEvent::new(EventLevel::Error, kind, message));
+        }
+        // Where it cannot be watched it is tried again every few seconds.
+        let _ = self.watches.watch_for_program(&executable);
+        self.feed(Event::Of(name, supervise::Event::ProgramMissing));
+    }
+
+    /// A process of this program lives.
+    pub(super) fn program_was_found(&mut self, name: Name) {
+        if let Some(kept) = self.kept_mut(name) {
+            kept.is_program_missing = false;
+        }
+        if self.table.iter().all(|kept| !kept.is_program_missing) {
+            self.watches.forget_programs();
+        }
+    }
+
+    /// Something has changed where a program is missing.
+    pub(super) fn look_for_programs(&mut self) {
+        self.watches.take_programs();
+        let missing = self.table.iter().filter(|kept| kept.is_program_missing);
+        let missing: Vec<(Name, PathBuf)> =
+            missing.map(|kept| (kept.name, kept.program.executable.clone())).collect();
+        if missing.is_empty() {
+            self.watches.forget_programs();
+        }
+        for (name, executable) in missing {
+            // A folder above it may have come.
+            let _ = self.watches.watch_for_program(&executable);
+            if executable.is_file() {
+                self.feed(Event::Of(name, supervise::Event::ProgramAppeared));
+            }
+        }
+    }
+}

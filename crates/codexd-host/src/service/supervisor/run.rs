@@ -1,0 +1,349 @@
+//! The supervisor's loop: wait for an event, ask the supervisor, do what it says, write down where things stand.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use codexd_core::clock::Monotonic;
+use codexd_core::contract::EventLevel;
+use codexd_core::generations::{self, Generations, Name, Standing};
+use codexd_core::identity::Pid;
+use codexd_core::limits::LOG_CHECK_INTERVAL_MS;
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::clients::Clients;
+use super::door::Door;
+use super::kept::Kept;
+use super::report::Told;
+use super::server::Server;
+use super::signals::Signals;
+use super::sockets::ListenerSearch;
+use super::state::{self, SupervisorState};
+use super::sweeps::Sweeps;
+use super::thread_settings::ThreadSettings;
+use super::watches::Watches;
+use super::wire::{self, Refusal, Report};
+use crate::events::{Event as LogEvent, EventLog};
+use crate::home::Home;
+use crate::process_context::{self, Unchanged};
+use crate::{atomic, clock, fd_hygiene, lock, ownership, process, upstream_files};
+
+/// Why there is no supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// Another one holds the lock.
+    #[error("another supervisor keeps this home")]
+    AlreadyKept,
+    /// The system refused something.
+    #[error("failed to {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+}
+
+/// Everything that can wake the supervisor.
+#[derive(Debug)]
+enum Event {
+    /// A signal came.
+    Signalled,
+    /// A command wants to connect.
+    CommandArrived,
+    /// The command of this number has spoken or left.
+    CommandSpoke(usize),
+    /// One of the processes ended.
+    Ended(Name),
+    /// The wrapper of one of them ended.
+    WrapperEnded(Name),
+    /// Something changed where the file of a program is missing.
+    ProgramsChanged,
+    /// Something that a dead server has left behind ended.
+    StrayEnded,
+    /// One of them wrote to its logs.
+    LogsGrew,
+    /// Something changed beside the control socket, or the state folder is gone.
+    FolderChanged,
+    /// A deadline has come.
+    TimeCame,
+}
+
+pub(super) struct Supervisor {
+    pub(super) home: Home,
+    pub(super) log: EventLog,
+    pub(super) listener: UnixListener,
+    pub(super) signals: Signals,
+    pub(super) watches: Watches,
+    pub(super) clients: Clients,
+    pub(super) machine: Generations,
+    pub(super) table: Vec<Kept>,
+    /// The listening socket, once it is there or has come back from a gateway.
+    pub(super) door: Option<Door>,
+    pub(super) told: Told,
+    /// What the supervisor before this one had beside the current server was looked for.
+    pub(super) inherited: bool,
+    pub(super) state: SupervisorState,
+    /// What the supervisor before this one last wrote.
+    pub(super) before: Option<SupervisorState>,
+    /// Something of a dead server could not be ended.
+    pub(super) left_behind: bool,
+    /// While nobody can be let in for want of descriptors: until when the door is not looked at.
+    pub(super) deaf_until: Option<Monotonic>,
+    /// While somebody may be taking the state folder away: until when that is left to him.
+    pub(super) lost_until: Option<Monotonic>,
+    pub(super) listeners: ListenerSearch,
+    pub(super) thread_settings: ThreadSettings,
+    pub(super) sweeps: Sweeps,
+    pub(super) give_up: bool,
+    pub(super) left: bool,
+    pub(super) lock: File,
+}
+
+/// Keeps the server of `home` until there is nothing left to keep. `first` is the connection to the command that started
+/// the supervisor, if one did.
+///
+/// # Errors
+/// [`SupervisorError::AlreadyKept`], or what the system refused before the supervisor kept anything.
+pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(), SupervisorError> {
+    let result = keep(home, version, &mut first);
+    if let (Err(failure @ SupervisorError::System(_, error)), Some(mut stream)) = (&result, first) {
+        let (message, errno) = (failure.to_string(), error.raw_os_error());
+        let line = wire::line(&Report::Refused(Refusal { message, errno })).unwrap_or_default();
+        // A command that has left misses nothing.
+        let _ = stream.write_all(&line);
+    }
+    result
+}
+
+fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(), SupervisorError> {
+    let failed = |what| move |error| SupervisorError::System(what, error);
+    fd_hygiene::close_on_exec_above_stderr();
+    let unchanged = process_context::normalize();
+    home.create_state().map_err(failed("make the state folder"))?;
+    let lock =
+        lock::try_supervisor_lock(&home.supervisor_lock()).map_err(failed("open the supervisor's lock"))?;
+    let lock = lock.ok_or(SupervisorError::AlreadyKept)?;
+    // What the server's tools leave behind becomes ours to reap.
+    let me = process::myself().map_err(failed("read /proc"))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| SupervisorError::System("become a subreaper", error.into()))?;
+    let signals = Signals::catch().map_err(failed("catch signals"))?;
+    let listener = listen(&home).map_err(failed("listen for orders"))?;
+    let watches = Watches::new().map_err(failed("watch files"))?;
+    upstream_files::rename_older_logs(&home);
+    let before = state::read(&home);
+    let mut state = SupervisorState::new(me.clone(), version);
+    state.last_exit = state::read_of_any_place(&home).and_then(|before| before.last_exit);
+    let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
+    let mut supervisor = Supervisor {
+        log: EventLog::new(home.events()),
+        home,
+        listener,
+        signals,
+        watches,
+        clients: Clients::default(),
+        machine: Generations::new(seed),
+        table: Vec::new(),
+        door: None,
+        told: Told::default(),
+        inherited: false,
+        state,
+        before,
+        left_behind: false,
+        deaf_until: None,
+        lost_until: None,
+        listeners: ListenerSearch::default(),
+        thread_settings: ThreadSettings::default(),
+        sweeps: Sweeps::default(),
+        give_up: false,
+        left: false,
+        lock,
+    };
+    supervisor.note(
+        LogEvent::new(EventLevel::Info, "daemon.started", "the supervisor is up").with("pid", me.pid.0),
+    );
+    for attribute in unchanged {
+        supervisor.note(not_normalized(&attribute));
+    }
+    if let Some(stream) = first.take() {
+        let greeting = supervisor.greeting();
+        supervisor.clients.add_first(stream, &greeting).map_err(failed("greet the first command"))?;
+    }
+    while !supervisor.left {
+        for event in supervisor.wait().map_err(failed("wait for events"))? {
+            supervisor.on(event);
+        }
+    }
+    // What it still has open takes long to close, and nobody waits for that: see `watches`.
+    std::mem::forget(supervisor);
+    Ok(())
+}
+
+/// Everything that is started inherits the caller's value.
+fn not_normalized(unchanged: &Unchanged) -> LogEvent {
+    let Unchanged { attribute, error } = unchanged;
+    let message = format!("the {attribute} of the command that started codexd could not be reset: {error}");
+    LogEvent::new(EventLevel::Warn, "context.inherited", message).with("attribute", *attribute)
+}
+
+/// The socket of a dead supervisor is in the way; the lock says that no living one listens on it.
+pub(super) fn listen(home: &Home) -> io::Result<UnixListener> {
+    let path = home.supervisor_socket();
+    atomic::remove_if_there(&path)?;
+    let listener = ownership::bind(&path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Supervisor {
+    fn wait(&mut self) -> io::Result<Vec<Event>> {
+        let fds = [
+            self.signals.fds().into_iter().map(|fd| (fd, Event::Signalled)).collect::<Vec<_>>(),
+            (self.deaf_until.is_none().then(|| (self.listener.as_fd(), Event::CommandArrived)))
+                .into_iter()
+                .collect(),
+            self.table
+                .iter()
+                .filter_map(|kept| Some((kept.server.as_ref()?.fd(), Event::Ended(kept.name))))
+                .collect(),
+            self.table
+                .iter()
+                .filter_map(|kept| {
+                    Some((kept.server.as_ref()?.wrapper.as_ref()?.fd(), Event::WrapperEnded(kept.name)))
+                })
+                .collect(),
+            self.watches.programs_fd().into_iter().map(|fd| (fd, Event::ProgramsChanged)).collect(),
+            self.sweeps.fds().map(|fd| (fd, Event::StrayEnded)).collect(),
+            self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
+            vec![(self.watches.folder_fd(), Event::FolderChanged)],
+            // From the last to the first, so that letting one go does not shift the numbers of the others.
+            self.clients.fds().enumerate().map(|(index, fd)| (fd, Event::CommandSpoke(index))).collect(),
+        ];
+        let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
+        let mut polled: Vec<PollFd<'_>> =
+            waits.iter().map(|(fd, _)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let deadline = [
+            self.machine.deadline(),
+            self.watches.deadline(),
+            self.deaf_until,
+            self.lost_until,
+            self.listeners.deadline(),
+            self.clients.deadline(),
+            self.sweeps.deadline(),
+        ];
+        let deadline = deadline.into_iter().flatten().min();
+        let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
+        let timeout = timeout.and_then(|ms| std::time::Duration::from_millis(ms).try_into().ok());
+        match rustix::event::poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut events: Vec<Event> =
+            waits.into_iter().zip(ready).filter_map(|((_, event), ready)| ready.then_some(event)).collect();
+        if deadline.is_some_and(|at| at <= clock::monotonic()) {
+            events.push(Event::TimeCame);
+        }
+        events.sort_by_key(order_within_a_wakeup);
+        Ok(events)
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Signalled => self.signalled(),
+            Event::Ended(name) => self.ended(name),
+            Event::WrapperEnded(name) => self.wrapper_ended(name),
+            Event::ProgramsChanged => self.look_for_programs(),
+            Event::StrayEnded => self.advance_sweeps(),
+            Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
+            Event::FolderChanged => {
+                self.watches.take_folder();
+                self.look_after_the_home();
+                self.look_after_own_socket();
+                if let Some(door) = &self.door {
+                    door.put_back();
+                }
+                self.listeners.begin(clock::monotonic());
+                self.look_after_sockets();
+                self.clients.tell(&Report::SocketFolderChanged);
+            }
+            Event::CommandArrived => {
+                self.listeners.begin(clock::monotonic());
+                self.look_after_sockets();
+                let greeting = self.greeting();
+                // A command that is gone already is no trouble; with too many files open the door would never be quiet.
+                if self.clients.accept(&self.listener, &greeting).is_err() {
+                    self.deaf_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
+                }
+            }
+            Event::CommandSpoke(index) => self.hear(index),
+            Event::TimeCame => {
+                let now = clock::monotonic();
+                self.deaf_until = self.deaf_until.filter(|&until| now < until);
+                self.watches.check_logs(&self.home, clock::monotonic());
+                self.hold_on_to_the_home();
+                self.clients.end_overdue(now);
+                if self.listeners.is_due(now) {
+                    self.look_after_sockets();
+                }
+                if self.sweeps.deadline().is_some_and(|at| at <= now) {
+                    self.advance_sweeps();
+                }
+                self.feed(generations::Event::Ticked);
+            }
+        }
+    }
+
+    /// The command that started this supervisor is gone before it said what for. What the supervisor before has written stays.
+    pub(super) fn leave_if_forgotten(&mut self) {
+        let keeps_somebody = self.table.iter().any(|kept| kept.server.is_some());
+        if !self.left
+            && !keeps_somebody
+            && self.sweeps.is_empty()
+            && self.clients.no_command_is_here()
+            && self.machine.standing() == Standing::Idle
+        {
+            self.left = true;
+            let _ = std::fs::remove_file(self.home.supervisor_socket());
+            self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nobody said what to keep"));
+        }
+    }
+
+    fn signalled(&mut self) {
+        let signalled = self.signals.take();
+        if signalled.child {
+            self.reap_strays();
+        }
+        if signalled.leave {
+            let message = "the supervisor was asked to leave by a signal; the server goes on without it";
+            self.note(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
+            self.left = true;
+        }
+    }
+
+    /// Reaps what the servers' tools left to us, never what is kept: the end of that is told by its handle.
+    pub(super) fn reap_strays(&self) {
+        let servers = self.table.iter().filter_map(|kept| kept.server.as_ref());
+        let kept: Vec<Pid> = servers.flat_map(Server::pids).collect();
+        for pid in process::children().into_iter().filter(|pid| !kept.contains(pid)) {
+            if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
+                let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+                let _ = rustix::process::waitid(WaitId::Pid(pid), look);
+            }
+        }
+    }
+}
+
+/// Ends before orders: an order is given on what the command has seen. Later commands before earlier ones: see [`Supervisor::wait`].
+fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
+    let rank = match event {
+        Event::Ended(_) => 0,
+        Event::WrapperEnded(_) => 0,
+        Event::StrayEnded => 1,
+        Event::Signalled => 1,
+        Event::CommandSpoke(index) => return (2, std::cmp::Reverse(*index)),
+        Event::CommandArrived => 3,
+        Event::FolderChanged | Event::ProgramsChanged => 4,
+        Event::LogsGrew => 5,
+        Event::TimeCame => 6,
+    };
+    (rank, std::cmp::Reverse(0))
+}

@@ -1,0 +1,383 @@
+//! A process that the supervisor keeps: an app-server or the gateway, started by it or taken over.
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use codexd_core::contract::status::LastExit;
+use codexd_core::foreign_text;
+use codexd_core::generations::Role;
+use codexd_core::identity::{Pid, Process, ProcessIdentity};
+use codexd_core::limits::{BLOCKING_WAIT_MS, STDERR_SEARCHED_BYTES, STDERR_TAIL_BYTES};
+use codexd_core::os_text::OsText;
+use codexd_core::program::{DrainSignal, Program};
+use codexd_core::record::CodexdRecord;
+use rustix::process::Signal;
+
+use super::door::Door;
+use super::server_socket::ServerSocket;
+use super::wire::Generation;
+use super::wrapper::{self, Wrapper};
+use crate::exec_with_sockets;
+use crate::home::Home;
+use crate::process_table::ProcessTable;
+use crate::strays::{MARK, Ties};
+use crate::{clock, logs, process, process_context, settings_file, upstream_files};
+
+/// The name of the listening socket in `LISTEN_FDNAMES`.
+const CONTROL: &str = "control";
+
+/// Tells an app-server that a daemon manages it.
+const MANAGED: &str = "--managed-daemon";
+
+/// A living process.
+#[derive(Debug)]
+pub struct Server {
+    /// Who it is.
+    pub process: Process,
+    /// The mark in its environment; `None` for one that codexd did not start.
+    pub generation: Option<String>,
+    /// What it runs, without its environment.
+    pub program: Program,
+    /// Where it listens, once it does.
+    pub socket: Option<ServerSocket>,
+    /// What it was started by, if that is another process.
+    pub(super) wrapper: Option<Wrapper>,
+    pub(super) handle: OwnedFd,
+    /// `None` for one that was taken over, or has a wrapper: its exit code is told to another.
+    pub(super) child: Option<Child>,
+    /// This supervisor started it.
+    started_here: bool,
+    /// When the first of its processes started, in ticks since boot.
+    since_ticks: u64,
+    stderr: PathBuf,
+    stderr_from: u64,
+}
+
+impl Server {
+    /// Starts an app-server in a process group of its own, with nothing open but its logs.
+    ///
+    /// # Errors
+    /// The system's: no such file, not executable, out of memory, …
+    pub fn spawn(home: &Home, program: &Program, generation: &str) -> io::Result<Self> {
+        home.create_state()?;
+        let stderr = home.stderr_log();
+        if program.args.iter().any(|argument| argument.0 == MANAGED) {
+            // Without the link the server only writes to a log of its own as well.
+            let _ = upstream_files::link_managed_log(home);
+        }
+        let (mut command, stderr_from) = command(home, program, &home.stdout_log(), &stderr)?;
+        command
+            .args(program.args.iter().map(|argument| &argument.0))
+            .env_clear()
+            .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
+            .env(MARK, generation);
+        if let Some(cwd) = command.get_current_dir().map(Path::to_owned) {
+            command.env("PWD", cwd);
+        }
+        let settings = settings_file::read(home).map(|parsed| parsed.settings).unwrap_or_default();
+        let child = process_context::with_umask(settings.server_umask(), || command.spawn())?;
+        Self::hold(child, Some(generation.to_owned()), program, stderr, stderr_from)
+    }
+
+    /// Starts the gateway, in the same way, with the listening socket in its hands.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn spawn_gateway(home: &Home, program: &Program, door: &Door) -> io::Result<Self> {
+        home.create_state()?;
+        let log = home.gateway_log();
+        let (command, stderr_from) = command(home, program, &log, &log)?;
+        let child = exec_with_sockets::spawn(command, program, door.fd(), CONTROL)?;
+        Self::hold(child, None, program, log, stderr_from)
+    }
+
+    fn hold(
+        mut child: Child,
+        generation: Option<String>,
+        program: &Program,
+        stderr: PathBuf,
+        stderr_from: u64,
+    ) -> io::Result<Self> {
+        let pid = Pid(child.id());
+        let (identity, handle) = match hold(pid, process::stat(pid)) {
+            Ok(held) => held,
+            Err(error) => {
+                // One that cannot be watched is not left behind.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
+        let since_ticks = identity.start_ticks;
+        Ok(Self {
+            process: Process { pid, identity },
+            generation,
+            program: program.without_env(),
+            socket: None,
+            wrapper: None,
+            handle,
+            child: Some(child),
+            started_here: true,
+            since_ticks,
+            stderr,
+            stderr_from,
+        })
+    }
+
+    /// Takes over a living process.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone.
+    pub fn adopt(
+        process: Process,
+        generation: Option<String>,
+        program: &Program,
+        stderr: PathBuf,
+    ) -> io::Result<Self> {
+        let handle = process::open(&process)?;
+        // Who wrote what is there already cannot be told.
+        let stderr_from = std::fs::metadata(&stderr).map(|log| log.len()).unwrap_or_default();
+        let program = program.without_env();
+        let wrapper = Wrapper::of(&process, generation.as_deref());
+        let first = wrapper.as_ref().map_or(&process, |wrapper| &wrapper.process);
+        Ok(Self {
+            since_ticks: first.identity.start_ticks,
+            wrapper,
+            process,
+            generation,
+            program,
+            socket: None,
+            handle,
+            child: None,
+            started_here: false,
+            stderr,
+            stderr_from,
+        })
+    }
+
+    /// What is reported of it.
+    pub fn as_generation(&self, role: Role) -> Generation {
+        Generation {
+            mark: self.generation.clone(),
+            pid: self.process.pid,
+            socket: self.program.socket.clone(),
+            role,
+            embedded: self.program.embedded,
+            version: self.program.version.clone(),
+        }
+    }
+
+    /// Its process, and that of its wrapper.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        std::iter::once(self.process.pid).chain(self.wrapper.as_ref().map(|wrapper| wrapper.process.pid))
+    }
+
+    /// What to wait on for its end.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// Sends the draining signal.
+    pub fn drain(&self, signal: DrainSignal) {
+        let signal = match signal {
+            DrainSignal::Terminate => Signal::TERM,
+            DrainSignal::Hangup => Signal::HUP,
+        };
+        // Ended already is as good: its end is the next event.
+        let _ = rustix::process::pidfd_send_signal(&self.handle, signal);
+    }
+
+    /// Sends SIGHUP if that is no more than a reminder to this process: one that does not catch it would be killed.
+    pub fn remind(&self) {
+        if process::catches(self.process.pid, Signal::HUP) {
+            let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::HUP);
+        }
+    }
+
+    /// Kills it and its group.
+    pub fn kill(&self) {
+        let leader = self.wrapper.as_ref().map_or(&self.process, |wrapper| &wrapper.process);
+        process::kill_group_of(leader);
+        if let Some(wrapper) = &self.wrapper {
+            wrapper.kill();
+        }
+        let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+
+    /// Every process that descends from it, while it lives: only then can that be told.
+    pub fn descendants(&self) -> Vec<Process> {
+        let (own, table): (Vec<Pid>, _) = (self.pids().collect(), ProcessTable::read());
+        table.find(|process, _| {
+            !own.contains(&process.pid) && own.iter().any(|&me| table.descends_from(process.pid, me))
+        })
+    }
+
+    /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while nobody else
+    /// lives of whom that could be, what it started of its own, as a child of this supervisor, is
+    /// in the supervisor's session and has become the supervisor's; of one that was taken over the supervisor before may be known.
+    pub fn ties(&self, known: Vec<Process>, before: Option<&Process>) -> Ties {
+        let session = match (self.started_here, &self.generation, before) {
+            (true, ..) => Some(Pid(std::process::id())),
+            (false, Some(_), Some(before)) => Some(before.pid),
+            _ => None,
+        };
+        Ties {
+            generation: self.generation.clone(),
+            since_ticks: self.since_ticks,
+            session,
+            inherited: self.started_here,
+            known,
+        }
+    }
+
+    /// Whether this supervisor did not start it.
+    pub fn was_taken_over(&self) -> bool {
+        !self.started_here
+    }
+
+    /// It has ended: how. A wrapper that stays is ended, too; its exit code counts.
+    pub fn exit(mut self, requested: bool) -> LastExit {
+        let status = match (self.child.as_mut(), self.wrapper.take()) {
+            (Some(child), _) => child.wait().ok(),
+            (None, Some(wrapper)) => wrapper.end(),
+            // It has become a child of this process when its wrapper ended.
+            (None, None) => wrapper::reap(self.process.pid),
+        };
+        if let Some(socket) = self.socket.take() {
+            socket.close();
+        }
+        let written = |max_bytes| logs::tail(&self.stderr, self.stderr_from, max_bytes);
+        LastExit {
+            pid: self.process.pid,
+            code: status.and_then(|status| status.code()),
+            signal: status.and_then(|status| status.signal()),
+            at: clock::timestamp(),
+            requested,
+            stderr_tail: written(STDERR_TAIL_BYTES),
+            error_line: foreign_text::error_line(&written(STDERR_SEARCHED_BYTES)),
+        }
+    }
+
+    /// What the pid record says beside who it is.
+    pub fn codexd_record(&self) -> CodexdRecord {
+        CodexdRecord {
+            generation: self.generation.clone(),
+            executable: self.program.executable.clone(),
+            executable_identity: process::executable(self.process.pid).ok().map(|(_, identity)| identity),
+            embedded: self.program.embedded,
+            socket: self.program.socket.clone(),
+            named: self.program.named.clone(),
+        }
+    }
+}
+
+/// What every program has in common: a group of its own, its folder, and where it writes; with how long the second of its
+/// logs is already.
+fn command(home: &Home, program: &Program, stdout: &Path, stderr: &Path) -> io::Result<(Command, u64)> {
+    let stdout = logs::open_for_append(stdout)?;
+    let stderr = logs::open_for_append(stderr)?;
+    let stderr_from = stderr.metadata()?.len();
+    // A folder that is gone since is no reason to have no server.
+    let cwd = if program.cwd.is_dir() { program.cwd.as_path() } else { home.root() };
+    let mut command = Command::new(&program.executable);
+    command.current_dir(cwd).stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
+    Ok((command, stderr_from))
+}
+
+/// The identity of and a handle on a child that nobody has reaped: the number is still its own, alive or dead.
+///
+/// # Errors
+/// The system's; also if `/proc` does not tell when the child started: another process could pass for it later.
+fn hold(pid: Pid, stat: Option<process::Stat>) -> io::Result<(ProcessIdentity, OwnedFd)> {
+    let unknown =
+        || io::Error::other(format!("cannot read the start time of process {pid} in /proc/{pid}/stat"));
+    let start_ticks = stat.map(|stat| stat.start_ticks).ok_or_else(unknown)?;
+    let identity = ProcessIdentity { boot_id: process::boot_id()?.to_owned(), start_ticks };
+    let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
+    let raw = raw.ok_or_else(|| io::Error::other("the kernel gave out an impossible pid"))?;
+    Ok((identity, rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?))
+}
+
+/// The program of a process that was taken over: as the supervisor before has written it down, or read from the process itself,
+/// as its environment always is, which is written nowhere.
+///
+/// # Errors
+/// If the process is gone or another user's.
+pub fn program_of(
+    process: &Process,
+    codexd: Option<&CodexdRecord>,
+    known: Option<&Program>,
+) -> io::Result<Program> {
+    if !process::await_arguments(process, Duration::from_millis(BLOCKING_WAIT_MS)) {
+        return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
+    }
+    // What was started is the wrapper, where there is one; it may have changed both for the server.
+    let wrapper = Wrapper::of(process, codexd.and_then(|record| record.generation.as_deref()));
+    let pid = wrapper.map_or(process.pid, |wrapper| wrapper.process.pid);
+    let env = process::environment(pid).into_iter().filter(|(name, _)| name != MARK);
+    let env = env.map(|(name, value)| (OsText(name), OsText(value))).collect();
+    if let Some(known) = known {
+        return Ok(Program { env, ..known.clone() });
+    }
+    let running = process::executable(pid)?.0;
+    let executable = match codexd {
+        Some(record) => record.executable.clone(),
+        None => PathBuf::from(running.to_string_lossy().trim_end_matches(" (deleted)")),
+    };
+    Ok(Program {
+        args: arguments_for(&executable, process::arguments(pid)),
+        executable,
+        env,
+        cwd: process::working_directory(pid).unwrap_or_else(|_| PathBuf::from("/")),
+        embedded: codexd.is_some_and(|record| record.embedded),
+        socket: codexd.and_then(|record| record.socket.clone()),
+        named: codexd.and_then(|record| record.named.clone()),
+        version: None,
+    })
+}
+
+/// What comes behind the program's name. Where that is a script, the kernel has put its interpreter in front.
+fn arguments_for(executable: &Path, arguments: Vec<OsString>) -> Vec<OsText> {
+    let interpreted = arguments.iter().skip(1).take(2).position(|argument| executable == Path::new(argument));
+    arguments.into_iter().skip(interpreted.map_or(1, |at| at + 2)).map(OsText).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{arguments_for, hold};
+    use codexd_core::identity::Pid;
+    use codexd_core::os_text::OsText;
+    use std::path::Path;
+
+    #[test]
+    fn a_process_whose_start_time_cannot_be_read_gets_no_identity() {
+        let me = Pid(std::process::id());
+        let error = hold(me, None).expect_err("no identity");
+        assert!(error.to_string().contains("start time"), "{error}");
+        let (identity, _) = hold(me, crate::process::stat(me)).expect("held");
+        assert!(identity.start_ticks > 0);
+    }
+
+    #[test]
+    fn the_arguments_of_a_script_are_those_behind_its_name() {
+        let of = |line: &str| {
+            let arguments = line.split(' ').map(Into::into).collect();
+            let behind: Vec<OsText> = arguments_for(Path::new("/bin/codex"), arguments);
+            behind
+                .iter()
+                .map(|argument| argument.0.to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(of("/bin/codex app-server --listen x"), "app-server --listen x");
+        assert_eq!(of("codex app-server"), "app-server");
+        assert_eq!(of("/bin/sh /bin/codex app-server"), "app-server");
+        assert_eq!(of("/usr/bin/env node /bin/codex app-server"), "app-server");
+        assert_eq!(of("/bin/codex app-server -c a /bin/codex"), "app-server -c a /bin/codex");
+    }
+}

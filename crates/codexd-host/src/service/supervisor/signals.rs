@@ -1,0 +1,61 @@
+//! Signals to the supervisor as bytes in a pipe, so that they are one more event to wait for.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+/// The pipe.
+#[derive(Debug)]
+pub struct Signals {
+    leave: UnixStream,
+    child: UnixStream,
+}
+
+/// What the signals since the last look said.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Signalled {
+    /// A child ended.
+    pub child: bool,
+    /// Somebody wants the supervisor to leave.
+    pub leave: bool,
+}
+
+impl Signals {
+    /// Begins to catch SIGCHLD, SIGTERM, SIGINT and SIGHUP.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn catch() -> io::Result<Self> {
+        let (leave, leave_end) = UnixStream::pair()?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, leave_end.try_clone()?)?;
+        }
+        let (child, child_end) = UnixStream::pair()?;
+        signal_hook::low_level::pipe::register(SIGCHLD, child_end)?;
+        for stream in [&leave, &child] {
+            stream.set_nonblocking(true)?;
+        }
+        Ok(Self { leave, child })
+    }
+
+    /// What to wait on.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.leave.as_fd(), self.child.as_fd()]
+    }
+
+    /// Takes what has come.
+    pub fn take(&mut self) -> Signalled {
+        Signalled { child: drain(&mut self.child), leave: drain(&mut self.leave) }
+    }
+}
+
+fn drain(stream: &mut UnixStream) -> bool {
+    let mut bytes = [0u8; 64];
+    let mut any = false;
+    while stream.read(&mut bytes).is_ok_and(|count| count > 0) {
+        any = true;
+    }
+    any
+}

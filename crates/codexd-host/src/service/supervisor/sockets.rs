@@ -1,0 +1,219 @@
+//! Which process listens on the socket of a server, and that new clients reach it.
+
+use std::io::ErrorKind;
+
+use codexd_core::clock::Monotonic;
+use codexd_core::contract::EventLevel;
+use codexd_core::generations::Name;
+use codexd_core::identity::Pid;
+use codexd_core::limits::{LISTENER_FIRST_WAIT_MS, LISTENER_LAST_WAIT_MS};
+
+use super::run::{self, Supervisor};
+use super::server::Server;
+use super::server_socket::ServerSocket;
+use super::wire::Report;
+use super::wrapper::Wrapper;
+use crate::events::Event as LogEvent;
+use crate::{clock, process, strays};
+
+/// When to connect to the sockets of servers that do not listen yet.
+#[derive(Debug)]
+pub(super) struct ListenerSearch {
+    due: Option<Monotonic>,
+    wait_ms: u64,
+}
+
+impl Default for ListenerSearch {
+    fn default() -> Self {
+        Self { due: None, wait_ms: LISTENER_FIRST_WAIT_MS }
+    }
+}
+
+impl ListenerSearch {
+    /// Something may have changed: look at once, then after growing pauses.
+    pub(super) fn begin(&mut self, now: Monotonic) {
+        *self = Self { due: Some(now), wait_ms: LISTENER_FIRST_WAIT_MS };
+    }
+
+    pub(super) fn deadline(&self) -> Option<Monotonic> {
+        self.due
+    }
+
+    pub(super) fn is_due(&self, now: Monotonic) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    fn looked(&mut self, is_complete: bool, now: Monotonic) {
+        if is_complete {
+            *self = Self::default();
+        } else if self.wait_ms <= LISTENER_LAST_WAIT_MS {
+            self.due = Some(now + self.wait_ms);
+            self.wait_ms *= 2;
+        } else {
+            self.due = None;
+        }
+    }
+}
+
+impl Server {
+    /// Whether a process that listens at the server's path is this server, or what its wrapper has started.
+    fn is_served_by(&self, listener: Pid) -> bool {
+        process::descends_from(listener, self.process.pid)
+            || self.generation.as_deref().is_some_and(|id| strays::is_of_generation(listener, id))
+    }
+
+    /// This process listens: it is the server. What was started is its wrapper, if that is another process.
+    fn is_listener(&mut self, listener: Pid) -> bool {
+        if listener == self.process.pid {
+            return false;
+        }
+        let Ok(found) = process::identify(listener) else { return false };
+        let Ok(handle) = process::open(&found) else { return false };
+        let before = std::mem::replace(&mut self.process, found);
+        let handle = std::mem::replace(&mut self.handle, handle);
+        self.wrapper = Some(Wrapper::new(before, handle, self.child.take()));
+        true
+    }
+}
+
+impl Supervisor {
+    /// Learns who listens for each server, and leads the path of each to its socket again if it leads nowhere.
+    pub(super) fn look_after_sockets(&mut self) {
+        let names: Vec<Name> = self.table.iter().map(|kept| kept.name).collect();
+        let mut is_complete = true;
+        for name in names.into_iter().filter(|&name| name != Name::Gateway) {
+            is_complete &= self.look_after_socket(name);
+        }
+        self.listeners.looked(is_complete, clock::monotonic());
+    }
+
+    /// Answers whether nothing is left to be found out.
+    fn look_after_socket(&mut self, name: Name) -> bool {
+        let control = self.home.control_socket();
+        let Some(server) = self.kept(name).and_then(|kept| kept.server.as_ref()) else { return true };
+        let path = server.program.socket.clone().unwrap_or(control);
+        if let Some(socket) = &server.socket {
+            if !socket.is_in_its_place() {
+                self.restore_socket(name);
+            }
+            return true;
+        }
+        let spare = self.home.spare_of(&path);
+        if !path.is_symlink() && !path.exists() && !spare.exists() {
+            return true;
+        }
+        let Ok((socket, listener)) = ServerSocket::find(&path, &spare) else { return false };
+        if !server.is_served_by(listener) {
+            return false;
+        }
+        let lost = !socket.is_in_its_place();
+        if let Some(folder) = socket.other_folder() {
+            // What cannot be watched is seen when the next command comes.
+            let _ = self.watches.watch_losses(&folder);
+        }
+        let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return true };
+        server.socket = Some(socket);
+        if server.is_listener(listener) {
+            self.listener_found(name);
+        }
+        if lost {
+            self.restore_socket(name);
+        }
+        true
+    }
+
+    /// A wrapper stands between: from here on the process that listens is the server, for everybody.
+    fn listener_found(&mut self, name: Name) {
+        if name == self.machine.current() {
+            self.record(name);
+        }
+        let phase = self.phase();
+        let _ = self.write_down(phase);
+        self.tell_changes();
+    }
+
+    fn restore_socket(&mut self, name: Name) {
+        if self.left || !self.home.root().is_dir() {
+            return;
+        }
+        // The folder may have gone with the file.
+        let _ = self.home.create_state();
+        let _ = self.watches.watch_folders(&self.home);
+        if let Some(door) = &self.door {
+            door.put_back();
+        }
+        // A server that leaves removes its socket itself.
+        if self.is_leaving(name) {
+            return;
+        }
+        let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return };
+        let (pid, generation) = (server.process.pid, server.generation.clone());
+        let Some(socket) = server.socket.as_mut() else { return };
+        let path = socket.path().display().to_string();
+        let event = match socket.restore() {
+            Ok(()) => {
+                let message = format!(
+                    "the socket of app-server {pid} was removed, as programs that clean /tmp do; {path} leads to it again"
+                );
+                LogEvent::new(EventLevel::Warn, "server.socket.restored", message)
+            }
+            // A successor may have the path by now, or the server has closed its socket itself.
+            Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::ConnectionRefused) => {
+                return;
+            }
+            Err(error) => {
+                let message = format!(
+                    "the socket of app-server {pid} was removed and {path} cannot be led to it: {error}; \
+                     `codexd restart` replaces the server"
+                );
+                LogEvent::new(EventLevel::Error, "server.socket.lost", message)
+            }
+        };
+        self.note(event.with("pid", pid.0).with("generation", generation));
+        self.clients.tell(&Report::SocketFolderChanged);
+    }
+
+    /// The process that was started has ended, and it is not known yet whether another one listens in its place.
+    pub(super) fn outlives_its_wrapper(&mut self, name: Name) -> bool {
+        let pid = |supervisor: &Self| {
+            supervisor.server(name).filter(|server| server.socket.is_none()).map(|server| server.process.pid)
+        };
+        let Some(started) = pid(self) else { return false };
+        self.look_after_socket(name);
+        let lives = |server: &Server| server.process.pid != started && process::is_alive(&server.process);
+        let outlives = self.server(name).is_some_and(lives);
+        if outlives {
+            self.wrapper_ended(name);
+        }
+        outlives
+    }
+
+    /// The socket of the supervisor itself was removed: the commands that come are to find it.
+    pub(super) fn look_after_own_socket(&mut self) {
+        if self.left || self.home.supervisor_socket().exists() || !self.still_keeps_the_home() {
+            return;
+        }
+        // Where it cannot be made, the next command ends this supervisor and starts another one.
+        if let Ok(listener) = run::listen(&self.home) {
+            self.listener = listener;
+            let message = "the socket of the supervisor was removed; the supervisor made it again";
+            self.note(LogEvent::new(EventLevel::Warn, "server.socket.restored", message));
+        }
+    }
+
+    /// A wrapper has ended. Where the server that it started listens, that goes on: this supervisor is its parent from here on.
+    pub(super) fn wrapper_ended(&mut self, name: Name) {
+        let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return };
+        let Some(wrapper) = server.wrapper.take() else { return };
+        if !process::is_alive(&server.process) {
+            // It ends with its server: the end of that is told with the exit code of the wrapper.
+            server.wrapper = Some(wrapper);
+            return self.ended(name);
+        }
+        let (pid, server_pid) = (wrapper.process.pid, server.process.pid);
+        let _ = wrapper.reap();
+        let message =
+            format!("the wrapper {pid} of app-server {server_pid} ended; the app-server goes on without it");
+        self.note(LogEvent::new(EventLevel::Info, "child.wrapper.exited", message).with("pid", pid.0));
+    }
+}

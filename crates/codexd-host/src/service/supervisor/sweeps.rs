@@ -1,0 +1,121 @@
+//! Ending what dead servers have left behind, as a part of the supervisor's loop: it goes on answering meanwhile.
+//!
+//! What waits for the end of a sweep: that the supervisor leaves, and that a generation counts as gone.
+
+use std::os::fd::BorrowedFd;
+
+use codexd_core::clock::Monotonic;
+use codexd_core::contract::EventLevel;
+use codexd_core::generations::{Name, Standing};
+use codexd_core::supervise::Then;
+
+use super::run::Supervisor;
+use super::wire::Report;
+use crate::events::Event as LogEvent;
+use crate::strays::{self, Sweep, Swept, Ties};
+
+/// The sweeps that are under way.
+#[derive(Debug, Default)]
+pub struct Sweeps {
+    of: Vec<(Option<Name>, Sweep)>,
+    /// These generations are to be forgotten afterwards.
+    forgotten: Vec<Name>,
+    /// The supervisor is to leave afterwards.
+    leaves: bool,
+}
+
+impl Sweeps {
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.of.iter().flat_map(|(_, sweep)| sweep.fds())
+    }
+
+    pub fn deadline(&self) -> Option<Monotonic> {
+        self.of.iter().map(|(_, sweep)| sweep.deadline()).min()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    pub fn is_of(&self, name: Name) -> bool {
+        self.of.iter().any(|(of, _)| *of == Some(name))
+    }
+}
+
+impl Supervisor {
+    /// Begins to end what the dead process of a generation has left behind.
+    pub(super) fn sweep(&mut self, name: Name) {
+        if let Some(ties) = self.kept_mut(name).and_then(|kept| kept.dead.take()) {
+            self.begin_sweep(Some(name), ties);
+        }
+    }
+
+    pub(super) fn begin_sweep(&mut self, name: Option<Name>, ties: Ties) {
+        match self.with_spared(|spared| Sweep::begin(ties, spared)) {
+            Ok(sweep) => self.sweeps.of.push((name, sweep)),
+            Err(swept) => self.swept(name, swept),
+        }
+    }
+
+    /// Some of those that were asked to leave have ended, or their time is over.
+    pub(super) fn advance_sweeps(&mut self) {
+        for (name, mut sweep) in std::mem::take(&mut self.sweeps.of) {
+            match self.with_spared(|spared| sweep.advance(spared)) {
+                None => self.sweeps.of.push((name, sweep)),
+                Some(swept) => self.swept(name, swept),
+            }
+        }
+        let done = |sweeps: &Sweeps| sweeps.forgotten.iter().position(|&name| !sweeps.is_of(name));
+        while let Some(at) = done(&self.sweeps) {
+            let name = self.sweeps.forgotten.remove(at);
+            self.forget(name);
+        }
+        if self.sweeps.is_empty() && std::mem::take(&mut self.sweeps.leaves) {
+            // A start may have been ordered meanwhile.
+            if self.machine.standing() == Standing::Stopping(Then::Leave) {
+                self.leave();
+            }
+        }
+        self.act(Vec::new());
+        self.leave_if_forgotten();
+    }
+
+    pub(super) fn forget_when_swept(&mut self, name: Name) {
+        match self.sweeps.is_of(name) {
+            true => self.sweeps.forgotten.push(name),
+            false => self.forget(name),
+        }
+    }
+
+    pub(super) fn leave_when_swept(&mut self) {
+        match self.sweeps.is_empty() {
+            true => self.leave(),
+            false => self.sweeps.leaves = true,
+        }
+    }
+
+    fn swept(&mut self, name: Option<Name>, swept: Swept) {
+        if let Some(kept) = name.and_then(|name| self.kept_mut(name)) {
+            kept.ended = None;
+        }
+        self.left_behind = !swept.left.is_empty();
+        if swept.ended > 0 || !swept.left.is_empty() {
+            let message = format!("ended {} processes that the app-server had left behind", swept.ended);
+            let left: Vec<u32> = swept.left.iter().map(|pid| pid.0).collect();
+            let level = if left.is_empty() { EventLevel::Info } else { EventLevel::Error };
+            self.note(LogEvent::new(level, "child.strays", message).with("left", left));
+        }
+        self.clients.tell(&Report::Swept { ended: swept.ended, left: swept.left });
+    }
+
+    /// Ends at once, and waits for it, what any server has left behind: this supervisor serves nothing any more.
+    pub(super) fn sweep_and_wait(&mut self) {
+        for (_, sweep) in std::mem::take(&mut self.sweeps.of) {
+            self.with_spared(|spared| sweep.finish(spared));
+        }
+        let dead: Vec<Ties> = self.table.iter_mut().filter_map(|kept| kept.dead.take()).collect();
+        for ties in dead {
+            self.with_spared(|spared| strays::sweep(&ties, spared));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The settings of threads that the gateway has stored here: in memory only, for a gateway that comes after it.
+//!
+//! The supervisor does not look into them. They may hold credentials: nothing here is logged or written to disk.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+
+use codexd_core::limits::{THREAD_SETTINGS_SENT_BYTES, THREAD_SETTINGS_STORED_MAX_BYTES};
+
+use super::clients::ClientId;
+use super::run::Supervisor;
+use super::wire::Report;
+
+/// By the ids of the threads.
+#[derive(Default)]
+pub struct ThreadSettings {
+    threads: BTreeMap<String, String>,
+    bytes: usize,
+    /// A server was taken over from another supervisor, which may have stored settings.
+    pub are_inherited: bool,
+    /// A gateway that knows all of them has given them, or was told that no more are known.
+    pub are_given: bool,
+}
+
+impl fmt::Debug for ThreadSettings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ThreadSettings").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+impl ThreadSettings {
+    /// Stores the settings of a thread in place of what was stored before; nothing forgets them. Answers whether there was
+    /// room.
+    fn store(&mut self, thread: String, settings: Option<String>) -> bool {
+        if let Some(before) = self.threads.remove(&thread) {
+            self.bytes -= thread.len() + before.len();
+        }
+        let Some(settings) = settings else { return true };
+        let more = thread.len() + settings.len();
+        if self.bytes + more > THREAD_SETTINGS_STORED_MAX_BYTES {
+            return false;
+        }
+        self.bytes += more;
+        self.threads.insert(thread, settings);
+        true
+    }
+
+    /// The next ones behind `after`, at least one if there is one, and whether they are the last.
+    fn next(&self, after: Option<&str>) -> (Vec<(String, String)>, bool) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.threads.range::<str, _>((from, Bound::Unbounded)).peekable();
+        let (mut threads, mut bytes) = (Vec::new(), 0);
+        while let Some((thread, settings)) =
+            rest.next_if(|(_, settings)| bytes == 0 || bytes + settings.len() <= THREAD_SETTINGS_SENT_BYTES)
+        {
+            bytes += thread.len() + settings.len();
+            threads.push((thread.clone(), settings.clone()));
+        }
+        (threads, rest.peek().is_none())
+    }
+}
+
+impl Supervisor {
+    pub(super) fn store_thread_settings(&mut self, from: ClientId, thread: String, settings: Option<String>) {
+        if !self.clients.is_the_gateway(from) {
+            return;
+        }
+        if !self.thread_settings.store(thread.clone(), settings) {
+            self.clients.tell_gateway(from, &Report::ThreadSettingsRefused { thread });
+        }
+    }
+
+    pub(super) fn send_thread_settings(&mut self, from: ClientId, after: Option<&str>) {
+        let (threads, is_last) = self.thread_settings.next(after);
+        let may_lack = self.thread_settings.are_inherited && !self.thread_settings.are_given;
+        self.clients.tell_gateway(from, &Report::ThreadSettings { threads, is_last, may_lack });
+        self.thread_settings.are_given |= is_last;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ThreadSettings;
+    use codexd_core::limits::{THREAD_SETTINGS_SENT_BYTES, THREAD_SETTINGS_STORED_MAX_BYTES};
+
+    fn all(stored: &ThreadSettings) -> Vec<String> {
+        let (mut after, mut all): (Option<String>, _) = (None, Vec::new());
+        loop {
+            let (threads, is_last) = stored.next(after.as_deref());
+            assert!(is_last || !threads.is_empty());
+            all.extend(threads.into_iter().map(|(thread, _)| thread));
+            if is_last {
+                return all;
+            }
+            after = all.last().cloned();
+        }
+    }
+
+    #[test]
+    fn what_was_stored_last_is_sent_in_parts() {
+        let mut stored = ThreadSettings::default();
+        assert!(all(&stored).is_empty());
+        for thread in 0..7 {
+            assert!(stored.store(format!("t{thread}"), Some("x".repeat(THREAD_SETTINGS_SENT_BYTES / 2 + 1))));
+        }
+        assert!(stored.store("t3".into(), Some("y".repeat(THREAD_SETTINGS_SENT_BYTES * 2))));
+        assert!(stored.store("t5".into(), None));
+        assert_eq!(all(&stored), ["t0", "t1", "t2", "t3", "t4", "t6"]);
+    }
+
+    #[test]
+    fn too_much_is_refused_and_the_room_comes_back() {
+        let mut stored = ThreadSettings::default();
+        let large = || Some("x".repeat(THREAD_SETTINGS_STORED_MAX_BYTES - 2));
+        assert!(stored.store("a".into(), large()));
+        assert!(!stored.store("b".into(), Some("xx".into())));
+        assert_eq!(all(&stored), ["a"]);
+        assert!(stored.store("a".into(), None) && stored.store("b".into(), large()));
+        assert_eq!(stored.bytes, THREAD_SETTINGS_STORED_MAX_BYTES - 1);
+    }
+}

@@ -1,0 +1,392 @@
+//! The gateway's line to the supervisor: it hears which servers live, and passes on what the gateway asks for. When the supervisor
+//! dies, the next one is waited for, and gets the listening socket from here.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+
+use codexd_core::contract::EventLevel;
+use codexd_core::generations::Role as Kept;
+use codexd_core::identity::Process;
+use codexd_core::os_text::OsText;
+use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
+use codexd_gateway::state_writer::StateWriter;
+use codexd_host::atomic::{self, Durability};
+use codexd_host::events::{Event, EventLog};
+use codexd_host::service::supervisor::{self, Order, Report, StatePhase};
+use codexd_host::{Home, process};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
+
+use super::thread_settings::StoredThreadSettings;
+use super::{Arguments, arrival};
+
+/// The line.
+#[derive(Debug)]
+pub struct Link {
+    home: Home,
+    arguments: Arguments,
+    log: EventLog,
+    state_writer: StateWriter,
+    me: Process,
+    listener: UnixListener,
+    events: Sender<HostEvent>,
+    orders: Receiver<HostOrder>,
+    terminate: Signal,
+    interrupt: Signal,
+    /// The supervisor at the other end keeps nothing.
+    supervisor_is_idle: bool,
+    /// Caught and not listened to: the kernel sends it to a suspended process whose supervisor dies.
+    _hangup: Signal,
+    /// Those that the gateway wants ended and that may live. A supervisor may die before it has done so, and the next one is
+    /// told again.
+    to_retire: Vec<Retirement>,
+    /// What was written down for `status`.
+    written: serde_json::Map<String, Value>,
+    thread_settings: StoredThreadSettings,
+    /// The supervisor reports a refusal to nobody but the one who gave the order.
+    refuses_to_sender: bool,
+}
+
+/// A server that is to be ended.
+#[derive(Debug)]
+struct Retirement {
+    mark: String,
+    /// The supervisor of this conversation was told.
+    told: bool,
+}
+
+/// Why a conversation is over.
+enum Over {
+    /// The supervisor is gone.
+    SupervisorGone,
+    /// The gateway is to leave, or has left.
+    Leave,
+}
+
+impl Link {
+    /// A line to nobody yet. `listener` is what supervisors get.
+    ///
+    /// # Errors
+    /// If signals cannot be caught.
+    pub fn new(
+        arguments: Arguments,
+        listener: UnixListener,
+        state_writer: StateWriter,
+        events: Sender<HostEvent>,
+        orders: Receiver<HostOrder>,
+    ) -> io::Result<Self> {
+        let home = arguments.home.clone();
+        Ok(Self {
+            log: EventLog::new(home.events()),
+            state_writer,
+            me: process::myself()?,
+            home,
+            arguments,
+            listener,
+            events,
+            orders,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            supervisor_is_idle: false,
+            _hangup: signal(SignalKind::hangup())?,
+            to_retire: Vec::new(),
+            written: serde_json::Map::new(),
+            thread_settings: StoredThreadSettings::default(),
+            refuses_to_sender: false,
+        })
+    }
+
+    /// Talks to one supervisor after the other, until the gateway is to leave.
+    pub async fn run(mut self) {
+        if self.arguments.listen.is_none() {
+            self.write_down(&json!({"listener": null})).await;
+        }
+        while let Some(stream) = self.next_supervisor().await {
+            if let Ok(Over::Leave) = self.converse(stream).await {
+                break;
+            }
+        }
+        // It may have left by itself.
+        let _ = self.events.send(HostEvent::Leave).await;
+    }
+
+    /// `None` when the gateway is to leave before there is one.
+    async fn next_supervisor(&mut self) -> Option<StdStream> {
+        let home = self.home.clone();
+        let arrival = arrival::of_a_supervisor(&home);
+        tokio::pin!(arrival);
+        loop {
+            tokio::select! {
+                stream = &mut arrival => return Some(stream),
+                _ = self.terminate.recv() => return None,
+                _ = self.interrupt.recv() => return None,
+                order = self.orders.recv() => match order? {
+                    HostOrder::Retire { mark } => self.to_retire.push(Retirement { mark, told: false }),
+                    HostOrder::Note { level, kind, message, detail } => {
+                        self.note(Event::new(level, kind, message), detail);
+                    }
+                    HostOrder::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
+                    // Nobody listens.
+                    HostOrder::Report(value) => self.write_down(&value).await,
+                },
+            }
+        }
+    }
+
+    async fn converse(&mut self, stream: StdStream) -> io::Result<Over> {
+        introduce(&stream, self.listener.as_fd(), self.thread_settings.is_complete())?;
+        stream.set_nonblocking(true)?;
+        let (read, mut write) = UnixStream::from_std(stream)?.into_split();
+        let mut lines: Lines<BufReader<OwnedReadHalf>> = BufReader::new(read).lines();
+        for retirement in &mut self.to_retire {
+            retirement.told = false;
+        }
+        self.thread_settings.conversation_begins();
+        loop {
+            tokio::select! {
+                line = lines.next_line() => match line? {
+                    Some(line) => self.hear(&line, &mut write).await?,
+                    None => return Ok(Over::SupervisorGone),
+                },
+                _ = self.terminate.recv() => return Ok(Over::Leave),
+                _ = self.interrupt.recv() => return Ok(Over::Leave),
+                order = self.orders.recv() => match order {
+                    None => return Ok(Over::Leave),
+                    Some(order) => self.pass_on(&mut write, order).await?,
+                },
+            }
+        }
+    }
+
+    async fn hear(&mut self, line: &str, write: &mut OwnedWriteHalf) -> io::Result<()> {
+        // What a newer supervisor says and we do not know is passed over.
+        match serde_json::from_str(line) {
+            // A supervisor that has just come keeps nothing yet: the servers live on, and it will take them over.
+            Ok(Report::Generations { generations, .. })
+                if generations.is_empty() && self.supervisor_is_idle => {}
+            Ok(Report::Generations { generations, .. }) if self.thread_settings.is_being_sent() => {
+                self.thread_settings.generations = Some(generations);
+            }
+            Ok(Report::ThreadSettings { threads, is_last, may_lack }) => {
+                if let Some(order) = self.thread_settings.sent(threads, is_last) {
+                    return say(write, &order).await;
+                }
+                if may_lack {
+                    let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
+                }
+                let _ = self.events.send(HostEvent::ThreadSettings(self.thread_settings.all())).await;
+                if let Some(generations) = self.thread_settings.generations.take() {
+                    self.show(generations, write).await?;
+                }
+            }
+            Ok(Report::ThreadSettingsRefused { thread }) => {
+                let event = Event::new(
+                    EventLevel::Warn,
+                    "threadSettings.notStored",
+                    format!(
+                        "failed to store the settings of thread {thread} in the supervisor's memory: the settings of all \
+                         threads are too large; if the gateway is killed, the thread's config is lost with the next app-server"
+                    ),
+                );
+                self.note(event, json!({"thread": thread}));
+            }
+            Ok(Report::Generations { generations, .. }) => self.show(generations, write).await?,
+            Ok(Report::State { phase, stores_thread_settings, protocol, .. }) => {
+                self.refuses_to_sender = protocol >= 1;
+                if !stores_thread_settings && !self.thread_settings.is_complete() {
+                    let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
+                }
+                for order in self.thread_settings.supervisor_spoke(stores_thread_settings) {
+                    say(write, &order).await?;
+                }
+                self.supervisor_is_idle = phase == StatePhase::Idle;
+                if let StatePhase::Stopping { .. } = phase {
+                    let _ = self.events.send(HostEvent::CurrentDrains).await;
+                }
+            }
+            Ok(Report::ConfigureGateway { args }) => self.configure(args).await,
+            // The gateway's orders carry no ids: it awaits no reply. An older supervisor reports to it what others are refused.
+            Ok(Report::Refused(refusal)) if self.refuses_to_sender => {
+                let message = format!("the supervisor refused an order of the gateway: {}", refusal.message);
+                let event = Event::new(EventLevel::Warn, "gateway.order.refused", message);
+                self.note(event, json!({"errno": refusal.errno}));
+            }
+            Ok(Report::SocketFolderChanged) => {
+                let _ = self.events.send(HostEvent::SocketsChanged).await;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes new arguments. What comes of the listener is reported by the gateway.
+    async fn configure(&mut self, args: Vec<OsText>) {
+        let args = std::iter::once("codexd".into()).chain(args.into_iter().map(|arg| arg.0));
+        let Some(arguments) = super::arguments(args).filter(|new| new.home == self.home) else { return };
+        let subagent_approvals = arguments.subagent_approvals;
+        let tcp = arguments.tcp();
+        self.arguments = arguments;
+        let _ = self.events.send(HostEvent::Configure { tcp, subagent_approvals }).await;
+    }
+
+    async fn show(
+        &mut self,
+        generations: Vec<supervisor::Generation>,
+        write: &mut OwnedWriteHalf,
+    ) -> io::Result<()> {
+        self.retire_again(&generations, write).await?;
+        let shown = generations.into_iter().filter_map(shown).collect();
+        let _ = self.events.send(HostEvent::Generations(shown)).await;
+        Ok(())
+    }
+
+    /// Tells this supervisor of those that another one was told of and has not ended.
+    async fn retire_again(
+        &mut self,
+        generations: &[supervisor::Generation],
+        write: &mut OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let lives = |mark: &str| generations.iter().any(|one| one.mark.as_deref() == Some(mark));
+        for retirement in self.to_retire.iter_mut().filter(|one| !one.told && lives(&one.mark)) {
+            say(write, &Order::Retire { generation: retirement.mark.clone() }).await?;
+            retirement.told = true;
+        }
+        // One that this supervisor was told of and does not name any more is gone.
+        self.to_retire.retain(|one| !one.told || lives(&one.mark));
+        Ok(())
+    }
+
+    async fn pass_on(&mut self, write: &mut OwnedWriteHalf, order: HostOrder) -> io::Result<()> {
+        match order {
+            HostOrder::Retire { mark } => {
+                self.to_retire.push(Retirement { mark: mark.clone(), told: true });
+                say(write, &Order::Retire { generation: mark }).await
+            }
+            HostOrder::StoreThreadSettings(settings) => match self.thread_settings.store(settings) {
+                Some(order) => say(write, &order).await,
+                None => Ok(()),
+            },
+            HostOrder::Report(value) => {
+                self.write_down(&value).await;
+                say(write, &Order::Relay { value }).await
+            }
+            HostOrder::Note { level, kind, message, detail } => {
+                self.note(Event::new(level, kind, message), detail);
+                Ok(())
+            }
+        }
+    }
+
+    /// How a handover goes, which threads are not loaded and which settings are in force, for `status` and the next command. What
+    /// cannot be written is only not told. Done when it returns: whoever is told of the change by the supervisor looks at once.
+    async fn write_down(&mut self, report: &Value) {
+        let told = ["handover", "notLoaded", "listener"].map(|name| Some((name, report.get(name)?)));
+        if told.iter().all(Option::is_none) {
+            return;
+        }
+        self.written.insert("gateway".to_owned(), json!(self.me));
+        let approvals = self.arguments.subagent_approvals.as_str();
+        self.written.insert("subagentApprovals".to_owned(), approvals.into());
+        for (name, value) in told.into_iter().flatten() {
+            self.written.insert(name.to_owned(), value.clone());
+        }
+        let state = Value::Object(self.written.clone()).to_string();
+        let (path, (done, is_done)) = (self.home.gateway_state(), oneshot::channel());
+        self.state_writer.replace("gateway.json", move || {
+            let _ = atomic::replace(&path, state.as_bytes(), Durability::Process);
+            let _ = done.send(());
+        });
+        let _ = is_done.await;
+    }
+
+    /// An event that cannot be written is lost: the clients matter more.
+    fn note(&self, event: Event, detail: Value) {
+        let fields = match detail {
+            Value::Object(fields) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let event = fields.into_iter().fold(event, |event, (name, value)| event.with(&name, value));
+        let log = self.log.clone();
+        let kind = event.kind.clone();
+        if !self.state_writer.run(move || drop(log.append(&event))) {
+            self.log.count_dropped(&kind);
+        }
+    }
+}
+
+/// What the gateway sees of a server: one that is not promoted, or has no socket of its own, is none of its business.
+fn shown(generation: supervisor::Generation) -> Option<Generation> {
+    let role = match generation.role {
+        Kept::Current => Role::Current,
+        Kept::Outgoing => Role::Outgoing,
+        Kept::Successor => return None,
+    };
+    let (mark, socket) = (generation.mark?, generation.socket?);
+    Some(Generation { mark, pid: generation.pid.0, socket, role })
+}
+
+/// Says who is here, and hands over the listening socket along with it.
+fn introduce(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings: bool) -> io::Result<()> {
+    let line = supervisor::wire_line(&Order::Subscribe { moves: host::MOVES, knows_thread_settings })?;
+    let along = [listener];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut buffer = SendAncillaryBuffer::new(&mut space);
+    buffer.push(SendAncillaryMessage::ScmRights(&along));
+    let sent = rustix::net::sendmsg(stream, &[IoSlice::new(&line)], &mut buffer, SendFlags::NOSIGNAL)?;
+    if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+async fn say(write: &mut OwnedWriteHalf, order: &Order) -> io::Result<()> {
+    write.write_all(&supervisor::wire_line(order)?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use codexd_core::contract::EventLevel;
+    use codexd_core::limits::EVENTS_LOCK_TIMEOUT_MS;
+    use codexd_core::settings::SubagentApprovals;
+    use codexd_gateway::state_writer::StateWriter;
+    use codexd_host::Home;
+    use codexd_host::events::{Event, EventLog};
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::{Arguments, Link};
+
+    #[tokio::test]
+    async fn a_locked_event_log_does_not_hold_up_the_gateway() {
+        const EVENTS: u32 = 10;
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::new(folder.path());
+        home.create_state().expect("made");
+        let log = EventLog::new(home.events());
+        log.append(&Event::new(EventLevel::Info, "first", "makes the file")).expect("appended");
+        let holder = std::fs::File::open(home.events()).expect("opened");
+        holder.lock().expect("locked");
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("s")).expect("bound");
+        let writer = StateWriter::start().expect("a thread");
+        let (events, _host_events) = mpsc::channel(1);
+        let (_orders, orders) = mpsc::channel(1);
+        let arguments = Arguments { home, listen: None, subagent_approvals: SubagentApprovals::default() };
+        let link = Link::new(arguments, listener, writer.clone(), events, orders).expect("made");
+        let began = Instant::now();
+        for number in 0..EVENTS {
+            link.note(Event::new(EventLevel::Warn, format!("test.{number}"), "it happened"), json!({}));
+        }
+        assert!(began.elapsed() < Duration::from_millis(u64::from(EVENTS) * EVENTS_LOCK_TIMEOUT_MS / 2));
+        drop(holder);
+        assert!(writer.finish(Duration::from_secs(20)));
+        let newest = log.newest(1).pop().expect("an event");
+        assert_eq!(newest.kind, format!("test.{}", EVENTS - 1));
+    }
+}

@@ -1,0 +1,129 @@
+//! What `start`, `stop`, `restart`, `reload` and `version` share: the answer, and what to run.
+
+use std::path::PathBuf;
+
+use codexd_core::contract::{Failure, LifecycleReply, LifecycleStatus};
+use codexd_core::program::{DrainSignal, Program, StopPolicy};
+use codexd_core::settings::Settings;
+use serde::Serialize;
+
+use crate::codex::{self, InstalledFacts};
+use crate::context::{Context, VERSION};
+use crate::drive::Reached;
+use crate::failures;
+use crate::front::Launch;
+use crate::migration;
+use crate::output::Answer;
+use crate::style::Text;
+
+/// The answer of a lifecycle command.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Reply(pub LifecycleReply);
+
+impl Answer for Reply {
+    fn text(&self) -> Text {
+        let reply = &self.0;
+        let word = match reply.status {
+            LifecycleStatus::AlreadyRunning | LifecycleStatus::Running => "running",
+            LifecycleStatus::Started => "started",
+            LifecycleStatus::Restarted => "restarted",
+            LifecycleStatus::Stopped => "stopped",
+            LifecycleStatus::Stopping => "stops when its running turns have ended",
+            LifecycleStatus::Restarting => "restarts when its running turns have ended",
+            _ => "not running",
+        };
+        let mut text = Text::from(format!("app-server {word}"));
+        if let Some(version) = &reply.app_server_version {
+            text = text.then(", version ").then(Text::quoted(version));
+        }
+        if let Some(pid) = reply.pid {
+            text = text.then(format!(", pid {pid}"));
+        }
+        if let Some(hint) = &reply.hint {
+            text.push_line(hint);
+        }
+        for problem in &reply.problems {
+            text.push_line(format!("problem: {}", problem.message));
+        }
+        for repair in &reply.repairs {
+            text.push_line(format!("repaired: {}", repair.message));
+        }
+        text
+    }
+}
+
+/// The answer for a goal that was reached.
+pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply {
+    let installed = InstalledFacts::gather(context, settings);
+    let version = reached.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
+    let ours = matches!(reached.status, LifecycleStatus::Started | LifecycleStatus::Restarted);
+    Reply(LifecycleReply {
+        status: reached.status,
+        backend: reached.backend,
+        pid: reached.pid.filter(|_| ours),
+        cli_version: installed.cli_version(version.as_deref()),
+        managed_codex_path: managed_path(context, settings, installed.path),
+        managed_codex_version: installed.version,
+        managed_codex_source: installed.source,
+        socket_path: context.home.control_socket(),
+        app_server_version: version,
+        codexd_version: VERSION,
+        embedded: reached.embedded,
+        handover: reached.handover.clone(),
+        problems: reached.handover.as_ref().map(migration::refused).unwrap_or_default(),
+        hint: hint(settings, reached),
+        repairs: context.repairs(),
+    })
+}
+
+/// What the caller may want to do next: a server that runs keeps the front that it was started with.
+fn hint(settings: &Settings, reached: &Reached) -> Option<String> {
+    if matches!(reached.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
+        return Some(
+            "this command runs inside that app-server: end the turn, and the supervisor goes on; `codexd status` shows how far it is"
+                .into(),
+        );
+    }
+    if reached.status != LifecycleStatus::AlreadyRunning || reached.backend.is_none() {
+        return None;
+    }
+    match (settings.gateway.is_on(), reached.fronted) {
+        (true, false) => {
+            Some("it runs without the gateway that the settings want; `codexd restart` brings that".into())
+        }
+        (false, true) => {
+            Some("it runs behind a gateway that the settings do not want; `codexd restart` ends that".into())
+        }
+        _ => None,
+    }
+}
+
+/// Where the Codex is, if `found`; else where it would be, as upstream tells it.
+pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBuf>) -> PathBuf {
+    found.unwrap_or_else(|| match codex::installed(context, settings) {
+        Ok(installed) => installed.found.path,
+        Err(not_found) => not_found.expected,
+    })
+}
+
+/// What to run: the installed Codex. Where none is installed and the server that runs is the embedded one, that again.
+///
+/// # Errors
+/// No Codex, or a broken one.
+pub fn program(context: &Context, settings: &Settings, launch: &Launch) -> Result<Program, Failure> {
+    let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
+    match codex::installed(context, settings) {
+        Ok(installed) => codex::program(context, &installed, remote_control, socket),
+        Err(not_found) if launch.embedded_runs && not_found.named.is_none() && !not_found.unusable => {
+            codex::embedded_program(context, remote_control, socket)
+        }
+        Err(not_found) => Err(failures::no_codex(&not_found)),
+    }
+}
+
+/// SIGTERM, and so much time for running turns.
+pub fn within_grace(settings: &Settings, grace_seconds: Option<u64>) -> StopPolicy {
+    let seconds = grace_seconds.unwrap_or_else(|| settings.grace_seconds());
+    StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(seconds * 1_000) }
+}

@@ -1,0 +1,99 @@
+//! One file a command. A command knows what it wants and how its answer looks; how to get there is in `drive`.
+
+mod embedded_app_server;
+pub mod gateway;
+mod lifecycle;
+mod logs;
+mod proxy;
+mod reload;
+mod remote_control;
+mod restart;
+mod start;
+mod status;
+mod stop;
+pub mod supervisor;
+mod up;
+mod version;
+
+use std::process::ExitCode;
+
+use codexd_core::contract::{ErrorCode, Failure};
+
+use crate::cli::{Cli, CliCommand};
+use crate::context::Context;
+use crate::output::{self, Answer, Mode};
+use crate::patience;
+
+/// Runs the command and answers the exit code.
+pub fn run(cli: Cli) -> ExitCode {
+    let Cli { global, command } = cli;
+    match command {
+        CliCommand::EmbeddedAppServer(args) => return embedded_app_server::run(global, &args),
+        CliCommand::Proxy(args) => return proxy::run(global, &args),
+        CliCommand::ErrorTable => {
+            print!("{}", codexd_core::contract::error::error_table());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let for_people = matches!(command, CliCommand::Up | CliCommand::Status | CliCommand::Logs(_));
+    let mode = Mode::choose(&global, for_people);
+    // What follows a log is meant to be interrupted.
+    if !matches!(&command, CliCommand::Logs(args) if args.follow) {
+        patience::answer_interrupts(mode);
+    }
+    let context = match Context::new(global) {
+        Ok(context) => context,
+        Err(failure) => return output::finish::<lifecycle::Reply>(mode, Err(failure)),
+    };
+    match command {
+        CliCommand::Start(args) => changing(&context, mode, "start", || start::run(&context, &args)),
+        CliCommand::Stop(args) => changing(&context, mode, "stop", || stop::run(&context, &args)),
+        CliCommand::Restart(args) => changing(&context, mode, "restart", || restart::run(&context, &args)),
+        CliCommand::Reload => changing(&context, mode, "reload", || reload::run(&context)),
+        CliCommand::EnableRemoteControl(args) => {
+            changing(&context, mode, "enable-remote-control", || remote_control::run(&context, true, &args))
+        }
+        CliCommand::DisableRemoteControl(args) => {
+            changing(&context, mode, "disable-remote-control", || remote_control::run(&context, false, &args))
+        }
+        CliCommand::Up => changing(&context, mode, "up", || up::run(&context, mode)),
+        CliCommand::Status => output::finish(mode, Ok(status::run(&context))),
+        CliCommand::Version => output::finish(mode, version::run(&context)),
+        CliCommand::Logs(args) => logs::run(&context, mode, &args),
+        CliCommand::EmbeddedAppServer(_) | CliCommand::Proxy(_) | CliCommand::ErrorTable => ExitCode::SUCCESS,
+    }
+}
+
+/// Whether this machine has what process identities are made of.
+fn supported() -> Result<(), Failure> {
+    codexd_host::process::myself().map(drop).map_err(|error| {
+        Failure::new(ErrorCode::UnsupportedPlatform, format!("/proc does not tell who a process is: {error}"))
+            .hint("codexd needs Linux with /proc mounted")
+    })?;
+    if !codexd_host::pid_namespace::proc_is_ours() {
+        let message =
+            "/proc belongs to another pid namespace than this command: its numbers name other processes";
+        return Err(Failure::new(ErrorCode::UnsupportedPlatform, message)
+            .hint("mount /proc in this pid namespace, as `unshare --pid --fork --mount-proc` does"));
+    }
+    Ok(())
+}
+
+/// Runs a changing command; its failure goes into the event log, too.
+fn changing<A: Answer>(
+    context: &Context,
+    mode: Mode,
+    command: &str,
+    run: impl FnOnce() -> Result<A, Failure>,
+) -> ExitCode {
+    let outcome = supported().and_then(|()| run()).map_err(|failure| {
+        context.refused(command, &failure);
+        // What was put right before is not lost with the answer.
+        match context.repairs() {
+            repairs if repairs.is_empty() => failure,
+            repairs => failure.with("repairs", serde_json::to_value(repairs).unwrap_or_default()),
+        }
+    });
+    output::finish(mode, outcome)
+}

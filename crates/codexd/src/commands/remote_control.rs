@@ -1,0 +1,157 @@
+//! `codexd enable-remote-control` and `disable-remote-control`: a setting, and a running server that follows it.
+
+use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
+use codexd_core::identity::Pid;
+use codexd_core::lifecycle::{Command, ListenerSeen, Refusal, SupervisorSeen};
+use codexd_core::settings::Settings;
+use codexd_host::process;
+use serde::Serialize;
+
+use super::{lifecycle, restart};
+use crate::cli::GraceArgs;
+use crate::codex::InstalledFacts;
+use crate::context::{Context, VERSION};
+use crate::drive::{Handover, Reached, Wish};
+use crate::front::Launch;
+use crate::output::Answer;
+use crate::style::Text;
+use crate::{drive, failures, observe};
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Reply(RemoteControlReply);
+
+impl Answer for Reply {
+    fn text(&self) -> Text {
+        let state = if self.0.remote_control_enabled { "enabled" } else { "disabled" };
+        let server =
+            if self.0.backend.is_some() { "the app-server runs with it" } else { "no app-server runs" };
+        Text::from(format!("remote control {state}; {server}"))
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Why the setting could not be changed, or why the server would not follow; then the setting is as it was.
+pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, Failure> {
+    let command = if enable { "enable-remote-control" } else { "disable-remote-control" };
+    let _lock = context.lock(command)?;
+    let settings = context.settings()?;
+    let sight = observe::look(context, Command::Start { adopt: false }, &mut None, None)?;
+    let server = sight.server.as_ref().map(|process| process.pid);
+    // One that is just being started again counts: it is to come back with the new setting.
+    let managed = server.is_some()
+        || !matches!(
+            sight.observation.supervisor,
+            SupervisorSeen::Absent | SupervisorSeen::Unresponsive(_) | SupervisorSeen::Idle
+        );
+    let socket = context.home.control_socket();
+    let (mut answer, mut handover) = (None, None);
+    match sight.observation.listener {
+        ListenerSeen::Answering { pid, ours: false } if !managed => {
+            return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
+        }
+        ListenerSeen::Unresponsive { pid, ours: false } if !managed => {
+            return Err(failures::refusal(Refusal::Occupied(pid), &socket));
+        }
+        ListenerSeen::OtherUser { uid } if !managed => {
+            return Err(failures::refusal(Refusal::OtherUser(uid), &socket));
+        }
+        _ => {}
+    }
+    let changed = settings.remote_control_enabled != enable;
+    let new = settings.with_remote_control(enable);
+    if changed {
+        context.write_settings(&new)?;
+    }
+    if managed {
+        if server.is_some_and(|pid| follows(pid, enable)) && !changed {
+            let is_starting = sight.answer.is_none()
+                && !matches!(sight.observation.supervisor, SupervisorSeen::Stopping(_));
+            // A command that was killed has begun what is to be waited for.
+            answer = if is_starting { bring_up(context, &new)?.answer } else { sight.answer };
+        } else {
+            let policy = lifecycle::within_grace(&new, args.grace);
+            match restart::replace(context, &new, policy, Handover::Never) {
+                Ok(reached) => {
+                    drive::note_outcome(context, command, &reached);
+                    (answer, handover) = (reached.answer, reached.handover);
+                }
+                Err(failure) => return Err(roll_back(context, &settings, changed, failure)),
+            }
+        }
+    }
+    let installed = InstalledFacts::gather(context, &new);
+    let version = answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
+    Ok(Reply(RemoteControlReply {
+        status: status(enable, changed),
+        backend: managed.then_some(Backend::Pid),
+        remote_control_enabled: enable,
+        handover,
+        socket_path: socket,
+        cli_version: installed.cli_version(version.as_deref()),
+        app_server_version: version,
+        codexd_version: VERSION,
+        repairs: context.repairs(),
+    }))
+}
+
+fn bring_up(context: &Context, settings: &Settings) -> Result<Reached, Failure> {
+    let wish = Wish {
+        command: Command::Start { adopt: false },
+        program: &|launch: &Launch| lifecycle::program(context, settings, launch),
+        policy: lifecycle::within_grace(settings, None),
+        gateway: settings.gateway,
+        handover: Handover::Never,
+    };
+    drive::drive(context, &wish)
+}
+
+fn status(enable: bool, changed: bool) -> LifecycleStatus {
+    match (enable, changed) {
+        (true, true) => LifecycleStatus::Enabled,
+        (true, false) => LifecycleStatus::AlreadyEnabled,
+        (false, true) => LifecycleStatus::Disabled,
+        (false, false) => LifecycleStatus::AlreadyDisabled,
+    }
+}
+
+/// Whether a running server was started as the setting says. Of one that is about to end that cannot be told.
+fn follows(pid: Pid, enabled: bool) -> bool {
+    let arguments = process::arguments(pid);
+    !arguments.is_empty() && arguments.iter().any(|argument| argument == "--remote-control") == enabled
+}
+
+/// The old setting comes back, and with it, if it can be, the old server.
+fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure) -> Failure {
+    if !changed {
+        return failure;
+    }
+    let undone = match context.write_settings(old) {
+        Ok(()) => "the setting is as it was".to_owned(),
+        Err(error) => format!("the setting could not be put back: {error}"),
+    };
+    let again = match failure.code {
+        // The old server was never touched.
+        ErrorCode::CodexBroken
+        | ErrorCode::CodexSlow
+        | ErrorCode::CodexNotFound
+        | ErrorCode::ConfigInvalid
+        | ErrorCode::UnmanagedServer
+        | ErrorCode::SocketOccupied => String::new(),
+        _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0)), Handover::Never) {
+            Ok(_) => "; the app-server runs as before".to_owned(),
+            Err(second) => format!("; the app-server could not be started as before: {}", second.message),
+        },
+    };
+    let mut rolled_back = Failure::new(
+        ErrorCode::SettingRolledBack,
+        format!("the app-server would not follow the new setting: {}; {undone}{again}", failure.message),
+    )
+    .with("cause", failure.code.as_str());
+    rolled_back.hint = failure.hint;
+    rolled_back.context.extend(*failure.context);
+    rolled_back
+}

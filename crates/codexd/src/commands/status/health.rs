@@ -1,0 +1,98 @@
+//! What is wrong with a home whose server answers: its configuration, remote control, and processes of other programs or older
+//! versions.
+//!
+//! The server is asked on its own socket, with a short deadline; what it does not answer in time is not reported.
+
+use std::time::Duration;
+
+use codexd_core::foreign_text::quote;
+use codexd_core::identity::Pid;
+use codexd_core::lifecycle::ListenerSeen;
+use codexd_core::limits::STATUS_QUESTION_TIMEOUT_MS;
+use codexd_host::{Home, process, upstream_files};
+use codexd_protocol::session::Session;
+use serde_json::json;
+
+use super::{Found, Problems, add};
+use crate::context::VERSION;
+use crate::{codex, prove};
+
+/// Adds what is wrong.
+pub(super) fn check(home: &Home, found: &mut Found) {
+    let mut problems = Problems::new();
+    ask_the_server(home, found, &mut problems);
+    find_upstream_updater(home, found, &mut problems);
+    find_outdated(found, &mut problems);
+    found.problems.append(&mut problems);
+}
+
+fn ask_the_server(home: &Home, found: &Found, problems: &mut Problems) {
+    let Some(record) = found.codexd.as_ref().filter(|record| !record.embedded) else { return };
+    if !matches!(found.listening.seen, ListenerSeen::Answering { ours: true, .. }) {
+        return;
+    }
+    let socket = record.socket.clone().unwrap_or_else(|| home.control_socket());
+    let timeout = Duration::from_millis(STATUS_QUESTION_TIMEOUT_MS);
+    let Ok(mut session) = Session::open(&socket, VERSION, timeout) else { return };
+    if let Some(why) = prove::configuration_refused(&mut session) {
+        let message = format!(
+            "Codex cannot load its configuration, so no thread can be started or resumed: {why}; correct {}, which needs no restart",
+            home.root().join("config.toml").display()
+        );
+        add(problems, "config-invalid", message);
+    }
+    if let Ok(Ok(answer)) = session.call("remoteControl/status/read", &json!(null))
+        && answer["status"] == "errored"
+    {
+        let message = "remote control is on and not connected: check `codex login status` and the network; `codexd logs` may say why, \
+                       `codexd disable-remote-control` turns it off";
+        add(problems, "remote-control-errored", message);
+    }
+}
+
+/// The updater that upstream's daemon has started lives on beside a server that codexd has adopted.
+fn find_upstream_updater(home: &Home, found: &Found, problems: &mut Problems) {
+    if found.server.is_none() || !found.supervisor.is_alive {
+        return;
+    }
+    if let Some(updater) = upstream_files::updater(home) {
+        let pid = updater.pid;
+        let message = format!(
+            "the updater of upstream's daemon (pid {pid}) still runs: it installs releases in {}, and does not restart codexd's \
+             server; `kill {pid}` ends it",
+            home.root().join("packages").display()
+        );
+        add(problems, "upstream-updater", message);
+    }
+}
+
+/// The supervisor and the gateway go on with the codexd that started them.
+fn find_outdated(found: &Found, problems: &mut Problems) {
+    let Some(state) = found.supervisor.living() else { return };
+    let supervisor = state.supervisor.pid;
+    if is_outdated(supervisor) {
+        let message = format!(
+            "the supervisor {supervisor} runs an older codexd ({}) than this one ({VERSION}): `kill {supervisor}` and then `codexd start` replace \
+             it while the server runs on",
+            quote(&state.version)
+        );
+        add(problems, "outdated-supervisor", message);
+    }
+    let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.as_ref());
+    if let Some(gateway) = gateway.filter(|gateway| process::is_alive(gateway)).map(|gateway| gateway.pid)
+        && is_outdated(gateway)
+    {
+        let message = format!(
+            "the gateway {gateway} runs an older codexd than this one: `kill {gateway}` has the supervisor start it again from the same \
+             path; its clients connect again"
+        );
+        add(problems, "outdated-gateway", message);
+    }
+}
+
+/// Whether a process runs another file than this command, with contents from before.
+fn is_outdated(pid: Pid) -> bool {
+    let mine = codex::myself().ok().and_then(|path| process::file_identity(&path).ok());
+    let running = process::executable(pid).ok().map(|(_, identity)| identity);
+    mine.zip(running).is_some_and(|(mine, running)| mine != running && running.modified_ns < mine.modified_ns)
+}

@@ -1,0 +1,33 @@
+//! `codexd stop`: no server, nothing of it alive.
+
+use codexd_core::contract::Failure;
+use codexd_core::lifecycle::Command;
+use codexd_host::service::supervisor;
+
+use super::lifecycle::{self, Reply};
+use crate::cli::GraceArgs;
+use crate::context::Context;
+use crate::drive::{self, Handover, Wish};
+
+/// Runs the command.
+///
+/// # Errors
+/// Why a server still runs.
+pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
+    let _lock = context.lock("stop")?;
+    let settings = context.settings()?;
+    let reached = drive::drive(
+        context,
+        &Wish {
+            command: Command::Stop,
+            program: &|launch| lifecycle::program(context, &settings, launch),
+            policy: lifecycle::within_grace(&settings, args.grace),
+            gateway: settings.gateway,
+            handover: Handover::Never,
+        },
+    )?;
+    // What cannot be written only leaves `status` with an older word for nothing.
+    let _ = supervisor::settle(&context.home);
+    drive::note_outcome(context, "stop", &reached);
+    Ok(lifecycle::reply(context, &settings, &reached))
+}

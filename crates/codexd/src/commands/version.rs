@@ -1,0 +1,62 @@
+//! `codexd version`: the versions of what is installed and what runs. No lock, nothing changed.
+
+use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
+use codexd_core::lifecycle::{ListenerSeen, Refusal};
+use codexd_host::elsewhere;
+
+use super::lifecycle::{self, Reply};
+use crate::context::Context;
+use crate::drive::Reached;
+use crate::failures;
+use crate::observe::{self, Listening, Ours};
+
+/// Runs the command.
+///
+/// # Errors
+/// [`ErrorCode::NotAnswering`] when no app-server answers.
+pub fn run(context: &Context) -> Result<Reply, Failure> {
+    let settings = context.settings_as_found().settings;
+    let socket = context.home.control_socket();
+    let answers = |(_, listening): &(_, Listening)| matches!(listening.seen, ListenerSeen::Answering { .. });
+    let (record, listening) = observe::undisturbed(&context.home, answers, || {
+        let record = observe::server(&context.home).ok();
+        let ours = record.as_ref().map(|record| Ours::of(record.process.as_ref(), record.codexd.as_ref()));
+        let listening = observe::listener(&context.home, ours.unwrap_or_default());
+        (record, listening)
+    });
+    match listening.seen {
+        ListenerSeen::Answering { ours, .. } => {
+            let reached = Reached {
+                status: LifecycleStatus::Running,
+                backend: (ours || is_managed_elsewhere(context)).then_some(Backend::Pid),
+                pid: None,
+                answer: listening.answer,
+                fronted: false,
+                handover: None,
+                embedded: ours
+                    && record.and_then(|record| record.codexd).is_some_and(|record| record.embedded),
+            };
+            Ok(lifecycle::reply(context, &settings, &reached))
+        }
+        ListenerSeen::OtherUser { uid } => Err(failures::refusal(Refusal::OtherUser(uid), &socket)),
+        seen => {
+            let what = match seen {
+                ListenerSeen::Nothing => "no app-server has made it",
+                ListenerSeen::LeftOver => "nobody listens on it any more",
+                ListenerSeen::NoSocket => "it is not a socket",
+                _ => "somebody listens on it and does not answer",
+            };
+            Err(Failure::new(
+                ErrorCode::NotAnswering,
+                format!("no app-server answers on {}: {what}", socket.display()),
+            )
+            .hint("`codexd start` brings one up; `codexd status` tells more")
+            .with("socketPath", socket.to_string_lossy().into_owned()))
+        }
+    }
+}
+
+/// Whether a supervisor of codexd serves the home from another pid namespace or host.
+fn is_managed_elsewhere(context: &Context) -> bool {
+    elsewhere::find(&context.home).is_some_and(|found| found.has_supervisor)
+}
