@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::{Builder, Uuid};
 
-use crate::moment::Moment;
+use crate::timestamp::Timestamp;
 
 /// One client connection of this process.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -86,24 +86,24 @@ pub(crate) struct ItemId(pub String);
 
 /// Makes identities out of the time and a seed: unlike in every process, alike in every run of a test.
 #[derive(Debug)]
-pub(crate) struct Minter {
+pub(crate) struct IdGenerator {
     state: u64,
 }
 
-impl Minter {
+impl IdGenerator {
     pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    pub(crate) fn thread(&mut self, now: Moment) -> ThreadId {
+    pub(crate) fn thread(&mut self, now: Timestamp) -> ThreadId {
         ThreadId(self.uuid(now))
     }
 
-    pub(crate) fn turn(&mut self, now: Moment) -> TurnId {
+    pub(crate) fn turn(&mut self, now: Timestamp) -> TurnId {
         TurnId(self.uuid(now))
     }
 
-    pub(crate) fn item(&mut self, now: Moment) -> ItemId {
+    pub(crate) fn item(&mut self, now: Timestamp) -> ItemId {
         ItemId(self.uuid(now).to_string())
     }
 
@@ -117,7 +117,7 @@ impl Minter {
         (10_000 + self.next() % 80_000).to_string()
     }
 
-    fn uuid(&mut self, now: Moment) -> Uuid {
+    fn uuid(&mut self, now: Timestamp) -> Uuid {
         let mut random = [0; 10];
         random[..8].copy_from_slice(&self.next().to_le_bytes());
         random[8..].copy_from_slice(&self.next().to_le_bytes()[..2]);
@@ -136,19 +136,19 @@ impl Minter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Minter, ThreadId};
-    use crate::moment::Moment;
+    use super::{IdGenerator, ThreadId};
+    use crate::timestamp::Timestamp;
 
     #[test]
     fn two_threads_of_one_millisecond_differ() {
-        let mut minter = Minter::new(1);
-        let now = Moment::from_millis(1_795_000_000_000);
-        assert_ne!(minter.thread(now), minter.thread(now));
+        let mut id_generator = IdGenerator::new(1);
+        let now = Timestamp::from_millis(1_795_000_000_000);
+        assert_ne!(id_generator.thread(now), id_generator.thread(now));
     }
 
     #[test]
     fn a_thread_id_survives_the_wire() {
-        let id = Minter::new(7).thread(Moment::from_millis(1));
+        let id = IdGenerator::new(7).thread(Timestamp::from_millis(1));
         assert_eq!(ThreadId::parse(&id.to_string()), Ok(id));
     }
 

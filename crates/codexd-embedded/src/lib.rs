@@ -2,7 +2,7 @@
 //!
 //! It is the fallback of `codexd up` on a machine without Codex, and the double of all our tests. It speaks the
 //! protocol of app-server 0.169.0 over WebSocket on a Unix socket: threads, turns, approvals, broadcasts, draining,
-//! the writer lock of a thread, and history over restarts. Its model is a script in the prompt, and it never runs a
+//! the writer lock of a thread, and history over restarts. Its model is a directives in the prompt, and it never runs a
 //! command. A differential test holds it beside the real server.
 //!
 //! How it is built: `model` is a pure state machine, `store` knows files and locks, `server` is the loop between both
@@ -23,16 +23,16 @@ mod limits;
 mod listen;
 mod methods;
 mod model;
-mod moment;
 mod params;
+mod prompt_directives;
 mod refusal;
 mod regular_file;
 mod rollout;
-mod script;
 mod server;
 mod settings;
 mod shell;
 mod store;
+mod timestamp;
 mod wire;
 
 pub use listen::{Listen, ListenError};

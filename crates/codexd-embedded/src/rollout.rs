@@ -44,12 +44,12 @@ mod tests {
     use std::path::Path;
 
     use super::{path, thread_of};
-    use crate::ids::Minter;
-    use crate::moment::Moment;
+    use crate::ids::IdGenerator;
+    use crate::timestamp::Timestamp;
 
     #[test]
     fn a_path_names_the_day_and_the_thread() {
-        let thread = Minter::new(1).thread(Moment::from_millis(1_795_150_801_000));
+        let thread = IdGenerator::new(1).thread(Timestamp::from_millis(1_795_150_801_000));
         let file = path(Path::new("/h"), thread, false);
         let text = file.display().to_string();
         assert!(text.starts_with("/h/sessions/2026/11/20/embedded-2026-11-20T05-00-01-"), "{text}");

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::ids::ServerRequestId;
-use crate::moment::Moment;
 use crate::refusal::Refusal;
+use crate::timestamp::Timestamp;
 
 /// One encoded message; cloning it shares the bytes.
 pub(crate) type Frame = Utf8Bytes;
@@ -31,7 +31,7 @@ pub(crate) fn reply(id: &RequestId, outcome: Result<Value, Refusal>) -> Frame {
 }
 
 /// A notification; each carries the time at which it was made.
-pub(crate) fn notification(method: &str, params: &Value, now: Moment) -> Frame {
+pub(crate) fn notification(method: &str, params: &Value, now: Timestamp) -> Frame {
     encode(&json!({"method": method, "params": params, "emittedAtMs": now.millis()}))
 }
 
@@ -51,8 +51,8 @@ mod tests {
 
     use super::{notification, reply, request};
     use crate::ids::ServerRequestId;
-    use crate::moment::Moment;
     use crate::refusal::Refusal;
+    use crate::timestamp::Timestamp;
 
     #[test]
     fn a_string_id_comes_back_as_a_string() {
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn notifications_are_dated_and_requests_are_not() {
-        let told = notification("a/b", &json!({}), Moment::from_millis(5));
+        let told = notification("a/b", &json!({}), Timestamp::from_millis(5));
         assert_eq!(told.as_str(), r#"{"method":"a/b","params":{},"emittedAtMs":5}"#);
         let asked = request(ServerRequestId(0), "a/b", &json!({}));
         assert_eq!(asked.as_str(), r#"{"method":"a/b","id":0,"params":{}}"#);

@@ -60,7 +60,7 @@ pub struct Client {
     reader: JoinHandle<()>,
     next_id: AtomicI64,
     forgotten: AtomicUsize,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Client {
@@ -83,7 +83,7 @@ impl Client {
         let answering = Answering::default();
         let reader = reading::start(stream, sink.clone(), record.clone(), answering.clone());
         let (next_id, forgotten) = (AtomicI64::new(1), AtomicUsize::new(0));
-        Ok(Client { sink, record, answering, reader, next_id, forgotten, patience: limits::MESSAGE })
+        Ok(Client { sink, record, answering, reader, next_id, forgotten, timeout: limits::MESSAGE })
     }
 
     /// Connects and introduces itself as `name` with the experimental interface.
@@ -98,8 +98,8 @@ impl Client {
 
     /// Waits this long for a message from now on, instead of [`limits::MESSAGE`].
     #[must_use]
-    pub fn with_patience(mut self, patience: Duration) -> Client {
-        self.patience = patience;
+    pub fn with_patience(mut self, timeout: Duration) -> Client {
+        self.timeout = timeout;
         self
     }
 
@@ -163,7 +163,7 @@ impl Client {
     pub async fn answer(&self, sent: &SentRequest) -> anyhow::Result<Result<Value, RpcError>> {
         let what = format!("the answer to {} (id {})", sent.method, sent.id);
         let is_answer = |message: &Value| message["id"] == sent.id && message.get("method").is_none();
-        let answer = self.record.wait(sent.from, self.patience, &what, is_answer).await?;
+        let answer = self.record.wait(sent.from, self.timeout, &what, is_answer).await?;
         Ok(match answer.get("error") {
             None => Ok(answer["result"].clone()),
             Some(error) => Err(RpcError {
@@ -226,7 +226,7 @@ impl Client {
     /// # Errors
     /// None came in time, or the connection was lost first; the sentence lists what did come.
     pub async fn wait(&self, what: &str, matches: impl FnMut(&Value) -> bool) -> anyhow::Result<Value> {
-        self.record.wait(self.forgotten.load(Ordering::Relaxed), self.patience, what, matches).await
+        self.record.wait(self.forgotten.load(Ordering::Relaxed), self.timeout, what, matches).await
     }
 
     /// Waits for a notification or a request of the server's with this method.
@@ -242,7 +242,7 @@ impl Client {
     /// # Errors
     /// It has not in time.
     pub async fn wait_closed(&self) -> anyhow::Result<Closed> {
-        self.record.wait_closed(self.patience).await
+        self.record.wait_closed(self.timeout).await
     }
 
     /// Everything sent and received so far, in order.

@@ -20,7 +20,7 @@ use folders::Folders;
 
 /// When to kill.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Moment {
+pub enum KillPoint {
     /// After this many changes of files in the daemon's folders of the home, from 1.
     FileChange(usize),
     /// This long after the start.
@@ -39,7 +39,7 @@ pub enum Moment {
 pub enum Killed {
     /// It was killed; what it had said until then.
     There(Run),
-    /// It had ended before the moment came.
+    /// It had ended before the point came.
     TooLate(Run),
 }
 
@@ -50,21 +50,21 @@ impl Killed {
     }
 }
 
-/// Runs a command of `home` and kills it, and it alone, at the moment.
+/// Runs a command of `home` and kills it, and it alone, at the point.
 ///
 /// # Errors
-/// It cannot be started, or neither ends nor comes to the moment.
-pub fn run_and_kill(home: &Home, command: Command, moment: &Moment) -> anyhow::Result<Killed> {
-    match moment {
-        Moment::FileChange(count) => after_file_changes(home, command, *count),
-        Moment::Elapsed(time) => {
+/// It cannot be started, or neither ends nor comes to the point.
+pub fn run_and_kill(home: &Home, command: Command, point: &KillPoint) -> anyhow::Result<Killed> {
+    match point {
+        KillPoint::FileChange(count) => after_file_changes(home, command, *count),
+        KillPoint::Elapsed(time) => {
             let mut running = Running::spawn(command)?;
             if !running.ends_within(*time)? {
                 running.kill()?;
             }
             finished(running)
         }
-        Moment::Call { name, nth } => {
+        KillPoint::Call { name, nth } => {
             let rule = format!("inject={name}:signal=SIGKILL:when={nth}");
             let traced = under_strace(&command, &["-e", &format!("trace={name}"), "-e", &rule], None);
             finished(Running::spawn(traced)?)
@@ -132,7 +132,7 @@ const VISIBLE: &str = "?open,?openat,?mkdir,?mkdirat,?rename,?renameat,?renameat
 ///
 /// # Errors
 /// strace is missing, or the command fails.
-pub fn points(home: &Home, command: &Command) -> anyhow::Result<Vec<Moment>> {
+pub fn points(home: &Home, command: &Command) -> anyhow::Result<Vec<KillPoint>> {
     let log = home.root().join("strace.log");
     let traced = under_strace(command, &["-e", &format!("trace={VISIBLE}"), "-e", "signal=none"], Some(&log));
     let done = run::run(traced, limits::RUN)?;
@@ -144,7 +144,7 @@ pub fn points(home: &Home, command: &Command) -> anyhow::Result<Vec<Moment>> {
         .map(|name| {
             let nth = counts.entry(name.clone()).or_default();
             *nth += 1;
-            Moment::Call { name, nth: *nth }
+            KillPoint::Call { name, nth: *nth }
         })
         .collect())
 }
@@ -172,7 +172,7 @@ fn under_strace(command: &Command, options: &[&str], log: Option<&Path>) -> Comm
 mod tests {
     use std::time::Duration;
 
-    use super::{Moment, points, run_and_kill, strace_works};
+    use super::{KillPoint, points, run_and_kill, strace_works};
     use crate::Home;
 
     const SCRIPT: &str = "mkdir -p app-server-daemon; echo 1 > app-server-daemon/a; echo 2 > app-server-daemon/b; \
@@ -192,7 +192,7 @@ mod tests {
             std::fs::create_dir(home.state("")).expect("a folder to watch");
             let mut endless = home.command("/bin/sh");
             endless.args(["-c", &format!("{SCRIPT}; exec sleep 1000000")]).current_dir(home.path());
-            let killed = run_and_kill(&home, endless, &Moment::FileChange(count)).expect("it runs");
+            let killed = run_and_kill(&home, endless, &KillPoint::FileChange(count)).expect("it runs");
             assert!(killed.was_killed(), "after {count}");
         }
     }
@@ -200,15 +200,15 @@ mod tests {
     #[test]
     fn a_file_change_that_never_comes_is_too_late() {
         let home = Home::new().expect("a home");
-        let killed = run_and_kill(&home, script(&home), &Moment::FileChange(1000)).expect("it runs");
+        let killed = run_and_kill(&home, script(&home), &KillPoint::FileChange(1000)).expect("it runs");
         assert!(!killed.was_killed());
     }
 
     #[test]
     fn a_moment_after_the_end_is_too_late() {
         let home = Home::new().expect("a home");
-        let killed =
-            run_and_kill(&home, script(&home), &Moment::Elapsed(Duration::from_secs(60))).expect("it runs");
+        let killed = run_and_kill(&home, script(&home), &KillPoint::Elapsed(Duration::from_secs(60)))
+            .expect("it runs");
         assert!(!killed.was_killed());
         assert!(home.state("c").exists());
     }
@@ -220,7 +220,7 @@ mod tests {
         }
         let home = Home::new().expect("a home");
         let all = points(&home, &script(&home)).expect("it runs");
-        let opened = |point: &Moment| matches!(point, Moment::Call { name, .. } if name == "openat");
+        let opened = |point: &KillPoint| matches!(point, KillPoint::Call { name, .. } if name == "openat");
         let last = all.iter().rfind(|point| opened(point)).expect("it opens files");
         let home = Home::new().expect("a home");
         assert!(run_and_kill(&home, script(&home), last).expect("it runs").was_killed());

@@ -89,12 +89,12 @@ impl MockModel {
     ///
     /// # Errors
     /// None came in time.
-    pub async fn wait_request(&self, text: &str, patience: Duration) -> anyhow::Result<ModelRequest> {
+    pub async fn wait_request(&self, text: &str, timeout: Duration) -> anyhow::Result<ModelRequest> {
         let what = format!("a request with {text:?}");
         let find = |events: &[ModelEvent]| {
             requests(events).find(|request| request.user_message.contains(text)).cloned()
         };
-        self.wait_event(&what, patience, find).await
+        self.wait_event(&what, timeout, find).await
     }
 
     /// Waits until `look` finds what it wants in everything that happened so far.
@@ -104,10 +104,10 @@ impl MockModel {
     pub async fn wait_event<T>(
         &self,
         what: &str,
-        patience: Duration,
+        timeout: Duration,
         look: impl FnMut(&[ModelEvent]) -> Option<T>,
     ) -> anyhow::Result<T> {
-        self.log.wait(patience, what, look).await
+        self.log.wait(timeout, what, look).await
     }
 }
 

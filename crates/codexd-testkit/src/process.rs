@@ -101,11 +101,11 @@ impl Process {
     ///
     /// # Errors
     /// It still runs at the deadline.
-    pub fn wait_gone(&self, patience: Duration) -> anyhow::Result<()> {
+    pub fn wait_gone(&self, timeout: Duration) -> anyhow::Result<()> {
         let Some(handle) = self.open()? else { return Ok(()) };
         ensure!(
-            wait_readable(&handle, patience)?,
-            "process {} still ran after {patience:?}: {}",
+            wait_readable(&handle, timeout)?,
+            "process {} still ran after {timeout:?}: {}",
             self.pid,
             self.command
         );
@@ -116,8 +116,8 @@ impl Process {
     ///
     /// # Errors
     /// Its remains are still there at the deadline: process 1 does not reap here.
-    pub fn wait_reaped(&self, patience: Duration) -> anyhow::Result<()> {
-        crate::until(patience, &format!("process {} to be reaped", self.pid), || {
+    pub fn wait_reaped(&self, timeout: Duration) -> anyhow::Result<()> {
+        crate::until(timeout, &format!("process {} to be reaped", self.pid), || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
             let start_ticks = stat_fields(&stat).and_then(|fields| fields.get(19)?.parse::<u64>().ok());
             (start_ticks != Some(self.start_ticks)).then_some(())
@@ -169,8 +169,8 @@ impl Process {
 ///
 /// # Errors
 /// The kernel's, except an interruption.
-pub fn wait_readable(handle: &OwnedFd, patience: Duration) -> anyhow::Result<bool> {
-    let deadline = Instant::now() + patience;
+pub fn wait_readable(handle: &OwnedFd, timeout: Duration) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).context("the deadline is out of range")?;

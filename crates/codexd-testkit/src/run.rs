@@ -94,8 +94,8 @@ fn tail(text: &str) -> &str {
 ///
 /// # Errors
 /// It cannot be started, or still runs at the deadline (it is killed then).
-pub fn run(command: Command, patience: Duration) -> anyhow::Result<Run> {
-    Running::spawn(command)?.finish(patience)
+pub fn run(command: Command, timeout: Duration) -> anyhow::Result<Run> {
+    Running::spawn(command)?.finish(timeout)
 }
 
 /// A program that runs. It is killed if this is dropped.
@@ -136,12 +136,12 @@ impl Running {
         &self.handle
     }
 
-    /// Whether it has ended by `patience` from now.
+    /// Whether it has ended by `timeout` from now.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn ends_within(&self, patience: Duration) -> anyhow::Result<bool> {
-        process::wait_readable(&self.handle, patience)
+    pub fn ends_within(&self, timeout: Duration) -> anyhow::Result<bool> {
+        process::wait_readable(&self.handle, timeout)
     }
 
     /// Kills it with SIGKILL. Doing so after its end is harmless.
@@ -156,8 +156,8 @@ impl Running {
     ///
     /// # Errors
     /// It still runs at the deadline; it is killed then.
-    pub fn finish(mut self, patience: Duration) -> anyhow::Result<Run> {
-        let in_time = self.ends_within(patience)?;
+    pub fn finish(mut self, timeout: Duration) -> anyhow::Result<Run> {
+        let in_time = self.ends_within(timeout)?;
         let wall = self.started.elapsed();
         if !in_time {
             self.child.kill()?;
@@ -168,7 +168,7 @@ impl Running {
         let (stderr, leaked_err) = collected(&self.stderr);
         let run = Run { status, stdout, stderr, wall, output_leaked: leaked_out || leaked_err };
         if !in_time {
-            bail!("it still ran after {patience:?} and was killed: {run}");
+            bail!("it still ran after {timeout:?} and was killed: {run}");
         }
         Ok(run)
     }
@@ -219,11 +219,11 @@ fn collected(pipe: &Receiver<Vec<u8>>) -> (String, bool) {
 ///
 /// # Errors
 /// As [`run`].
-pub fn peak_kib(command: Command, patience: Duration) -> anyhow::Result<u64> {
+pub fn peak_kib(command: Command, timeout: Duration) -> anyhow::Result<u64> {
     let running = Running::spawn(command)?;
     let status = format!("/proc/{}/status", running.pid());
     let mut peak = 0;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     while !running.ends_within(Duration::ZERO)? && Instant::now() < deadline {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         peak = peak.max(process::kib(&text, "VmHWM:"));

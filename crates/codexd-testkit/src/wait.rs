@@ -10,13 +10,13 @@ use crate::limits;
 ///
 /// # Errors
 /// The deadline has passed; the sentence says what was waited for.
-pub fn until<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
-    let deadline = Instant::now() + patience;
+pub fn until<T>(timeout: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(value) = look() {
             return Ok(value);
         }
-        anyhow::ensure!(Instant::now() < deadline, "waited {patience:?} for {what}");
+        anyhow::ensure!(Instant::now() < deadline, "waited {timeout:?} for {what}");
         std::thread::sleep(limits::LOOK_EVERY);
     }
 }

@@ -206,8 +206,8 @@ impl Wire {
     ///
     /// # Errors
     /// The connection is lost.
-    pub fn fill_within(&mut self, patience: Duration) -> anyhow::Result<bool> {
-        self.stream.set_read_timeout(Some(patience))?;
+    pub fn fill_within(&mut self, timeout: Duration) -> anyhow::Result<bool> {
+        self.stream.set_read_timeout(Some(timeout))?;
         let filled = self.fill();
         self.stream.set_read_timeout(Some(limits::MESSAGE))?;
         match filled {

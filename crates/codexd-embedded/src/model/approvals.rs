@@ -1,6 +1,6 @@
 //! Commands that somebody has to approve.
 //!
-//! The question goes to all subscribers under one number, is repeated to who resumes the thread later, and may be
+//! The approval goes to all subscribers under one number, is repeated to who resumes the thread later, and may be
 //! answered by any client that has introduced itself, subscribed or not. The first answer decides, later ones are
 //! ignored.
 
@@ -8,23 +8,14 @@ use serde_json::{Value, json};
 
 use crate::ids::{ConnectionId, ServerRequestId};
 use crate::model::State;
-use crate::model::hall::Hall;
-use crate::model::play::Stage;
-use crate::model::thread::Thread;
+use crate::model::shared_state::SharedState;
+use crate::model::thread::{PendingApproval, Thread, TurnStage};
 use crate::model::transcript::{Command, CommandStatus, Item, ItemBody, TurnStatus};
 use crate::model::views::approval_params;
-use crate::script::Shell;
+use crate::prompt_directives::Shell;
 use crate::shell;
 
 const METHOD: &str = "item/commandExecution/requestApproval";
-
-/// An open question.
-#[derive(Debug)]
-pub(crate) struct Question {
-    pub request: ServerRequestId,
-    params: Value,
-    item: Item,
-}
 
 /// The answer of a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,22 +47,22 @@ impl Decision {
 }
 
 impl State {
-    /// Takes an answer. Nothing happens if the question is settled, or unknown, or the client a stranger.
+    /// Takes an answer. Nothing happens if the approval is settled, or unknown, or the client a stranger.
     pub(crate) fn decide(&mut self, connection: ConnectionId, request: ServerRequestId, decision: Decision) {
-        let Self { hall, threads } = self;
-        if hall.connections.client(connection).is_none() {
+        let Self { shared, threads } = self;
+        if shared.connections.client(connection).is_none() {
             return;
         }
-        let thread = hall.approvals.get(&request).and_then(|thread| threads.get_mut(thread));
+        let thread = shared.approvals.get(&request).and_then(|thread| threads.get_mut(thread));
         if let Some(thread) = thread {
-            thread.decide(decision, hall);
+            thread.decide(decision, shared);
         }
     }
 }
 
 impl Thread {
     /// The model wants a command: it is run at once, or somebody is asked.
-    pub(crate) fn want_command(&mut self, wanted: &Shell, hall: &mut Hall) {
+    pub(crate) fn want_command(&mut self, wanted: &Shell, shared: &mut SharedState) {
         let command = Command {
             command: wanted.command.clone(),
             cwd: self.transcript.meta.cwd.clone(),
@@ -81,34 +72,34 @@ impl Thread {
             output: None,
         };
         let body = ItemBody::CommandExecution(command);
-        let mut item = Item { id: hall.model_item("call"), started: hall.now, completed: None, body };
+        let mut item = Item { id: shared.model_item("call"), started: shared.now, completed: None, body };
         let never = self.transcript.meta.approval_policy == "never";
         if wanted.escalate && !never && !self.approved.contains(&wanted.command) {
-            return self.ask(item, &wanted.command, hall);
+            return self.request_approval(item, &wanted.command, shared);
         }
-        launch(&mut item, hall);
-        self.tell_started(&item, hall);
+        launch(&mut item, shared);
+        self.notify_item_started(&item, shared);
         finish(&mut item);
-        self.complete(item, true, hall);
-        self.after_command(hall);
+        self.complete(item, true, shared);
+        self.after_command(shared);
     }
 
-    /// Repeats the open question to a subscriber that came late.
-    pub(crate) fn repeat_question(&self, connection: ConnectionId, hall: &mut Hall) {
-        if let Some(question) = self.running.as_ref().and_then(|running| running.asks()) {
-            hall.ask(&[connection].into(), question.request, METHOD, &question.params);
+    /// Repeats the open approval to a subscriber that came late.
+    pub(crate) fn resend_approval(&self, connection: ConnectionId, shared: &mut SharedState) {
+        if let Some(approval) = self.running.as_ref().and_then(|running| running.pending_approval()) {
+            shared.send_request(&[connection].into(), approval.request, METHOD, &approval.params);
         }
     }
 
-    /// Tells that a question is settled.
-    pub(crate) fn tell_resolved(&self, request: ServerRequestId, hall: &mut Hall) {
-        hall.approvals.remove(&request);
+    /// Tells that a approval is settled.
+    pub(crate) fn notify_request_resolved(&self, request: ServerRequestId, shared: &mut SharedState) {
+        shared.approvals.remove(&request);
         let params = json!({"threadId": self.id(), "requestId": request});
-        hall.tell(&self.subscribers, "serverRequest/resolved", &params);
+        shared.notify(&self.subscribers, "serverRequest/resolved", &params);
     }
 
-    fn ask(&mut self, item: Item, command: &str, hall: &mut Hall) {
-        let request = hall.next_request(self.id());
+    fn request_approval(&mut self, item: Item, command: &str, shared: &mut SharedState) {
+        let request = shared.next_request(self.id());
         let Some(running) = &mut self.running else { return };
         let mut params = json!({
             "kind": "command", "threadId": self.transcript.meta.id, "turnId": running.turn, "itemId": item.id,
@@ -120,28 +111,35 @@ impl Thread {
             params.extend(more);
         }
         running.due = None;
-        running.stage = Stage::Asking(Question { request, params: params.clone(), item: item.clone() });
-        self.tell_status(hall);
-        self.tell_started(&item, hall);
-        hall.ask(&self.subscribers, request, METHOD, &params);
+        running.stage = TurnStage::AwaitingApproval(PendingApproval {
+            request,
+            params: params.clone(),
+            item: item.clone(),
+        });
+        self.notify_status(shared);
+        self.notify_item_started(&item, shared);
+        shared.send_request(&self.subscribers, request, METHOD, &params);
     }
 
-    fn decide(&mut self, decision: Decision, hall: &mut Hall) {
-        let Some(running) = self.running.as_mut().filter(|running| running.asks().is_some()) else { return };
-        let stage = std::mem::replace(&mut running.stage, Stage::Thinking);
-        let Stage::Asking(Question { request, mut item, .. }) = stage else { return };
-        self.tell_resolved(request, hall);
+    fn decide(&mut self, decision: Decision, shared: &mut SharedState) {
+        let Some(running) = self.running.as_mut().filter(|running| running.pending_approval().is_some())
+        else {
+            return;
+        };
+        let stage = std::mem::replace(&mut running.stage, TurnStage::CallingModel);
+        let TurnStage::AwaitingApproval(PendingApproval { request, mut item, .. }) = stage else { return };
+        self.notify_request_resolved(request, shared);
         match decision {
             Decision::Accept | Decision::AcceptAlways => {
                 if let (Decision::AcceptAlways, ItemBody::CommandExecution(command)) = (decision, &item.body)
                 {
                     self.approved.insert(command.command.clone());
                 }
-                self.tell_status(hall);
-                launch(&mut item, hall);
+                self.notify_status(shared);
+                launch(&mut item, shared);
                 finish(&mut item);
-                self.complete(item, true, hall);
-                self.after_command(hall);
+                self.complete(item, true, shared);
+                self.after_command(shared);
             }
             Decision::Decline | Decision::Malformed | Decision::Cancel => {
                 let malformed = decision == Decision::Malformed;
@@ -149,13 +147,13 @@ impl Thread {
                     &mut item,
                     if malformed { CommandStatus::Failed } else { CommandStatus::Declined },
                 );
-                self.complete(item, false, hall);
-                self.tell_status(hall);
+                self.complete(item, false, shared);
+                self.notify_status(shared);
                 if decision == Decision::Cancel {
-                    self.tell_usage(hall);
-                    self.end(TurnStatus::Interrupted, None, hall);
+                    self.notify_usage(shared);
+                    self.end(TurnStatus::Interrupted, None, shared);
                 } else {
-                    self.after_command(hall);
+                    self.after_command(shared);
                 }
             }
         }
@@ -168,9 +166,9 @@ fn set_status(item: &mut Item, status: CommandStatus) {
     }
 }
 
-fn launch(item: &mut Item, hall: &mut Hall) {
+fn launch(item: &mut Item, shared: &mut SharedState) {
     if let ItemBody::CommandExecution(command) = &mut item.body {
-        command.process = Some(hall.minter.process());
+        command.process = Some(shared.id_generator.process());
     }
 }
 

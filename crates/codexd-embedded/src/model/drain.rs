@@ -16,16 +16,16 @@ pub(crate) enum Signal {
 
 impl State {
     pub(crate) fn signalled(&mut self, signal: Signal) {
-        let forced = self.hall.draining && signal != Signal::HangUp;
-        self.hall.draining = true;
+        let forced = self.shared.draining && signal != Signal::HangUp;
+        self.shared.draining = true;
         if forced {
-            self.hall.act(Action::Exit(ExitReason::Forced));
+            self.shared.act(Action::Exit(ExitReason::Forced));
         }
     }
 
     pub(crate) fn exit_when_drained(&mut self) {
-        if self.hall.draining && self.threads.values().all(|thread| thread.running.is_none()) {
-            self.hall.act(Action::Exit(ExitReason::Drained));
+        if self.shared.draining && self.threads.values().all(|thread| thread.running.is_none()) {
+            self.shared.act(Action::Exit(ExitReason::Drained));
         }
     }
 }

@@ -3,60 +3,60 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::ids::ThreadId;
 use crate::limits::{PAGE_ENTRIES, PAGE_ENTRIES_MAX};
-use crate::model::hall::Asker;
+use crate::model::shared_state::Origin;
 use crate::model::transcript::{Transcript, Turn};
 use crate::model::views::{ThreadStatus, ThreadView, turn_view};
-use crate::model::{Found, Shelf, State};
-use crate::moment::Moment;
+use crate::model::{Found, Lookup, State};
 use crate::params::{ItemsView, SortDirection, ThreadListParams, ThreadTurnsListParams};
 use crate::refusal::Refusal;
 use crate::rollout;
+use crate::timestamp::Timestamp;
 
 impl State {
-    pub(crate) fn thread_list(&mut self, asker: Asker<'_>, params: &ThreadListParams, shelf: Shelf) {
+    pub(crate) fn thread_list(&mut self, origin: Origin<'_>, params: &ThreadListParams, lookup: Lookup) {
         let archived = params.archived == Some(true);
-        let mut threads = match shelf {
-            Shelf::Threads(threads) => threads,
+        let mut threads = match lookup {
+            Lookup::Threads(threads) => threads,
             _ => Vec::new(),
         };
         threads.sort_by_key(|thread| Reverse((thread.meta.created, thread.meta.id)));
         // A thread that has nothing but a name is not shown until something is said in it, or it is archived.
         threads.retain(|thread| archived || !thread.turns.is_empty());
         let from = params.cursor.as_deref();
-        threads.retain(|thread| from.is_none_or(|from| timestamp(thread.meta.created).as_str() < from));
+        threads
+            .retain(|thread| from.is_none_or(|from| format_timestamp(thread.meta.created).as_str() < from));
         let size = page_size(params.limit);
         let more = threads.len() > size;
         threads.truncate(size);
         let data: Vec<Value> = threads.iter().map(|thread| self.listed(thread, archived)).collect();
-        let edge = |thread: Option<&Arc<Transcript>>| thread.map(|it| timestamp(it.meta.created));
+        let edge = |thread: Option<&Arc<Transcript>>| thread.map(|it| format_timestamp(it.meta.created));
         let result = json!({
             "data": data,
             "readStates": {},
             "nextCursor": edge(threads.last()).filter(|_| more),
             "backwardsCursor": edge(threads.first()),
         });
-        self.hall.reply(asker, Ok(result));
+        self.shared.reply(origin, Ok(result));
     }
 
-    pub(crate) fn thread_loaded_list(&mut self, asker: Asker<'_>) {
+    pub(crate) fn thread_loaded_list(&mut self, origin: Origin<'_>) {
         let ids: Vec<&ThreadId> = self.threads.keys().collect();
         let result = json!({"data": ids, "nextCursor": null});
-        self.hall.reply(asker, Ok(result));
+        self.shared.reply(origin, Ok(result));
     }
 
     pub(crate) fn thread_turns_list(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: &ThreadTurnsListParams,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
-        let result = match (self.threads.get(&id), Found::from(shelf).transcript) {
+        let result = match (self.threads.get(&id), Found::from(lookup).transcript) {
             (Some(thread), _) if !thread.is_on_disk() => {
                 return Err(Refusal::not_materialized(id, "thread/turns/list"));
             }
@@ -64,7 +64,7 @@ impl State {
             (None, Some(transcript)) => turns_page(&Arc::unwrap_or_clone(transcript).abandoned(), params)?,
             (None, None) => return Err(Refusal::not_loaded(id)),
         };
-        self.hall.reply(asker, Ok(result));
+        self.shared.reply(origin, Ok(result));
         Ok(())
     }
 
@@ -72,7 +72,7 @@ impl State {
     fn listed(&self, transcript: &Transcript, archived: bool) -> Value {
         let id = transcript.meta.id;
         let loaded = self.threads.get(&id);
-        let path = rollout::path(&self.hall.settings.codex_home, id, archived).display().to_string();
+        let path = rollout::path(&self.shared.settings.codex_home, id, archived).display().to_string();
         ThreadView {
             transcript: loaded.map_or(transcript, |thread| &thread.transcript),
             status: loaded.map_or(ThreadStatus::NotLoaded, |thread| thread.status()),
@@ -137,7 +137,7 @@ fn page_size(limit: Option<usize>) -> usize {
     limit.unwrap_or(PAGE_ENTRIES).clamp(1, PAGE_ENTRIES_MAX)
 }
 
-fn timestamp(moment: Moment) -> String {
-    let millis = i64::try_from(moment.millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(millis).map(|at| format!("{at:.3}")).unwrap_or_default()
+fn format_timestamp(timestamp: Timestamp) -> String {
+    let millis = i64::try_from(timestamp.millis()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(millis).map(|at| format!("{at:.3}")).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! What the server is, without sockets, files or clocks: connections, threads, turns, approvals and subscriptions.
 //!
 //! `State::step` takes one [`Input`] and the time and says what is to be done, as [`Action`]s in order. What a request
-//! needs to know from the disk is looked up before ([`State::wants`]) and comes with it ([`Shelf`]).
+//! needs to know from the disk is looked up before ([`State::wants`]) and comes with it ([`Lookup`]).
 //!
 //! Invariants:
 //! - every request gets exactly one reply, and the reply stands before what the request brings about;
@@ -15,29 +15,29 @@ use std::sync::Arc;
 use codexd_protocol::RequestId;
 
 use crate::call::Call;
-use crate::ids::{ConnectionId, Minter, ServerRequestId, ThreadId};
-use crate::moment::Moment;
+use crate::ids::{ConnectionId, IdGenerator, ServerRequestId, ThreadId};
 use crate::refusal::Refusal;
 use crate::settings::Settings;
+use crate::timestamp::Timestamp;
 use crate::wire::Frame;
 
 mod approvals;
 mod connections;
 mod drain;
-mod hall;
 mod lists;
-mod play;
 mod requests;
+mod shared_state;
 mod thread;
 mod threads;
 pub(crate) mod transcript;
+mod turn_runner;
 mod turns;
 mod views;
 
 pub(crate) use approvals::Decision;
 pub(crate) use drain::Signal;
 
-use hall::Hall;
+use shared_state::SharedState;
 use thread::Thread;
 use transcript::{Record, Transcript};
 
@@ -49,12 +49,12 @@ pub(crate) enum Input {
     /// A client is gone.
     Closed(ConnectionId),
     /// A client asked for something.
-    Asked { connection: ConnectionId, id: RequestId, call: Result<Call, Refusal>, shelf: Shelf },
+    Request { connection: ConnectionId, id: RequestId, call: Result<Call, Refusal>, lookup: Lookup },
     /// A client answered a request of ours.
-    Answered { connection: ConnectionId, request: ServerRequestId, decision: Decision },
+    Response { connection: ConnectionId, request: ServerRequestId, decision: Decision },
     /// A signal came.
     Signalled(Signal),
-    /// The moment of [`State::next_due`] has come.
+    /// The timestamp of [`State::next_due`] has come.
     TimePassed,
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Send a message to these connections.
-    Tell { to: Vec<ConnectionId>, frame: Frame },
+    Send { to: Vec<ConnectionId>, frame: Frame },
     /// Add a record to the file of a thread; a first record makes the file.
     Append { thread: ThreadId, record: Record },
     /// Move the file of a thread to the archive.
@@ -96,7 +96,7 @@ pub(crate) enum Wants {
 
 /// What was found there.
 #[derive(Debug)]
-pub(crate) enum Shelf {
+pub(crate) enum Lookup {
     Nothing,
     Thread(Found),
     Threads(Vec<Arc<Transcript>>),
@@ -115,39 +115,39 @@ pub(crate) struct Found {
 /// The server's state.
 #[derive(Debug)]
 pub(crate) struct State {
-    hall: Hall,
+    shared: SharedState,
     threads: BTreeMap<ThreadId, Thread>,
 }
 
 impl State {
     /// A server without clients and threads. `seed` must differ from process to process.
     pub(crate) fn new(settings: Settings, seed: u64) -> Self {
-        Self { hall: Hall::new(settings, Minter::new(seed)), threads: BTreeMap::new() }
+        Self { shared: SharedState::new(settings, IdGenerator::new(seed)), threads: BTreeMap::new() }
     }
 
     /// Takes what happened at `now` and says what is to be done.
-    pub(crate) fn step(&mut self, input: Input, now: Moment) -> Vec<Action> {
-        self.hall.now = now;
+    pub(crate) fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
+        self.shared.now = now;
         match input {
-            Input::Opened(connection) => self.hall.connections.open(connection),
+            Input::Opened(connection) => self.shared.connections.open(connection),
             Input::Closed(connection) => self.leave(connection),
-            Input::Asked { connection, id, call, shelf } => self.answer(connection, &id, call, shelf),
-            Input::Answered { connection, request, decision } => self.decide(connection, request, decision),
+            Input::Request { connection, id, call, lookup } => self.answer(connection, &id, call, lookup),
+            Input::Response { connection, request, decision } => self.decide(connection, request, decision),
             Input::Signalled(signal) => self.signalled(signal),
             Input::TimePassed => self.time_passed(),
         }
         self.exit_when_drained();
-        self.hall.take_actions()
+        self.shared.take_actions()
     }
 
     /// When [`Input::TimePassed`] is next needed.
-    pub(crate) fn next_due(&self) -> Option<Moment> {
-        self.threads.values().filter_map(|thread| thread.due(&self.hall)).min()
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        self.threads.values().filter_map(|thread| thread.due(&self.shared)).min()
     }
 
     /// What must be looked up before `call` is stepped.
     pub(crate) fn wants(&self, call: &Call) -> Wants {
-        if self.hall.draining && call.refused_while_draining() {
+        if self.shared.draining && call.refused_while_draining() {
             return Wants::Nothing;
         }
         let lock = match call {
@@ -169,24 +169,24 @@ impl State {
     }
 
     fn time_passed(&mut self) {
-        let Self { hall, threads } = self;
+        let Self { shared, threads } = self;
         for thread in threads.values_mut() {
-            thread.proceed(hall);
+            thread.proceed(shared);
         }
         let left: Vec<ThreadId> =
-            threads.values().filter(|thread| thread.is_forgotten(hall)).map(Thread::id).collect();
+            threads.values().filter(|thread| thread.is_unload_due(shared)).map(Thread::id).collect();
         for id in left {
             if let Some(thread) = threads.remove(&id) {
-                thread.unload(hall);
+                thread.unload(shared);
             }
         }
     }
 
     fn leave(&mut self, connection: ConnectionId) {
-        let Self { hall, threads } = self;
-        hall.connections.close(connection);
+        let Self { shared, threads } = self;
+        shared.connections.close(connection);
         for thread in threads.values_mut() {
-            thread.unsubscribe(connection, hall);
+            thread.unsubscribe(connection, shared);
         }
     }
 }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::call::Call;
 use crate::ids::{ConnectionId, ThreadId};
-use crate::model::hall::Asker;
-use crate::model::{Shelf, State};
+use crate::model::shared_state::Origin;
+use crate::model::{Lookup, State};
 use crate::params::InitializeParams;
 use crate::refusal::Refusal;
 
@@ -17,17 +17,17 @@ impl State {
         connection: ConnectionId,
         id: &RequestId,
         call: Result<Call, Refusal>,
-        shelf: Shelf,
+        lookup: Lookup,
     ) {
-        let asker = Asker { connection, id };
+        let origin = Origin { connection, id };
         let judged = call.and_then(|call| self.judge(connection, call));
-        if let Err(refusal) = judged.and_then(|(call, thread)| self.handle(asker, call, thread, shelf)) {
-            self.hall.reply(asker, Err(refusal));
+        if let Err(refusal) = judged.and_then(|(call, thread)| self.handle(origin, call, thread, lookup)) {
+            self.shared.reply(origin, Err(refusal));
         }
     }
 
     fn judge(&self, connection: ConnectionId, call: Call) -> Result<(Call, Option<ThreadId>), Refusal> {
-        let client = self.hall.connections.client(connection);
+        let client = self.shared.connections.client(connection);
         match (&call, client) {
             (Call::Initialize(_), Some(_)) => return Err(Refusal::invalid("Already initialized")),
             (Call::Initialize(_), None) => return Ok((call, None)),
@@ -38,7 +38,7 @@ impl State {
                 }
             }
         }
-        if self.hall.draining && call.refused_while_draining() {
+        if self.shared.draining && call.refused_while_draining() {
             return Err(Refusal::draining());
         }
         let thread = call.thread()?;
@@ -48,37 +48,39 @@ impl State {
     /// Either answers, or returns why not.
     fn handle(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         call: Call,
         thread: Option<ThreadId>,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
         match (call, thread) {
-            (Call::Initialize(params), _) => self.initialize(asker, &params),
-            (Call::Diagnostics, _) => self.diagnostics(asker, &shelf),
-            (Call::ThreadStart(params), _) => self.thread_start(asker, params),
-            (Call::ThreadList(params), _) => self.thread_list(asker, &params, shelf),
-            (Call::ThreadLoadedList, _) => self.thread_loaded_list(asker),
-            (Call::ThreadResume(params), Some(id)) => self.thread_resume(asker, id, &params, shelf)?,
-            (Call::ThreadRead(params), Some(id)) => self.thread_read(asker, id, &params, shelf)?,
-            (Call::ThreadTurnsList(params), Some(id)) => self.thread_turns_list(asker, id, &params, shelf)?,
-            (Call::ThreadUnsubscribe(_), Some(id)) => self.thread_unsubscribe(asker, id),
-            (Call::ThreadSetName(params), Some(id)) => self.thread_set_name(asker, id, &params, shelf)?,
-            (Call::ThreadArchive(_), Some(id)) => self.thread_archive(asker, id, shelf)?,
-            (Call::ThreadUnarchive(_), Some(id)) => self.thread_unarchive(asker, id, shelf)?,
-            (Call::TurnStart(params), Some(id)) => self.turn_start(asker, id, params)?,
-            (Call::TurnSteer(params), Some(id)) => self.turn_steer(asker, id, params)?,
-            (Call::TurnInterrupt(params), Some(id)) => self.turn_interrupt(asker, id, &params)?,
+            (Call::Initialize(params), _) => self.initialize(origin, &params),
+            (Call::Diagnostics, _) => self.diagnostics(origin, &lookup),
+            (Call::ThreadStart(params), _) => self.thread_start(origin, params),
+            (Call::ThreadList(params), _) => self.thread_list(origin, &params, lookup),
+            (Call::ThreadLoadedList, _) => self.thread_loaded_list(origin),
+            (Call::ThreadResume(params), Some(id)) => self.thread_resume(origin, id, &params, lookup)?,
+            (Call::ThreadRead(params), Some(id)) => self.thread_read(origin, id, &params, lookup)?,
+            (Call::ThreadTurnsList(params), Some(id)) => {
+                self.thread_turns_list(origin, id, &params, lookup)?;
+            }
+            (Call::ThreadUnsubscribe(_), Some(id)) => self.thread_unsubscribe(origin, id),
+            (Call::ThreadSetName(params), Some(id)) => self.thread_set_name(origin, id, &params, lookup)?,
+            (Call::ThreadArchive(_), Some(id)) => self.thread_archive(origin, id, lookup)?,
+            (Call::ThreadUnarchive(_), Some(id)) => self.thread_unarchive(origin, id, lookup)?,
+            (Call::TurnStart(params), Some(id)) => self.turn_start(origin, id, params)?,
+            (Call::TurnSteer(params), Some(id)) => self.turn_steer(origin, id, params)?,
+            (Call::TurnInterrupt(params), Some(id)) => self.turn_interrupt(origin, id, &params)?,
             (Call::Unsupported(method), _) => return Err(Refusal::unsupported(&method)),
             (_, None) => return Err(Refusal::malformed("missing field `threadId`")),
         }
         Ok(())
     }
 
-    fn initialize(&mut self, asker: Asker<'_>, params: &InitializeParams) {
-        let hall = &mut self.hall;
-        let originator = hall.connections.introduce(asker.connection, params);
-        let (settings, client) = (&hall.settings, &params.client_info);
+    fn initialize(&mut self, origin: Origin<'_>, params: &InitializeParams) {
+        let shared = &mut self.shared;
+        let originator = shared.connections.introduce(origin.connection, params);
+        let (settings, client) = (&shared.settings, &params.client_info);
         let user_agent = format!(
             "{originator}/{} ({}; {}) codexd-embedded ({}; {})",
             settings.version,
@@ -99,13 +101,13 @@ impl State {
             "installationId": settings.installation_id,
             "environmentId": null,
         });
-        hall.reply(asker, Ok(result));
-        hall.tell_one(asker.connection, "remoteControl/status/changed", &status);
+        shared.reply(origin, Ok(result));
+        shared.notify_client(origin.connection, "remoteControl/status/changed", &status);
     }
 
-    fn diagnostics(&mut self, asker: Asker<'_>, shelf: &Shelf) {
-        let resident = match shelf {
-            Shelf::Memory { resident_bytes } => Some(resident_bytes),
+    fn diagnostics(&mut self, origin: Origin<'_>, lookup: &Lookup) {
+        let resident = match lookup {
+            Lookup::Memory { resident_bytes } => Some(resident_bytes),
             _ => None,
         };
         let running = self.threads.values().filter(|thread| thread.running.is_some()).count();
@@ -116,11 +118,11 @@ impl State {
             },
             "gauges": [
                 gauge("app.requests.in_flight", 1),
-                gauge("app.server_requests.pending", self.hall.approvals.len()),
+                gauge("app.server_requests.pending", self.shared.approvals.len()),
                 gauge("core.threads.live", self.threads.len()),
                 gauge("core.turns.active", running),
             ],
         });
-        self.hall.reply(asker, Ok(result));
+        self.shared.reply(origin, Ok(result));
     }
 }

@@ -5,50 +5,50 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::ids::ThreadId;
-use crate::model::hall::Asker;
 use crate::model::lists::cursor;
+use crate::model::shared_state::Origin;
 use crate::model::thread::Thread;
 use crate::model::transcript::{Meta, Record, Transcript};
 use crate::model::views::{ThreadStatus, ThreadView, settings};
-use crate::model::{Action, Found, Shelf, State};
+use crate::model::{Action, Found, Lookup, State};
 use crate::params::{ThreadReadParams, ThreadResumeParams, ThreadSetNameParams, ThreadStartParams};
 use crate::refusal::Refusal;
 use crate::rollout;
 
 impl State {
-    pub(crate) fn thread_start(&mut self, asker: Asker<'_>, params: ThreadStartParams) {
-        let hall = &mut self.hall;
-        let defaults = &hall.settings;
+    pub(crate) fn thread_start(&mut self, origin: Origin<'_>, params: ThreadStartParams) {
+        let shared = &mut self.shared;
+        let defaults = &shared.settings;
         let meta = Meta {
-            id: hall.minter.thread(hall.now),
-            created: hall.now,
+            id: shared.id_generator.thread(shared.now),
+            created: shared.now,
             cwd: params.cwd.unwrap_or_else(|| defaults.cwd.clone()),
             model: params.model.unwrap_or_else(|| defaults.model.clone()),
             model_provider: params.model_provider.unwrap_or_else(|| defaults.model_provider.clone()),
             approval_policy: params.approval_policy.unwrap_or_else(|| json!("on-request")),
-            originator: hall.connections.originator().to_owned(),
+            originator: shared.connections.originator().to_owned(),
             version: defaults.version.clone(),
         };
-        let thread = Thread::start(meta, params.ephemeral == Some(true), asker.connection);
-        let view = thread.view(false, hall);
+        let thread = Thread::start(meta, params.ephemeral == Some(true), origin.connection);
+        let view = thread.view(false, shared);
         if !thread.is_ephemeral() {
-            hall.act(Action::Claim(thread.id()));
+            shared.act(Action::Claim(thread.id()));
         }
         let result = with_settings(view.clone(), &thread.transcript);
-        hall.reply(asker, Ok(result));
-        hall.tell_all("thread/started", &json!({"thread": view}));
+        shared.reply(origin, Ok(result));
+        shared.broadcast("thread/started", &json!({"thread": view}));
         self.threads.insert(thread.id(), thread);
     }
 
     pub(crate) fn thread_resume(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: &ThreadResumeParams,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
-        let Self { hall, threads } = self;
-        let found = Found::from(shelf);
+        let Self { shared, threads } = self;
+        let found = Found::from(lookup);
         let loaded = threads.get(&id);
         if !loaded.map_or(found.transcript.is_some(), Thread::is_on_disk) {
             return Err(Refusal::no_rollout(id));
@@ -57,7 +57,11 @@ impl State {
             return Err(Refusal::archived(id));
         }
         if !params.exclude_turns {
-            hall.tell_one(asker.connection, "deprecationNotice", &hydration("use `excludeTurns: true`"));
+            shared.notify_client(
+                origin.connection,
+                "deprecationNotice",
+                &hydration("use `excludeTurns: true`"),
+            );
         }
         if found.other_writer {
             return Err(Refusal::other_writer(id));
@@ -69,70 +73,70 @@ impl State {
             }
             _ => threads.get_mut(&id).ok_or_else(|| Refusal::no_rollout(id))?,
         };
-        thread.subscribe(asker.connection);
+        thread.subscribe(origin.connection);
         if cold {
-            thread.tell_status(hall);
+            thread.notify_status(shared);
         }
-        let result = resumed(thread.view(!params.exclude_turns, hall), &thread.transcript);
-        hall.reply(asker, Ok(result));
+        let result = resumed(thread.view(!params.exclude_turns, shared), &thread.transcript);
+        shared.reply(origin, Ok(result));
         if cold || !params.exclude_turns {
-            thread.tell_usage_to(&[asker.connection].into(), hall);
+            thread.notify_usage_to(&[origin.connection].into(), shared);
         }
-        hall.tell_all("thread/goal/cleared", &json!({"threadId": id}));
-        thread.repeat_question(asker.connection, hall);
+        shared.broadcast("thread/goal/cleared", &json!({"threadId": id}));
+        thread.resend_approval(origin.connection, shared);
         Ok(())
     }
 
     pub(crate) fn thread_read(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: &ThreadReadParams,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
-        let hall = &mut self.hall;
-        let view = match (self.threads.get(&id), Found::from(shelf)) {
+        let shared = &mut self.shared;
+        let view = match (self.threads.get(&id), Found::from(lookup)) {
             (Some(thread), _) if params.include_turns && thread.is_ephemeral() => {
                 return Err(Refusal::invalid("ephemeral threads do not support includeTurns"));
             }
             (Some(thread), _) if params.include_turns && !thread.is_on_disk() => {
                 return Err(Refusal::unsupported("list_turns"));
             }
-            (Some(thread), _) => thread.view(params.include_turns, hall),
+            (Some(thread), _) => thread.view(params.include_turns, shared),
             (None, Found { transcript: Some(transcript), archived, .. }) => {
                 let transcript = Arc::unwrap_or_clone(transcript).abandoned();
                 unloaded_view(&transcript, archived, params.include_turns, self)
             }
             (None, _) => return Err(Refusal::not_loaded(id)),
         };
-        let hall = &mut self.hall;
+        let shared = &mut self.shared;
         if params.include_turns {
             let advice = "omit `includeTurns` or set it to `false`";
-            hall.tell_one(asker.connection, "deprecationNotice", &hydration(advice));
+            shared.notify_client(origin.connection, "deprecationNotice", &hydration(advice));
         }
-        hall.reply(asker, Ok(json!({"thread": view, "readState": null})));
+        shared.reply(origin, Ok(json!({"thread": view, "readState": null})));
         Ok(())
     }
 
-    pub(crate) fn thread_unsubscribe(&mut self, asker: Asker<'_>, id: ThreadId) {
-        let Self { hall, threads } = self;
-        let was = threads.get_mut(&id).map(|thread| thread.unsubscribe(asker.connection, hall));
+    pub(crate) fn thread_unsubscribe(&mut self, origin: Origin<'_>, id: ThreadId) {
+        let Self { shared, threads } = self;
+        let was = threads.get_mut(&id).map(|thread| thread.unsubscribe(origin.connection, shared));
         let status = match was {
             None => "notLoaded",
             Some(true) => "unsubscribed",
             Some(false) => "notSubscribed",
         };
-        hall.reply(asker, Ok(json!({"status": status})));
+        shared.reply(origin, Ok(json!({"status": status})));
     }
 
     pub(crate) fn thread_set_name(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: &ThreadSetNameParams,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
-        let Self { hall, threads } = self;
+        let Self { shared, threads } = self;
         if params.name.trim().is_empty() {
             return Err(Refusal::invalid("thread name must not be empty"));
         }
@@ -143,25 +147,25 @@ impl State {
                     "ephemeral thread does not support metadata updates: {id}"
                 )));
             }
-            Some(thread) => thread.remember(record, hall),
-            None if Found::from(shelf).transcript.is_some() => {
-                hall.act(Action::Append { thread: id, record });
+            Some(thread) => thread.remember(record, shared),
+            None if Found::from(lookup).transcript.is_some() => {
+                shared.act(Action::Append { thread: id, record });
             }
             None => return Err(Refusal::no_rollout(id)),
         }
-        hall.reply(asker, Ok(json!({})));
-        hall.tell_all("thread/name/updated", &json!({"threadId": id, "threadName": params.name.trim()}));
+        shared.reply(origin, Ok(json!({})));
+        shared.broadcast("thread/name/updated", &json!({"threadId": id, "threadName": params.name.trim()}));
         Ok(())
     }
 
     pub(crate) fn thread_archive(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
-        let Self { hall, threads } = self;
-        let found = Found::from(shelf);
+        let Self { shared, threads } = self;
+        let found = Found::from(lookup);
         match threads.remove(&id) {
             Some(thread) if thread.is_ephemeral() => {
                 threads.insert(id, thread);
@@ -169,45 +173,45 @@ impl State {
             }
             Some(mut thread) => {
                 if thread.running.is_some() {
-                    thread.interrupt(hall);
+                    thread.interrupt(shared);
                 }
-                thread.materialize(hall);
-                thread.tell_status_as(ThreadStatus::NotLoaded, hall);
+                thread.materialize(shared);
+                thread.notify_status_as(ThreadStatus::NotLoaded, shared);
             }
             None if found.transcript.is_none() || found.archived => return Err(Refusal::no_rollout(id)),
             None if found.other_writer => return Err(Refusal::other_writer(id)),
             None => {}
         }
-        hall.act(Action::Archive(id));
-        hall.reply(asker, Ok(json!({})));
-        hall.tell_all("thread/archived", &json!({"threadId": id}));
+        shared.act(Action::Archive(id));
+        shared.reply(origin, Ok(json!({})));
+        shared.broadcast("thread/archived", &json!({"threadId": id}));
         Ok(())
     }
 
     pub(crate) fn thread_unarchive(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
-        shelf: Shelf,
+        lookup: Lookup,
     ) -> Result<(), Refusal> {
-        let found = Found::from(shelf);
+        let found = Found::from(lookup);
         if found.other_writer {
             return Err(Refusal::other_writer(id));
         }
         let transcript = found.transcript.filter(|_| found.archived);
         let transcript = transcript.ok_or_else(|| Refusal::no_archived_rollout(id))?;
         let view = unloaded_view(&transcript, false, false, self);
-        self.hall.act(Action::Unarchive(id));
-        self.hall.reply(asker, Ok(json!({"thread": view})));
-        self.hall.tell_all("thread/unarchived", &json!({"threadId": id}));
+        self.shared.act(Action::Unarchive(id));
+        self.shared.reply(origin, Ok(json!({"thread": view})));
+        self.shared.broadcast("thread/unarchived", &json!({"threadId": id}));
         Ok(())
     }
 }
 
-impl From<Shelf> for Found {
-    fn from(shelf: Shelf) -> Self {
-        match shelf {
-            Shelf::Thread(found) => found,
+impl From<Lookup> for Found {
+    fn from(lookup: Lookup) -> Self {
+        match lookup {
+            Lookup::Thread(found) => found,
             _ => Self::default(),
         }
     }
@@ -215,7 +219,7 @@ impl From<Shelf> for Found {
 
 /// A thread of which this process is not the writer.
 fn unloaded_view(transcript: &Transcript, archived: bool, include_turns: bool, state: &State) -> Value {
-    let path = rollout::path(&state.hall.settings.codex_home, transcript.meta.id, archived);
+    let path = rollout::path(&state.shared.settings.codex_home, transcript.meta.id, archived);
     let path = path.display().to_string();
     let status = ThreadStatus::NotLoaded;
     ThreadView { transcript, status, path: Some(&path), takes_input: false, include_turns }.view()

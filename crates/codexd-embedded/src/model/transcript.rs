@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{ItemId, ThreadId, TurnId};
-use crate::moment::Moment;
+use crate::timestamp::Timestamp;
 
 /// What is fixed when a thread starts.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Meta {
     pub id: ThreadId,
-    pub created: Moment,
+    pub created: Timestamp,
     pub cwd: String,
     pub model: String,
     pub model_provider: String,
@@ -32,13 +32,13 @@ pub(crate) enum Record {
     /// The thread got a name.
     Named { name: String },
     /// A turn began.
-    TurnStarted { turn: TurnId, at: Moment },
+    TurnStarted { turn: TurnId, at: Timestamp },
     /// An item of the running turn is complete.
     ItemCompleted { turn: TurnId, item: Item },
     /// The clients were told how many tokens were used so far.
     TokensTold { turn: TurnId, usage: Usage },
     /// The turn ended.
-    TurnEnded { turn: TurnId, at: Moment, status: TurnStatus, error: Option<TurnError> },
+    TurnEnded { turn: TurnId, at: Timestamp, status: TurnStatus, error: Option<TurnError> },
 }
 
 /// How a turn stands.
@@ -74,8 +74,8 @@ pub(crate) struct Usage {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Item {
     pub id: ItemId,
-    pub started: Moment,
-    pub completed: Option<Moment>,
+    pub started: Timestamp,
+    pub completed: Option<Timestamp>,
     pub body: ItemBody,
 }
 
@@ -118,9 +118,9 @@ pub(crate) struct Turn {
     pub items: Vec<Item>,
     pub status: TurnStatus,
     pub error: Option<TurnError>,
-    pub started: Moment,
+    pub started: Timestamp,
     /// When it ended; never known of a turn that died with its process.
-    pub ended: Option<Moment>,
+    pub ended: Option<Timestamp>,
 }
 
 /// A thread as its records tell it.
@@ -134,7 +134,7 @@ pub(crate) struct Transcript {
     /// The turn in which they were last told.
     pub usage_turn: Option<TurnId>,
     /// The last time that anything was said.
-    pub updated: Moment,
+    pub updated: Timestamp,
 }
 
 impl Transcript {

@@ -1,13 +1,13 @@
 use serde_json::{Value, json};
 
 use super::{Item, ItemBody, Meta, Record, Transcript, TurnStatus};
-use crate::ids::{ItemId, Minter};
-use crate::moment::Moment;
+use crate::ids::{IdGenerator, ItemId};
+use crate::timestamp::Timestamp;
 
 fn records() -> Vec<Record> {
-    let mut minter = Minter::new(3);
-    let at = Moment::from_millis(1_000);
-    let (id, turn) = (minter.thread(at), minter.turn(at));
+    let mut id_generator = IdGenerator::new(3);
+    let at = Timestamp::from_millis(1_000);
+    let (id, turn) = (id_generator.thread(at), id_generator.turn(at));
     let meta = Meta {
         id,
         created: at,
@@ -23,12 +23,12 @@ fn records() -> Vec<Record> {
     let item = Item { id: ItemId("u".into()), started: at, completed: Some(at), body };
     vec![
         Record::ThreadStarted { meta },
-        Record::TurnStarted { turn, at: Moment::from_millis(2_000) },
+        Record::TurnStarted { turn, at: Timestamp::from_millis(2_000) },
         Record::ItemCompleted { turn, item },
         Record::Named { name: "n".into() },
         Record::TurnEnded {
             turn,
-            at: Moment::from_millis(3_000),
+            at: Timestamp::from_millis(3_000),
             status: TurnStatus::Completed,
             error: None,
         },
@@ -45,7 +45,7 @@ fn a_transcript_reads_back_from_its_lines() {
     let transcript = Transcript::replay(read).expect("it starts with its thread");
     assert_eq!(transcript, Transcript::replay(written).expect("the same"));
     assert_eq!((transcript.preview().as_str(), transcript.name.as_deref()), ("hi", Some("n")));
-    assert_eq!(transcript.updated, Moment::from_millis(3_000));
+    assert_eq!(transcript.updated, Timestamp::from_millis(3_000));
 }
 
 #[test]

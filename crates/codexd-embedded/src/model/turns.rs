@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::ids::ThreadId;
 use crate::model::State;
-use crate::model::hall::Asker;
+use crate::model::shared_state::Origin;
 use crate::model::thread::Thread;
 use crate::model::transcript::{ItemBody, Turn, TurnStatus};
 use crate::model::views::accepted_turn_view;
@@ -15,41 +15,41 @@ impl State {
     /// Starts a turn. While one runs, the input goes to that one, and the reply names it.
     pub(crate) fn turn_start(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: TurnStartParams,
     ) -> Result<(), Refusal> {
-        let Self { hall, threads } = self;
+        let Self { shared, threads } = self;
         let thread = threads.get_mut(&id).ok_or_else(|| Refusal::not_found(id))?;
         let message = message(params.input, params.client_user_message_id);
         if let Some(turn) = running_turn(thread) {
-            hall.reply(asker, Ok(json!({"turn": accepted_turn_view(turn)})));
+            shared.reply(origin, Ok(json!({"turn": accepted_turn_view(turn)})));
             if let Some(message) = message {
-                thread.steer(message, hall);
+                thread.steer(message, shared);
             }
             return Ok(());
         }
-        let turn = hall.minter.turn(hall.now);
+        let turn = shared.id_generator.turn(shared.now);
         let accepted = Turn {
             id: turn,
             items: Vec::new(),
             status: TurnStatus::InProgress,
             error: None,
-            started: hall.now,
+            started: shared.now,
             ended: None,
         };
-        hall.reply(asker, Ok(json!({"turn": accepted_turn_view(&accepted)})));
-        thread.begin(turn, message, hall);
+        shared.reply(origin, Ok(json!({"turn": accepted_turn_view(&accepted)})));
+        thread.begin(turn, message, shared);
         Ok(())
     }
 
     pub(crate) fn turn_steer(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: TurnSteerParams,
     ) -> Result<(), Refusal> {
-        let Self { hall, threads } = self;
+        let Self { shared, threads } = self;
         let thread = threads.get_mut(&id).ok_or_else(|| Refusal::not_found(id))?;
         let Some(message) = message(params.input, params.client_user_message_id) else {
             return Err(Refusal::invalid("input must not be empty"));
@@ -59,26 +59,26 @@ impl State {
         if expected != turn.to_string() {
             return Err(Refusal::invalid(format!("expected active turn id `{expected}` but found `{turn}`")));
         }
-        hall.reply(asker, Ok(json!({"turnId": turn})));
-        thread.steer(message, hall);
+        shared.reply(origin, Ok(json!({"turnId": turn})));
+        thread.steer(message, shared);
         Ok(())
     }
 
     pub(crate) fn turn_interrupt(
         &mut self,
-        asker: Asker<'_>,
+        origin: Origin<'_>,
         id: ThreadId,
         params: &TurnInterruptParams,
     ) -> Result<(), Refusal> {
-        let Self { hall, threads } = self;
+        let Self { shared, threads } = self;
         let thread = threads.get_mut(&id).ok_or_else(|| Refusal::not_found(id))?;
         let turn = running_turn(thread).ok_or_else(|| Refusal::invalid("no active turn to interrupt"))?.id;
         let expected = &params.turn_id;
         if *expected != turn.to_string() {
             return Err(Refusal::invalid(format!("expected active turn id {expected} but found {turn}")));
         }
-        hall.reply(asker, Ok(json!({})));
-        thread.interrupt(hall);
+        shared.reply(origin, Ok(json!({})));
+        thread.interrupt(shared);
         Ok(())
     }
 }

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::model::transcript::{Item, ItemBody, Transcript, Turn, TurnStatus, Usage};
-use crate::moment::Moment;
 use crate::params::ItemsView;
 use crate::shell;
+use crate::timestamp::Timestamp;
 
 /// What a thread does, from outside.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -156,7 +156,7 @@ fn turn_members(turn: &Turn, items: Vec<Value>, items_view: &str) -> Value {
         "status": turn.status,
         "error": turn.error,
         "startedAt": turn.started.secs(),
-        "completedAt": turn.ended.map(Moment::secs),
+        "completedAt": turn.ended.map(Timestamp::secs),
         "durationMs": turn.ended.map(|ended| ended.since(turn.started).as_millis() as u64),
     })
 }
@@ -188,7 +188,7 @@ pub(crate) fn item_view(item: &Item) -> Value {
         }),
     };
     view["startedAtMs"] = item.started.millis().into();
-    view["completedAtMs"] = item.completed.map(Moment::millis).into();
+    view["completedAtMs"] = item.completed.map(Timestamp::millis).into();
     view
 }
 

@@ -54,8 +54,8 @@ pub(crate) async fn accept(listener: UnixListener, events: Sender<Event>) {
 }
 
 async fn serve(connection: ConnectionId, stream: UnixStream, events: Sender<Event>) {
-    let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    let Ok(Ok(socket)) = timeout(patience, shake_hands(stream)).await else { return };
+    let limit = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let Ok(Ok(socket)) = timeout(limit, shake_hands(stream)).await else { return };
     let outbox = Arc::new(Outbox::default());
     if events.send(Event::Opened { connection, outbox: Arc::clone(&outbox) }).await.is_err() {
         return;
@@ -115,8 +115,8 @@ async fn read(
         };
         let delivered = match event {
             None => Ok(()),
-            Some(Event::Asked { connection, id, method, params }) => {
-                offer(Event::Asked { connection, id, method, params }, events, outbox)
+            Some(Event::Request { connection, id, method, params }) => {
+                offer(Event::Request { connection, id, method, params }, events, outbox)
             }
             Some(event) => events.send(event).await.map_err(drop),
         };
@@ -130,7 +130,7 @@ async fn read(
 fn offer(event: Event, events: &Sender<Event>, outbox: &Outbox) -> Result<(), ()> {
     match events.try_send(event) {
         Ok(()) => Ok(()),
-        Err(TrySendError::Full(Event::Asked { id, .. })) => {
+        Err(TrySendError::Full(Event::Request { id, .. })) => {
             outbox.push(wire::reply(&id, Err(Refusal::overloaded())));
             Ok(())
         }
@@ -150,7 +150,7 @@ fn understand(connection: ConnectionId, text: &str, outbox: &Outbox) -> Option<E
                 None => method.to_owned(),
             };
             match params.map(|params| serde_json::from_str(params.get())).transpose() {
-                Ok(params) => Some(Event::Asked { connection, id, method, params }),
+                Ok(params) => Some(Event::Request { connection, id, method, params }),
                 Err(error) => {
                     outbox.push(wire::reply(&id, Err(Refusal::malformed(error))));
                     None
@@ -161,7 +161,7 @@ fn understand(connection: ConnectionId, text: &str, outbox: &Outbox) -> Option<E
             let result: Option<Value> =
                 outcome.ok().and_then(|result| serde_json::from_str(result.get()).ok());
             let decision = Decision::parse(result.as_ref());
-            Some(Event::Answered { connection, request: ServerRequestId(request), decision })
+            Some(Event::Response { connection, request: ServerRequestId(request), decision })
         }
         _ => None,
     }

@@ -17,18 +17,18 @@ use crate::call::Call;
 use crate::ids::{ConnectionId, ServerRequestId};
 use crate::limits::{FLUSH_TIMEOUT_MS, INGRESS_REQUESTS_MAX};
 use crate::model::{Decision, Input, Signal, State};
-use crate::moment::Moment;
 use crate::settings::Settings;
+use crate::timestamp::Timestamp;
 use crate::wire::Frame;
 use crate::{Error, ExitReason, Options};
 
 mod connection;
-mod desk;
+mod disk_adapter;
 mod outbox;
 pub(crate) mod signals;
 mod socket;
 
-use desk::Desk;
+use disk_adapter::DiskAdapter;
 use outbox::Outbox;
 
 /// Everything that can wake the loop.
@@ -39,9 +39,9 @@ pub(crate) enum Event {
     /// A client is gone.
     Closed { connection: ConnectionId },
     /// A client asks.
-    Asked { connection: ConnectionId, id: RequestId, method: String, params: Option<Value> },
+    Request { connection: ConnectionId, id: RequestId, method: String, params: Option<Value> },
     /// A client answers.
-    Answered { connection: ConnectionId, request: ServerRequestId, decision: Decision },
+    Response { connection: ConnectionId, request: ServerRequestId, decision: Decision },
     /// A signal came.
     Signalled(Signal),
     /// The model wanted to be woken now.
@@ -58,7 +58,7 @@ pub(crate) async fn serve(
     let (sender, mut events) = mpsc::channel(INGRESS_REQUESTS_MAX);
     let accepting = tokio::spawn(connection::accept(socket.listener()?, sender));
     let mut server = Server {
-        desk: Desk::new(&settings.codex_home),
+        disk: DiskAdapter::new(&settings.codex_home),
         state: State::new(settings, Uuid::new_v4().as_u64_pair().0),
         outboxes: HashMap::new(),
     };
@@ -76,7 +76,7 @@ pub(crate) async fn serve(
         tokio::task::yield_now().await;
     };
     server.hang_up().await;
-    server.desk.release(|_| false);
+    server.disk.release(|_| false);
     accepting.abort();
     drop(socket);
     Ok(reason)
@@ -84,7 +84,7 @@ pub(crate) async fn serve(
 
 struct Server {
     state: State,
-    desk: Desk,
+    disk: DiskAdapter,
     outboxes: HashMap<ConnectionId, Arc<Outbox>>,
 }
 
@@ -100,51 +100,51 @@ impl Server {
                 self.outboxes.remove(&connection);
                 Input::Closed(connection)
             }
-            Event::Asked { connection, id, method, params } => {
+            Event::Request { connection, id, method, params } => {
                 let call = Call::parse(&method, params);
                 let wants = call.as_ref().map(|call| self.state.wants(call));
-                let shelf = self.desk.look_up(wants.ok());
-                Input::Asked { connection, id, call, shelf }
+                let lookup = self.disk.look_up(wants.ok());
+                Input::Request { connection, id, call, lookup }
             }
-            Event::Answered { connection, request, decision } => {
-                Input::Answered { connection, request, decision }
+            Event::Response { connection, request, decision } => {
+                Input::Response { connection, request, decision }
             }
             Event::Signalled(signal) => Input::Signalled(signal),
             Event::TimePassed => Input::TimePassed,
         };
         let mut leave = None;
-        for action in self.state.step(input, Moment::now()) {
-            match self.desk.carry_out(action) {
-                desk::Done::Nothing => {}
-                desk::Done::Tell { to, frame } => self.tell(&to, &frame),
-                desk::Done::Leave(reason) => leave = leave.or(Some(reason)),
+        for action in self.state.step(input, Timestamp::now()) {
+            match self.disk.carry_out(action) {
+                disk_adapter::Done::Nothing => {}
+                disk_adapter::Done::Send { to, frame } => self.send(&to, &frame),
+                disk_adapter::Done::Leave(reason) => leave = leave.or(Some(reason)),
             }
         }
-        self.desk.release(|thread| self.state.is_loaded(thread));
+        self.disk.release(|thread| self.state.is_loaded(thread));
         leave
     }
 
-    fn tell(&mut self, to: &[ConnectionId], frame: &Frame) {
+    fn send(&mut self, to: &[ConnectionId], frame: &Frame) {
         for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
             outbox.push(frame.clone());
         }
     }
 
-    /// Gives the clients a moment to take what is theirs, then ends their connections.
+    /// Waits at most `FLUSH_TIMEOUT_MS` for the outboxes to drain, then closes the connections.
     async fn hang_up(&mut self) {
         let all = async {
             for outbox in self.outboxes.values() {
                 outbox.emptied().await;
             }
         };
-        // Whoever has not read by now would not read later either.
+        // A client that has not read by now is not waited for.
         let _ = timeout(Duration::from_millis(FLUSH_TIMEOUT_MS), all).await;
         self.outboxes.values().for_each(|outbox| outbox.close());
     }
 }
 
-fn instant(due: Option<Moment>) -> Instant {
-    Instant::now() + due.map(|due| due.since(Moment::now())).unwrap_or_default()
+fn instant(due: Option<Timestamp>) -> Instant {
+    Instant::now() + due.map(|due| due.since(Timestamp::now())).unwrap_or_default()
 }
 
 #[cfg(test)]

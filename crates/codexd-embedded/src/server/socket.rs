@@ -56,7 +56,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
-            // It was there a moment ago; if it is gone now, so much the better.
+            // The file existed a moment ago. A file that is gone needs no removal.
             let _ = fs::remove_file(&self.path);
         }
     }

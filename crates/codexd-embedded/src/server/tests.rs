@@ -19,7 +19,7 @@ use super::serve;
 use crate::model::Signal;
 use crate::{Error, ExitReason, Listen, Options};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Server {
     signals: mpsc::Sender<Signal>,
@@ -48,7 +48,7 @@ impl Server {
 
     async fn end(self) -> Result<ExitReason, Error> {
         self.signals.send(Signal::Terminate).await.expect("it listens for signals");
-        timeout(PATIENCE, self.task).await.expect("it ends").expect("it does not panic")
+        timeout(TIMEOUT, self.task).await.expect("it ends").expect("it does not panic")
     }
 
     /// Dies without a word, as by `kill -9`.
@@ -79,7 +79,7 @@ impl Client {
     /// The next message; `None` at the end.
     async fn next(&mut self) -> Option<Value> {
         loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("in time")? {
+            match timeout(TIMEOUT, self.socket.next()).await.expect("in time")? {
                 Ok(Message::Text(text)) => return Some(serde_json::from_str(&text).expect("JSON")),
                 Ok(_) => {}
                 Err(_) => return None,

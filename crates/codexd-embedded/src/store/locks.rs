@@ -1,7 +1,7 @@
 //! One writer per thread: `flock` on `$CODEX_HOME/thread-writer-locks/<thread>.lock`, as upstream does it.
 //!
 //! The lock is the kernel's, so it is let go however the process ends. The file is removed when the lock is let go;
-//! that nobody locks a file which is just being removed is what `.coordination.lock` is for: it is held, for a moment,
+//! that nobody locks a file which is just being removed is what `.coordination.lock` is for: it is held, briefly,
 //! whenever a lock file is opened or removed.
 
 use std::collections::HashMap;
@@ -75,13 +75,13 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::WriterLocks;
-    use crate::ids::Minter;
-    use crate::moment::Moment;
+    use crate::ids::IdGenerator;
+    use crate::timestamp::Timestamp;
 
     #[test]
     fn a_thread_has_one_writer_until_that_lets_go() {
         let home = tempfile::tempdir().expect("a folder");
-        let thread = Minter::new(1).thread(Moment::from_millis(1));
+        let thread = IdGenerator::new(1).thread(Timestamp::from_millis(1));
         let (mut one, mut two) = (WriterLocks::new(home.path()), WriterLocks::new(home.path()));
         assert!(one.take(thread).expect("locked"));
         assert!(one.take(thread).expect("locked again"));
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn what_is_still_needed_stays_locked() {
         let home = tempfile::tempdir().expect("a folder");
-        let thread = Minter::new(1).thread(Moment::from_millis(1));
+        let thread = IdGenerator::new(1).thread(Timestamp::from_millis(1));
         let mut locks = WriterLocks::new(home.path());
         locks.take(thread).expect("locked");
         assert!(locks.release(|_| true).expect("nothing to do").is_empty());

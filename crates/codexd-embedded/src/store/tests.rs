@@ -4,14 +4,14 @@ use std::io::Write;
 use serde_json::json;
 
 use super::Store;
-use crate::ids::{Minter, ThreadId};
+use crate::ids::{IdGenerator, ThreadId};
 use crate::model::transcript::{Meta, Record};
-use crate::moment::Moment;
 use crate::rollout;
+use crate::timestamp::Timestamp;
 
-fn started(minter: &mut Minter) -> (ThreadId, Record) {
-    let created = Moment::from_millis(1_795_150_801_000);
-    let id = minter.thread(created);
+fn started(id_generator: &mut IdGenerator) -> (ThreadId, Record) {
+    let created = Timestamp::from_millis(1_795_150_801_000);
+    let id = id_generator.thread(created);
     let meta = Meta {
         id,
         created,
@@ -28,7 +28,7 @@ fn started(minter: &mut Minter) -> (ThreadId, Record) {
 #[test]
 fn a_thread_is_found_by_its_id_alone() {
     let home = tempfile::tempdir().expect("a folder");
-    let (id, record) = started(&mut Minter::new(1));
+    let (id, record) = started(&mut IdGenerator::new(1));
     Store::new(home.path().into()).append(id, &record).expect("written");
     let (found, archived) = Store::new(home.path().into()).find(id).expect("found");
     assert_eq!((found.meta.id, archived), (id, false));
@@ -37,7 +37,7 @@ fn a_thread_is_found_by_its_id_alone() {
 #[test]
 fn what_another_server_adds_is_seen() {
     let home = tempfile::tempdir().expect("a folder");
-    let (id, record) = started(&mut Minter::new(1));
+    let (id, record) = started(&mut IdGenerator::new(1));
     let (mut ours, mut theirs) = (Store::new(home.path().into()), Store::new(home.path().into()));
     ours.append(id, &record).expect("written");
     assert_eq!(ours.find(id).expect("found").0.name, None);
@@ -48,7 +48,7 @@ fn what_another_server_adds_is_seen() {
 #[test]
 fn a_line_that_was_cut_is_skipped_and_closed() {
     let home = tempfile::tempdir().expect("a folder");
-    let (id, record) = started(&mut Minter::new(1));
+    let (id, record) = started(&mut IdGenerator::new(1));
     Store::new(home.path().into()).append(id, &record).expect("written");
     let path = rollout::path(home.path(), id, false);
     let mut file = OpenOptions::new().append(true).open(&path).expect("there");
@@ -65,7 +65,7 @@ fn a_line_that_was_cut_is_skipped_and_closed() {
 fn an_archived_thread_is_in_the_other_list() {
     let home = tempfile::tempdir().expect("a folder");
     let mut store = Store::new(home.path().into());
-    let (id, record) = started(&mut Minter::new(1));
+    let (id, record) = started(&mut IdGenerator::new(1));
     store.append(id, &record).expect("written");
     store.relocate(id, true).expect("moved");
     assert_eq!((store.all(false).len(), store.all(true).len()), (0, 1));

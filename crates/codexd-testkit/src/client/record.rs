@@ -86,12 +86,12 @@ impl Record {
     pub(super) async fn wait(
         &self,
         from: usize,
-        patience: Duration,
+        timeout: Duration,
         what: &str,
         mut matches: impl FnMut(&Value) -> bool,
     ) -> anyhow::Result<Value> {
         let mut next = from;
-        let outcome = self.watch(patience, |seen| {
+        let outcome = self.watch(timeout, |seen| {
             let later = seen.entries.iter().skip(next);
             next = seen.entries.len();
             let mut received = later.filter(|entry| entry.direction == Direction::Received);
@@ -105,19 +105,19 @@ impl Record {
             Some(Err(closed)) => {
                 bail!("the connection ended before {what}: {closed:?}; {}", self.summary(from))
             }
-            None => bail!("waited {patience:?} for {what}; {}", self.summary(from)),
+            None => bail!("waited {timeout:?} for {what}; {}", self.summary(from)),
         }
     }
 
-    pub(super) async fn wait_closed(&self, patience: Duration) -> anyhow::Result<Closed> {
-        match self.watch(patience, |seen| seen.closed.clone()).await {
+    pub(super) async fn wait_closed(&self, timeout: Duration) -> anyhow::Result<Closed> {
+        match self.watch(timeout, |seen| seen.closed.clone()).await {
             Some(closed) => Ok(closed),
-            None => bail!("waited {patience:?} for the end of the connection"),
+            None => bail!("waited {timeout:?} for the end of the connection"),
         }
     }
 
     /// Looks after every change until `look` finds something; `None` at the deadline.
-    async fn watch<T>(&self, patience: Duration, mut look: impl FnMut(&Seen) -> Option<T>) -> Option<T> {
+    async fn watch<T>(&self, timeout: Duration, mut look: impl FnMut(&Seen) -> Option<T>) -> Option<T> {
         let mut version = self.version.subscribe();
         let search = async {
             loop {
@@ -129,7 +129,7 @@ impl Record {
                 version.changed().await.ok()?;
             }
         };
-        tokio::time::timeout(patience, search).await.ok().flatten()
+        tokio::time::timeout(timeout, search).await.ok().flatten()
     }
 
     /// What came since `from`, short enough for an error.

@@ -64,7 +64,7 @@ impl Log {
     /// Waits until `look` finds what it wants in the whole log.
     pub(super) async fn wait<T>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         what: &str,
         mut look: impl FnMut(&[ModelEvent]) -> Option<T>,
     ) -> anyhow::Result<T> {
@@ -78,9 +78,9 @@ impl Log {
                 length.changed().await.ok()?;
             }
         };
-        match tokio::time::timeout(patience, search).await {
+        match tokio::time::timeout(timeout, search).await {
             Ok(Some(found)) => Ok(found),
-            _ => bail!("the mock model waited {patience:?} for {what}; it saw {:?}", self.events()),
+            _ => bail!("the mock model waited {timeout:?} for {what}; it saw {:?}", self.events()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{MockModel, ModelEvent};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn ask(model: &MockModel, text: &str) -> TcpStream {
     let body = format!(r#"{{"model":"m","input":[{{"role":"user","content":"{text}"}}]}}"#);
@@ -43,7 +43,7 @@ fn a_failure_is_given_as_asked() {
 fn a_held_answer_waits_for_its_release() {
     let model = MockModel::start().expect("a model");
     let stream = ask(&model, "[[hold=a]]");
-    crate::block_on(model.wait_request("hold=a", PATIENCE)).expect("it came");
+    crate::block_on(model.wait_request("hold=a", TIMEOUT)).expect("it came");
     assert!(!model.events().iter().any(|event| matches!(event, ModelEvent::Finished { .. })));
     model.release("a");
     assert!(answer(stream).contains("event: response.completed"));
@@ -54,11 +54,11 @@ fn hanging_up_on_a_held_answer_is_seen() {
     let model = MockModel::start().expect("a model");
     let stream = ask(&model, "[[hold=a]]");
     crate::block_on(async {
-        model.wait_request("hold=a", PATIENCE).await.expect("it came");
+        model.wait_request("hold=a", TIMEOUT).await.expect("it came");
         drop(stream);
         let gone = |events: &[ModelEvent]| {
             events.iter().any(|event| matches!(event, ModelEvent::Abandoned { .. })).then_some(())
         };
-        model.wait_event("the hang-up", PATIENCE, gone).await.expect("seen");
+        model.wait_event("the hang-up", TIMEOUT, gone).await.expect("seen");
     });
 }

@@ -6,7 +6,7 @@ mod busy;
 mod chaos;
 mod clients;
 mod edge;
-mod front;
+mod fixture;
 mod goals;
 mod healing;
 mod login;
@@ -56,7 +56,7 @@ macro_rules! on_the_real_server {
             if let Err(reason) = codexd_testkit::codex::platform() {
                 codexd_testkit::skip!("{reason}");
             }
-            $script(crate::gateway::front::Front::open(crate::gateway::SERVERS[0]).await?).await
+            $script(crate::gateway::fixture::GatewayFixture::open(crate::gateway::SERVERS[0]).await?).await
         })+
     };
 }

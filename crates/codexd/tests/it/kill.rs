@@ -2,13 +2,13 @@
 //! servers on one home, no orphan, and nobody ever has to delete a file.
 //!
 //! Every server of these tests writes down that it serves and looks for others that do, so that two that overlap for a
-//! moment are seen as surely as two that stay (see [`house`]).
+//! moment are seen as surely as two that stay (see [`test_home`]).
 
 mod command;
 mod concurrent;
-mod house;
 mod inherited;
 mod recycled;
 mod server;
 mod supervisor;
+mod test_home;
 mod turns;

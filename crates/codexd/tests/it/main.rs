@@ -3,8 +3,8 @@
 mod contract;
 mod differential;
 mod elsewhere;
-mod front;
 mod gateway;
+mod gateway_lifecycle;
 mod inside_a_turn;
 mod kill;
 mod lifecycle;

@@ -14,7 +14,7 @@ use anyhow::Context;
 use codexd_testkit::{AppServer, Codexd, Home, Server, Version, block_on, codex, skip};
 
 /// No proxy here takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub const SERVERS: [Server; 2] = [Server::Real(Version::NEWEST), Server::Embedded];
 
@@ -33,7 +33,7 @@ pub fn piped(mut command: Command, input: Vec<u8>, close: bool) -> anyhow::Resul
     });
     let (tell, ended) = mpsc::channel();
     thread::spawn(move || tell.send(child.wait_with_output()));
-    let Ok(output) = ended.recv_timeout(PATIENCE) else {
+    let Ok(output) = ended.recv_timeout(TIMEOUT) else {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
         anyhow::bail!("it did not end: {:?}", ended.recv()?);
     };

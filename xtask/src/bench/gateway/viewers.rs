@@ -14,7 +14,7 @@ const LOOKED_AT: usize = 64;
 /// How much is read at once.
 const CHUNK: usize = 256 << 10;
 /// How long nothing at all may come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const USUAL_DELTA: &[u8] = br#"{"method":"item/agentMessage/delta""#;
 const DELTA: &[u8] = br#""item/agentMessage/delta""#;
@@ -76,15 +76,15 @@ impl Viewers {
     /// # Errors
     /// Nothing came for long.
     pub fn watch(&mut self) -> anyhow::Result<Seen> {
-        let patience = Timespec::try_from(PATIENCE)?;
+        let timeout = Timespec::try_from(TIMEOUT)?;
         let mut chunk = vec![0; CHUNK];
         let mut events = Vec::with_capacity(self.viewers.len().max(1));
         let (mut first, mut last) = (None, Instant::now());
         let mut open = self.viewers.len();
         while open > 0 {
             events.clear();
-            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?;
-            ensure!(!events.is_empty(), "nothing came for {PATIENCE:?}; {open} viewers still wait");
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))?;
+            ensure!(!events.is_empty(), "nothing came for {TIMEOUT:?}; {open} viewers still wait");
             for event in &events {
                 let number = usize::try_from(event.data.u64()).context("it was a number")?;
                 let viewer = &mut self.viewers[number];

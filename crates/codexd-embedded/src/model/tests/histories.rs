@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rig::Rig;
-use crate::ids::{ConnectionId, Minter, ThreadId};
+use crate::ids::{ConnectionId, IdGenerator, ThreadId};
 use crate::model::transcript::Transcript;
 use crate::model::{Decision, Input};
 
@@ -23,9 +23,9 @@ const TEXTS: [&str; 8] = [
 ];
 
 /// A small source of choices.
-struct Dice(Minter);
+struct Rng(IdGenerator);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, end: usize) -> usize {
         self.0.process().parse::<usize>().expect("a number") % end
     }
@@ -36,34 +36,34 @@ impl Dice {
 }
 
 /// One step of somebody. [`Rig::ask`] checks that every request has exactly one reply.
-fn one_step(rig: &mut Rig, dice: &mut Dice, threads: &mut Vec<String>) {
-    let client = ConnectionId(dice.below(4) as u64);
-    let thread = dice.pick(threads).cloned().unwrap_or_else(|| "none".to_owned());
+fn one_step(rig: &mut Rig, rng: &mut Rng, threads: &mut Vec<String>) {
+    let client = ConnectionId(rng.below(4) as u64);
+    let thread = rng.pick(threads).cloned().unwrap_or_else(|| "none".to_owned());
     let running = rig.state.threads.values().filter_map(|thread| thread.running.as_ref()).next();
     let turn = running.map_or_else(|| "none".to_owned(), |running| running.turn.to_string());
-    let input = json!([{"type": "text", "text": dice.pick(&TEXTS)}]);
+    let input = json!([{"type": "text", "text": rng.pick(&TEXTS)}]);
     let named =
         json!({"threadId": thread, "name": "n", "turnId": turn, "expectedTurnId": turn, "input": input});
-    let reply: Value = match dice.below(16) {
-        0 => rig.ask(client, "thread/start", json!({"ephemeral": dice.below(4) == 0})),
-        1..4 => rig.ask(client, "turn/start", named),
-        4 => rig.ask(client, "turn/steer", named),
-        5 => rig.ask(client, "turn/interrupt", named),
-        6 => rig.ask(client, "thread/resume", named),
-        7 => rig.ask(client, "thread/unsubscribe", named),
-        8 => rig.ask(client, "thread/archive", named),
-        9 => rig.ask(client, "thread/unarchive", named),
-        10 => rig.ask(client, "thread/name/set", named),
-        11 => rig.ask(client, "thread/read", json!({"threadId": thread, "includeTurns": true})),
-        12 => rig.ask(client, "thread/list", json!({"archived": dice.below(2) == 0})),
+    let reply: Value = match rng.below(16) {
+        0 => rig.request(client, "thread/start", json!({"ephemeral": rng.below(4) == 0})),
+        1..4 => rig.request(client, "turn/start", named),
+        4 => rig.request(client, "turn/steer", named),
+        5 => rig.request(client, "turn/interrupt", named),
+        6 => rig.request(client, "thread/resume", named),
+        7 => rig.request(client, "thread/unsubscribe", named),
+        8 => rig.request(client, "thread/archive", named),
+        9 => rig.request(client, "thread/unarchive", named),
+        10 => rig.request(client, "thread/name/set", named),
+        11 => rig.request(client, "thread/read", json!({"threadId": thread, "includeTurns": true})),
+        12 => rig.request(client, "thread/list", json!({"archived": rng.below(2) == 0})),
         13 => {
             let decisions = [Decision::Accept, Decision::AcceptAlways, Decision::Decline, Decision::Cancel];
-            let decision = dice.pick(&decisions).copied().unwrap_or(Decision::Malformed);
-            rig.answer(client, dice.below(6) as i64, decision);
+            let decision = rng.pick(&decisions).copied().unwrap_or(Decision::Malformed);
+            rig.answer(client, rng.below(6) as i64, decision);
             Value::Null
         }
         14 => {
-            rig.pass(Duration::from_secs(dice.below(70) as u64));
+            rig.pass(Duration::from_secs(rng.below(70) as u64));
             Value::Null
         }
         _ => {
@@ -81,13 +81,13 @@ fn one_step(rig: &mut Rig, dice: &mut Dice, threads: &mut Vec<String>) {
 fn whatever_clients_do_every_request_has_one_reply_and_every_history_reads_back() {
     for seed in 0..HISTORIES {
         let mut rig = Rig::seeded(seed);
-        let mut dice = Dice(Minter::new(seed));
+        let mut rng = Rng(IdGenerator::new(seed));
         let mut threads = Vec::new();
         (0..4).for_each(|number| {
             rig.client(number);
         });
         for _ in 0..STEPS {
-            one_step(&mut rig, &mut dice, &mut threads);
+            one_step(&mut rig, &mut rng, &mut threads);
             for thread in rig.state.threads.values().filter(|thread| thread.is_on_disk()) {
                 let mut read = Transcript::replay(rig.disk[&thread.id()].clone()).expect("a thread");
                 // Tokens are written when they are told, so what was counted since then is not there yet.

@@ -22,7 +22,7 @@ fn all_subscribers_see_the_same_messages_in_the_same_order() {
     let thread = rig.thread(alice);
     rig.turn(alice, &thread, "[[deltas=1]]");
     rig.pass(SHORT);
-    rig.ask(bob, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    rig.request(bob, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
     let (from_alice, from_bob) = (rig.count(alice), rig.count(bob));
     let stranger = rig.client(3);
     rig.turn(stranger, &thread, "[[deltas=50 shell=echo hi;;]]");
@@ -49,7 +49,7 @@ fn what_is_told_of_a_turn_is_written_before() {
     let told = rig
         .actions
         .iter()
-        .position(|action| matches!(action, Action::Tell { frame, .. } if frame.contains("turn/completed")));
+        .position(|action| matches!(action, Action::Send { frame, .. } if frame.contains("turn/completed")));
     assert!(written.expect("written") < told.expect("told"));
 }
 
@@ -96,7 +96,7 @@ fn a_question_nobody_heard_waits_for_the_next_subscriber() {
     rig.step(super::Input::Closed(alice));
     rig.pass(UNLOAD_DELAY * 3);
     assert!(!rig.told(bob, 0).contains(&QUESTION.to_owned()));
-    rig.ask(bob, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    rig.request(bob, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
     assert_eq!(rig.told(bob, 0).last().map(String::as_str), Some(QUESTION));
 }
 
@@ -108,9 +108,9 @@ fn an_idle_thread_is_unloaded_after_its_delay_and_not_before() {
     rig.turn(alice, &thread, "[[deltas=10 delay=1]]");
     rig.step(super::Input::Closed(alice));
     rig.pass(UNLOAD_DELAY + Duration::from_secs(9));
-    assert_eq!(rig.ask(bob, "thread/loaded/list", json!({}))["result"]["data"], json!([thread]));
+    assert_eq!(rig.request(bob, "thread/loaded/list", json!({}))["result"]["data"], json!([thread]));
     rig.pass(Duration::from_secs(2));
-    assert_eq!(rig.ask(bob, "thread/loaded/list", json!({}))["result"]["data"], json!([]));
+    assert_eq!(rig.request(bob, "thread/loaded/list", json!({}))["result"]["data"], json!([]));
     assert!(rig.told(bob, 0).ends_with(&["thread/status/changed".into(), "thread/closed".into()]));
 }
 
@@ -121,23 +121,23 @@ fn a_thread_that_is_subscribed_again_stays() {
     let thread = rig.thread(alice);
     rig.turn(alice, &thread, "[[deltas=1]]");
     rig.pass(SHORT);
-    rig.ask(alice, "thread/unsubscribe", json!({"threadId": thread}));
+    rig.request(alice, "thread/unsubscribe", json!({"threadId": thread}));
     rig.pass(UNLOAD_DELAY - Duration::from_secs(1));
-    rig.ask(alice, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    rig.request(alice, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
     rig.pass(UNLOAD_DELAY * 2);
-    assert_eq!(rig.ask(alice, "thread/loaded/list", json!({}))["result"]["data"], json!([thread]));
+    assert_eq!(rig.request(alice, "thread/loaded/list", json!({}))["result"]["data"], json!([thread]));
 }
 
 #[test]
 fn an_ephemeral_thread_never_touches_the_disk() {
     let mut rig = Rig::new();
     let alice = rig.client(1);
-    let reply = rig.ask(alice, "thread/start", json!({"ephemeral": true}));
+    let reply = rig.request(alice, "thread/start", json!({"ephemeral": true}));
     let thread = reply["result"]["thread"]["id"].as_str().expect("a thread").to_owned();
     rig.turn(alice, &thread, "[[shell=true;;]]");
     rig.pass(SHORT);
     assert!(rig.disk.is_empty());
-    assert!(rig.actions.iter().all(|action| matches!(action, Action::Tell { .. })));
+    assert!(rig.actions.iter().all(|action| matches!(action, Action::Send { .. })));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_turn_that_hangs_ends_only_when_it_is_interrupted() {
     let turn = rig.turn(alice, &thread, "[[hang deltas=2]]");
     rig.pass(Duration::from_secs(100_000));
     assert_eq!(rig.told(alice, 0).last().map(String::as_str), Some("item/agentMessage/delta"));
-    rig.ask(alice, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
+    rig.request(alice, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
     assert_eq!(rig.told(alice, 0).last().map(String::as_str), Some("turn/completed"));
 }
 
@@ -191,7 +191,7 @@ fn a_draining_server_waits_for_its_turn_and_starts_no_other() {
     let thread = rig.thread(alice);
     rig.turn(alice, &thread, "[[deltas=10 delay=100]]");
     rig.signal(Signal::Terminate);
-    let refused = rig.ask(alice, "thread/start", json!({}));
+    let refused = rig.request(alice, "thread/start", json!({}));
     assert_eq!(refused["error"]["data"]["reason"], "serverShuttingDown");
     rig.pass(Duration::from_secs(999));
     assert!(exits(&rig).is_empty());
@@ -237,7 +237,7 @@ fn pages_of_turns_show_every_turn_once() {
         loop {
             let params =
                 json!({"threadId": thread, "limit": 3, "cursor": cursor, "sortDirection": direction});
-            let page = rig.ask(alice, "thread/turns/list", params)["result"].clone();
+            let page = rig.request(alice, "thread/turns/list", params)["result"].clone();
             let data = page["data"].as_array().cloned().unwrap_or_default();
             seen.extend(data.iter().filter_map(|turn| turn["id"].as_str().map(str::to_owned)));
             cursor = page["nextCursor"].clone();

@@ -10,16 +10,16 @@ use serde_json::{Value, json};
 use crate::call::Call;
 use crate::ids::{ConnectionId, ServerRequestId, ThreadId};
 use crate::model::transcript::{Record, Transcript};
-use crate::model::{Action, Decision, Found, Input, Shelf, Signal, State, Wants};
-use crate::moment::Moment;
+use crate::model::{Action, Decision, Found, Input, Lookup, Signal, State, Wants};
 use crate::settings::Settings;
+use crate::timestamp::Timestamp;
 
 pub(super) const UNLOAD_DELAY: Duration = Duration::from_secs(60);
 
 /// The model, and all that it said and wrote.
 pub(super) struct Rig {
     pub(super) state: State,
-    pub(super) now: Moment,
+    pub(super) now: Timestamp,
     /// The files, as the records in them.
     pub(super) disk: BTreeMap<ThreadId, Vec<Record>>,
     archived: BTreeSet<ThreadId>,
@@ -49,7 +49,7 @@ impl Rig {
         };
         Self {
             state: State::new(settings, seed),
-            now: Moment::from_millis(1_795_150_801_000),
+            now: Timestamp::from_millis(1_795_150_801_000),
             disk: BTreeMap::new(),
             archived: BTreeSet::new(),
             received: BTreeMap::new(),
@@ -61,7 +61,7 @@ impl Rig {
     /// A client that has introduced itself.
     pub(super) fn client(&mut self, number: u64) -> ConnectionId {
         let connection = self.stranger(number);
-        self.ask(connection, "initialize", json!({"clientInfo": {"name": "c", "version": "1"}}));
+        self.request(connection, "initialize", json!({"clientInfo": {"name": "c", "version": "1"}}));
         connection
     }
 
@@ -72,12 +72,13 @@ impl Rig {
     }
 
     /// Asks, and gives the one reply.
-    pub(super) fn ask(&mut self, connection: ConnectionId, method: &str, params: Value) -> Value {
+    pub(super) fn request(&mut self, connection: ConnectionId, method: &str, params: Value) -> Value {
         self.next_id += 1;
         let call = Call::parse(method, Some(params));
-        let shelf = call.as_ref().map(|call| self.look_up(self.state.wants(call))).unwrap_or(Shelf::Nothing);
+        let lookup =
+            call.as_ref().map(|call| self.look_up(self.state.wants(call))).unwrap_or(Lookup::Nothing);
         let before = self.received.get(&connection).map_or(0, Vec::len);
-        self.step(Input::Asked { connection, id: RequestId::Integer(self.next_id), call, shelf });
+        self.step(Input::Request { connection, id: RequestId::Integer(self.next_id), call, lookup });
         let news = self.received.get(&connection).into_iter().flatten().skip(before);
         let is_reply = |message: &&Value| message.get("method").is_none();
         let replies: Vec<Value> = news.filter(is_reply).cloned().collect();
@@ -87,7 +88,7 @@ impl Rig {
     }
 
     pub(super) fn answer(&mut self, connection: ConnectionId, request: i64, decision: Decision) {
-        self.step(Input::Answered { connection, request: ServerRequestId(request), decision });
+        self.step(Input::Response { connection, request: ServerRequestId(request), decision });
     }
 
     pub(super) fn signal(&mut self, signal: Signal) {
@@ -96,14 +97,14 @@ impl Rig {
 
     /// A thread of this client's.
     pub(super) fn thread(&mut self, connection: ConnectionId) -> String {
-        let reply = self.ask(connection, "thread/start", json!({"cwd": "/w"}));
+        let reply = self.request(connection, "thread/start", json!({"cwd": "/w"}));
         reply["result"]["thread"]["id"].as_str().expect("a thread").to_owned()
     }
 
     /// Starts a turn; gives its id.
     pub(super) fn turn(&mut self, connection: ConnectionId, thread: &str, text: &str) -> String {
         let input = json!([{"type": "text", "text": text}]);
-        let reply = self.ask(connection, "turn/start", json!({"threadId": thread, "input": input}));
+        let reply = self.request(connection, "turn/start", json!({"threadId": thread, "input": input}));
         reply["result"]["turn"]["id"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
     }
 
@@ -130,7 +131,7 @@ impl Rig {
     pub(super) fn step(&mut self, input: Input) {
         for action in self.state.step(input, self.now) {
             match &action {
-                Action::Tell { to, frame } => {
+                Action::Send { to, frame } => {
                     let message: Value = serde_json::from_str(frame).expect("JSON");
                     for connection in to {
                         self.received.entry(*connection).or_default().push(message.clone());
@@ -147,16 +148,16 @@ impl Rig {
         }
     }
 
-    fn look_up(&self, wants: Wants) -> Shelf {
+    fn look_up(&self, wants: Wants) -> Lookup {
         let read = |records: &Vec<Record>| Transcript::replay(records.clone()).map(Arc::new);
         match wants {
-            Wants::Nothing => Shelf::Nothing,
-            Wants::Memory => Shelf::Memory { resident_bytes: 1 },
+            Wants::Nothing => Lookup::Nothing,
+            Wants::Memory => Lookup::Memory { resident_bytes: 1 },
             Wants::Threads { archived } => {
                 let some = self.disk.iter().filter(|(id, _)| self.archived.contains(id) == archived);
-                Shelf::Threads(some.filter_map(|(_, records)| read(records)).collect())
+                Lookup::Threads(some.filter_map(|(_, records)| read(records)).collect())
             }
-            Wants::Thread { thread, .. } => Shelf::Thread(Found {
+            Wants::Thread { thread, .. } => Lookup::Thread(Found {
                 transcript: self.disk.get(&thread).and_then(read),
                 archived: self.archived.contains(&thread),
                 other_writer: false,

@@ -12,7 +12,7 @@ use codexd_testkit::model::ModelEvent;
 use codexd_testkit::{Client, Server, Version, codex, skip};
 use serde_json::{Value, json};
 
-use super::front::{Front, PATIENCE, join};
+use super::fixture::{GatewayFixture, TIMEOUT, join};
 
 const REAL: Server = Server::Real(Version::NEWEST);
 
@@ -114,7 +114,7 @@ kinds! {
 
 /// A question that alice and bob were asked, and one who has joined since.
 struct Question {
-    front: Front,
+    fixture: GatewayFixture,
     kind: Kind,
     thread: String,
     turn: String,
@@ -126,7 +126,7 @@ struct Question {
 
 impl Question {
     async fn ask(kind: Kind) -> anyhow::Result<Question> {
-        let front = Front::configured(REAL, |home, model| {
+        let fixture = GatewayFixture::configured(REAL, |home, model| {
             let asker = home.write("asker", ASKER)?;
             std::fs::set_permissions(&asker, std::fs::Permissions::from_mode(0o755))?;
             let tables = format!(
@@ -137,10 +137,10 @@ impl Question {
             home.configure(&Config { tables, ..Config::for_model(model) })
         })
         .await?;
-        let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
+        let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
         let tool = json!({"type": "function", "name": "lookup", "description": "looks up",
             "inputSchema": {"type": "object", "properties": {"q": {"type": "string"}}}});
-        let params = json!({"cwd": front.work(), "sandbox": "read-only", "dynamicTools": [tool]});
+        let params = json!({"cwd": fixture.work(), "sandbox": "read-only", "dynamicTools": [tool]});
         let thread = alice.call("thread/start", params).await?["thread"]["id"].clone();
         let thread = thread.as_str().context("an id")?.to_owned();
         alice.turn(&thread, "[[deltas=1]]").await?;
@@ -150,14 +150,14 @@ impl Question {
         let id = asked["id"].clone();
         ensure!(asked["params"]["threadId"] == thread.as_str(), "{asked}");
         ensure!(bob.wait_method(kind.method).await? == asked, "bob was asked something else");
-        let late = front.client("late").await?;
+        let late = fixture.client("late").await?;
         join(&late, &thread).await?;
         ensure!(late.wait_method(kind.method).await? == asked, "it is the same for who joins");
-        Ok(Question { front, kind, thread, turn, alice, bob, late, id })
+        Ok(Question { fixture, kind, thread, turn, alice, bob, late, id })
     }
 
     /// The turn has ended so for everybody, each was asked once, and told that it is settled if the server says so.
-    async fn settle(self, status: &str) -> anyhow::Result<Front> {
+    async fn settle(self, status: &str) -> anyhow::Result<GatewayFixture> {
         for client in [&self.alice, &self.bob, &self.late] {
             let end = client.wait_turn(&self.turn).await?;
             ensure!(end["params"]["turn"]["status"] == status, "{end}");
@@ -175,12 +175,12 @@ impl Question {
             };
             ensure!(told.iter().find(is_other).is_none(), "{told:#?}");
         }
-        let last = self.front.client("last").await?;
+        let last = self.fixture.client("last").await?;
         join(&last, &self.thread).await?;
         last.call("thread/read", json!({"threadId": self.thread})).await?;
         let asked = last.received().into_iter().find(|told| told["method"] == self.kind.method);
         ensure!(asked.is_none(), "it is over: {asked:?}");
-        Ok(self.front)
+        Ok(self.fixture)
     }
 }
 
@@ -191,7 +191,7 @@ async fn answered(kind: Kind) -> anyhow::Result<()> {
     // Too late: this changes nothing.
     let error = json!({"id": question.id, "error": {"code": 1, "message": "no"}});
     question.alice.send(error).await?;
-    let seen = question.front.model.requests().pop().context("the model was asked")?;
+    let seen = question.fixture.model.requests().pop().context("the model was asked")?;
     let output = seen.body["input"].as_array().and_then(|input| {
         input.iter().rfind(|item| item["type"] == "function_call_output").map(ToString::to_string)
     });
@@ -208,9 +208,9 @@ async fn interrupted(kind: Kind) -> anyhow::Result<()> {
 }
 
 /// A home whose model wants an account, and which is told the time by its clients.
-async fn with_account() -> anyhow::Result<Front> {
+async fn with_account() -> anyhow::Result<GatewayFixture> {
     // 0.171.0 refuses `thread/start` with this made-up account.
-    Front::configured(Server::Real(Version::V0_169_0), |home, model| {
+    GatewayFixture::configured(Server::Real(Version::V0_169_0), |home, model| {
         let url = model.url();
         let tables = format!(
             "[model_providers.authed]\nname = \"authed\"\nwire_api = \"responses\"\nbase_url = \"{url}\"\n\
@@ -238,16 +238,16 @@ async fn everybody_is_asked_once_for_a_fresh_token_and_the_first_answer_is_used(
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = with_account().await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let plain = front.client_with("plain", json!({})).await?;
+    let fixture = with_account().await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let plain = fixture.client_with("plain", json!({})).await?;
     let login = json!({"type": "chatgptAuthTokens", "accessToken": token("b2xk"), "chatgptAccountId": "a"});
     alice.call("account/login/start", login).await?;
     alice.answer_requests(|asked| {
         (asked["method"] == "currentTime/read").then(|| json!({"currentTimeAt": 1_800_000_000}))
     });
     bob.call("thread/list", json!({})).await?;
-    let params = json!({"cwd": front.work(), "modelProvider": "authed"});
+    let params = json!({"cwd": fixture.work(), "modelProvider": "authed"});
     let thread = alice.call("thread/start", params).await?["thread"]["id"].clone();
     let turn = alice.start_turn(thread.as_str().context("an id")?, "[[fail=401]]").await?;
     for client in [&alice, &bob, &plain] {
@@ -263,7 +263,7 @@ async fn everybody_is_asked_once_for_a_fresh_token_and_the_first_answer_is_used(
         });
         received.flat_map(|request| &request.headers).find(|(_, value)| *value == fresh).map(drop)
     };
-    front.model.wait_event("a request with the fresh token", PATIENCE, is_fresh).await?;
+    fixture.model.wait_event("a request with the fresh token", TIMEOUT, is_fresh).await?;
     alice.wait_turn(&turn).await?;
     for client in [&alice, &bob, &plain] {
         client.call("thread/loaded/list", json!({})).await?;
@@ -271,7 +271,7 @@ async fn everybody_is_asked_once_for_a_fresh_token_and_the_first_answer_is_used(
         // The turn has ended after one answer: there was one question.
         ensure!(asked == 1, "asked {asked} times");
     }
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -279,9 +279,9 @@ async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed(
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = with_account().await?;
-    let (alice, bob) = (front.client_with("alice", json!({})).await?, front.client("bob").await?);
-    let thread = alice.start_thread(&front.work()).await?;
+    let fixture = with_account().await?;
+    let (alice, bob) = (fixture.client_with("alice", json!({})).await?, fixture.client("bob").await?);
+    let thread = alice.start_thread(&fixture.work()).await?;
     for (client, time) in [(&alice, 1_800_000_000), (&bob, 1_800_000_000 + 60)] {
         client.answer_requests(move |asked| {
             (asked["method"] == "currentTime/read").then(|| json!({"currentTimeAt": time}))
@@ -296,12 +296,12 @@ async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed(
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     let asked = bob.wait_method("currentTime/read").await?;
     ensure!(asked["params"]["threadId"] == thread.as_str(), "{asked}");
-    let last = front.client("last").await?;
+    let last = fixture.client("last").await?;
     join(&last, &thread).await?;
     last.call("thread/read", json!({"threadId": thread})).await?;
     let asked = last.received().into_iter().find(|told| told["method"] == "currentTime/read");
     ensure!(asked.is_none(), "it is over: {asked:?}");
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -310,9 +310,9 @@ async fn the_client_that_attests_is_asked_to_and_its_word_reaches_the_model() ->
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = with_account().await?;
+    let fixture = with_account().await?;
     let able = json!({"experimentalApi": true, "requestAttestation": true});
-    let (alice, bob) = (front.client_with("alice", able).await?, front.client("bob").await?);
+    let (alice, bob) = (fixture.client_with("alice", able).await?, fixture.client("bob").await?);
     for client in [&alice, &bob] {
         client.answer_requests(|asked| match asked["method"].as_str() {
             Some("currentTime/read") => Some(json!({"currentTimeAt": 1_800_000_000})),
@@ -322,11 +322,11 @@ async fn the_client_that_attests_is_asked_to_and_its_word_reaches_the_model() ->
     }
     let login = json!({"type": "chatgptAuthTokens", "accessToken": token("b2xk"), "chatgptAccountId": "a"});
     bob.call("account/login/start", login).await?;
-    let params = json!({"cwd": front.work(), "modelProvider": "authed"});
+    let params = json!({"cwd": fixture.work(), "modelProvider": "authed"});
     let thread = bob.call("thread/start", params).await?["thread"]["id"].clone();
     let thread = thread.as_str().context("an id")?;
-    let attested = |front: &Front| {
-        let last = front.model.requests().pop();
+    let attested = |fixture: &GatewayFixture| {
+        let last = fixture.model.requests().pop();
         let headers = last.map(|request| request.headers).unwrap_or_default();
         headers.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("x-oai-attestation"))
     };
@@ -335,18 +335,18 @@ async fn the_client_that_attests_is_asked_to_and_its_word_reaches_the_model() ->
     loop {
         let done = bob.turn(thread, "[[deltas=1]]").await?;
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-        let header = attested(&front);
+        let header = attested(&fixture);
         if header.as_ref().is_some_and(|(_, value)| value.contains("the word of alice")) {
             break;
         }
-        ensure!(began.elapsed() < PATIENCE, "the model is told {header:?}");
+        ensure!(began.elapsed() < TIMEOUT, "the model is told {header:?}");
     }
     ensure!(bob.received().iter().all(|told| told["method"] != ASKED), "bob cannot attest");
     // Without one who can, nothing waits.
     alice.close().await?;
     let done = bob.turn(thread, "[[deltas=1]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    let header = attested(&front);
+    let header = attested(&fixture);
     ensure!(header.as_ref().is_none_or(|(_, value)| !value.contains("the word of alice")), "{header:?}");
-    front.close().await
+    fixture.close().await
 }

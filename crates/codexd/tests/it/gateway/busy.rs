@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use codexd_testkit::{Client, Server};
 use serde_json::{Value, json};
 
-use super::front::{Front, PATIENCE, assert_whole, join, speaking_turn};
+use super::fixture::{GatewayFixture, TIMEOUT, assert_whole, join, speaking_turn};
 use super::{on_each_server, on_the_real_server};
 
 on_each_server! {
@@ -23,10 +23,10 @@ on_the_real_server! {
 
 /// Restarts, and gives the answer of the command beside what `work` gives.
 pub(super) async fn during_a_restart<T>(
-    front: &Front,
+    fixture: &GatewayFixture,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let (restarted, worked) = tokio::join!(front.command(&["restart"]), work);
+    let (restarted, worked) = tokio::join!(fixture.command(&["restart"]), work);
     let restarted = restarted?;
     ensure!(restarted["status"] == "restarted", "{restarted}");
     worked
@@ -35,11 +35,11 @@ pub(super) async fn during_a_restart<T>(
 /// A turn that is asked for some moments before, during and after the restart, again and again.
 async fn window(server: Server) -> anyhow::Result<()> {
     const DELAYS_MS: [u64; 10] = [0, 1, 2, 5, 10, 20, 40, 80, 160, 320];
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     for delay in DELAYS_MS {
-        let turns = during_a_restart(&front, async {
+        let turns = during_a_restart(&fixture, async {
             let mut turns = vec![alice.start_turn(&thread, "[[deltas=3]]").await?];
             // The moment is the point here: it wanders across everything that a restart does.
             tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -52,22 +52,22 @@ async fn window(server: Server) -> anyhow::Result<()> {
             assert_whole(&alice, &turn, 3).with_context(|| format!("{delay} ms"))?;
         }
     }
-    front.close().await
+    fixture.close().await
 }
 
 async fn ephemeral(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let started = alice.call("thread/start", json!({"cwd": front.work(), "ephemeral": true})).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let started = alice.call("thread/start", json!({"cwd": fixture.work(), "ephemeral": true})).await?;
     let thread = started["thread"]["id"].as_str().context("an id")?.to_owned();
     let first = alice.turn(&thread, "[[deltas=1]]").await?;
     ensure!(first["params"]["turn"]["status"] == "completed", "{first}");
-    let old = front.server().await?;
-    during_a_restart(&front, async {
+    let old = fixture.server().await?;
+    during_a_restart(&fixture, async {
         // The new one serves all others meanwhile.
-        wait_another_server(&front, old.pid).await?;
-        let bob = front.client("bob").await?;
-        let other = front.thread(&bob).await?;
+        wait_another_server(&fixture, old.pid).await?;
+        let bob = fixture.client("bob").await?;
+        let other = fixture.thread(&bob).await?;
         ensure!(!other.is_empty(), "others work");
         let turn = alice.start_turn(&thread, "[[deltas=2]]").await?;
         alice.wait_turn(&turn).await?;
@@ -76,15 +76,15 @@ async fn ephemeral(server: Server) -> anyhow::Result<()> {
         alice.call("thread/unsubscribe", json!({"threadId": thread})).await
     })
     .await?;
-    front.until_left(&old).await?;
-    front.close().await
+    fixture.until_left(&old).await?;
+    fixture.close().await
 }
 
 /// Waits until `status` names another server as the one that serves.
-pub(super) async fn wait_another_server(front: &Front, old: u32) -> anyhow::Result<()> {
-    let deadline = std::time::Instant::now() + PATIENCE;
+pub(super) async fn wait_another_server(fixture: &GatewayFixture, old: u32) -> anyhow::Result<()> {
+    let deadline = std::time::Instant::now() + TIMEOUT;
     loop {
-        let status = front.status().await?;
+        let status = fixture.status().await?;
         if status["pid"].as_u64().is_some_and(|pid| pid != u64::from(old)) {
             return Ok(());
         }
@@ -93,29 +93,29 @@ pub(super) async fn wait_another_server(front: &Front, old: u32) -> anyhow::Resu
 }
 
 async fn unmaterialised(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = alice.start_thread(&front.work()).await?;
-    let old = front.server().await?;
-    let turn = during_a_restart(&front, async {
-        wait_another_server(&front, old.pid).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = alice.start_thread(&fixture.work()).await?;
+    let old = fixture.server().await?;
+    let turn = during_a_restart(&fixture, async {
+        wait_another_server(&fixture, old.pid).await?;
         let turn = alice.start_turn(&thread, "[[deltas=2]]").await?;
         alice.wait_turn(&turn).await?;
         Ok(turn)
     })
     .await?;
     assert_whole(&alice, &turn, 2)?;
-    front.until_left(&old).await?;
+    fixture.until_left(&old).await?;
     let next = alice.start_turn(&thread, "[[deltas=3]]").await?;
     alice.wait_turn(&next).await?;
     assert_whole(&alice, &next, 3)?;
-    front.close().await
+    fixture.close().await
 }
 
-async fn children(front: Front) -> anyhow::Result<()> {
+async fn children(fixture: GatewayFixture) -> anyhow::Result<()> {
     const CHILD: usize = 60;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
     let spawn =
         r#"[[tool=multi_agent_v1/spawn_agent {"message":"child <<deltas=60 delay=0.05>>"};; deltas=2]]"#;
     let parent = alice.turn(&thread, spawn).await?;
@@ -132,7 +132,7 @@ async fn children(front: Front) -> anyhow::Result<()> {
         told.filter(|told| told["method"] == "thread/goal/cleared" && told["params"]["threadId"] == *child)
             .count()
     };
-    during_a_restart(&front, async {
+    during_a_restart(&fixture, async {
         for client in [&alice, &bob] {
             client.wait_turn(&turn).await?;
             assert_whole(client, &turn, CHILD)?;
@@ -147,24 +147,24 @@ async fn children(front: Front) -> anyhow::Result<()> {
         alice.wait_turn(&next).await?;
         assert_whole(&alice, &next, 3)?;
     }
-    front.close().await
+    fixture.close().await
 }
 
-async fn queue(front: Front) -> anyhow::Result<()> {
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+async fn queue(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     let turn = speaking_turn(&alice, &thread, "[[deltas=20 delay=0.05]]").await?;
     for text in ["queued one [[deltas=4]]", "queued two [[deltas=4]]"] {
         alice.call("thread/queue/add", queued(&thread, text)).await?;
     }
-    during_a_restart(&front, async {
+    during_a_restart(&fixture, async {
         alice.wait_turn(&turn).await?;
         Ok(())
     })
     .await?;
     assert_whole(&alice, &turn, 20)?;
     for text in ["queued one", "queued two"] {
-        front.model.wait_request(text, PATIENCE).await?;
+        fixture.model.wait_request(text, TIMEOUT).await?;
         let of_text = |message: &Value| {
             message["method"] == "item/completed"
                 && message["params"]["item"]["type"] == "userMessage"
@@ -177,35 +177,35 @@ async fn queue(front: Front) -> anyhow::Result<()> {
         alice.wait_turn(&turn).await?;
         assert_whole(&alice, &turn, 4).with_context(|| text.to_owned())?;
     }
-    front.close().await
+    fixture.close().await
 }
 
 fn queued(thread: &str, text: &str) -> Value {
     json!({"threadId": thread, "clientUserMessageId": text, "input": [{"type": "text", "text": text}]})
 }
 
-async fn terminal(front: Front) -> anyhow::Result<()> {
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
-    let flag = front.work().join("go");
+async fn terminal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
+    let flag = fixture.work().join("go");
     let wait = format!("while [ ! -e {} ]; do sleep 0.1; done", flag.display());
     let call = format!(r#"[[tool=exec_command {{"cmd":"{wait}","yield_time_ms":250}};; deltas=2]]"#);
     let turn = alice.turn(&thread, &call).await?;
     ensure!(turn["params"]["turn"]["status"] == "completed", "{turn}");
     let terminals = terminals(&alice, &thread).await?;
     ensure!(terminals == 1, "{terminals} terminals");
-    let old = front.server().await?;
-    during_a_restart(&front, async {
-        wait_another_server(&front, old.pid).await?;
-        let bob = front.client("bob").await?;
-        front.thread(&bob).await?;
+    let old = fixture.server().await?;
+    during_a_restart(&fixture, async {
+        wait_another_server(&fixture, old.pid).await?;
+        let bob = fixture.client("bob").await?;
+        fixture.thread(&bob).await?;
         ensure!(self::terminals(&alice, &thread).await? == 1, "the terminal was cut");
         ensure!(old.is_alive(), "the old one left with the terminal");
         std::fs::write(&flag, "")?;
         Ok(())
     })
     .await?;
-    front.until_left(&old).await?;
+    fixture.until_left(&old).await?;
     let id = turn["params"]["turn"]["id"].as_str().context("a turn")?;
     let command = alice
         .wait("the end of the command", |message| {
@@ -217,7 +217,7 @@ async fn terminal(front: Front) -> anyhow::Result<()> {
     ensure!(command["params"]["item"]["status"] == "completed", "{command}");
     let done = alice.turn(&thread, "[[deltas=1]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn terminals(client: &Client, thread: &str) -> anyhow::Result<usize> {

@@ -15,16 +15,16 @@ use codexd_testkit::{Server, Wire, until};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::front::{Front, PATIENCE, from_environment, gone};
+use super::fixture::{GatewayFixture, TIMEOUT, from_environment, gone};
 use super::on_each_server;
 
-mod arena;
-mod council;
-mod guest;
+mod approval_group;
+mod chaos_client;
+mod harness;
 mod watch;
 
-pub(super) use arena::Dice;
-use arena::{Arena, Counts, Deaths, Room};
+pub(super) use harness::Rng;
+use harness::{Counts, Deaths, Harness, SharedThread};
 use watch::Samples;
 
 on_each_server! {
@@ -36,9 +36,9 @@ const CLIENTS: usize = 200;
 /// Threads of this program that play the crowd.
 const WORKERS: usize = 8;
 /// Threads about which there are questions.
-const COUNCILS: usize = 2;
+const APPROVAL_GROUPS: usize = 2;
 /// Threads that everybody reads.
-const ROOMS: usize = 8;
+const SHARED_THREADS: usize = 8;
 /// Messages when nobody asks for more.
 const MESSAGES: usize = 60_000;
 /// The same for the real server, which is slower.
@@ -60,56 +60,56 @@ async fn chaos(server: Server) -> anyhow::Result<()> {
     let messages = if server == Server::Embedded { MESSAGES } else { MESSAGES_REAL };
     let limit = usize::try_from(from_environment("CODEXD_CHAOS_MESSAGES", messages as u64)?)?;
     let seed = from_environment("CODEXD_CHAOS_SEED", 20_261_121)?;
-    let front = Front::open_with(server, &[("RUST_LOG", LOGGED)]).await?;
-    let (arena, descriptors) = prepare(&front, limit).await?;
+    let fixture = GatewayFixture::open_with(server, &[("RUST_LOG", LOGGED)]).await?;
+    let (harness, descriptors) = prepare(&fixture, limit).await?;
     let started = Instant::now();
-    let (workers, ended) = open(&arena, seed);
-    let samples = kill_at_random(&front, &arena, &mut Dice::new(seed), &ended).await;
+    let (workers, ended) = open(&harness, seed);
+    let samples = kill_at_random(&fixture, &harness, &mut Rng::new(seed), &ended).await;
     if samples.is_err() {
-        arena.failed.store(true, Ordering::Relaxed);
+        harness.failed.store(true, Ordering::Relaxed);
     }
     for worker in workers {
         let outcome = worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
-        outcome.with_context(|| how_it_went(&front, &arena, seed))?;
+        outcome.with_context(|| how_it_went(&fixture, &harness, seed))?;
     }
     let held = samples?.assert_flat(CLIENTS)?;
-    println!("seed {seed}: {:?} in {:?}", arena.counts, started.elapsed());
-    println!("{} servers and {} gateways killed", arena.servers.count(), arena.gateways.count());
+    println!("seed {seed}: {:?} in {:?}", harness.counts, started.elapsed());
+    println!("{} servers and {} gateways killed", harness.servers.count(), harness.gateways.count());
     println!("the gateway, by quarters: {held}");
-    watch::wait_descriptors(&front, descriptors)?;
-    let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
+    watch::wait_descriptors(&fixture, descriptors)?;
+    let events = std::fs::read_to_string(fixture.home.state("events.jsonl"))?;
     ensure!(!events.contains("client.cut"), "somebody who reads was cut: {events}");
-    let said = std::fs::read_to_string(front.home.state("server.stderr.log"))?;
+    let said = std::fs::read_to_string(fixture.home.state("server.stderr.log"))?;
     ensure!(!said.contains(UNWANTED_ANSWER), "a question was answered twice: {said}");
-    let last = front.client("last").await?;
-    let thread = front.thread(&last).await?;
+    let last = fixture.client("last").await?;
+    let thread = fixture.thread(&last).await?;
     ensure!(!thread.is_empty(), "it serves as ever");
-    front.close().await
+    fixture.close().await
 }
 
 /// What is to be known of a failure.
-fn how_it_went(front: &Front, arena: &Arena, seed: u64) -> String {
-    let read = |name: &str| std::fs::read_to_string(front.home.state(name)).unwrap_or_default();
+fn how_it_went(fixture: &GatewayFixture, harness: &Harness, seed: u64) -> String {
+    let read = |name: &str| std::fs::read_to_string(fixture.home.state(name)).unwrap_or_default();
     let (events, log) = (read("events.jsonl"), read("gateway.log"));
-    format!("seed {seed}, {:?}; the events:\n{events}\nthe gateway:\n{log}", arena.counts)
+    format!("seed {seed}, {:?}; the events:\n{events}\nthe gateway:\n{log}", harness.counts)
 }
 
-/// Makes the rooms; gives what all share, and the descriptors of a gateway without clients.
-async fn prepare(front: &Front, limit: usize) -> anyhow::Result<(Arc<Arena>, usize)> {
-    let maker = front.client("maker").await?;
-    let mut rooms = Vec::new();
-    for _ in 0..ROOMS {
-        let thread = maker.start_thread(&front.work()).await?;
+/// Makes the shared threads; returns the harness, and the descriptors of a gateway without clients.
+async fn prepare(fixture: &GatewayFixture, limit: usize) -> anyhow::Result<(Arc<Harness>, usize)> {
+    let maker = fixture.client("maker").await?;
+    let mut shared_threads = Vec::new();
+    for _ in 0..SHARED_THREADS {
+        let thread = maker.start_thread(&fixture.work()).await?;
         let done = maker.turn(&thread, "[[deltas=1]]").await?;
         let turn = done["params"]["turn"]["id"].as_str().context("a turn")?.to_owned();
-        rooms.push(Room { thread, turn });
+        shared_threads.push(SharedThread { thread, turn });
     }
-    let descriptors = watch::descriptors(front)? - 1;
+    let descriptors = watch::descriptors(fixture)? - 1;
     maker.close().await?;
-    let arena = Arena {
-        socket: front.socket(),
-        work: front.work(),
-        rooms,
+    let harness = Harness {
+        socket: fixture.socket(),
+        work: fixture.work(),
+        shared_threads,
         limit,
         counts: Counts::default(),
         servers: Deaths::default(),
@@ -117,31 +117,31 @@ async fn prepare(front: &Front, limit: usize) -> anyhow::Result<(Arc<Arena>, usi
         question: 0.into(),
         failed: false.into(),
     };
-    Ok((Arc::new(arena), descriptors))
+    Ok((Arc::new(harness), descriptors))
 }
 
 type Worker = thread::JoinHandle<anyhow::Result<()>>;
 
 /// Lets everybody in; the receiver is cut off when all have left.
-fn open(arena: &Arc<Arena>, seed: u64) -> (Vec<Worker>, mpsc::Receiver<()>) {
+fn open(harness: &Arc<Harness>, seed: u64) -> (Vec<Worker>, mpsc::Receiver<()>) {
     let (present, ended) = mpsc::channel();
-    let share = (CLIENTS - COUNCILS * council::CLIENTS) / WORKERS;
+    let share = (CLIENTS - APPROVAL_GROUPS * approval_group::CLIENTS) / WORKERS;
     let worker = |number: usize| {
-        let (arena, present) = (arena.clone(), present.clone());
+        let (harness, present) = (harness.clone(), present.clone());
         thread::spawn(move || {
             let number = number as u64;
             let outcome = match number.checked_sub(WORKERS as u64) {
-                None => guest::work(&arena, number, share, seed),
-                Some(number) => council::sit(&arena, number, seed),
+                None => chaos_client::work(&harness, number, share, seed),
+                Some(number) => approval_group::sit(&harness, number, seed),
             };
             if outcome.is_err() {
-                arena.failed.store(true, Ordering::Relaxed);
+                harness.failed.store(true, Ordering::Relaxed);
             }
             drop(present);
             outcome
         })
     };
-    ((0..WORKERS + COUNCILS).map(worker).collect(), ended)
+    ((0..WORKERS + APPROVAL_GROUPS).map(worker).collect(), ended)
 }
 
 /// Deaths of one kind that the supervisor takes for belonging together.
@@ -167,56 +167,56 @@ impl Series {
 
 /// Kills server and gateway until everybody has left.
 async fn kill_at_random(
-    front: &Front,
-    arena: &Arena,
-    dice: &mut Dice,
+    fixture: &GatewayFixture,
+    harness: &Harness,
+    rng: &mut Rng,
     ended: &mpsc::Receiver<()>,
 ) -> anyhow::Result<Samples> {
-    let calm = |dice: &mut Dice| Duration::from_millis(CALM_MS[0] + dice.roll(CALM_MS[1] - CALM_MS[0]));
+    let calm = |rng: &mut Rng| Duration::from_millis(CALM_MS[0] + rng.below(CALM_MS[1] - CALM_MS[0]));
     let (mut samples, mut servers, mut gateways) = (Samples::default(), Series::default(), Series::default());
-    let mut next = Instant::now() + calm(dice);
+    let mut next = Instant::now() + calm(rng);
     while ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-        samples.look(front, arena);
-        if Instant::now() < next || arena.is_over() {
+        samples.look(fixture, harness);
+        if Instant::now() < next || harness.is_over() {
             continue;
         }
         // Whoever died less often dies next, mostly.
-        let early = arena.gateways.count() == 0 || arena.sent() * 4 < arena.limit;
+        let early = harness.gateways.count() == 0 || harness.sent() * 4 < harness.limit;
         if early
             && gateways.may_go_on()
-            && (arena.gateways.count() <= arena.servers.count() || dice.one_in(2))
+            && (harness.gateways.count() <= harness.servers.count() || rng.one_in(2))
         {
-            kill_gateway(front, arena).await.context("while a gateway was killed")?;
+            kill_gateway(fixture, harness).await.context("while a gateway was killed")?;
             gateways.goes_on();
         } else if servers.may_go_on() {
-            kill_server(front, arena).await.context("while a server was killed")?;
+            kill_server(fixture, harness).await.context("while a server was killed")?;
             servers.goes_on();
         }
-        next = Instant::now() + calm(dice);
+        next = Instant::now() + calm(rng);
     }
     Ok(samples)
 }
 
-async fn kill_gateway(front: &Front, arena: &Arena) -> anyhow::Result<()> {
-    let gateway = until(PATIENCE, "a gateway", || front.gateway().ok())?;
-    arena.gateways.begin();
+async fn kill_gateway(fixture: &GatewayFixture, harness: &Harness) -> anyhow::Result<()> {
+    let gateway = until(TIMEOUT, "a gateway", || fixture.gateway().ok())?;
+    harness.gateways.begin();
     gateway.signal(Signal::KILL)?;
     gone(&gateway).await?;
-    arena.gateways.end();
+    harness.gateways.end();
     Ok(())
 }
 
-async fn kill_server(front: &Front, arena: &Arena) -> anyhow::Result<()> {
-    arena.servers.begin();
-    front.kill_server().await?;
+async fn kill_server(fixture: &GatewayFixture, harness: &Harness) -> anyhow::Result<()> {
+    harness.servers.begin();
+    fixture.kill_server().await?;
     // Whoever asks from now on is not told of this death any more.
-    let about = json!({"threadId": arena.rooms[0].thread});
+    let about = json!({"threadId": harness.shared_threads[0].thread});
     let mut last = None;
-    let served = until(PATIENCE, "a server", || {
-        let answer = Wire::connect(&front.socket()).and_then(|mut wire| wire.call("thread/read", &about));
+    let served = until(TIMEOUT, "a server", || {
+        let answer = Wire::connect(&fixture.socket()).and_then(|mut wire| wire.call("thread/read", &about));
         answer.map_err(|error| last = Some(error)).ok()
     });
     served.with_context(|| format!("{last:?}"))?;
-    arena.servers.end();
+    harness.servers.end();
     Ok(())
 }

@@ -12,7 +12,7 @@ use codexd_testkit::{Client, Normaliser, Run, Server, Version, codex, run, skip,
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-use super::front::{Front, PATIENCE};
+use super::fixture::{GatewayFixture, TIMEOUT};
 use super::tui::{Terminal, has_tmux};
 use crate::differential::transcript;
 
@@ -22,10 +22,10 @@ const SENDS: usize = 10;
 const SENT_WITHIN: Duration = Duration::from_secs(3);
 
 /// Runs `codex` with these arguments in the home.
-async fn codex(front: &Front, arguments: &[&str]) -> anyhow::Result<Run> {
-    let mut command = front.home.command(codex::binary(Version::V0_169_0)?);
+async fn codex(fixture: &GatewayFixture, arguments: &[&str]) -> anyhow::Result<Run> {
+    let mut command = fixture.home.command(codex::binary(Version::V0_169_0)?);
     command.args(arguments);
-    tokio::task::spawn_blocking(move || run::run(command, PATIENCE)).await?
+    tokio::task::spawn_blocking(move || run::run(command, TIMEOUT)).await?
 }
 
 /// What a run of `codex` came to, in comparable words.
@@ -36,12 +36,12 @@ fn outcome(name: &str, run: &Run, normal: &mut Normaliser) -> String {
 /// Does the same at an app-server alone and at one behind the gateway, and fails with the first line that differs.
 async fn comes_to_the_same<F>(script: F) -> anyhow::Result<()>
 where
-    F: AsyncFn(&Front) -> anyhow::Result<Vec<String>>,
+    F: AsyncFn(&GatewayFixture) -> anyhow::Result<Vec<String>>,
 {
     let mut outcomes = Vec::new();
-    for front in [Front::without_gateway(REAL).await?, Front::open(REAL).await?] {
-        outcomes.push(script(&front).await?);
-        front.close().await?;
+    for fixture in [GatewayFixture::without_gateway(REAL).await?, GatewayFixture::open(REAL).await?] {
+        outcomes.push(script(&fixture).await?);
+        fixture.close().await?;
     }
     match difference(&outcomes[0], &outcomes[1]) {
         None => Ok(()),
@@ -54,23 +54,23 @@ async fn daemon_version_names_the_server_behind_the_gateway() -> anyhow::Result<
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    comes_to_the_same(async |front| {
-        let mut normal = Normaliser::for_home(&front.home);
-        let version = codex(front, &["app-server", "daemon", "version"]).await?;
+    comes_to_the_same(async |fixture| {
+        let mut normal = Normaliser::for_home(&fixture.home);
+        let version = codex(fixture, &["app-server", "daemon", "version"]).await?;
         let said = version.success_json()?;
         ensure!(said["appServerVersion"] == "0.169.0" && said["status"] == "running", "{said}");
-        front.command(&["stop"]).await?;
-        let without = codex(front, &["app-server", "daemon", "version"]).await?;
-        front.command(&["start"]).await?;
+        fixture.command(&["stop"]).await?;
+        let without = codex(fixture, &["app-server", "daemon", "version"]).await?;
+        fixture.command(&["start"]).await?;
         Ok(vec![outcome("running", &version, &mut normal), outcome("stopped", &without, &mut normal)])
     })
     .await
 }
 
 /// Queues a message for a thread that alice watches, and waits for the end of the turn that it begins.
-async fn queue(front: &Front, alice: &Client, arguments: &[&str]) -> anyhow::Result<Run> {
+async fn queue(fixture: &GatewayFixture, alice: &Client, arguments: &[&str]) -> anyhow::Result<Run> {
     alice.forget();
-    let queued = codex(front, &[&["queue"], arguments].concat()).await?;
+    let queued = codex(fixture, &[&["queue"], arguments].concat()).await?;
     ensure!(queued.success(), "{queued}");
     let done = alice.wait_method("turn/completed").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
@@ -87,22 +87,22 @@ async fn queued_messages_become_turns_that_are_told() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    comes_to_the_same(async |front| {
-        let mut normal = Normaliser::for_home(&front.home);
+    comes_to_the_same(async |fixture| {
+        let mut normal = Normaliser::for_home(&fixture.home);
         let mut lines = Vec::new();
-        let alice = front.client("alice").await?;
-        let thread = front.thread(&alice).await?;
+        let alice = fixture.client("alice").await?;
+        let thread = fixture.thread(&alice).await?;
         alice.call("thread/name/set", json!({"threadId": thread, "name": "named"})).await?;
-        let url = format!("unix://{}", front.socket().display());
+        let url = format!("unix://{}", fixture.socket().display());
         for (name, arguments) in [
             ("by id", vec!["--thread", &thread, "--message", "first [[deltas=1]]"]),
             ("by name", vec!["--thread", "named", "--message", "second [[deltas=2]]"]),
             ("resumed", vec!["--resume", "--thread", &thread, "--message", "third [[deltas=3]]"]),
             ("remote", vec!["--remote", &url, "--thread", &thread, "--message", "fourth [[deltas=4]]"]),
         ] {
-            lines.push(outcome(name, &queue(front, &alice, &arguments).await?, &mut normal));
+            lines.push(outcome(name, &queue(fixture, &alice, &arguments).await?, &mut normal));
         }
-        let stranger = codex(front, &["queue", "--thread", "nobody", "--message", "x"]).await?;
+        let stranger = codex(fixture, &["queue", "--thread", "nobody", "--message", "x"]).await?;
         lines.push(outcome("nobody", &stranger, &mut normal));
         for (method, params) in [
             ("thread/queue/list", json!({"threadId": thread})),
@@ -125,17 +125,17 @@ async fn a_queued_message_wakes_a_thread_that_is_not_loaded_if_it_is_asked_to() 
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    comes_to_the_same(async |front| {
-        let mut normal = Normaliser::for_home(&front.home);
-        let alice = front.client("alice").await?;
-        let thread = front.thread(&alice).await?;
+    comes_to_the_same(async |fixture| {
+        let mut normal = Normaliser::for_home(&fixture.home);
+        let alice = fixture.client("alice").await?;
+        let thread = fixture.thread(&alice).await?;
         for method in ["thread/archive", "thread/unarchive"] {
             alice.call(method, json!({"threadId": thread})).await?;
         }
         alice.wait_method("thread/unarchived").await?;
         alice.forget();
         let queued =
-            codex(front, &["queue", "--resume", "--thread", &thread, "--message", "[[deltas=2]]"]).await?;
+            codex(fixture, &["queue", "--resume", "--thread", &thread, "--message", "[[deltas=2]]"]).await?;
         let mut lines = vec![outcome("queued", &queued, &mut normal)];
         // It is told to everybody that the thread is at work, and that it is not any more.
         let mut was_active = false;
@@ -174,7 +174,7 @@ fn on_screen(screen: &str, work: &Path) -> String {
 
 /// The same program in two terminals: beside the server alone, and beside the gateway.
 struct Pair<'f> {
-    fronts: [&'f Front; 2],
+    fronts: [&'f GatewayFixture; 2],
     terminals: [Terminal<'f>; 2],
 }
 
@@ -185,7 +185,7 @@ impl Pair<'_> {
             terminal.keys(keys)?;
         }
         let mut last = [String::new(), String::new()];
-        until(PATIENCE, &format!("{texts:?} on both screens alike"), || {
+        until(TIMEOUT, &format!("{texts:?} on both screens alike"), || {
             for (at, terminal) in self.terminals.iter().enumerate() {
                 last[at] = on_screen(&terminal.screen().ok()?, &self.fronts[at].work());
             }
@@ -200,7 +200,7 @@ impl Pair<'_> {
     /// the first.
     fn wake_dialog(&self) -> anyhow::Result<()> {
         for terminal in &self.terminals {
-            until(PATIENCE, "the dialog to take keys", || {
+            until(TIMEOUT, "the dialog to take keys", || {
                 let sleeps = terminal.screen().ok()?.contains("› 1. ");
                 if sleeps {
                     terminal.keys(&["Down"]).ok()?;
@@ -218,11 +218,11 @@ impl Pair<'_> {
                 let screen = terminal.screen().ok()?;
                 screen.lines().position(|line| line.starts_with("  ") && line.contains(part))
             };
-            let wanted = until(PATIENCE, task, || line_of(task))?;
-            let mut marked = until(PATIENCE, "the mark", || line_of("› "))?;
+            let wanted = until(TIMEOUT, task, || line_of(task))?;
+            let mut marked = until(TIMEOUT, "the mark", || line_of("› "))?;
             while marked != wanted {
                 terminal.keys(&[if marked < wanted { "Down" } else { "Up" }])?;
-                marked = until(PATIENCE, "the mark to move", || line_of("› ").filter(|now| *now != marked))?;
+                marked = until(TIMEOUT, "the mark to move", || line_of("› ").filter(|now| *now != marked))?;
             }
         }
         Ok(())
@@ -230,11 +230,11 @@ impl Pair<'_> {
 
     /// Sends what was typed. Right behind it the key passes for a part of something pasted, so that it may take another.
     async fn send(&self, text: &str) -> anyhow::Result<()> {
-        for (front, terminal) in self.fronts.iter().zip(&self.terminals) {
+        for (fixture, terminal) in self.fronts.iter().zip(&self.terminals) {
             let mut asked = Err(anyhow::anyhow!("no key was pressed"));
             for _ in 0..SENDS {
                 terminal.keys(&["Enter"])?;
-                asked = front.model.wait_request(text, SENT_WITHIN).await;
+                asked = fixture.model.wait_request(text, SENT_WITHIN).await;
                 if asked.is_ok() {
                     break;
                 }
@@ -246,14 +246,14 @@ impl Pair<'_> {
 }
 
 /// A thread that is at rest, and one that waits for an approval.
-async fn two_tasks(front: &Front) -> anyhow::Result<Client> {
-    let alice = front.client("alice").await?;
+async fn two_tasks(fixture: &GatewayFixture) -> anyhow::Result<Client> {
+    let alice = fixture.client("alice").await?;
     let name = async |thread: &str, name: &str| {
         alice.call("thread/name/set", json!({"threadId": thread, "name": name})).await
     };
-    let first = front.thread(&alice).await?;
+    let first = fixture.thread(&alice).await?;
     name(&first, "the-first").await?;
-    let second = alice.start_thread(&front.work()).await?;
+    let second = alice.start_thread(&fixture.work()).await?;
     alice.start_turn(&second, "run [[shell=echo hi;; escalate=1 deltas=3]]").await?;
     alice.wait_method(super::sharing::QUESTION).await?;
     name(&second, "the-second").await?;
@@ -295,7 +295,7 @@ async fn the_command_center_shows_and_does_the_same() -> anyhow::Result<()> {
     if !has_tmux() {
         skip!("no tmux on this machine");
     }
-    let (alone, behind) = (Front::without_gateway(REAL).await?, Front::open(REAL).await?);
+    let (alone, behind) = (GatewayFixture::without_gateway(REAL).await?, GatewayFixture::open(REAL).await?);
     let clients = [two_tasks(&alone).await?, two_tasks(&behind).await?];
     let terminals = [Terminal::open(&alone, &["agents"])?, Terminal::open(&behind, &["agents"])?];
     let pair = Pair { fronts: [&alone, &behind], terminals };
@@ -306,8 +306,8 @@ async fn the_command_center_shows_and_does_the_same() -> anyhow::Result<()> {
     }
     drop(pair);
     let mut lists = Vec::new();
-    for (client, front) in clients.iter().zip([&alone, &behind]) {
-        let mut normal = Normaliser::for_home(&front.home);
+    for (client, fixture) in clients.iter().zip([&alone, &behind]) {
+        let mut normal = Normaliser::for_home(&fixture.home);
         for archived in [false, true] {
             let list = client.call("thread/list", json!({"archived": archived})).await?;
             let told = |thread: &Value| json!([thread["name"], thread["preview"], thread["status"]]);

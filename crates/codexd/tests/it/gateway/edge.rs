@@ -9,8 +9,8 @@ use codexd_testkit::{Client, Place, Server};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::chaos::Dice;
-use super::front::{Front, from_environment, join};
+use super::chaos::Rng;
+use super::fixture::{GatewayFixture, from_environment, join};
 use super::sharing::QUESTION;
 use super::{on_each_server, on_the_real_server};
 
@@ -91,32 +91,32 @@ const TRACES: [&str; 9] = [
 ];
 
 /// A text that is something like a request with this id.
-fn generate(dice: &mut Dice, id: &str) -> String {
-    let of = |dice: &mut Dice, list: &[&str]| list[dice.place(list.len())].to_owned();
+fn generate(rng: &mut Rng, id: &str) -> String {
+    let of = |rng: &mut Rng, list: &[&str]| list[rng.place(list.len())].to_owned();
     let mut members = Vec::new();
-    if !dice.one_in(20) {
-        members.push(format!(r#""id":{}"#, of(dice, &IDS)));
+    if !rng.one_in(20) {
+        members.push(format!(r#""id":{}"#, of(rng, &IDS)));
     }
-    if !dice.one_in(20) {
-        members.push(format!(r#""method":{}"#, of(dice, &METHODS)));
+    if !rng.one_in(20) {
+        members.push(format!(r#""method":{}"#, of(rng, &METHODS)));
     }
     let mut params = Vec::new();
-    for _ in 0..dice.roll(3) {
-        let name = of(dice, &["x", "threadId", r"\ud83d", "y"]);
-        params.push(format!(r#""{name}":{}"#, of(dice, &VALUES)));
+    for _ in 0..rng.below(3) {
+        let name = of(rng, &["x", "threadId", r"\ud83d", "y"]);
+        params.push(format!(r#""{name}":{}"#, of(rng, &VALUES)));
     }
-    if !dice.one_in(8) {
+    if !rng.one_in(8) {
         members.push(format!(r#""params":{{{}}}"#, params.join(",")));
     }
-    if dice.one_in(3) {
-        members.push(format!(r#""trace":{}"#, of(dice, &TRACES)));
+    if rng.one_in(3) {
+        members.push(format!(r#""trace":{}"#, of(rng, &TRACES)));
     }
-    if dice.one_in(6) {
-        let name = of(dice, &["jsonrpc", "later", "error", "result"]);
-        members.push(format!(r#""{name}":{}"#, of(dice, &VALUES)));
+    if rng.one_in(6) {
+        let name = of(rng, &["jsonrpc", "later", "error", "result"]);
+        members.push(format!(r#""{name}":{}"#, of(rng, &VALUES)));
     }
-    if dice.one_in(12) && !members.is_empty() {
-        let again = members[dice.place(members.len())].clone();
+    if rng.one_in(12) && !members.is_empty() {
+        let again = members[rng.place(members.len())].clone();
         members.push(again);
     }
     let text = format!("{{{}}}", members.join(","));
@@ -126,7 +126,7 @@ fn generate(dice: &mut Dice, id: &str) -> String {
         .replace("DEEP", &nested(125))
         .replace("\"ID\"", &format!("\"{id}\""));
     let text = text.replace(r#""\u0049D""#, &format!(r#""\u0069{}""#, &id[1..]));
-    match dice.roll(30) {
+    match rng.below(30) {
         0 => text[..text.len() - 1].to_owned(),
         1 => format!("{text} x"),
         2 => format!(" {text}\n"),
@@ -179,16 +179,16 @@ async fn exchange(
 async fn read_alike(server: Server) -> anyhow::Result<()> {
     let seed = from_environment("CODEXD_EDGE_SEED", 20_261_129)?;
     let count = usize::try_from(from_environment("CODEXD_EDGE_TEXTS", 400)?)?;
-    let mut dice = Dice::new(seed);
-    let front = Front::open(server).await?;
-    let own = front.home.path().join("app-server-control/app-server-1.sock");
+    let mut rng = Rng::new(seed);
+    let fixture = GatewayFixture::open(server).await?;
+    let own = fixture.home.path().join("app-server-control/app-server-1.sock");
     let direct = Client::connect(&Place::Socket(own), "direct").await?;
-    let behind = front.client("behind").await?;
+    let behind = fixture.client("behind").await?;
     let (mut dropped, mut answered) = (0, 0);
     for batch in 0..count.div_ceil(BATCH) {
         let texts: Vec<(String, String)> = (0..BATCH)
             .map(|at| format!("i{}", batch * BATCH + at))
-            .map(|id| (id.clone(), generate(&mut dice, &id)))
+            .map(|id| (id.clone(), generate(&mut rng, &id)))
             .collect();
         let end = format!("end{batch}");
         let (by_server, _) = exchange(&direct, &texts, &end).await?;
@@ -224,7 +224,7 @@ async fn read_alike(server: Server) -> anyhow::Result<()> {
         );
     }
     ensure!(answered > count / 20 && dropped > count / 20, "{answered} answered, {dropped} dropped");
-    front.close().await
+    fixture.close().await
 }
 
 /// What nobody answers, by its form: it has a method and no id, or it is an answer.
@@ -234,30 +234,30 @@ fn is_notification(text: &str) -> bool {
 }
 
 async fn poisoned_client_info(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
+    let fixture = GatewayFixture::open(server).await?;
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let mut bads = vec![r#""title":"\ud83d""#.to_owned(), format!(r#""x":{deep}"#)];
     // The embedded server does not look at the title.
     bads.extend((server != Server::Embedded).then(|| r#""title":7"#.to_owned()));
     for bad in bads {
-        let evil = Client::dial(&Place::Socket(front.socket())).await?;
+        let evil = Client::dial(&Place::Socket(fixture.socket())).await?;
         let info = format!(r#"{{"name":"evil","version":"1",{bad}}}"#);
         let text = format!(r#"{{"id":1,"method":"initialize","params":{{"clientInfo":{info}}}}}"#);
         evil.send_frame(Message::text(text)).await?;
         evil.wait("a refusal", |message| message["id"] == 1 && message.get("error").is_some()).await?;
     }
-    let good = front.client("good").await?;
-    front.thread(&good).await?;
-    front.gateway()?.signal(rustix::process::Signal::KILL)?;
+    let good = fixture.client("good").await?;
+    fixture.thread(&good).await?;
+    fixture.gateway()?.signal(rustix::process::Signal::KILL)?;
     good.wait_closed().await?;
-    front.client("later").await?.call("thread/loaded/list", json!({})).await?;
-    front.close().await
+    fixture.client("later").await?.call("thread/loaded/list", json!({})).await?;
+    fixture.close().await
 }
 
 async fn dropped_answer(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
     join(&bob, &thread).await?;
     let turn = alice.start_turn(&thread, "run [[shell=echo hi;; escalate=1 deltas=2]]").await?;
     let [by_alice, by_bob] = [alice.wait_method(QUESTION).await?, bob.wait_method(QUESTION).await?];
@@ -278,14 +278,14 @@ async fn dropped_answer(server: Server) -> anyhow::Result<()> {
     bob.respond(&by_bob["id"], json!({"decision": "accept"})).await?;
     let end = bob.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
-    let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
+    let events = std::fs::read_to_string(fixture.home.state("events.jsonl"))?;
     ensure!(events.contains("serverRequest.answerRefused"), "{events}");
     // The refusals have no id, which the schema of upstream's messages has no place for.
-    front.close_unread().await
+    fixture.close_unread().await
 }
 
-async fn reload_behind_a_dropped_request(front: Front) -> anyhow::Result<()> {
-    let client = front.client("evil").await?;
+async fn reload_behind_a_dropped_request(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let client = fixture.client("evil").await?;
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for (at, (method, rest)) in [
         ("thread/list", r#","params":{"x":"\ud83d"}"#.to_owned()),
@@ -299,23 +299,23 @@ async fn reload_behind_a_dropped_request(front: Front) -> anyhow::Result<()> {
         client.send_frame(Message::text(format!(r#"{{"id":"{id}","method":"{method}"{rest}}}"#))).await?;
         client.wait("a refusal", |message| message["id"] == *id && message.get("error").is_some()).await?;
     }
-    let reloaded = front.command(&["reload"]).await?;
+    let reloaded = fixture.command(&["reload"]).await?;
     ensure!(reloaded["handover"]["state"] == "completed", "{reloaded}");
-    front.close().await
+    fixture.close().await
 }
 
 /// What the second and the third client of an app-server see of names.
-async fn names(front: &Front) -> anyhow::Result<Value> {
+async fn names(fixture: &GatewayFixture) -> anyhow::Result<Value> {
     let mut seen = Vec::new();
     let mut clients = Vec::new();
     for name in ["first", "second", "third"] {
-        let client = Client::dial(&Place::Socket(front.socket())).await?;
+        let client = Client::dial(&Place::Socket(fixture.socket())).await?;
         let hello = client.initialize(name, json!({"experimentalApi": true})).await?;
         seen.push(hello["userAgent"].clone());
         clients.push(client);
     }
     for client in &clients {
-        front.thread(client).await?;
+        fixture.thread(client).await?;
     }
     for client in &clients {
         for originators in [json!(null), json!(["first"]), json!(["second"]), json!(["codex_cli_rs"])] {
@@ -327,13 +327,13 @@ async fn names(front: &Front) -> anyhow::Result<Value> {
             seen.push(json!([originators, listed]));
         }
     }
-    seen.extend(originators_on_disk(front)?);
+    seen.extend(originators_on_disk(fixture)?);
     Ok(seen.into())
 }
 
 /// As whose each thread was started, by the order of the threads.
-fn originators_on_disk(front: &Front) -> anyhow::Result<Vec<Value>> {
-    let mut folders = vec![front.home.path().join("sessions")];
+fn originators_on_disk(fixture: &GatewayFixture) -> anyhow::Result<Vec<Value>> {
+    let mut folders = vec![fixture.home.path().join("sessions")];
     let mut rollouts = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder)? {
@@ -355,8 +355,10 @@ async fn each_client_has_the_name_that_it_has_without_the_gateway() -> anyhow::R
     if let Err(reason) = codexd_testkit::codex::platform() {
         codexd_testkit::skip!("{reason}");
     }
-    let (behind, without) =
-        (Front::open(super::SERVERS[0]).await?, Front::without_gateway(super::SERVERS[0]).await?);
+    let (behind, without) = (
+        GatewayFixture::open(super::SERVERS[0]).await?,
+        GatewayFixture::without_gateway(super::SERVERS[0]).await?,
+    );
     let (by_gateway, by_server) = (names(&behind).await?, names(&without).await?);
     ensure!(by_gateway == by_server, "gateway: {by_gateway:#}\nserver: {by_server:#}");
     behind.close().await?;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::busy::{during_a_restart, wait_another_server};
-use super::front::{Front, PATIENCE, gone, join};
+use super::fixture::{GatewayFixture, TIMEOUT, gone, join};
 use super::on_the_real_server;
 use crate::lifecycle::supervisor;
 
@@ -25,10 +25,10 @@ on_the_real_server! {
     one_works_on_after_a_stop_and_a_start_and_nobody_comes: stopped_goal;
 }
 
-async fn goal(front: Front) -> anyhow::Result<()> {
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
-    let old = front.server().await?;
+async fn goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
+    let old = fixture.server().await?;
     alice.forget();
     alice
         .call(
@@ -37,9 +37,9 @@ async fn goal(front: Front) -> anyhow::Result<()> {
         )
         .await?;
     alice.wait_method("turn/started").await?;
-    during_a_restart(&front, async {
-        wait_another_server(&front, old.pid).await?;
-        front.until_left(&old).await
+    during_a_restart(&fixture, async {
+        wait_another_server(&fixture, old.pid).await?;
+        fixture.until_left(&old).await
     })
     .await?;
     let seen = alice.received().len();
@@ -57,32 +57,32 @@ async fn goal(front: Front) -> anyhow::Result<()> {
     for end in alice.received().iter().filter(|message| message["method"] == "turn/completed") {
         ensure!(end["params"]["turn"]["status"] == "completed", "a turn of the goal was cut: {end}");
     }
-    front.close().await
+    fixture.close().await
 }
 
-async fn held_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 40).await?;
-    let old = front.server().await?;
-    let bob = during_a_restart(&front, async {
-        goal.is_held_when_the_gateway_is_killed(&front).await?;
-        let bob = front.client("bob").await?;
+async fn held_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 40).await?;
+    let old = fixture.server().await?;
+    let bob = during_a_restart(&fixture, async {
+        goal.is_held_when_the_gateway_is_killed(&fixture).await?;
+        let bob = fixture.client("bob").await?;
         join(&bob, &goal.thread).await?;
-        front.until_left(&old).await?;
+        fixture.until_left(&old).await?;
         Ok(bob)
     });
-    goal.goes_on_for(&front, &bob.await?).await?;
-    front.close().await
+    goal.goes_on_for(&fixture, &bob.await?).await?;
+    fixture.close().await
 }
 
-async fn interrupted_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 200).await?;
-    let (alice, old) = (goal.owner.as_ref().context("its owner")?, front.server().await?);
+async fn interrupted_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 200).await?;
+    let (alice, old) = (goal.owner.as_ref().context("its owner")?, fixture.server().await?);
     let began = alice.received().into_iter().rfind(|told| told["method"] == "turn/started");
     let turn = began.context("a turn")?["params"]["turn"]["id"].clone();
-    during_a_restart(&front, async {
+    during_a_restart(&fixture, async {
         goal.is_held().await?;
         alice.call("turn/interrupt", json!({"threadId": goal.thread, "turnId": turn})).await?;
-        front.until_left(&old).await
+        fixture.until_left(&old).await
     })
     .await?;
     alice
@@ -94,91 +94,91 @@ async fn interrupted_goal(front: Front) -> anyhow::Result<()> {
     ensure!(kept["goal"]["status"] == "paused", "{kept}");
     let begun = alice.received().iter().filter(|told| told["method"] == "turn/started").count();
     ensure!(begun == 1, "it went on: {begun} turns");
-    front.close().await
+    fixture.close().await
 }
 
-async fn deserted_held_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 40).await?;
-    let old = front.server().await?;
-    during_a_restart(&front, async {
-        goal.is_held_when_the_gateway_is_killed(&front).await?;
-        front.until_left(&old).await
+async fn deserted_held_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 40).await?;
+    let old = fixture.server().await?;
+    during_a_restart(&fixture, async {
+        goal.is_held_when_the_gateway_is_killed(&fixture).await?;
+        fixture.until_left(&old).await
     })
     .await?;
-    goal.works_unwatched(&front).await?;
-    goal.is_joined(&front).await?;
-    front.close().await
+    goal.works_unwatched(&fixture).await?;
+    goal.is_joined(&fixture).await?;
+    fixture.close().await
 }
 
-async fn deserted_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 60).await?;
-    kill_gateway(&front)?;
-    goal.works_unwatched(&front).await?;
-    goal.is_joined(&front).await?;
-    front.close().await
+async fn deserted_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 60).await?;
+    kill_gateway(&fixture)?;
+    goal.works_unwatched(&fixture).await?;
+    goal.is_joined(&fixture).await?;
+    fixture.close().await
 }
 
 /// A turn that ends while nobody is subscribed unloads its thread.
-async fn unloaded_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 10).await?;
-    let server = Client::connect(&own_socket(&front).await?, "onlooker").await?;
+async fn unloaded_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 10).await?;
+    let server = Client::connect(&own_socket(&fixture).await?, "onlooker").await?;
     // It starts nothing for so long.
-    let supervisor = supervisor(&front.home)?.pause()?;
-    kill_gateway(&front)?;
+    let supervisor = supervisor(&fixture.home)?.pause()?;
+    kill_gateway(&fixture)?;
     server.wait_method("thread/closed").await?;
     server.close().await?;
     drop(supervisor);
-    goal.works_unwatched(&front).await?;
-    goal.is_joined(&front).await?;
-    front.close().await
+    goal.works_unwatched(&fixture).await?;
+    goal.is_joined(&fixture).await?;
+    fixture.close().await
 }
 
-async fn goal_of_a_killed_server(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 10).await?.left_alone().await?;
-    front.kill_server().await?;
-    goal.works_unwatched(&front).await?;
-    goal.is_joined(&front).await?;
-    front.close().await
+async fn goal_of_a_killed_server(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 10).await?.left_alone().await?;
+    fixture.kill_server().await?;
+    goal.works_unwatched(&fixture).await?;
+    goal.is_joined(&fixture).await?;
+    fixture.close().await
 }
 
-async fn goal_of_a_killed_home(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 10).await?.left_alone().await?;
-    let (supervisor, server) = (supervisor(&front.home)?, front.server().await?);
+async fn goal_of_a_killed_home(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 10).await?.left_alone().await?;
+    let (supervisor, server) = (supervisor(&fixture.home)?, fixture.server().await?);
     supervisor.signal(Signal::KILL)?;
     gone(&supervisor).await?;
-    kill_gateway(&front)?;
+    kill_gateway(&fixture)?;
     server.signal(Signal::KILL)?;
     gone(&server).await?;
-    front.command(&["start"]).await?;
-    goal.works_unwatched(&front).await?;
-    goal.is_joined(&front).await?;
-    front.close().await
+    fixture.command(&["start"]).await?;
+    goal.works_unwatched(&fixture).await?;
+    goal.is_joined(&fixture).await?;
+    fixture.close().await
 }
 
-async fn stopped_goal(front: Front) -> anyhow::Result<()> {
-    let goal = Goal::begin(&front, 10).await?;
-    front.command(&["stop"]).await?;
-    front.command(&["start"]).await?;
-    goal.works_unwatched(&front).await?;
-    let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
+async fn stopped_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
+    let goal = Goal::begin(&fixture, 10).await?;
+    fixture.command(&["stop"]).await?;
+    fixture.command(&["start"]).await?;
+    goal.works_unwatched(&fixture).await?;
+    let events = std::fs::read_to_string(fixture.home.state("events.jsonl"))?;
     let told = events.lines().find(|line| line.contains(r#""type":"goals.loading""#));
     ensure!(
         told.is_some_and(|told| told.contains(&goal.thread)),
         "nobody is told why the agent works: {events}"
     );
-    goal.is_joined(&front).await?;
-    front.close().await
+    goal.is_joined(&fixture).await?;
+    fixture.close().await
 }
 
-fn kill_gateway(front: &Front) -> anyhow::Result<()> {
-    let gateway = front.gateway()?;
+fn kill_gateway(fixture: &GatewayFixture) -> anyhow::Result<()> {
+    let gateway = fixture.gateway()?;
     gateway.signal(Signal::KILL)?;
-    gateway.wait_gone(PATIENCE)
+    gateway.wait_gone(TIMEOUT)
 }
 
 /// Where the current app-server itself listens.
-async fn own_socket(front: &Front) -> anyhow::Result<Place> {
-    let server = front.server().await?;
+async fn own_socket(fixture: &GatewayFixture) -> anyhow::Result<Place> {
+    let server = fixture.server().await?;
     let socket = server.command.split(' ').find_map(|argument| argument.strip_prefix("unix://"));
     Ok(Place::Socket(socket.context("a socket of its own")?.into()))
 }
@@ -198,15 +198,15 @@ struct Goal {
 }
 
 impl Goal {
-    async fn begin(front: &Front, deltas: usize) -> anyhow::Result<Goal> {
-        let owner = front.client("alice").await?;
-        let thread = front.thread(&owner).await?;
+    async fn begin(fixture: &GatewayFixture, deltas: usize) -> anyhow::Result<Goal> {
+        let owner = fixture.client("alice").await?;
+        let thread = fixture.thread(&owner).await?;
         owner.forget();
         let objective = format!("go on [[deltas={deltas} delay=0.05]]");
         let goal = json!({"threadId": thread, "objective": objective, "status": "active"});
         owner.call("thread/goal/set", goal).await?;
         owner.wait_method("turn/started").await?;
-        Ok(Goal { thread, remembered: front.home.state("gateway-goals.json"), owner: Some(owner) })
+        Ok(Goal { thread, remembered: fixture.home.state("gateway-goals.json"), owner: Some(owner) })
     }
 
     /// Nobody is connected any more.
@@ -224,35 +224,35 @@ impl Goal {
     async fn is_held(&self) -> anyhow::Result<()> {
         let (file, thread) = (self.remembered.clone(), self.thread.clone());
         let wait = move || {
-            until(PATIENCE, "the goal to be held", || is_remembered(&file, "held", &thread).then_some(()))
+            until(TIMEOUT, "the goal to be held", || is_remembered(&file, "held", &thread).then_some(()))
         };
         tokio::task::spawn_blocking(wait).await?
     }
 
-    async fn is_held_when_the_gateway_is_killed(&self, front: &Front) -> anyhow::Result<()> {
+    async fn is_held_when_the_gateway_is_killed(&self, fixture: &GatewayFixture) -> anyhow::Result<()> {
         self.is_held().await?;
-        kill_gateway(front)
+        kill_gateway(fixture)
     }
 
     /// Turn follows turn, and nobody is there.
-    async fn works_unwatched(&self, front: &Front) -> anyhow::Result<()> {
-        let asked = front.model.requests().len();
+    async fn works_unwatched(&self, fixture: &GatewayFixture) -> anyhow::Result<()> {
+        let asked = fixture.model.requests().len();
         // The first of these was under way before, perhaps.
         let look = |events: &[ModelEvent]| {
             let received = events.iter().filter(|event| matches!(event, ModelEvent::Received(_)));
             (received.count() >= asked + 2).then_some(())
         };
-        front.model.wait_event("turns that nobody watches", PATIENCE, look).await
+        fixture.model.wait_event("turns that nobody watches", TIMEOUT, look).await
     }
 
     /// Somebody comes at last.
-    async fn is_joined(&self, front: &Front) -> anyhow::Result<()> {
-        let bob = front.client("bob").await?;
+    async fn is_joined(&self, fixture: &GatewayFixture) -> anyhow::Result<()> {
+        let bob = fixture.client("bob").await?;
         join(&bob, &self.thread).await?;
-        self.goes_on_for(front, &bob).await
+        self.goes_on_for(fixture, &bob).await
     }
 
-    async fn goes_on_for(&self, front: &Front, client: &Client) -> anyhow::Result<()> {
+    async fn goes_on_for(&self, fixture: &GatewayFixture, client: &Client) -> anyhow::Result<()> {
         client.forget();
         let began = client.wait_method("turn/started").await?;
         let turn = began["params"]["turn"]["id"].as_str().context("an id")?;
@@ -260,11 +260,11 @@ impl Goal {
         ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
         let kept = client.call("thread/goal/get", json!({"threadId": self.thread})).await?;
         ensure!(kept["goal"]["status"] == "active", "{kept}");
-        ensure!(!self.is_remembered("held"), "it is held still: {}", front.status().await?);
-        ensure!(self.is_remembered("active"), "nobody remembers it: {}", front.status().await?);
+        ensure!(!self.is_remembered("held"), "it is held still: {}", fixture.status().await?);
+        ensure!(self.is_remembered("active"), "nobody remembers it: {}", fixture.status().await?);
         client.call("thread/goal/set", json!({"threadId": self.thread, "status": "paused"})).await?;
         let file = self.remembered.clone();
-        let wait = move || until(PATIENCE, "nothing to be at work", || (!file.exists()).then_some(()));
+        let wait = move || until(TIMEOUT, "nothing to be at work", || (!file.exists()).then_some(()));
         tokio::task::spawn_blocking(wait).await?
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use codexd_testkit::{Client, Server, Version, codex, skip, until};
 use serde_json::{Value, json};
 
-use super::front::{Front, PATIENCE, join, speaking_turn, wait_pieces};
+use super::fixture::{GatewayFixture, TIMEOUT, join, speaking_turn, wait_pieces};
 
 /// What is wrong with the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -36,16 +36,16 @@ impl Cause {
 }
 
 /// The problem in `status` that names threads, if there is one.
-async fn problem(front: &Front) -> anyhow::Result<Option<Value>> {
-    let status = front.status().await?;
+async fn problem(fixture: &GatewayFixture) -> anyhow::Result<Option<Value>> {
+    let status = fixture.status().await?;
     let mut problems = status["problems"].as_array().context("problems")?.iter();
     Ok(problems.find(|problem| problem["found"] == "threads-not-loaded").cloned())
 }
 
-async fn until_problem(front: &Front, is_there: bool) -> anyhow::Result<Option<Value>> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+async fn until_problem(fixture: &GatewayFixture, is_there: bool) -> anyhow::Result<Option<Value>> {
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
-        let problem = problem(front).await?;
+        let problem = problem(fixture).await?;
         if problem.is_some() == is_there {
             return Ok(problem);
         }
@@ -62,17 +62,17 @@ async fn heals(version: Version, cause: Cause) -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = Front::open(Server::Real(version)).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
-    let idle = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(Server::Real(version)).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
+    let idle = fixture.thread(&alice).await?;
     join(&bob, &thread).await?;
     let turn = speaking_turn(&alice, &thread, "[[deltas=500 delay=0.02]]").await?;
     wait_pieces(&bob, &turn, 5).await?;
-    let path = front.home.path().join("config.toml");
+    let path = fixture.home.path().join("config.toml");
     let config = std::fs::read_to_string(&path)?;
     std::fs::write(&path, cause.of(&config))?;
-    front.kill_server().await?;
+    fixture.kill_server().await?;
 
     let end = bob.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "interrupted", "{end}");
@@ -84,7 +84,7 @@ async fn heals(version: Version, cause: Cause) -> anyhow::Result<()> {
         let Err(error) = answer else { anyhow::bail!("{method} was answered: {answer:?}") };
         ensure!(error.message.contains(cause.says()), "{method}: {error:?}");
     }
-    let problem = until_problem(&front, true).await?.context("a problem")?;
+    let problem = until_problem(&fixture, true).await?.context("a problem")?;
     let message = problem["message"].as_str().unwrap_or_default();
     ensure!(message.contains(&*thread) && message.contains(&*idle), "{message}");
     ensure!(message.contains(cause.says()), "{message}");
@@ -95,15 +95,15 @@ async fn heals(version: Version, cause: Cause) -> anyhow::Result<()> {
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     let turn = done["params"]["turn"]["id"].as_str().context("an id")?.to_owned();
     bob.wait_turn(&turn).await.context("bob still watches it")?;
-    until_problem(&front, false).await?;
+    until_problem(&fixture, false).await?;
     let done = alice.turn(&idle, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     ensure!(!was_told_closed(&alice) && !was_told_closed(&bob), "a viewer was told thread/closed");
-    until(PATIENCE, "both events", || {
-        let events = std::fs::read_to_string(front.home.state("events.jsonl")).ok()?;
+    until(TIMEOUT, "both events", || {
+        let events = std::fs::read_to_string(fixture.home.state("events.jsonl")).ok()?;
         (events.contains("threads.not_loaded") && events.contains("threads.loadable")).then_some(())
     })?;
-    front.close().await
+    fixture.close().await
 }
 
 macro_rules! heals {

@@ -5,13 +5,13 @@ use codexd_testkit::home::Config;
 use codexd_testkit::{Client, Server, Version, codex};
 use serde_json::{Value, json};
 
-use super::front::Front;
+use super::fixture::GatewayFixture;
 
 const UPDATED: &str = "account/updated";
 
 /// A home whose model provider wants a login, as OpenAI's does.
-async fn front(version: Version) -> anyhow::Result<Front> {
-    Front::configured(Server::Real(version), |home, model| {
+async fn fixture(version: Version) -> anyhow::Result<GatewayFixture> {
+    GatewayFixture::configured(Server::Real(version), |home, model| {
         let url = serde_json::to_string(&model.url())?;
         let tables = format!(
             "[model_providers.login]\nname = \"login\"\nbase_url = {url}\nwire_api = \"responses\"\nrequires_openai_auth = true"
@@ -39,31 +39,33 @@ async fn login_is_told(version: Version) -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         codexd_testkit::skip!("{reason}");
     }
-    let front = front(version).await?;
-    let (first, second) = (front.client("first").await?, front.client("second").await?);
+    let fixture = fixture(version).await?;
+    let (first, second) = (fixture.client("first").await?, fixture.client("second").await?);
     ensure!(settled(&first).await?["account"].is_null());
     // The second one has a connection of its own as well.
     settled(&second).await?;
-    front.command(&["restart"]).await?;
+    fixture.command(&["restart"]).await?;
     settled(&first).await?;
     ensure!(updates(&first).is_empty(), "nothing has changed: {:?}", updates(&first));
 
-    front.home.write("auth.json", json!({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}).to_string())?;
-    front.command(&["restart"]).await?;
+    fixture
+        .home
+        .write("auth.json", json!({"auth_mode": "apikey", "OPENAI_API_KEY": "sk-test"}).to_string())?;
+    fixture.command(&["restart"]).await?;
     for client in [&first, &second] {
         let told = client.wait_method(UPDATED).await?;
         ensure!(told["params"]["authMode"] == "apikey", "{told}");
         let account = settled(client).await?;
         ensure!(account["account"]["type"] == "apiKey", "{account}");
     }
-    front.kill_server().await?;
+    fixture.kill_server().await?;
     settled(&first).await?;
-    let thread = front.thread(&first).await?;
+    let thread = fixture.thread(&first).await?;
     settled(&first).await?;
     ensure!(updates(&first).len() == 1 && updates(&second).len() == 1, "told once: {:?}", updates(&first));
 
-    std::fs::remove_file(front.home.path().join("auth.json"))?;
-    front.kill_server().await?;
+    std::fs::remove_file(fixture.home.path().join("auth.json"))?;
+    fixture.kill_server().await?;
     let is_logout = |message: &Value| message["method"] == UPDATED && message["params"]["authMode"].is_null();
     for client in [&first, &second] {
         client.wait("the logout", is_logout).await?;
@@ -78,11 +80,11 @@ async fn login_is_told(version: Version) -> anyhow::Result<()> {
         |message: &Value| message["method"] == UPDATED && message["params"]["authMode"] == "apikey";
     second.wait("the login", is_login).await?;
     settled(&second).await?;
-    front.command(&["restart"]).await?;
+    fixture.command(&["restart"]).await?;
     settled(&second).await?;
     let told = updates(&second);
     ensure!(told.len() == 3, "each change was told once: {told:?}");
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use codexd_testkit::{Client, Fake, Server, Version, Wire, codex, skip, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::front::{
-    Front, PATIENCE, assert_whole, gone, join, said, speaking_turn, text_of_turn, told, wait_pieces,
+use super::fixture::{
+    GatewayFixture, TIMEOUT, assert_whole, gone, join, said, speaking_turn, text_of_turn, told, wait_pieces,
 };
 use super::on_each_server;
 use super::sharing::QUESTION;
@@ -27,16 +27,16 @@ async fn assert_connected(client: &Client) -> anyhow::Result<()> {
 }
 
 async fn killed(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
-    let asking = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
+    let asking = fixture.thread(&alice).await?;
     join(&bob, &thread).await?;
     let waiting = alice.start_turn(&asking, "[[shell=true;; escalate=1]]").await?;
     let question = alice.wait_method(QUESTION).await?;
     let turn = speaking_turn(&alice, &thread, "[[deltas=500 delay=0.02]]").await?;
     wait_pieces(&bob, &turn, 5).await?;
-    let before = front.kill_server().await?;
+    let before = fixture.kill_server().await?;
     for client in [&alice, &bob] {
         let end = client.wait_turn(&turn).await?;
         ensure!(end["params"]["turn"]["status"] == "interrupted", "{end}");
@@ -51,12 +51,12 @@ async fn killed(server: Server) -> anyhow::Result<()> {
         let done = alice.turn(thread, "[[deltas=2]]").await?;
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     }
-    ensure!(front.server().await?.pid != before, "another process serves");
+    ensure!(fixture.server().await?.pid != before, "another process serves");
     for (client, turn) in [(&alice, &turn), (&bob, &turn), (&alice, &waiting)] {
         ensure!(told(client, "turn/completed", turn).len() == 1, "the end of {turn} was told twice");
         assert_connected(client).await?;
     }
-    front.close().await
+    fixture.close().await
 }
 
 /// Whether a process is stopped with all of its threads.
@@ -69,22 +69,22 @@ fn is_stopped(pid: u32) -> bool {
 }
 
 async fn in_flight(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     // The connection of alice's own is there from now on.
     assert_connected(&alice).await?;
-    let process = front.server().await?;
+    let process = fixture.server().await?;
     // It takes the requests and can no longer answer them.
     process.signal(Signal::STOP)?;
-    until(PATIENCE, "every thread of it to stop", || is_stopped(process.pid).then_some(()))?;
+    until(TIMEOUT, "every thread of it to stop", || is_stopped(process.pid).then_some(()))?;
     let hub = alice.send_request("thread/read", json!({"threadId": thread})).await?;
     let own = alice.send_request("thread/loaded/list", json!({})).await?;
     let start = json!({"threadId": thread, "input": [{"type": "text", "text": "[[deltas=1]]"}]});
     let start = alice.send_request("turn/start", start).await?;
     tokio::task::yield_now().await;
     // Another client's parse error comes back through the same loop: what was sent before it has been passed on.
-    let bob = Client::dial(&front.place()).await?;
+    let bob = Client::dial(&fixture.place()).await?;
     bob.send_frame(tokio_tungstenite::tungstenite::Message::text("{")).await?;
     bob.wait("a parse error", |message| message["error"]["code"] == -32700).await?;
     process.signal(Signal::KILL)?;
@@ -98,18 +98,18 @@ async fn in_flight(server: Server) -> anyhow::Result<()> {
     let read = alice.call("thread/read", json!({"threadId": thread, "includeTurns": true})).await?;
     let turns = read["thread"]["turns"].as_array().map_or(0, Vec::len);
     ensure!(turns == 2, "{turns} turns: one was asked for before the crash, one after, and none twice");
-    front.close().await
+    fixture.close().await
 }
 
 async fn drained(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
     join(&bob, &thread).await?;
     let turn = speaking_turn(&alice, &thread, "[[deltas=40 delay=0.05]]").await?;
-    let process = front.server().await?;
+    let process = fixture.server().await?;
     process.signal(Signal::TERM)?;
-    let late = front.client("late").await?;
+    let late = fixture.client("late").await?;
     // Who would join now is let in by the successor.
     join(&late, &thread).await?;
     for client in [&alice, &bob] {
@@ -123,7 +123,7 @@ async fn drained(server: Server) -> anyhow::Result<()> {
         ensure!(told(client, "turn/completed", &turn).len() <= 1, "the end was told twice");
         assert_connected(client).await?;
     }
-    front.close().await
+    fixture.close().await
 }
 
 /// A command that runs on behind its turn ends with its server, as one ends that upstream kills.
@@ -133,14 +133,14 @@ async fn a_background_terminal_ends_when_its_server_is_killed() -> anyhow::Resul
         skip!("{reason}");
     }
     for version in [Version::V0_169_0, Version::V0_171_0] {
-        let front = Front::open(Server::Real(version)).await?;
-        let alice = front.client("alice").await?;
-        let thread = alice.start_thread(&front.work()).await?;
+        let fixture = GatewayFixture::open(Server::Real(version)).await?;
+        let alice = fixture.client("alice").await?;
+        let thread = alice.start_thread(&fixture.work()).await?;
         alice.turn(&thread, "[[shell=sleep 2000;; deltas=1]]").await?;
         let is_command = |message: &Value| message["params"]["item"]["type"] == "commandExecution";
         let is_end = |message: &Value| message["method"] == "item/completed" && is_command(message);
         ensure!(!alice.received().iter().any(is_end), "it runs on");
-        front.kill_server().await?;
+        fixture.kill_server().await?;
         let end = alice.wait("the end of the command", is_end).await?;
         let item = &end["params"]["item"];
         ensure!(item["status"] == "failed" && item["exitCode"] == -1, "{end}");
@@ -148,7 +148,7 @@ async fn a_background_terminal_ends_when_its_server_is_killed() -> anyhow::Resul
         let done = alice.turn(&thread, "[[deltas=2]]").await?;
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
         ensure!(alice.received().iter().filter(|message| is_end(message)).count() == 1, "it ended once");
-        front.close().await?;
+        fixture.close().await?;
     }
     Ok(())
 }
@@ -156,27 +156,27 @@ async fn a_background_terminal_ends_when_its_server_is_killed() -> anyhow::Resul
 /// A server that takes its time to come back.
 #[tokio::test]
 async fn requests_wait_while_no_server_lives_and_are_answered() -> anyhow::Result<()> {
-    let front = Front::with_fake(&Fake::SlowStart(1_500)).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::with_fake(&Fake::SlowStart(1_500)).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     let asked = Instant::now();
-    front.kill_server().await?;
-    let (bob, read) = (front.client("bob"), alice.call("thread/read", json!({"threadId": thread})));
+    fixture.kill_server().await?;
+    let (bob, read) = (fixture.client("bob"), alice.call("thread/read", json!({"threadId": thread})));
     let (bob, read) = tokio::join!(bob, read);
     ensure!(read?["thread"]["id"] == thread.as_str(), "the answer is about the thread");
     bob?.call("thread/loaded/list", json!({})).await?;
     ensure!(asked.elapsed() > Duration::from_millis(1_000), "a server lived all the time");
     let done = alice.turn(&thread, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn gateway_killed(server: Server) -> anyhow::Result<()> {
     const CONNECTS: usize = 50;
-    let front = Front::open(server).await?;
-    let before = front.server().await?;
-    let old = front.gateway()?;
-    let socket = front.socket();
+    let fixture = GatewayFixture::open(server).await?;
+    let before = fixture.server().await?;
+    let old = fixture.gateway()?;
+    let socket = fixture.socket();
     old.signal(Signal::KILL)?;
     let started = Instant::now();
     let connected = tokio::task::spawn_blocking(move || -> anyhow::Result<(Duration, Vec<Wire>)> {
@@ -190,20 +190,20 @@ async fn gateway_killed(server: Server) -> anyhow::Result<()> {
     ensure!(served < Duration::from_secs(25), "the first was served after {served:?}");
     println!("served {served:?} after the gateway was killed");
     drop(clients);
-    ensure!(front.gateway()?.pid != old.pid, "a successor serves");
-    ensure!(front.server().await?.pid == before.pid, "the server is untouched");
-    front.close().await
+    ensure!(fixture.gateway()?.pid != old.pid, "a successor serves");
+    ensure!(fixture.server().await?.pid == before.pid, "the server is untouched");
+    fixture.close().await
 }
 
 async fn gateway_killed_in_a_turn(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     // Longer than anybody waits: it goes on until it is steered.
     let turn = speaking_turn(&alice, &thread, "[[deltas=1000 delay=0.05]]").await?;
-    front.gateway()?.signal(Signal::KILL)?;
+    fixture.gateway()?.signal(Signal::KILL)?;
     alice.wait_closed().await?;
-    let again = front.client("again").await?;
+    let again = fixture.client("again").await?;
     let resumed = again.call("thread/resume", json!({"threadId": thread})).await?;
     let last = resumed["thread"]["turns"].as_array().and_then(|turns| turns.last().cloned());
     ensure!(last.is_some_and(|last: Value| last["id"] == turn.as_str()), "{resumed}");
@@ -213,5 +213,5 @@ async fn gateway_killed_in_a_turn(server: Server) -> anyhow::Result<()> {
     again.call("turn/steer", steer).await?;
     let end = again.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
-    front.close().await
+    fixture.close().await
 }

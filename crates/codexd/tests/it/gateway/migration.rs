@@ -5,23 +5,23 @@ use codexd_testkit::home::Config;
 use codexd_testkit::{Client, Server, Version, codex, skip};
 use serde_json::{Value, json};
 
-use super::front::Front;
+use super::fixture::GatewayFixture;
 
 const INVALID: &str = "[mcp_servers.a]\nstartup_timeout_sec = 60\n";
 
 /// Writes the configuration of the home anew.
-fn configure(front: &Front, tables: &str) -> anyhow::Result<()> {
-    front.home.configure(&Config { tables: tables.to_owned(), ..Config::for_model(&front.model) })
+fn configure(fixture: &GatewayFixture, tables: &str) -> anyhow::Result<()> {
+    fixture.home.configure(&Config { tables: tables.to_owned(), ..Config::for_model(&fixture.model) })
 }
 
 /// Runs a command that must be refused since the configuration is invalid; nothing may have changed.
-async fn assert_refused(front: &Front, command: &[&str], code: &str) -> anyhow::Result<()> {
-    let before = front.server().await?;
-    let (ok, answer) = front.any_command(command).await?;
+async fn assert_refused(fixture: &GatewayFixture, command: &[&str], code: &str) -> anyhow::Result<()> {
+    let before = fixture.server().await?;
+    let (ok, answer) = fixture.any_command(command).await?;
     ensure!(!ok && answer["error"]["code"] == *code, "{command:?}: {answer:#}");
     let message = answer["error"]["message"].as_str().unwrap_or_default();
     ensure!(message.contains("invalid transport"), "the cause is told: {message}");
-    let status = front.status().await?;
+    let status = fixture.status().await?;
     ensure!(status["pid"] == before.pid && status["state"] == "running", "{status:#}");
     ensure!(status["generations"].as_array().is_some_and(|all| all.len() == 1), "{status:#}");
     Ok(())
@@ -34,20 +34,20 @@ async fn assert_turn(client: &Client, thread: &str) -> anyhow::Result<()> {
 }
 
 /// With an invalid configuration each command is refused, and threads stay where they are; with a valid one it succeeds.
-async fn refuse_then_replace(front: Front, commands: &[&[&str]]) -> anyhow::Result<()> {
-    let client = front.client("viewer").await?;
-    let thread = front.thread(&client).await?;
-    configure(&front, INVALID)?;
+async fn refuse_then_replace(fixture: GatewayFixture, commands: &[&[&str]]) -> anyhow::Result<()> {
+    let client = fixture.client("viewer").await?;
+    let thread = fixture.thread(&client).await?;
+    configure(&fixture, INVALID)?;
     for command in commands {
-        assert_refused(&front, command, "config-invalid").await?;
+        assert_refused(&fixture, command, "config-invalid").await?;
     }
     assert_turn(&client, &thread).await?;
     ensure!(told_closed(&client) == 0, "the viewer was told that the thread is closed");
-    configure(&front, "")?;
-    let before = front.server().await?;
-    let answer = front.command(commands[0]).await?;
+    configure(&fixture, "")?;
+    let before = fixture.server().await?;
+    let answer = fixture.command(commands[0]).await?;
     ensure!(answer["status"] == "restarted", "{answer:#}");
-    ensure!(front.server().await?.pid != before.pid, "a new server runs");
+    ensure!(fixture.server().await?.pid != before.pid, "a new server runs");
     Ok(())
 }
 
@@ -56,8 +56,8 @@ fn told_closed(client: &Client) -> usize {
 }
 
 async fn live(version: Version) -> anyhow::Result<()> {
-    let front = Front::open(Server::Real(version)).await?;
-    refuse_then_replace(front, &[&["restart"], &["reload"], &["restart", "--now"]]).await
+    let fixture = GatewayFixture::open(Server::Real(version)).await?;
+    refuse_then_replace(fixture, &[&["restart"], &["reload"], &["restart", "--now"]]).await
 }
 
 macro_rules! real {
@@ -86,19 +86,19 @@ real! {
 }
 
 async fn without_gateway() -> anyhow::Result<()> {
-    let front = Front::without_gateway(Server::Real(Version::V0_171_0)).await?;
-    let client = front.client("viewer").await?;
-    let thread = front.thread(&client).await?;
-    configure(&front, INVALID)?;
-    assert_refused(&front, &["restart"], "config-invalid").await?;
+    let fixture = GatewayFixture::without_gateway(Server::Real(Version::V0_171_0)).await?;
+    let client = fixture.client("viewer").await?;
+    let thread = fixture.thread(&client).await?;
+    configure(&fixture, INVALID)?;
+    assert_refused(&fixture, &["restart"], "config-invalid").await?;
     assert_turn(&client, &thread).await
 }
 
 async fn remote_control() -> anyhow::Result<()> {
-    let front = Front::open(Server::Real(Version::V0_171_0)).await?;
-    configure(&front, INVALID)?;
-    assert_refused(&front, &["enable-remote-control"], "setting-rolled-back").await?;
-    let status: Value = front.status().await?;
+    let fixture = GatewayFixture::open(Server::Real(Version::V0_171_0)).await?;
+    configure(&fixture, INVALID)?;
+    assert_refused(&fixture, &["enable-remote-control"], "setting-rolled-back").await?;
+    let status: Value = fixture.status().await?;
     let enabled = status["settings"]["remoteControlEnabled"].as_bool().context("a setting")?;
     ensure!(!enabled, "{status:#}");
     ensure!(json!(null) != status["pid"], "{status:#}");
@@ -112,23 +112,23 @@ async fn refused_then_mended(
     command: &str,
     cause: &str,
 ) -> anyhow::Result<()> {
-    let front = Front::open(Server::Real(version)).await?;
-    let (client, other) = (front.client("viewer").await?, front.client("bystander").await?);
-    let thread = front.thread(&client).await?;
-    let old = front.server().await?;
-    front.home.configure(&Config { model_url: front.model.url(), ..spoil.clone() })?;
+    let fixture = GatewayFixture::open(Server::Real(version)).await?;
+    let (client, other) = (fixture.client("viewer").await?, fixture.client("bystander").await?);
+    let thread = fixture.thread(&client).await?;
+    let old = fixture.server().await?;
+    fixture.home.configure(&Config { model_url: fixture.model.url(), ..spoil.clone() })?;
     [&client, &other].into_iter().for_each(Client::forget);
-    let answer = front.command(&[command]).await?;
+    let answer = fixture.command(&[command]).await?;
     ensure!(answer["handover"]["state"] == "waiting", "{answer:#}");
     assert_named(&answer, &thread, cause)?;
-    assert_named(&front.status().await?, &thread, cause)?;
-    let events = std::fs::read_to_string(front.home.state("events.jsonl"))?;
+    assert_named(&fixture.status().await?, &thread, cause)?;
+    let events = std::fs::read_to_string(fixture.home.state("events.jsonl"))?;
     let refused = events.lines().filter(|line| line.contains("migration.refused") && line.contains(&thread));
     ensure!(refused.count() == 1, "{events}");
     ensure!(old.is_alive(), "the old server stays for the thread");
     assert_turn(&client, &thread).await?;
-    configure(&front, "")?;
-    tokio::task::spawn_blocking(move || old.wait_gone(super::front::PATIENCE * 2)).await??;
+    configure(&fixture, "")?;
+    tokio::task::spawn_blocking(move || old.wait_gone(super::fixture::TIMEOUT * 2)).await??;
     assert_turn(&client, &thread).await?;
     for client in [&client, &other] {
         let seen = client.received();
@@ -139,7 +139,7 @@ async fn refused_then_mended(
         };
         ensure!(!seen.iter().any(|text| strange(&text)), "{:?}", seen.iter().find(strange));
     }
-    let status = front.status().await?;
+    let status = fixture.status().await?;
     ensure!(status["problems"] == json!([]), "{status:#}");
     ensure!(status["handover"]["threadsMoved"] == 1, "{status:#}");
     Ok(())

@@ -5,21 +5,21 @@ use std::time::Duration;
 use anyhow::ensure;
 use codexd_testkit::{Fake, Layout};
 
-use super::front::{Front, assert_whole, speaking_turn};
+use super::fixture::{GatewayFixture, assert_whole, speaking_turn};
 
 /// How long a new server may keep silent in these tests.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Replaces a healthy Codex by this one and restarts while a turn runs.
 async fn restart_with(fake: Fake, codes: &[&str]) -> anyhow::Result<()> {
-    let front = Front::with_fake(&Fake::Healthy).await?;
-    let alice = front.client("alice").await?.with_patience(START_TIMEOUT * 2);
-    let thread = front.thread(&alice).await?;
-    let idle = front.thread(&alice).await?;
-    let before = (front.server().await?, front.gateway()?);
+    let fixture = GatewayFixture::with_fake(&Fake::Healthy).await?;
+    let alice = fixture.client("alice").await?.with_patience(START_TIMEOUT * 2);
+    let thread = fixture.thread(&alice).await?;
+    let idle = fixture.thread(&alice).await?;
+    let before = (fixture.server().await?, fixture.gateway()?);
     let turn = speaking_turn(&alice, &thread, "[[deltas=60 delay=0.05]]").await?;
-    fake.install(&front.home, Layout::Standalone)?;
-    let (answer, turn) = tokio::join!(front.any_command(&["restart"]), async {
+    fake.install(&fixture.home, Layout::Standalone)?;
+    let (answer, turn) = tokio::join!(fixture.any_command(&["restart"]), async {
         let done = alice.turn(&idle, "[[deltas=2]]").await?;
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
         alice.wait_turn(&turn).await?;
@@ -30,17 +30,17 @@ async fn restart_with(fake: Fake, codes: &[&str]) -> anyhow::Result<()> {
     let (ok, answer) = answer?;
     let code = answer["error"]["code"].as_str().unwrap_or_default();
     ensure!(!ok && codes.contains(&code), "{fake:?}: {answer}");
-    ensure!((front.server().await?, front.gateway()?) == before, "something was replaced after all");
+    ensure!((fixture.server().await?, fixture.gateway()?) == before, "something was replaced after all");
     for thread in [&thread, &idle] {
         let done = alice.turn(thread, "[[deltas=2]]").await?;
         ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
     }
-    Fake::Healthy.install(&front.home, Layout::Standalone)?;
-    front.command(&["restart"]).await?;
-    ensure!(front.server().await?.pid != before.0.pid, "with a healthy one it is replaced");
+    Fake::Healthy.install(&fixture.home, Layout::Standalone)?;
+    fixture.command(&["restart"]).await?;
+    ensure!(fixture.server().await?.pid != before.0.pid, "with a healthy one it is replaced");
     let done = alice.turn(&idle, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]

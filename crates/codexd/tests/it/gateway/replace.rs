@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::front::{
-    Front, PATIENCE, asking_turn, assert_whole, from_environment, join, speaking_turn, told, wait_pieces,
+use super::fixture::{
+    GatewayFixture, TIMEOUT, asking_turn, assert_whole, from_environment, join, speaking_turn, told,
+    wait_pieces,
 };
 use super::on_each_server;
 use super::sharing::QUESTION;
@@ -83,7 +84,7 @@ fn ask_all_the_time(
 
 /// Clients, each subscribed to one thread and asking about it; the first `BUSY` threads are in a long turn, the very first
 /// in one that ends when a question is answered.
-struct Company {
+struct ClientFleet {
     clients: Vec<Rc<Client>>,
     threads: Vec<String>,
     turns: Vec<String>,
@@ -91,15 +92,15 @@ struct Company {
     deltas: usize,
 }
 
-impl Company {
-    async fn gather(front: &Front) -> anyhow::Result<Company> {
+impl ClientFleet {
+    async fn gather(fixture: &GatewayFixture) -> anyhow::Result<ClientFleet> {
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
-            clients.push(Rc::new(front.client("one of many").await?.with_patience(PATIENCE * 2)));
+            clients.push(Rc::new(fixture.client("one of many").await?.with_patience(TIMEOUT * 2)));
         }
         let mut threads = Vec::new();
         for client in clients.iter().take(THREADS) {
-            threads.push(front.thread(client).await?);
+            threads.push(fixture.thread(client).await?);
         }
         for (number, client) in clients.iter().enumerate().skip(THREADS) {
             join(client, &threads[number % THREADS]).await?;
@@ -111,7 +112,7 @@ impl Company {
         for number in 1..BUSY {
             turns.push(speaking_turn(&clients[number], &threads[number], &long.text).await?);
         }
-        Ok(Company { clients, threads, turns, question, deltas: long.deltas })
+        Ok(ClientFleet { clients, threads, turns, question, deltas: long.deltas })
     }
 
     fn thread_of(&self, client: usize) -> &str {
@@ -132,8 +133,8 @@ impl Company {
     }
 
     /// Lets the long turns end.
-    async fn let_go(&self, front: &Front) -> anyhow::Result<()> {
-        front.model.release(HELD);
+    async fn let_go(&self, fixture: &GatewayFixture) -> anyhow::Result<()> {
+        fixture.model.release(HELD);
         self.clients[0].respond(&self.question["id"], json!({"decision": "accept"})).await
     }
 
@@ -168,29 +169,29 @@ impl Company {
 async fn live(server: Server) -> anyhow::Result<()> {
     LocalSet::new()
         .run_until(async {
-            let front = Front::open(server).await?;
-            let company = Company::gather(&front).await?;
-            let old = front.server().await?;
+            let fixture = GatewayFixture::open(server).await?;
+            let fleet = ClientFleet::gather(&fixture).await?;
+            let old = fixture.server().await?;
             let (stop, stopped) = watch::channel(false);
             let mut asking = Vec::new();
-            for (number, client) in company.clients.iter().enumerate() {
+            for (number, client) in fleet.clients.iter().enumerate() {
                 asking.push(ask_all_the_time(
                     client.clone(),
-                    company.thread_of(number).to_owned(),
+                    fleet.thread_of(number).to_owned(),
                     stopped.clone(),
                 ));
             }
             let started = Instant::now();
-            let restarted = front.command(&["restart"]).await?;
+            let restarted = fixture.command(&["restart"]).await?;
             ensure!(restarted["status"] == "restarted", "{restarted}");
             let command = started.elapsed();
-            ensure!(front.server().await?.pid != old.pid, "the same process serves");
-            company.assert_idle_answer().await?;
+            ensure!(fixture.server().await?.pid != old.pid, "the same process serves");
+            fleet.assert_idle_answer().await?;
             ensure!(old.is_alive(), "it left before its turns had ended");
-            company.let_go(&front).await?;
-            company.wait_turns().await?;
+            fleet.let_go(&fixture).await?;
+            fleet.wait_turns().await?;
             let turns = started.elapsed();
-            front.until_left(&old).await?;
+            fixture.until_left(&old).await?;
             let left = started.elapsed();
             stop.send(true)?;
             let (mut requests, mut longest_idle) = (0, Duration::ZERO);
@@ -201,17 +202,17 @@ async fn live(server: Server) -> anyhow::Result<()> {
                     longest_idle = longest_idle.max(asked.longest);
                 }
             }
-            company.assert_whole()?;
+            fleet.assert_whole()?;
             ensure!(longest_idle < PAUSE_MAX, "an idle thread did not answer for {longest_idle:?}");
             println!(
                 "restart {command:?}, the long turns ended after {turns:?} and the old server after {left:?}; \
                  {requests} requests; longest pause of an idle thread {longest_idle:?}"
             );
-            for (number, client) in company.clients.iter().enumerate().take(THREADS) {
-                let done = client.turn(company.thread_of(number), "[[deltas=1]]").await?;
+            for (number, client) in fleet.clients.iter().enumerate().take(THREADS) {
+                let done = client.turn(fleet.thread_of(number), "[[deltas=1]]").await?;
                 ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
             }
-            front.close().await
+            fixture.close().await
         })
         .await
 }
@@ -219,22 +220,22 @@ async fn live(server: Server) -> anyhow::Result<()> {
 async fn crowded(server: Server) -> anyhow::Result<()> {
     LocalSet::new()
         .run_until(async {
-            let front = Front::open(server).await?;
-            let alice = front.client("alice").await?.with_patience(PATIENCE * 2);
-            let (busy, asking) = (front.thread(&alice).await?, front.thread(&alice).await?);
-            let slow = slow_reader(&front, &busy).await?;
+            let fixture = GatewayFixture::open(server).await?;
+            let alice = fixture.client("alice").await?.with_patience(TIMEOUT * 2);
+            let (busy, asking) = (fixture.thread(&alice).await?, fixture.thread(&alice).await?);
+            let slow = slow_reader(&fixture, &busy).await?;
             let long = LongTurn::new()?;
             let turn = speaking_turn(&alice, &busy, &long.text).await?;
             let waiting = alice.start_turn(&asking, "[[shell=true;; escalate=1 deltas=2]]").await?;
             let question = alice.wait_method(QUESTION).await?;
-            let old = front.server().await?;
+            let old = fixture.server().await?;
             let (stop, stopped) = watch::channel(false);
-            let place = front.place();
+            let place = fixture.place();
             let coming = tokio::task::spawn_local(come_and_go(place, busy.clone(), stopped));
-            let command = front.command(&["restart"]);
+            let command = fixture.command(&["restart"]);
             let answer = async {
                 wait_pieces(&alice, &turn, long.deltas / 2).await?;
-                let late = front.client("late").await?;
+                let late = fixture.client("late").await?;
                 join(&late, &asking).await?;
                 let again = late.wait_method(QUESTION).await?;
                 late.respond(&again["id"], json!({"decision": "accept"})).await?;
@@ -243,7 +244,7 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             };
             let (command, late) = tokio::join!(command, answer);
             ensure!(command?["status"] == "restarted", "it was replaced");
-            front.model.release(HELD);
+            fixture.model.release(HELD);
             for (client, turn) in [(&alice, &waiting), (&late?, &waiting)] {
                 let end = client.wait_turn(turn).await?;
                 ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
@@ -252,20 +253,20 @@ async fn crowded(server: Server) -> anyhow::Result<()> {
             ensure!(resolved["params"]["requestId"] == question["id"], "{resolved}");
             alice.wait_turn(&turn).await?;
             assert_whole(&alice, &turn, long.deltas)?;
-            front.until_left(&old).await?;
+            fixture.until_left(&old).await?;
             stop.send(true)?;
             let visits = coming.await??;
             ensure!(visits > 3, "only {visits} clients came");
             let pieces = tokio::task::spawn_blocking(move || read_slowly(slow)).await??;
             ensure!(pieces == long.deltas, "the slow reader got {pieces} pieces");
-            front.close().await
+            fixture.close().await
         })
         .await
 }
 
 /// A subscriber who does not read for now.
-async fn slow_reader(front: &Front, thread: &str) -> anyhow::Result<Wire> {
-    let (socket, about) = (front.socket(), json!({"threadId": thread, "excludeTurns": true}));
+async fn slow_reader(fixture: &GatewayFixture, thread: &str) -> anyhow::Result<Wire> {
+    let (socket, about) = (fixture.socket(), json!({"threadId": thread, "excludeTurns": true}));
     let wire = tokio::task::spawn_blocking(move || {
         let mut wire = Wire::connect(&socket)?;
         wire.call("thread/resume", &about)?;
@@ -308,41 +309,41 @@ async fn come_and_go(
 }
 
 async fn thrice(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
-    let mut pids = vec![front.server().await?.pid];
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
+    let mut pids = vec![fixture.server().await?.pid];
     for _ in 0..3 {
-        front.command(&["restart"]).await?;
+        fixture.command(&["restart"]).await?;
         let turn = alice.start_turn(&thread, "[[deltas=2]]").await?;
         alice.wait_turn(&turn).await?;
         assert_whole(&alice, &turn, 2)?;
-        pids.push(front.server().await?.pid);
+        pids.push(fixture.server().await?.pid);
     }
     pids.dedup();
     ensure!(pids.len() == 4, "{pids:?}");
     ensure!(told(&alice, "thread/closed", "").is_empty(), "nobody is told of the moves");
-    front.close().await
+    fixture.close().await
 }
 
 async fn twice_in_a_turn(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let (busy, idle) = (front.thread(&alice).await?, front.thread(&alice).await?);
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let (busy, idle) = (fixture.thread(&alice).await?, fixture.thread(&alice).await?);
     let turn = speaking_turn(&alice, &busy, &format!("[[deltas=60 delay=0.05 hold={HELD}]]")).await?;
-    let first = front.server().await?;
-    front.command(&["restart"]).await?;
-    let second = front.server().await?;
-    front.command(&["restart"]).await?;
+    let first = fixture.server().await?;
+    fixture.command(&["restart"]).await?;
+    let second = fixture.server().await?;
+    fixture.command(&["restart"]).await?;
     let done = alice.turn(&idle, "[[deltas=2]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    front.model.release(HELD);
+    fixture.model.release(HELD);
     alice.wait_turn(&turn).await?;
     assert_whole(&alice, &turn, 60)?;
-    front.until_left(&first).await.context("the first")?;
-    front.until_left(&second).await.context("the second")?;
+    fixture.until_left(&first).await.context("the first")?;
+    fixture.until_left(&second).await.context("the second")?;
     let next = alice.start_turn(&busy, "[[deltas=3]]").await?;
     alice.wait_turn(&next).await?;
     assert_whole(&alice, &next, 3)?;
-    front.close().await
+    fixture.close().await
 }

@@ -9,7 +9,7 @@ use codexd_testkit::{Server, Wire, until};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::front::{Front, PATIENCE, assert_whole, join, speaking_turn};
+use super::fixture::{GatewayFixture, TIMEOUT, assert_whole, join, speaking_turn};
 use super::on_each_server;
 
 on_each_server! {
@@ -21,8 +21,8 @@ on_each_server! {
 }
 
 async fn malformed(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
     for text in ["no json", "{", "", r#"{"id":1,"method":"thread/loaded/list","params":{}"#, "\u{0}", "[1,"] {
         alice.forget();
         alice.send_frame(Message::text(text)).await?;
@@ -30,15 +30,15 @@ async fn malformed(server: Server) -> anyhow::Result<()> {
         ensure!(answer["error"]["code"] == -32700 && answer["id"].is_null(), "{text:?}: {answer}");
         alice.call("thread/loaded/list", json!({})).await?;
     }
-    let thread = front.thread(&alice).await?;
+    let thread = fixture.thread(&alice).await?;
     ensure!(!thread.is_empty(), "the connection is as good as before");
-    front.close().await
+    fixture.close().await
 }
 
 async fn ids(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     let ids = [
         json!(0),
         json!(-1),
@@ -75,16 +75,16 @@ async fn ids(server: Server) -> anyhow::Result<()> {
         answers == 40
     });
     all.await?;
-    front.close().await
+    fixture.close().await
 }
 
 async fn flood(server: Server) -> anyhow::Result<()> {
     const FLOOD: u64 = 2_000;
     const CALM: usize = 200;
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
-    let (socket, about) = (front.socket(), json!({"threadId": thread}).to_string());
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
+    let (socket, about) = (fixture.socket(), json!({"threadId": thread}).to_string());
     let flooder = tokio::task::spawn_blocking(move || -> anyhow::Result<HashMap<u64, usize>> {
         let mut wire = Wire::connect(&socket)?;
         let first = wire.request("thread/loaded/list", "{}")?;
@@ -122,17 +122,17 @@ async fn flood(server: Server) -> anyhow::Result<()> {
     let answers = flooder.await??;
     ensure!((0..FLOOD).all(|id| answers.get(&id) == Some(&1)), "not every request has one answer");
     println!("slowest of {CALM} calls beside the flood: {slowest:?}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn slow_reader(server: Server) -> anyhow::Result<()> {
     // App-server 0.169.0 cuts somewhere above 32,512 waiting messages, and so does the gateway: in the last of these turns.
     const TURNS: usize = 12;
     const DELTAS: usize = 3_000;
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?.with_patience(PATIENCE * 3);
-    let thread = front.thread(&alice).await?;
-    let (socket, about) = (front.socket(), json!({"threadId": thread, "excludeTurns": true}));
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?.with_patience(TIMEOUT * 3);
+    let thread = fixture.thread(&alice).await?;
+    let (socket, about) = (fixture.socket(), json!({"threadId": thread, "excludeTurns": true}));
     let slow = tokio::task::spawn_blocking(move || -> anyhow::Result<Wire> {
         let mut wire = Wire::connect(&socket)?;
         wire.call("thread/resume", &about)?;
@@ -140,9 +140,9 @@ async fn slow_reader(server: Server) -> anyhow::Result<()> {
     });
     // From here on the slow one does not read before it is cut. Others join, ask and leave meanwhile.
     let mut slow = slow.await??;
-    let events = front.home.state("events.jsonl");
+    let events = fixture.home.state("events.jsonl");
     let end = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
-        until(PATIENCE * 6, "the cut", || {
+        until(TIMEOUT * 6, "the cut", || {
             std::fs::read_to_string(&events).ok().filter(|events| events.contains("client.cut"))
         })?;
         loop {
@@ -154,7 +154,7 @@ async fn slow_reader(server: Server) -> anyhow::Result<()> {
     for _ in 0..TURNS {
         alice.forget();
         let turn = alice.start_turn(&thread, "[[deltas=3000 batch=100]]").await?;
-        let bob = front.client("bob").await?;
+        let bob = fixture.client("bob").await?;
         join(&bob, &thread).await?;
         bob.call("thread/loaded/list", json!({})).await?;
         alice.wait_turn(&turn).await?;
@@ -171,16 +171,16 @@ async fn slow_reader(server: Server) -> anyhow::Result<()> {
     alice.wait_turn(&next).await?;
     assert_whole(&alice, &next, 3)?;
     println!("the slow reader was told: {end}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn leaving(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     let turn = speaking_turn(&alice, &thread, "[[deltas=60 delay=0.02]]").await?;
     for number in 0..12 {
-        let bob = front.client("bob").await?;
+        let bob = fixture.client("bob").await?;
         join(&bob, &thread).await?;
         bob.send_request("thread/read", json!({"threadId": thread})).await?;
         match number % 3 {
@@ -194,5 +194,5 @@ async fn leaving(server: Server) -> anyhow::Result<()> {
     }
     alice.wait_turn(&turn).await?;
     assert_whole(&alice, &turn, 60)?;
-    front.close().await
+    fixture.close().await
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use codexd_testkit::{Client, RpcError, Server, Version, codex, skip};
 use serde_json::{Value, json};
 
-use super::front::Front;
+use super::fixture::GatewayFixture;
 
 const REAL: Server = Server::Real(Version::V0_171_0);
 const SEARCHES: [&str; 2] = ["thread/search", "thread/search/stream"];
@@ -23,11 +23,11 @@ fn only_file(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
 }
 
 /// A home with much to search for the word `needle`, and a client.
-async fn with_much_to_search(front: &Front) -> anyhow::Result<Client> {
-    let alice = front.client("alice").await?;
-    let thread = alice.start_thread(&front.work()).await?;
+async fn with_much_to_search(fixture: &GatewayFixture) -> anyhow::Result<Client> {
+    let alice = fixture.client("alice").await?;
+    let thread = alice.start_thread(&fixture.work()).await?;
     alice.turn(&thread, "needle [[deltas=1]]").await?;
-    let file = only_file(&front.home.path().join("sessions"))?;
+    let file = only_file(&fixture.home.path().join("sessions"))?;
     let (text, name) = (std::fs::read_to_string(&file)?, file.to_string_lossy().into_owned());
     let text = text.replace("needle", &format!("needle {}", "x".repeat(20_000)));
     for number in 0..FILES {
@@ -63,10 +63,10 @@ async fn a_cancelled_search_ends_as_it_does_without_the_gateway() -> anyhow::Res
         skip!("{reason}");
     }
     let mut seen = Vec::new();
-    for front in [Front::without_gateway(REAL).await?, Front::open(REAL).await?] {
-        let client = with_much_to_search(&front).await?;
+    for fixture in [GatewayFixture::without_gateway(REAL).await?, GatewayFixture::open(REAL).await?] {
+        let client = with_much_to_search(&fixture).await?;
         seen.push(cancelled(&client).await?);
-        front.close().await?;
+        fixture.close().await?;
     }
     ensure!(seen[0] == seen[1], "direct: {:#?}\nthrough the gateway: {:#?}", seen[0], seen[1]);
     let is_cancelled = |answer: &&Result<Value, RpcError>| {
@@ -82,8 +82,8 @@ async fn what_a_search_tells_on_its_way_names_the_request_of_its_client() -> any
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = Front::open(REAL).await?;
-    let (alice, bob) = (with_much_to_search(&front).await?, front.client("bob").await?);
+    let fixture = GatewayFixture::open(REAL).await?;
+    let (alice, bob) = (with_much_to_search(&fixture).await?, fixture.client("bob").await?);
     let is_partial = |message: &Value| message["method"] == "thread/search/partial";
     let mut told = None;
     for attempt in 0..ATTEMPTS {
@@ -100,5 +100,5 @@ async fn what_a_search_tells_on_its_way_names_the_request_of_its_client() -> any
     ensure!(partial["params"]["requestId"] == id, "{id} is named in {partial}");
     bob.call("thread/loaded/list", json!({})).await?;
     ensure!(!bob.received().iter().any(is_partial), "bob asked for nothing");
-    front.close().await
+    fixture.close().await
 }

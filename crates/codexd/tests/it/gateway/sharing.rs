@@ -4,7 +4,9 @@ use anyhow::ensure;
 use codexd_testkit::{Client, Server};
 use serde_json::{Value, json};
 
-use super::front::{Front, assert_whole, join, said, speaking_turn, text_of_turn, told, wait_pieces};
+use super::fixture::{
+    GatewayFixture, assert_whole, join, said, speaking_turn, text_of_turn, told, wait_pieces,
+};
 use super::on_each_server;
 
 on_each_server! {
@@ -24,19 +26,19 @@ const ESCALATED: &str = "run [[shell=echo hi;; escalate=1 deltas=2]]";
 async fn joined(server: Server) -> anyhow::Result<()> {
     // The mock model holds back the end; the embedded server has none and goes on for long, also for a busy machine.
     const DELTAS: usize = 500;
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let thread = fixture.thread(&alice).await?;
     let turn = speaking_turn(&alice, &thread, &format!("[[deltas={DELTAS} delay=0.03 hold=end]]")).await?;
     let mut joiners = Vec::new();
     for pieces in [1, 2, 13, 14, 40, 70] {
         wait_pieces(&alice, &turn, pieces).await?;
-        let joiner = front.client("joiner").await?;
+        let joiner = fixture.client("joiner").await?;
         let joined = join(&joiner, &thread).await?;
         ensure!(joined["thread"]["status"]["type"] == "active", "the turn is over: {joined}");
         joiners.push(joiner);
     }
-    front.model.release("end");
+    fixture.model.release("end");
     alice.wait_turn(&turn).await?;
     assert_whole(&alice, &turn, DELTAS)?;
     for joiner in &joiners {
@@ -53,13 +55,13 @@ async fn joined(server: Server) -> anyhow::Result<()> {
             "{completed:?}"
         );
     }
-    front.close().await
+    fixture.close().await
 }
 
 /// Two subscribers in front of a question; gives the thread, the turn, and the question as each was asked.
-async fn asked(front: &Front) -> anyhow::Result<(Client, Client, String, String, [Value; 2])> {
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
+async fn asked(fixture: &GatewayFixture) -> anyhow::Result<(Client, Client, String, String, [Value; 2])> {
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
     join(&bob, &thread).await?;
     let turn = alice.start_turn(&thread, ESCALATED).await?;
     let questions = [alice.wait_method(QUESTION).await?, bob.wait_method(QUESTION).await?];
@@ -72,9 +74,9 @@ fn resolved(client: &Client) -> Vec<Value> {
 }
 
 async fn approved(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob, thread, turn, [asked_alice, asked_bob]) = asked(&front).await?;
-    let late = front.client("late").await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob, thread, turn, [asked_alice, asked_bob]) = asked(&fixture).await?;
+    let late = fixture.client("late").await?;
     join(&late, &thread).await?;
     let asked_late = late.wait_method(QUESTION).await?;
     bob.respond(&asked_bob["id"], json!({"decision": "accept"})).await?;
@@ -93,13 +95,13 @@ async fn approved(server: Server) -> anyhow::Result<()> {
     let ran = told(&alice, "item/completed", &turn);
     let command = ran.iter().find(|told| told["params"]["item"]["type"] == "commandExecution");
     ensure!(command.is_some_and(|told| told["params"]["item"]["status"] == "completed"), "{ran:?}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn not_asked(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, _bob, _thread, turn, [asked_alice, _]) = asked(&front).await?;
-    let stranger = front.client("stranger").await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, _bob, _thread, turn, [asked_alice, _]) = asked(&fixture).await?;
+    let stranger = fixture.client("stranger").await?;
     for id in [asked_alice["id"].clone(), json!(0), json!(1), json!("0")] {
         stranger.respond(&id, json!({"decision": "cancel"})).await?;
     }
@@ -110,27 +112,27 @@ async fn not_asked(server: Server) -> anyhow::Result<()> {
     alice.respond(&asked_alice["id"], json!({"decision": "accept"})).await?;
     let end = alice.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn pending(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob, thread, turn, _) = asked(&front).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob, thread, turn, _) = asked(&fixture).await?;
     drop(alice);
     bob.close().await?;
-    let late = front.client("late").await?;
+    let late = fixture.client("late").await?;
     join(&late, &thread).await?;
     let again = late.wait_method(QUESTION).await?;
     late.respond(&again["id"], json!({"decision": "accept"})).await?;
     let end = late.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
-    front.close().await
+    fixture.close().await
 }
 
 async fn unsubscribed(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
     let unsubscribe = json!({"threadId": thread});
     let status = bob.call("thread/unsubscribe", unsubscribe.clone()).await?;
     ensure!(status["status"] == "notSubscribed", "{status}");
@@ -151,17 +153,17 @@ async fn unsubscribed(server: Server) -> anyhow::Result<()> {
     ensure!(seen.is_empty(), "{seen:?}");
     let status = bob.call("thread/unsubscribe", unsubscribe).await?;
     ensure!(status["status"] == "notSubscribed", "{status}");
-    front.close().await
+    fixture.close().await
 }
 
 /// Who has a connection of its own to the server hears of threads from the gateway alone.
 async fn announced(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
+    let fixture = GatewayFixture::open(server).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
     for client in [&alice, &bob] {
         client.call("thread/list", json!({})).await?;
     }
-    let thread = alice.start_thread(&front.work()).await?;
+    let thread = alice.start_thread(&fixture.work()).await?;
     for client in [&alice, &bob] {
         let told = client.wait_method("thread/started").await?;
         ensure!(told["params"]["thread"]["id"] == thread.as_str(), "{told}");
@@ -169,15 +171,15 @@ async fn announced(server: Server) -> anyhow::Result<()> {
         let told = client.received().iter().filter(|told| told["method"] == "thread/started").count();
         ensure!(told == 1, "announced {told} times");
     }
-    front.close().await
+    fixture.close().await
 }
 
 async fn opted_out(server: Server) -> anyhow::Result<()> {
     const UNWANTED: [&str; 3] = ["item/agentMessage/delta", "thread/status/changed", "turn/started"];
-    let front = Front::open(server).await?;
-    let alice = front.client("alice").await?;
-    let bob = front.client_with("bob", json!({"optOutNotificationMethods": UNWANTED})).await?;
-    let thread = front.thread(&alice).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let alice = fixture.client("alice").await?;
+    let bob = fixture.client_with("bob", json!({"optOutNotificationMethods": UNWANTED})).await?;
+    let thread = fixture.thread(&alice).await?;
     join(&bob, &thread).await?;
     let turn = alice.start_turn(&thread, "[[deltas=5]]").await?;
     alice.wait_turn(&turn).await?;
@@ -188,18 +190,18 @@ async fn opted_out(server: Server) -> anyhow::Result<()> {
         ensure!(!bob.received().iter().any(|told| told["method"] == method), "bob was told {method}");
     }
     ensure!(!told(&bob, "item/completed", &turn).is_empty(), "bob wanted the rest");
-    front.close().await
+    fixture.close().await
 }
 
 async fn plain(server: Server) -> anyhow::Result<()> {
-    let front = Front::open(server).await?;
-    let plain = front.client_with("plain", json!({})).await?;
-    let thread = plain.start_thread(&front.work()).await?;
+    let fixture = GatewayFixture::open(server).await?;
+    let plain = fixture.client_with("plain", json!({})).await?;
+    let thread = plain.start_thread(&fixture.work()).await?;
     let about = json!({"threadId": thread});
     for (method, params, what) in [
         ("thread/backgroundTerminals/list", about.clone(), "thread/backgroundTerminals/list"),
         ("thread/settings/update", about.clone(), "thread/settings/update"),
-        ("thread/start", json!({"cwd": front.work(), "environments": []}), "thread/start.environments"),
+        ("thread/start", json!({"cwd": fixture.work(), "environments": []}), "thread/start.environments"),
         ("server/diagnostics", json!({}), "server/diagnostics"),
     ] {
         let refused = plain.request(method, params).await?.expect_err("it is experimental");
@@ -208,5 +210,5 @@ async fn plain(server: Server) -> anyhow::Result<()> {
     }
     let done = plain.turn(&thread, "[[deltas=1]]").await?;
     ensure!(done["params"]["turn"]["status"] == "completed", "{done}");
-    front.close().await
+    fixture.close().await
 }

@@ -8,7 +8,7 @@ use codexd_testkit::{Client, Server, Version, codex, skip, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::front::{Front, PATIENCE, gone, join};
+use super::fixture::{GatewayFixture, TIMEOUT, gone, join};
 use super::sharing::QUESTION;
 
 const RESOLVED: &str = "serverRequest/resolved";
@@ -17,8 +17,8 @@ const RESOLVED: &str = "serverRequest/resolved";
 const RELEASES: [Version; 2] = [Version::V0_171_0, Version::V0_169_0];
 
 /// A server whose sub-agents may have sub-agents, behind a gateway with this setting.
-async fn open(version: Version, approvals: Option<&str>) -> anyhow::Result<Front> {
-    Front::configured(Server::Real(version), |home, model| {
+async fn open(version: Version, approvals: Option<&str>) -> anyhow::Result<GatewayFixture> {
+    GatewayFixture::configured(Server::Real(version), |home, model| {
         if let Some(word) = approvals {
             let settings = json!({"gateway": {"subagentApprovals": word}});
             home.write("app-server-daemon/settings.json", settings.to_string())?;
@@ -81,11 +81,11 @@ async fn an_idle_client_that_accepts_everything_is_not_asked_about_anothers_suba
 }
 
 async fn bystander(version: Version) -> anyhow::Result<()> {
-    let front = open(version, None).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
+    let fixture = open(version, None).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
     accepts_everything(&bob);
-    let thread = front.thread(&alice).await?;
-    let file = front.work().join("made");
+    let thread = fixture.thread(&alice).await?;
+    let file = fixture.work().join("made");
     ask(&alice, &thread, &file).await?;
     let question = alice.wait_method(QUESTION).await?;
     ensure!(question["params"]["threadId"] != thread.as_str(), "{question}");
@@ -100,7 +100,7 @@ async fn bystander(version: Version) -> anyhow::Result<()> {
     }
     ensure!(asked(&bob).await? == 0 && !file.exists(), "a bystander decided");
     ensure!(bob.received().iter().all(|told| told["method"] != RESOLVED), "it was never asked");
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -108,11 +108,11 @@ async fn with_the_setting_all_every_client_is_asked_as_without_a_gateway() -> an
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = open(Version::V0_171_0, Some("all")).await?;
-    ensure!(front.status().await?["settings"]["gateway"]["subagentApprovals"] == "all");
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
-    let thread = front.thread(&alice).await?;
-    let file = front.work().join("made");
+    let fixture = open(Version::V0_171_0, Some("all")).await?;
+    ensure!(fixture.status().await?["settings"]["gateway"]["subagentApprovals"] == "all");
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
+    let thread = fixture.thread(&alice).await?;
+    let file = fixture.work().join("made");
     ask(&alice, &thread, &file).await?;
     let question = bob.wait_method(QUESTION).await?;
     ensure!(alice.wait_method(QUESTION).await? == question);
@@ -122,7 +122,7 @@ async fn with_the_setting_all_every_client_is_asked_as_without_a_gateway() -> an
         ended(client, &question).await?;
     }
     ensure!(file.exists(), "it was accepted");
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -130,23 +130,23 @@ async fn a_request_of_a_subagent_waits_for_the_next_viewer_of_its_root_thread() 
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
-    let front = open(Version::V0_171_0, None).await?;
-    let (alice, bob) = (front.client("alice").await?, front.client("bob").await?);
+    let fixture = open(Version::V0_171_0, None).await?;
+    let (alice, bob) = (fixture.client("alice").await?, fixture.client("bob").await?);
     accepts_everything(&bob);
-    let thread = front.thread(&alice).await?;
-    let file = front.work().join("made");
+    let thread = fixture.thread(&alice).await?;
+    let file = fixture.work().join("made");
     ask(&alice, &thread, &file).await?;
     let question = alice.wait_method(QUESTION).await?;
     alice.close().await?;
-    let carol = front.client("carol").await?;
+    let carol = fixture.client("carol").await?;
     ensure!(asked(&bob).await? + asked(&carol).await? == 0, "neither of them watches the thread");
     join(&carol, &thread).await?;
     ensure!(carol.wait_method(QUESTION).await? == question);
     // The gateway after this one finds the threads as they are.
-    let gateway = front.gateway()?;
+    let gateway = fixture.gateway()?;
     gateway.signal(Signal::KILL)?;
     gone(&gateway).await?;
-    let (dave, erin) = (front.client("dave").await?, front.client("erin").await?);
+    let (dave, erin) = (fixture.client("dave").await?, fixture.client("erin").await?);
     accepts_everything(&dave);
     join(&erin, &thread).await?;
     let again = erin.wait_method(QUESTION).await?;
@@ -154,6 +154,6 @@ async fn a_request_of_a_subagent_waits_for_the_next_viewer_of_its_root_thread() 
     ensure!(asked(&dave).await? == 0, "a bystander is asked");
     erin.respond(&again["id"], json!({"decision": "accept"})).await?;
     erin.wait_method(RESOLVED).await?;
-    until(PATIENCE, "the file", || file.exists().then_some(()))?;
-    front.close().await
+    until(TIMEOUT, "the file", || file.exists().then_some(()))?;
+    fixture.close().await
 }

@@ -10,7 +10,7 @@ use codexd_testkit::{Client, Home, Process, Server, Version, codex, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::front::{Front, PATIENCE, gone};
+use super::fixture::{GatewayFixture, TIMEOUT, gone};
 
 mod table;
 
@@ -50,7 +50,7 @@ fn every_thread_parameter_of_the_newest_schema_has_a_fate() -> anyhow::Result<()
 }
 
 /// What shows of a thread's settings: the answer to `thread/resume`, and what the model is asked in a turn.
-async fn shown(front: &Front, client: &Client, thread: &str) -> anyhow::Result<Value> {
+async fn shown(fixture: &GatewayFixture, client: &Client, thread: &str) -> anyhow::Result<Value> {
     let params = json!({"threadId": thread, "excludeTurns": true});
     let resumed = client.request("thread/resume", params.clone()).await?;
     let is_asked_again = resumed.as_ref().is_err_and(|error| error.code == -32000);
@@ -67,9 +67,9 @@ async fn shown(front: &Front, client: &Client, thread: &str) -> anyhow::Result<V
     }
     // 0.131.0 adds folders of its own.
     resumed["sandbox"].as_object_mut().context("a sandbox")?.remove("writableRoots");
-    let before = front.model.requests().len();
+    let before = fixture.model.requests().len();
     client.turn(thread, "[[deltas=1]]").await?;
-    let requests = front.model.requests();
+    let requests = fixture.model.requests();
     let asked = &requests.get(before).context("the model was not asked")?.body;
     let tools = asked["tools"].as_array().context("tools")?.iter();
     let tools: Vec<&Value> = tools.map(|tool| tool.get("name").unwrap_or(&tool["type"])).collect();
@@ -78,20 +78,24 @@ async fn shown(front: &Front, client: &Client, thread: &str) -> anyhow::Result<V
 }
 
 /// Threads with one setting each, by what it is.
-async fn threads(front: &Front, client: &Client, version: Version) -> anyhow::Result<Vec<(String, String)>> {
-    std::fs::create_dir_all(front.home.root().join("other"))?;
-    let start = &schema(&front.home, version)?["ThreadStart"];
+async fn threads(
+    fixture: &GatewayFixture,
+    client: &Client,
+    version: Version,
+) -> anyhow::Result<Vec<(String, String)>> {
+    std::fs::create_dir_all(fixture.home.root().join("other"))?;
+    let start = &schema(&fixture.home, version)?["ThreadStart"];
     let mut threads = Vec::new();
-    for (name, fate) in table(&front.home) {
+    for (name, fate) in table(&fixture.home) {
         let Fate::Survives(mut probe) = fate else { continue };
         let is_told_instead = name == "environments" && version == Version::V0_131_0;
         if !start.contains(name) || is_told_instead {
             continue;
         }
-        let mut params = json!({"cwd": front.work()});
+        let mut params = json!({"cwd": fixture.work()});
         match name {
             "projectId" => {
-                let roots = json!([{"environmentId": "local", "path": front.work()}]);
+                let roots = json!([{"environmentId": "local", "path": fixture.work()}]);
                 match client
                     .request("project/create", json!({"name": "p", "roots": roots, "idempotencyKey": "k"}))
                     .await?
@@ -104,7 +108,7 @@ async fn threads(front: &Front, client: &Client, version: Version) -> anyhow::Re
                 }
             }
             "modelProvider" => {
-                let another = json!({"name": "n", "base_url": front.model.url(), "wire_api": "responses"});
+                let another = json!({"name": "n", "base_url": fixture.model.url(), "wire_api": "responses"});
                 params["config"] = json!({"model_providers": {"another": another}});
             }
             "runtimeWorkspaceRoots" => params["sandbox"] = json!("workspace-write"),
@@ -117,20 +121,20 @@ async fn threads(front: &Front, client: &Client, version: Version) -> anyhow::Re
         client.turn(&thread, "[[deltas=1]]").await.with_context(|| name.to_owned())?;
         threads.push((name.to_owned(), thread));
     }
-    let plain = front.thread(client).await?;
+    let plain = fixture.thread(client).await?;
     let policy = json!({"type": "workspaceWrite", "networkAccess": true});
     let input = json!([{"type": "text", "text": "[[deltas=1]]"}]);
     let turn = json!({"threadId": plain, "input": input, "sandboxPolicy": policy, "approvalPolicy": "never",
-        "effort": "low", "cwd": front.home.root().join("other")});
+        "effort": "low", "cwd": fixture.home.root().join("other")});
     let turn = client.call("turn/start", turn).await?;
     client.wait_turn(turn["turn"]["id"].as_str().context("a turn")?).await?;
     threads.push(("a turn's own sandboxPolicy".into(), plain));
     if version != Version::V0_131_0 {
-        let updated = front.thread(client).await?;
+        let updated = fixture.thread(client).await?;
         client.call("thread/settings/update", json!({"threadId": updated, "environments": []})).await?;
         threads.push(("thread/settings/update".into(), updated));
     }
-    let source = front.thread(client).await?;
+    let source = fixture.thread(client).await?;
     let fork =
         json!({"threadId": source, "config": {"web_search": "disabled"}, "sandbox": "workspace-write"});
     let fork = client.call("thread/fork", fork).await?;
@@ -139,14 +143,14 @@ async fn threads(front: &Front, client: &Client, version: Version) -> anyhow::Re
 }
 
 async fn assert_as_before(
-    front: &Front,
+    fixture: &GatewayFixture,
     client: &Client,
     threads: &[(String, String)],
     before: &mut Vec<Value>,
     when: &str,
 ) -> anyhow::Result<()> {
     for (index, (name, thread)) in threads.iter().enumerate() {
-        let now = shown(front, client, thread).await.with_context(|| format!("{name} {when}"))?;
+        let now = shown(fixture, client, thread).await.with_context(|| format!("{name} {when}"))?;
         match before.get(index) {
             None => before.push(now),
             Some(before) => ensure!(now == *before, "{name} {when}: was {before:#} and is {now:#}"),
@@ -165,24 +169,24 @@ async fn settings_survive(version: Version) -> anyhow::Result<()> {
         codexd_testkit::skip!("{reason}");
     }
     // Without a setting of its own a thread has no sandbox: one that is lost shows.
-    let front = Front::configured(Server::Real(version), |home, model| {
+    let fixture = GatewayFixture::configured(Server::Real(version), |home, model| {
         home.configure(&Config { sandbox_mode: "danger-full-access".into(), ..Config::for_model(model) })
     })
     .await?;
-    let client = front.client("host").await?;
-    let threads = threads(&front, &client, version).await?;
+    let client = fixture.client("host").await?;
+    let threads = threads(&fixture, &client, version).await?;
     let mut before = Vec::new();
-    assert_as_before(&front, &client, &threads, &mut before, "at first").await?;
-    front.command(&["restart"]).await?;
-    assert_as_before(&front, &client, &threads, &mut before, "after a restart").await?;
+    assert_as_before(&fixture, &client, &threads, &mut before, "at first").await?;
+    fixture.command(&["restart"]).await?;
+    assert_as_before(&fixture, &client, &threads, &mut before, "after a restart").await?;
     if version == Version::V0_131_0 {
-        environments_are_told(&front).await?;
+        environments_are_told(&fixture).await?;
     }
-    front.kill_server().await?;
-    assert_as_before(&front, &client, &threads, &mut before, "after a crash").await?;
-    front.gateway()?.signal(Signal::KILL)?;
+    fixture.kill_server().await?;
+    assert_as_before(&fixture, &client, &threads, &mut before, "after a crash").await?;
+    fixture.gateway()?.signal(Signal::KILL)?;
     client.wait_closed().await?;
-    let client = front.client("host").await?;
+    let client = fixture.client("host").await?;
     for (name, thread) in &threads {
         client.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
         if name == "environments" || name == "thread/settings/update" {
@@ -195,20 +199,20 @@ async fn settings_survive(version: Version) -> anyhow::Result<()> {
             client.wait("the environments", is_it).await?;
         }
     }
-    assert_as_before(&front, &client, &threads, &mut before, "after a kill of the gateway").await?;
-    front.command(&["restart"]).await?;
-    assert_as_before(&front, &client, &threads, &mut before, "after a restart behind the next gateway")
+    assert_as_before(&fixture, &client, &threads, &mut before, "after a kill of the gateway").await?;
+    fixture.command(&["restart"]).await?;
+    assert_as_before(&fixture, &client, &threads, &mut before, "after a restart behind the next gateway")
         .await?;
-    front.close().await
+    fixture.close().await
 }
 
 /// 0.131.0 takes environments with `thread/start` and turns only.
-async fn environments_are_told(front: &Front) -> anyhow::Result<()> {
-    let client = front.client("another").await?;
-    let started = client.call("thread/start", json!({"cwd": front.work(), "environments": []})).await?;
+async fn environments_are_told(fixture: &GatewayFixture) -> anyhow::Result<()> {
+    let client = fixture.client("another").await?;
+    let started = client.call("thread/start", json!({"cwd": fixture.work(), "environments": []})).await?;
     let thread = started["thread"]["id"].as_str().context("an id")?;
     client.turn(thread, "[[deltas=1]]").await?;
-    front.kill_server().await?;
+    fixture.kill_server().await?;
     let is_it = |message: &Value| {
         message["method"] == "warning"
             && message["params"]["threadId"] == thread
@@ -234,19 +238,19 @@ async fn thread_settings_survive_restart_crash_and_gateway_kill_0_171() -> anyho
 }
 
 /// The supervisor of a home.
-fn supervisor(front: &Front) -> anyhow::Result<Process> {
-    let mut supervisors = front.home.processes();
+fn supervisor(fixture: &GatewayFixture) -> anyhow::Result<Process> {
+    let mut supervisors = fixture.home.processes();
     supervisors.retain(|process| process.command.split(' ').nth(1) == Some("supervisor"));
     supervisors.pop().context("a supervisor")
 }
 
-async fn open_newest() -> anyhow::Result<Front> {
-    Front::open(Server::Real(Version::V0_171_0)).await
+async fn open_newest() -> anyhow::Result<GatewayFixture> {
+    GatewayFixture::open(Server::Real(Version::V0_171_0)).await
 }
 
 /// No file of the home holds this text, but for what the app-server writes itself.
-fn assert_on_no_disk(front: &Front, secret: &str) -> anyhow::Result<()> {
-    for file in std::fs::read_dir(front.home.state("."))? {
+fn assert_on_no_disk(fixture: &GatewayFixture, secret: &str) -> anyhow::Result<()> {
+    for file in std::fs::read_dir(fixture.home.state("."))? {
         let path = file?.path();
         if path.is_file() {
             let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
@@ -261,19 +265,19 @@ async fn lost_settings_are_told_to_the_viewers_as_a_warning() -> anyhow::Result<
     if let Err(reason) = codex::platform() {
         codexd_testkit::skip!("{reason}");
     }
-    let front = open_newest().await?;
-    let client = front.client("host").await?;
-    let params = json!({"cwd": front.work(), "experimentalRawEvents": true,
+    let fixture = open_newest().await?;
+    let client = fixture.client("host").await?;
+    let params = json!({"cwd": fixture.work(), "experimentalRawEvents": true,
         "config": {"mcp_servers": {"s": {"command": "true", "env": {"TOKEN": "s3cret-t0ken"}}}}});
     let started = client.call("thread/start", params).await?;
     let thread = started["thread"]["id"].as_str().context("an id")?.to_owned();
     client.turn(&thread, "[[deltas=1]]").await?;
     let fork = client.call("thread/fork", json!({"threadId": thread, "deferGoalContinuation": true})).await?;
     let fork = fork["thread"]["id"].as_str().context("an id")?.to_owned();
-    let mut ephemeral = json!({"cwd": front.work(), "ephemeral": true});
+    let mut ephemeral = json!({"cwd": fixture.work(), "ephemeral": true});
     ephemeral = client.call("thread/start", ephemeral).await?;
     let ephemeral = ephemeral["thread"]["id"].as_str().context("an id")?.to_owned();
-    front.kill_server().await?;
+    fixture.kill_server().await?;
     for (thread, name) in [(&thread, "experimentalRawEvents"), (&fork, "deferGoalContinuation")] {
         let is_it = |message: &Value| {
             message["method"] == "warning"
@@ -286,13 +290,13 @@ async fn lost_settings_are_told_to_the_viewers_as_a_warning() -> anyhow::Result<
         message["method"] == "thread/closed" && message["params"]["threadId"] == ephemeral.as_str()
     };
     client.wait("the end of the ephemeral thread", closed).await?;
-    assert_on_no_disk(&front, "s3cret-t0ken")?;
-    front.close().await
+    assert_on_no_disk(&fixture, "s3cret-t0ken")?;
+    fixture.close().await
 }
 
 /// A thread on disk with a `config` of its own.
-async fn thread_without_search(front: &Front, client: &Client) -> anyhow::Result<String> {
-    let config = json!({"cwd": front.work(), "config": {"web_search": "disabled"}});
+async fn thread_without_search(fixture: &GatewayFixture, client: &Client) -> anyhow::Result<String> {
+    let config = json!({"cwd": fixture.work(), "config": {"web_search": "disabled"}});
     let started = client.call("thread/start", config).await?;
     let thread = started["thread"]["id"].as_str().context("an id")?.to_owned();
     client.turn(&thread, "[[deltas=1]]").await?;
@@ -304,23 +308,23 @@ async fn viewers_are_warned_if_supervisor_and_gateway_are_killed() -> anyhow::Re
     if let Err(reason) = codex::platform() {
         codexd_testkit::skip!("{reason}");
     }
-    let front = open_newest().await?;
-    let client = front.client("host").await?;
-    let thread = thread_without_search(&front, &client).await?;
-    let (supervisor, gateway) = (supervisor(&front)?, front.gateway()?);
+    let fixture = open_newest().await?;
+    let client = fixture.client("host").await?;
+    let thread = thread_without_search(&fixture, &client).await?;
+    let (supervisor, gateway) = (supervisor(&fixture)?, fixture.gateway()?);
     supervisor.signal(Signal::KILL)?;
     gone(&supervisor).await?;
     gateway.signal(Signal::KILL)?;
     gone(&gateway).await?;
-    front.command(&["start"]).await?;
-    let client = front.client("host").await?;
+    fixture.command(&["start"]).await?;
+    let client = fixture.client("host").await?;
     client.call("thread/resume", json!({"threadId": thread})).await?;
     let is_it = |message: &Value| {
         message["method"] == "warning"
             && message["params"]["message"].as_str().is_some_and(|text| text.contains("config"))
     };
     client.wait("a warning", is_it).await?;
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -328,22 +332,22 @@ async fn settings_survive_if_the_supervisor_is_killed_before_the_gateway() -> an
     if let Err(reason) = codex::platform() {
         codexd_testkit::skip!("{reason}");
     }
-    let front = open_newest().await?;
-    let client = front.client("host").await?;
-    let threads = [("config".to_owned(), thread_without_search(&front, &client).await?)];
+    let fixture = open_newest().await?;
+    let client = fixture.client("host").await?;
+    let threads = [("config".to_owned(), thread_without_search(&fixture, &client).await?)];
     let mut before = Vec::new();
-    assert_as_before(&front, &client, &threads, &mut before, "at first").await?;
-    let killed = supervisor(&front)?;
+    assert_as_before(&fixture, &client, &threads, &mut before, "at first").await?;
+    let killed = supervisor(&fixture)?;
     killed.signal(Signal::KILL)?;
     gone(&killed).await?;
     // The next one is given the settings by the gateway.
-    front.command(&["start"]).await?;
-    let connected = || front.home.state("supervisor.json").exists().then_some(());
-    until(PATIENCE, "another supervisor", connected)?;
-    let old = front.gateway()?;
+    fixture.command(&["start"]).await?;
+    let connected = || fixture.home.state("supervisor.json").exists().then_some(());
+    until(TIMEOUT, "another supervisor", connected)?;
+    let old = fixture.gateway()?;
     old.signal(Signal::KILL)?;
     client.wait_closed().await?;
-    let client = front.client("host").await?;
-    assert_as_before(&front, &client, &threads, &mut before, "after both").await?;
-    front.close().await
+    let client = fixture.client("host").await?;
+    assert_as_before(&fixture, &client, &threads, &mut before, "after both").await?;
+    fixture.close().await
 }

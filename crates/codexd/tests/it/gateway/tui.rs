@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use codexd_testkit::{Server, Version, codex, run, skip, until};
 use rustix::process::Signal;
 
-use super::front::{Front, PATIENCE, gone};
+use super::fixture::{GatewayFixture, TIMEOUT, gone};
 
 const REAL: Server = Server::Real(Version::NEWEST);
 const COLUMNS: &str = "120";
@@ -15,24 +15,24 @@ const LINES: &str = "40";
 
 /// A terminal with a program in it, on a tmux server of its own.
 pub(super) struct Terminal<'f> {
-    front: &'f Front,
+    fixture: &'f GatewayFixture,
 }
 
 impl Terminal<'_> {
     /// Starts `codex` with these arguments.
-    pub(super) fn open<'f>(front: &'f Front, arguments: &[&str]) -> anyhow::Result<Terminal<'f>> {
-        let terminal = Terminal { front };
+    pub(super) fn open<'f>(fixture: &'f GatewayFixture, arguments: &[&str]) -> anyhow::Result<Terminal<'f>> {
+        let terminal = Terminal { fixture };
         let binary = codex::binary(Version::NEWEST)?;
         let mut new = terminal.tmux(&["new-session", "-d", "-s", "t", "-x", COLUMNS, "-y", LINES]);
         new.arg(binary).args(arguments);
-        let done = run::run(new, PATIENCE)?;
+        let done = run::run(new, TIMEOUT)?;
         ensure!(done.success(), "tmux: {done}");
         Ok(terminal)
     }
 
     fn tmux(&self, arguments: &[&str]) -> Command {
-        let mut command = self.front.home.command("tmux");
-        command.env("TERM", "xterm-256color").arg("-S").arg(self.front.home.root().join("tmux"));
+        let mut command = self.fixture.home.command("tmux");
+        command.env("TERM", "xterm-256color").arg("-S").arg(self.fixture.home.root().join("tmux"));
         command.args(["-f", "/dev/null"]).args(arguments);
         command
     }
@@ -41,7 +41,7 @@ impl Terminal<'_> {
     fn turn(&self, text: &str, nth: usize) -> anyhow::Result<()> {
         self.say(text)?;
         let mut last = String::new();
-        until(PATIENCE, &format!("the end of turn {nth}"), || {
+        until(TIMEOUT, &format!("the end of turn {nth}"), || {
             last = self.screen().ok()?;
             (last.matches("Worked for ").count() == nth).then_some(())
         })
@@ -49,13 +49,13 @@ impl Terminal<'_> {
     }
 
     pub(super) fn screen(&self) -> anyhow::Result<String> {
-        Ok(run::run(self.tmux(&["capture-pane", "-p", "-t", "t"]), PATIENCE)?.stdout)
+        Ok(run::run(self.tmux(&["capture-pane", "-p", "-t", "t"]), TIMEOUT)?.stdout)
     }
 
     /// Waits until the screen shows a text.
     pub(super) fn wait(&self, text: &str) -> anyhow::Result<()> {
         let mut last = String::new();
-        until(PATIENCE, &format!("{text:?} on the screen"), || {
+        until(TIMEOUT, &format!("{text:?} on the screen"), || {
             last = self.screen().ok()?;
             last.contains(text).then_some(())
         })
@@ -72,7 +72,7 @@ impl Terminal<'_> {
     pub(super) fn keys(&self, keys: &[&str]) -> anyhow::Result<()> {
         let mut command = self.tmux(&["send-keys", "-t", "t"]);
         command.args(keys);
-        let done = run::run(command, PATIENCE)?;
+        let done = run::run(command, TIMEOUT)?;
         ensure!(done.success(), "tmux: {done}");
         Ok(())
     }
@@ -89,22 +89,22 @@ pub(super) fn has_tmux() -> bool {
 }
 
 /// Takes turns, while the server is killed and replaced.
-async fn lives_through_it(front: &Front, terminal: &Terminal<'_>) -> anyhow::Result<()> {
+async fn lives_through_it(fixture: &GatewayFixture, terminal: &Terminal<'_>) -> anyhow::Result<()> {
     terminal.turn("first [[deltas=3]]", 1)?;
     terminal.wait("d2 xxxxx")?;
-    front.kill_server().await?;
+    fixture.kill_server().await?;
     // What is said before the gateway has seen the death is refused, as everything that was on its way.
-    front.client("witness").await?.call("thread/loaded/list", serde_json::json!({})).await?;
+    fixture.client("witness").await?.call("thread/loaded/list", serde_json::json!({})).await?;
     terminal.turn("second [[deltas=7]]", 2)?;
     terminal.wait("d6 xxxxx")?;
-    let old = front.server().await?;
-    front.command(&["restart"]).await?;
+    let old = fixture.server().await?;
+    fixture.command(&["restart"]).await?;
     terminal.turn("third [[deltas=9]]", 3)?;
     terminal.wait("d8 xxxxx")?;
     gone(&old).await?;
     terminal.say("fourth [[deltas=400 delay=0.02]]")?;
     terminal.wait("d30 xxxx")?;
-    let killed = front.server().await?;
+    let killed = fixture.server().await?;
     killed.signal(Signal::KILL)?;
     terminal.wait("interrupted")?;
     terminal.say("fifth [[deltas=11]]")?;
@@ -114,16 +114,16 @@ async fn lives_through_it(front: &Front, terminal: &Terminal<'_>) -> anyhow::Res
     Ok(())
 }
 
-async fn attached(arguments: impl Fn(&Front) -> Vec<String>) -> anyhow::Result<()> {
-    let front = Front::open(REAL).await?;
-    let arguments = arguments(&front);
+async fn attached(arguments: impl Fn(&GatewayFixture) -> Vec<String>) -> anyhow::Result<()> {
+    let fixture = GatewayFixture::open(REAL).await?;
+    let arguments = arguments(&fixture);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let terminal = Terminal::open(&front, &arguments)?;
+    let terminal = Terminal::open(&fixture, &arguments)?;
     terminal.wait("mock-model")?;
-    let lived = lives_through_it(&front, &terminal).await;
+    let lived = lives_through_it(&fixture, &terminal).await;
     drop(terminal);
     lived?;
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -135,21 +135,21 @@ async fn a_terminal_shows_no_background_command_of_a_killed_server() -> anyhow::
     if !has_tmux() {
         skip!("no tmux on this machine");
     }
-    let front = Front::open(REAL).await?;
-    let terminal = Terminal::open(&front, &[])?;
+    let fixture = GatewayFixture::open(REAL).await?;
+    let terminal = Terminal::open(&fixture, &[])?;
     terminal.wait("mock-model")?;
     terminal.say("run it [[shell=sleep 2000;; deltas=3]]")?;
     terminal.wait("d2 xxxxx")?;
     terminal.wait(RUNS)?;
-    front.kill_server().await?;
+    fixture.kill_server().await?;
     let mut last = String::new();
-    until(PATIENCE, "the end of the command on the screen", || {
+    until(TIMEOUT, "the end of the command on the screen", || {
         last = terminal.screen().ok()?;
         (!last.contains(RUNS)).then_some(())
     })
     .with_context(|| format!("the screen:\n{last}"))?;
     drop(terminal);
-    front.close().await
+    fixture.close().await
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn a_terminal_that_is_told_where_to_attach_lives_through_a_kill_and_a_rest
     if !has_tmux() {
         skip!("no tmux on this machine");
     }
-    attached(|front| vec!["--remote".to_owned(), format!("unix://{}", front.socket().display())]).await
+    attached(|fixture| vec!["--remote".to_owned(), format!("unix://{}", fixture.socket().display())]).await
 }
 
 #[tokio::test]

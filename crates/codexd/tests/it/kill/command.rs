@@ -1,10 +1,10 @@
 //! The command is killed: at each of its system calls that others can see, and at each change of a file.
 
 use anyhow::{Context, ensure};
-use codexd_testkit::killer::{self, Moment};
+use codexd_testkit::killer::{self, KillPoint};
 use codexd_testkit::{Process, Server, Version, codex, skip};
 
-use super::house::{House, sample};
+use super::test_home::{TestHome, sample};
 
 /// How many points of a command are tried, unless `CODEXD_KILL_POINTS` says `all`.
 const CALLS: usize = 20;
@@ -42,33 +42,33 @@ const ENABLE: Case = Case {
 
 impl Case {
     /// A home as it is before the command, and the server in it.
-    fn before(self, server: Server) -> anyhow::Result<(House, Option<Process>)> {
-        let house = if self.shared { House::shared()? } else { House::with(server)? };
+    fn before(self, server: Server) -> anyhow::Result<(TestHome, Option<Process>)> {
+        let test_home = if self.shared { TestHome::shared()? } else { TestHome::with(server)? };
         if self.runs {
-            house.run(&["start"])?;
-            let running = house.server()?;
-            return Ok((house, Some(running)));
+            test_home.run(&["start"])?;
+            let running = test_home.server()?;
+            return Ok((test_home, Some(running)));
         }
-        Ok((house, None))
+        Ok((test_home, None))
     }
 
-    /// The command is killed at the moment and run again. Answers whether the moment came.
-    fn survives(self, server: Server, moment: &Moment) -> anyhow::Result<bool> {
-        let (mut house, before) = self.before(server)?;
+    /// The command is killed at the point and run again. Answers whether the point came.
+    fn survives(self, server: Server, point: &KillPoint) -> anyhow::Result<bool> {
+        let (mut test_home, before) = self.before(server)?;
         if self.command == "restart" {
-            house.expect_a_second_restart();
+            test_home.expect_a_second_restart();
         }
-        let command = house.codexd()?.command(&[self.command]);
-        let killed = killer::run_and_kill(&house.home, command, moment)?.was_killed();
-        let answer = house.run(&[self.command])?;
+        let command = test_home.codexd()?.command(&[self.command]);
+        let killed = killer::run_and_kill(&test_home.home, command, point)?.was_killed();
+        let answer = test_home.run(&[self.command])?;
         ensure!(self.says.iter().any(|says| answer["status"] == *says), "the second run says {answer}");
         if self.command == "stop" {
-            house.assert_nothing_left()?;
+            test_home.assert_nothing_left()?;
         } else {
-            let after = house.assert_served()?;
+            let after = test_home.assert_served()?;
             self.check_the_server(before.as_ref(), &after)?;
         }
-        house.assert_stops()?;
+        test_home.assert_stops()?;
         Ok(killed)
     }
 
@@ -83,32 +83,32 @@ impl Case {
         Ok(())
     }
 
-    /// Tries so many of the moments.
-    fn survives_all(self, server: Server, moments: &[Moment], size: usize) -> anyhow::Result<()> {
-        let tried = sample(moments, size);
+    /// Tries so many of the points.
+    fn survives_all(self, server: Server, points: &[KillPoint], size: usize) -> anyhow::Result<()> {
+        let tried = sample(points, size);
         ensure!(!tried.is_empty(), "{self:?} has no points");
         let mut killed = 0;
-        for moment in &tried {
-            // How often a command asks a server that starts differs from run to run: the moment may come the next time.
+        for point in &tried {
+            // How often a command asks a server that starts differs from run to run: the point may come the next time.
             let mut came = false;
             for _ in 0..TRIES {
                 came =
-                    came || self.survives(server, moment).with_context(|| format!("killed at {moment:?}"))?;
+                    came || self.survives(server, point).with_context(|| format!("killed at {point:?}"))?;
             }
             killed += usize::from(came);
         }
-        eprintln!("{}: killed at {killed} of {} points, {} tried", self.command, moments.len(), tried.len());
-        ensure!(killed * 2 > tried.len(), "only {killed} moments came: this tests too little");
+        eprintln!("{}: killed at {killed} of {} points, {} tried", self.command, points.len(), tried.len());
+        ensure!(killed * 2 > tried.len(), "only {killed} points came: this tests too little");
         Ok(())
     }
 
     /// Every system call of the command that others can see. How often it asks a server that starts is luck: only what came
     /// twice will come again.
-    fn calls(self, server: Server) -> anyhow::Result<Vec<Moment>> {
+    fn calls(self, server: Server) -> anyhow::Result<Vec<KillPoint>> {
         let once = || {
-            let (house, _) = self.before(server)?;
-            let points = killer::points(&house.home, &house.codexd()?.command(&[self.command]))?;
-            house.run(&["stop"])?;
+            let (test_home, _) = self.before(server)?;
+            let points = killer::points(&test_home.home, &test_home.codexd()?.command(&[self.command]))?;
+            test_home.run(&["stop"])?;
             anyhow::Ok(points)
         };
         let (mut points, again) = (once()?, once()?);
@@ -125,14 +125,12 @@ fn at_its_calls(case: Case, server: Server, size: usize) -> anyhow::Result<()> {
 fn at_its_changes(case: Case) -> anyhow::Result<()> {
     let mut killed = 0;
     while killed < CHANGES {
-        let moment = Moment::FileChange(killed + 1);
+        let point = KillPoint::FileChange(killed + 1);
         // On a busy machine the command may have ended before it can be killed.
         let mut came = false;
         for _ in 0..TRIES {
             came = came
-                || case
-                    .survives(Server::Embedded, &moment)
-                    .with_context(|| format!("killed at {moment:?}"))?;
+                || case.survives(Server::Embedded, &point).with_context(|| format!("killed at {point:?}"))?;
         }
         if !came {
             break;

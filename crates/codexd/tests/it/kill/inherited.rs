@@ -8,13 +8,13 @@ use anyhow::{Context, ensure};
 use codexd_testkit::{Process, limits, process};
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use super::house::House;
+use super::test_home::TestHome;
 
 /// Runs a command with one more pipe open, and waits until nobody holds the other end any more.
-fn lets_go_after(house: &House, name: &str) -> anyhow::Result<()> {
+fn lets_go_after(test_home: &TestHome, name: &str) -> anyhow::Result<()> {
     let (mut ours, theirs) = std::io::pipe()?;
     fcntl_setfd(&theirs, FdFlags::empty())?;
-    let mut command = house.codexd()?.command(&[name]);
+    let mut command = test_home.codexd()?.command(&[name]);
     let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
     drop(theirs);
     ensure!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
@@ -22,7 +22,7 @@ fn lets_go_after(house: &House, name: &str) -> anyhow::Result<()> {
     ensure!(
         process::wait_readable(&handle, limits::OUTPUT_CLOSED)?,
         "{name} has ended and somebody holds its pipe: {:#?}",
-        house.home.processes()
+        test_home.home.processes()
     );
     ensure!(ours.read(&mut [0])? == 0, "nobody writes into it");
     Ok(())
@@ -41,14 +41,14 @@ fn open(process: &Process) -> anyhow::Result<Vec<(i32, String)>> {
 
 #[test]
 fn nobody_holds_what_the_caller_of_a_command_had_open() -> anyhow::Result<()> {
-    let house = House::new()?;
+    let test_home = TestHome::new()?;
     for name in ["start", "restart", "enable-remote-control"] {
-        lets_go_after(&house, name)?;
+        lets_go_after(&test_home, name)?;
     }
-    super::supervisor::kill(&house.supervisor()?)?;
-    lets_go_after(&house, "start").context("a supervisor that took over")?;
-    house.assert_served()?;
-    house.assert_stops()
+    super::supervisor::kill(&test_home.supervisor()?)?;
+    lets_go_after(&test_home, "start").context("a supervisor that took over")?;
+    test_home.assert_served()?;
+    test_home.assert_stops()
 }
 
 /// Nothing of the supervisor reaches the server, and nothing of the command reaches either but the logs.
@@ -57,9 +57,9 @@ fn the_supervisor_and_the_server_have_only_their_own_files_open() -> anyhow::Res
     let (_ours, theirs) = std::io::pipe()?;
     fcntl_setfd(&theirs, FdFlags::empty())?;
     let foreign = std::fs::read_link(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;
-    let house = House::new()?;
-    house.run(&["start"])?;
-    let (supervisor, server) = (house.supervisor()?, house.server()?);
+    let test_home = TestHome::new()?;
+    test_home.run(&["start"])?;
+    let (supervisor, server) = (test_home.supervisor()?, test_home.server()?);
     for process in [&supervisor, &server] {
         let files = open(process)?;
         ensure!(!files.iter().any(|(_, file)| *file == foreign.to_string_lossy()), "{process:?}: {files:?}");
@@ -70,5 +70,5 @@ fn the_supervisor_and_the_server_have_only_their_own_files_open() -> anyhow::Res
         ["supervisor.lock", "supervisor.sock", "supervisor.log"].iter().any(|own| file.ends_with(own))
     };
     ensure!(!kept.iter().any(|(_, file)| supervisors_own(file)), "the server holds {kept:?}");
-    house.assert_stops()
+    test_home.assert_stops()
 }

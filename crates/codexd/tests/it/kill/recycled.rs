@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, ensure};
 use codexd_testkit::Process;
 
-use super::house::House;
+use super::test_home::TestHome;
 
 /// A process that has nothing to do with any of this. It ends with the test.
 struct Innocent {
@@ -67,15 +67,15 @@ fn a_process_that_a_record_names_wrongly_is_never_signalled() -> anyhow::Result<
         let commands = ["stop", "start", "restart", "enable-remote-control", "reload"];
         let files = ["server.json", "app-server.pid"];
         for (command, file) in commands.iter().flat_map(|command| files.map(|file| (*command, file))) {
-            let house = House::new()?;
-            house.home.write(&format!("app-server-daemon/{file}"), &record)?;
-            let answer = house.run(&[command]).with_context(|| format!("{command} with {what}"))?;
+            let test_home = TestHome::new()?;
+            test_home.home.write(&format!("app-server-daemon/{file}"), &record)?;
+            let answer = test_home.run(&[command]).with_context(|| format!("{command} with {what}"))?;
             ensure!(innocent.child.try_wait()?.is_none(), "{command} with {what} ended it: {answer}");
             if answer["pid"].is_number() {
-                let server = house.assert_served()?;
+                let server = test_home.assert_served()?;
                 ensure!(server.pid != innocent.process.pid, "{command} with {what}: {answer}");
             }
-            house.assert_stops()?;
+            test_home.assert_stops()?;
         }
     }
     ensure!(innocent.process.is_alive(), "it is gone");
@@ -86,18 +86,18 @@ fn a_process_that_a_record_names_wrongly_is_never_signalled() -> anyhow::Result<
 #[test]
 fn a_process_that_the_supervisors_state_names_wrongly_is_never_signalled() -> anyhow::Result<()> {
     let mut innocent = Innocent::new()?;
-    let house = House::new()?;
-    house.run(&["start"])?;
-    let supervisor = house.supervisor()?;
+    let test_home = TestHome::new()?;
+    test_home.run(&["start"])?;
+    let supervisor = test_home.supervisor()?;
     super::supervisor::kill(&supervisor)?;
-    let state = std::fs::read_to_string(house.home.state("supervisor.json"))?;
+    let state = std::fs::read_to_string(test_home.home.state("supervisor.json"))?;
     let other =
         state.replace(&format!("\"pid\":{}", supervisor.pid), &format!("\"pid\":{}", innocent.process.pid));
     ensure!(other != state, "{state}");
-    house.home.write("app-server-daemon/supervisor.json", &other)?;
-    house.run(&["restart"])?;
-    house.assert_served()?;
-    house.assert_stops()?;
+    test_home.home.write("app-server-daemon/supervisor.json", &other)?;
+    test_home.run(&["restart"])?;
+    test_home.assert_served()?;
+    test_home.assert_stops()?;
     ensure!(innocent.child.try_wait()?.is_none(), "it was ended");
     Ok(())
 }

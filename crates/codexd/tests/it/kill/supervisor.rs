@@ -12,7 +12,7 @@ use codexd_testkit::{Fake, Layout, Process, Server, codexd, limits, skip, until}
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::house::{ATTEMPTS, House, PATIENCE, sample};
+use super::test_home::{ATTEMPTS, TIMEOUT, TestHome, sample};
 
 /// How many of its system calls are tried, unless `CODEXD_KILL_POINTS` says `all`.
 const CALLS: usize = 48;
@@ -21,7 +21,7 @@ const CALLS_OF_A_HANDOVER: usize = 12;
 /// The commands that change something.
 const COMMANDS: [&str; 4] = ["start", "stop", "restart", "enable-remote-control"];
 
-impl House {
+impl TestHome {
     /// The command reaches its goal from here; `survivor` is the server that runs, if one does.
     fn assert_command_gets_there(&self, command: &str, survivor: Option<&Process>) -> anyhow::Result<()> {
         let answer = self.run(&[command])?;
@@ -58,14 +58,14 @@ pub(super) fn kill(process: &Process) -> anyhow::Result<()> {
 #[test]
 fn a_supervisor_killed_while_it_keeps_leaves_the_server_to_the_next_command() -> anyhow::Result<()> {
     for command in COMMANDS {
-        let house = House::new()?;
-        house.run(&["start"])?;
-        let server = house.server()?;
-        kill(&house.supervisor()?)?;
+        let test_home = TestHome::new()?;
+        test_home.run(&["start"])?;
+        let server = test_home.server()?;
+        kill(&test_home.supervisor()?)?;
         ensure!(server.is_alive(), "the server died with its supervisor");
-        let status = house.status()?;
+        let status = test_home.status()?;
         ensure!(status["problems"][0]["found"] == "lost-supervisor", "{status:#}");
-        house.assert_command_gets_there(command, Some(&server)).context(command)?;
+        test_home.assert_command_gets_there(command, Some(&server)).context(command)?;
     }
     Ok(())
 }
@@ -73,12 +73,12 @@ fn a_supervisor_killed_while_it_keeps_leaves_the_server_to_the_next_command() ->
 #[test]
 fn a_supervisor_and_its_server_killed_together_are_in_nobodys_way() -> anyhow::Result<()> {
     for command in COMMANDS {
-        let house = House::new()?;
-        house.run(&["start"])?;
-        let server = house.server()?;
-        kill(&house.supervisor()?)?;
+        let test_home = TestHome::new()?;
+        test_home.run(&["start"])?;
+        let server = test_home.server()?;
+        kill(&test_home.supervisor()?)?;
         kill(&server)?;
-        house.assert_command_gets_there(command, None).context(command)?;
+        test_home.assert_command_gets_there(command, None).context(command)?;
     }
     Ok(())
 }
@@ -89,16 +89,16 @@ fn a_supervisor_and_its_server_killed_together_are_in_nobodys_way_while_they_are
 -> anyhow::Result<()> {
     for round in 0..ATTEMPTS {
         let command = COMMANDS[round % COMMANDS.len()];
-        let house = House::new()?;
-        house.run(&["start"])?;
-        let everybody = house.home.processes();
+        let test_home = TestHome::new()?;
+        test_home.run(&["start"])?;
+        let everybody = test_home.home.processes();
         for process in &everybody {
             process.signal(Signal::KILL)?;
         }
-        house.run(&[command]).with_context(|| format!("round {round}: {command}"))?;
-        house.run(&["start"])?;
-        house.assert_served()?;
-        house.assert_stops()?;
+        test_home.run(&[command]).with_context(|| format!("round {round}: {command}"))?;
+        test_home.run(&["start"])?;
+        test_home.assert_served()?;
+        test_home.assert_stops()?;
     }
     Ok(())
 }
@@ -106,18 +106,18 @@ fn a_supervisor_and_its_server_killed_together_are_in_nobodys_way_while_they_are
 #[test]
 fn a_supervisor_killed_while_it_waits_to_restart_is_in_nobodys_way() -> anyhow::Result<()> {
     for command in COMMANDS {
-        let house = House::new()?;
-        house.run(&["start"])?;
-        Fake::ExitsAtOnce("broken", 3).install(&house.home, Layout::Standalone)?;
-        kill(&house.server()?)?;
-        house.status_when("a crash loop", |status| {
+        let test_home = TestHome::new()?;
+        test_home.run(&["start"])?;
+        Fake::ExitsAtOnce("broken", 3).install(&test_home.home, Layout::Standalone)?;
+        kill(&test_home.server()?)?;
+        test_home.status_when("a crash loop", |status| {
             status["state"] == "crashLooping" && status["nextAttemptAt"].is_string()
         })?;
-        kill(&house.the_only_supervisor()?)?;
-        let status = house.status()?;
+        kill(&test_home.the_only_supervisor()?)?;
+        let status = test_home.status()?;
         ensure!(status["state"] == "failed", "nobody brings it back: {status:#}");
-        house.install(Server::Embedded)?;
-        house.assert_command_gets_there(command, None).context(command)?;
+        test_home.install(Server::Embedded)?;
+        test_home.assert_command_gets_there(command, None).context(command)?;
     }
     Ok(())
 }
@@ -125,49 +125,49 @@ fn a_supervisor_killed_while_it_waits_to_restart_is_in_nobodys_way() -> anyhow::
 /// Reads the lock of the commands until one of them says there that it has begun, then takes a tenth of a second to die.
 const DIES_SLOWLY: &str = r#"until grep -q start "$0"; do sleep 0.01; done; sleep 0.1"#;
 
-/// The lock of a supervisor is free, and its sockets are closed, some moments before its end can be seen.
+/// The lock of a supervisor is free, and its sockets are closed, shortly before its end can be seen.
 #[test]
 fn a_killed_supervisor_whose_end_takes_a_moment_leaves_the_server_to_the_next_command() -> anyhow::Result<()>
 {
-    let house = House::new()?;
-    house.run(&["start"])?;
-    let server = house.server()?;
-    kill(&house.supervisor()?)?;
-    std::fs::remove_file(house.home.state("server.json"))?;
-    let commands = house.home.state("daemon.lock");
+    let test_home = TestHome::new()?;
+    test_home.run(&["start"])?;
+    let server = test_home.server()?;
+    kill(&test_home.supervisor()?)?;
+    std::fs::remove_file(test_home.home.state("server.json"))?;
+    let commands = test_home.home.state("daemon.lock");
     std::fs::write(&commands, "")?;
     let mut dying = Command::new("/bin/sh").args(["-c", DIES_SLOWLY]).arg(&commands).spawn()?;
     let process = Process::of(dying.id()).context("it lives")?;
-    let path = house.home.state("supervisor.json");
+    let path = test_home.home.state("supervisor.json");
     let mut state: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     state["supervisor"]["pid"] = process.pid.into();
     state["supervisor"]["startTicks"] = process.start_ticks.into();
     std::fs::write(&path, state.to_string())?;
-    let answer = house.run(&["start"]);
+    let answer = test_home.run(&["start"]);
     dying.kill()?;
     dying.wait()?;
     ensure!(answer.as_ref().is_ok_and(|answer| answer["status"] == "alreadyRunning"), "{answer:?}");
-    ensure!(house.assert_served()?.pid == server.pid, "another server took the place of {server:?}");
-    house.assert_stops()
+    ensure!(test_home.assert_served()?.pid == server.pid, "another server took the place of {server:?}");
+    test_home.assert_stops()
 }
 
 /// A supervisor that nobody started with a command: it waits for orders until it is killed or told to stop.
 fn with_a_supervisor<T: Send>(
-    house: &House,
+    test_home: &TestHome,
     keep: impl FnOnce(Command) -> anyhow::Result<T> + Send,
     meanwhile: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<T> {
-    let mut supervisor = house.home.command(codexd::binary()?);
-    supervisor.arg("supervisor").arg("--codex-home").arg(house.home.path());
+    let mut supervisor = test_home.home.command(codexd::binary()?);
+    supervisor.arg("supervisor").arg("--codex-home").arg(test_home.home.path());
     std::thread::scope(|scope| {
         let supervisor = scope.spawn(move || keep(supervisor));
-        until(PATIENCE, "the supervisor's socket, or its end", || {
-            (supervisor.is_finished() || house.home.state("supervisor.sock").exists()).then_some(())
+        until(TIMEOUT, "the supervisor's socket, or its end", || {
+            (supervisor.is_finished() || test_home.home.state("supervisor.sock").exists()).then_some(())
         })?;
         let done = meanwhile();
         if done.is_err() {
             // Or the supervisor would be waited for in vain.
-            house.home.end_processes()?;
+            test_home.home.end_processes()?;
         }
         let kept = supervisor.join().expect("no panic");
         done?;
@@ -176,64 +176,64 @@ fn with_a_supervisor<T: Send>(
 }
 
 /// What the supervisor is ordered to do, and what the commands have to say whatever becomes of it.
-fn order_about(house: &House) -> anyhow::Result<()> {
+fn order_about(test_home: &TestHome) -> anyhow::Result<()> {
     // It may be killed before its first order.
-    let supervisor = house.supervisors().pop();
+    let supervisor = test_home.supervisors().pop();
     let served = || {
-        house.assert_served().or_else(|error| {
+        test_home.assert_served().or_else(|error| {
             // It may have been killed when the command had already seen the server answer: then the next command takes over.
             if let Some(supervisor) = &supervisor {
-                supervisor.wait_gone(PATIENCE).context(error)?;
+                supervisor.wait_gone(TIMEOUT).context(error)?;
             }
-            let answer = house.run(&["start"])?;
+            let answer = test_home.run(&["start"])?;
             ensure!(answer["status"] == "alreadyRunning", "{answer}");
-            house.assert_served()
+            test_home.assert_served()
         })
     };
-    let started = house.run(&["start"])?;
+    let started = test_home.run(&["start"])?;
     ensure!(started["status"] == "started" || started["status"] == "alreadyRunning", "{started}");
     let first = served().context("after start")?;
-    let restarted = house.run(&["restart"])?;
+    let restarted = test_home.run(&["restart"])?;
     ensure!(restarted["status"] == "restarted", "{restarted}");
     let second = served().context("after restart")?;
     ensure!(first.pid != second.pid && !first.is_alive(), "restart left {first:?}");
-    let stopped = house.run(&["stop"])?;
+    let stopped = test_home.run(&["stop"])?;
     ensure!(stopped["status"] == "stopped", "{stopped}");
     // The one that traces the supervisor sees its end a little later than the command does.
-    until(PATIENCE, "the end of the tracer", || house.home.processes().is_empty().then_some(()))?;
-    house.assert_nothing_left().context("after stop")
+    until(TIMEOUT, "the end of the tracer", || test_home.home.processes().is_empty().then_some(()))?;
+    test_home.assert_nothing_left().context("after stop")
 }
 
 #[test]
 fn a_supervisor_killed_at_any_call_is_replaced_under_the_feet_of_the_command() -> anyhow::Result<()> {
-    killed_at_its_calls(House::new, CALLS)
+    killed_at_its_calls(TestHome::new, CALLS)
 }
 
 #[test]
 fn a_supervisor_killed_at_any_call_of_a_handover_is_replaced_under_the_feet_of_the_command()
 -> anyhow::Result<()> {
-    killed_at_its_calls(House::shared, CALLS_OF_A_HANDOVER)
+    killed_at_its_calls(TestHome::shared, CALLS_OF_A_HANDOVER)
 }
 
-fn killed_at_its_calls(new: impl Fn() -> anyhow::Result<House>, calls: usize) -> anyhow::Result<()> {
+fn killed_at_its_calls(new: impl Fn() -> anyhow::Result<TestHome>, calls: usize) -> anyhow::Result<()> {
     if let Err(reason) = killer::strace_works() {
         skip!("{reason}");
     }
-    let house = new()?;
+    let test_home = new()?;
     let all = with_a_supervisor(
-        &house,
-        |supervisor| killer::points(&house.home, &supervisor),
-        || order_about(&house),
+        &test_home,
+        |supervisor| killer::points(&test_home.home, &supervisor),
+        || order_about(&test_home),
     )?;
     let (mut killed, tried) = (0, sample(&all, calls));
-    for moment in &tried {
-        let house = new()?;
-        let keep = |supervisor| killer::run_and_kill(&house.home, supervisor, moment);
-        let kept = with_a_supervisor(&house, keep, || order_about(&house));
-        killed += usize::from(kept.with_context(|| format!("killed at {moment:?}"))?.was_killed());
+    for point in &tried {
+        let test_home = new()?;
+        let keep = |supervisor| killer::run_and_kill(&test_home.home, supervisor, point);
+        let kept = with_a_supervisor(&test_home, keep, || order_about(&test_home));
+        killed += usize::from(kept.with_context(|| format!("killed at {point:?}"))?.was_killed());
     }
     eprintln!("the supervisor was killed at {killed} of {} points, {} tried", all.len(), tried.len());
-    ensure!(killed * 2 > tried.len(), "only {killed} moments came: this tests too little");
+    ensure!(killed * 2 > tried.len(), "only {killed} points came: this tests too little");
     Ok(())
 }
 
@@ -241,19 +241,20 @@ fn killed_at_its_calls(new: impl Fn() -> anyhow::Result<House>, calls: usize) ->
 #[test]
 fn a_script_whose_supervisor_was_killed_is_started_again_as_it_was() -> anyhow::Result<()> {
     for state_is_lost in [false, true] {
-        let house = House::with_fake(&Fake::Wrapped)?;
-        house.run(&["start"])?;
-        kill(&house.supervisor()?)?;
+        let test_home = TestHome::with_fake(&Fake::Wrapped)?;
+        test_home.run(&["start"])?;
+        kill(&test_home.supervisor()?)?;
         if state_is_lost {
-            std::fs::remove_file(house.home.state("supervisor.json"))?;
+            std::fs::remove_file(test_home.home.state("supervisor.json"))?;
         }
-        let adopted = house.run(&["start"])?;
+        let adopted = test_home.run(&["start"])?;
         ensure!(adopted["status"] == "alreadyRunning", "{adopted}");
-        let status = house.status()?;
-        let script = house.home.processes().into_iter().find(|process| status["pid"] == process.pid);
+        let status = test_home.status()?;
+        let script = test_home.home.processes().into_iter().find(|process| status["pid"] == process.pid);
         script.context("the server is gone")?.signal(Signal::KILL)?;
-        house.status_when("another one", |now| now["state"] == "running" && now["pid"] != status["pid"])?;
-        house.assert_stops()?;
+        test_home
+            .status_when("another one", |now| now["state"] == "running" && now["pid"] != status["pid"])?;
+        test_home.assert_stops()?;
     }
     Ok(())
 }
@@ -261,29 +262,29 @@ fn a_script_whose_supervisor_was_killed_is_started_again_as_it_was() -> anyhow::
 /// The gateway has to find the next supervisor before it can move anything.
 #[test]
 fn a_restart_right_after_the_death_of_a_supervisor_or_a_gateway_still_hands_over() -> anyhow::Result<()> {
-    let house = House::shared()?;
-    house.run(&["start"])?;
+    let test_home = TestHome::shared()?;
+    test_home.run(&["start"])?;
     for round in 0..ATTEMPTS {
-        let supervisor = house.supervisor()?;
+        let supervisor = test_home.supervisor()?;
         let gateway =
-            house.home.processes().into_iter().find(|process| process.command.contains(" gateway "));
+            test_home.home.processes().into_iter().find(|process| process.command.contains(" gateway "));
         let victim = if round % 2 == 0 { supervisor } else { gateway.context("there is no gateway")? };
         victim.signal(Signal::KILL)?;
-        let restarted = house.run(&["restart"])?;
+        let restarted = test_home.run(&["restart"])?;
         ensure!(restarted["handover"].is_object(), "round {round}: it did not hand over: {restarted}");
-        house.assert_served()?;
+        test_home.assert_served()?;
     }
-    house.assert_stops()
+    test_home.assert_stops()
 }
 
 #[test]
 fn a_supervisor_that_hangs_is_replaced() -> anyhow::Result<()> {
     for command in COMMANDS {
-        let house = House::new()?;
-        house.run(&["start"])?;
-        let (server, supervisor) = (house.server()?, house.supervisor()?);
+        let test_home = TestHome::new()?;
+        test_home.run(&["start"])?;
+        let (server, supervisor) = (test_home.server()?, test_home.supervisor()?);
         supervisor.signal(Signal::STOP)?;
-        house.assert_command_gets_there(command, Some(&server)).context(command)?;
+        test_home.assert_command_gets_there(command, Some(&server)).context(command)?;
         ensure!(!supervisor.is_alive(), "the supervisor that hung is still there");
     }
     Ok(())
@@ -300,32 +301,32 @@ fn holds_a_lock(process: &Process) -> bool {
 #[test]
 fn a_lock_of_nobody_that_can_be_found_is_waited_for_longer_than_one_look_takes() -> anyhow::Result<()> {
     const LONGER_THAN_A_LOOK: Duration = Duration::from_millis(2_500);
-    let house = House::new()?;
-    house.run(&["start"])?;
-    house.assert_stops()?;
-    let lock = File::options().append(true).create(true).open(house.home.state("supervisor.lock"))?;
+    let test_home = TestHome::new()?;
+    test_home.run(&["start"])?;
+    test_home.assert_stops()?;
+    let lock = File::options().append(true).create(true).open(test_home.home.state("supervisor.lock"))?;
     lock.lock()?;
-    let start = house.codexd()?.spawn(&["start"])?;
+    let start = test_home.codexd()?.spawn(&["start"])?;
     ensure!(!start.ends_within(LONGER_THAN_A_LOOK)?, "it did not wait: {}", start.finish(limits::RUN)?);
     drop(lock);
     let started = start.finish(limits::RUN)?.success_json()?;
     ensure!(started["status"] == "started", "{started}");
-    house.assert_served()?;
-    house.assert_stops()
+    test_home.assert_served()?;
+    test_home.assert_stops()
 }
 
 /// Stopped at its first word to the world, it holds the supervisor's lock and has told nobody who it is.
 #[test]
 fn a_supervisor_that_hangs_before_it_has_said_anything_is_replaced() -> anyhow::Result<()> {
-    let house = House::new()?;
-    let mut supervisor = house.home.command(codexd::binary()?);
-    supervisor.arg("supervisor").arg("--codex-home").arg(house.home.path());
+    let test_home = TestHome::new()?;
+    let mut supervisor = test_home.home.command(codexd::binary()?);
+    supervisor.arg("supervisor").arg("--codex-home").arg(test_home.home.path());
     let running = Running::spawn(supervisor)?;
     let supervisor = Process::of(running.pid()).context("the supervisor ended at once")?;
-    until(PATIENCE, "the supervisor to lock", || holds_a_lock(&supervisor).then_some(()))?;
+    until(TIMEOUT, "the supervisor to lock", || holds_a_lock(&supervisor).then_some(()))?;
     supervisor.signal(Signal::STOP)?;
-    let started = house.run(&["start"])?;
+    let started = test_home.run(&["start"])?;
     ensure!(started["status"] == "started", "{started}");
-    house.assert_served()?;
-    house.assert_stops()
+    test_home.assert_served()?;
+    test_home.assert_stops()
 }

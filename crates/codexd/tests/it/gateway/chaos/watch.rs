@@ -4,8 +4,8 @@ use anyhow::{Context, ensure};
 use codexd_testkit::process::Memory;
 use codexd_testkit::{Process, until};
 
-use super::super::front::{Front, PATIENCE};
-use super::arena::Arena;
+use super::super::fixture::{GatewayFixture, TIMEOUT};
+use super::harness::Harness;
 
 /// What the gateway may hold in the end beyond what it held before.
 const GROWTH_MAX_KIB: u64 = 2 * 1024;
@@ -41,13 +41,13 @@ struct Held {
 
 impl Samples {
     /// Looks once, unless there is no gateway just now.
-    pub(super) fn look(&mut self, front: &Front, arena: &Arena) {
+    pub(super) fn look(&mut self, fixture: &GatewayFixture, harness: &Harness) {
         if self.gateway.as_ref().is_none_or(|gateway| !gateway.is_alive()) {
-            self.gateway = front.gateway().ok();
+            self.gateway = fixture.gateway().ok();
         }
         let Some(gateway) = &self.gateway else { return };
         if let (Ok(memory), Ok(descriptors)) = (gateway.memory(), gateway.descriptors()) {
-            let part = (arena.sent() * PARTS / arena.limit).min(PARTS - 1);
+            let part = (harness.sent() * PARTS / harness.limit).min(PARTS - 1);
             self.samples.push(Sample { part, memory, descriptors });
         }
     }
@@ -94,15 +94,15 @@ fn median<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
 }
 
 /// How many descriptors the gateway has.
-pub(super) fn descriptors(front: &Front) -> anyhow::Result<usize> {
-    until(PATIENCE, "a gateway", || front.gateway().ok())?.descriptors()
+pub(super) fn descriptors(fixture: &GatewayFixture) -> anyhow::Result<usize> {
+    until(TIMEOUT, "a gateway", || fixture.gateway().ok())?.descriptors()
 }
 
 /// Waits until the gateway has no more descriptors than it had before anybody came.
-pub(super) fn wait_descriptors(front: &Front, before: usize) -> anyhow::Result<()> {
+pub(super) fn wait_descriptors(fixture: &GatewayFixture, before: usize) -> anyhow::Result<()> {
     let mut now = 0;
-    let gone = until(PATIENCE, "everybody's descriptors to be closed", || {
-        now = descriptors(front).ok()?;
+    let gone = until(TIMEOUT, "everybody's descriptors to be closed", || {
+        now = descriptors(fixture).ok()?;
         (now <= before).then_some(())
     });
     gone.with_context(|| format!("{now} are open, {before} before anybody came"))

@@ -8,7 +8,7 @@ use codexd_testkit::{Codexd, Fake, Home, Layout, Process, Server, Version, codex
 use serde_json::Value;
 
 /// How long something that happens by itself (a restart, an end) may take here before a test fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often something is tried that is a matter of milliseconds.
 pub(super) const ATTEMPTS: usize = 16;
@@ -46,7 +46,7 @@ fn shares(server: Server) -> bool {
 
 /// A home and the servers in it.
 #[derive(Debug)]
-pub(super) struct House {
+pub(super) struct TestHome {
     pub(super) home: Home,
     /// Whether a server may live beside its successor until it has handed over what it holds.
     shared: bool,
@@ -54,36 +54,36 @@ pub(super) struct House {
     others_max: usize,
 }
 
-impl House {
+impl TestHome {
     /// A home with this Codex. Two of its servers that live at the same time write it down.
-    pub(super) fn with(server: Server) -> anyhow::Result<House> {
-        House::at(Home::new()?, server)
+    pub(super) fn with(server: Server) -> anyhow::Result<TestHome> {
+        TestHome::at(Home::new()?, server)
     }
 
     /// The same in a home of the caller's.
-    pub(super) fn at(home: Home, server: Server) -> anyhow::Result<House> {
-        let house = House { home, shared: shares(server), others_max: usize::from(shares(server)) };
-        house.install(server)?;
-        Ok(house)
+    pub(super) fn at(home: Home, server: Server) -> anyhow::Result<TestHome> {
+        let test_home = TestHome { home, shared: shares(server), others_max: usize::from(shares(server)) };
+        test_home.install(server)?;
+        Ok(test_home)
     }
 
     /// A home whose server is handed over to its successor.
-    pub(super) fn shared() -> anyhow::Result<House> {
-        let house = House { home: Home::new()?, shared: true, others_max: 1 };
-        house.install(Server::Embedded)?;
-        Ok(house)
+    pub(super) fn shared() -> anyhow::Result<TestHome> {
+        let test_home = TestHome { home: Home::new()?, shared: true, others_max: 1 };
+        test_home.install(Server::Embedded)?;
+        Ok(test_home)
     }
 
     /// A home with a small server that is healthy.
-    pub(super) fn new() -> anyhow::Result<House> {
-        House::with(Server::Embedded)
+    pub(super) fn new() -> anyhow::Result<TestHome> {
+        TestHome::with(Server::Embedded)
     }
 
     /// A home with a fake Codex, which does not bear witness.
-    pub(super) fn with_fake(fake: &Fake) -> anyhow::Result<House> {
-        let house = House { home: Home::new()?, shared: false, others_max: 0 };
-        fake.install(&house.home, Layout::Standalone)?;
-        Ok(house)
+    pub(super) fn with_fake(fake: &Fake) -> anyhow::Result<TestHome> {
+        let test_home = TestHome { home: Home::new()?, shared: false, others_max: 0 };
+        fake.install(&test_home.home, Layout::Standalone)?;
+        Ok(test_home)
     }
 
     /// Puts a Codex in the place of the one that is there.
@@ -131,7 +131,7 @@ impl House {
         mut look: impl FnMut(&Value) -> bool,
     ) -> anyhow::Result<Value> {
         let mut last = Value::Null;
-        let found = until(PATIENCE, what, || {
+        let found = until(TIMEOUT, what, || {
             last = self.status().ok()?;
             look(&last).then(|| last.clone())
         });
@@ -154,10 +154,10 @@ impl House {
         supervisors
     }
 
-    /// The one supervisor that lives. One that leaves gives its lock back first: for a moment there may be two.
+    /// The one supervisor that lives. One that leaves gives its lock back first: so two may be seen briefly.
     pub(super) fn the_only_supervisor(&self) -> anyhow::Result<Process> {
         let mut supervisors = Vec::new();
-        let one = until(PATIENCE, "one supervisor", || {
+        let one = until(TIMEOUT, "one supervisor", || {
             supervisors = self.supervisors();
             (supervisors.len() == 1).then(|| supervisors[0].clone())
         });
@@ -168,7 +168,7 @@ impl House {
     pub(super) fn server(&self) -> anyhow::Result<Process> {
         if self.shared {
             // One that a killed command has replaced may still be about to leave.
-            until(PATIENCE, "one app-server", || (self.servers().len() == 1).then_some(())).with_context(
+            until(TIMEOUT, "one app-server", || (self.servers().len() == 1).then_some(())).with_context(
                 || {
                     let events = fs::read_to_string(self.home.state("events.jsonl")).unwrap_or_default();
                     format!("{:#?} of\n{events}", self.home.processes())
@@ -206,7 +206,7 @@ impl House {
         );
         ensure!(status["problems"] == serde_json::json!([]), "{status:#}");
         // The server may answer before the supervisor has written down that it lives.
-        until(PATIENCE, "the supervisor to keep it", || {
+        until(TIMEOUT, "the supervisor to keep it", || {
             let state: Value =
                 serde_json::from_slice(&fs::read(self.home.state("supervisor.json")).ok()?).ok()?;
             (state["server"]["pid"] == server.pid && state["phase"]["is"] == "running").then_some(())
@@ -249,7 +249,7 @@ impl House {
             self.home.processes().into_iter().partition(is_supervisor);
         ensure!(left.is_empty(), "processes left behind: {left:#?}");
         // One that leaves gives its lock back first: a command that has not ordered it to leave does not wait for its end.
-        supervisors.iter().try_for_each(|supervisor| supervisor.wait_gone(PATIENCE))?;
+        supervisors.iter().try_for_each(|supervisor| supervisor.wait_gone(TIMEOUT))?;
         self.assert_never_two()?;
         let status = self.status()?;
         ensure!(status["state"] == "stopped" && status["problems"] == serde_json::json!([]), "{status:#}");

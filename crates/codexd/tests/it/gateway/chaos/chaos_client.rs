@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use codexd_testkit::{Wire, limits};
 use serde_json::{Value, json};
 
-use super::arena::{Arena, Dice, Room, Trouble, count};
+use super::harness::{ClientError, Harness, Rng, SharedThread, count};
 
 /// Requests that a flooder sends before it reads: more than the gateway lets wait.
 const FLOOD: u64 = 400;
@@ -56,7 +56,7 @@ struct Open {
 
 /// One client and what it waits for.
 #[derive(Debug)]
-struct Guest {
+struct ChaosClient {
     name: String,
     wire: Wire,
     asked: u64,
@@ -67,27 +67,27 @@ struct Guest {
     came: usize,
 }
 
-impl Guest {
-    fn come(arena: &Arena, name: String) -> Result<Guest, Trouble> {
-        let (wire, came) = arena.connect()?;
-        Ok(Guest { name, wire, asked: 0, open: HashMap::new(), nonsense: 0, came })
+impl ChaosClient {
+    fn come(harness: &Harness, name: String) -> Result<ChaosClient, ClientError> {
+        let (wire, came) = harness.connect()?;
+        Ok(ChaosClient { name, wire, asked: 0, open: HashMap::new(), nonsense: 0, came })
     }
 
     /// Says something, or a lot.
-    fn speak(&mut self, arena: &Arena, dice: &mut Dice) -> Result<(), Trouble> {
-        let burst = if dice.one_in(40) { FLOOD } else { 1 + dice.roll(5) };
-        let said = (0..burst).try_for_each(|_| match dice.roll(100) {
-            0 => self.talk_nonsense(arena),
-            1 => self.answer_what_others_were_asked(arena, dice),
-            _ => self.ask(arena, dice),
+    fn speak(&mut self, harness: &Harness, rng: &mut Rng) -> Result<(), ClientError> {
+        let burst = if rng.one_in(40) { FLOOD } else { 1 + rng.below(5) };
+        let said = (0..burst).try_for_each(|_| match rng.below(100) {
+            0 => self.talk_nonsense(harness),
+            1 => self.answer_what_others_were_asked(harness, rng),
+            _ => self.ask(harness, rng),
         });
-        said.map_err(|error| arena.lost(&error, self.came))
+        said.map_err(|error| harness.lost(&error, self.came))
     }
 
-    fn ask(&mut self, arena: &Arena, dice: &mut Dice) -> anyhow::Result<()> {
-        let Room { thread, turn } = &arena.rooms[dice.place(arena.rooms.len())];
-        let nobody = format!("01a1f753-6b57-7b12-90c4-{:012x}", dice.roll(1 << 31));
-        let (method, params, proof) = match dice.roll(64) {
+    fn ask(&mut self, harness: &Harness, rng: &mut Rng) -> anyhow::Result<()> {
+        let SharedThread { thread, turn } = &harness.shared_threads[rng.place(harness.shared_threads.len())];
+        let nobody = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.below(1 << 31));
+        let (method, params, proof) = match rng.below(64) {
             0 => {
                 let params = json!({"threadId": thread, "excludeTurns": true});
                 ("thread/resume".to_owned(), params, Proof::Thread(thread.clone()))
@@ -105,36 +105,36 @@ impl Guest {
         self.asked += 1;
         let id = format!("{}/{}", self.name, self.asked);
         // Before it is sent, or the answer would be unexpected if the connection broke here.
-        self.open.insert(id.clone(), Open { proof, servers: arena.servers.now() });
-        count(&arena.counts.messages);
+        self.open.insert(id.clone(), Open { proof, servers: harness.servers.now() });
+        count(&harness.counts.messages);
         self.wire.send(&json!({"id": id, "method": method, "params": params}).to_string())
     }
 
-    fn talk_nonsense(&mut self, arena: &Arena) -> anyhow::Result<()> {
+    fn talk_nonsense(&mut self, harness: &Harness) -> anyhow::Result<()> {
         self.nonsense += 1;
-        count(&arena.counts.messages);
+        count(&harness.counts.messages);
         self.wire.send(r#"{"id":1,"method":"#)
     }
 
     /// Nobody asked this client anything: no turn may be cut by what it says.
-    fn answer_what_others_were_asked(&mut self, arena: &Arena, dice: &mut Dice) -> anyhow::Result<()> {
-        let near = (arena.question.load(Ordering::Relaxed) + dice.roll(4)).saturating_sub(1);
-        count(&arena.counts.messages);
+    fn answer_what_others_were_asked(&mut self, harness: &Harness, rng: &mut Rng) -> anyhow::Result<()> {
+        let near = (harness.question.load(Ordering::Relaxed) + rng.below(4)).saturating_sub(1);
+        count(&harness.counts.messages);
         self.wire.send(&json!({"id": near, "result": {"decision": "cancel"}}).to_string())
     }
 
     /// Reads until everything is answered.
-    fn settle(&mut self, arena: &Arena) -> Result<(), Trouble> {
+    fn settle(&mut self, harness: &Harness) -> Result<(), ClientError> {
         while !self.open.is_empty() || self.nonsense > 0 {
-            let message = self.wire.message().map_err(|error| arena.lost(&error, self.came))?;
-            self.hear(arena, &message)?;
+            let message = self.wire.message().map_err(|error| harness.lost(&error, self.came))?;
+            self.hear(harness, &message)?;
         }
         Ok(())
     }
 
-    fn hear(&mut self, arena: &Arena, message: &[u8]) -> Result<(), Trouble> {
+    fn hear(&mut self, harness: &Harness, message: &[u8]) -> Result<(), ClientError> {
         let message: Value = serde_json::from_slice(message)
-            .map_err(|error| Trouble::Wrong(format!("no JSON came: {error}")))?;
+            .map_err(|error| ClientError::BrokenPromise(format!("no JSON came: {error}")))?;
         if let Some(method) = message["method"].as_str() {
             let asked = message.get("id").is_some();
             return if asked { Err(self.wrong("asked", method, &message)) } else { Ok(()) };
@@ -146,28 +146,28 @@ impl Guest {
         let Some(open) = message["id"].as_str().and_then(|id| self.open.remove(id)) else {
             return Err(self.wrong("answered", "what it did not ask", &message));
         };
-        if message["error"]["data"]["reason"] == "appServerRestarted" && arena.servers.since(open.servers) {
-            count(&arena.counts.refused);
+        if message["error"]["data"]["reason"] == "appServerRestarted" && harness.servers.since(open.servers) {
+            count(&harness.counts.refused);
             return Ok(());
         }
         if !open.proof.is_in(&message) {
             return Err(self.wrong("answered", &format!("without {:?}", open.proof), &message));
         }
-        count(&arena.counts.answered);
+        count(&harness.counts.answered);
         Ok(())
     }
 
-    fn wrong(&self, was: &str, what: &str, message: &Value) -> Trouble {
-        Trouble::Wrong(format!("{} was {was} {what}: {message}", self.name))
+    fn wrong(&self, was: &str, what: &str, message: &Value) -> ClientError {
+        ClientError::BrokenPromise(format!("{} was {was} {what}: {message}", self.name))
     }
 
     /// Reads what still comes after an end of its own making; there must be an end.
-    fn read_out(mut self, arena: &Arena) -> Result<(), Trouble> {
+    fn read_out(mut self, harness: &Harness) -> Result<(), ClientError> {
         loop {
             match self.wire.message() {
-                Ok(message) => self.hear(arena, &message)?,
+                Ok(message) => self.hear(harness, &message)?,
                 Err(error) if Wire::is_timeout(&error) => {
-                    return Err(Trouble::Wrong(format!("{} left and was not let go", self.name)));
+                    return Err(ClientError::BrokenPromise(format!("{} left and was not let go", self.name)));
                 }
                 Err(_end) => return Ok(()),
             }
@@ -175,9 +175,9 @@ impl Guest {
     }
 
     /// Goes, in one of many ways.
-    fn leave(mut self, arena: &Arena, dice: &mut Dice) -> Result<(), Trouble> {
-        count(&arena.counts.left);
-        let way = dice.roll(6);
+    fn leave(mut self, harness: &Harness, rng: &mut Rng) -> Result<(), ClientError> {
+        count(&harness.counts.left);
+        let way = rng.below(6);
         // Who has been cut meanwhile cannot say so; that is seen by reading.
         let _cut_already = match way {
             0 => Ok(()),
@@ -189,25 +189,26 @@ impl Guest {
             return Ok(());
         }
         if way != 3 {
-            count(&arena.counts.half_closed);
+            count(&harness.counts.half_closed);
             let _cut_already = self.wire.half_close();
         }
-        self.read_out(arena)
+        self.read_out(harness)
     }
 }
 
 /// Comes and goes without a word, or with half of one.
-fn look_in(arena: &Arena, dice: &mut Dice) -> Result<(), Trouble> {
-    let came = arena.gateways.now();
-    count(&arena.counts.half_closed);
-    if dice.one_in(2) {
-        let wire = Wire::dial(&arena.socket).map_err(|error| arena.lost(&error, came))?;
+fn look_in(harness: &Harness, rng: &mut Rng) -> Result<(), ClientError> {
+    let came = harness.gateways.now();
+    count(&harness.counts.half_closed);
+    if rng.one_in(2) {
+        let wire = Wire::dial(&harness.socket).map_err(|error| harness.lost(&error, came))?;
         let _cut_already = wire.half_close();
-        let nobody = Guest { name: "nobody".into(), wire, asked: 0, open: HashMap::new(), nonsense: 0, came };
-        return nobody.read_out(arena);
+        let nobody =
+            ChaosClient { name: "nobody".into(), wire, asked: 0, open: HashMap::new(), nonsense: 0, came };
+        return nobody.read_out(harness);
     }
     let half = || -> std::io::Result<usize> {
-        let mut stream = UnixStream::connect(&arena.socket)?;
+        let mut stream = UnixStream::connect(&harness.socket)?;
         stream.set_read_timeout(Some(limits::MESSAGE))?;
         std::io::Write::write_all(&mut stream, b"GET /rpc HTTP/1.1\r\nhost: local")?;
         stream.shutdown(std::net::Shutdown::Write)?;
@@ -217,42 +218,42 @@ fn look_in(arena: &Arena, dice: &mut Dice) -> Result<(), Trouble> {
         Err(error)
             if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
         {
-            Err(Trouble::Wrong("half a handshake was not let go".to_owned()))
+            Err(ClientError::BrokenPromise("half a handshake was not let go".to_owned()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            Err(Trouble::Wrong("a client was refused".to_owned()))
+            Err(ClientError::BrokenPromise("a client was refused".to_owned()))
         }
         _ => Ok(()),
     }
 }
 
 /// The life of one worker: its share of the crowd, a few of them at a time.
-pub(super) fn work(arena: &Arena, number: u64, share: usize, seed: u64) -> anyhow::Result<()> {
-    let mut dice = Dice::new(seed.wrapping_add(number));
-    let mut guests: Vec<Guest> = Vec::new();
+pub(super) fn work(harness: &Harness, number: u64, share: usize, seed: u64) -> anyhow::Result<()> {
+    let mut rng = Rng::new(seed.wrapping_add(number));
+    let mut clients: Vec<ChaosClient> = Vec::new();
     let mut visitors = 0;
-    while !arena.is_over() {
-        while guests.len() < share && !arena.is_over() {
+    while !harness.is_over() {
+        while clients.len() < share && !harness.is_over() {
             visitors += 1;
-            if dice.one_in(30) {
-                survive(look_in(arena, &mut dice))?;
+            if rng.one_in(30) {
+                survive(look_in(harness, &mut rng))?;
             }
-            guests.extend(survive(Guest::come(arena, format!("{number}.{visitors}")))?);
+            clients.extend(survive(ChaosClient::come(harness, format!("{number}.{visitors}")))?);
         }
         let mut speakers = Vec::new();
-        for _ in 0..=dice.roll(AT_ONCE) {
-            if !guests.is_empty() {
-                let mut guest = guests.swap_remove(dice.place(guests.len()));
-                if survive(guest.speak(arena, &mut dice))?.is_some() {
-                    speakers.push(guest);
+        for _ in 0..=rng.below(AT_ONCE) {
+            if !clients.is_empty() {
+                let mut client = clients.swap_remove(rng.place(clients.len()));
+                if survive(client.speak(harness, &mut rng))?.is_some() {
+                    speakers.push(client);
                 }
             }
         }
-        for mut guest in speakers {
-            if dice.one_in(8) {
-                survive(guest.leave(arena, &mut dice))?;
-            } else if survive(guest.settle(arena))?.is_some() {
-                guests.push(guest);
+        for mut client in speakers {
+            if rng.one_in(8) {
+                survive(client.leave(harness, &mut rng))?;
+            } else if survive(client.settle(harness))?.is_some() {
+                clients.push(client);
             }
         }
     }
@@ -260,10 +261,10 @@ pub(super) fn work(arena: &Arena, number: u64, share: usize, seed: u64) -> anyho
 }
 
 /// Nothing for who lost a gateway; the error of who lost more.
-fn survive<T>(outcome: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
+fn survive<T>(outcome: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
     match outcome {
         Ok(value) => Ok(Some(value)),
-        Err(Trouble::Cut) => Ok(None),
+        Err(ClientError::Disconnected) => Ok(None),
         Err(wrong) => Err(wrong),
     }
 }

@@ -1,9 +1,9 @@
 //! The gateway as a program that the supervisor keeps: it may die, the supervisor may die, both may; who connects is served.
 
+mod gateway_setting;
 mod generations;
 mod listener;
-mod setting;
-mod strangers;
+mod unauthenticated_clients;
 
 use std::time::{Duration, Instant};
 
@@ -74,24 +74,28 @@ fn a_killed_gateway_is_replaced_while_clients_wait_and_none_is_refused() -> anyh
 fn a_killed_supervisor_costs_no_client_and_the_next_one_gets_the_socket_back() -> anyhow::Result<()> {
     let home = started()?;
     let codexd = Codexd::new(&home)?;
-    let (server, front) = (recorded(&home)?, gateway(&home)?);
+    let (server, gateway_process) = (recorded(&home)?, gateway(&home)?);
     kill(&supervisor(&home)?)?;
-    ensure!(answered(&home)? == front.pid, "the gateway goes on");
+    ensure!(answered(&home)? == gateway_process.pid, "the gateway goes on");
     let adopted = codexd.json(&["start"])?;
     assert_eq!(
         (&adopted["status"], &adopted["repairs"][0]["found"]),
         (&"alreadyRunning".into(), &"lost-supervisor".into())
     );
-    assert_eq!((recorded(&home)?.pid, gateway(&home)?.pid), (server.pid, front.pid), "both were taken over");
+    assert_eq!(
+        (recorded(&home)?.pid, gateway(&home)?.pid),
+        (server.pid, gateway_process.pid),
+        "both were taken over"
+    );
     // The gateway has to have noticed: it says so to the supervisor, which says so to `status`.
     let status = codexd.json(&["status"])?;
     assert_eq!(
         (&status["gateway"]["state"], &status["gateway"]["pid"]),
-        (&"running".into(), &front.pid.into())
+        (&"running".into(), &gateway_process.pid.into())
     );
-    kill(&front)?;
+    kill(&gateway_process)?;
     unix::connect(&home.control_socket()).context("the socket outlives the gateway")?;
-    until(SOON, "the next gateway", || gateway(&home).ok().filter(|new| new.pid != front.pid))?;
+    until(SOON, "the next gateway", || gateway(&home).ok().filter(|new| new.pid != gateway_process.pid))?;
     answered(&home)?;
     assert_eq!(codexd.json(&["stop"])?["status"], "stopped");
     home.assert_no_process_left();
@@ -103,9 +107,9 @@ fn a_supervisor_and_its_gateway_killed_together_are_replaced_by_the_next_command
     for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
-        let (server, front) = (recorded(&home)?, gateway(&home)?);
+        let (server, gateway_process) = (recorded(&home)?, gateway(&home)?);
         kill(&supervisor(&home)?)?;
-        kill(&front)?;
+        kill(&gateway_process)?;
         ensure!(server.is_alive(), "a gateway is no parent of the server");
         let status = codexd.json(&["status"])?;
         assert_eq!(status["gateway"]["state"], "missing", "{status}");
@@ -127,16 +131,16 @@ fn a_gateway_that_is_all_that_is_left_is_taken_over_or_ended() -> anyhow::Result
     for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
-        let front = gateway(&home)?;
+        let gateway_process = gateway(&home)?;
         kill(&supervisor(&home)?)?;
         kill(&recorded(&home)?)?;
         // What the supervisor knew of it is lost, too.
         std::fs::remove_file(home.state("supervisor.json"))?;
         codexd.json(&[command])?;
         if command == "stop" {
-            ensure!(!front.is_alive(), "stop left the gateway");
+            ensure!(!gateway_process.is_alive(), "stop left the gateway");
         } else {
-            assert_eq!(answered(&home)?, front.pid, "{command} has taken it over");
+            assert_eq!(answered(&home)?, gateway_process.pid, "{command} has taken it over");
             codexd.json(&["stop"])?;
         }
         home.assert_no_process_left();
@@ -147,11 +151,11 @@ fn a_gateway_that_is_all_that_is_left_is_taken_over_or_ended() -> anyhow::Result
 #[test]
 fn a_server_that_crashes_is_back_behind_the_same_gateway() -> anyhow::Result<()> {
     let home = started()?;
-    let (server, front) = (recorded(&home)?, gateway(&home)?);
+    let (server, gateway_process) = (recorded(&home)?, gateway(&home)?);
     let held = unix::connect(&home.control_socket())?;
     kill(&server)?;
     let now = until(SOON, "the successor", || recorded(&home).ok().filter(|now| now.pid != server.pid))?;
-    assert_eq!(answered(&home)?, front.pid);
+    assert_eq!(answered(&home)?, gateway_process.pid);
     probe::ask_on(held, "1", SOON).context("a client from before the crash is served")?;
     // The supervisor writes the record first and its own state right after: on a busy machine a client may be served in between.
     until(SOON, "the supervisor's word of the successor", || {

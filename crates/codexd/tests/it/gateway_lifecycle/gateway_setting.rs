@@ -1,4 +1,4 @@
-//! The setting `gateway`: on unless switched off, and a server keeps the front that it was started with.
+//! The setting `gateway`: on unless switched off, and a server keeps the gateway_process that it was started with.
 
 use anyhow::Context;
 use codexd_testkit::{Codexd, Fake, Home, Layout};

@@ -10,15 +10,15 @@ const QUESTIONS_MIN: usize = 4;
 
 /// xorshift64*: one seed, one story.
 #[derive(Debug)]
-pub(in crate::gateway) struct Dice(u64);
+pub(in crate::gateway) struct Rng(u64);
 
-impl Dice {
-    pub(in crate::gateway) fn new(seed: u64) -> Dice {
+impl Rng {
+    pub(in crate::gateway) fn new(seed: u64) -> Rng {
         // Seeds that follow each other are to tell different stories; none may be zero.
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(in crate::gateway) fn roll(&mut self, sides: u64) -> u64 {
+    pub(in crate::gateway) fn below(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -27,12 +27,12 @@ impl Dice {
 
     /// Whether one of so many times came.
     pub(in crate::gateway) fn one_in(&mut self, sides: u64) -> bool {
-        self.roll(sides) == 0
+        self.below(sides) == 0
     }
 
     /// A place in a list that is not empty.
     pub(in crate::gateway) fn place(&mut self, length: usize) -> usize {
-        usize::try_from(self.roll(length as u64)).unwrap_or_default()
+        usize::try_from(self.below(length as u64)).unwrap_or_default()
     }
 }
 
@@ -73,22 +73,22 @@ impl Deaths {
 
 /// A thread that everybody may read, and the one turn that it has had.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct SharedThread {
     pub(super) thread: String,
     pub(super) turn: String,
 }
 
 /// How something went wrong for one client.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ClientError {
     /// A gateway died and took the connection with it.
-    Cut,
+    Disconnected,
     /// A promise was broken.
-    Wrong(String),
+    BrokenPromise(String),
 }
 
-impl From<Trouble> for anyhow::Error {
-    fn from(trouble: Trouble) -> anyhow::Error {
+impl From<ClientError> for anyhow::Error {
+    fn from(trouble: ClientError) -> anyhow::Error {
         anyhow::anyhow!("{trouble:?}")
     }
 }
@@ -121,10 +121,10 @@ pub(super) fn count(counter: &AtomicUsize) {
 
 /// What all share.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub(super) struct Harness {
     pub(super) socket: PathBuf,
     pub(super) work: PathBuf,
-    pub(super) rooms: Vec<Room>,
+    pub(super) shared_threads: Vec<SharedThread>,
     /// It is over after so many messages, and not before one of each kind was killed, and [`QUESTIONS_MIN`].
     pub(super) limit: usize,
     pub(super) counts: Counts,
@@ -135,7 +135,7 @@ pub(super) struct Arena {
     pub(super) failed: AtomicBool,
 }
 
-impl Arena {
+impl Harness {
     pub(super) fn sent(&self) -> usize {
         self.counts.messages.load(Ordering::Relaxed)
     }
@@ -147,23 +147,23 @@ impl Arena {
     }
 
     /// Connects and introduces itself; none may be refused, and one that was let in may only lose its gateway.
-    pub(super) fn connect(&self) -> Result<(Wire, usize), Trouble> {
+    pub(super) fn connect(&self) -> Result<(Wire, usize), ClientError> {
         let came = self.gateways.now();
         let wire = Wire::connect(&self.socket).map_err(|error| self.lost(&error, came))?;
         Ok((wire, came))
     }
 
-    /// What it means that a connection failed that was made at a moment of [`Arena::gateways`].
-    pub(super) fn lost(&self, error: &anyhow::Error, came: usize) -> Trouble {
+    /// What it means that a connection failed that was made at a moment of [`Harness::gateways`].
+    pub(super) fn lost(&self, error: &anyhow::Error, came: usize) -> ClientError {
         if Wire::is_timeout(error) {
-            Trouble::Wrong(format!("something was lost without an error: {error:#}"))
+            ClientError::BrokenPromise(format!("something was lost without an error: {error:#}"))
         } else if error.to_string().starts_with("failed to connect") {
-            Trouble::Wrong(format!("a client was refused: {error:#}"))
+            ClientError::BrokenPromise(format!("a client was refused: {error:#}"))
         } else if self.gateways.since(came) {
             count(&self.counts.cut);
-            Trouble::Cut
+            ClientError::Disconnected
         } else {
-            Trouble::Wrong(format!("cut although no gateway died: {error:#}"))
+            ClientError::BrokenPromise(format!("cut although no gateway died: {error:#}"))
         }
     }
 }

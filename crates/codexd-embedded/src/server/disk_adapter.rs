@@ -7,14 +7,14 @@ use std::path::Path;
 
 use crate::ExitReason;
 use crate::ids::{ConnectionId, ThreadId};
-use crate::model::{Action, Found, Shelf, Wants};
+use crate::model::{Action, Found, Lookup, Wants};
 use crate::store::Store;
 use crate::store::locks::WriterLocks;
 use crate::wire::Frame;
 
 /// The files and the locks of the home.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct DiskAdapter {
     store: Store,
     locks: WriterLocks,
 }
@@ -23,27 +23,27 @@ pub(crate) struct Desk {
 #[derive(Debug)]
 pub(crate) enum Done {
     Nothing,
-    Tell { to: Vec<ConnectionId>, frame: Frame },
+    Send { to: Vec<ConnectionId>, frame: Frame },
     Leave(ExitReason),
 }
 
-impl Desk {
+impl DiskAdapter {
     pub(crate) fn new(codex_home: &Path) -> Self {
         Self { store: Store::new(codex_home.to_owned()), locks: WriterLocks::new(codex_home) }
     }
 
-    /// Looks up what the model wants to know. A lock that was taken is let go by [`Desk::release`], unless the thread
+    /// Looks up what the model wants to know. A lock that was taken is let go by [`DiskAdapter::release`], unless the thread
     /// is loaded by then.
-    pub(crate) fn look_up(&mut self, wants: Option<Wants>) -> Shelf {
+    pub(crate) fn look_up(&mut self, wants: Option<Wants>) -> Lookup {
         match wants {
-            None | Some(Wants::Nothing) => Shelf::Nothing,
-            Some(Wants::Threads { archived }) => Shelf::Threads(self.store.all(archived)),
-            Some(Wants::Memory) => Shelf::Memory { resident_bytes: resident_bytes() },
+            None | Some(Wants::Nothing) => Lookup::Nothing,
+            Some(Wants::Threads { archived }) => Lookup::Threads(self.store.all(archived)),
+            Some(Wants::Memory) => Lookup::Memory { resident_bytes: resident_bytes() },
             Some(Wants::Thread { thread, lock }) => {
                 let mut found = self.find(thread);
                 if lock && found.transcript.is_some() {
                     found.other_writer = !self.locks.take(thread).unwrap_or_else(|error| {
-                        complain(&format!("lock thread {thread}"), &error);
+                        log_failure(&format!("lock thread {thread}"), &error);
                         false
                     });
                     if !found.other_writer {
@@ -51,7 +51,7 @@ impl Desk {
                         found = self.find(thread);
                     }
                 }
-                Shelf::Thread(found)
+                Lookup::Thread(found)
             }
         }
     }
@@ -59,7 +59,7 @@ impl Desk {
     /// Carries out what concerns the disk.
     pub(crate) fn carry_out(&mut self, action: Action) -> Done {
         let (what, outcome) = match action {
-            Action::Tell { to, frame } => return Done::Tell { to, frame },
+            Action::Send { to, frame } => return Done::Send { to, frame },
             Action::Exit(reason) => return Done::Leave(reason),
             Action::Abort => std::process::abort(),
             Action::Append { thread, record } => ("write", self.store.append(thread, &record)),
@@ -68,7 +68,7 @@ impl Desk {
             Action::Claim(thread) => ("lock", self.locks.take(thread).map(drop)),
         };
         if let Err(error) = outcome {
-            complain(&format!("{what} a thread"), &error);
+            log_failure(&format!("{what} a thread"), &error);
         }
         Done::Nothing
     }
@@ -77,7 +77,7 @@ impl Desk {
     pub(crate) fn release(&mut self, is_loaded: impl Fn(ThreadId) -> bool) {
         match self.locks.release(is_loaded) {
             Ok(threads) => threads.into_iter().for_each(|thread| self.store.close(thread)),
-            Err(error) => complain("unlock a thread", &error),
+            Err(error) => log_failure("unlock a thread", &error),
         }
     }
 
@@ -91,7 +91,7 @@ impl Desk {
     }
 }
 
-fn complain(what: &str, error: &io::Error) {
+fn log_failure(what: &str, error: &io::Error) {
     eprintln!("failed to {what}: {error}");
 }
 

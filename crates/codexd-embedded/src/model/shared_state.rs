@@ -5,20 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use codexd_protocol::RequestId;
 use serde_json::{Value, json};
 
-use crate::ids::{ConnectionId, ItemId, Minter, ServerRequestId, ThreadId};
+use crate::ids::{ConnectionId, IdGenerator, ItemId, ServerRequestId, ThreadId};
 use crate::model::Action;
 use crate::model::connections::Connections;
-use crate::moment::Moment;
 use crate::refusal::Refusal;
 use crate::settings::Settings;
+use crate::timestamp::Timestamp;
 use crate::wire;
 
 /// The shared part of the state.
 #[derive(Debug)]
-pub(crate) struct Hall {
-    pub now: Moment,
+pub(crate) struct SharedState {
+    pub now: Timestamp,
     pub settings: Settings,
-    pub minter: Minter,
+    pub id_generator: IdGenerator,
     pub connections: Connections,
     /// Which thread waits for the answer to which request.
     pub approvals: BTreeMap<ServerRequestId, ThreadId>,
@@ -31,18 +31,18 @@ pub(crate) struct Hall {
 
 /// A request that is being answered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asker<'a> {
+pub(crate) struct Origin<'a> {
     pub connection: ConnectionId,
     pub id: &'a RequestId,
 }
 
-impl Hall {
-    pub(crate) fn new(settings: Settings, mut minter: Minter) -> Self {
-        let model_calls = minter.first_call();
+impl SharedState {
+    pub(crate) fn new(settings: Settings, mut id_generator: IdGenerator) -> Self {
+        let model_calls = id_generator.first_call();
         Self {
-            now: Moment::default(),
+            now: Timestamp::default(),
             settings,
-            minter,
+            id_generator,
             connections: Connections::default(),
             approvals: BTreeMap::new(),
             draining: false,
@@ -61,28 +61,28 @@ impl Hall {
     }
 
     /// Answers a request.
-    pub(crate) fn reply(&mut self, asker: Asker<'_>, outcome: Result<Value, Refusal>) {
-        let frame = wire::reply(asker.id, outcome);
-        self.act(Action::Tell { to: vec![asker.connection], frame });
+    pub(crate) fn reply(&mut self, origin: Origin<'_>, outcome: Result<Value, Refusal>) {
+        let frame = wire::reply(origin.id, outcome);
+        self.act(Action::Send { to: vec![origin.connection], frame });
     }
 
     /// Tells every client that has introduced itself.
-    pub(crate) fn tell_all(&mut self, method: &str, params: &Value) {
-        self.tell_these(self.connections.listeners(method), method, params);
+    pub(crate) fn broadcast(&mut self, method: &str, params: &Value) {
+        self.notify_connections(self.connections.listeners(method), method, params);
     }
 
     /// Tells one client.
-    pub(crate) fn tell_one(&mut self, connection: ConnectionId, method: &str, params: &Value) {
-        self.tell(&BTreeSet::from([connection]), method, params);
+    pub(crate) fn notify_client(&mut self, connection: ConnectionId, method: &str, params: &Value) {
+        self.notify(&BTreeSet::from([connection]), method, params);
     }
 
     /// Tells the subscribers of a thread.
-    pub(crate) fn tell(&mut self, subscribers: &BTreeSet<ConnectionId>, method: &str, params: &Value) {
-        self.tell_these(self.connections.willing(subscribers, method), method, params);
+    pub(crate) fn notify(&mut self, subscribers: &BTreeSet<ConnectionId>, method: &str, params: &Value) {
+        self.notify_connections(self.connections.willing(subscribers, method), method, params);
     }
 
     /// Sends a request of ours; clients cannot opt out of those.
-    pub(crate) fn ask(
+    pub(crate) fn send_request(
         &mut self,
         subscribers: &BTreeSet<ConnectionId>,
         id: ServerRequestId,
@@ -91,18 +91,18 @@ impl Hall {
     ) {
         if !subscribers.is_empty() {
             let frame = wire::request(id, method, params);
-            self.act(Action::Tell { to: subscribers.iter().copied().collect(), frame });
+            self.act(Action::Send { to: subscribers.iter().copied().collect(), frame });
         }
     }
 
     /// Upstream's account limits: always told after the tokens, always empty here.
-    pub(crate) fn tell_rate_limits(&mut self, subscribers: &BTreeSet<ConnectionId>) {
+    pub(crate) fn notify_rate_limits(&mut self, subscribers: &BTreeSet<ConnectionId>) {
         let limits = json!({"rateLimits": {
             "limitId": "codex", "limitName": null, "normalModelSlug": null, "primary": null, "secondary": null,
             "credits": null, "individualLimit": null, "spendControlReached": null, "planType": null,
             "rateLimitReachedType": null,
         }});
-        self.tell(subscribers, "account/rateLimits/updated", &limits);
+        self.notify(subscribers, "account/rateLimits/updated", &limits);
     }
 
     pub(crate) fn next_request(&mut self, thread: ThreadId) -> ServerRequestId {
@@ -122,10 +122,10 @@ impl Hall {
         ItemId(format!("{kind}_{}", self.model_calls))
     }
 
-    fn tell_these(&mut self, to: Vec<ConnectionId>, method: &str, params: &Value) {
+    fn notify_connections(&mut self, to: Vec<ConnectionId>, method: &str, params: &Value) {
         if !to.is_empty() {
             let frame = wire::notification(method, params, self.now);
-            self.act(Action::Tell { to, frame });
+            self.act(Action::Send { to, frame });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the "model" does, as the prompt says it: `run it [[shell=ls;; escalate=1]]`.
 //!
 //! The directives and the text they make are those of the mock model that drives the real Codex in the tests, so that
-//! one script of a client gives one transcript from both. Ours adds `hang`, `crash` and `approve=`, and a prompt
+//! one directives of a client gives one transcript from both. Ours adds `hang`, `crash` and `approve=`, and a prompt
 //! without directives is echoed.
 
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::limits::{DELTA_BYTES_MAX, DELTAS_MAX};
 
 /// How one call of the model goes.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Script {
+pub(crate) struct PromptDirectives {
     /// `first_delay=SECONDS`: pause before anything is said.
     pub first_delay: Duration,
     /// `delay=SECONDS`: pause after each piece.
     pub delay: Duration,
     /// What is said.
-    pub speech: Speech,
+    pub reply: ReplyText,
     /// `fail=500|429|401|…|sse|drop`: the call fails like this.
     pub failure: Option<Failure>,
     /// `shell=COMMAND;;`: ask for this command first.
@@ -38,7 +38,7 @@ pub(crate) struct Shell {
 
 /// The text of an answer, piece by piece.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Speech {
+pub(crate) enum ReplyText {
     /// `d0 xxxxx`, `d1 xxxxx`, …
     Counted { pieces: u32, bytes: usize },
     /// The prompt, word by word.
@@ -56,48 +56,48 @@ pub(crate) enum Failure {
     Dropped,
 }
 
-impl Speech {
+impl ReplyText {
     /// How many pieces there are.
     pub(crate) fn pieces(&self) -> u32 {
         match self {
-            Speech::Counted { pieces, .. } => *pieces,
-            Speech::Echo(words) => u32::try_from(words.len()).unwrap_or(u32::MAX),
+            ReplyText::Counted { pieces, .. } => *pieces,
+            ReplyText::Echo(words) => u32::try_from(words.len()).unwrap_or(u32::MAX),
         }
     }
 
     /// The text of a piece.
     pub(crate) fn piece(&self, index: u32) -> String {
         match self {
-            Speech::Counted { bytes, .. } if *bytes > 2 => {
+            ReplyText::Counted { bytes, .. } if *bytes > 2 => {
                 let mut text = format!("d{index} ");
                 while text.len() < *bytes {
                     text.push('x');
                 }
                 text
             }
-            Speech::Counted { bytes, .. } => "x".repeat(*bytes),
-            Speech::Echo(words) => words.get(index as usize).cloned().unwrap_or_default(),
+            ReplyText::Counted { bytes, .. } => "x".repeat(*bytes),
+            ReplyText::Echo(words) => words.get(index as usize).cloned().unwrap_or_default(),
         }
     }
 }
 
-impl Script {
+impl PromptDirectives {
     /// Reads a prompt; what is not understood is left at its default.
     pub(crate) fn parse(prompt: &str) -> Self {
         let body = prompt.split_once("[[").and_then(|(_, rest)| rest.split_once("]]")).map(|(body, _)| body);
-        let mut script = Script {
+        let mut directives = PromptDirectives {
             first_delay: Duration::ZERO,
             delay: Duration::ZERO,
-            speech: Speech::Echo(prompt.split_inclusive(' ').map(str::to_owned).collect()),
+            reply: ReplyText::Echo(prompt.split_inclusive(' ').map(str::to_owned).collect()),
             failure: None,
             shell: None,
             hang: false,
             crash: false,
         };
         if let Some(body) = body {
-            script.read(body);
+            directives.read(body);
         }
-        script
+        directives
     }
 
     fn read(&mut self, body: &str) {
@@ -130,7 +130,7 @@ impl Script {
             }
         }
         let usual = if self.hang { 0 } else { 5 };
-        self.speech = Speech::Counted { pieces: pieces.unwrap_or(usual).min(DELTAS_MAX), bytes };
+        self.reply = ReplyText::Counted { pieces: pieces.unwrap_or(usual).min(DELTAS_MAX), bytes };
         if let Some(shell) = &mut self.shell {
             shell.escalate = escalate;
         }
@@ -149,11 +149,11 @@ fn failure(value: &str) -> Option<Failure> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Failure, Script, Shell, Speech};
+    use super::{Failure, PromptDirectives, ReplyText, Shell};
 
     fn said(prompt: &str) -> Vec<String> {
-        let speech = Script::parse(prompt).speech;
-        (0..speech.pieces()).map(|index| speech.piece(index)).collect()
+        let reply = PromptDirectives::parse(prompt).reply;
+        (0..reply.pieces()).map(|index| reply.piece(index)).collect()
     }
 
     #[test]
@@ -171,11 +171,11 @@ mod tests {
 
     #[test]
     fn a_command_may_hold_anything_but_its_end() {
-        let script = Script::parse("[[delay=0.5 shell=touch x/a=b; ls;; escalate=1 deltas=3]]");
-        assert_eq!(script.shell, Some(Shell { command: "touch x/a=b; ls".into(), escalate: true }));
-        assert_eq!((script.delay, script.speech.pieces()), (Duration::from_millis(500), 3));
+        let directives = PromptDirectives::parse("[[delay=0.5 shell=touch x/a=b; ls;; escalate=1 deltas=3]]");
+        assert_eq!(directives.shell, Some(Shell { command: "touch x/a=b; ls".into(), escalate: true }));
+        assert_eq!((directives.delay, directives.reply.pieces()), (Duration::from_millis(500), 3));
         assert_eq!(
-            Script::parse("[[approve=true;;]]").shell,
+            PromptDirectives::parse("[[approve=true;;]]").shell,
             Some(Shell { command: "true".into(), escalate: true })
         );
     }
@@ -185,13 +185,13 @@ mod tests {
         for (text, kind) in
             [("429", Failure::Status(429)), ("sse", Failure::Event), ("drop", Failure::Dropped)]
         {
-            assert_eq!(Script::parse(&format!("[[fail={text}]]")).failure, Some(kind));
+            assert_eq!(PromptDirectives::parse(&format!("[[fail={text}]]")).failure, Some(kind));
         }
     }
 
     #[test]
     fn a_turn_that_hangs_says_only_what_it_was_told_to_say() {
         assert_eq!((said("[[hang]]").len(), said("[[hang deltas=2]]").len()), (0, 2));
-        assert_eq!(Script::parse("[[speech=x]]").speech, Speech::Counted { pieces: 5, bytes: 8 });
+        assert_eq!(PromptDirectives::parse("[[reply=x]]").reply, ReplyText::Counted { pieces: 5, bytes: 8 });
     }
 }

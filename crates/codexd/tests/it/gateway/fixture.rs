@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use super::sharing::QUESTION;
 
 /// How long something that happens by itself may take on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A home in which `codexd start` has been run.
 #[derive(Debug)]
-pub(super) struct Front {
+pub(super) struct GatewayFixture {
     pub(super) home: Home,
     pub(super) model: MockModel,
     /// What commands have in their environment besides.
@@ -30,48 +30,54 @@ pub(super) struct Front {
     recordings: Mutex<Vec<Recording>>,
 }
 
-impl Front {
-    fn of(home: Home, model: MockModel, variables: &[(&'static str, &'static str)]) -> Front {
-        Front { home, model, variables: variables.to_vec(), version: None, recordings: Mutex::default() }
+impl GatewayFixture {
+    fn of(home: Home, model: MockModel, variables: &[(&'static str, &'static str)]) -> GatewayFixture {
+        GatewayFixture {
+            home,
+            model,
+            variables: variables.to_vec(),
+            version: None,
+            recordings: Mutex::default(),
+        }
     }
 }
 
-impl Front {
+impl GatewayFixture {
     /// A fresh home with a model, the server, and the gateway in front of it.
-    pub(super) async fn open(server: Server) -> anyhow::Result<Front> {
-        Front::open_with(server, &[]).await
+    pub(super) async fn open(server: Server) -> anyhow::Result<GatewayFixture> {
+        GatewayFixture::open_with(server, &[]).await
     }
 
     /// The same with more in the environment of whatever is started.
     pub(super) async fn open_with(
         server: Server,
         variables: &[(&'static str, &'static str)],
-    ) -> anyhow::Result<Front> {
+    ) -> anyhow::Result<GatewayFixture> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        Front::of(home, model, variables).start(server).await
+        GatewayFixture::of(home, model, variables).start(server).await
     }
 
     /// The same without the gateway: clients meet the server itself.
-    pub(super) async fn without_gateway(server: Server) -> anyhow::Result<Front> {
+    pub(super) async fn without_gateway(server: Server) -> anyhow::Result<GatewayFixture> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
         home.write("app-server-daemon/settings.json", json!({"gateway": false}).to_string())?;
-        Front::of(home, model, &[]).start(server).await
+        GatewayFixture::of(home, model, &[]).start(server).await
     }
 
     /// The same with the gateway, and whatever `prepare` does to the home before the start.
     pub(super) async fn configured(
         server: Server,
         prepare: impl FnOnce(&Home, &MockModel) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Front> {
+    ) -> anyhow::Result<GatewayFixture> {
         let model = MockModel::start()?;
         let home = Home::new()?;
         prepare(&home, &model)?;
-        Front::of(home, model, &[]).start(server).await
+        GatewayFixture::of(home, model, &[]).start(server).await
     }
 
-    async fn start(mut self, server: Server) -> anyhow::Result<Front> {
+    async fn start(mut self, server: Server) -> anyhow::Result<GatewayFixture> {
         let mut start = vec!["start"];
         match server {
             Server::Real(version) => {
@@ -85,13 +91,13 @@ impl Front {
     }
 
     /// The same with a fake Codex, which becomes the embedded server in its own way.
-    pub(super) async fn with_fake(fake: &Fake) -> anyhow::Result<Front> {
+    pub(super) async fn with_fake(fake: &Fake) -> anyhow::Result<GatewayFixture> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
-        let front = Front::of(home, model, &[]);
-        fake.install(&front.home, Layout::Standalone)?;
-        front.command(&["start"]).await?;
-        Ok(front)
+        let fixture = GatewayFixture::of(home, model, &[]);
+        fake.install(&fixture.home, Layout::Standalone)?;
+        fixture.command(&["start"]).await?;
+        Ok(fixture)
     }
 
     /// Where clients connect.
@@ -210,7 +216,7 @@ impl Front {
         self.command(&["stop"]).await?;
         let left = || self.home.processes();
         // A supervisor that leaves gives back its lock first.
-        let gone = until(PATIENCE, "the last process to leave", || left().is_empty().then_some(()));
+        let gone = until(TIMEOUT, "the last process to leave", || left().is_empty().then_some(()));
         gone.with_context(|| format!("processes left behind: {:#?}", left()))
     }
 }
@@ -218,7 +224,7 @@ impl Front {
 /// Waits for the end of a process while the clients go on reading.
 pub(super) async fn gone(process: &Process) -> anyhow::Result<()> {
     let process = process.clone();
-    tokio::task::spawn_blocking(move || process.wait_gone(PATIENCE)).await?
+    tokio::task::spawn_blocking(move || process.wait_gone(TIMEOUT)).await?
 }
 
 /// A number that the environment may set.

@@ -113,7 +113,7 @@ fn mark(home: &Home, process: &Process) -> anyhow::Result<Value> {
 #[test]
 fn a_promoted_successor_serves_and_the_outgoing_one_leaves_when_it_is_retired() -> anyhow::Result<()> {
     let home = started()?;
-    let front = gateway(&home)?;
+    let gateway_process = gateway(&home)?;
     let paused = gateway(&home)?.pause()?;
     let (before, after) = succeed(&home, 7)?;
     assert_eq!(
@@ -128,7 +128,7 @@ fn a_promoted_successor_serves_and_the_outgoing_one_leaves_when_it_is_retired() 
     let events = std::fs::read_to_string(home.state("events.jsonl"))?;
     ensure!(events.contains(r#""type":"generation.retired""#), "{events}");
     drop(paused);
-    assert_eq!(answered(&home)?, front.pid, "the gateway is the same");
+    assert_eq!(answered(&home)?, gateway_process.pid, "the gateway is the same");
     // The new one is missed when it ends, as the old one was.
     kill(&after)?;
     until(SOON, "its successor", || recorded(&home).ok().filter(|now| now.pid != after.pid))?;
@@ -218,18 +218,21 @@ fn a_killed_supervisor_leaves_every_generation_to_the_next_one() -> anyhow::Resu
     for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
-        let front = gateway(&home)?;
+        let gateway_process = gateway(&home)?;
         let paused = gateway(&home)?.pause()?;
         let (before, after) = succeed(&home, 7)?;
         kill(&supervisor(&home)?)?;
-        ensure!(before.is_alive() && after.is_alive() && front.is_alive());
+        ensure!(before.is_alive() && after.is_alive() && gateway_process.is_alive());
         drop(paused);
         let done = codexd.json(&[command, if command == "restart" { "--now" } else { "--json" }])?;
         match command {
             "start" => {
                 assert_eq!(done["status"], "alreadyRunning", "{done}");
                 assert_eq!(recorded(&home)?.pid, after.pid, "the promoted one is the current one");
-                assert_eq!((answered(&home)?, gateway(&home)?.pid), (front.pid, front.pid));
+                assert_eq!(
+                    (answered(&home)?, gateway(&home)?.pid),
+                    (gateway_process.pid, gateway_process.pid)
+                );
                 // The gateway finds that it holds nothing, and the next supervisor knows it well enough to end it.
                 before.wait_gone(SOON)?;
                 codexd.json(&["stop"])?;
