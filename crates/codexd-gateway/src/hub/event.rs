@@ -96,7 +96,7 @@ pub enum Event {
     PersonaKept(Text),
     /// Which clients decide what a sub-agent asks, from now on.
     SubagentApprovals(SubagentApprovals),
-    /// The moment that [`Hub::deadline`](super::Hub::deadline) named has come.
+    /// The moment that [`Hub::deadline`](crate::hub::Hub::deadline) named has come.
     TimeCame,
 }
 

@@ -10,45 +10,17 @@
 //! - Only a client that was asked may answer, and only the first answer goes on. What is about a thread is asked of
 //!   those who chose to watch it or one that it descends from.
 
-mod asks;
-mod back_pressure;
-mod backoff;
-mod bounds;
-mod call;
-mod client;
-mod client_left;
-mod dedicated;
-mod errands;
+mod clients;
 mod event;
 mod goals;
-mod greeting;
-mod kept;
-mod lanes;
-mod lineage;
-mod loads;
-mod loss;
-mod moving;
-mod notes;
-mod overdue;
-mod own;
-mod places;
-mod process_state;
-mod pump;
-mod refusal;
-mod release;
-mod replies;
-mod request_ids;
+mod migration;
+mod recovery;
 mod requests;
-mod servers;
-mod snapshot;
-mod streams;
 #[cfg(test)]
 mod tests;
 mod text;
-mod thread;
-mod thread_lists;
-mod thread_settings;
-mod told;
+mod threads;
+mod upstream;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -57,19 +29,18 @@ pub use event::{
     Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, RefusedThread, Report, ServerId, Text,
     WaitingThread, WaitsFor,
 };
-pub use snapshot::Snapshot;
 
 use crate::limits::QUIET_MS;
-use asks::Asks;
-use call::{Asker, Call, Errand};
-use client::Client;
+use clients::client::Client;
+use clients::replayed_settings::EventStream;
 use codexd_core::settings::SubagentApprovals;
 use goals::Goals;
-use kept::EventStream;
-use moving::Handover;
-use servers::{Persona, Server};
-use thread::{Thread, ThreadId};
-use thread_settings::AllThreadSettings;
+use migration::Handover;
+use requests::pending::{Asker, Call, Errand};
+use requests::server_requests::Asks;
+use threads::thread::{Thread, ThreadId};
+use threads::thread_settings::AllThreadSettings;
+use upstream::servers::{Persona, Server};
 
 /// What a deadline is for. A deadline that has become pointless is found out when it comes.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -186,9 +157,9 @@ pub struct Hub {
     timers: BinaryHeap<Reverse<(Now, Timer)>>,
     handover: Option<Handover>,
     goals: Goals,
-    loss: Option<loss::Loss>,
-    ended_servers: Vec<loss::EndedServer>,
-    not_loaded: loss::Refusals,
+    loss: Option<recovery::Loss>,
+    ended_servers: Vec<recovery::EndedServer>,
+    not_loaded: recovery::Refusals,
     /// What every connection is told when it opens: the notification's name and text, and the last app-server that
     /// said so.
     greetings: Vec<(Box<str>, Text, ServerId)>,
@@ -197,7 +168,7 @@ pub struct Hub {
     /// Settings that app-servers keep in memory only: the method and the parameters.
     settings: Vec<(Box<str>, Text)>,
     thread_settings: AllThreadSettings,
-    process_state: process_state::ProcessState,
+    process_state: upstream::process_state::ProcessState,
     /// Who asked for threads with all their turns, and is to be told that this is of old; the oldest first.
     resumers: VecDeque<ClientId>,
     /// Clients that may be heard again.
@@ -269,7 +240,7 @@ impl Hub {
 
     /// Whether a client has sent `initialize`.
     pub fn has_initialized(&self, client: ClientId) -> bool {
-        self.clients.get(&client).is_some_and(|client| !matches!(client.stage, client::Stage::New))
+        self.clients.get(&client).is_some_and(|client| !matches!(client.stage, clients::client::Stage::New))
     }
 
     /// Whether an answer is to come over a link.

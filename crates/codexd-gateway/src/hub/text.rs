@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::event::Text;
+use crate::hub::event::Text;
 
 /// A string that is borrowed where it holds no escapes.
 #[derive(Clone, Debug, Deserialize)]
@@ -174,7 +174,7 @@ pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value
 /// release.
 fn composed(text: String) -> Text {
     #[cfg(test)]
-    super::tests::composed::check(&text);
+    crate::hub::tests::composed::check(&text);
     text.into()
 }
 

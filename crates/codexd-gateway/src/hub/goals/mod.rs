@@ -6,18 +6,18 @@
 //! Which ones are active and which are held outlives the gateway. A goal whose turn ends while no gateway is subscribed is
 //! unloaded, and would rest until somebody opens its thread; one that is held would stay paused for ever.
 
-mod holding;
-mod stored;
+mod persist;
+mod suspend;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
-use super::event::{Action, Report};
-use super::thread::{Audience, Motion, Thread, ThreadId};
-use super::{Hub, Timer, text};
 use crate::host::KeptGoals;
+use crate::hub::event::{Action, Report};
+use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
+use crate::hub::{Hub, Timer, text};
 use crate::limits::GOAL_POSTPONED_MS;
 
 /// What is remembered of goals.
@@ -35,7 +35,7 @@ pub struct Goals {
     /// As last kept.
     kept: AtWork,
     /// Whether that is on disk, and what waits for it.
-    storing: stored::Storing,
+    storing: persist::Storing,
 }
 
 /// The threads whose goals are at work.

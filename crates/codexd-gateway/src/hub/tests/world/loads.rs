@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::World;
-use crate::hub::thread::{Motion, Thread};
+use crate::hub::threads::thread::{Motion, Thread};
 use crate::hub::{Event, Link, Text};
 use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 

@@ -1,0 +1,248 @@
+//! What a client can make grow in the hub, and where that ends.
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use codexd_protocol::envelope::{self, Message};
+
+use crate::hub::clients::client::Kept;
+use crate::hub::clients::replayed_settings;
+use crate::hub::event::{ClientId, Link, Now, Text};
+use crate::hub::requests::pending::{Asker, Call, Errand, Kind};
+use crate::hub::threads::thread::Thread;
+use crate::hub::upstream::connection_bound::{self, Placed};
+use crate::hub::{Hub, text};
+use crate::limits::{
+    DEFERRED_BYTES_MAX, EVENT_STREAMS_MAX, KEPT_MEMBER_BYTES, KEPT_PARAMS_BYTES_MAX, KEPT_REQUEST_BYTES,
+    PLACED_BYTES_MAX, PLACED_MAX, REPLAYED_BYTES_MAX, REPLAYED_MAX, THREAD_SETTINGS_BYTES_MAX,
+    UNANSWERED_BYTES_MAX, UNANSWERED_COUNTED_EVERY_MS, UNANSWERED_MAX,
+};
+
+/// The data of a refusal because of a bound of the gateway.
+pub(in crate::hub) fn too_many() -> Value {
+    json!({"reason": "tooMany"})
+}
+
+/// A count of a client's requests without an answer that is never too low, and exact when it matters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unanswered {
+    requests: usize,
+    bytes: usize,
+    counted_at: Option<Now>,
+    /// The last count was so high that the next one follows soon: it is not made each time.
+    was_high: bool,
+}
+
+/// Which bound is reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::hub) enum TooMany {
+    Requests,
+    Bytes,
+}
+
+impl Hub {
+    pub(in crate::hub) fn count_unanswered(&mut self, id: ClientId, bytes: usize) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.unanswered.requests += 1;
+            client.unanswered.bytes += bytes;
+        }
+    }
+
+    /// Whether a client has so many requests without an answer that it gets no more for now.
+    pub(in crate::hub) fn has_too_many_unanswered(&mut self, id: ClientId) -> Option<TooMany> {
+        let reached = |unanswered: &Unanswered| match unanswered {
+            Unanswered { requests: UNANSWERED_MAX.., .. } => Some(TooMany::Requests),
+            Unanswered { bytes: UNANSWERED_BYTES_MAX.., .. } => Some(TooMany::Bytes),
+            _ => None,
+        };
+        let client = self.clients.get_mut(&id)?;
+        reached(&client.unanswered)?;
+        let again = |at: Now| at + UNANSWERED_COUNTED_EVERY_MS <= self.now;
+        if !client.unanswered.was_high || client.unanswered.counted_at.is_none_or(again) {
+            client.unanswered = Unanswered { counted_at: Some(self.now), ..Unanswered::default() };
+            for call in self.calls.values() {
+                if let Asker::Client { client: of, id: raw, thread, text, .. } = &call.asker
+                    && *of == id
+                {
+                    client.unanswered.requests += 1;
+                    client.unanswered.bytes +=
+                        text.len() + raw.len() + thread.as_ref().map_or(0, |id| id.len());
+                }
+            }
+            let Unanswered { requests, bytes, was_high, .. } = &mut client.unanswered;
+            *was_high = *requests >= UNANSWERED_MAX / 2 || *bytes >= UNANSWERED_BYTES_MAX / 2;
+        }
+        reached(&client.unanswered)
+    }
+
+    /// A client has left: what it asked is not sent again, nor told.
+    pub(in crate::hub) fn forget_texts_of(&mut self, id: ClientId) {
+        for call in self.calls.values_mut() {
+            if let Asker::Client { client, id: raw, .. } = &mut call.asker
+                && *client == id
+            {
+                *raw = Box::default();
+                call.shorten();
+            }
+        }
+    }
+
+    /// Why nothing more of a kind is taken from a client: too much of it is remembered already.
+    pub(in crate::hub) fn too_much_is_kept(
+        &self,
+        id: ClientId,
+        method: &str,
+        named: Option<(Placed, &str)>,
+        params: Option<&RawValue>,
+    ) -> Option<String> {
+        let length = params.map_or(0, |params| params.get().len());
+        if replayed_settings::is_setting(method) && length > KEPT_PARAMS_BYTES_MAX {
+            return Some(format!("codexd keeps settings of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
+        }
+        let ((placed, name), client) = (named?, self.clients.get(&id)?);
+        if placed.ends {
+            return None;
+        }
+        if placed.is_replayed() {
+            let bytes: usize = client.kept.iter().map(|kept| kept.params.len() + kept.name.len()).sum();
+            let is_full = placed.begins && client.kept.len() >= REPLAYED_MAX;
+            return (is_full || bytes + length > REPLAYED_BYTES_MAX).then(|| {
+                format!(
+                    "this client has {} watches and searches, {bytes} bytes of parameters",
+                    client.kept.len()
+                )
+            });
+        }
+        let bytes: usize = client.placed.iter().map(|(_, name, _)| name.len()).sum();
+        let is_full = client.placed.len() >= PLACED_MAX || bytes + name.len() > PLACED_BYTES_MAX;
+        (placed.begins && is_full)
+            .then(|| format!("this client has {} commands and processes", client.placed.len()))
+    }
+
+    /// Why no more streams of events are begun for a client.
+    pub(in crate::hub) fn too_many_streams(&self, id: ClientId, request: &str) -> Option<String> {
+        if request.len() > KEPT_PARAMS_BYTES_MAX {
+            return Some(format!("codexd keeps parameters of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
+        }
+        let count = self.streams.iter().filter(|stream| stream.owner == id).count();
+        (count >= EVENT_STREAMS_MAX).then(|| format!("this client has {count} streams of events"))
+    }
+
+    /// A watch or a search was accepted: it is begun again on the next connection.
+    pub(in crate::hub) fn replay_from_now_on(&mut self, id: ClientId, link: Link, request: &str) {
+        let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return };
+        let Some(placed) = connection_bound::placed(method) else { return };
+        let (Some(name), Some(client)) = (placed.name(params), self.clients.get_mut(&id)) else { return };
+        let is_same = |kept: &Kept| kept.kind == placed.kind && *kept.name == *name;
+        // One that is there begins it, at most one more changes it since.
+        client
+            .kept
+            .retain(|kept| !is_same(kept) || !(placed.begins || placed.ends || *kept.method == *method));
+        if placed.ends || !(placed.begins || client.kept.iter().any(is_same)) {
+            return;
+        }
+        let params = params.map_or("{}", RawValue::get);
+        let (kind, text) = (placed.kind, Text::from(params));
+        client.kept.push(Kept { kind, name: name.into(), method: method.into(), params: text });
+        // It was asked of an app-server that is to leave, and the next connection is open already.
+        let next = client.dedicated.open().filter(|server| *server != link.server());
+        if let Some(server) = next {
+            let params = serde_json::from_str(params).unwrap_or_else(|_| json!({}));
+            self.errand(Link::Own(id, server), Errand::Forget, method, &params);
+        }
+    }
+
+    /// A watch or a search ends before it is known whether it was accepted.
+    pub(in crate::hub) fn forget_replayed_under_way(&mut self, id: ClientId, placed: Placed, name: &str) {
+        for call in self.calls.values_mut() {
+            let Asker::Client { client, kind, text, .. } = &mut call.asker else { continue };
+            if *client == id && *kind == Kind::Replayed {
+                let params = text::member(text, "params");
+                if placed.name(params) == Some(name) {
+                    *kind = Kind::Plain;
+                }
+            }
+        }
+    }
+}
+
+impl Call {
+    /// Keeps of a client's request only what its answer needs: it has long left upstream's queue, so it is not sent again.
+    pub(in crate::hub) fn shorten(&mut self) {
+        let Asker::Client { kind, text, .. } = &mut self.asker else { return };
+        let (request_max, member_max) = match kind {
+            // Its settings are learned when it is answered.
+            Kind::NewThread | Kind::Resume => (THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX / 2),
+            _ => (KEPT_REQUEST_BYTES, KEPT_MEMBER_BYTES),
+        };
+        if text.len() > request_max {
+            *text = shortened(text, member_max);
+            self.is_shortened = true;
+        }
+    }
+}
+
+/// A request with the small members of its parameters; a `config` that is too large is `true`, which no client sends.
+fn shortened(request: &str, member_max: usize) -> Text {
+    let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else {
+        return Text::default();
+    };
+    let params = params.map_or("{}", RawValue::get);
+    let read = |raw: &RawValue| serde_json::from_str::<Value>(raw.get()).unwrap_or_default();
+    let is_small = |raw: &RawValue| raw.get().len() <= member_max;
+    let kept = match params.starts_with('[') {
+        true => {
+            let values: Vec<&RawValue> = serde_json::from_str(params).unwrap_or_default();
+            values
+                .into_iter()
+                .take(2)
+                .map(|raw| if is_small(raw) { read(raw) } else { Value::Null })
+                .collect()
+        }
+        false => {
+            let mut kept = Map::new();
+            for (name, raw) in text::members(params) {
+                match (is_small(raw), &*name) {
+                    (true, _) => _ = kept.insert(name.into_owned(), read(raw)),
+                    (false, "config") => _ = kept.insert(name.into_owned(), true.into()),
+                    (false, _) => {}
+                }
+            }
+            Value::Object(kept)
+        }
+    };
+    text::request(0, method, &kept)
+}
+
+impl Thread {
+    /// Keeps what is told until the truth about the running turn is known.
+    pub(in crate::hub) fn defer(&mut self, text: Text) {
+        if self.deferred.is_empty() {
+            self.deferred_bytes = 0;
+        }
+        self.deferred_bytes += text.len();
+        self.deferred.push(text);
+        while self.deferred_bytes > DEFERRED_BYTES_MAX && self.deferred.len() > 1 {
+            let oldest = self.deferred.remove(0);
+            self.deferred_bytes -= oldest.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn what_is_small_in_a_request_is_kept() {
+        let large = "x".repeat(5_000);
+        let text = format!(
+            r#"{{"id":"{large}","method":"m","params":{{"threadId":"t","input":"{large}","config":{{"a":"{large}"}}}}}}"#
+        );
+        let expected = r#"{"id":0,"method":"m","params":{"threadId":"t","config":true}}"#;
+        let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        assert_eq!(same(&shortened(&text, 1_024)), same(expected));
+        let array = format!(r#"{{"id":1,"method":"m","params":["t","{large}",3]}}"#);
+        assert_eq!(shortened(&array, 1_024).as_str(), r#"{"id":0,"method":"m","params":["t",null]}"#);
+    }
+}

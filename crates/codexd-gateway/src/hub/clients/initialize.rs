@@ -1,0 +1,209 @@
+//! A client introduces itself.
+
+use codexd_protocol::envelope::INVALID_REQUEST;
+
+use crate::hub::clients::client::{Introduction, Stage, is_positional};
+use crate::hub::event::{Action, ClientId, Link, ServerId, Text};
+use crate::hub::requests::fair_queue::unavailable;
+use crate::hub::requests::refusal::{Refusal, is_passing};
+use crate::hub::{Hub, Timer, text};
+use crate::limits::HELD_MAX_MS;
+use crate::routes;
+
+/// The name under which daemons ask whether a server answers. It never becomes the name of an app-server's process.
+pub(in crate::hub) const DAEMON: &str = "codex_app_server_daemon";
+
+impl Hub {
+    pub(in crate::hub) fn introduced(&mut self, id: ClientId, raw_id: &str, params: Option<&str>) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if !matches!(client.stage, Stage::New) {
+            return self.tell(id, text::error(raw_id, INVALID_REQUEST, "Already initialized", None));
+        }
+        let params = params.unwrap_or("{}");
+        if is_positional(params) {
+            let message =
+                "Invalid request: the params of initialize, clientInfo and capabilities must be objects";
+            return self.tell(id, text::error(raw_id, INVALID_REQUEST, message, None));
+        }
+        self.out.push(Action::Admit(id));
+        client.introduction = Some(params.into());
+        let read = Introduction::read(params);
+        let plain = read.as_ref().is_some_and(|read| read.plain);
+        client.stage = Stage::Asked { id: raw_id.into(), asks_upstream: !plain };
+        if let Some(read) = read {
+            client.capabilities = read.capabilities;
+            if plain && read.name != DAEMON {
+                self.take_persona(params);
+            }
+        }
+        self.timer(HELD_MAX_MS, Timer::Unwelcome(id));
+        self.welcome(id);
+    }
+
+    pub(in crate::hub) fn welcome_waiting_clients(&mut self) {
+        let asked =
+            |client: &&crate::hub::clients::client::Client| matches!(client.stage, Stage::Asked { .. });
+        let mut waiting: Vec<ClientId> =
+            self.clients.values().filter(asked).map(|client| client.id).collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            self.welcome(id);
+        }
+    }
+
+    /// Answers a client's `initialize` as soon as there is something to answer with.
+    fn welcome(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let Stage::Asked { id: raw_id, asks_upstream } = client.stage.clone() else { return };
+        if asks_upstream {
+            return self.open_own(id);
+        }
+        let Some(introduction) = client.introduction.clone() else { return };
+        let Some(read) = Introduction::read(&introduction) else { return };
+        let Some(result) = self.hello(&read.name, &read.version, read.name == DAEMON) else { return };
+        self.became_ready(id);
+        self.tell(id, text::result(&raw_id, &result));
+        self.tell_greetings(id);
+        self.queue_up(id);
+    }
+
+    /// No app-server has answered: the client may try again.
+    pub(in crate::hub) fn not_welcomed(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Stage::Asked { id: raw_id, .. } = client.stage.clone() else { return };
+        client.stage = Stage::New;
+        client.introduction = None;
+        // A connection under this introduction must not pass for one under the next.
+        if let Some(server) = client.dedicated.current() {
+            client.dedicated.lost(server);
+            self.out.push(Action::Close(Link::Own(id, server)));
+        }
+        self.tell(id, unavailable(&raw_id));
+    }
+
+    fn became_ready(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.stage = Stage::Ready;
+        }
+    }
+
+    /// What every connection is told right after its `initialize`.
+    fn tell_greetings(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(&id) else { return };
+        let wanted = self.greetings.iter().filter(|(name, _, _)| client.capabilities.wants(name));
+        self.out.extend(wanted.map(|(_, text, _)| Action::Tell(id, text.clone())));
+    }
+
+    /// Opens a client's own connection to the app-server that serves, if there is none.
+    pub(in crate::hub) fn open_own(&mut self, id: ClientId) {
+        let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let (of, backoff) = client.own_backoff;
+        if client.dedicated.current().is_none() && of == Some(server) && !backoff.may_try(self.now) {
+            return;
+        }
+        let Some(introduction) = client.introduction.clone() else { return };
+        let Some(begun) = client.dedicated.begin(server) else { return };
+        if let Some(before) = begun.close {
+            self.out.push(Action::Close(Link::Own(id, before)));
+        }
+        if begun.connect {
+            self.out.push(Action::Connect(Link::Own(id, server), own_introduction(&introduction)));
+        } else {
+            // It was left for one that is gone, and has been open all the time.
+            self.watch_again(id, server);
+            self.close_drained(id);
+        }
+    }
+
+    pub(in crate::hub) fn own_up(&mut self, id: ClientId, server: ServerId, result: &Text) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return self.out.push(Action::Close(Link::Own(id, server)));
+        };
+        if !client.dedicated.opened(server) {
+            return;
+        }
+        client.own_backoff.1.opened(self.now);
+        if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
+            let introduction = client.introduction.clone().unwrap_or_default();
+            self.became_ready(id);
+            self.tell(id, text::result(&raw_id, result));
+            self.tell_greetings(id);
+            self.take_persona(&introduction);
+            self.queue_up(id);
+        }
+        self.watch_again(id, server);
+        self.close_drained(id);
+    }
+
+    pub(in crate::hub) fn own_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
+        if is_passing(error) || Refusal::of(error) == Refusal::Draining {
+            // Too much is asked at once, or it is about to end.
+            return self.link_lost(Link::Own(id, server));
+        }
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if !client.dedicated.lost(server) {
+            return;
+        }
+        if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
+            // As upstream has it: it may try again.
+            client.stage = Stage::New;
+            client.introduction = None;
+            self.tell(id, format!(r#"{{"error":{error},"id":{raw_id}}}"#).into());
+        } else {
+            self.refuse_waiting(id, error);
+        }
+        self.close_drained(id);
+    }
+}
+
+/// The client's own introduction, with everything opted out of that the shared link tells.
+fn own_introduction(params: &str) -> Text {
+    let capabilities = text::member(params, "capabilities").map(serde_json::value::RawValue::get);
+    let mut members = text::members(capabilities.unwrap_or("{}"));
+    let theirs = members.iter().position(|(name, _)| name == "optOutNotificationMethods");
+    let theirs = theirs.map(|at| members.remove(at).1.get());
+    let theirs: Vec<String> = theirs.and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+    let names: Vec<String> = theirs.into_iter().chain(routes::hub_told().map(str::to_owned)).collect();
+    let mut merged = String::from("{");
+    for (name, value) in members {
+        merged.push_str(&format!("{}:{},", serde_json::Value::from(name), value.get()));
+    }
+    merged.push_str(&format!(r#""optOutNotificationMethods":{}}}"#, serde_json::Value::from(names)));
+    let params = match capabilities {
+        Some(capabilities) => text::splice(params, capabilities, &merged),
+        None => with_member(params, "capabilities", &merged),
+    };
+    format!(r#"{{"id":0,"method":"initialize","params":{params}}}"#).into()
+}
+
+/// The object with one more member.
+fn with_member(object: &str, name: &str, value: &str) -> Text {
+    let Some(end) = object.rfind('}').filter(|_| object.trim_start().starts_with('{')) else {
+        return object.into();
+    };
+    let comma = if text::members(object).is_empty() { "" } else { "," };
+    format!(r#"{}{comma}"{name}":{value}}}"#, &object[..end]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_introduction;
+
+    #[test]
+    fn own_links_opt_out_of_what_the_shared_one_tells() {
+        for params in [
+            r#"{"clientInfo":{"name":"a","version":"1"}}"#,
+            r#"{"clientInfo":{"name":"a","version":"1"},"capabilities":null}"#,
+            r#"{"capabilities":{"x":1,"optOutNotificationMethods":["mine"]},"clientInfo":{}}"#,
+        ] {
+            let text = own_introduction(params);
+            let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let names =
+                value["params"]["capabilities"]["optOutNotificationMethods"].as_array().expect("names");
+            assert!(names.iter().any(|name| name == "item/agentMessage/delta"), "{text}");
+            assert_eq!(names.iter().any(|name| name == "mine"), params.contains("mine"));
+            assert!(value["params"]["clientInfo"].is_object());
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! When an app-server may leave, and what is reported of it.
+
+use crate::hub::event::{
+    Action, HandoverReport, HandoverState, Link, Report, ServerId, WaitingThread, WaitsFor,
+};
+use crate::hub::threads::thread::{Motion, Thread};
+use crate::hub::upstream::servers::LinkState;
+use crate::hub::{Hub, Timer};
+use crate::limits::HANDOVER_REPORT_AFTER_MS;
+
+impl Hub {
+    /// Lets app-servers leave that hold nothing any more: no thread, no connection in use, no request under way.
+    pub(in crate::hub) fn see_whether_all_have_left(&mut self) {
+        let mut outgoing: Vec<ServerId> = (self.servers.iter())
+            .filter(|(_, server)| server.outgoing && !server.retired)
+            .map(|(&id, _)| id)
+            .collect();
+        outgoing.sort_unstable();
+        for id in outgoing {
+            // While the new one does not answer, the old one serves.
+            let successor_serves = self.serving.is_some_and(|serving| serving != id)
+                || (self.persona.is_none() && self.is_ready());
+            if !successor_serves || self.holds_anything(id) {
+                continue;
+            }
+            if let Some(server) = self.servers.get_mut(&id) {
+                server.retired = true;
+                server.shared = LinkState::Down;
+            }
+            if self.serving == Some(id) {
+                self.serving = None;
+            }
+            self.forget_asks(Link::Shared(id));
+            self.out.push(Action::Close(Link::Shared(id)));
+            self.out.push(Action::Retire(id));
+            if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == id) {
+                handover.state = HandoverState::Completed;
+                self.report_handover();
+            }
+            // Others may be waiting to leave still.
+            self.ensure_handover();
+        }
+    }
+
+    fn holds_anything(&self, id: ServerId) -> bool {
+        // Before it has told what it has loaded, nobody knows.
+        let listed = self.servers.get(&id).is_some_and(|server| server.listed);
+        !listed
+            || self.threads.values().any(|thread| thread.server == id || thread.came_from == Some(id))
+            || self.clients.values().any(|client| client.dedicated.leads_to(id))
+            || self.calls.values().any(|call| call.link.server() == id)
+    }
+
+    pub(super) fn handover_progressed(&mut self) {
+        let is_rehearsing = self.is_rehearsing();
+        let Some(handover) = &mut self.handover else { return };
+        let is_listed = self.servers.get(&handover.from).is_some_and(|server| server.listed);
+        if handover.state == HandoverState::Moving && is_listed && !is_rehearsing {
+            handover.state = HandoverState::Waiting;
+            self.report_handover();
+        }
+    }
+
+    pub(super) fn report_handover(&mut self) {
+        if let Some(mut report) = self.handover_report() {
+            if let Some(handover) = &mut self.handover {
+                report.is_news = match handover.state {
+                    HandoverState::Moving => !std::mem::replace(&mut handover.told_to_move, true),
+                    HandoverState::Waiting => {
+                        !std::mem::replace(&mut handover.told_to_wait, true)
+                            || handover.reported.0 != report.threads_moved
+                    }
+                    HandoverState::Completed => true,
+                };
+                handover.reported = (report.threads_moved, report.threads_waiting.clone());
+            }
+            self.out.push(Action::Report(Report::Handover(report)));
+        }
+    }
+
+    /// Something happened: a thread may have moved, and what waits may wait for something else by now, or not any more.
+    pub(in crate::hub) fn handover_may_have_changed(&mut self) {
+        let goes_on =
+            |handover: &&mut crate::hub::migration::Handover| handover.state != HandoverState::Completed;
+        let Some(handover) = self.handover.as_mut().filter(goes_on) else { return };
+        if !std::mem::replace(&mut handover.report_is_due, true) {
+            self.timer(HANDOVER_REPORT_AFTER_MS, Timer::HandoverReport);
+        }
+    }
+
+    pub(in crate::hub) fn report_handover_if_changed(&mut self) {
+        let Some(handover) = &mut self.handover else { return };
+        handover.report_is_due = false;
+        let state = handover.state;
+        let Some(report) = self.handover_report() else { return };
+        let now = (report.threads_moved, report.threads_waiting);
+        if state != HandoverState::Completed
+            && self.handover.as_ref().is_some_and(|known| known.reported != now)
+        {
+            self.report_handover();
+        }
+    }
+
+    pub(in crate::hub) fn handover_report(&self) -> Option<HandoverReport> {
+        let handover = self.handover.as_ref()?;
+        let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.outgoing);
+        let is_between = |thread: &Thread| thread.came_from.as_ref().is_some_and(leaves);
+        let waiting = self.threads.values().filter(|thread| leaves(&thread.server) || is_between(thread));
+        let mut threads_waiting: Vec<WaitingThread> = waiting
+            .map(|thread| WaitingThread {
+                thread_id: thread.id.to_string(),
+                waits_for: match thread.motion {
+                    // No app-server has it.
+                    Motion::Lost | Motion::Recovering if thread.refused.is_some() => WaitsFor::Refused,
+                    _ => self.obviously_waits_for(&thread.id).unwrap_or(thread.waits_for),
+                },
+                reason: thread.refused.clone(),
+            })
+            .collect();
+        threads_waiting.sort_by(|one, other| one.thread_id.cmp(&other.thread_id));
+        let connections =
+            self.clients.values().filter(|client| client.dedicated.draining().iter().any(leaves));
+        Some(HandoverReport {
+            from: Some(handover.from),
+            to: Some(handover.to),
+            state: handover.state,
+            threads_moved: handover.moved,
+            threads_waiting,
+            connections_waiting: connections.count(),
+            took_ms: self.now.since_ms(handover.since),
+            is_news: true,
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! How turns ended whose app-server was lost: as it stands on disk, told as if it had been heard.
+
+use codexd_protocol::envelope::{self, Message};
+use serde_json::{Value, json};
+
+use crate::hub::Hub;
+use crate::hub::event::Text;
+use crate::hub::text;
+use crate::hub::threads::thread::{OpenItem, Thread, ThreadId, Turn, fingerprint};
+
+const DELTA: &str = "item/agentMessage/delta";
+/// Items that are told after the fact although their beginning was never seen.
+const TOLD_LATE: [&str; 4] = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall"];
+
+/// Whether a notification belongs to what is told of a turn when it has ended: that was told already.
+pub(super) fn is_of(turn: &Turn, text: &str) -> bool {
+    let Ok(Message::Notification { method, params }) = envelope::parse(text) else { return false };
+    let of_turn = method.starts_with("item/") || matches!(method, "turn/started" | "turn/completed");
+    let whole = params.and_then(|params| text::member(params.get(), "turn"));
+    let id = match whole {
+        Some(whole) => text::string(whole.get(), "id"),
+        None => params.and_then(|params| text::string(params.get(), "turnId")),
+    };
+    of_turn && id.is_some_and(|id| *id == *turn.id)
+}
+
+impl Hub {
+    /// Tells the rest of a turn and gives its `turn/completed`.
+    pub(super) fn end_of(&mut self, id: &ThreadId, turn: &Turn, found: Option<&Value>) -> Text {
+        let whole = found.filter(|found| found["status"] != "inProgress" && found["status"] != "interrupted");
+        let mut told: Value = serde_json::from_str(&turn.raw).unwrap_or(Value::Null);
+        match whole {
+            Some(found) => {
+                self.tell_rest(id, turn, found);
+                told = found.clone();
+                let mut answers = found["items"].as_array().into_iter().flatten();
+                let last = answers.rfind(|item| item["type"] == "agentMessage");
+                told["items"] = Value::from_iter(last.cloned());
+                told["itemsView"] = "summary".into();
+            }
+            None => {
+                self.tell_partial(id, turn);
+                for member in ["completedAt", "startedAt", "durationMs"] {
+                    if let Some(known) = found.and_then(|found| found.get(member)) {
+                        told[member] = known.clone();
+                    }
+                }
+                told["status"] = "interrupted".into();
+            }
+        }
+        if let Some(loss) = &mut self.loss {
+            match whole {
+                Some(_) => loss.completed += 1,
+                None => loss.interrupted += 1,
+            }
+        }
+        if let Some(thread) = self.threads.get_mut(id) {
+            thread.turn_ended(&turn.id);
+        }
+        text::notification("turn/completed", &json!({"threadId": &**id, "turn": told}))
+    }
+
+    /// A turn ended well, unheard: the missing end of its text, and its items.
+    pub(super) fn tell_rest(&mut self, id: &ThreadId, turn: &Turn, found: &Value) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let mut texts: Vec<(&'static str, Text)> = Vec::new();
+        let same = |item: &Value, known: &OpenItem| {
+            // 0.169.0 numbers the items of a turn anew when it reads them from disk: the kind and the text tell.
+            item["id"] == *known.id || is_continued(item, known)
+        };
+        let now = self.unix_ms;
+        let ms = |member: &str| found[member].as_u64().map(|seconds| seconds * 1_000);
+        let (turn_began, turn_ended) = (ms("startedAt"), ms("completedAt"));
+        let done = |item: &&Value| item["status"] != "inProgress";
+        for item in found["items"].as_array().into_iter().flatten().filter(done) {
+            let known = thread.items.iter().position(|known| *known.turn == *turn.id && same(item, known));
+            let begins = known.is_none() && TOLD_LATE.iter().any(|kind| item["type"] == **kind);
+            if thread.was_told(item) || (known.is_none() && !begins) {
+                continue;
+            }
+            let mut item = item.clone();
+            if let Some(known) = known.map(|at| thread.items.remove(at)) {
+                if let (Some(whole), Some(partial)) = (item["text"].as_str(), known.text_so_far())
+                    && let Some(rest) = whole.strip_prefix(partial).filter(|rest| !rest.is_empty())
+                {
+                    let params =
+                        json!({"threadId": &**id, "turnId": &*turn.id, "itemId": &*known.id, "delta": rest});
+                    texts.push((DELTA, text::notification(DELTA, &params)));
+                }
+                item["id"] = Value::from(&*known.id);
+            }
+            let ended = item["completedAtMs"].as_u64().or(turn_ended).unwrap_or(now);
+            let began = item["startedAtMs"].as_u64().or(turn_began).unwrap_or(ended);
+            let params = |member: &str, at: u64| json!({"threadId": &**id, "turnId": &*turn.id, "item": item, member: at});
+            thread
+                .told
+                .extend(["id", "text"].iter().filter_map(|member| item[*member].as_str()).map(fingerprint));
+            if begins {
+                let params = params("startedAtMs", began);
+                texts.push(("item/started", text::notification("item/started", &params)));
+            }
+            let params = params("completedAtMs", ended);
+            texts.push(("item/completed", text::notification("item/completed", &params)));
+        }
+        for (method, text) in texts {
+            self.tell_viewers(id, method, &text);
+        }
+    }
+
+    /// A turn was cut: its open items end with what they had.
+    fn tell_partial(&mut self, id: &ThreadId, turn: &Turn) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let (open, others) =
+            std::mem::take(&mut thread.items).into_iter().partition(|item| item.turn == turn.id);
+        thread.items = others;
+        let open: Vec<OpenItem> = open;
+        self.tell_cut(id, &open);
+    }
+
+    /// Commands that ran on behind their turn have ended with their app-server.
+    pub(super) fn end_background_terminals(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let ended = |item: &OpenItem| item.background && item.orphaned;
+        let (ended, others) = std::mem::take(&mut thread.items).into_iter().partition(ended);
+        thread.items = others;
+        let ended: Vec<OpenItem> = ended;
+        self.tell_cut(id, &ended);
+    }
+
+    /// Reports items as ended whose app-server was lost, with what they had.
+    fn tell_cut(&mut self, id: &ThreadId, items: &[OpenItem]) {
+        for known in items {
+            let item = cut_item(known, self.unix_ms);
+            let params = json!({
+                "threadId": &**id, "turnId": &*known.turn, "item": item, "completedAtMs": self.unix_ms,
+            });
+            self.tell_viewers(id, "item/completed", &text::notification("item/completed", &params));
+        }
+    }
+}
+
+/// An item as it stood when its app-server was lost: in the form that upstream gives one that was cut (0.171.0).
+fn cut_item(known: &OpenItem, now: u64) -> Value {
+    let started: Value = serde_json::from_str(&known.started).unwrap_or(Value::Null);
+    let mut item = started["params"]["item"].clone();
+    let began = started["params"]["startedAtMs"].as_u64();
+    if let Some(partial) = known.text_so_far() {
+        item["text"] = partial.into();
+    }
+    if item["status"] == "inProgress" {
+        item["status"] = "failed".into();
+    }
+    if item["type"] == "commandExecution" {
+        item["exitCode"] = (-1).into();
+        if item["aggregatedOutput"].is_null() {
+            item["aggregatedOutput"] = known.output_so_far().into();
+        }
+    }
+    // Where the release has these members, they stand there as null.
+    if item.get("durationMs").is_some_and(Value::is_null) {
+        item["durationMs"] = began.map(|began| now.saturating_sub(began)).into();
+    }
+    if item.get("completedAtMs").is_some_and(Value::is_null) {
+        item["completedAtMs"] = now.into();
+    }
+    item
+}
+
+/// Whether an item on disk is the one whose text was streamed so far.
+fn is_continued(item: &Value, known: &OpenItem) -> bool {
+    let (Some(whole), Some(partial)) = (item["text"].as_str(), known.text_so_far()) else { return false };
+    item["type"] == "agentMessage" && whole.starts_with(partial)
+}
+
+impl Thread {
+    /// Whether an item on disk was told whole before the loss.
+    fn was_told(&self, item: &Value) -> bool {
+        let by =
+            |member: &str| item[member].as_str().is_some_and(|text| self.told.contains(&fingerprint(text)));
+        by("id") || by("text")
+    }
+}

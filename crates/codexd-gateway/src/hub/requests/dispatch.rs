@@ -1,0 +1,349 @@
+//! What a client says: which way it goes.
+
+use codexd_protocol::check::Refusal;
+use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
+
+use crate::hub::Hub;
+use crate::hub::clients::bounds::{TooMany, too_many};
+use crate::hub::clients::client::{Stage, Waiting};
+use crate::hub::event::{Action, ClientId, Link, Report, ServerId, Text};
+use crate::hub::goals::word_of_goal;
+use crate::hub::requests::fair_queue::SERVER_ERROR;
+use crate::hub::requests::pending::{Asker, Call, Kind};
+use crate::hub::text::{self, Names};
+use crate::hub::threads::thread::{Motion, ThreadId};
+use crate::limits::{QUIET_MS, RESUMERS_MAX, UNANSWERED_MAX};
+use crate::routes::{self, Route, Special, gates};
+
+/// What became of a request whose turn it was.
+pub(in crate::hub) enum Dispatched {
+    /// It was sent on, or answered.
+    Done,
+    /// Not now, nor anything else of this client.
+    Waits,
+    /// Not now, nor what must not overtake it ([`Lane`](crate::hub::requests::ordering::Lane)).
+    WaitsInLane,
+}
+
+impl Hub {
+    pub(in crate::hub) fn client_said(&mut self, id: ClientId, text: &Text) {
+        let checked = match codexd_protocol::check(text) {
+            Ok(checked) => checked,
+            Err(refusal) => return self.refuse_text(id, &refusal),
+        };
+        if let Some(escaped) = checked.escaped_method {
+            return self.client_said_escaped(id, escaped, text);
+        }
+        let Some(client) = self.clients.get(&id) else { return };
+        match checked.message {
+            Message::Response { id: ask, outcome } => {
+                self.client_answered(id, ask.get(), outcome.is_ok(), text);
+            }
+            Message::Notification { method: "initialized", .. } => {}
+            Message::Notification { .. } => {
+                if let Some(server) = client.dedicated.open() {
+                    self.say(Link::Own(id, server), text.clone());
+                }
+            }
+            Message::Request { id: raw, method: "initialize", params } => {
+                self.introduced(id, raw.get(), params.map(serde_json::value::RawValue::get));
+            }
+            Message::Request { id: raw, .. } if matches!(client.stage, Stage::New) => {
+                self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
+            }
+            Message::Request { .. } => {
+                self.take_persona_of(id);
+                self.hold(id, text.clone());
+                self.pump();
+            }
+        }
+    }
+
+    /// An app-server would drop the text without a reply: its sender would wait, and so would whatever waits for the answer.
+    fn refuse_text(&mut self, id: ClientId, refusal: &Refusal<'_>) {
+        // The id of an answer is that of a server request: a request of the client may have the same.
+        let raw = refusal.id.filter(|_| !refusal.is_answer).unwrap_or("null");
+        self.tell(id, text::error(raw, refusal.code, &refusal.reason, None));
+        if refusal.is_answer
+            && let Some(ask) = refusal.id.filter(|ask| self.asks.awaits(id, ask))
+        {
+            let (ask, reason) = (ask.to_owned(), refusal.reason.clone());
+            self.out.push(Action::Report(Report::AnswerRefused { client: id, ask, reason }));
+        }
+    }
+
+    /// Some JSON writers escape the slash of a method's name: it is read again without escapes.
+    fn client_said_escaped(&mut self, id: ClientId, escaped: &str, text: &Text) {
+        let method = serde_json::from_str::<String>(escaped).unwrap_or_default();
+        let plain = serde_json::Value::from(method).to_string();
+        if !plain.contains('\\') {
+            return self.client_said(id, &text::splice(text, escaped, &plain));
+        }
+        let raw = text::member(text, "id").map_or("null", serde_json::value::RawValue::get);
+        let message = "Invalid request: no method has such a name";
+        self.tell(id, text::error(raw, INVALID_REQUEST, message, None));
+    }
+
+    /// Puts a request behind those of its client.
+    fn hold(&mut self, id: ClientId, text: Text) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.waiting_bytes += text.len();
+        client.waiting.push_back(Waiting::new(text, self.now));
+        self.queue_up(id);
+    }
+
+    /// Sends on the request of a client whose turn it is.
+    pub(in crate::hub) fn dispatch(&mut self, id: ClientId, waiting: &Waiting) -> Dispatched {
+        let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
+        let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.draining);
+        // Before it is read: it may be large, and be looked at often.
+        if !client.is_ready() || !self.has_slot(id) {
+            return Dispatched::Waits;
+        }
+        if waiting.refused_by.as_ref().is_some_and(drains) {
+            return Dispatched::WaitsInLane;
+        }
+        let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {
+            return Dispatched::Done;
+        };
+        if params.is_some_and(|params| params.get().starts_with('[')) && !routes::may_be_positional(method) {
+            self.tell(id, text::error(raw.get(), INVALID_REQUEST, &positional(method), None));
+            return Dispatched::Done;
+        }
+        if let Err(message) = gates::check(method, params, client.capabilities.experimental) {
+            self.tell(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
+            return Dispatched::Done;
+        }
+        match self.has_too_many_unanswered(id) {
+            None => {}
+            Some(TooMany::Bytes) => return Dispatched::Waits,
+            Some(TooMany::Requests) => {
+                let message = format!("{UNANSWERED_MAX} requests of this client have no answer yet");
+                self.tell(id, text::error(raw.get(), SERVER_ERROR, &message, Some(&too_many())));
+                return Dispatched::Done;
+            }
+        }
+        let route = routes::route(method);
+        let names = Names::of(params);
+        match route {
+            Route::Hub => self.send_shared(id, method, names.thread(), raw.get(), &waiting.text),
+            Route::HubOrOwn if names.thread().is_some() => {
+                self.send_shared(id, method, names.thread(), raw.get(), &waiting.text)
+            }
+            Route::Gateway(Special::RequestId) => {
+                self.send_with_request_id(id, method, raw.get(), &waiting.text, params)
+            }
+            Route::Gateway(_) => self.special(id, method, &names, raw.get(), &waiting.text),
+            Route::HubOrOwn | Route::Own(_) => self.send_own(id, method, raw.get(), &waiting.text, params),
+        }
+    }
+
+    /// Whether [`Hub::dispatch`] sends a request over the client's dedicated connection.
+    pub(in crate::hub) fn is_dedicated(&self, request: &str) -> bool {
+        let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return false };
+        match routes::route(method) {
+            Route::Own(_) => true,
+            Route::HubOrOwn => Names::of(params).thread().is_none(),
+            Route::Gateway(Special::ThreadList | Special::ThreadSearch | Special::LoadedList) => {
+                !self.completes_lists()
+            }
+            Route::Gateway(Special::Unsubscribe) => {
+                let names = Names::of(params);
+                names.thread().is_none_or(|thread| !self.is_listing() && !self.threads.contains_key(thread))
+            }
+            // One whose request is under way does not wait.
+            Route::Gateway(Special::RequestId) => true,
+            Route::Hub | Route::Gateway(_) => false,
+        }
+    }
+
+    /// What the gateway answers itself, or has to look at.
+    fn special(
+        &mut self,
+        id: ClientId,
+        method: &str,
+        names: &Names<'_>,
+        raw: &str,
+        text: &Text,
+    ) -> Dispatched {
+        match method {
+            "thread/unsubscribe" => self.unsubscribe(id, names, raw, text),
+            "mcpServer/event/stream/stop" => {
+                // It goes where the thread is that the stream belongs to.
+                let of = |stream: &&crate::hub::clients::replayed_settings::EventStream| {
+                    stream.owner == id && names.is_stream(&stream.name)
+                };
+                let thread = self.streams.iter().find(of).map(|stream| stream.thread().clone());
+                let sent = self.send_shared(id, method, thread.as_deref(), raw, text);
+                if matches!(sent, Dispatched::Done) {
+                    self.stream_ended(id, text);
+                }
+                sent
+            }
+            // The shared link asks for all of them, so that one answer can be completed from what the hub knows.
+            _ if (method == "thread/loaded/list" || lists_threads(method)) && self.completes_lists() => {
+                self.send_shared(id, method, None, raw, text)
+            }
+            _ => {
+                let params = text::member(text, "params");
+                self.send_own(id, method, raw, text, params)
+            }
+        }
+    }
+
+    /// Sends a request over the shared link of the app-server that has its thread.
+    pub(in crate::hub) fn send_shared(
+        &mut self,
+        id: ClientId,
+        method: &str,
+        thread: Option<&str>,
+        raw: &str,
+        text: &Text,
+    ) -> Dispatched {
+        let known = thread.and_then(|thread| self.threads.get(thread));
+        // A client that resumes a refused thread asks for a new attempt, perhaps with the parameters that were missing.
+        let resumes = |thread: &crate::hub::threads::thread::Thread| {
+            method == "thread/resume" && thread.motion == Motion::Lost && thread.is_refused()
+        };
+        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still && !resumes(thread)) {
+            let thread = known.id.clone();
+            self.demand(id, &thread);
+            return Dispatched::WaitsInLane;
+        }
+        // Another app-server may have it, which is about to say so.
+        if known.is_none() && thread.is_some() && self.is_listing() {
+            return Dispatched::WaitsInLane;
+        }
+        let Some(server) = known.map(|thread| thread.server).or(self.serving) else {
+            return Dispatched::Waits;
+        };
+        let starts = routes::starts_turn(method);
+        let draining = self.servers.get(&server).is_some_and(|server| server.draining);
+        let is_full = self.is_full(Link::Shared(server));
+        if is_full || !self.is_up(server) || (draining && (starts || method == "thread/start")) {
+            return Dispatched::WaitsInLane;
+        }
+        let kind = match method {
+            "thread/start" | "thread/fork" => Kind::NewThread,
+            "thread/resume" => Kind::Resume,
+            "turn/start" => Kind::Turn,
+            "turn/interrupt" => Kind::Interrupt,
+            "thread/unsubscribe" => Kind::Unsubscribe,
+            "thread/loaded/list" => Kind::LoadedList,
+            _ if lists_threads(method) => Kind::ThreadList,
+            "mcpServer/event/stream/start" => Kind::EventStream,
+            "thread/goal/get" => Kind::Goal,
+            _ if starts => Kind::Starter,
+            _ => Kind::Plain,
+        };
+        let as_it_was = match (kind, thread) {
+            (Kind::Resume, Some(thread)) if known.is_none() => self.with_parked_settings(thread, text),
+            _ => None,
+        };
+        let (text, raw) = match &as_it_was {
+            Some(text) => (text, text::member(text, "id").map_or(raw, serde_json::value::RawValue::get)),
+            None => (text, raw),
+        };
+        let thread: Option<ThreadId> = thread.map(ThreadId::from);
+        if kind == Kind::EventStream
+            && let Some(thread) = &thread
+        {
+            if let Some(refusal) = self.too_many_streams(id, text) {
+                self.tell(id, text::error(raw, SERVER_ERROR, &refusal, Some(&too_many())));
+                return Dispatched::Done;
+            }
+            self.stream_begins(id, thread, text);
+        }
+        if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
+            match kind {
+                Kind::Turn | Kind::Starter => thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS),
+                Kind::Resume => thread.joiner = Some(id),
+                _ => {}
+            }
+        }
+        if asks_for_turns(method, text) {
+            self.resumers.push_back(id);
+            // Older app-servers do not mind.
+            if self.resumers.len() > RESUMERS_MAX {
+                self.resumers.pop_front();
+            }
+        }
+        if let Some(word) = word_of_goal(method, text)
+            && let Some(thread) = &thread
+        {
+            self.goal_said(thread, self.next_call, word);
+        }
+        let number = self.send(Link::Shared(server), id, kind, thread, raw, text);
+        self.answer_is_due(number, method);
+        Dispatched::Done
+    }
+
+    /// Sends a client's request over a link, under an id of the gateway's own, which it returns. `raw` is the id as it stands
+    /// in `text`.
+    pub(in crate::hub) fn send(
+        &mut self,
+        link: Link,
+        client: ClientId,
+        kind: Kind,
+        thread: Option<ThreadId>,
+        raw: &str,
+        text: &Text,
+    ) -> u64 {
+        let upstream = self.call_id();
+        let spliced = text::splice(text, raw, &upstream.to_string());
+        self.send_spliced(upstream, link, client, kind, thread, raw, text, spliced);
+        upstream
+    }
+
+    /// Sends a client's request over a link as `spliced`, under the gateway's id `upstream`.
+    #[expect(clippy::too_many_arguments, reason = "what is known of a request, once more")]
+    pub(in crate::hub) fn send_spliced(
+        &mut self,
+        upstream: u64,
+        link: Link,
+        client: ClientId,
+        kind: Kind,
+        thread: Option<ThreadId>,
+        raw: &str,
+        text: &Text,
+        spliced: Text,
+    ) {
+        if let Some(thread) = &thread {
+            self.requests_of(thread, 1);
+        }
+        let asker =
+            Asker::Client { client, id: raw.into(), kind, thread: thread.clone(), text: text.clone() };
+        self.calls
+            .insert(upstream, Call { link, asker, holds_slot: true, is_shortened: false, overdue_at: None });
+        self.take_slot(client, upstream);
+        self.sent_bytes += spliced.len();
+        self.count_unanswered(client, text.len());
+        let changes_goal = self.goals.is_asked(upstream);
+        self.say_of_thread(link, thread.as_ref(), changes_goal, spliced);
+    }
+}
+
+/// The refusal of parameters that are an array. The app-server takes one, with every member in its own order, which the schema
+/// does not tell: what the gateway has to read there it would have to guess.
+fn positional(method: &str) -> String {
+    format!("Invalid request: the params of {method} must be an object, not an array")
+}
+
+/// Whether a request lists threads with their status, which an app-server knows of its own threads only.
+pub(in crate::hub) fn lists_threads(method: &str) -> bool {
+    matches!(routes::route(method), Route::Gateway(Special::ThreadList | Special::ThreadSearch))
+}
+
+/// Whether a thread is asked for with all its turns, which is of old: upstream says so before it answers (0.169.0).
+pub(in crate::hub) fn asks_for_turns(method: &str, request: &str) -> bool {
+    let says = |name: &str| {
+        text::member(request, "params")
+            .and_then(|params| text::member(params.get(), name))
+            .is_some_and(|flag| flag.get() == "true")
+    };
+    match method {
+        "thread/resume" | "thread/fork" => !says("excludeTurns"),
+        "thread/read" => says("includeTurns"),
+        _ => false,
+    }
+}

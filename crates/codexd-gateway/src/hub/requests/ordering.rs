@@ -1,0 +1,73 @@
+//! What of one client must not overtake what.
+//!
+//! Upstream keeps no order between threads, nor between what is about a thread and what is not; the two even take different
+//! connections. So a request that waits for its thread, which is on its way to another app-server, holds up only what is
+//! about the same thread.
+
+use codexd_protocol::envelope::{self, Message};
+
+use crate::hub::text::Names;
+use crate::routes::{self, Route, Special};
+
+/// In which order a request stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Lane {
+    /// Behind what is about this thread.
+    Thread(Box<str>),
+    /// Behind what begins a thread.
+    NewThread,
+    /// Behind everything of its client: it is about a request, which may be waiting.
+    Last,
+    /// In no order with what waits for a thread.
+    Free,
+}
+
+impl Lane {
+    /// The lane of a request.
+    pub fn of(text: &str) -> Self {
+        let Ok(Message::Request { method, params, .. }) = envelope::parse(text) else { return Lane::Last };
+        let route = routes::route(method);
+        if let Route::Own(_) = route {
+            return Lane::Free;
+        }
+        match (Names::of(params).thread(), route) {
+            (_, Route::Gateway(Special::RequestId)) => Lane::Last,
+            (_, Route::Gateway(Special::EventStreamStop)) => Lane::Last,
+            (Some(thread), _) => Lane::Thread(thread.into()),
+            (None, Route::Hub) => Lane::NewThread,
+            (None, _) => Lane::Free,
+        }
+    }
+
+    /// Whether a request in this lane has to wait while an earlier one in that lane does.
+    pub fn is_behind(&self, earlier: &Lane) -> bool {
+        *self == Lane::Last || self == earlier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lane;
+
+    #[test]
+    fn only_what_is_about_the_same_thread_waits_behind_it() {
+        let thread = |id: &str| Lane::Thread(id.into());
+        for (text, lane) in [
+            (r#"{"id":1,"method":"turn/start","params":{"threadId":"a"}}"#, thread("a")),
+            (r#"{"id":1,"method":"thread/unsubscribe","params":{"threadId":"a"}}"#, thread("a")),
+            (r#"{"id":1,"method":"app/list","params":{"threadId":"b"}}"#, thread("b")),
+            (r#"{"id":1,"method":"app/list","params":{}}"#, Lane::Free),
+            (r#"{"id":1,"method":"thread/start","params":{}}"#, Lane::NewThread),
+            (r#"{"id":1,"method":"model/list","params":{"threadId":"a"}}"#, Lane::Free),
+            (r#"{"id":1,"method":"thread/sample/cancel","params":{"requestId":7}}"#, Lane::Last),
+            (
+                r#"{"id":1,"method":"mcpServer/event/stream/stop","params":{"subscriptionId":"s"}}"#,
+                Lane::Last,
+            ),
+        ] {
+            assert_eq!(Lane::of(text), lane, "{text}");
+        }
+        assert!(thread("a").is_behind(&thread("a")) && !thread("a").is_behind(&thread("b")));
+        assert!(Lane::Last.is_behind(&thread("a")) && !Lane::Free.is_behind(&Lane::NewThread));
+    }
+}

@@ -1,0 +1,105 @@
+//! Messages that name another request by its id. Upstream knows each request under an id of the gateway's, the client under
+//! its own: the member that [`routes::request_id_member`] tells is rewritten in both directions.
+
+use codexd_protocol::RequestId;
+use serde_json::value::RawValue;
+
+use crate::hub::event::{ClientId, Link, Text};
+use crate::hub::requests::dispatch::Dispatched;
+use crate::hub::requests::pending::{Asker, Kind};
+use crate::hub::{Hub, text};
+use crate::routes::{self, Requester};
+
+impl Hub {
+    /// Sends on a request that names another one of the same client, over the link on which that one went.
+    ///
+    /// One that is not under way is passed on all the same, for upstream's answer: under an id that no request there has.
+    pub(in crate::hub) fn send_with_request_id(
+        &mut self,
+        id: ClientId,
+        method: &str,
+        raw: &str,
+        text: &Text,
+        params: Option<&RawValue>,
+    ) -> Dispatched {
+        let named = request_id(method, params);
+        let parsed = named.and_then(|named| serde_json::from_str::<RequestId>(named).ok());
+        // Of another type it is upstream's to refuse.
+        let (Some(named), Some(parsed)) = (named, parsed) else {
+            return self.send_own(id, method, raw, text, params);
+        };
+        let known = self.calls.iter().filter_map(|(number, call)| match &call.asker {
+            Asker::Client { client, id: known, .. } if *client == id => {
+                (serde_json::from_str(known).ok() == Some(parsed.clone())).then_some((*number, call.link))
+            }
+            _ => None,
+        });
+        let (number, link) = match known.max() {
+            Some(known) => known,
+            None => match self.own_link(id) {
+                Some(link) => (self.call_id(), link),
+                None => return Dispatched::Waits,
+            },
+        };
+        let upstream = self.call_id();
+        let (number, own) = (number.to_string(), upstream.to_string());
+        let spliced = text::splice_all(text, [(raw, own.as_str()), (named, number.as_str())]);
+        self.send_spliced(upstream, link, id, Kind::Plain, None, raw, text, spliced);
+        self.answer_is_due(upstream, method);
+        Dispatched::Done
+    }
+
+    /// Sends a notification about a client's request to that client, with the id that the client gave the request. One
+    /// about a request that was answered comes too late.
+    pub(in crate::hub) fn tell_requester(
+        &mut self,
+        link: Link,
+        method: &str,
+        params: Option<&RawValue>,
+        text: &Text,
+    ) {
+        let Some(named) = request_id(method, params) else { return };
+        let call = named.parse().ok().and_then(|number: u64| self.calls.get(&number));
+        let Some(Asker::Client { client, id, .. }) =
+            call.filter(|call| call.link == link).map(|call| &call.asker)
+        else {
+            return;
+        };
+        if !self.wants(*client, method) {
+            return;
+        }
+        let (client, id) = (*client, id.clone());
+        let listed = self.with_statuses(link, params, named, &id);
+        let text = match (&listed, params) {
+            (Some(listed), Some(params)) => text::splice(text, params.get(), listed),
+            _ => text::splice(text, named, &id),
+        };
+        self.tell(client, text);
+    }
+
+    /// The params of a list of threads with their status, where another app-server has some of them.
+    fn with_statuses(&self, link: Link, params: Option<&RawValue>, named: &str, id: &str) -> Option<Text> {
+        let params = params.filter(|_| self.completes_lists())?;
+        let params = text::splice(params.get(), named, id);
+        let data = text::member(&params, "data")?;
+        let mut threads: Vec<serde_json::Value> = serde_json::from_str(data.get()).ok()?;
+        let listed = self.correct_statuses(link.server(), &mut threads);
+        listed.then(|| text::splice(&params, data.get(), &serde_json::Value::from(threads).to_string()))
+    }
+}
+
+/// Whether a message carries the id of a request that a client sent.
+pub(in crate::hub) fn names_client_request(method: &str) -> bool {
+    routes::request_id_member(method).is_some_and(|row| row.requester == Requester::Client)
+}
+
+/// The id of the client's request that a message names, raw.
+fn request_id<'a>(method: &str, params: Option<&'a RawValue>) -> Option<&'a str> {
+    let row = routes::request_id_member(method).filter(|row| row.requester == Requester::Client)?;
+    let params = params?.get();
+    let named = match params.starts_with('[') {
+        true => serde_json::from_str::<Vec<&RawValue>>(params).ok()?.into_iter().next(),
+        false => text::member(params, row.member),
+    };
+    named.map(RawValue::get)
+}

@@ -1,0 +1,107 @@
+//! Which clients a server request is put to.
+//!
+//! What is about a thread is decided by those who chose to watch the thread or one that it descends from. A client that
+//! upstream merely tells about the threads of sub-agents, as it tells every connection, is no such client, unless the
+//! setting says so.
+
+use crate::hub::Hub;
+use crate::hub::event::{Action, ClientId, Link, Text};
+use crate::hub::requests::server_requests::Ask;
+use crate::hub::threads::thread::{Audience, Thread, ThreadId, Viewer};
+use codexd_core::settings::SubagentApprovals;
+
+impl Hub {
+    /// Every client that may decide now.
+    pub(super) fn recipients(&self, ask: &Ask) -> Vec<ClientId> {
+        let ready = self.clients.values().filter(|client| client.is_ready());
+        let mut recipients: Vec<ClientId> = match (&ask.thread, ask.link) {
+            (None, Link::Own(client, _)) => return vec![client],
+            // Upstream asks one of those who can, and waits for the answer before it asks the model.
+            (None, _) if ask.is_attestation => {
+                let attests = ready.filter(|client| client.capabilities.attests);
+                return attests.map(|client| client.id).min().into_iter().collect();
+            }
+            (None, _) => ready.map(|client| client.id).collect(),
+            (Some(thread), _) => self.who_decides(thread),
+        };
+        recipients.retain(|client| {
+            let capabilities = self.clients.get(client).map(|client| &client.capabilities);
+            capabilities.is_some_and(|it| ask.may_see(it.experimental, it.human_approval))
+        });
+        recipients.sort_unstable();
+        recipients.dedup();
+        recipients
+    }
+
+    /// Who decides what happens in a thread.
+    fn who_decides(&self, id: &ThreadId) -> Vec<ClientId> {
+        let Some(thread) = self.threads.get(id) else { return Vec::new() };
+        if let Audience::Everyone { but, .. } = &thread.audience
+            && self.subagent_approvals == SubagentApprovals::All
+        {
+            let ready = self.clients.values().filter(|client| client.is_ready() && !but.contains(&client.id));
+            return ready.map(|client| client.id).collect();
+        }
+        let ancestors = thread.lineage.ancestors().iter().filter_map(|ancestor| self.threads.get(ancestor));
+        let of_ancestors =
+            ancestors.flat_map(Thread::viewers).filter(|viewer| !thread.has_left(viewer.client));
+        thread.viewers().iter().chain(of_ancestors).map(|viewer| viewer.client).collect()
+    }
+
+    /// A client has joined a thread: it is asked what waits for an answer there, once more if it was already, as upstream
+    /// has it; and what waits in the threads of sub-agents below.
+    pub(in crate::hub) fn ask_joiner(&mut self, viewer: &Viewer, thread: &ThreadId) {
+        let mut here: Vec<&mut Ask> = self
+            .asks
+            .waiting
+            .values_mut()
+            .filter(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
+            .filter(|ask| ask.may_see(viewer.experimental, viewer.human_approval))
+            .collect();
+        here.sort_by_key(|ask| ask.number);
+        for ask in here {
+            if !ask.asked.contains(&viewer.client) {
+                ask.asked.push(viewer.client);
+            }
+            self.out.push(Action::Tell(viewer.client, ask.text.clone()));
+        }
+        let descends = |id: &ThreadId| {
+            self.threads.get(id).is_some_and(|other| other.lineage.ancestors().contains(thread))
+        };
+        let below = self.asks.waiting.values().filter(|ask| ask.thread.as_ref().is_some_and(descends));
+        let mut below: Vec<u64> = below.map(|ask| ask.number).collect();
+        below.sort_unstable();
+        below.into_iter().for_each(|number| self.ask_recipients(number));
+    }
+
+    /// Others may have to decide what waits for an answer.
+    pub(in crate::hub) fn set_subagent_approvals(&mut self, approvals: SubagentApprovals) {
+        self.subagent_approvals = approvals;
+        let mut numbers: Vec<u64> = self.asks.waiting.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers.into_iter().for_each(|number| self.ask_recipients(number));
+    }
+
+    /// More is known of what a thread descends from: others may have to decide.
+    pub(in crate::hub) fn ask_about(&mut self, thread: &ThreadId) {
+        let waiting = self.asks.waiting.values().filter(|ask| ask.thread.as_ref() == Some(thread));
+        let mut numbers: Vec<u64> = waiting.map(|ask| ask.number).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().for_each(|number| self.ask_recipients(number));
+    }
+
+    /// A question is settled: told to those who were asked, and to all who chose to watch the thread.
+    pub(super) fn tell_resolved(&mut self, thread: &ThreadId, ask: &Ask, method: &str, text: &Text) {
+        let mut clients = ask.asked.clone();
+        if let Some(thread) = self.threads.get(thread) {
+            clients.extend(thread.viewers().iter().map(|viewer| viewer.client));
+        }
+        clients.sort_unstable();
+        clients.dedup();
+        for client in clients {
+            if self.wants(client, method) {
+                self.tell(client, text.clone());
+            }
+        }
+    }
+}

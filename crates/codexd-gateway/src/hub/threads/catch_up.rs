@@ -1,0 +1,165 @@
+//! The text that is streamed into items, kept until they are whole: nobody else can tell a joiner.
+
+use serde_json::value::RawValue;
+
+use crate::hub::event::Text;
+use crate::hub::text;
+use crate::hub::threads::thread::{OpenItem, Stream, Thread, fingerprint};
+use crate::limits::{BACKGROUND_TERMINALS_MAX, PARTIAL_TEXT_MAX_BYTES};
+use crate::routes::DeltaShape;
+
+impl Thread {
+    pub fn item_started(&mut self, params: &RawValue, notification: &Text) {
+        let Some(item) = text::member(params.get(), "item") else { return };
+        let (Some(id), Some(turn)) = (text::string(item.get(), "id"), text::string(params.get(), "turnId"))
+        else {
+            return;
+        };
+        self.items.retain(|open| *open.id != *id);
+        let (id, turn) = (id.as_ref().into(), turn.as_ref().into());
+        let started = notification.clone();
+        self.items.push(OpenItem {
+            id,
+            turn,
+            started,
+            streams: Vec::new(),
+            background: false,
+            orphaned: false,
+            gapped: false,
+        });
+    }
+
+    pub fn item_completed(&mut self, params: &RawValue) {
+        let Some(item) = text::member(params.get(), "item") else { return };
+        if let Some(id) = text::string(item.get(), "id") {
+            self.items.retain(|open| *open.id != *id);
+            self.told.push(fingerprint(&id));
+        }
+        if let Some(whole) = text::string(item.get(), "text") {
+            self.told.push(fingerprint(&whole));
+        }
+    }
+
+    /// A turn has ended. What is not finished of it is over, but for commands, which run on as background terminals.
+    pub fn keep_background_terminals(&mut self, turn: &str) {
+        self.items.retain(|item| *item.turn != *turn || item.is_command());
+        self.items.iter_mut().filter(|item| *item.turn == *turn).for_each(|item| item.background = true);
+        let background = self.items.iter().filter(|item| item.background).count();
+        let mut surplus = background.saturating_sub(BACKGROUND_TERMINALS_MAX);
+        self.items.retain(|item| {
+            let goes = item.background && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// A turn is at work whose beginning was not seen: its end has to be told even if its app-server is lost.
+    pub fn turn_seen(&mut self, names: &text::Names<'_>) {
+        let Some(turn) = names.turn_id.as_ref().filter(|_| self.turns.is_empty() && self.is_active()) else {
+            return;
+        };
+        let raw =
+            serde_json::json!({"id": turn.0, "items": [], "itemsView": "notLoaded", "status": "inProgress"});
+        self.turn_began(&turn.0, &raw.to_string());
+    }
+
+    /// The missing end of the text of an item of which something was missed, now that it is whole.
+    pub fn rest_of_gapped(&self, params: &RawValue) -> Option<Text> {
+        let item = text::member(params.get(), "item")?;
+        let id = text::string(item.get(), "id")?;
+        let open = self.items.iter().find(|open| open.gapped && *open.id == *id)?;
+        let whole = text::string(item.get(), "text")?;
+        let rest =
+            whole.strip_prefix(open.text_so_far().unwrap_or_default()).filter(|rest| !rest.is_empty())?;
+        let params =
+            serde_json::json!({"threadId": &*self.id, "turnId": &*open.turn, "itemId": &*id, "delta": rest});
+        Some(text::notification("item/agentMessage/delta", &params))
+    }
+
+    /// Keeps a delta, and says whether it is to be told now. One of an item whose beginning was not seen is not kept: a
+    /// joiner would take it for the whole. One behind a gap is told when the item is whole.
+    pub fn streamed(
+        &mut self,
+        method: &str,
+        shape: DeltaShape,
+        params: &RawValue,
+        item: &str,
+        notification: &Text,
+    ) -> bool {
+        let Some(open) = self.items.iter_mut().rfind(|open| *open.id == *item) else { return !self.gap };
+        if open.gapped && method == "item/agentMessage/delta" {
+            return false;
+        }
+        let Some(delta) = text::string(params.get(), shape.text) else { return true };
+        let part = shape.part.and_then(|part| text::member(params.get(), part)).map_or("", RawValue::get);
+        let known = open.streams.iter().position(|stream| *stream.method == *method && *stream.part == *part);
+        let stream = match known {
+            Some(at) => &mut open.streams[at],
+            None => {
+                open.streams.push(Stream {
+                    method: method.into(),
+                    part: part.into(),
+                    text: String::new(),
+                    last: notification.clone(),
+                    overgrown: false,
+                });
+                let last = open.streams.len() - 1;
+                &mut open.streams[last]
+            }
+        };
+        if stream.text.len() + delta.len() > PARTIAL_TEXT_MAX_BYTES {
+            stream.overgrown = true;
+            stream.text = String::new();
+        }
+        if !stream.overgrown {
+            stream.text.push_str(&delta);
+            stream.last = notification.clone();
+        }
+        true
+    }
+}
+
+impl Stream {
+    /// One notification with all the text so far.
+    pub fn whole(&self) -> Option<Text> {
+        if self.overgrown {
+            return None;
+        }
+        let params = text::member(&self.last, "params")?;
+        let shape = crate::routes::delta_of(&self.method)?;
+        let delta = text::member(params.get(), shape.text)?;
+        let all = serde_json::Value::from(self.text.as_str()).to_string();
+        Some(text::splice(&self.last, delta.get(), &all))
+    }
+}
+
+impl OpenItem {
+    /// What was streamed so far of an answer.
+    pub fn text_so_far(&self) -> Option<&str> {
+        match self.streams.iter().find(|stream| &*stream.method == "item/agentMessage/delta") {
+            Some(stream) => (!stream.overgrown).then_some(&stream.text),
+            None => self.is_answer().then_some(""),
+        }
+    }
+
+    /// What a command has written so far.
+    pub fn output_so_far(&self) -> Option<&str> {
+        let stream =
+            self.streams.iter().find(|stream| &*stream.method == "item/commandExecution/outputDelta")?;
+        (!stream.overgrown).then_some(&stream.text)
+    }
+
+    fn is_answer(&self) -> bool {
+        self.is_of_type("agentMessage")
+    }
+
+    pub fn is_command(&self) -> bool {
+        self.is_of_type("commandExecution")
+    }
+
+    fn is_of_type(&self, kind: &str) -> bool {
+        let params = text::member(&self.started, "params");
+        let item = params.and_then(|params| text::member(params.get(), "item"));
+        item.and_then(|item| text::string(item.get(), "type")).is_some_and(|known| known == kind)
+    }
+}

@@ -1,0 +1,143 @@
+//! Which threads a sub-agent's thread descends from. Upstream names the parent in `thread/read` and in the answer to
+//! `thread/resume` (0.131.0 to 0.171.0), and in nothing that it tells by itself.
+
+use serde_json::json;
+
+use crate::hub::requests::pending::Errand;
+use crate::hub::requests::refusal::Refusal;
+use crate::hub::threads::thread::ThreadId;
+use crate::hub::{Hub, Timer, text};
+use crate::limits::{AGAIN_AFTER_MS, LINEAGE_MAX};
+
+/// The threads that a thread descends from.
+#[derive(Clone, Debug, Default)]
+pub struct Lineage {
+    /// As far as is known: its parent first.
+    ancestors: Vec<ThreadId>,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Progress {
+    /// The last ancestor, or the thread itself, may have a parent.
+    #[default]
+    Open,
+    /// The app-server is asked for it.
+    Asked,
+    /// There are no more, or no more can be learned.
+    Whole,
+}
+
+impl Lineage {
+    /// Its parent first.
+    pub fn ancestors(&self) -> &[ThreadId] {
+        &self.ancestors
+    }
+
+    /// Takes over what upstream tells of the thread itself.
+    pub fn describe(&mut self, thread: &str) {
+        if self.ancestors.is_empty()
+            && self.progress != Progress::Whole
+            && text::member(thread, "source").is_some()
+        {
+            self.found(parent_of(thread));
+        }
+    }
+
+    /// The parent of the last one that was known, or that it has none.
+    fn found(&mut self, parent: Option<ThreadId>) {
+        match parent {
+            Some(parent) if self.ancestors.len() < LINEAGE_MAX && !self.ancestors.contains(&parent) => {
+                self.ancestors.push(parent);
+                self.progress = Progress::Open;
+            }
+            _ => self.progress = Progress::Whole,
+        }
+    }
+
+    /// The app-server will not answer.
+    pub fn answer_lost(&mut self) {
+        if self.progress == Progress::Asked {
+            self.progress = Progress::Open;
+        }
+    }
+}
+
+/// The parent that a description of a thread names.
+fn parent_of(thread: &str) -> Option<ThreadId> {
+    let named = text::string(thread, "parentThreadId");
+    let parent = named.or_else(|| {
+        let source = text::member(thread, "source")?.get();
+        let spawned = text::member(text::member(source, "subAgent")?.get(), "thread_spawn")?.get();
+        text::string(spawned, "parent_thread_id")
+    });
+    parent.map(|parent| ThreadId::from(&*parent))
+}
+
+impl Hub {
+    /// Learns what a thread descends from, as far as that is not known; then others may have to decide what waits there.
+    pub(in crate::hub) fn learn_lineage(&mut self, id: &ThreadId) {
+        self.trace_lineage(id);
+        self.ask_about(id);
+    }
+
+    pub(in crate::hub) fn trace_lineage(&mut self, id: &ThreadId) {
+        loop {
+            let Some(thread) = self.threads.get(id) else { return };
+            if thread.lineage.progress != Progress::Open {
+                return;
+            }
+            let last = thread.lineage.ancestors.last().unwrap_or(id).clone();
+            let known = self.threads.get(&last).filter(|_| last != *id).map(|known| known.lineage.clone());
+            let (link, next) =
+                (thread.link(), known.as_ref().and_then(|known| known.ancestors.first().cloned()));
+            let is_known = known.is_some_and(|known| next.is_some() || known.progress == Progress::Whole);
+            let Some(thread) = self.threads.get_mut(id) else { return };
+            if is_known {
+                thread.lineage.found(next);
+                continue;
+            }
+            thread.lineage.progress = Progress::Asked;
+            let errand = Errand::Lineage { thread: id.clone(), of: last.clone() };
+            return self.errand(link, errand, "thread/read", &json!({"threadId": &*last}));
+        }
+    }
+
+    /// The answer to `thread/read` of a thread or of its farthest known ancestor.
+    pub(in crate::hub) fn lineage_told(&mut self, id: &ThreadId, of: &ThreadId, outcome: Result<&str, &str>) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        thread.lineage.answer_lost();
+        if thread.lineage.ancestors.last().unwrap_or(id) == of {
+            match outcome {
+                Ok(result) => {
+                    let told = text::member(result, "thread");
+                    thread.lineage.found(told.and_then(|told| parent_of(told.get())));
+                }
+                Err(error) if Refusal::of(error) == Refusal::NotYet => {
+                    return self.timer(AGAIN_AFTER_MS, Timer::Lineage(id.clone()));
+                }
+                Err(_) => thread.lineage.found(None),
+            }
+        }
+        self.learn_lineage(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parent_of;
+
+    #[test]
+    fn the_parent_is_named_in_either_of_two_ways() {
+        let spawned = r#"{"source":{"subAgent":{"thread_spawn":{"parent_thread_id":"p","depth":1}}}}"#;
+        let named =
+            r#"{"parentThreadId":"q","source":{"subAgent":{"thread_spawn":{"parent_thread_id":"p"}}}}"#;
+        assert_eq!(parent_of(spawned).as_deref(), Some("p"));
+        assert_eq!(parent_of(named).as_deref(), Some("q"));
+        for none in
+            [r#"{"source":"vscode","parentThreadId":null}"#, r#"{"source":{"subAgent":"review"}}"#, "{}"]
+        {
+            assert_eq!(parent_of(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Lists of threads. One app-server knows the status of its own threads only, so during a migration or a recovery its lists
+//! are completed with what the gateway knows of the others.
+
+use serde_json::Value;
+
+use crate::hub::event::{ServerId, Text};
+use crate::hub::requests::pending::Kind;
+use crate::hub::threads::thread::{Motion, Thread};
+use crate::hub::{Hub, text};
+
+impl Hub {
+    /// Lists as one app-server tells them, completed by what the others have.
+    pub(in crate::hub) fn completed_list(
+        &self,
+        server: ServerId,
+        kind: Kind,
+        text: &Text,
+        request: &str,
+    ) -> Text {
+        // What was asked before a handover began may be answered during it, and the other way round.
+        if kind == Kind::ThreadList && !self.completes_lists() {
+            return text.clone();
+        }
+        let Some(result) = text::member(text, "result") else { return text.clone() };
+        let Ok(mut value) = serde_json::from_str::<Value>(result.get()) else {
+            return text.clone();
+        };
+        let last_page = value.get("nextCursor").is_none_or(Value::is_null);
+        let Some(data) = value.get_mut("data").and_then(Value::as_array_mut) else {
+            return text.clone();
+        };
+        let elsewhere = |thread: &&Thread| thread.is_unknown_to(server);
+        match kind {
+            Kind::LoadedList if last_page => {
+                let params = text::member(request, "params");
+                let cursor =
+                    params.and_then(|params| text::string(params.get(), "cursor")).unwrap_or_default();
+                let others = self.threads.values().filter(elsewhere);
+                let others = others.filter(|thread| *thread.id > *cursor).map(|thread| thread.id.to_string());
+                data.extend(others.map(Value::from));
+                data.sort_unstable_by(|one, other| one.as_str().cmp(&other.as_str()));
+                data.dedup();
+            }
+            Kind::ThreadList if !self.correct_statuses(server, data) => return text.clone(),
+            _ => {}
+        }
+        text::splice(text, result.get(), &value.to_string())
+    }
+
+    /// Whether one app-server does not know the status of every thread.
+    pub(in crate::hub) fn completes_lists(&self) -> bool {
+        self.handover.is_some() || self.is_recovering()
+    }
+
+    /// Puts the status of threads of other app-servers into what one lists, and says whether there are any.
+    pub(in crate::hub) fn correct_statuses(&self, server: ServerId, data: &mut [Value]) -> bool {
+        let mut changed = false;
+        for listed in data {
+            // `thread/search` wraps what `thread/list` has bare.
+            let listed = match listed.get_mut("thread") {
+                Some(_) => &mut listed["thread"],
+                None => listed,
+            };
+            let id = listed.get("id").and_then(Value::as_str);
+            let thread = id.and_then(|id| self.threads.get(id)).filter(|thread| thread.is_unknown_to(server));
+            if let Some(status) = thread.and_then(|thread| serde_json::from_str(&thread.status).ok()) {
+                changed |= listed["status"] != status;
+                listed["status"] = status;
+            }
+        }
+        changed
+    }
+}
+
+impl Thread {
+    /// Whether an app-server does not know what its clients were told of the thread.
+    fn is_unknown_to(&self, server: ServerId) -> bool {
+        // Its viewers were not told that it is not loaded, and it is about to be.
+        let is_lost = matches!(self.motion, Motion::Lost | Motion::Recovering) && !self.loads_unasked;
+        self.server != server || is_lost
+    }
+}
