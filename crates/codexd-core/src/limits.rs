@@ -12,9 +12,9 @@ pub const VERSION_IDLE_TIMEOUT_MS: u64 = 5_000;
 /// the lock.
 pub const VERSION_TIMEOUT_MS: u64 = 45_000;
 /// How long the same binary has when its version is only to be told, not proven: an answer without it is better than a wait.
-pub const VERSION_TOLD_TIMEOUT_MS: u64 = 1_000;
+pub const VERSION_DISPLAY_TIMEOUT_MS: u64 = 1_000;
 /// How long it has then if it is at work.
-pub const BUSY_VERSION_TOLD_TIMEOUT_MS: u64 = 5_000;
+pub const BUSY_VERSION_DISPLAY_TIMEOUT_MS: u64 = 5_000;
 /// How long a command waits for the operation lock unless told otherwise.
 pub const LOCK_TIMEOUT_SECONDS: u64 = 75;
 /// How long running turns have after the first signal of a stop, unless told otherwise.
@@ -31,7 +31,7 @@ pub const REMINDER_FIRST_MS: u64 = 250;
 /// The longest wait between two reminders; after it there are no more.
 pub const REMINDER_LAST_MS: u64 = 8_000;
 /// How long the processes that a server leaves behind have between SIGTERM and SIGKILL.
-pub const STRAY_GRACE_MS: u64 = 500;
+pub const ORPHAN_GRACE_MS: u64 = 500;
 /// How long a killed process may take to disappear before a stop counts as failed.
 pub const KILL_TIMEOUT_MS: u64 = 5_000;
 /// How long a gateway has after SIGTERM to close its clients before it is killed.
@@ -46,7 +46,7 @@ pub const PROOF_TIMEOUT_MS: u64 = 10_000;
 /// So many of the threads that are loaded is a new app-server asked to read; one that it reads is enough.
 pub const PROOF_THREADS_MAX: usize = 3;
 /// How long `restart` waits to hear from the gateway how the handover goes, once the successor serves.
-pub const HANDOVER_TOLD_TIMEOUT_MS: u64 = 30_000;
+pub const HANDOVER_REPORT_TIMEOUT_MS: u64 = 30_000;
 /// How long a command waits for a new supervisor to answer.
 pub const SUPERVISOR_TIMEOUT_MS: u64 = 5_000;
 /// How much longer it waits for a supervisor that is at work: it writes to a disk that stalls, or reads itself from it.
@@ -57,11 +57,11 @@ pub const SUPERVISOR_END_TIMEOUT_MS: u64 = 5_000;
 /// drains instead.
 pub const GATEWAY_TIMEOUT_MS: u64 = 3_000;
 /// How long a server whose supervisor was killed may take from its fork until its mark can be read, on a busy machine.
-pub const MARK_TIMEOUT_MS: u64 = 500;
+pub const GENERATION_ID_TIMEOUT_MS: u64 = 500;
 /// How long if it is seen that there is one.
-pub const SEEN_MARK_TIMEOUT_MS: u64 = 10_000;
+pub const SEEN_GENERATION_ID_TIMEOUT_MS: u64 = 10_000;
 /// How long a process that a command wants to be taken over may show no arguments: it is about to run another program, or to end.
-pub const NAMELESS_TIMEOUT_MS: u64 = 2_000;
+pub const EXITING_TIMEOUT_MS: u64 = 2_000;
 /// How long the supervisor waits, without answering anyone, for such a process or for the holder of the control socket to end. Several
 /// such waits together are shorter than [`PROBE_TIMEOUT_MS`], after which the supervisor counts as unresponsive.
 pub const BLOCKING_WAIT_MS: u64 = 500;
@@ -142,7 +142,7 @@ pub const THREAD_SETTINGS_STORED_MAX_BYTES: usize = 16 << 20;
 /// So many bytes of them are sent at once, unless one alone is larger: less than a socket takes without anybody reading.
 pub const THREAD_SETTINGS_SENT_BYTES: usize = 64 << 10;
 /// How long after the loss of its lock the supervisor makes its state folder anew: until whoever takes it away is done.
-pub const LOST_STATE_PAUSE_MS: u64 = 50;
+pub const STATE_FOLDER_REMOVED_PAUSE_MS: u64 = 50;
 /// An order to the supervisor may be so long unless a longer one was announced.
 pub const ORDER_MAX_BYTES: usize = 768 << 10;
 /// The orders of all connections that have not come to their end, together. Announced orders and those of the gateway do not count.

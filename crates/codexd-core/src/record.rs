@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::foreign_text::quote;
 use crate::identity::{FileIdentity, Pid, Process, ProcessIdentity};
-use crate::program::NamedCodex;
+use crate::launch_spec::NamedCodex;
 
 /// A pid record as it is written.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -10,7 +10,7 @@ use codexd_protocol::unix;
 use crate::home::Home;
 use crate::pid_namespace::{self, Whereabouts};
 use crate::service::supervisor::{self, SupervisorState};
-use crate::{lock, process, strays};
+use crate::{lock, orphans, process};
 
 /// Where a home is served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,7 +75,7 @@ fn by_lock(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     let place = if state.is_from_this_boot() { Place::PidNamespace } else { Place::Host };
     let lives = || {
         let generation = state.generation.as_deref().filter(|_| place == Place::PidNamespace);
-        generation.is_some_and(|generation| !strays::marked(generation).is_empty())
+        generation.is_some_and(|generation| !orphans::of_generation(generation).is_empty())
     };
     (is_locked(home) || lives()).then_some(place)
 }

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use codexd_core::program::Program;
+use codexd_core::launch_spec::LaunchSpec;
 
 /// The first descriptor of the protocol.
 const FIRST: RawFd = 3;
@@ -25,7 +25,7 @@ const DIGITS_MAX: usize = 11;
 /// The system's; `InvalidInput` if something that is to be handed over holds a zero byte.
 pub fn spawn(
     mut command: Command,
-    program: &Program,
+    program: &LaunchSpec,
     socket: BorrowedFd<'_>,
     name: &str,
 ) -> io::Result<Child> {
@@ -62,7 +62,7 @@ unsafe impl Send for Image {}
 unsafe impl Sync for Image {}
 
 impl Image {
-    fn new(program: &Program, name: &str) -> io::Result<Self> {
+    fn new(program: &LaunchSpec, name: &str) -> io::Result<Self> {
         let text = |text: &OsStr| Ok::<_, io::Error>(CString::new(text.as_bytes())?);
         let path = text(program.executable.as_os_str())?;
         let mut args = vec![path.clone()];
@@ -126,14 +126,14 @@ fn write_digits(room: &mut [u8], number: u32) {
 #[cfg(test)]
 mod tests {
     use super::{spawn, write_digits};
-    use codexd_core::program::Program;
+    use codexd_core::launch_spec::LaunchSpec;
     use std::io::Read;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixListener;
     use std::process::{Command, Stdio};
 
-    fn shell(script: &str) -> Program {
-        Program {
+    fn shell(script: &str) -> LaunchSpec {
+        LaunchSpec {
             executable: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             env: vec![("KEPT".into(), "a b".into()), ("LISTEN_PID".into(), "1".into())],
@@ -176,7 +176,7 @@ mod tests {
     fn a_program_that_is_not_there_is_told_by_its_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(folder.path().join("s")).expect("bound");
-        let program = Program { executable: "/nonexistent".into(), ..shell("") };
+        let program = LaunchSpec { executable: "/nonexistent".into(), ..shell("") };
         let error =
             spawn(Command::new("/bin/true"), &program, listener.as_fd(), "control").expect_err("none");
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound);

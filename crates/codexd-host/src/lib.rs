@@ -2,29 +2,29 @@
 //!
 //! Invariants: a pid is never trusted without its boot id and start ticks; a file that matters is never half there; no
 //! other program (`ps`, `systemctl`, …) is needed. Linux comes first: everything that reads `/proc` or opens a pidfd is
-//! in [`process`], [`process_table`], [`strays`] and [`service::supervisor`], behind types that another platform can fill. macOS is untested.
+//! in [`process`], [`process_table`], [`orphans`] and [`service::supervisor`], behind types that another platform can fill. macOS is untested.
 
 pub mod atomic;
 pub mod clock;
+pub mod cloexec;
 pub mod elsewhere;
 pub mod events;
 pub mod exec_with_sockets;
-pub mod fd_hygiene;
 pub mod gateway_process;
 pub mod home;
 pub mod lock;
 pub mod logs;
+pub mod memory_trim;
+pub mod orphans;
 pub mod ownership;
 pub mod pid_namespace;
 pub mod pid_record;
 pub mod process;
 pub mod process_context;
 pub mod process_table;
-pub mod resident;
 pub mod service;
 pub mod settings_file;
-pub mod short_socket;
-pub mod strays;
+pub mod socket_path;
 pub mod upstream_files;
 pub mod users;
 

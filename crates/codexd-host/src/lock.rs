@@ -42,7 +42,7 @@ impl OperationLock {
     pub fn take(
         path: &Path,
         purpose: &str,
-        patience: Duration,
+        timeout: Duration,
         on_wait: impl FnOnce(Option<&str>),
     ) -> Result<Self, LockError> {
         let file = open(path)?;
@@ -59,10 +59,10 @@ impl OperationLock {
             let result = rustix::fs::flock(&file, FlockOperation::LockExclusive);
             let _ = sender.send(result.map(|()| file));
         });
-        match receiver.recv_timeout(patience) {
+        match receiver.recv_timeout(timeout) {
             Ok(Ok(file)) => Ok(Self::held(file, purpose)),
             Ok(Err(error)) => Err(LockError::File(error.into())),
-            Err(_) => Err(LockError::Timeout { waited_seconds: patience.as_secs(), holder: holder(path) }),
+            Err(_) => Err(LockError::Timeout { waited_seconds: timeout.as_secs(), holder: holder(path) }),
         }
     }
 

@@ -102,7 +102,7 @@ fn move_away(file: &mut File, older: &Path, length: u64, max_bytes: u64) -> io::
         fs::rename(&beside, older)?;
         Ok(kept)
     });
-    let Kept { mut copy, end } = kept.inspect_err(|_| {
+    let RetainedEnd { mut copy, end } = kept.inspect_err(|_| {
         let _ = fs::remove_file(&beside);
     })?;
     if end == length || cut_front(file, end).is_err() {
@@ -115,13 +115,13 @@ fn move_away(file: &mut File, older: &Path, length: u64, max_bytes: u64) -> io::
 }
 
 /// A copy of the end of a log.
-struct Kept {
+struct RetainedEnd {
     copy: File,
     /// So far into the log it goes.
     end: u64,
 }
 
-fn keep_end(file: &mut File, to: &Path, length: u64, max_bytes: u64) -> io::Result<Kept> {
+fn keep_end(file: &mut File, to: &Path, length: u64, max_bytes: u64) -> io::Result<RetainedEnd> {
     atomic::remove_if_there(to)?;
     let mut copy = ownership::open_file(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     atomic::let_owner_in(&copy)?;
@@ -131,7 +131,11 @@ fn keep_end(file: &mut File, to: &Path, length: u64, max_bytes: u64) -> io::Resu
     let start = end.saturating_sub(max_bytes);
     file.seek(SeekFrom::Start(start))?;
     let copied = io::copy(&mut file.take(end - start), &mut copy)?;
-    if copied == end - start { Ok(Kept { copy, end }) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if copied == end - start {
+        Ok(RetainedEnd { copy, end })
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 fn whole_blocks(length: u64) -> u64 {

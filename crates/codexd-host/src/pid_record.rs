@@ -115,8 +115,8 @@ fn await_last_thread(pid: Pid) {
     let open = |pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
     if let Some(handle) = process::raw(pid).and_then(open) {
         let mut waits = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
-        let patience = std::time::Duration::from_millis(PROBE_TIMEOUT_MS).try_into().ok();
-        let _ = rustix::event::poll(&mut waits, patience.as_ref());
+        let timeout = std::time::Duration::from_millis(PROBE_TIMEOUT_MS).try_into().ok();
+        let _ = rustix::event::poll(&mut waits, timeout.as_ref());
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
 
 /// How often a process that shows no arguments yet is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What `/proc/<pid>/stat` tells of a living or dead process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -156,13 +156,13 @@ pub fn kill_group_of(leader: &Process) {
 }
 
 /// Waits until a process has ended, for a limited time; answers whether it has. One of which that cannot be told has not.
-pub fn await_end(process: &Process, patience: Duration) -> bool {
+pub fn await_end(process: &Process, timeout: Duration) -> bool {
     let handle = match open(process) {
         Ok(handle) => handle,
         Err(error) => return error.kind() == io::ErrorKind::NotFound,
     };
     let mut waits = [PollFd::new(&handle, PollFlags::IN)];
-    let timeout = patience.try_into().ok();
+    let timeout = timeout.try_into().ok();
     matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0)
 }
 
@@ -239,7 +239,7 @@ pub fn environment(pid: Pid) -> Vec<(OsString, OsString)> {
 
 /// Whether a process has no arguments: it is about to run another program, or to end, or it has ended. It gives back its memory,
 /// where they are, before it closes what it has open.
-pub fn is_nameless(pid: Pid) -> bool {
+pub fn is_exiting(pid: Pid) -> bool {
     arguments(pid).is_empty()
 }
 
@@ -247,11 +247,11 @@ pub fn is_nameless(pid: Pid) -> bool {
 /// Answers whether it does, after `timeout` at most.
 pub fn await_arguments(process: &Process, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
-    while is_nameless(process.pid) {
+    while is_exiting(process.pid) {
         if Instant::now() >= deadline || !is_alive(process) {
             return false;
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
     true
 }

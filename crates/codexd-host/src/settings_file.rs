@@ -29,7 +29,7 @@ pub fn write(home: &Home, settings: &Settings) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's; the defective file is untouched then, and there is no copy.
-pub fn mend(home: &Home, parsed: &ParsedSettings) -> io::Result<PathBuf> {
+pub fn repair(home: &Home, parsed: &ParsedSettings) -> io::Result<PathBuf> {
     let aside = atomic::keep_copy(&home.settings())?;
     if let Err(error) = write(home, &parsed.settings) {
         let _ = std::fs::remove_file(&aside);
@@ -40,7 +40,7 @@ pub fn mend(home: &Home, parsed: &ParsedSettings) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Home, mend, read};
+    use super::{Home, read, repair};
 
     const DEFECTIVE: &str = r#"{"remoteControlEnabled":true,"shutdownGraceSeconds":"soon"}"#;
 
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn what_was_good_goes_on_and_the_old_file_is_kept() {
         let (_folder, home) = home();
-        let aside = mend(&home, &read(&home).expect("read")).expect("mended");
+        let aside = repair(&home, &read(&home).expect("read")).expect("mended");
         assert_eq!(std::fs::read_to_string(aside).expect("kept"), DEFECTIVE);
         let mended = read(&home).expect("read");
         assert!(mended.defects.is_empty() && mended.settings.remote_control_enabled);
@@ -67,7 +67,7 @@ mod tests {
         // What is to be renamed over the settings cannot be written.
         let beside = home.state_file(&format!("settings.json.{}.tmp", std::process::id()));
         std::fs::create_dir(&beside).expect("in the way");
-        mend(&home, &read(&home).expect("read")).expect_err("cannot be written");
+        repair(&home, &read(&home).expect("read")).expect_err("cannot be written");
         assert_eq!(std::fs::read_to_string(home.settings()).expect("there"), DEFECTIVE);
         let names = std::fs::read_dir(home.state_dir()).expect("listed").filter_map(Result::ok);
         assert_eq!(names.filter(|entry| entry.file_name() != beside.file_name().expect("named")).count(), 1);

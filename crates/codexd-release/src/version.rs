@@ -70,7 +70,7 @@ pub struct Patience {
 }
 
 /// How often a binary that takes its time is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long what was killed is waited for, and how often it is looked at.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ fn await_end(group: Pid) {
 /// See [`VersionError`]. Nothing of it is alive afterwards.
 pub fn ask(
     path: &Path,
-    patience: Patience,
+    timeout: Patience,
     is_at_work: &mut dyn FnMut(u32) -> bool,
 ) -> Result<String, VersionError> {
     let run = |source| VersionError::Run { path: path.to_owned(), source };
@@ -138,7 +138,7 @@ pub fn ask(
     let began = Instant::now();
     let group = pid.as_raw_nonzero().get().unsigned_abs();
     let wait = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .map(|handle| await_answer(&handle, patience, &mut || is_at_work(group)));
+        .map(|handle| await_answer(&handle, timeout, &mut || is_at_work(group)));
     let waited = began.elapsed();
     let mut all_asked = asked();
     all_asked.retain(|asked| *asked != pid);
@@ -186,12 +186,12 @@ enum Wait {
 }
 
 /// A signal to this program is no answer: whoever handles it decides what becomes of the wait.
-fn await_answer(process: &OwnedFd, patience: Patience, is_at_work: &mut dyn FnMut() -> bool) -> Wait {
-    let over = Instant::now() + patience.total;
-    let mut idle_over = Instant::now() + patience.idle;
+fn await_answer(process: &OwnedFd, timeout: Patience, is_at_work: &mut dyn FnMut() -> bool) -> Wait {
+    let over = Instant::now() + timeout.total;
+    let mut idle_over = Instant::now() + timeout.idle;
     loop {
         let now = Instant::now();
-        let left = over.min(idle_over).saturating_duration_since(now).min(LOOK_EVERY);
+        let left = over.min(idle_over).saturating_duration_since(now).min(POLL_INTERVAL);
         match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], left.try_into().ok().as_ref()) {
             Err(Errno::INTR) => continue,
             Ok(0) => {}
@@ -199,7 +199,7 @@ fn await_answer(process: &OwnedFd, patience: Patience, is_at_work: &mut dyn FnMu
         }
         let now = Instant::now();
         if is_at_work() {
-            idle_over = now + patience.idle;
+            idle_over = now + timeout.idle;
         }
         if now >= idle_over {
             return Wait::Idle;
@@ -282,8 +282,8 @@ mod tests {
     const LONG: Patience = Patience { idle: Duration::from_secs(20), total: Duration::from_secs(20) };
     const SHORT: Patience = Patience { idle: Duration::from_millis(100), total: Duration::from_secs(20) };
 
-    fn tell(path: &Path, patience: Patience) -> Result<String, VersionError> {
-        ask(path, patience, &mut |_| false)
+    fn tell(path: &Path, timeout: Patience) -> Result<String, VersionError> {
+        ask(path, timeout, &mut |_| false)
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(told.expect("told"), "0.169.0");
         assert!(looks >= 3);
         let (_folder, path) = script("sleep 1000");
-        let patience = Patience { idle: Duration::from_millis(100), total: Duration::from_millis(300) };
-        assert!(matches!(ask(&path, patience, &mut |_| true), Err(VersionError::Slow { .. })));
+        let timeout = Patience { idle: Duration::from_millis(100), total: Duration::from_millis(300) };
+        assert!(matches!(ask(&path, timeout, &mut |_| true), Err(VersionError::Slow { .. })));
     }
 }

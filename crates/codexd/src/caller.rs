@@ -6,15 +6,15 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use codexd_core::identity::{Pid, Process};
-use codexd_core::program::Program;
+use codexd_core::launch_spec::LaunchSpec;
+use codexd_host::orphans::GENERATION_VARIABLE;
 use codexd_host::service::supervisor::{self, SupervisorState};
-use codexd_host::strays::MARK;
 use codexd_host::{Home, pid_record, process};
 
 /// What Codex sets for a single tool call (observed on 0.131.0, 0.169.0 and 0.171.0), and what an installation of Codex sets for
 /// itself: a server has no use for either.
 const NEVER_INHERITED: [&str; 13] = [
-    MARK,
+    GENERATION_VARIABLE,
     "CODEX_APPLY_PATCH_PRESERVE_LINE_ENDINGS",
     "CODEX_CI",
     "CODEX_SANDBOX",
@@ -96,7 +96,7 @@ impl Caller {
 }
 
 impl Context {
-    fn of_program(program: Program) -> Option<Self> {
+    fn of_program(program: LaunchSpec) -> Option<Self> {
         let env: Vec<_> = program.env.into_iter().map(|(name, value)| (name.0, value.0)).collect();
         // A supervisor that could not read it has none.
         (!env.is_empty()).then_some(Self { env, cwd: program.cwd })
@@ -115,29 +115,33 @@ struct Known {
     supervisor: Option<Pid>,
     /// Those that live, the current one first.
     servers: Vec<Process>,
-    marks: Vec<String>,
+    generation_ids: Vec<String>,
 }
 
 impl Known {
-    fn of(state: Option<&SupervisorState>, recorded: Option<Process>, mark: Option<String>) -> Self {
+    fn of(state: Option<&SupervisorState>, recorded: Option<Process>, generation_id: Option<String>) -> Self {
         let others = state.iter().flat_map(|state| &state.others);
         let servers = recorded.into_iter().chain(state.and_then(|state| state.server.clone()));
         let servers = servers.chain(others.clone().filter_map(|other| other.process.clone()));
-        let marks = mark.into_iter().chain(state.and_then(|state| state.generation.clone()));
+        let generation_ids =
+            generation_id.into_iter().chain(state.and_then(|state| state.generation.clone()));
         Self {
             supervisor: state
                 .map(|state| &state.supervisor)
                 .filter(|supervisor| process::is_alive(supervisor))
                 .map(|supervisor| supervisor.pid),
             servers: servers.filter(process::is_alive).collect(),
-            marks: marks.chain(others.filter_map(|other| other.generation.clone())).collect(),
+            generation_ids: generation_ids
+                .chain(others.filter_map(|other| other.generation.clone()))
+                .collect(),
         }
     }
 
     fn holds_this_process(&self) -> bool {
         let me = Pid(std::process::id());
-        let carries =
-            std::env::var_os(MARK).is_some_and(|mine| self.marks.iter().any(|mark| mine == mark.as_str()));
+        let carries = std::env::var_os(GENERATION_VARIABLE).is_some_and(|mine| {
+            self.generation_ids.iter().any(|generation_id| mine == generation_id.as_str())
+        });
         let session = || process::stat(me).map(|stat| Pid(stat.session));
         carries
             || self

@@ -71,10 +71,10 @@ impl Context {
             return Err(failures::state("close the state folder to other users in", self.home.root(), error));
         }
         let path = self.home.operation_lock();
-        let patience = Duration::from_secs(self.global.lock_timeout);
-        let taken = OperationLock::take(&path, command, patience, |holder| {
+        let timeout = Duration::from_secs(self.global.lock_timeout);
+        let taken = OperationLock::take(&path, command, timeout, |holder| {
             let holder = holder.unwrap_or("another codexd or codex command");
-            output::say(&format!("waiting up to {} s for {holder}", patience.as_secs()));
+            output::say(&format!("waiting up to {} s for {holder}", timeout.as_secs()));
         });
         let lock = taken.map_err(|error| match made {
             Err(made) if !matches!(error, codexd_host::lock::LockError::Timeout { .. }) => {
@@ -94,7 +94,7 @@ impl Context {
     /// Records that something was found wrong and put right.
     pub fn repaired(&self, found: &str, message: impl Into<String>) {
         let message = message.into();
-        self.note(Event::new(EventLevel::Warn, "repair", message.clone()).with("found", found));
+        self.log_event(Event::new(EventLevel::Warn, "repair", message.clone()).with("found", found));
         self.repairs.borrow_mut().push(Repair { found: found.to_owned(), message });
     }
 
@@ -104,7 +104,7 @@ impl Context {
     }
 
     /// Writes an event. One that cannot be written is lost, which is said on stderr and fails nothing.
-    pub fn note(&self, event: Event) {
+    pub fn log_event(&self, event: Event) {
         if let Err(error) = self.log.append(&event)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -120,7 +120,7 @@ impl Context {
         let event = Event::new(EventLevel::Error, "command.failed", failure.message.clone())
             .with("command", command)
             .with("code", failure.code.as_str());
-        self.note(event);
+        self.log_event(event);
     }
 
     /// The settings, as far as they can be read; the defaults where the file cannot. Nothing is changed.
@@ -137,7 +137,7 @@ impl Context {
         let parsed = settings_file::read(&self.home)
             .map_err(|error| failures::state("read the settings", &path, &error))?;
         if !parsed.defects.is_empty() {
-            match settings_file::mend(&self.home, &parsed) {
+            match settings_file::repair(&self.home, &parsed) {
                 Ok(aside) => {
                     let defects = parsed.defects.join("; ");
                     let message = format!(

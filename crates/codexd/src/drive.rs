@@ -2,7 +2,7 @@
 
 mod adopt;
 mod deferred;
-mod mend;
+mod repair;
 mod stop;
 mod succeed;
 
@@ -10,34 +10,34 @@ use std::time::Duration;
 
 use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
 use codexd_core::identity::{Pid, Process};
+use codexd_core::launch_spec::{DrainSignal, LaunchSpec, StopPolicy};
 use codexd_core::lifecycle::{Command, Progress, Recorded, Step, decide};
 use codexd_core::limits::{STEPS_MAX, SUPERVISOR_TIMEOUT_MS};
-use codexd_core::program::{DrainSignal, Program, StopPolicy};
 use codexd_core::settings::Gateway;
 use codexd_host::events::Event;
 use codexd_host::process;
-use codexd_host::service::supervisor::{self, LinkError, Order, Refusal, SupervisorLink};
+use codexd_host::service::supervisor::{self, ConnectionError, Order, Refusal, SupervisorConnection};
 use codexd_protocol::probe::Answer;
 use serde_json::Value;
 
-pub use mend::name_trouble;
+pub use repair::name_problem;
 
 use crate::context::Context;
-use crate::front::{self, Launch};
-use crate::observe::{self, Listening, Ours, Sight};
-use crate::patience::Progress as Patience;
-use crate::ready::{NotReady, Whose, await_ready};
-use crate::{codex, failures, gateway_settings};
+use crate::gateway_program::{self, Launch};
+use crate::observe::{self, ListenerReport, OwnServer, Snapshot};
+use crate::progress::ProgressReporter;
+use crate::ready::{NotReady, Target, await_ready};
+use crate::{failures, gateway_settings, launch};
 
 /// So many supervisors may be lost on the way of one command.
 const SUPERVISORS_LOST_MAX: usize = 3;
 
 /// What a command wants, with what it takes to get there.
-pub struct Wish<'a> {
+pub struct Request<'a> {
     /// The goal.
     pub command: Command,
     /// What to run; asked for only when something is to be run.
-    pub program: &'a dyn Fn(&Launch) -> Result<Program, Failure>,
+    pub program: &'a dyn Fn(&Launch) -> Result<LaunchSpec, Failure>,
     /// How a server is to be ended.
     pub policy: StopPolicy,
     /// What is to stand in front of a server that is started.
@@ -60,7 +60,7 @@ pub enum Handover {
 
 /// The goal, reached.
 #[derive(Clone, Debug)]
-pub struct Reached {
+pub struct Outcome {
     /// In upstream's words.
     pub status: LifecycleStatus,
     /// Who runs the server, if codexd does.
@@ -72,16 +72,16 @@ pub struct Reached {
     /// Whether it is the embedded one.
     pub embedded: bool,
     /// Whether a gateway is in front of it.
-    pub fronted: bool,
+    pub behind_gateway: bool,
     /// How the handover from the server before went, if there was one.
     pub handover: Option<Value>,
 }
 
 /// A server, and the gateway in front of it if one is wanted.
-type ToRun = (Box<Program>, Option<Box<Program>>);
+type LaunchSpecs = (Box<LaunchSpec>, Option<Box<LaunchSpec>>);
 
 /// What came of an order.
-enum Given {
+enum OrderResult {
     /// It is being carried out.
     Taken,
     /// Nothing was changed.
@@ -92,12 +92,12 @@ enum Given {
 
 struct Drive<'a> {
     context: &'a Context,
-    wish: &'a Wish<'a>,
-    link: Option<SupervisorLink>,
+    request: &'a Request<'a>,
+    connection: Option<SupervisorConnection>,
     /// This very command started the supervisor for a server that did not run before.
     launched: bool,
     progress: Progress,
-    fresh: Option<Listening>,
+    fresh: Option<ListenerReport>,
     /// The server that the supervisor was told to replace.
     replaced: Option<Process>,
     /// How often the supervisor was gone when it was needed.
@@ -114,11 +114,11 @@ struct Drive<'a> {
 ///
 /// # Errors
 /// Why the goal cannot be reached. Running the command again is always safe.
-pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
+pub fn drive(context: &Context, request: &Request<'_>) -> Result<Outcome, Failure> {
     let mut drive = Drive {
         context,
-        wish,
-        link: None,
+        request,
+        connection: None,
         launched: false,
         progress: Progress::default(),
         fresh: None,
@@ -130,17 +130,17 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
     };
     for _ in 0..STEPS_MAX {
         let fresh = drive.fresh.take();
-        let mut sight = observe::look(context, wish.command, &mut drive.link, fresh)?;
-        if drive.record_stays && !matches!(sight.observation.record, Recorded::Alive(_)) {
-            sight.observation.record = Recorded::Absent;
+        let mut snapshot = observe::look(context, request.command, &mut drive.connection, fresh)?;
+        if drive.record_stays && !matches!(snapshot.observation.record, Recorded::Alive(_)) {
+            snapshot.observation.record = Recorded::Absent;
         }
-        if drive.awaits_the_gateway(&sight)? {
+        if drive.await_gateway(&snapshot)? {
             continue;
         }
-        sight.observation.overlap = drive.may_overlap(&sight);
-        let step = decide(wish.command, &sight.observation, drive.progress);
-        if let Some(reached) = drive.act(step, sight)? {
-            return Ok(reached);
+        snapshot.observation.overlap = drive.may_overlap(&snapshot);
+        let step = decide(request.command, &snapshot.observation, drive.progress);
+        if let Some(outcome) = drive.act(step, snapshot)? {
+            return Ok(outcome);
         }
     }
     Err(Failure::new(
@@ -151,16 +151,16 @@ pub fn drive(context: &Context, wish: &Wish<'_>) -> Result<Reached, Failure> {
 }
 
 impl Drive<'_> {
-    fn act(&mut self, step: Step, sight: Sight) -> Result<Option<Reached>, Failure> {
+    fn act(&mut self, step: Step, snapshot: Snapshot) -> Result<Option<Outcome>, Failure> {
         match step {
-            Step::Mend(mend) => self.mend(mend, &sight)?,
-            Step::AdoptRecorded => self.adopt_recorded(&sight)?,
+            Step::Repair(repair) => self.repair(repair, &snapshot)?,
+            Step::AdoptRecorded => self.adopt_recorded(&snapshot)?,
             Step::AdoptListener(pid) => self.adopt_listener(pid)?,
-            Step::Start | Step::AwaitReady if self.waits_for_the_caller(&sight) => {
-                return self.start_after_the_caller(&sight);
+            Step::Start | Step::AwaitReady if self.must_wait_for_caller(&snapshot) => {
+                return self.start_after_caller(&snapshot);
             }
             Step::Start => {
-                let (program, gateway) = self.what_to_run(&sight)?;
+                let (program, gateway) = self.launch_specs(&snapshot)?;
                 if self.order(&Order::Start { program, gateway })? {
                     self.progress.started = true;
                     self.await_ready()?;
@@ -168,67 +168,79 @@ impl Drive<'_> {
             }
             Step::Replace => {
                 // Proven before the old one is touched.
-                let (program, gateway) = self.what_to_run(&sight)?;
-                self.prove_configuration(&program, &sight)?;
-                if self.order(&Order::Replace { program, policy: self.wish.policy, gateway })? {
+                let (program, gateway) = self.launch_specs(&snapshot)?;
+                self.prove_configuration(&program, &snapshot)?;
+                if self.order(&Order::Replace { program, policy: self.request.policy, gateway })? {
                     if self.context.caller().is_inside() {
-                        return Ok(Some(self.deferred(LifecycleStatus::Restarting, &sight)));
+                        return Ok(Some(self.deferred(LifecycleStatus::Restarting, &snapshot)));
                     }
                     self.progress.restarted = true;
-                    self.replaced = sight.server;
+                    self.replaced = snapshot.server;
                     self.await_ready()?;
                 }
             }
-            Step::Succeed => return self.succeed(&sight),
-            Step::Stop if self.context.caller().is_inside() && sight.server.is_some() => {
-                return self.stop_after_the_caller(&sight);
+            Step::Succeed => return self.succeed(&snapshot),
+            Step::Stop if self.context.caller().is_inside() && snapshot.server.is_some() => {
+                return self.stop_after_caller(&snapshot);
             }
-            Step::Stop => self.stop(&sight)?,
+            Step::Stop => self.stop(&snapshot)?,
             Step::AwaitReady => self.await_ready()?,
             Step::Refuse(refusal) => {
                 return Err(failures::refusal(refusal, &self.context.home.control_socket()));
             }
-            Step::Finish { managed: true, .. } if self.link.as_ref().is_some_and(SupervisorLink::is_cut) => {
-                self.lost_supervisor()?;
+            Step::Finish { managed: true, .. }
+                if self.connection.as_ref().is_some_and(SupervisorConnection::is_cut) =>
+            {
+                self.on_supervisor_lost()?;
             }
             Step::Finish { status, managed } => {
-                return self.finish(status, managed, sight).map(Some);
+                return self.finish(status, managed, snapshot).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn finish(&mut self, status: LifecycleStatus, managed: bool, sight: Sight) -> Result<Reached, Failure> {
-        let running = sight.answer.is_some();
-        self.await_the_handover()?;
-        gateway_settings::apply(self.context, self.link.as_mut(), self.wish.gateway)?;
-        let record = sight.codexd.as_ref();
+    fn finish(
+        &mut self,
+        status: LifecycleStatus,
+        managed: bool,
+        snapshot: Snapshot,
+    ) -> Result<Outcome, Failure> {
+        let running = snapshot.answer.is_some();
+        self.await_handover()?;
+        gateway_settings::apply(self.context, self.connection.as_mut(), self.request.gateway)?;
+        let record = snapshot.codexd.as_ref();
         // The gateway answers with the version of the new server once it has connected to that.
         let again = self.handover.as_ref().and_then(|_| {
-            observe::listener(&self.context.home, Ours::of(sight.server.as_ref(), record)).answer
+            observe::listener(&self.context.home, OwnServer::of(snapshot.server.as_ref(), record)).answer
         });
-        Ok(Reached {
+        Ok(Outcome {
             status,
             backend: managed.then_some(Backend::Pid),
-            pid: sight.server.filter(|_| running).map(|server| server.pid),
-            answer: again.or(sight.answer),
+            pid: snapshot.server.filter(|_| running).map(|server| server.pid),
+            answer: again.or(snapshot.answer),
             embedded: record.is_some_and(|record| record.embedded),
-            fronted: record.is_some_and(|record| record.socket.is_some()),
+            behind_gateway: record.is_some_and(|record| record.socket.is_some()),
             handover: self.handover.take(),
         })
     }
 
     /// The program of a new server, proven before an old one is touched, and the gateway in front of it.
-    fn what_to_run(&self, sight: &Sight) -> Result<ToRun, Failure> {
+    fn launch_specs(&self, snapshot: &Snapshot) -> Result<LaunchSpecs, Failure> {
         let home = &self.context.home;
-        let generations = self.link.as_ref().map(|link| link.generations.as_slice()).unwrap_or_default();
-        let recorded = sight.codexd.as_ref().and_then(|record| record.socket.as_deref());
+        let generations =
+            self.connection.as_ref().map(|connection| connection.generations.as_slice()).unwrap_or_default();
+        let recorded = snapshot.codexd.as_ref().and_then(|record| record.socket.as_deref());
         let launch = Launch {
-            embedded_runs: sight.codexd.as_ref().is_some_and(|record| record.embedded),
-            socket: self.wish.gateway.is_on().then(|| front::free_socket(home, generations, recorded)),
+            embedded_runs: snapshot.codexd.as_ref().is_some_and(|record| record.embedded),
+            socket: self
+                .request
+                .gateway
+                .is_on()
+                .then(|| gateway_program::free_socket(home, generations, recorded)),
         };
-        let program = (self.wish.program)(&launch)?;
-        let gateway = front::program(self.context, self.wish.gateway)?;
+        let program = (self.request.program)(&launch)?;
+        let gateway = gateway_program::program(self.context, self.request.gateway)?;
         Ok((Box::new(program), gateway.map(Box::new)))
     }
 
@@ -236,63 +248,65 @@ impl Drive<'_> {
     /// the supervisor is gone, or another one was there before ours.
     fn order(&mut self, order: &Order) -> Result<bool, Failure> {
         match self.give(order)? {
-            Given::Taken => Ok(true),
-            Given::SupervisorGone => Ok(false),
-            Given::Refused(Refusal { message, errno }) => {
+            OrderResult::Taken => Ok(true),
+            OrderResult::SupervisorGone => Ok(false),
+            OrderResult::Refused(Refusal { message, errno }) => {
                 let failure = self.not_ready(NotReady::SpawnFailed { message, errno });
                 self.progress.started |= matches!(order, Order::Start { .. });
-                self.give_up_what_never_ran();
+                self.stop_failed_start();
                 Err(failure)
             }
         }
     }
 
-    fn give(&mut self, order: &Order) -> Result<Given, Failure> {
-        let ordered = match self.link.as_mut() {
-            Some(link) => link.order(order),
-            None => SupervisorLink::launch(&self.context.home, &codex::myself()?).and_then(|link| {
-                self.launched = true;
-                self.link.insert(link).order(order)
-            }),
+    fn give(&mut self, order: &Order) -> Result<OrderResult, Failure> {
+        let ordered = match self.connection.as_mut() {
+            Some(connection) => connection.order(order),
+            None => {
+                SupervisorConnection::launch(&self.context.home, &launch::myself()?).and_then(|connection| {
+                    self.launched = true;
+                    self.connection.insert(connection).order(order)
+                })
+            }
         };
         match ordered {
-            Ok(()) => Ok(Given::Taken),
-            Err(LinkError::OrderRefused(refusal)) => Ok(Given::Refused(refusal)),
-            Err(LinkError::Gone) => self.lost_supervisor().map(|()| Given::SupervisorGone),
+            Ok(()) => Ok(OrderResult::Taken),
+            Err(ConnectionError::OrderRefused(refusal)) => Ok(OrderResult::Refused(refusal)),
+            Err(ConnectionError::Gone) => self.on_supervisor_lost().map(|()| OrderResult::SupervisorGone),
             // One that hangs is ended by the next look.
-            Err(LinkError::Silent(_)) if !supervisor::answers(&self.context.home) => {
-                self.lost_supervisor().map(|()| Given::SupervisorGone)
+            Err(ConnectionError::Silent(_)) if !supervisor::answers(&self.context.home) => {
+                self.on_supervisor_lost().map(|()| OrderResult::SupervisorGone)
             }
             Err(error) => Err(failures::supervisor(&self.context.home, &error)),
         }
     }
 
     /// The supervisor is gone, and its orders with it. The next look finds what it left, and another one takes over.
-    fn lost_supervisor(&mut self) -> Result<(), Failure> {
-        self.link = None;
+    fn on_supervisor_lost(&mut self) -> Result<(), Failure> {
+        self.connection = None;
         self.supervisors_lost += 1;
         if self.replaced.as_ref().is_some_and(process::is_alive) {
             self.progress.restarted = false;
         }
         if self.supervisors_lost > SUPERVISORS_LOST_MAX {
-            return Err(failures::supervisor(&self.context.home, &LinkError::Gone));
+            return Err(failures::supervisor(&self.context.home, &ConnectionError::Gone));
         }
         Ok(())
     }
 
     fn await_ready(&mut self) -> Result<(), Failure> {
         let ordered = self.progress.started || self.progress.restarted;
-        let whose = if ordered { Whose::Current } else { Whose::Found };
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        match await_ready(self.context, link, whose) {
+        let whose = if ordered { Target::Current } else { Target::Found };
+        let Some(connection) = self.connection.as_mut() else { return Ok(()) };
+        match await_ready(self.context, connection, whose) {
             Ok(listening) => {
                 self.fresh = Some(listening);
                 Ok(())
             }
-            Err(NotReady::SupervisorGone) => self.lost_supervisor(),
+            Err(NotReady::SupervisorGone) => self.on_supervisor_lost(),
             Err(not_ready) => {
                 let failure = self.not_ready(not_ready);
-                self.give_up_what_never_ran();
+                self.stop_failed_start();
                 Err(failure)
             }
         }
@@ -323,28 +337,29 @@ impl Drive<'_> {
 
     /// What this command began and what never answered is ended again: a failed start leaves nothing behind. A supervisor that
     /// was there before goes on trying.
-    fn give_up_what_never_ran(&mut self) {
+    fn stop_failed_start(&mut self) {
         if !self.launched || !self.progress.started {
             return;
         }
         let policy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(0) };
-        if let Some(mut link) = self.link.take()
-            && link.order(&Order::Stop { policy, failed: true }).is_ok()
+        if let Some(mut connection) = self.connection.take()
+            && connection.order(&Order::Stop { policy, failed: true }).is_ok()
         {
             // What is left of it is found by the next command.
-            let _ = self.await_leaving(&mut link, &mut Patience::begin());
-            let _ = link.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
+            let _ = self.await_leaving(&mut connection, &mut ProgressReporter::start());
+            let _ =
+                connection.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
         }
     }
 }
 
 /// Records the end of a command that changed something.
-pub fn note_outcome(context: &Context, command: &str, reached: &Reached) {
+pub fn log_outcome(context: &Context, command: &str, outcome: &Outcome) {
     use LifecycleStatus::{AlreadyDisabled, AlreadyEnabled, AlreadyRunning, NotRunning};
-    if matches!(reached.status, AlreadyRunning | NotRunning | AlreadyEnabled | AlreadyDisabled) {
+    if matches!(outcome.status, AlreadyRunning | NotRunning | AlreadyEnabled | AlreadyDisabled) {
         return;
     }
-    let message = match reached.status {
+    let message = match outcome.status {
         LifecycleStatus::Stopping | LifecycleStatus::Restarting => {
             format!(
                 "{command} was run inside the app-server; the supervisor carries it out when the running turns have ended"
@@ -354,7 +369,7 @@ pub fn note_outcome(context: &Context, command: &str, reached: &Reached) {
     };
     let event = Event::new(EventLevel::Info, "command.done", message)
         .with("command", command)
-        .with("status", serde_json::to_value(reached.status).unwrap_or_default())
-        .with("pid", reached.pid.map(|pid| pid.0));
-    context.note(event);
+        .with("status", serde_json::to_value(outcome.status).unwrap_or_default())
+        .with("pid", outcome.pid.map(|pid| pid.0));
+    context.log_event(event);
 }

@@ -10,9 +10,9 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
+use codexd_host::orphans::GENERATION_VARIABLE;
 use codexd_host::ownership::ForeignOwner;
-use codexd_host::service::supervisor::LinkError;
-use codexd_host::strays::MARK;
+use codexd_host::service::supervisor::ConnectionError;
 use codexd_host::{Home, users};
 use codexd_release::{NotFound, VersionError};
 use rustix::io::Errno;
@@ -101,9 +101,9 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
 }
 
 /// The supervisor did not play along.
-pub fn supervisor(home: &Home, error: &LinkError) -> Failure {
+pub fn supervisor(home: &Home, error: &ConnectionError) -> Failure {
     match error {
-        LinkError::System(error)
+        ConnectionError::System(error)
             if matches!(
                 error.kind(),
                 ErrorKind::StorageFull
@@ -117,7 +117,9 @@ pub fn supervisor(home: &Home, error: &LinkError) -> Failure {
         {
             return state("start the supervisor in", &home.state_dir(), error);
         }
-        LinkError::Refused(refused) => return supervisor_refused(home, &refused.message, refused.errno),
+        ConnectionError::Refused(refused) => {
+            return supervisor_refused(home, &refused.message, refused.errno);
+        }
         _ => {}
     }
     Failure::new(ErrorCode::SupervisorFailed, format!("{error}"))
@@ -247,7 +249,7 @@ pub fn refusal(refusal: Refusal, socket: &Path) -> Failure {
             .hint("end that process; codexd does not touch what it does not manage"),
             pid,
         ),
-        Refusal::NoSocket => (
+        Refusal::NotASocket => (
             Failure::new(ErrorCode::SocketOccupied, format!("{socket_text} is there and is not a socket"))
                 .hint("move that file away; codexd does not remove what it did not make"),
             None,
@@ -268,7 +270,7 @@ pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
         Place::Unidentified => "unknown",
     };
     let message = format!("{}; nothing was changed", elsewhere_sentence(home, found));
-    let hint = match std::env::var_os(MARK) {
+    let hint = match std::env::var_os(GENERATION_VARIABLE) {
         Some(_) if found.place == Place::PidNamespace => {
             "this is a tool call in a sandbox: run the command outside of the sandbox, with the approval of the user"
         }
@@ -322,14 +324,17 @@ pub fn error_line(exit: &LastExit) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{Errno, ErrorCode, Home, supervisor};
-    use codexd_host::service::supervisor::{LinkError, Refusal};
+    use codexd_host::service::supervisor::{ConnectionError, Refusal};
 
     #[test]
     fn a_home_that_cannot_hold_sockets_is_not_to_be_retried() {
         let home = Home::new("/h");
         let refused = |errno: Errno| {
             let message = "failed to listen for orders: refused".to_owned();
-            supervisor(&home, &LinkError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }))
+            supervisor(
+                &home,
+                &ConnectionError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }),
+            )
         };
         // FAT and exFAT answer with the first, network file systems with the others.
         for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL] {

@@ -11,7 +11,7 @@ use codexd_host::ownership::{self, ForeignOwner};
 use codexd_host::{Home, users};
 
 use crate::cli::Global;
-use crate::{codex, failures};
+use crate::{failures, launch};
 
 /// Names the homes of other users that may be used, as `PATH` names folders.
 const ALLOWED_HOMES: &str = "CODEXD_FOREIGN_HOMES";
@@ -50,7 +50,7 @@ fn is_allowed(home: &Home) -> bool {
 
 /// Starts this command anew as the owner of the home, without supplementary groups; returns why that failed.
 fn become_owner(home: &Home, uid: u32) -> Failure {
-    let codexd = match codex::myself() {
+    let codexd = match launch::myself() {
         Ok(codexd) => codexd,
         Err(failure) => return failure,
     };

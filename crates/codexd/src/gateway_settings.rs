@@ -6,12 +6,12 @@ use codexd_core::contract::Failure;
 use codexd_core::identity::Process;
 use codexd_core::limits::SUPERVISOR_TIMEOUT_MS;
 use codexd_core::settings::Gateway;
-use codexd_host::service::supervisor::{LinkError, Order, SupervisorLink};
+use codexd_host::service::supervisor::{ConnectionError, Order, SupervisorConnection};
 use codexd_host::{Home, atomic, process};
 use serde::Deserialize;
 
 use crate::context::Context;
-use crate::{front, output};
+use crate::{gateway_program, output};
 
 /// The listener for the network.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,8 +36,8 @@ impl InForce {
     /// What the gateway that lives has written down; `None` if it has not, as older ones.
     pub fn read(home: &Home) -> Option<Self> {
         let bytes = atomic::read(&home.gateway_state()).ok()??;
-        let told: Self = serde_json::from_slice(&bytes).ok()?;
-        process::is_alive(&told.gateway).then_some(told)
+        let in_force: Self = serde_json::from_slice(&bytes).ok()?;
+        process::is_alive(&in_force.gateway).then_some(in_force)
     }
 
     /// A sentence, if there is to be a listener that does not work.
@@ -62,24 +62,32 @@ impl InForce {
 ///
 /// # Errors
 /// If this very binary cannot be told.
-pub fn apply(context: &Context, link: Option<&mut SupervisorLink>, wanted: Gateway) -> Result<(), Failure> {
-    let Some(link) = link.filter(|link| link.gateway.pid.is_some()) else { return Ok(()) };
+pub fn apply(
+    context: &Context,
+    connection: Option<&mut SupervisorConnection>,
+    wanted: Gateway,
+) -> Result<(), Failure> {
+    let Some(connection) = connection.filter(|connection| connection.gateway.pid.is_some()) else {
+        return Ok(());
+    };
     let before = InForce::read(&context.home);
     if before.as_ref().is_some_and(|before| before.is_as(wanted)) {
         return Ok(());
     }
-    let Some(program) = front::program(context, wanted)? else { return Ok(()) };
+    let Some(program) = gateway_program::program(context, wanted)? else { return Ok(()) };
     let order = Order::ConfigureGateway { gateway: Box::new(program) };
     // A supervisor that has gone meanwhile keeps no gateway: the next command finds that.
-    if link.order(&order).is_err() || before.is_none() {
+    if connection.order(&order).is_err() || before.is_none() {
         return Ok(());
     }
     let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
-    let is_taken = |link: &SupervisorLink| link.relayed.iter().any(|report| report.get("listener").is_some());
-    while !is_taken(link) {
-        match link.next(deadline) {
+    let is_taken = |connection: &SupervisorConnection| {
+        connection.relayed.iter().any(|report| report.get("listener").is_some())
+    };
+    while !is_taken(connection) {
+        match connection.next(deadline) {
             Ok(_) => {}
-            Err(LinkError::Silent(_)) => {
+            Err(ConnectionError::Silent(_)) => {
                 output::say(
                     "the gateway has not confirmed its settings in time; `codexd status` shows which are in force",
                 );

@@ -4,19 +4,20 @@
 
 mod caller;
 mod cli;
-mod codex;
 mod commands;
 mod context;
 mod drive;
 mod failures;
 mod foreign_home;
-mod front;
+mod gateway_program;
 mod gateway_settings;
 mod home_folder;
+mod interrupt;
+mod launch;
 mod migration;
 mod observe;
 mod output;
-mod patience;
+mod progress;
 mod prove;
 mod ready;
 mod recorded_codex;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // What our caller left open must not be held by the supervisor and the server for weeks.
-    codexd_host::fd_hygiene::close_on_exec_above_stderr();
+    codexd_host::cloexec::set_cloexec_above_stderr();
     if let Some(home) = commands::supervisor::home_of(std::env::args_os()) {
         return commands::supervisor::run(home);
     }

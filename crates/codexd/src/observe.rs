@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 
 use codexd_core::contract::Failure;
 use codexd_core::identity::{Pid, Process};
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::lifecycle::{Command, ListenerSeen, Observation, Recorded, SupervisorSeen};
 use codexd_core::limits::{
-    MARK_TIMEOUT_MS, PROBE_TIMEOUT_MS, SEEN_MARK_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS,
+    GENERATION_ID_TIMEOUT_MS, PROBE_TIMEOUT_MS, SEEN_GENERATION_ID_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS,
 };
-use codexd_core::program::Program;
 use codexd_core::record::CodexdRecord;
-use codexd_host::service::supervisor::{self, StatePhase, SupervisorLink, SupervisorState};
-use codexd_host::strays::{self, Spared, Ties};
+use codexd_host::orphans::{self, Excluded, OwnershipEvidence};
+use codexd_host::service::supervisor::{self, StatePhase, SupervisorConnection, SupervisorState};
 use codexd_host::{Home, atomic, gateway_process, pid_record, process};
 use codexd_protocol::probe::Answer;
 
-pub use listener::{Listening, Ours, glimpse, listener};
+pub use listener::{ListenerReport, OwnServer, listener, peek};
 
 use crate::context::Context;
-use crate::{failures, front};
+use crate::{failures, gateway_program};
 
 /// How often a look that changes nothing is made at most.
-const LOOKS_MAX: usize = 4;
+const OBSERVATIONS_MAX: usize = 4;
 /// How soon to look again when things changed during a look.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a look found, for the decision and for the answer.
 #[derive(Debug)]
-pub struct Sight {
+pub struct Snapshot {
     /// For the decision.
     pub observation: Observation,
     /// The recorded server, if it lives.
@@ -40,24 +40,24 @@ pub struct Sight {
     /// What was answered on the control socket.
     pub answer: Option<Answer>,
     /// What a dead server had started and nobody has ended.
-    pub left_behind: Option<Strays>,
+    pub orphaned: Option<Orphans>,
 }
 
 /// What leads to what a dead server has left behind, and who is not meant.
 #[derive(Debug)]
-pub struct Strays {
+pub struct Orphans {
     /// What leads there.
-    pub ties: Ties,
+    pub evidence: OwnershipEvidence,
     /// The gateway.
     pids: Vec<Pid>,
     /// The servers that live.
     servers: Vec<Pid>,
 }
 
-impl Strays {
+impl Orphans {
     /// Who is not to be touched.
-    pub fn spared(&self) -> Spared<'_> {
-        Spared { pids: &self.pids, servers: &self.servers }
+    pub fn excluded(&self) -> Excluded<'_> {
+        Excluded { pids: &self.pids, servers: &self.servers }
     }
 }
 
@@ -68,30 +68,30 @@ impl Strays {
 pub fn look(
     context: &Context,
     command: Command,
-    link: &mut Option<SupervisorLink>,
-    fresh: Option<Listening>,
-) -> Result<Sight, Failure> {
+    connection: &mut Option<SupervisorConnection>,
+    fresh: Option<ListenerReport>,
+) -> Result<Snapshot, Failure> {
     let mut fresh = fresh;
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
     loop {
-        let sight = glance(context, command, link, fresh.take())?;
-        if !in_the_making(&context.home, &sight) || Instant::now() >= deadline {
-            return Ok(sight);
+        let snapshot = observe_once(context, command, connection, fresh.take())?;
+        if !is_changing(&context.home, &snapshot) || Instant::now() >= deadline {
+            return Ok(snapshot);
         }
         // Things have changed while we looked at one after the other: the supervisor, too, is asked anew.
-        *link = None;
-        std::thread::sleep(LOOK_AGAIN);
+        *connection = None;
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a command at work, or a supervisor
 /// that starts a server again, would be seen half before and half after what it did. So many times at most.
-pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
+pub fn observe_stable<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
     let state = || {
         [home.pid_record(), home.upstream_pid_record(), home.supervisor_state()]
             .map(|file| atomic::read(&file).ok().flatten())
     };
-    for _ in 1..LOOKS_MAX {
+    for _ in 1..OBSERVATIONS_MAX {
         let before = state();
         let found = look();
         if is_clear(&found) || state() == before {
@@ -102,16 +102,16 @@ pub fn undisturbed<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl
 }
 
 /// Whether it is codexd's own gateway that listens.
-fn holds_the_door(home: &Home, listener: &ListenerSeen) -> bool {
+fn gateway_listens(home: &Home, listener: &ListenerSeen) -> bool {
     let (ListenerSeen::Answering { pid, .. } | ListenerSeen::Unresponsive { pid, .. }) = listener else {
         return false;
     };
-    pid.is_some_and(|pid| front::is_ours(pid, home))
+    pid.is_some_and(|pid| gateway_program::is_ours(pid, home))
 }
 
 /// Whether a gateway, or a server beside the current one, lives on after a supervisor that was killed.
 fn others_live(home: &Home) -> bool {
-    let Some(state) = left_by_a_killed_supervisor(home, SupervisorSeen::Absent) else { return false };
+    let Some(state) = state_of_killed_supervisor(home, SupervisorSeen::Absent) else { return false };
     let mut others = state.others.iter().filter_map(|other| other.process.as_ref());
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.as_ref());
     others.any(process::is_alive)
@@ -122,26 +122,25 @@ fn others_live(home: &Home) -> bool {
 /// What the last supervisor wrote, if it had something to keep and is gone. Where there is none any more, it may be about to end:
 /// its lock is free some moments before its end can be seen. Taken for alive then, what it had started would be forgotten,
 /// and a second server started beside that.
-fn left_by_a_killed_supervisor(home: &Home, supervisor: SupervisorSeen) -> Option<SupervisorState> {
+fn state_of_killed_supervisor(home: &Home, supervisor: SupervisorSeen) -> Option<SupervisorState> {
     let state = supervisor::read_state(home)?;
-    let patience = if supervisor == SupervisorSeen::Absent { SUPERVISOR_END_TIMEOUT_MS } else { 0 };
-    let patience = Duration::from_millis(patience);
+    let timeout = if supervisor == SupervisorSeen::Absent { SUPERVISOR_END_TIMEOUT_MS } else { 0 };
+    let timeout = Duration::from_millis(timeout);
     let had_something = !matches!(state.phase, StatePhase::Stopped | StatePhase::Failed);
-    (had_something && process::await_end(&state.supervisor, patience)).then_some(state)
+    (had_something && process::await_end(&state.supervisor, timeout)).then_some(state)
 }
 
 /// Whether things are about to change by themselves: a supervisor records a server that it has just started, or makes its state
 /// anew after that was taken away under it.
-fn in_the_making(home: &Home, sight: &Sight) -> bool {
-    being_recorded(home, &sight.observation.listener)
-        || (sight.observation.supervisor == SupervisorSeen::Absent
-            && is_kept_by_a_living_supervisor(home, sight))
+fn is_changing(home: &Home, snapshot: &Snapshot) -> bool {
+    is_being_recorded(home, &snapshot.observation.listener)
+        || (snapshot.observation.supervisor == SupervisorSeen::Absent && is_supervised(home, snapshot))
 }
 
 /// The gateway is the child of a living supervisor, whom nobody can reach yet.
-fn is_kept_by_a_living_supervisor(home: &Home, sight: &Sight) -> bool {
+fn is_supervised(home: &Home, snapshot: &Snapshot) -> bool {
     let (ListenerSeen::Answering { pid: Some(pid), .. } | ListenerSeen::Unresponsive { pid: Some(pid), .. }) =
-        sight.observation.listener
+        snapshot.observation.listener
     else {
         return false;
     };
@@ -151,7 +150,7 @@ fn is_kept_by_a_living_supervisor(home: &Home, sight: &Sight) -> bool {
 }
 
 /// Whether the listener, which the record did not name when it was read, is the server that a supervisor has just started.
-fn being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
+fn is_being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
     let (ListenerSeen::Answering { pid: Some(pid), ours: false }
     | ListenerSeen::Unresponsive { pid: Some(pid), ours: false }) = listener
     else {
@@ -159,61 +158,61 @@ fn being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
     };
     supervisor::read_state(home).and_then(|state| state.generation).is_some_and(|generation| {
         let environment = process::environment(*pid);
-        environment.iter().any(|(name, value)| name == strays::MARK && *value == *generation)
+        environment.iter().any(|(name, value)| name == orphans::GENERATION_VARIABLE && *value == *generation)
     })
 }
 
-fn glance(
+fn observe_once(
     context: &Context,
     command: Command,
-    link: &mut Option<SupervisorLink>,
-    fresh: Option<Listening>,
-) -> Result<Sight, Failure> {
+    connection: &mut Option<SupervisorConnection>,
+    fresh: Option<ListenerReport>,
+) -> Result<Snapshot, Failure> {
     let home = &context.home;
     let mut record =
         pid_record::observe(home).map_err(|error| failures::state("read", &home.pid_record(), &error))?;
-    let supervisor = match link {
-        Some(link) => link.seen,
+    let supervisor = match connection {
+        Some(connection) => connection.seen,
         None => {
             let seen = supervisor::observe(home).map_err(|error| {
                 failures::state("talk to the supervisor at", &home.supervisor_socket(), &error)
             })?;
-            *link = seen.link;
+            *connection = seen.connection;
             seen.seen
         }
     };
-    let mut left_behind = None;
+    let mut orphaned = None;
     if !matches!(record.recorded, Recorded::Alive(_))
         && matches!(supervisor, SupervisorSeen::Absent | SupervisorSeen::Idle)
     {
-        match remains(home, supervisor) {
-            Remains::Nothing => {}
-            Remains::Strays(strays) => left_behind = Some(strays),
-            Remains::Server(process, codexd) => record = record_it(context, process, codexd)?,
+        match leftovers(home, supervisor) {
+            Leftovers::Nothing => {}
+            Leftovers::Orphans(orphans) => orphaned = Some(orphans),
+            Leftovers::Server(process, codexd) => record = write_missing_record(context, process, codexd)?,
         }
     }
     if let (SupervisorSeen::Keeping(pid), None) = (supervisor, &record.process)
-        && let Some((process, codexd)) = kept(home, pid)
+        && let Some((process, codexd)) = server_of_supervisor(home, pid)
     {
-        record = record_it(context, process, codexd)?;
+        record = write_missing_record(context, process, codexd)?;
     }
-    let ours = Ours::of(record.process.as_ref(), record.codexd.as_ref());
+    let ours = OwnServer::of(record.process.as_ref(), record.codexd.as_ref());
     let listening = match fresh {
         Some(fresh) => fresh,
         None => listener::where_it_matters(home, command, ours, supervisor),
     };
     let beside =
-        supervisor == SupervisorSeen::Absent && (holds_the_door(home, &listening.seen) || others_live(home));
+        supervisor == SupervisorSeen::Absent && (gateway_listens(home, &listening.seen) || others_live(home));
     let observation = Observation {
         record: record.recorded,
         supervisor,
         listener: listening.seen,
-        left_behind: left_behind.is_some(),
+        orphaned: orphaned.is_some(),
         beside,
         overlap: false,
     };
     let (server, codexd) = (record.process, record.codexd);
-    Ok(Sight { observation, server, codexd, answer: listening.answer, left_behind })
+    Ok(Snapshot { observation, server, codexd, answer: listening.answer, orphaned })
 }
 
 /// The server of the home: the recorded one, or the one that a living supervisor keeps although no record names it. A look
@@ -227,7 +226,7 @@ pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
         && let Some(state) = supervisor::read_state(home)
         && process::is_alive(&state.supervisor)
         && let Some(server) = state.server
-        && let Some((process, codexd)) = kept(home, server.pid)
+        && let Some((process, codexd)) = server_of_supervisor(home, server.pid)
     {
         (record.process, record.codexd) = (Some(process), Some(codexd));
     }
@@ -235,20 +234,20 @@ pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
 }
 
 /// The server that the supervisor keeps, when its record was lost or spoilt meanwhile.
-fn kept(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
+fn server_of_supervisor(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
     let state = supervisor::read_state(home)?;
     let server = state.server.filter(|server| server.pid == pid && process::is_alive(server))?;
     let program = state.program?;
     Some((server, record_of(pid, state.generation, program)))
 }
 
-fn record_of(pid: Pid, generation: Option<String>, program: Program) -> CodexdRecord {
+fn record_of(pid: Pid, generation: Option<String>, program: LaunchSpec) -> CodexdRecord {
     let executable_identity = process::executable(pid).ok().map(|(_, identity)| identity);
-    let Program { executable, embedded, socket, named, .. } = program;
+    let LaunchSpec { executable, embedded, socket, named, .. } = program;
     CodexdRecord { generation, executable, executable_identity, embedded, socket, named }
 }
 
-fn record_it(
+fn write_missing_record(
     context: &Context,
     process: Process,
     codexd: CodexdRecord,
@@ -266,17 +265,17 @@ fn record_it(
 }
 
 /// What lives of the server of a supervisor that was killed, when no record names it.
-enum Remains {
+enum Leftovers {
     Nothing,
     /// The server itself.
     Server(Process, CodexdRecord),
     /// Only what it had started.
-    Strays(Strays),
+    Orphans(Orphans),
 }
 
 /// A supervisor that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
-fn remains(home: &Home, supervisor: SupervisorSeen) -> Remains {
-    let Some(state) = left_by_a_killed_supervisor(home, supervisor) else { return Remains::Nothing };
+fn leftovers(home: &Home, supervisor: SupervisorSeen) -> Leftovers {
+    let Some(state) = state_of_killed_supervisor(home, supervisor) else { return Leftovers::Nothing };
     let living = state.others.iter().filter_map(|other| other.process.clone()).filter(process::is_alive);
     let servers: Vec<Pid> = living.map(|process| process.pid).collect();
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.clone());
@@ -284,59 +283,64 @@ fn remains(home: &Home, supervisor: SupervisorSeen) -> Remains {
         // One that the supervisor has started, and not written down yet.
         state.gateway.as_ref().and_then(|_| gateway_process::find(home))
     });
-    let find = || state.generation.as_deref().map(strays::marked).unwrap_or_default();
-    let mut marked = find();
+    let find = || state.generation.as_deref().map(orphans::of_generation).unwrap_or_default();
+    let mut of_generation = find();
     let mut server = state.server.filter(process::is_alive);
     if state.phase == StatePhase::Spawning {
         let began = Instant::now();
-        server = server.or_else(|| first_of(&marked));
+        server = server.or_else(|| server_among(&of_generation));
         // Between fork and exec, and in the middle of exec, a process does not show its mark, but it is in our session.
         let is_within = |ms| began.elapsed() < Duration::from_millis(ms);
         while server.is_none()
-            && (is_within(MARK_TIMEOUT_MS)
-                || (is_within(SEEN_MARK_TIMEOUT_MS) && is_about_to_exec(&state.supervisor)))
+            && (is_within(GENERATION_ID_TIMEOUT_MS)
+                || (is_within(SEEN_GENERATION_ID_TIMEOUT_MS) && has_pre_exec_child(&state.supervisor)))
         {
-            std::thread::sleep(LOOK_AGAIN);
-            marked = find();
-            server = first_of(&marked);
+            std::thread::sleep(POLL_INTERVAL);
+            of_generation = find();
+            server = server_among(&of_generation);
         }
     }
     match (server, state.program, state.generation) {
         (Some(server), Some(program), generation) => {
             let record = record_of(server.pid, generation, program);
-            Remains::Server(server, record)
+            Leftovers::Server(server, record)
         }
         (None, _, Some(generation)) => {
             let session = Some(state.supervisor.pid);
-            let ties = Ties { generation: Some(generation), session, ..Ties::default() };
-            let ties = if servers.is_empty() { ties } else { ties.while_others_live() };
-            let strays = Strays { ties, servers, pids: gateway.iter().map(|gateway| gateway.pid).collect() };
-            if strays::find(&strays.ties, strays.spared()).is_empty() {
-                Remains::Nothing
+            let evidence =
+                OwnershipEvidence { generation: Some(generation), session, ..OwnershipEvidence::default() };
+            let evidence =
+                if servers.is_empty() { evidence } else { evidence.while_other_generations_live() };
+            let orphans =
+                Orphans { evidence, servers, pids: gateway.iter().map(|gateway| gateway.pid).collect() };
+            if orphans::find(&orphans.evidence, orphans.excluded()).is_empty() {
+                Leftovers::Nothing
             } else {
-                Remains::Strays(strays)
+                Leftovers::Orphans(orphans)
             }
         }
-        _ => Remains::Nothing,
+        _ => Leftovers::Nothing,
     }
 }
 
 /// Whether a supervisor that is gone has left a process that has not become another program yet: it has no name, or still that of
 /// the supervisor.
-fn is_about_to_exec(supervisor: &Process) -> bool {
-    let session = Ties { session: Some(supervisor.pid), ..Ties::default() };
+fn has_pre_exec_child(supervisor: &Process) -> bool {
+    let session = OwnershipEvidence { session: Some(supervisor.pid), ..OwnershipEvidence::default() };
     let is_one = |pid| {
-        process::is_nameless(pid)
+        process::is_exiting(pid)
             || process::arguments(pid).get(1).is_some_and(|command| command == "supervisor")
     };
-    strays::find(&session, Spared::default()).iter().any(|process| is_one(process.pid))
+    orphans::find(&session, Excluded::default()).iter().any(|process| is_one(process.pid))
 }
 
 /// The server itself among the processes with its mark: the app-server that no other one is the parent of.
-fn first_of(marked: &[Process]) -> Option<Process> {
+fn server_among(of_generation: &[Process]) -> Option<Process> {
     let parent = |process: &Process| {
-        marked.iter().any(|other| other.pid != process.pid && process::descends_from(process.pid, other.pid))
+        of_generation
+            .iter()
+            .any(|other| other.pid != process.pid && process::descends_from(process.pid, other.pid))
     };
     let serves = |process: &&Process| pid_record::looks_like_a_server(process.pid);
-    marked.iter().filter(serves).find(|process| !parent(process)).cloned()
+    of_generation.iter().filter(serves).find(|process| !parent(process)).cloned()
 }

@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::{ErrorCode, Failure};
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::limits::{PROBE_TIMEOUT_MS, PROOF_THREADS_MAX, PROOF_TIMEOUT_MS, STDERR_TAIL_BYTES};
-use codexd_core::program::Program;
 use codexd_core::{foreign_text, identity};
 use codexd_protocol::session::Session;
 use rustix::event::{PollFd, PollFlags};
@@ -53,8 +53,8 @@ pub fn successor(successor: &Path, before: Option<&Path>, old: Option<identity::
 ///
 /// # Errors
 /// What is wrong, and that nothing has changed.
-pub fn program(program: &Program, old: Option<identity::Pid>) -> Result<(), Failure> {
-    match (!program.embedded).then(|| said_of_configuration(program)).flatten() {
+pub fn program(program: &LaunchSpec, old: Option<identity::Pid>) -> Result<(), Failure> {
+    match (!program.embedded).then(|| configuration_error(program)).flatten() {
         Some(why) => Err(config_invalid(&why, old)),
         None => Ok(()),
     }
@@ -121,7 +121,7 @@ fn in_one_line<'a>(lines: impl Iterator<Item = &'a str>) -> String {
 
 /// `codex features list` loads the configuration, all of it, and starts nothing (0.131.0, 0.169.0, 0.171.0). It ends with
 /// 1 and says why if it cannot.
-fn said_of_configuration(program: &Program) -> Option<String> {
+fn configuration_error(program: &LaunchSpec) -> Option<String> {
     let mut child = Command::new(&program.executable)
         .args(["features", "list"])
         .env_clear()

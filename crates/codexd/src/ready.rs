@@ -14,22 +14,22 @@ use codexd_core::limits::{
 };
 use codexd_host::process;
 use codexd_host::process_table::Activity;
-use codexd_host::service::supervisor::{self, LinkError, Report, SupervisorLink};
+use codexd_host::service::supervisor::{self, ConnectionError, Report, SupervisorConnection};
 use codexd_protocol::probe::{self, ProbeError};
 use codexd_protocol::unix;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::context::{Context, VERSION};
-use crate::front;
-use crate::observe::Listening;
-use crate::patience::Progress;
+use crate::gateway_program;
+use crate::observe::ListenerReport;
+use crate::progress::ProgressReporter;
 
 /// The wait between two looks while a socket is being made: doubled from the first to the last.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_millis(50);
+const FIRST_POLL: Duration = Duration::from_millis(1);
+const LAST_POLL: Duration = Duration::from_millis(50);
 /// Whoever is at work was seen to be within so long; towards the end of its time it is looked at this often.
 const IDLE_FOR: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why no server answers.
 #[derive(Debug)]
@@ -55,13 +55,13 @@ pub enum NotReady {
     /// The supervisor is gone: look again.
     SupervisorGone,
     /// The system refused something.
-    Link(LinkError),
+    Link(ConnectionError),
 }
 
-impl From<LinkError> for NotReady {
-    fn from(error: LinkError) -> Self {
+impl From<ConnectionError> for NotReady {
+    fn from(error: ConnectionError) -> Self {
         match error {
-            LinkError::Gone => NotReady::SupervisorGone,
+            ConnectionError::Gone => NotReady::SupervisorGone,
             other => NotReady::Link(other),
         }
     }
@@ -69,7 +69,7 @@ impl From<LinkError> for NotReady {
 
 /// Whose answer is waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Whose {
+pub enum Target {
     /// That of the server that the supervisor keeps or is about to start, as it was ordered.
     Current,
     /// The same, though nobody has ordered it now: it ran before, or is to come again.
@@ -80,14 +80,14 @@ pub enum Whose {
 
 /// Until when a server is waited for: for longer if it computes, or reads itself from the disk.
 #[derive(Debug)]
-struct Times {
+struct ReadyDeadline {
     next: Instant,
     last: Instant,
     at_work: Instant,
     activity: Activity,
 }
 
-impl Times {
+impl ReadyDeadline {
     /// Of a server that begins now.
     fn begin() -> Self {
         let now = Instant::now();
@@ -103,24 +103,24 @@ impl Times {
         if server.is_some_and(|pid| self.activity.is_seen(pid.0)) {
             self.at_work = now;
         }
-        self.next = now + LOOK_EVERY;
+        self.next = now + POLL_INTERVAL;
         now >= self.last || now.saturating_duration_since(self.at_work) >= IDLE_FOR
     }
 }
 
 struct Wait<'a> {
     context: &'a Context,
-    link: &'a mut SupervisorLink,
-    whose: Whose,
+    connection: &'a mut SupervisorConnection,
+    whose: Target,
     expected: Option<Pid>,
     /// One that ran when the wait began, and that nobody had ordered: if it dies, the supervisor starts another.
     found: Option<Pid>,
     /// A process below the expected one answers: until when the supervisor may take to name it as the server.
-    renamed_by: Option<Instant>,
+    listener_identity_deadline: Option<Instant>,
     /// It answers on the socket of its own; what is left is the way through the gateway.
-    answers_behind: bool,
-    times: Times,
-    next_look: Duration,
+    answers_on_own_socket: bool,
+    times: ReadyDeadline,
+    next_poll: Duration,
     last: String,
 }
 
@@ -130,40 +130,40 @@ struct Wait<'a> {
 /// See [`NotReady`].
 pub fn await_ready(
     context: &Context,
-    link: &mut SupervisorLink,
-    whose: Whose,
-) -> Result<Listening, NotReady> {
-    let expected = match (link.seen, whose) {
-        (SupervisorSeen::Keeping(pid), Whose::Current | Whose::Found) => Some(pid),
-        (_, Whose::Successor) => successor(link),
+    connection: &mut SupervisorConnection,
+    whose: Target,
+) -> Result<ListenerReport, NotReady> {
+    let expected = match (connection.seen, whose) {
+        (SupervisorSeen::Keeping(pid), Target::Current | Target::Found) => Some(pid),
+        (_, Target::Successor) => successor(connection),
         _ => None,
     };
     let mut wait = Wait {
         context,
-        link,
+        connection,
         whose,
         expected,
-        found: expected.filter(|_| whose == Whose::Found),
-        renamed_by: None,
-        answers_behind: false,
-        times: Times::begin(),
-        next_look: FIRST_LOOK,
+        found: expected.filter(|_| whose == Target::Found),
+        listener_identity_deadline: None,
+        answers_on_own_socket: false,
+        times: ReadyDeadline::begin(),
+        next_poll: FIRST_POLL,
         last: "nobody listens on its socket".to_owned(),
     };
     wait.run()
 }
 
-fn successor(link: &SupervisorLink) -> Option<Pid> {
-    let successor = link.generations.iter().find(|generation| generation.role == Role::Successor);
+fn successor(connection: &SupervisorConnection) -> Option<Pid> {
+    let successor = connection.generations.iter().find(|generation| generation.role == Role::Successor);
     successor.map(|generation| generation.pid)
 }
 
 impl Wait<'_> {
-    fn run(&mut self) -> Result<Listening, NotReady> {
-        let mut progress = Progress::begin();
+    fn run(&mut self) -> Result<ListenerReport, NotReady> {
+        let mut progress = ProgressReporter::start();
         loop {
-            while let Some(report) = self.link.buffered() {
-                self.hear(report)?;
+            while let Some(report) = self.connection.buffered() {
+                self.receive(report)?;
             }
             let looked = match self.expected {
                 Some(pid) => self.look(pid),
@@ -172,28 +172,28 @@ impl Wait<'_> {
             let again = match looked {
                 Looked::Ready(listening) => return Ok(listening),
                 Looked::Soon => {
-                    self.next_look = (self.next_look * 2).min(LAST_LOOK);
-                    Some(Instant::now() + self.next_look)
+                    self.next_poll = (self.next_poll * 2).min(LAST_POLL);
+                    Some(Instant::now() + self.next_poll)
                 }
                 Looked::Nothing => None,
             };
             let now = Instant::now();
-            let waits_for_an_answer = self.expected.is_some() || self.whose == Whose::Successor;
+            let waits_for_an_answer = self.expected.is_some() || self.whose == Target::Successor;
             if waits_for_an_answer && self.times.are_over(now, self.expected) {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
             // One that hangs would be waited for without end.
-            if now >= progress.due() && !supervisor::answers(&self.context.home) {
+            if now >= progress.next_due() && !supervisor::answers(&self.context.home) {
                 return Err(NotReady::SupervisorGone);
             }
-            progress.tell(|| match self.expected {
+            progress.report(|| match self.expected {
                 Some(pid) => format!("waiting for the app-server (pid {pid}) to answer"),
-                None if self.whose == Whose::Found => {
+                None if self.whose == Target::Found => {
                     "waiting for the supervisor to start the app-server again".to_owned()
                 }
                 None => "waiting for running turns of the old app-server to end".to_owned(),
             });
-            let mut until = again.unwrap_or(self.times.last).min(progress.due());
+            let mut until = again.unwrap_or(self.times.last).min(progress.next_due());
             if waits_for_an_answer {
                 until = until.min(self.times.next);
             }
@@ -201,19 +201,19 @@ impl Wait<'_> {
         }
     }
 
-    fn hear(&mut self, report: Report) -> Result<(), NotReady> {
+    fn receive(&mut self, report: Report) -> Result<(), NotReady> {
         match (self.whose, report) {
-            (_, Report::SocketFolderChanged) => self.next_look = FIRST_LOOK,
-            (Whose::Successor, report) => return self.hear_of_successor(report),
+            (_, Report::SocketFolderChanged) => self.next_poll = FIRST_POLL,
+            (Target::Successor, report) => return self.handle_successor_report(report),
             (_, Report::Spawned { pid }) => {
-                self.whose = Whose::Current;
-                self.answers_behind = false;
+                self.whose = Target::Current;
+                self.answers_on_own_socket = false;
                 self.expected = Some(pid);
-                self.times = Times::begin();
-                self.next_look = FIRST_LOOK;
+                self.times = ReadyDeadline::begin();
+                self.next_poll = FIRST_POLL;
             }
-            (Whose::Current | Whose::Found, Report::State { pid, .. })
-                if matches!(self.link.seen, SupervisorSeen::Keeping(_)) =>
+            (Target::Current | Target::Found, Report::State { pid, .. })
+                if matches!(self.connection.seen, SupervisorSeen::Keeping(_)) =>
             {
                 self.expected = pid;
                 self.found = self.found.and(pid);
@@ -235,9 +235,9 @@ impl Wait<'_> {
     }
 
     /// What becomes of the current one meanwhile is the supervisor's business.
-    fn hear_of_successor(&mut self, report: Report) -> Result<(), NotReady> {
+    fn handle_successor_report(&mut self, report: Report) -> Result<(), NotReady> {
         match report {
-            Report::Generations { .. } => self.expected = successor(self.link),
+            Report::Generations { .. } => self.expected = successor(self.connection),
             Report::SuccessorEnded { exit } => return Err(NotReady::Exited(exit)),
             Report::SuccessorFailed { message, errno } => {
                 return Err(NotReady::SpawnFailed { message, errno });
@@ -248,18 +248,18 @@ impl Wait<'_> {
     }
 
     fn look(&mut self, expected: Pid) -> Looked {
-        let generation = self.link.generations.iter().find(|generation| generation.pid == expected);
+        let generation = self.connection.generations.iter().find(|generation| generation.pid == expected);
         // Who lives is told right after the news that one was started.
         let Some(own) = generation.map(|generation| generation.socket.clone()) else {
             return Looked::Nothing;
         };
         let Some(own) = own else { return self.ask(&self.context.home.control_socket(), Some(expected)) };
-        if !self.answers_behind {
+        if !self.answers_on_own_socket {
             let looked = self.ask(&own, Some(expected));
-            if !matches!(looked, Looked::Ready(_)) || self.whose == Whose::Successor {
+            if !matches!(looked, Looked::Ready(_)) || self.whose == Target::Successor {
                 return looked;
             }
-            self.answers_behind = true;
+            self.answers_on_own_socket = true;
         }
         self.ask(&self.context.home.control_socket(), None)
     }
@@ -278,20 +278,20 @@ impl Wait<'_> {
         let listener = peer.and_then(|peer| peer.pid).map(Pid);
         let is_right = |listener| match expected {
             Some(expected) => process::descends_from(listener, expected),
-            None => front::is_ours(listener, &self.context.home),
+            None => gateway_program::is_ours(listener, &self.context.home),
         };
         if !listener.is_some_and(is_right) {
             self.last = format!("another process listens on {}", socket.display());
             return Looked::Soon;
         }
-        if expected.is_some() && listener != expected && self.may_be_renamed() {
+        if expected.is_some() && listener != expected && self.awaits_listener_identity() {
             return Looked::Soon;
         }
         let left = self.times.last.saturating_duration_since(Instant::now());
         match probe::ask_on(stream, VERSION, left.min(Duration::from_millis(PROBE_TIMEOUT_MS))) {
             Ok(answer) => {
                 let seen = ListenerSeen::Answering { pid: listener, ours: true };
-                Looked::Ready(Listening { seen, answer: Some(answer) })
+                Looked::Ready(ListenerReport { seen, answer: Some(answer) })
             }
             Err(error @ (ProbeError::Connect(_) | ProbeError::OtherUser { .. })) => {
                 self.last = error.to_string();
@@ -305,29 +305,29 @@ impl Wait<'_> {
     }
 
     /// The server has a wrapper: the supervisor learns in a moment which process listens. One of an older codexd never does.
-    fn may_be_renamed(&mut self) -> bool {
+    fn awaits_listener_identity(&mut self) -> bool {
         let wait = Duration::from_millis(LISTENER_NAMED_TIMEOUT_MS);
-        Instant::now() < *self.renamed_by.get_or_insert_with(|| Instant::now() + wait)
+        Instant::now() < *self.listener_identity_deadline.get_or_insert_with(|| Instant::now() + wait)
     }
 
     /// Until the supervisor says something or `until` has come.
     fn sleep(&mut self, until: Instant) -> Result<(), NotReady> {
         let timeout = until.saturating_duration_since(Instant::now()).try_into().ok();
-        let mut waits = [PollFd::from_borrowed_fd(self.link.fd(), PollFlags::IN)];
+        let mut waits = [PollFd::from_borrowed_fd(self.connection.fd(), PollFlags::IN)];
         let spoke = match rustix::event::poll(&mut waits, timeout.as_ref()) {
             Ok(_) => !waits[0].revents().is_empty(),
             Err(rustix::io::Errno::INTR) => false,
-            Err(error) => return Err(NotReady::Link(LinkError::System(error.into()))),
+            Err(error) => return Err(NotReady::Link(ConnectionError::System(error.into()))),
         };
         if spoke {
-            self.link.fill()?;
+            self.connection.fill()?;
         }
         Ok(())
     }
 }
 
 enum Looked {
-    Ready(Listening),
+    Ready(ListenerReport),
     /// Something is in the making: look again soon.
     Soon,
     /// Nothing is there: wait for a change.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use codexd_core::program::NamedCodex;
+use codexd_core::launch_spec::NamedCodex;
 use codexd_host::service::supervisor::{self, StatePhase};
 use codexd_host::{Home, process};
 

@@ -11,8 +11,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Monotonic;
+use crate::launch_spec::{DrainSignal, StopPolicy};
 use crate::limits::{GATEWAY_STOP_GRACE_MS, SHUTDOWN_GRACE_SECONDS, WITHDRAW_GRACE_MS};
-use crate::program::{DrainSignal, StopPolicy};
 use crate::supervise::{self, Phase, Restart, Supervision, Then};
 
 /// Who is kept.
@@ -95,7 +95,7 @@ pub enum Action {
 
 /// A generation and its supervisor.
 #[derive(Clone, Debug)]
-struct Kept {
+struct ManagedProcess {
     name: Name,
     role: Role,
     supervision: Supervision,
@@ -107,7 +107,7 @@ pub struct Generations {
     seed: u64,
     next: u64,
     /// The current one stands first.
-    kept: Vec<Kept>,
+    managed: Vec<ManagedProcess>,
     gateway: Supervision,
     /// Whether the current generation is, or is to be, behind a gateway.
     gateway_wanted: bool,
@@ -125,12 +125,15 @@ impl Generations {
     pub fn new(seed: u64) -> Self {
         let mut gateway = Supervision::new(seed ^ 1);
         gateway.set_second_signal_grace_ms(0);
-        let current =
-            Kept { name: Name::Generation(0), role: Role::Current, supervision: Supervision::new(seed) };
+        let current = ManagedProcess {
+            name: Name::Generation(0),
+            role: Role::Current,
+            supervision: Supervision::new(seed),
+        };
         Self {
             seed,
             next: 1,
-            kept: vec![current],
+            managed: vec![current],
             gateway,
             gateway_wanted: false,
             gateway_due: false,
@@ -142,30 +145,32 @@ impl Generations {
 
     /// The current generation, whether or not it has a process.
     pub fn current(&self) -> Name {
-        self.kept[0].name
+        self.managed[0].name
     }
 
     /// The generation that was started to succeed the current one.
     pub fn successor(&self) -> Option<Name> {
-        self.kept.iter().find(|kept| kept.role == Role::Successor).map(|kept| kept.name)
+        self.managed.iter().find(|managed| managed.role == Role::Successor).map(|managed| managed.name)
     }
 
     /// What a generation is for; `None` for the gateway and for one that is gone.
     pub fn role(&self, name: Name) -> Option<Role> {
-        self.kept.iter().find(|kept| kept.name == name).map(|kept| kept.role)
+        self.managed.iter().find(|managed| managed.name == name).map(|managed| managed.role)
     }
 
     /// The supervisor of one of them.
     pub fn supervision(&self, name: Name) -> Option<&Supervision> {
         match name {
             Name::Gateway => Some(&self.gateway),
-            name => self.kept.iter().find(|kept| kept.name == name).map(|kept| &kept.supervision),
+            name => {
+                self.managed.iter().find(|managed| managed.name == name).map(|managed| &managed.supervision)
+            }
         }
     }
 
     /// Where the current generation stands.
     pub fn standing(&self) -> Standing {
-        match self.kept[0].supervision.phase() {
+        match self.managed[0].supervision.phase() {
             Phase::Running { .. } => Standing::Running,
             Phase::Stopping { then, .. } => Standing::Stopping(then),
             _ if self.held => Standing::Waiting,
@@ -176,7 +181,7 @@ impl Generations {
     }
 
     /// Whether a successor may be started: the current one runs behind a gateway, and none is on its way.
-    pub fn may_be_succeeded(&self) -> bool {
+    pub fn can_be_succeeded(&self) -> bool {
         self.standing() == Standing::Running && self.gateway_wanted && self.successor().is_none()
     }
 
@@ -187,7 +192,7 @@ impl Generations {
 
     /// When [`Event::Ticked`] is due; `None` when only the outside can change anything.
     pub fn deadline(&self) -> Option<Monotonic> {
-        let all = self.kept.iter().map(|kept| &kept.supervision).chain([&self.gateway]);
+        let all = self.managed.iter().map(|managed| &managed.supervision).chain([&self.gateway]);
         all.filter_map(Supervision::deadline).min()
     }
 
@@ -197,7 +202,7 @@ impl Generations {
         self.next += 1;
         let mut supervision = Supervision::new(self.seed.wrapping_add(self.next));
         supervision.set_restart(Restart::Never);
-        self.kept.push(Kept { name, role, supervision });
+        self.managed.push(ManagedProcess { name, role, supervision });
         name
     }
 
@@ -214,7 +219,7 @@ impl Generations {
                 (self.leaving, self.held) = (true, false);
                 self.end_all(policy, Then::Leave, now, &mut actions);
             }
-            Event::SuccessionRequested if self.may_be_succeeded() => {
+            Event::SuccessionRequested if self.can_be_succeeded() => {
                 let name = self.inherit(Role::Successor);
                 self.feed(name, supervise::Event::StartRequested, now, &mut actions);
             }
@@ -249,7 +254,7 @@ impl Generations {
     }
 
     fn names(&self) -> Vec<Name> {
-        self.kept.iter().map(|kept| kept.name).chain([Name::Gateway]).collect()
+        self.managed.iter().map(|managed| managed.name).chain([Name::Gateway]).collect()
     }
 
     fn start_requested(&mut self, gateway: bool, now: Monotonic, actions: &mut Vec<Action>) {
@@ -262,7 +267,7 @@ impl Generations {
 
     /// Ends every generation; the current one last, so that what it does next finds the others asked already.
     fn end_all(&mut self, policy: StopPolicy, then: Then, now: Monotonic, actions: &mut Vec<Action>) {
-        let others: Vec<Name> = self.kept.iter().skip(1).map(|kept| kept.name).collect();
+        let others: Vec<Name> = self.managed.iter().skip(1).map(|managed| managed.name).collect();
         for name in others {
             self.feed(name, supervise::Event::StopRequested(policy, Then::Leave), now, actions);
         }
@@ -270,7 +275,9 @@ impl Generations {
     }
 
     fn withdraw(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        let Some(successor) = self.kept.iter_mut().find(|kept| kept.role == Role::Successor) else { return };
+        let Some(successor) = self.managed.iter_mut().find(|managed| managed.role == Role::Successor) else {
+            return;
+        };
         successor.supervision.set_second_signal_grace_ms(WITHDRAW_GRACE_MS);
         let name = successor.name;
         let stop = supervise::Event::StopRequested(drain(WITHDRAW_GRACE_MS), Then::Leave);
@@ -278,15 +285,17 @@ impl Generations {
     }
 
     fn promote(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        let lives = |kept: &Kept| matches!(kept.supervision.phase(), Phase::Running { .. });
-        let Some(at) = self.kept.iter().position(|kept| kept.role == Role::Successor && lives(kept)) else {
+        let lives = |managed: &ManagedProcess| matches!(managed.supervision.phase(), Phase::Running { .. });
+        let Some(at) =
+            self.managed.iter().position(|managed| managed.role == Role::Successor && lives(managed))
+        else {
             return;
         };
         (self.alone, self.held) = (false, false);
-        self.kept.swap(0, at);
-        self.kept[0].role = Role::Current;
-        self.kept[0].supervision.set_restart(Restart::Always);
-        let old = &mut self.kept[at];
+        self.managed.swap(0, at);
+        self.managed[0].role = Role::Current;
+        self.managed[0].supervision.set_restart(Restart::Always);
+        let old = &mut self.managed[at];
         old.role = Role::Outgoing;
         old.supervision.set_restart(Restart::Never);
         if !lives(old) {
@@ -300,19 +309,23 @@ impl Generations {
     fn feed(&mut self, name: Name, event: supervise::Event, now: Monotonic, actions: &mut Vec<Action>) {
         let supervision = match name {
             Name::Gateway => Some(&mut self.gateway),
-            name => self.kept.iter_mut().find(|kept| kept.name == name).map(|kept| &mut kept.supervision),
+            name => self
+                .managed
+                .iter_mut()
+                .find(|managed| managed.name == name)
+                .map(|managed| &mut managed.supervision),
         };
         let Some(supervision) = supervision else { return };
         use supervise::Event::{Adopted, ProgramMissing, SpawnFailed, Spawned};
-        let told = matches!(event, Spawned | SpawnFailed | ProgramMissing | Adopted);
-        self.gateway_due &= name != Name::Gateway || !told;
+        let reported = matches!(event, Spawned | SpawnFailed | ProgramMissing | Adopted);
+        self.gateway_due &= name != Name::Gateway || !reported;
         for action in supervision.step(event, now) {
             match action {
                 supervise::Action::Spawn if name == self.current() => self.start_current(now, actions),
                 supervise::Action::Spawn if name == Name::Gateway && self.gateway_due => {}
                 supervise::Action::Leave if name == self.current() || name == Name::Gateway => {}
                 supervise::Action::Leave => {
-                    self.kept.retain(|kept| kept.name != name);
+                    self.managed.retain(|managed| managed.name != name);
                     actions.push(Action::Drop(name));
                 }
                 action => {
@@ -330,7 +343,7 @@ impl Generations {
             // The server makes the control socket itself.
             self.end_gateway(now, actions);
         }
-        let beside = self.alone && self.kept.len() > 1;
+        let beside = self.alone && self.managed.len() > 1;
         if beside || (!self.gateway_wanted && self.gateway.phase() != Phase::Idle) {
             return;
         }
@@ -350,7 +363,7 @@ impl Generations {
         if self.held {
             self.start_current(now, actions);
         }
-        if self.leaving && self.kept.len() == 1 && self.kept[0].supervision.phase() == Phase::Idle {
+        if self.leaving && self.managed.len() == 1 && self.managed[0].supervision.phase() == Phase::Idle {
             self.leave(now, actions);
         }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{Action, Event, Generations, Name, Role, Standing};
 use crate::clock::Monotonic;
-use crate::program::{DrainSignal, StopPolicy};
+use crate::launch_spec::{DrainSignal, StopPolicy};
 use crate::supervise::{self, Phase, Then};
 
 const TERM: StopPolicy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(60_000) };
@@ -110,7 +110,8 @@ impl World {
     }
 
     fn check(&mut self) {
-        let roles: Vec<(Name, Role)> = self.machine.kept.iter().map(|kept| (kept.name, kept.role)).collect();
+        let roles: Vec<(Name, Role)> =
+            self.machine.managed.iter().map(|managed| (managed.name, managed.role)).collect();
         let count = |wanted| roles.iter().filter(|(_, role)| *role == wanted).count();
         assert!(count(Role::Current) == 1 && roles[0].1 == Role::Current, "{roles:?}");
         assert!(count(Role::Successor) <= 1, "{roles:?}");
@@ -234,7 +235,7 @@ fn happening() -> impl Strategy<Value = (u8, u64)> {
 }
 
 fn happen(world: &mut World, what: u8) {
-    let kept: Vec<Name> = world.machine.names();
+    let managed: Vec<Name> = world.machine.names();
     match what {
         0 | 1 => {
             world.stop_wanted = false;
@@ -252,10 +253,10 @@ fn happen(world: &mut World, what: u8) {
         6 | 7 => world.step(Event::SuccessionRequested),
         8 => world.step(Event::WithdrawalRequested),
         9 | 10 => world.step(Event::PromotionRequested),
-        11 => kept.iter().for_each(|&name| world.step(Event::RetirementRequested(name))),
+        11 => managed.iter().for_each(|&name| world.step(Event::RetirementRequested(name))),
         12 => world.spawns = false,
         13 => world.end(Name::Gateway),
-        14..=17 => world.end(kept[usize::from(what - 14) % kept.len()]),
+        14..=17 => world.end(managed[usize::from(what - 14) % managed.len()]),
         _ => world.step(Event::Ticked),
     }
 }

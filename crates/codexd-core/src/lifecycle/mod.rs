@@ -79,9 +79,9 @@ pub enum ListenerSeen {
     /// Nothing is at the path.
     Nothing,
     /// A socket that nobody listens on.
-    LeftOver,
+    Stale,
     /// A file that is no socket.
-    NoSocket,
+    NotASocket,
     /// A process of another user listens. It was told nothing.
     OtherUser {
         /// The user's number.
@@ -113,7 +113,7 @@ pub struct Observation {
     /// The control socket.
     pub listener: ListenerSeen,
     /// Whether processes that a dead server had started live on, and no supervisor is there to end them.
-    pub left_behind: bool,
+    pub orphaned: bool,
     /// Whether a gateway, or a server beside the current one, lives on after its supervisor.
     pub beside: bool,
     /// Whether another server may be started beside the one that runs, and its threads moved there.
@@ -133,20 +133,20 @@ pub struct Progress {
 
 /// Something to put right before going on.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Mend {
+pub enum Repair {
     /// Take the pid record away, which names nobody alive.
-    Record(RecordTrouble),
+    Record(RecordProblem),
     /// Take the socket away, which nobody listens on.
     Socket,
     /// End a supervisor that does not answer.
     UnresponsiveSupervisor(Option<Pid>),
     /// End what a dead server had started.
-    LeftBehind,
+    Orphaned,
 }
 
 /// What is wrong with a pid record.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum RecordTrouble {
+pub enum RecordProblem {
     /// It cannot be read.
     Defect(RecordDefect),
     /// Its process is gone.
@@ -163,14 +163,14 @@ pub enum Refusal {
     /// A process of another user, with this number, holds the control socket.
     OtherUser(u32),
     /// A file that is no socket is in the socket's place.
-    NoSocket,
+    NotASocket,
 }
 
 /// The next step.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Step {
     /// Put something right, then look again.
-    Mend(Mend),
+    Repair(Repair),
     /// Have a supervisor take over the recorded process.
     AdoptRecorded,
     /// Have a supervisor take over the process that answers.
@@ -199,10 +199,10 @@ pub enum Step {
 /// Decides the next step.
 pub fn decide(command: Command, seen: &Observation, progress: Progress) -> Step {
     if let SupervisorSeen::Unresponsive(pid) = seen.supervisor {
-        return Step::Mend(Mend::UnresponsiveSupervisor(pid));
+        return Step::Repair(Repair::UnresponsiveSupervisor(pid));
     }
-    if seen.left_behind {
-        return Step::Mend(Mend::LeftBehind);
+    if seen.orphaned {
+        return Step::Repair(Repair::Orphaned);
     }
     match command {
         Command::Start { adopt } => start(seen, progress, adopt),
@@ -259,7 +259,7 @@ fn bring_up(seen: &Observation, progress: Progress) -> Step {
         // codexd itself holds the socket for the server that is to come.
         ListenerSeen::Unresponsive { ours: true, .. } => {}
         ListenerSeen::Unresponsive { pid, .. } => return Step::Refuse(Refusal::Occupied(pid)),
-        ListenerSeen::NoSocket => return Step::Refuse(Refusal::NoSocket),
+        ListenerSeen::NotASocket => return Step::Refuse(Refusal::NotASocket),
         _ => {}
     }
     let ordered = progress.started || progress.restarted;
@@ -269,11 +269,11 @@ fn bring_up(seen: &Observation, progress: Progress) -> Step {
     {
         return Step::AwaitReady;
     }
-    if let Some(mend) = record_trouble(&seen.record) {
-        return Step::Mend(Mend::Record(mend));
+    if let Some(repair) = record_problem(&seen.record) {
+        return Step::Repair(Repair::Record(repair));
     }
-    if seen.listener == ListenerSeen::LeftOver {
-        return Step::Mend(Mend::Socket);
+    if seen.listener == ListenerSeen::Stale {
+        return Step::Repair(Repair::Socket);
     }
     Step::Start
 }
@@ -293,14 +293,14 @@ fn stop(seen: &Observation, progress: Progress) -> Step {
         (_, SupervisorSeen::Absent) if seen.beside => return Step::Stop,
         _ => {}
     }
-    if let Some(mend) = record_trouble(&seen.record) {
-        return Step::Mend(Mend::Record(mend));
+    if let Some(repair) = record_problem(&seen.record) {
+        return Step::Repair(Repair::Record(repair));
     }
     match seen.listener {
         ListenerSeen::Answering { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Unmanaged(pid)),
         ListenerSeen::Unresponsive { pid, .. } if !progress.stopped => Step::Refuse(Refusal::Occupied(pid)),
         ListenerSeen::OtherUser { uid } if !progress.stopped => Step::Refuse(Refusal::OtherUser(uid)),
-        ListenerSeen::LeftOver => Step::Mend(Mend::Socket),
+        ListenerSeen::Stale => Step::Repair(Repair::Socket),
         _ if progress.stopped => Step::Finish { status: LifecycleStatus::Stopped, managed: true },
         _ => Step::Finish { status: LifecycleStatus::NotRunning, managed: false },
     }
@@ -332,10 +332,10 @@ fn restart(seen: &Observation, progress: Progress) -> Step {
     }
 }
 
-fn record_trouble(record: &Recorded) -> Option<RecordTrouble> {
+fn record_problem(record: &Recorded) -> Option<RecordProblem> {
     match record {
-        Recorded::Unusable(defect) => Some(RecordTrouble::Defect(defect.clone())),
-        Recorded::Gone(gone) => Some(RecordTrouble::Gone(*gone)),
+        Recorded::Unusable(defect) => Some(RecordProblem::Defect(defect.clone())),
+        Recorded::Gone(gone) => Some(RecordProblem::Gone(*gone)),
         Recorded::Absent | Recorded::Alive(_) => None,
     }
 }

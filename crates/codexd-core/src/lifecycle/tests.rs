@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::{
-    Command, Gone, ListenerSeen, Mend, Observation, Progress, Recorded, Refusal, Step, SupervisorSeen, decide,
+    Command, Gone, ListenerSeen, Observation, Progress, Recorded, Refusal, Repair, Step, SupervisorSeen,
+    decide,
 };
 use crate::contract::LifecycleStatus;
 use crate::identity::Pid;
@@ -25,7 +26,7 @@ struct World {
     supervisor: Supervisor,
     foreign: Foreign,
     left_over: bool,
-    left_behind: bool,
+    orphaned: bool,
     /// The gateway that holds the control socket, if one lives.
     gateway: bool,
     /// A server beside the current one lives: an outgoing one, or a successor that was not promoted.
@@ -40,7 +41,7 @@ struct World {
 struct Server {
     answers: bool,
     /// It listens on a socket of its own.
-    fronted: bool,
+    behind_gateway: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,44 +74,45 @@ impl World {
         let listener = match (self.foreign, self.server) {
             (Foreign::Answering, _) => ListenerSeen::Answering { pid: Some(FOREIGN), ours: false },
             (Foreign::Unresponsive, _) => ListenerSeen::Unresponsive { pid: Some(FOREIGN), ours: false },
-            (_, Some(Server { answers: true, fronted: true, .. })) if self.gateway => {
+            (_, Some(Server { answers: true, behind_gateway: true, .. })) if self.gateway => {
                 ListenerSeen::Answering { pid: Some(GATEWAY), ours: true }
             }
-            (_, Some(Server { answers: true, fronted: false, .. })) => {
+            (_, Some(Server { answers: true, behind_gateway: false, .. })) => {
                 ListenerSeen::Answering { pid: Some(OURS), ours: true }
             }
-            (_, Some(Server { answers: false, fronted: false, .. })) => {
+            (_, Some(Server { answers: false, behind_gateway: false, .. })) => {
                 ListenerSeen::Unresponsive { pid: Some(OURS), ours: true }
             }
             _ if self.gateway => ListenerSeen::Unresponsive { pid: Some(GATEWAY), ours: true },
-            _ if self.left_over => ListenerSeen::LeftOver,
+            _ if self.left_over => ListenerSeen::Stale,
             _ => ListenerSeen::Nothing,
         };
         let record = if self.server.is_some() { Recorded::Alive(OURS) } else { self.record.clone() };
-        let left_behind = self.left_behind && self.server.is_none() && self.supervisor == Supervisor::Absent;
+        let orphaned = self.orphaned && self.server.is_none() && self.supervisor == Supervisor::Absent;
         let beside = (self.gateway || self.other) && self.supervisor == Supervisor::Absent;
-        let fronted = self.server.is_some_and(|server| server.fronted) && self.gateway && self.wanted;
-        let overlap = self.may_overlap && fronted && self.supervisor == Supervisor::Keeping;
-        Observation { record, supervisor, listener, left_behind, beside, overlap }
+        let behind_gateway =
+            self.server.is_some_and(|server| server.behind_gateway) && self.gateway && self.wanted;
+        let overlap = self.may_overlap && behind_gateway && self.supervisor == Supervisor::Keeping;
+        Observation { record, supervisor, listener, orphaned, beside, overlap }
     }
 
     fn act(&mut self, step: &Step, progress: &mut Progress) {
         match step {
-            Step::Mend(Mend::Record(_)) => self.record = Recorded::Absent,
-            Step::Mend(Mend::Socket) => self.left_over = false,
-            Step::Mend(Mend::UnresponsiveSupervisor(_)) => self.supervisor = Supervisor::Absent,
-            Step::Mend(Mend::LeftBehind) => self.left_behind = false,
+            Step::Repair(Repair::Record(_)) => self.record = Recorded::Absent,
+            Step::Repair(Repair::Socket) => self.left_over = false,
+            Step::Repair(Repair::UnresponsiveSupervisor(_)) => self.supervisor = Supervisor::Absent,
+            Step::Repair(Repair::Orphaned) => self.orphaned = false,
             Step::AdoptRecorded => {
                 assert!(self.server.is_some(), "only a living server is adopted");
                 self.supervisor = Supervisor::Keeping;
                 // The supervisor puts a gateway in front of it again.
-                self.gateway = self.server.is_some_and(|server| server.fronted);
+                self.gateway = self.server.is_some_and(|server| server.behind_gateway);
                 self.left_over &= !self.gateway;
             }
             Step::AdoptListener(pid) => {
                 assert_eq!(*pid, FOREIGN);
                 self.foreign = Foreign::None;
-                self.server = Some(Server { answers: true, fronted: false });
+                self.server = Some(Server { answers: true, behind_gateway: false });
                 self.supervisor = Supervisor::Keeping;
             }
             Step::Start => {
@@ -146,10 +148,10 @@ impl World {
     fn spawn(&mut self) {
         assert_eq!(self.foreign, Foreign::None, "the control socket is somebody else's");
         // One that is just coming up keeps the front that it has.
-        let coming = self.server.filter(|server| !server.answers).map(|server| server.fronted);
-        let fronted = coming.unwrap_or(self.wanted);
-        self.server = Some(Server { answers: true, fronted });
-        self.gateway = fronted;
+        let coming = self.server.filter(|server| !server.answers).map(|server| server.behind_gateway);
+        let behind_gateway = coming.unwrap_or(self.wanted);
+        self.server = Some(Server { answers: true, behind_gateway });
+        self.gateway = behind_gateway;
         self.supervisor = Supervisor::Keeping;
         self.left_over = false;
     }
@@ -179,7 +181,8 @@ fn world() -> impl Strategy<Value = World> {
     ];
     let server = prop_oneof![
         Just(None),
-        (any::<bool>(), any::<bool>()).prop_map(|(answers, fronted)| Some(Server { answers, fronted })),
+        (any::<bool>(), any::<bool>())
+            .prop_map(|(answers, behind_gateway)| Some(Server { answers, behind_gateway })),
     ];
     let front = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let foreign = prop_oneof![4 => Just(Foreign::None), 1 => Just(Foreign::Answering), 1 => Just(Foreign::Unresponsive)];
@@ -190,7 +193,7 @@ fn world() -> impl Strategy<Value = World> {
             supervisor,
             foreign,
             left_over,
-            left_behind,
+            orphaned,
             (gateway, other, wanted, may_overlap),
         )| {
             let supervisor = match (supervisor, server.is_some()) {
@@ -206,10 +209,10 @@ fn world() -> impl Strategy<Value = World> {
             // Without a supervisor a gateway may be missing or be all there is; while one lives it is in front of its server.
             let unkept =
                 matches!(supervisor, Supervisor::Absent | Supervisor::Unresponsive | Supervisor::Idle);
-            let fronted = server.is_some_and(|server| server.fronted);
-            let unfronted = server.is_some_and(|server| !server.fronted);
+            let behind_gateway = server.is_some_and(|server| server.behind_gateway);
+            let unfronted = server.is_some_and(|server| !server.behind_gateway);
             let gateway =
-                if unkept { gateway && !unfronted } else { fronted || (gateway && server.is_none()) };
+                if unkept { gateway && !unfronted } else { behind_gateway || (gateway && server.is_none()) };
             // Two cannot hold the control socket.
             let foreign = if gateway { Foreign::None } else { foreign };
             let other = other && !unfronted;
@@ -219,7 +222,7 @@ fn world() -> impl Strategy<Value = World> {
                 supervisor,
                 foreign,
                 left_over,
-                left_behind,
+                orphaned,
                 gateway,
                 other,
                 wanted,
@@ -244,7 +247,7 @@ fn a_supervisor_that_is_gone_with_its_order_is_replaced() {
         record: Recorded::Absent,
         supervisor: SupervisorSeen::Absent,
         listener: ListenerSeen::Nothing,
-        left_behind: false,
+        orphaned: false,
         beside: false,
         overlap: false,
     };
@@ -269,13 +272,13 @@ proptest! {
                 }
                 (Command::Stop, Step::Finish { status, .. }) => {
                     prop_assert!(world.server.is_none() && world.supervisor == Supervisor::Absent);
-                    prop_assert!(!world.left_behind && !world.gateway && !world.other, "no orphan");
+                    prop_assert!(!world.orphaned && !world.gateway && !world.other, "no orphan");
                     prop_assert!(matches!(status, LifecycleStatus::Stopped | LifecycleStatus::NotRunning));
                 }
                 (_, Step::Finish { managed: true, .. }) => {
                     let server = world.server.expect("it runs");
                     prop_assert!(server.answers && world.supervisor == Supervisor::Keeping);
-                    prop_assert_eq!(server.fronted, world.gateway, "a gateway is there for those who need it");
+                    prop_assert_eq!(server.behind_gateway, world.gateway, "a gateway is there for those who need it");
                 }
                 (Command::Start { .. }, Step::Finish { managed: false, status }) => {
                     prop_assert_eq!(*status, LifecycleStatus::AlreadyRunning);

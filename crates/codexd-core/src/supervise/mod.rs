@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 pub use backoff::Backoff;
 
 use crate::clock::Monotonic;
+use crate::launch_spec::{DrainSignal, StopPolicy};
 use crate::limits::{
     KILL_TIMEOUT_MS, MISSING_PROGRAM_RETRY_MS, REMINDER_FIRST_MS, REMINDER_LAST_MS, SECOND_SIGNAL_GRACE_MS,
 };
-use crate::program::{DrainSignal, StopPolicy};
 
 /// What comes after a stop.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -129,7 +129,7 @@ pub enum Action {
     /// Kill the process, its group, and everything it started.
     KillAll,
     /// End what the dead process left behind.
-    SweepStrays,
+    SweepOrphans,
     /// The program keeps dying: say so.
     ReportCrashLoop,
     /// A killed process is still there: say so.
@@ -242,7 +242,7 @@ impl Supervision {
                 _ => {
                     let mut actions = self.crashed(now);
                     // The successor first: sweeping may take a while.
-                    actions.push(Action::SweepStrays);
+                    actions.push(Action::SweepOrphans);
                     actions
                 }
             },
@@ -295,7 +295,7 @@ impl Supervision {
     /// It ended and is not missed.
     fn lost(&mut self) -> Vec<Action> {
         self.phase = Phase::Idle;
-        vec![Action::SweepStrays, Action::Leave]
+        vec![Action::SweepOrphans, Action::Leave]
     }
 
     fn ended(&mut self) -> Vec<Action> {
@@ -303,8 +303,8 @@ impl Supervision {
         self.phase = Phase::Idle;
         self.forget_the_past();
         match then {
-            Then::Leave => vec![Action::SweepStrays, Action::Leave],
-            Then::StartAgain => vec![Action::Spawn, Action::SweepStrays],
+            Then::Leave => vec![Action::SweepOrphans, Action::Leave],
+            Then::StartAgain => vec![Action::Spawn, Action::SweepOrphans],
         }
     }
 

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{Action, Backoff, Event, Phase, StopStage, Supervision, Then};
 use crate::clock::Monotonic;
+use crate::launch_spec::{DrainSignal, StopPolicy};
 use crate::limits::{BACKOFF_CEILING_MS, CRASH_LIMIT, STABLE_AFTER_MS};
-use crate::program::{DrainSignal, StopPolicy};
 
 const TERM: StopPolicy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(60_000) };
 
@@ -19,9 +19,9 @@ fn running() -> Supervision {
 #[test]
 fn the_first_crash_is_answered_at_once_and_the_next_a_tenth_of_a_second_after_that() {
     let mut supervision = running();
-    assert_eq!(supervision.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepOrphans]);
     supervision.step(Event::Spawned, Monotonic(1_001));
-    assert_eq!(supervision.step(Event::Exited, Monotonic(1_011)), [Action::SweepStrays]);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(1_011)), [Action::SweepOrphans]);
     let Phase::Waiting { until } = supervision.phase() else { panic!("it waits") };
     assert!((1_081..=1_101).contains(&until.0), "{until:?}");
     assert_eq!(supervision.step(Event::Ticked, until), [Action::Spawn]);
@@ -35,7 +35,7 @@ fn one_that_has_lived_for_longer_than_its_pause_is_started_again_at_once() {
     for nth in 1..=3 {
         now = now + Backoff::full_wait_ms(nth).max(1);
         let actions = supervision.step(Event::Exited, now);
-        assert_eq!(actions, [Action::Spawn, Action::SweepStrays], "crash {nth}");
+        assert_eq!(actions, [Action::Spawn, Action::SweepOrphans], "crash {nth}");
         supervision.step(Event::Spawned, now);
     }
 }
@@ -51,7 +51,7 @@ fn in_a_loop_the_starts_are_half_a_minute_apart_however_long_one_has_lived() {
     }
     assert!(supervision.crash_looping());
     let started = now;
-    assert_eq!(supervision.step(Event::Exited, started + 10_000), [Action::SweepStrays]);
+    assert_eq!(supervision.step(Event::Exited, started + 10_000), [Action::SweepOrphans]);
     let Phase::Waiting { until } = supervision.phase() else { panic!("it waits") };
     let apart = until.since_ms(started);
     assert!((BACKOFF_CEILING_MS * 4 / 5..=BACKOFF_CEILING_MS).contains(&apart), "{apart}");
@@ -81,7 +81,7 @@ fn five_crashes_in_a_minute_are_a_loop_that_is_still_tried_at_the_ceiling() {
 #[test]
 fn a_program_that_is_missing_is_no_crash_and_is_started_when_it_appears() {
     let mut supervision = running();
-    assert_eq!(supervision.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepStrays]);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(1_000)), [Action::Spawn, Action::SweepOrphans]);
     for nth in 0..2 * CRASH_LIMIT as u64 {
         assert_eq!(supervision.step(Event::ProgramMissing, Monotonic(1_001 + nth)), []);
         let Phase::Waiting { until } = supervision.phase() else { panic!("it waits") };
@@ -144,7 +144,7 @@ fn a_stop_goes_from_term_over_term_to_kill() {
     assert_eq!(supervision.step(Event::Ticked, forced), [Action::Signal(DrainSignal::Terminate)]);
     let killed = supervision.deadline().expect("a deadline");
     assert_eq!(supervision.step(Event::Ticked, killed), [Action::KillAll]);
-    assert_eq!(supervision.step(Event::Exited, killed), [Action::SweepStrays, Action::Leave]);
+    assert_eq!(supervision.step(Event::Exited, killed), [Action::SweepOrphans, Action::Leave]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_start_during_a_stop_makes_it_a_restart() {
     let mut supervision = running();
     supervision.step(Event::StopRequested(TERM, Then::Leave), Monotonic(10));
     assert_eq!(supervision.step(Event::StartRequested, Monotonic(11)), []);
-    assert_eq!(supervision.step(Event::Exited, Monotonic(12)), [Action::Spawn, Action::SweepStrays]);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(12)), [Action::Spawn, Action::SweepOrphans]);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_drain_without_limit_waits_for_ever_and_a_later_stop_ends_it() {
     let at_once = StopPolicy { grace_ms: Some(0), ..TERM };
     let actions = supervision.step(Event::StopRequested(at_once, Then::Leave), Monotonic(99));
     assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
-    assert_eq!(supervision.step(Event::Exited, Monotonic(100)), [Action::SweepStrays, Action::Leave]);
+    assert_eq!(supervision.step(Event::Exited, Monotonic(100)), [Action::SweepOrphans, Action::Leave]);
 }
 
 /// What the outside may do at any moment; the world of [`drive`] makes it consistent.
@@ -212,7 +212,7 @@ impl World {
                     assert!(!self.alive, "the supervisor never leaves a living process");
                     self.left = true;
                 }
-                Action::SweepStrays | Action::ReportCrashLoop | Action::ReportUnkillable => {}
+                Action::SweepOrphans | Action::ReportCrashLoop | Action::ReportUnkillable => {}
             }
         }
     }

@@ -1,9 +1,9 @@
 //! `codexd gateway`: what clients connect to, in front of the app-server. Internal: the supervisor starts it, with the listening
 //! socket in its hands.
 
-mod arrival;
-mod link;
-mod memory;
+mod state_files;
+mod supervisor_connect;
+mod supervisor_session;
 mod thread_settings;
 
 use std::ffi::OsString;
@@ -23,10 +23,10 @@ use codexd_host::{Home, gateway_process};
 use listenfd::ListenFd;
 use tokio::sync::mpsc;
 
-use crate::{front, output};
+use crate::{gateway_program, output};
 
 /// So many messages may be on their way between the gateway and its host.
-const UNDERWAY_MAX: usize = 64;
+const MESSAGES_IN_FLIGHT_MAX: usize = 64;
 
 /// How long what is still to be written may take when the gateway leaves.
 const LAST_WRITES_WITHIN: Duration = Duration::from_millis(500);
@@ -48,17 +48,19 @@ pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Argume
         return None;
     }
     let home = Home::new(PathBuf::from(home));
-    let mut read = Arguments { home, listen: None, subagent_approvals: SubagentApprovals::default() };
+    let mut parsed = Arguments { home, listen: None, subagent_approvals: SubagentApprovals::default() };
     for option in rest.chunks(2) {
         let [option, value] = option else { return None };
         let value = value.to_str()?;
         match option.to_str()? {
-            front::LISTEN => read.listen = Some(value.parse().ok()?),
-            front::SUBAGENT_APPROVALS => read.subagent_approvals = SubagentApprovals::from_word(value)?,
+            gateway_program::LISTEN => parsed.listen = Some(value.parse().ok()?),
+            gateway_program::SUBAGENT_APPROVALS => {
+                parsed.subagent_approvals = SubagentApprovals::from_word(value)?;
+            }
             _ => return None,
         }
     }
-    Some(read)
+    Some(parsed)
 }
 
 impl Arguments {
@@ -80,22 +82,28 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn serve(arguments: &Arguments) -> io::Result<()> {
-    let control = handed_over()?;
-    let kept = control.try_clone()?;
+    let control = inherited_listener()?;
+    let listener = control.try_clone()?;
     let tcp = arguments.tcp();
-    let memory = Box::new(memory::Kept::new(arguments.home.clone()));
+    let memory = Box::new(state_files::StateFiles::new(arguments.home.clone()));
     let state_writer = StateWriter::start()?;
     let writing = state_writer.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(async {
-        let (events, host_events) = mpsc::channel(UNDERWAY_MAX);
-        let (host_orders, orders) = mpsc::channel(UNDERWAY_MAX);
-        let link = link::Link::new(arguments.clone(), kept, writing.clone(), events, orders)?;
-        let talking = tokio::spawn(link.run());
+        let (events, host_events) = mpsc::channel(MESSAGES_IN_FLIGHT_MAX);
+        let (host_orders, orders) = mpsc::channel(MESSAGES_IN_FLIGHT_MAX);
+        let session = supervisor_session::SupervisorSession::new(
+            arguments.clone(),
+            listener,
+            writing.clone(),
+            events,
+            orders,
+        )?;
+        let session = tokio::spawn(session.run());
         let approvals = arguments.subagent_approvals;
         let doors = Doors { control, tcp };
         let served = codexd_gateway::run(doors, approvals, memory, writing, host_events, host_orders).await;
-        talking.abort();
+        session.abort();
         served
     });
     state_writer.finish(LAST_WRITES_WITHIN);
@@ -105,7 +113,7 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
 }
 
 /// The listening socket. Clients are told from now on that it is this process who listens.
-fn handed_over() -> io::Result<UnixListener> {
+fn inherited_listener() -> io::Result<UnixListener> {
     let listener = ListenFd::from_env().take_unix_listener(0)?.ok_or_else(|| {
         io::Error::other("it was handed no listening socket; `codexd start` starts it as it should be")
     })?;

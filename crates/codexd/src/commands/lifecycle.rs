@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use codexd_core::contract::{Failure, LifecycleReply, LifecycleStatus};
-use codexd_core::program::{DrainSignal, Program, StopPolicy};
+use codexd_core::launch_spec::{DrainSignal, LaunchSpec, StopPolicy};
 use codexd_core::settings::Settings;
 use serde::Serialize;
 
-use crate::codex::{self, InstalledFacts};
 use crate::context::{Context, VERSION};
-use crate::drive::Reached;
+use crate::drive::Outcome;
 use crate::failures;
-use crate::front::Launch;
+use crate::gateway_program::Launch;
+use crate::launch::{self, InstalledFacts};
 use crate::migration;
 use crate::output::Answer;
 use crate::style::Text;
@@ -54,14 +54,14 @@ impl Answer for Reply {
 }
 
 /// The answer for a goal that was reached.
-pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply {
+pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply {
     let installed = InstalledFacts::gather(context, settings);
-    let version = reached.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
-    let ours = matches!(reached.status, LifecycleStatus::Started | LifecycleStatus::Restarted);
+    let version = outcome.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
+    let ours = matches!(outcome.status, LifecycleStatus::Started | LifecycleStatus::Restarted);
     Reply(LifecycleReply {
-        status: reached.status,
-        backend: reached.backend,
-        pid: reached.pid.filter(|_| ours),
+        status: outcome.status,
+        backend: outcome.backend,
+        pid: outcome.pid.filter(|_| ours),
         cli_version: installed.cli_version(version.as_deref()),
         managed_codex_path: managed_path(context, settings, installed.path),
         managed_codex_version: installed.version,
@@ -69,26 +69,26 @@ pub fn reply(context: &Context, settings: &Settings, reached: &Reached) -> Reply
         socket_path: context.home.control_socket(),
         app_server_version: version,
         codexd_version: VERSION,
-        embedded: reached.embedded,
-        handover: reached.handover.clone(),
-        problems: reached.handover.as_ref().map(migration::refused).unwrap_or_default(),
-        hint: hint(settings, reached),
+        embedded: outcome.embedded,
+        handover: outcome.handover.clone(),
+        problems: outcome.handover.as_ref().map(migration::refused).unwrap_or_default(),
+        hint: hint(settings, outcome),
         repairs: context.repairs(),
     })
 }
 
 /// What the caller may want to do next: a server that runs keeps the front that it was started with.
-fn hint(settings: &Settings, reached: &Reached) -> Option<String> {
-    if matches!(reached.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
+fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
+    if matches!(outcome.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
         return Some(
             "this command runs inside that app-server: end the turn, and the supervisor goes on; `codexd status` shows how far it is"
                 .into(),
         );
     }
-    if reached.status != LifecycleStatus::AlreadyRunning || reached.backend.is_none() {
+    if outcome.status != LifecycleStatus::AlreadyRunning || outcome.backend.is_none() {
         return None;
     }
-    match (settings.gateway.is_on(), reached.fronted) {
+    match (settings.gateway.is_on(), outcome.behind_gateway) {
         (true, false) => {
             Some("it runs without the gateway that the settings want; `codexd restart` brings that".into())
         }
@@ -101,7 +101,7 @@ fn hint(settings: &Settings, reached: &Reached) -> Option<String> {
 
 /// Where the Codex is, if `found`; else where it would be, as upstream tells it.
 pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBuf>) -> PathBuf {
-    found.unwrap_or_else(|| match codex::installed(context, settings) {
+    found.unwrap_or_else(|| match launch::installed(context, settings) {
         Ok(installed) => installed.found.path,
         Err(not_found) => not_found.expected,
     })
@@ -111,12 +111,12 @@ pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBu
 ///
 /// # Errors
 /// No Codex, or a broken one.
-pub fn program(context: &Context, settings: &Settings, launch: &Launch) -> Result<Program, Failure> {
+pub fn program(context: &Context, settings: &Settings, launch: &Launch) -> Result<LaunchSpec, Failure> {
     let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
-    match codex::installed(context, settings) {
-        Ok(installed) => codex::program(context, &installed, remote_control, socket),
+    match launch::installed(context, settings) {
+        Ok(installed) => launch::program(context, &installed, remote_control, socket),
         Err(not_found) if launch.embedded_runs && not_found.named.is_none() && !not_found.unusable => {
-            codex::embedded_program(context, remote_control, socket)
+            launch::embedded_program(context, remote_control, socket)
         }
         Err(not_found) => Err(failures::no_codex(&not_found)),
     }

@@ -21,8 +21,8 @@ use codexd_core::contract::{ErrorCode, Failure};
 
 use crate::cli::{Cli, CliCommand};
 use crate::context::Context;
+use crate::interrupt;
 use crate::output::{self, Answer, Mode};
-use crate::patience;
 
 /// Runs the command and answers the exit code.
 pub fn run(cli: Cli) -> ExitCode {
@@ -40,7 +40,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let mode = Mode::choose(&global, for_people);
     // What follows a log is meant to be interrupted.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
-        patience::answer_interrupts(mode);
+        interrupt::exit_on_signal(mode);
     }
     let context = match Context::new(global) {
         Ok(context) => context,

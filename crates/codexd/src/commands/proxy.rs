@@ -89,7 +89,7 @@ fn tunnel(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     let mut receiving = stream;
     match pass_on(&mut receiving, &mut stdout) {
         Ok(()) => {
-            await_the_end_of_both(&receiving);
+            await_end_of_both(&receiving);
             Ok(())
         }
         Err(Broken::Source(error)) => {
@@ -121,7 +121,7 @@ fn pass_on(source: &mut impl Read, sink: &mut impl Write) -> Result<(), Broken> 
 
 /// Waits until the server has hung up, or stdin has ended, too. The kernel reports a hang-up when nothing can pass either way
 /// any more.
-fn await_the_end_of_both(stream: &UnixStream) {
+fn await_end_of_both(stream: &UnixStream) {
     let mut hang_up = [PollFd::new(stream, PollFlags::empty())];
     while matches!(poll(&mut hang_up, None), Ok(0) | Err(Errno::INTR)) {}
 }

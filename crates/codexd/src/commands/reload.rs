@@ -1,7 +1,7 @@
 //! `codexd reload`: as restart, but running turns have all the time they need.
 
 use codexd_core::contract::Failure;
-use codexd_core::program::{DrainSignal, StopPolicy};
+use codexd_core::launch_spec::{DrainSignal, StopPolicy};
 
 use super::lifecycle::{self, Reply};
 use super::restart;
@@ -16,7 +16,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
     let _lock = context.lock("reload")?;
     let settings = context.settings()?;
     let policy = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
-    let reached = restart::replace(context, &settings, policy, Handover::Completed)?;
-    drive::note_outcome(context, "reload", &reached);
-    Ok(lifecycle::reply(context, &settings, &reached))
+    let outcome = restart::replace(context, &settings, policy, Handover::Completed)?;
+    drive::log_outcome(context, "reload", &outcome);
+    Ok(lifecycle::reply(context, &settings, &outcome))
 }

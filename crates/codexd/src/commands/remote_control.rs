@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::{lifecycle, restart};
 use crate::cli::GraceArgs;
-use crate::codex::InstalledFacts;
 use crate::context::{Context, VERSION};
-use crate::drive::{Handover, Reached, Wish};
-use crate::front::Launch;
+use crate::drive::{Handover, Outcome, Request};
+use crate::gateway_program::Launch;
+use crate::launch::InstalledFacts;
 use crate::output::Answer;
 use crate::style::Text;
 use crate::{drive, failures, observe};
@@ -39,17 +39,17 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     let command = if enable { "enable-remote-control" } else { "disable-remote-control" };
     let _lock = context.lock(command)?;
     let settings = context.settings()?;
-    let sight = observe::look(context, Command::Start { adopt: false }, &mut None, None)?;
-    let server = sight.server.as_ref().map(|process| process.pid);
+    let snapshot = observe::look(context, Command::Start { adopt: false }, &mut None, None)?;
+    let server = snapshot.server.as_ref().map(|process| process.pid);
     // One that is just being started again counts: it is to come back with the new setting.
     let managed = server.is_some()
         || !matches!(
-            sight.observation.supervisor,
+            snapshot.observation.supervisor,
             SupervisorSeen::Absent | SupervisorSeen::Unresponsive(_) | SupervisorSeen::Idle
         );
     let socket = context.home.control_socket();
     let (mut answer, mut handover) = (None, None);
-    match sight.observation.listener {
+    match snapshot.observation.listener {
         ListenerSeen::Answering { pid, ours: false } if !managed => {
             return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
         }
@@ -68,16 +68,16 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     }
     if managed {
         if server.is_some_and(|pid| follows(pid, enable)) && !changed {
-            let is_starting = sight.answer.is_none()
-                && !matches!(sight.observation.supervisor, SupervisorSeen::Stopping(_));
+            let is_starting = snapshot.answer.is_none()
+                && !matches!(snapshot.observation.supervisor, SupervisorSeen::Stopping(_));
             // A command that was killed has begun what is to be waited for.
-            answer = if is_starting { bring_up(context, &new)?.answer } else { sight.answer };
+            answer = if is_starting { bring_up(context, &new)?.answer } else { snapshot.answer };
         } else {
             let policy = lifecycle::within_grace(&new, args.grace);
             match restart::replace(context, &new, policy, Handover::Never) {
-                Ok(reached) => {
-                    drive::note_outcome(context, command, &reached);
-                    (answer, handover) = (reached.answer, reached.handover);
+                Ok(outcome) => {
+                    drive::log_outcome(context, command, &outcome);
+                    (answer, handover) = (outcome.answer, outcome.handover);
                 }
                 Err(failure) => return Err(roll_back(context, &settings, changed, failure)),
             }
@@ -98,15 +98,15 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     }))
 }
 
-fn bring_up(context: &Context, settings: &Settings) -> Result<Reached, Failure> {
-    let wish = Wish {
+fn bring_up(context: &Context, settings: &Settings) -> Result<Outcome, Failure> {
+    let request = Request {
         command: Command::Start { adopt: false },
         program: &|launch: &Launch| lifecycle::program(context, settings, launch),
         policy: lifecycle::within_grace(settings, None),
         gateway: settings.gateway,
         handover: Handover::Never,
     };
-    drive::drive(context, &wish)
+    drive::drive(context, &request)
 }
 
 fn status(enable: bool, changed: bool) -> LifecycleStatus {

@@ -1,15 +1,15 @@
 //! `codexd restart`: a fresh server of the installed Codex, which is proven before the old one is touched.
 
 use codexd_core::contract::Failure;
+use codexd_core::launch_spec::StopPolicy;
 use codexd_core::lifecycle::Command;
-use codexd_core::program::StopPolicy;
 use codexd_core::settings::Settings;
 
 use super::lifecycle::{self, Reply};
 use crate::cli::RestartArgs;
 use crate::context::Context;
-use crate::drive::{self, Handover, Reached, Wish};
-use crate::front::Launch;
+use crate::drive::{self, Handover, Outcome, Request};
+use crate::gateway_program::Launch;
 
 /// Runs the command.
 ///
@@ -20,9 +20,9 @@ pub fn run(context: &Context, args: &RestartArgs) -> Result<Reply, Failure> {
     let settings = context.settings()?;
     let policy = lifecycle::within_grace(&settings, args.grace.grace);
     let handover = if args.now { Handover::Never } else { Handover::Begun };
-    let reached = replace(context, &settings, policy, handover)?;
-    drive::note_outcome(context, "restart", &reached);
-    Ok(lifecycle::reply(context, &settings, &reached))
+    let outcome = replace(context, &settings, policy, handover)?;
+    drive::log_outcome(context, "restart", &outcome);
+    Ok(lifecycle::reply(context, &settings, &outcome))
 }
 
 /// Replaces the server, or starts one where none runs. The operation lock is held.
@@ -34,8 +34,8 @@ pub fn replace(
     settings: &Settings,
     policy: StopPolicy,
     handover: Handover,
-) -> Result<Reached, Failure> {
+) -> Result<Outcome, Failure> {
     let program = |launch: &Launch| lifecycle::program(context, settings, launch);
     let (command, gateway) = (Command::Restart, settings.gateway);
-    drive::drive(context, &Wish { command, program: &program, policy, gateway, handover })
+    drive::drive(context, &Request { command, program: &program, policy, gateway, handover })
 }

@@ -5,10 +5,10 @@ use codexd_core::lifecycle::Command;
 
 use super::lifecycle::{self, Reply};
 use crate::cli::StartArgs;
-use crate::codex;
 use crate::context::Context;
-use crate::drive::{self, Handover, Wish};
-use crate::front::Launch;
+use crate::drive::{self, Handover, Request};
+use crate::gateway_program::Launch;
+use crate::launch;
 
 /// Runs the command.
 ///
@@ -18,12 +18,12 @@ pub fn run(context: &Context, args: &StartArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("start")?;
     let settings = context.settings()?;
     let embedded = |launch: &Launch| {
-        codex::embedded_program(context, settings.remote_control_enabled, launch.socket.clone())
+        launch::embedded_program(context, settings.remote_control_enabled, launch.socket.clone())
     };
     let real = |launch: &Launch| lifecycle::program(context, &settings, launch);
-    let reached = drive::drive(
+    let outcome = drive::drive(
         context,
-        &Wish {
+        &Request {
             command: Command::Start { adopt: args.adopt },
             program: if args.embedded { &embedded } else { &real },
             policy: lifecycle::within_grace(&settings, None),
@@ -31,6 +31,6 @@ pub fn run(context: &Context, args: &StartArgs) -> Result<Reply, Failure> {
             handover: Handover::Never,
         },
     )?;
-    drive::note_outcome(context, "start", &reached);
-    Ok(lifecycle::reply(context, &settings, &reached))
+    drive::log_outcome(context, "start", &outcome);
+    Ok(lifecycle::reply(context, &settings, &outcome))
 }

@@ -2,7 +2,7 @@
 //! only for a home that codexd may not use.
 
 mod elsewhere;
-mod fronts;
+mod gateway_status;
 mod health;
 mod supervisor;
 
@@ -13,7 +13,7 @@ use codexd_core::contract::{Backend, CodexSource, LifecycleStatus, State, Status
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
-use codexd_core::lifecycle::{ListenerSeen, RecordTrouble, Recorded};
+use codexd_core::lifecycle::{ListenerSeen, RecordProblem, Recorded};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
@@ -22,14 +22,14 @@ use codexd_host::service::supervisor::StatePhase;
 use codexd_host::{Home, pid_record, process, settings_file};
 use serde::Serialize;
 
-use crate::codex::InstalledFacts;
 use crate::commands::lifecycle;
 use crate::context::{self, Context, VERSION};
 use crate::drive;
 use crate::failures;
 use crate::gateway_settings::InForce;
+use crate::launch::InstalledFacts;
 use crate::migration;
-use crate::observe::{self, Ours};
+use crate::observe::{self, OwnServer};
 use crate::output::Answer;
 use crate::style::{self, Colour, Text};
 use supervisor::Supervisor;
@@ -53,7 +53,7 @@ struct Found {
     recorded: Recorded,
     server: Option<Process>,
     codexd: Option<CodexdRecord>,
-    listening: observe::Listening,
+    listening: observe::ListenerReport,
     problems: Vec<Problem>,
     /// What the gateway has in force, if it says so.
     gateway_settings: Option<InForce>,
@@ -65,7 +65,7 @@ pub fn run(context: &Context) -> Reply {
     let parsed = context.settings_as_found();
     let installed = InstalledFacts::gather(context, &parsed.settings);
     let is_well = |found: &Found| found.problems.is_empty() && found.listening.answer.is_some();
-    let mut found = observe::undisturbed(&context.home, is_well, || find(context, &parsed, &installed));
+    let mut found = observe::observe_stable(&context.home, is_well, || find(context, &parsed, &installed));
     health::check(&context.home, &mut found);
     let state = state(&found);
     let listener = match found.listening.seen {
@@ -80,7 +80,7 @@ pub fn run(context: &Context) -> Reply {
     let answering = found.listening.answer.is_some();
     let version = found.listening.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     let is_installed = installed.path.is_some();
-    let handover = fronts::handover(&context.home);
+    let handover = gateway_status::handover(&context.home);
     let mut problems = found.problems.clone();
     problems.extend(handover.as_ref().map(migration::refused).unwrap_or_default());
     let report = StatusReport {
@@ -107,13 +107,13 @@ pub fn run(context: &Context) -> Reply {
         app_server_version: version,
         codexd_version: VERSION,
         embedded: found.codexd.as_ref().is_some_and(|record| record.embedded),
-        gateway: fronts::gateway(&found),
-        generations: fronts::generations(&context.home, &found),
+        gateway: gateway_status::gateway(&found),
+        generations: gateway_status::generations(&context.home, &found),
         handover,
         settings: SettingsReport {
             remote_control_enabled: parsed.settings.remote_control_enabled,
             shutdown_grace_seconds: parsed.settings.grace_seconds(),
-            gateway: fronts::setting(parsed.settings.gateway),
+            gateway: gateway_status::setting(parsed.settings.gateway),
             codex_bin: parsed.settings.codex_bin,
         },
         paths: paths(&context.home),
@@ -156,12 +156,12 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
             "the app-server runs without a supervisor: nobody would restart it",
         );
     }
-    let listening = observe::listener(home, Ours::of(record.process.as_ref(), record.codexd.as_ref()));
+    let listening = observe::listener(home, OwnServer::of(record.process.as_ref(), record.codexd.as_ref()));
     match listening.seen {
-        ListenerSeen::LeftOver => {
-            add(&mut problems, "left-over-socket", "nobody listens on the control socket");
+        ListenerSeen::Stale => {
+            add(&mut problems, "stale-socket", "nobody listens on the control socket");
         }
-        ListenerSeen::NoSocket => {
+        ListenerSeen::NotASocket => {
             add(&mut problems, "no-socket", "the file at the control socket's path is none");
         }
         ListenerSeen::OtherUser { uid } => {
@@ -177,7 +177,7 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         }
         _ => {}
     }
-    if let Some(message) = fronts::not_loaded(home) {
+    if let Some(message) = gateway_status::not_loaded(home) {
         add(&mut problems, "threads-not-loaded", message);
     }
     let gateway_settings = InForce::read(home);
@@ -234,10 +234,10 @@ fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFact
 
 fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed, supervisor: &Supervisor) {
     let trouble = match &record.recorded {
-        Recorded::Unusable(defect) => RecordTrouble::Defect(defect.clone()),
+        Recorded::Unusable(defect) => RecordProblem::Defect(defect.clone()),
         // Its supervisor is about to take the record away.
         Recorded::Gone(_) if supervisor.keeps_a_server() => return,
-        Recorded::Gone(gone) => RecordTrouble::Gone(*gone),
+        Recorded::Gone(gone) => RecordProblem::Gone(*gone),
         Recorded::Alive(_) => return,
         Recorded::Absent => {
             if let Some(server) = &record.process {
@@ -247,7 +247,7 @@ fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed
             return;
         }
     };
-    let (found, message) = drive::name_trouble(&trouble);
+    let (found, message) = drive::name_problem(&trouble);
     add(problems, found, message);
 }
 

@@ -7,7 +7,7 @@ use codexd_host::service::supervisor;
 use super::lifecycle::{self, Reply};
 use crate::cli::GraceArgs;
 use crate::context::Context;
-use crate::drive::{self, Handover, Wish};
+use crate::drive::{self, Handover, Request};
 
 /// Runs the command.
 ///
@@ -16,9 +16,9 @@ use crate::drive::{self, Handover, Wish};
 pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("stop")?;
     let settings = context.settings()?;
-    let reached = drive::drive(
+    let outcome = drive::drive(
         context,
-        &Wish {
+        &Request {
             command: Command::Stop,
             program: &|launch| lifecycle::program(context, &settings, launch),
             policy: lifecycle::within_grace(&settings, args.grace),
@@ -28,6 +28,6 @@ pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
     )?;
     // What cannot be written only leaves `status` with an older word for nothing.
     let _ = supervisor::settle(&context.home);
-    drive::note_outcome(context, "stop", &reached);
-    Ok(lifecycle::reply(context, &settings, &reached))
+    drive::log_outcome(context, "stop", &outcome);
+    Ok(lifecycle::reply(context, &settings, &outcome))
 }

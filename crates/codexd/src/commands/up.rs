@@ -1,17 +1,17 @@
 //! `codexd up`: for a person at a terminal. Whatever is here, an app-server runs in the end, and how to attach is said.
 
 use codexd_core::contract::{Failure, LifecycleReply};
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::lifecycle::Command;
-use codexd_core::program::Program;
 use codexd_host::pid_record;
 use serde::Serialize;
 
 use super::lifecycle;
-use crate::codex::{self, Installed};
 use crate::context::Context;
-use crate::drive::{self, Handover, Wish};
+use crate::drive::{self, Handover, Request};
 use crate::failures;
-use crate::front::Launch;
+use crate::gateway_program::Launch;
+use crate::launch::{self, Installed};
 use crate::output::{self, Answer, Mode};
 use crate::style::{self, Colour, Text};
 
@@ -58,7 +58,7 @@ impl Answer for Reply {
 pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     let _lock = context.lock("up")?;
     let settings = context.settings()?;
-    let real = match codex::installed(context, &settings) {
+    let real = match launch::installed(context, &settings) {
         Ok(installed) => Some(installed),
         Err(not_found) if not_found.named.is_some() || not_found.unusable => {
             return Err(failures::no_codex(&not_found));
@@ -68,11 +68,11 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     announce(context, real.as_ref());
     let embedded_runs = pid_record::observe(&context.home)
         .is_ok_and(|record| record.process.is_some() && record.codexd.is_some_and(|codexd| codexd.embedded));
-    let program = |launch: &Launch| -> Result<Program, Failure> {
+    let program = |launch: &Launch| -> Result<LaunchSpec, Failure> {
         let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
         match &real {
-            Some(installed) => codex::program(context, installed, remote_control, socket),
-            None => codex::embedded_program(context, remote_control, socket),
+            Some(installed) => launch::program(context, installed, remote_control, socket),
+            None => launch::embedded_program(context, remote_control, socket),
         }
     };
     // The stand-in makes way as soon as there is a real one.
@@ -80,14 +80,14 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
         if embedded_runs && real.is_some() { Command::Restart } else { Command::Start { adopt: false } };
     let policy = lifecycle::within_grace(&settings, None);
     let (gateway, handover) = (settings.gateway, Handover::Never);
-    let reached = drive::drive(context, &Wish { command, program: &program, policy, gateway, handover })?;
-    drive::note_outcome(context, "up", &reached);
+    let outcome = drive::drive(context, &Request { command, program: &program, policy, gateway, handover })?;
+    drive::log_outcome(context, "up", &outcome);
     if mode == Mode::Text {
         for repair in context.repairs() {
             output::say(&format!("repaired: {}", repair.message));
         }
     }
-    let lifecycle = lifecycle::reply(context, &settings, &reached).0;
+    let lifecycle = lifecycle::reply(context, &settings, &outcome).0;
     let attach = format!("codex --remote {}", quoted(&format!("unix://{}", lifecycle.socket_path.display())));
     Ok(Reply { lifecycle, attach, installed: real.is_some() })
 }
@@ -102,7 +102,7 @@ fn announce(context: &Context, real: Option<&Installed>) {
     match real {
         Some(installed) => output::say(&format!(
             "bringing up Codex {} from {}",
-            installed.told_version(context).unwrap_or_else(|| "(version unknown)".to_owned()),
+            installed.version_if_quick(context).unwrap_or_else(|| "(version unknown)".to_owned()),
             installed.found.path.display()
         )),
         None => output::say(

@@ -6,9 +6,9 @@ use codexd_host::elsewhere;
 
 use super::lifecycle::{self, Reply};
 use crate::context::Context;
-use crate::drive::Reached;
+use crate::drive::Outcome;
 use crate::failures;
-use crate::observe::{self, Listening, Ours};
+use crate::observe::{self, ListenerReport, OwnServer};
 
 /// Runs the command.
 ///
@@ -17,33 +17,35 @@ use crate::observe::{self, Listening, Ours};
 pub fn run(context: &Context) -> Result<Reply, Failure> {
     let settings = context.settings_as_found().settings;
     let socket = context.home.control_socket();
-    let answers = |(_, listening): &(_, Listening)| matches!(listening.seen, ListenerSeen::Answering { .. });
-    let (record, listening) = observe::undisturbed(&context.home, answers, || {
+    let answers =
+        |(_, listening): &(_, ListenerReport)| matches!(listening.seen, ListenerSeen::Answering { .. });
+    let (record, listening) = observe::observe_stable(&context.home, answers, || {
         let record = observe::server(&context.home).ok();
-        let ours = record.as_ref().map(|record| Ours::of(record.process.as_ref(), record.codexd.as_ref()));
+        let ours =
+            record.as_ref().map(|record| OwnServer::of(record.process.as_ref(), record.codexd.as_ref()));
         let listening = observe::listener(&context.home, ours.unwrap_or_default());
         (record, listening)
     });
     match listening.seen {
         ListenerSeen::Answering { ours, .. } => {
-            let reached = Reached {
+            let outcome = Outcome {
                 status: LifecycleStatus::Running,
                 backend: (ours || is_managed_elsewhere(context)).then_some(Backend::Pid),
                 pid: None,
                 answer: listening.answer,
-                fronted: false,
+                behind_gateway: false,
                 handover: None,
                 embedded: ours
                     && record.and_then(|record| record.codexd).is_some_and(|record| record.embedded),
             };
-            Ok(lifecycle::reply(context, &settings, &reached))
+            Ok(lifecycle::reply(context, &settings, &outcome))
         }
         ListenerSeen::OtherUser { uid } => Err(failures::refusal(Refusal::OtherUser(uid), &socket)),
         seen => {
             let what = match seen {
                 ListenerSeen::Nothing => "no app-server has made it",
-                ListenerSeen::LeftOver => "nobody listens on it any more",
-                ListenerSeen::NoSocket => "it is not a socket",
+                ListenerSeen::Stale => "nobody listens on it any more",
+                ListenerSeen::NotASocket => "it is not a socket",
                 _ => "somebody listens on it and does not answer",
             };
             Err(Failure::new(

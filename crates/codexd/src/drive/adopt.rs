@@ -6,28 +6,28 @@ use std::time::Duration;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::ListenerSeen;
-use codexd_core::limits::{NAMELESS_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS};
+use codexd_core::limits::{EXITING_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS};
 use codexd_core::settings::Gateway;
 use codexd_host::process;
 use codexd_host::service::supervisor::{Order, Refusal};
 
-use super::{Drive, Given};
-use crate::front;
-use crate::observe::{self, Ours, Sight};
+use super::{Drive, OrderResult};
+use crate::gateway_program;
+use crate::observe::{self, OwnServer, Snapshot};
 
 impl Drive<'_> {
-    pub(super) fn adopt_recorded(&mut self, sight: &Sight) -> Result<(), Failure> {
-        let Some(process) = sight.server.clone() else { return Ok(()) };
+    pub(super) fn adopt_recorded(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
+        let Some(process) = snapshot.server.clone() else { return Ok(()) };
         let message = format!("no supervisor kept the app-server {}; a new one took it over", process.pid);
-        let fronted = sight.codexd.as_ref().is_some_and(|record| record.socket.is_some());
+        let behind_gateway = snapshot.codexd.as_ref().is_some_and(|record| record.socket.is_some());
         // A server that has a socket of its own needs a gateway, whatever the settings say now.
-        let wanted = match (fronted, self.wish.gateway) {
+        let wanted = match (behind_gateway, self.request.gateway) {
             (true, Gateway::Off) => Gateway::default(),
             (true, wanted) => wanted,
             (false, _) => Gateway::Off,
         };
-        let gateway = front::program(self.context, wanted)?.map(Box::new);
-        let order = Order::Adopt { process: process.clone(), codexd: sight.codexd.clone(), gateway };
+        let gateway = gateway_program::program(self.context, wanted)?.map(Box::new);
+        let order = Order::Adopt { process: process.clone(), codexd: snapshot.codexd.clone(), gateway };
         if self.give_adoption(&order, &process)? {
             self.context.repaired("lost-supervisor", message);
         }
@@ -41,7 +41,7 @@ impl Drive<'_> {
         let process = process::identify(pid).map_err(gone)?;
         // It answered before it was identified: still the same one?
         let ListenerSeen::Unresponsive { pid: Some(again), .. } =
-            observe::glimpse(&self.context.home, Ours::default())
+            observe::peek(&self.context.home, OwnServer::default())
         else {
             return Ok(());
         };
@@ -55,16 +55,16 @@ impl Drive<'_> {
     /// Answers whether the supervisor has taken the process over; if not, look again.
     fn give_adoption(&mut self, order: &Order, process: &Process) -> Result<bool, Failure> {
         // The supervisor waits for less: it is to answer others.
-        process::await_arguments(process, Duration::from_millis(NAMELESS_TIMEOUT_MS));
+        process::await_arguments(process, Duration::from_millis(EXITING_TIMEOUT_MS));
         match self.give(order)? {
-            Given::Taken => Ok(true),
-            Given::SupervisorGone => Ok(false),
+            OrderResult::Taken => Ok(true),
+            OrderResult::SupervisorGone => Ok(false),
             // It was ending when it was found: a look that comes too soon would find it again.
-            Given::Refused(_) if process::is_nameless(process.pid) => {
+            OrderResult::Refused(_) if process::is_exiting(process.pid) => {
                 process::await_end(process, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
                 Ok(false)
             }
-            Given::Refused(Refusal { message, errno }) => {
+            OrderResult::Refused(Refusal { message, errno }) => {
                 Err(Failure::new(ErrorCode::SupervisorFailed, message).with("errno", errno))
             }
         }

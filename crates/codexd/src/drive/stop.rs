@@ -6,52 +6,53 @@ use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::SupervisorSeen;
 use codexd_core::limits::SUPERVISOR_TIMEOUT_MS;
-use codexd_host::service::supervisor::{self, LinkError, Order, Report, SupervisorLink};
+use codexd_host::service::supervisor::{self, ConnectionError, Order, Report, SupervisorConnection};
 
 use super::Drive;
 use crate::failures;
-use crate::observe::Sight;
-use crate::patience::Progress as Patience;
+use crate::observe::Snapshot;
+use crate::progress::ProgressReporter;
 use crate::ready::NotReady;
 
 impl Drive<'_> {
-    pub(super) fn stop(&mut self, sight: &Sight) -> Result<(), Failure> {
+    pub(super) fn stop(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         // A supervisor that keeps no server has none to stop: then nothing was running but, at most, a gateway.
-        let kept = !matches!(sight.observation.supervisor, SupervisorSeen::Idle | SupervisorSeen::Absent);
-        if !self.order(&Order::Stop { policy: self.wish.policy, failed: false })? {
+        let is_managed =
+            !matches!(snapshot.observation.supervisor, SupervisorSeen::Idle | SupervisorSeen::Absent);
+        if !self.order(&Order::Stop { policy: self.request.policy, failed: false })? {
             return Ok(());
         }
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.await_leaving(&mut link, &mut Patience::begin())?;
-        match link.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS)) {
+        let Some(mut connection) = self.connection.take() else { return Ok(()) };
+        self.await_leaving(&mut connection, &mut ProgressReporter::start())?;
+        match connection.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS)) {
             Ok(()) => {}
             Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
         }
-        self.progress.stopped |= kept;
+        self.progress.stopped |= is_managed;
         Ok(())
     }
 
     /// Until the supervisor says that nothing is left, saying what it waits for.
     pub(super) fn await_leaving(
         &self,
-        link: &mut SupervisorLink,
-        patience: &mut Patience,
+        connection: &mut SupervisorConnection,
+        progress: &mut ProgressReporter,
     ) -> Result<(), Failure> {
         loop {
-            match link.next(patience.due()) {
-                Ok(Report::Leaving) | Err(LinkError::Gone) => return Ok(()),
+            match connection.next(progress.next_due()) {
+                Ok(Report::Leaving) | Err(ConnectionError::Gone) => return Ok(()),
                 Ok(Report::Swept { left, .. }) if !left.is_empty() => {
                     return Err(still_alive(&left));
                 }
                 Ok(Report::Unkillable { pid }) => return Err(self.not_ready(NotReady::Unkillable(pid))),
                 Ok(_) => {}
-                Err(LinkError::Silent(_)) if !supervisor::answers(&self.context.home) => {
-                    return Err(failures::supervisor_hangs(&link.supervisor));
+                Err(ConnectionError::Silent(_)) if !supervisor::answers(&self.context.home) => {
+                    return Err(failures::supervisor_hangs(&connection.supervisor));
                 }
-                Err(LinkError::Silent(_)) => {
-                    let grace = self.wish.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
-                    patience
-                        .tell(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
+                Err(ConnectionError::Silent(_)) => {
+                    let grace = self.request.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
+                    progress
+                        .report(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
                 }
                 Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
             }

@@ -13,16 +13,16 @@ use codexd_host::{Home, process};
 use codexd_protocol::probe::{self, Answer, ProbeError};
 use codexd_protocol::unix;
 
-use super::LOOK_AGAIN;
+use super::POLL_INTERVAL;
 use crate::context::VERSION;
-use crate::front;
+use crate::gateway_program;
 
 /// The longest pause between two questions to listeners that leave.
-const LAST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_POLL: Duration = Duration::from_millis(100);
 
 /// What the control socket shows.
 #[derive(Clone, Debug)]
-pub struct Listening {
+pub struct ListenerReport {
     /// For the decision.
     pub seen: ListenerSeen,
     /// What was answered.
@@ -31,14 +31,14 @@ pub struct Listening {
 
 /// The server of a home, as far as it matters for who listens.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ours<'a> {
+pub struct OwnServer<'a> {
     /// It, if it lives.
     pub pid: Option<Pid>,
     /// Its own socket, behind a gateway.
     pub socket: Option<&'a Path>,
 }
 
-impl<'a> Ours<'a> {
+impl<'a> OwnServer<'a> {
     /// The recorded server.
     pub fn of(server: Option<&Process>, codexd: Option<&'a CodexdRecord>) -> Self {
         let socket = codexd.and_then(|record| record.socket.as_deref());
@@ -55,18 +55,18 @@ impl<'a> Ours<'a> {
 pub fn where_it_matters(
     home: &Home,
     command: Command,
-    ours: Ours<'_>,
+    ours: OwnServer<'_>,
     supervisor: SupervisorSeen,
-) -> Listening {
-    let kept =
+) -> ListenerReport {
+    let is_managed =
         ours.pid.is_some() || !matches!(supervisor, SupervisorSeen::Absent | SupervisorSeen::Unresponsive(_));
     match command {
-        Command::Stop if kept => Listening { seen: ListenerSeen::Nothing, answer: None },
-        Command::Restart if kept => {
-            let glimpse = glimpse(home, ours);
-            match glimpse {
+        Command::Stop if is_managed => ListenerReport { seen: ListenerSeen::Nothing, answer: None },
+        Command::Restart if is_managed => {
+            let peek = peek(home, ours);
+            match peek {
                 ListenerSeen::Unresponsive { ours: false, .. } => listener(home, ours),
-                seen => Listening { seen, answer: None },
+                seen => ListenerReport { seen, answer: None },
             }
         }
         _ => listener(home, ours),
@@ -74,30 +74,30 @@ pub fn where_it_matters(
 }
 
 /// Asks whoever listens on the control socket of a home. One that leaves meanwhile is none: who comes after it is asked.
-pub fn listener(home: &Home, ours: Ours<'_>) -> Listening {
+pub fn listener(home: &Home, ours: OwnServer<'_>) -> ListenerReport {
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
-    let mut pause = LOOK_AGAIN;
+    let mut pause = POLL_INTERVAL;
     loop {
         match ask(home, ours) {
             Asked::Settled(listening) => return listening,
             Asked::Leaving(listening) if Instant::now() >= deadline => return listening,
             Asked::Leaving(_) => std::thread::sleep(pause),
         }
-        pause = (pause * 2).min(LAST_PAUSE);
+        pause = (pause * 2).min(LAST_POLL);
     }
 }
 
 /// What one question found.
 enum Asked {
     /// That is how things are.
-    Settled(Listening),
+    Settled(ListenerReport),
     /// The connection was closed instead of an answer, or came about with one who is no more: things change.
-    Leaving(Listening),
+    Leaving(ListenerReport),
 }
 
-fn ask(home: &Home, ours: Ours<'_>) -> Asked {
+fn ask(home: &Home, ours: OwnServer<'_>) -> Asked {
     let socket = home.control_socket();
-    let seen = |seen| Asked::Settled(Listening { seen, answer: None });
+    let seen = |seen| Asked::Settled(ListenerReport { seen, answer: None });
     let stream = match unix::connect(&socket) {
         Ok(stream) => stream,
         Err(error) => return seen(unreachable(&socket, error.kind())),
@@ -111,20 +111,20 @@ fn ask(home: &Home, ours: Ours<'_>) -> Asked {
     if is_ours && !ours.is_reachable() {
         return seen(ListenerSeen::Unresponsive { pid, ours: true });
     }
-    let has_a_name = is_ours || pid.is_none_or(|pid| !process::is_nameless(pid));
-    let patience = Duration::from_millis(PROBE_TIMEOUT_MS);
+    let has_a_name = is_ours || pid.is_none_or(|pid| !process::is_exiting(pid));
+    let timeout = Duration::from_millis(PROBE_TIMEOUT_MS);
     let began = Instant::now();
-    match probe::ask_on(stream, VERSION, patience) {
+    match probe::ask_on(stream, VERSION, timeout) {
         Ok(answer) => {
             let listening =
-                Listening { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) };
+                ListenerReport { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) };
             // Who listens is told by the last listen(2): somebody else may answer by now.
             if has_a_name { Asked::Settled(listening) } else { Asked::Leaving(listening) }
         }
         Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
         Err(ProbeError::OtherUser { peer }) => seen(ListenerSeen::OtherUser { uid: peer.uid }),
-        Err(ProbeError::Unresponsive { .. }) if began.elapsed() < patience || !has_a_name => {
-            Asked::Leaving(Listening {
+        Err(ProbeError::Unresponsive { .. }) if began.elapsed() < timeout || !has_a_name => {
+            Asked::Leaving(ListenerReport {
                 seen: ListenerSeen::Unresponsive { pid, ours: is_ours },
                 answer: None,
             })
@@ -136,7 +136,7 @@ fn ask(home: &Home, ours: Ours<'_>) -> Asked {
 }
 
 /// Who listens, without asking anything.
-pub fn glimpse(home: &Home, ours: Ours<'_>) -> ListenerSeen {
+pub fn peek(home: &Home, ours: OwnServer<'_>) -> ListenerSeen {
     let socket = home.control_socket();
     match unix::connect(&socket) {
         Ok(stream) => {
@@ -155,17 +155,18 @@ fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
     let there = socket.symlink_metadata().is_ok();
     let is_socket = socket.metadata().is_ok_and(|found| found.file_type().is_socket());
     match kind {
-        ErrorKind::NotFound if there => ListenerSeen::LeftOver,
-        ErrorKind::ConnectionRefused if is_socket => ListenerSeen::LeftOver,
+        ErrorKind::NotFound if there => ListenerSeen::Stale,
+        ErrorKind::ConnectionRefused if is_socket => ListenerSeen::Stale,
         _ if !there => ListenerSeen::Nothing,
-        ErrorKind::ConnectionRefused => ListenerSeen::NoSocket,
+        ErrorKind::ConnectionRefused => ListenerSeen::NotASocket,
         // Not permitted, or too many wait already: somebody may well listen.
         _ => ListenerSeen::Unresponsive { pid: None, ours: false },
     }
 }
 
 /// Whether the listener is the server of the home, or one that it wraps, or holds the socket for it.
-fn is_ours(home: &Home, listener: Option<Pid>, ours: Ours<'_>) -> bool {
+fn is_ours(home: &Home, listener: Option<Pid>, ours: OwnServer<'_>) -> bool {
     let Some(listener) = listener else { return false };
-    ours.pid.is_some_and(|server| process::descends_from(listener, server)) || front::is_ours(listener, home)
+    ours.pid.is_some_and(|server| process::descends_from(listener, server))
+        || gateway_program::is_ours(listener, home)
 }

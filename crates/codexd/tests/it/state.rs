@@ -176,14 +176,14 @@ fn a_left_over_socket_and_a_dangling_link_are_removed() -> anyhow::Result<()> {
     let stopped = codexd.json(&["stop"])?;
     assert_eq!(
         (&stopped["status"], &stopped["repairs"][0]["found"]),
-        (&"notRunning".into(), &"left-over-socket".into())
+        (&"notRunning".into(), &"stale-socket".into())
     );
     assert!(!socket.exists());
     symlink(home.root().join("nowhere"), &socket)?;
     let started = codexd.json(&["start"])?;
     assert_eq!(
         (&started["status"], &started["repairs"][0]["found"]),
-        (&"started".into(), &"left-over-socket".into())
+        (&"started".into(), &"stale-socket".into())
     );
     codexd.json(&["stop"])?;
     Ok(())

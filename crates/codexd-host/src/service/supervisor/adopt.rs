@@ -3,17 +3,17 @@
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::{Event, Name, Role};
 use codexd_core::identity::{Pid, Process};
-use codexd_core::program::Program;
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::record::CodexdRecord;
 use codexd_core::supervise::{self, Then};
 
-use super::kept::Kept;
+use super::managed_process::ManagedProcess;
 use super::run::Supervisor;
 use super::server::{self, Server};
 use super::state::{OtherState, StatePhase, SupervisorState};
 use super::wire::Refusal;
 use crate::events::Event as LogEvent;
-use crate::strays::Ties;
+use crate::orphans::OwnershipEvidence;
 use crate::{gateway_process, process, upstream_files};
 
 impl Supervisor {
@@ -22,12 +22,12 @@ impl Supervisor {
         &mut self,
         process: Process,
         codexd: Option<CodexdRecord>,
-        gateway: Option<Program>,
+        gateway: Option<LaunchSpec>,
     ) -> Result<(), Refusal> {
         if self.current_server().is_some_and(|server| server.process == process) {
             return Ok(());
         }
-        let known = self.before.as_ref().and_then(|before| known_program(before, &process));
+        let known = self.previous.as_ref().and_then(|previous| known_program(previous, &process));
         upstream_files::take_over_logs(&self.home, process.pid);
         let adopted = server::program_of(&process, codexd.as_ref(), known).and_then(|program| {
             let generation = codexd.and_then(|record| record.generation);
@@ -39,16 +39,16 @@ impl Supervisor {
                 let event =
                     LogEvent::new(EventLevel::Info, "child.adopted", "took over a running app-server")
                         .with("pid", process.pid.0);
-                self.note(event);
-                let (current, fronted) = (self.machine.current(), program.socket.is_some());
-                self.set_program(current, program);
-                self.took_in(current, server);
+                self.log_event(event);
+                let (current, behind_gateway) = (self.machine.current(), program.socket.is_some());
+                self.set_launch_spec(current, program);
+                self.track(current, server);
                 self.feed(Event::Of(current, supervise::Event::Adopted));
-                self.go_on_draining(&process);
+                self.resume_draining(&process);
                 self.inherit(Some(&process));
-                self.thread_settings.are_inherited |= fronted;
-                if fronted {
-                    self.put_a_gateway_in_front(gateway);
+                self.thread_settings.are_inherited |= behind_gateway;
+                if behind_gateway {
+                    self.start_gateway_if_missing(gateway);
                 }
                 Ok(())
             }
@@ -61,9 +61,9 @@ impl Supervisor {
     }
 
     /// The supervisor before us may have asked this very server to leave: it is not asked again, which would force it.
-    fn go_on_draining(&mut self, process: &Process) {
+    fn resume_draining(&mut self, process: &Process) {
         if let Some(SupervisorState { phase: StatePhase::Stopping { then }, server: Some(server), .. }) =
-            &self.before
+            &self.previous
             && server == process
         {
             let draining = supervise::Event::FoundDraining(*then);
@@ -71,10 +71,10 @@ impl Supervisor {
         }
     }
 
-    fn put_a_gateway_in_front(&mut self, program: Option<Program>) {
+    fn start_gateway_if_missing(&mut self, program: Option<LaunchSpec>) {
         let lives = self.server(Name::Gateway).is_some();
         self.set_gateway(program);
-        if !lives && self.kept(Name::Gateway).is_some() {
+        if !lives && self.managed(Name::Gateway).is_some() {
             self.feed(Event::GatewayRequested);
         }
     }
@@ -85,21 +85,21 @@ impl Supervisor {
         if std::mem::replace(&mut self.inherited, true) {
             return;
         }
-        let before = self.before.clone();
+        let previous = self.previous.clone();
         let at_rest =
-            |before: &SupervisorState| matches!(before.phase, StatePhase::Stopped | StatePhase::Failed);
-        let Some(before) = before.filter(|before| !at_rest(before)) else {
+            |previous: &SupervisorState| matches!(previous.phase, StatePhase::Stopped | StatePhase::Failed);
+        let Some(previous) = previous.filter(|previous| !at_rest(previous)) else {
             // What was written may be lost; who listens at the well-known place is not.
-            self.found_at_the_door();
+            self.adopt_listening_gateway();
             return;
         };
-        self.inherit_gateway(&before);
-        let mut others = before.others;
-        if let (Some(_), Some(server), Some(program)) = (current, before.server, before.program) {
+        self.inherit_gateway(&previous);
+        let mut others = previous.others;
+        if let (Some(_), Some(server), Some(program)) = (current, previous.server, previous.program) {
             others.push(OtherState {
                 role: Role::Outgoing,
                 process: Some(server),
-                generation: before.generation,
+                generation: previous.generation,
                 program,
                 stopping: false,
             });
@@ -110,8 +110,8 @@ impl Supervisor {
         }
     }
 
-    fn inherit_gateway(&mut self, before: &SupervisorState) {
-        let known = before.gateway.as_ref().and_then(|gateway| gateway.process.clone());
+    fn inherit_gateway(&mut self, previous: &SupervisorState) {
+        let known = previous.gateway.as_ref().and_then(|gateway| gateway.process.clone());
         let known = known.filter(process::is_alive);
         if let Some(process) = known.or_else(|| gateway_process::find(&self.home)) {
             self.take_over_gateway(process);
@@ -119,7 +119,7 @@ impl Supervisor {
     }
 
     /// Whether the one who listens at the well-known place is a gateway that no supervisor has written down. It is taken over.
-    pub(super) fn found_at_the_door(&mut self) -> bool {
+    pub(super) fn adopt_listening_gateway(&mut self) -> bool {
         let at_the_door = codexd_protocol::unix::connect(&self.home.control_socket())
             .and_then(|stream| codexd_protocol::unix::peer(&stream))
             .ok()
@@ -139,11 +139,11 @@ impl Supervisor {
         });
         // One that has just ended is started again.
         if let Ok((program, server)) = taken {
-            self.table.retain(|kept| kept.name != Name::Gateway);
-            self.table.push(Kept::of(Name::Gateway, program, server));
+            self.table.retain(|managed| managed.name != Name::Gateway);
+            self.table.push(ManagedProcess::of(Name::Gateway, program, server));
             let event = LogEvent::new(EventLevel::Info, "gateway.adopted", "took over a running gateway")
                 .with("pid", process.pid.0);
-            self.note(event);
+            self.log_event(event);
             self.feed(Event::Of(Name::Gateway, supervise::Event::Adopted));
         }
     }
@@ -154,15 +154,18 @@ impl Supervisor {
             Server::adopt(process, other.generation.clone(), &other.program, self.home.stderr_log()).ok()
         });
         let Some(server) = living else {
-            let ties = Ties { generation: other.generation, ..Ties::default() };
-            self.begin_sweep(None, ties);
+            let evidence = OwnershipEvidence { generation: other.generation, ..OwnershipEvidence::default() };
+            self.begin_sweep(None, evidence);
             return;
         };
         let event = LogEvent::new(EventLevel::Info, "child.adopted", "took over another running app-server")
             .with("pid", server.process.pid.0);
-        self.note(event);
+        self.log_event(event);
         let name = self.machine.inherit(other.role);
-        self.table.push(Kept { role: Some(other.role), ..Kept::of(name, other.program, server) });
+        self.table.push(ManagedProcess {
+            role: Some(other.role),
+            ..ManagedProcess::of(name, other.program, server)
+        });
         self.feed(Event::Of(name, supervise::Event::Adopted));
         match other.role {
             // Whoever waited for its answer is gone with the supervisor before.
@@ -175,10 +178,10 @@ impl Supervisor {
     }
 }
 
-fn known_program<'a>(before: &'a SupervisorState, process: &Process) -> Option<&'a Program> {
-    if before.server.as_ref() == Some(process) {
-        return before.program.as_ref();
+fn known_program<'a>(previous: &'a SupervisorState, process: &Process) -> Option<&'a LaunchSpec> {
+    if previous.server.as_ref() == Some(process) {
+        return previous.program.as_ref();
     }
-    let other = before.others.iter().find(|other| other.process.as_ref() == Some(process));
+    let other = previous.others.iter().find(|other| other.process.as_ref() == Some(process));
     other.map(|other| &other.program)
 }

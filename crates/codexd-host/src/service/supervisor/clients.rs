@@ -36,7 +36,7 @@ struct Client {
     /// It has given an order that could be read.
     has_given_an_order: bool,
     /// When it was last heard, on a clock that ticks with every connection that is heard.
-    heard_at: u64,
+    last_order_at: u64,
     /// It was closed from here, which is an event that is still to come.
     is_cut: bool,
     /// It is the gateway: whether it moves threads.
@@ -48,12 +48,12 @@ struct Client {
 pub struct Clients {
     clients: Vec<Client>,
     next: u64,
-    heard: u64,
+    received: u64,
 }
 
 /// What was heard of one of them.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ReceivedOrders {
     /// Of whom.
     pub from: ClientId,
     /// Its orders, with their ids.
@@ -63,7 +63,7 @@ pub struct Heard {
 }
 
 impl Clients {
-    /// What to wait on, in the order that [`Clients::hear`] counts by.
+    /// What to wait on, in the order that [`Clients::receive`] counts by.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.clients.iter().map(|client| client.stream.as_fd())
     }
@@ -74,7 +74,7 @@ impl Clients {
     }
 
     /// Whether no command is connected.
-    pub fn no_command_is_here(&self) -> bool {
+    pub fn has_no_commands(&self) -> bool {
         self.clients.iter().all(|client| client.gateway.is_some())
     }
 
@@ -84,7 +84,7 @@ impl Clients {
     }
 
     /// This one is the gateway; answers the socket that it has handed over. One that said so before is none any more.
-    pub fn is_gateway(&mut self, id: ClientId, moves: bool) -> Option<OwnedFd> {
+    pub fn become_gateway(&mut self, id: ClientId, moves: bool) -> Option<OwnedFd> {
         for client in self.clients.iter_mut().filter(|client| client.id != id && client.gateway.is_some()) {
             client.cut_off();
         }
@@ -121,7 +121,7 @@ impl Clients {
             return;
         }
         let idle = present().filter(|client| client.gateway.is_none());
-        let oldest = idle.min_by_key(|client| (client.has_given_an_order, client.heard_at));
+        let oldest = idle.min_by_key(|client| (client.has_given_an_order, client.last_order_at));
         if let Some(oldest) = oldest.map(|client| client.id) {
             self.cut_off(oldest);
         }
@@ -139,7 +139,7 @@ impl Clients {
         stream.set_nonblocking(true)?;
         let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
         self.next += 1;
-        self.heard += 1;
+        self.received += 1;
         let mut client = Client {
             id: ClientId(self.next),
             stream,
@@ -147,7 +147,7 @@ impl Clients {
             inbox: Inbox::new(order_max_bytes),
             announced_until: None,
             has_given_an_order: false,
-            heard_at: self.heard,
+            last_order_at: self.received,
             is_cut: false,
             gateway: None,
         };
@@ -159,13 +159,13 @@ impl Clients {
 
     /// Reads what the `index`th has sent, and refuses what is no order; one that has left or sends too much is let go, once it has been
     /// heard.
-    pub fn hear(&mut self, index: usize) -> Option<Heard> {
-        self.heard += 1;
-        let now = self.heard;
+    pub fn receive(&mut self, index: usize) -> Option<ReceivedOrders> {
+        self.received += 1;
+        let now = self.received;
         let client = self.clients.get_mut(index)?;
         if client.is_cut {
             // What it has sent before is not read any more.
-            return Some(Heard { from: client.id, orders: Vec::new(), left: true });
+            return Some(ReceivedOrders { from: client.id, orders: Vec::new(), left: true });
         }
         let received = client.inbox.receive(&client.stream);
         let (mut orders, mut reads) = (Vec::new(), true);
@@ -182,7 +182,7 @@ impl Clients {
         }
         if !orders.is_empty() {
             client.has_given_an_order = true;
-            client.heard_at = now;
+            client.last_order_at = now;
             client.restore_limit();
         }
         if received == Received::TooLong {
@@ -192,9 +192,9 @@ impl Clients {
             );
             send(&mut client.stream, &refusal(None, Refusal::new(message)));
         }
-        let heard = Heard { from: client.id, orders, left: received != Received::Some };
+        let received = ReceivedOrders { from: client.id, orders, left: received != Received::Some };
         self.bound_unfinished();
-        Some(heard)
+        Some(received)
     }
 
     /// Closes connections until the orders that have not come to their end are within their bound: those first that were heard last of all
@@ -205,7 +205,7 @@ impl Clients {
             |clients: &[Client]| clients.iter().filter(counts).map(|client| client.inbox.bytes()).sum();
         while ORDERS_UNFINISHED_MAX_BYTES < unfinished(&self.clients) {
             let oldest = self.clients.iter().filter(counts).filter(|client| client.inbox.bytes() > 0);
-            let Some(id) = oldest.min_by_key(|client| client.heard_at).map(|client| client.id) else {
+            let Some(id) = oldest.min_by_key(|client| client.last_order_at).map(|client| client.id) else {
                 return;
             };
             self.cut_off(id);
@@ -250,7 +250,7 @@ impl Clients {
     }
 
     /// Lets everybody go.
-    pub fn let_go(&mut self) {
+    pub fn close_all(&mut self) {
         self.clients.clear();
     }
 
@@ -261,50 +261,50 @@ impl Clients {
     /// Replies to an order: to the one who gave it, in the way that it knows.
     pub fn reply(&mut self, to: ClientId, id: Option<u64>, status: ReplyStatus) {
         match (id, status) {
-            (id, ReplyStatus::Refused(why)) => self.send_to(&refusal(id, why), |client| client == to),
+            (id, ReplyStatus::Refused(why)) => self.send_matching(&refusal(id, why), |client| client == to),
             (Some(re), status) => {
-                self.send_to(&Message::Reply(Reply { re, status }), |client| client == to);
+                self.send_matching(&Message::Reply(Reply { re, status }), |client| client == to);
             }
             (None, ReplyStatus::Progress | ReplyStatus::Ok) => {}
         }
     }
 
     /// Tells everybody; one that does not read is cut off, and has left when it is heard next.
-    pub fn tell(&mut self, report: &Report) {
-        self.send_to(report, |_| true);
+    pub fn broadcast(&mut self, report: &Report) {
+        self.send_matching(report, |_| true);
     }
 
     /// Tells this one alone.
-    pub fn tell_one(&mut self, one: ClientId, report: &Report) {
-        self.send_to(report, |id| id == one);
+    pub fn send_to(&mut self, one: ClientId, report: &Report) {
+        self.send_matching(report, |id| id == one);
     }
 
     /// Tells everybody but this one.
-    pub fn tell_others(&mut self, but: ClientId, report: &Report) {
-        self.send_to(report, |id| id != but);
+    pub fn broadcast_except(&mut self, but: ClientId, report: &Report) {
+        self.send_matching(report, |id| id != but);
     }
 
     /// Tells the gateway, if it is connected.
-    pub fn tell_the_gateway(&mut self, report: &Report) {
+    pub fn send_to_gateway(&mut self, report: &Report) {
         let gateway = self.clients.iter().find(|client| client.gateway.is_some()).map(|client| client.id);
         if let Some(id) = gateway {
-            self.tell_one(id, report);
+            self.send_to(id, report);
         }
     }
 
     /// Tells this one, if it is the gateway.
-    pub fn tell_gateway(&mut self, id: ClientId, report: &Report) {
-        if self.is_the_gateway(id) {
-            self.tell_one(id, report);
+    pub fn send_if_gateway(&mut self, id: ClientId, report: &Report) {
+        if self.is_gateway(id) {
+            self.send_to(id, report);
         }
     }
 
     /// Whether this one is the gateway.
-    pub fn is_the_gateway(&self, id: ClientId) -> bool {
+    pub fn is_gateway(&self, id: ClientId) -> bool {
         self.clients.iter().any(|client| client.id == id && client.gateway.is_some())
     }
 
-    fn send_to(&mut self, message: &impl serde::Serialize, is_meant: impl Fn(ClientId) -> bool) {
+    fn send_matching(&mut self, message: &impl serde::Serialize, is_meant: impl Fn(ClientId) -> bool) {
         for client in self.clients.iter_mut().filter(|client| is_meant(client.id) && !client.is_cut) {
             if !send(&mut client.stream, message) {
                 client.cut_off();

@@ -182,9 +182,9 @@ mod tests {
         let mut sent = 0;
         while sent < ORDERS_READ_AT_ONCE_BYTES * 4 {
             sent += far.write(&[b'x'; 4096]).unwrap_or_default();
-            let before = inbox.bytes();
+            let previous = inbox.bytes();
             assert_eq!(inbox.receive(&near), Received::Some);
-            assert!(inbox.bytes() <= before.max(4096) * 5 / 4 + 16_384 + ORDERS_READ_AT_ONCE_BYTES);
+            assert!(inbox.bytes() <= previous.max(4096) * 5 / 4 + 16_384 + ORDERS_READ_AT_ONCE_BYTES);
         }
         assert!(inbox.bytes() <= sent * 5 / 4 + 16_384, "{} of {sent}", inbox.bytes());
     }

@@ -14,37 +14,37 @@
 //!
 //! No async runtime, no database: it must stay small enough to be forgotten.
 
-mod abdicate;
+mod actions;
 mod adopt;
 mod clients;
-mod door;
-mod given;
+mod connection;
+mod control_listener;
 mod inbox;
-mod keep;
-mod kept;
 mod launch_spec;
-mod link;
-mod look;
-mod missing;
+mod managed_process;
+mod missing_program;
+mod observe;
 mod orders;
 #[cfg(test)]
 mod recorded;
-mod report;
+mod relinquish;
 mod run;
+mod send_order;
 mod server;
 mod server_socket;
 mod signals;
 mod sockets;
 mod state;
+mod state_reports;
 mod sweeps;
 mod thread_settings;
 mod watches;
 mod wire;
 mod wrapper;
 
+pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection, VARIABLES};
 pub use launch_spec::launch_spec;
-pub use link::{GatewaySeen, LinkError, SupervisorLink, VARIABLES};
-pub use look::{Seen, answers, await_free_lock, connect, is_identified, is_one, observe};
+pub use observe::{Seen, answers, await_free_lock, connect, is_identified, is_one, observe};
 pub use run::{SupervisorError, run};
 pub use state::{
     GatewayState, OtherState, StatePhase, SupervisorState, read as read_state,

@@ -1,40 +1,40 @@
 //! What the supervisor does when it is told to.
 
 use codexd_core::generations::{Event, Name, Role, Standing};
-use codexd_core::program::Program;
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::supervise::Phase;
 
 use super::clients::ClientId;
-use super::door::Door;
-use super::kept::Kept;
+use super::control_listener::ControlListener;
+use super::managed_process::ManagedProcess;
 use super::run::Supervisor;
 use super::wire::{Order, Refusal, ReplyStatus, Report};
 use crate::clock;
 
 impl Supervisor {
     /// Takes in what was sent on one connection.
-    pub(super) fn hear(&mut self, index: usize) {
-        let Some(heard) = self.clients.hear(index) else { return };
-        for (id, order) in heard.orders {
-            self.obey(heard.from, id, *order);
+    pub(super) fn receive(&mut self, index: usize) {
+        let Some(received) = self.clients.receive(index) else { return };
+        for (id, order) in received.orders {
+            self.handle_order(received.from, id, *order);
         }
-        if heard.left {
-            self.clients.remove(heard.from);
+        if received.left {
+            self.clients.remove(received.from);
             // Nobody is left to tell whether it answers.
-            let wanted = self.machine.successor().and_then(|name| self.kept(name)?.wanted_by);
-            if wanted == Some(heard.from) {
+            let wanted = self.machine.successor().and_then(|name| self.managed(name)?.wanted_by);
+            if wanted == Some(received.from) {
                 self.feed(Event::WithdrawalRequested);
             }
-            self.tell_changes();
+            self.publish_changes();
             // What follows is a long sleep.
-            if self.clients.no_command_is_here() {
-                crate::resident::give_back_used_code();
+            if self.clients.has_no_commands() {
+                crate::memory_trim::release_code_pages();
             }
         }
-        self.leave_if_forgotten();
+        self.leave_if_unused();
     }
 
-    fn obey(&mut self, from: ClientId, id: Option<u64>, order: Order) {
+    fn handle_order(&mut self, from: ClientId, id: Option<u64>, order: Order) {
         let changes = order.is_of_a_command();
         self.clients.reply(from, id, ReplyStatus::Progress);
         let outcome = match changes {
@@ -42,10 +42,10 @@ impl Supervisor {
             false => self.serve(from, order),
         };
         self.clients.reply(from, id, outcome.map_or_else(ReplyStatus::Refused, |()| ReplyStatus::Ok));
-        if changes && id.is_none() && !self.left {
+        if changes && id.is_none() && !self.has_left {
             // An older program takes it for the answer.
             let standing = self.standing();
-            self.clients.tell_one(from, &standing);
+            self.clients.send_to(from, &standing);
         }
     }
 
@@ -53,21 +53,22 @@ impl Supervisor {
     fn serve(&mut self, from: ClientId, order: Order) -> Result<(), Refusal> {
         match order {
             Order::GetLaunchSpec => {
-                let program = self.kept(self.machine.current()).map(|kept| Box::new(kept.program.clone()));
-                self.clients.tell_one(from, &Report::LaunchSpec { program });
+                let program =
+                    self.managed(self.machine.current()).map(|managed| Box::new(managed.program.clone()));
+                self.clients.send_to(from, &Report::LaunchSpec { program });
             }
             Order::ConfigureGateway { gateway } => {
                 let args = gateway.args.clone();
                 self.set_gateway(Some(*gateway));
-                self.clients.tell_the_gateway(&Report::ConfigureGateway { args });
+                self.clients.send_to_gateway(&Report::ConfigureGateway { args });
             }
             Order::Subscribe { moves, knows_thread_settings } => {
                 self.thread_settings.are_given |= knows_thread_settings;
                 self.subscribe(from, moves);
             }
-            Order::Relay { value } => self.clients.tell_others(from, &Report::Relayed { value }),
+            Order::Relay { value } => self.clients.broadcast_except(from, &Report::Relayed { value }),
             Order::Retire { generation } => {
-                if let Some(name) = self.marked(&generation) {
+                if let Some(name) = self.name_of_generation(&generation) {
                     self.feed(Event::RetirementRequested(name));
                 }
             }
@@ -96,11 +97,11 @@ impl Supervisor {
             Order::Start { program, gateway } => self.start(*program, gateway.map(|gateway| *gateway))?,
             Order::Replace { program, policy, gateway } => {
                 // Before the old server is touched.
-                self.may_begin()?;
-                let fronted = gateway.is_some();
-                self.set_program(self.machine.current(), *program);
+                self.check_state_is_writable()?;
+                let behind_gateway = gateway.is_some();
+                self.set_launch_spec(self.machine.current(), *program);
                 self.set_gateway(gateway.map(|gateway| *gateway));
-                self.feed(Event::ReplaceRequested { policy, gateway: fronted });
+                self.feed(Event::ReplaceRequested { policy, gateway: behind_gateway });
             }
             Order::Stop { policy, failed } => {
                 self.give_up = failed;
@@ -108,7 +109,10 @@ impl Supervisor {
             }
             Order::Succeed { program } => self.succeed(from, *program)?,
             Order::Withdraw { generation } => {
-                if self.marked(&generation).is_some_and(|name| self.machine.successor() == Some(name)) {
+                if self
+                    .name_of_generation(&generation)
+                    .is_some_and(|name| self.machine.successor() == Some(name))
+                {
                     self.feed(Event::WithdrawalRequested);
                 }
             }
@@ -128,31 +132,31 @@ impl Supervisor {
         Ok(())
     }
 
-    fn start(&mut self, program: Program, gateway: Option<Program>) -> Result<(), Refusal> {
+    fn start(&mut self, program: LaunchSpec, gateway: Option<LaunchSpec>) -> Result<(), Refusal> {
         let runs = self.machine.standing() == Standing::Running;
-        let fronted = gateway.is_some();
+        let behind_gateway = gateway.is_some();
         if !runs {
-            self.may_begin()?;
-            if fronted {
-                self.can_open_the_door()?;
+            self.check_state_is_writable()?;
+            if behind_gateway {
+                self.can_open_control_listener()?;
             }
-            self.set_program(self.machine.current(), program);
+            self.set_launch_spec(self.machine.current(), program);
             self.set_gateway(gateway);
         }
-        self.feed(Event::StartRequested { gateway: fronted });
+        self.feed(Event::StartRequested { gateway: behind_gateway });
         Ok(())
     }
 
-    pub(super) fn set_gateway(&mut self, program: Option<Program>) {
+    pub(super) fn set_gateway(&mut self, program: Option<LaunchSpec>) {
         if let Some(program) = program {
-            self.set_program(Name::Gateway, program);
+            self.set_launch_spec(Name::Gateway, program);
         }
     }
 
     /// Whether the state can be written down, without which a new server could not be found again.
-    fn may_begin(&mut self) -> Result<(), Refusal> {
+    fn check_state_is_writable(&mut self) -> Result<(), Refusal> {
         let phase = self.phase();
-        self.write_down(phase).map_err(|error| {
+        self.write_state(phase).map_err(|error| {
             let path = self.home.supervisor_state();
             let message = format!("the state cannot be kept in {}: {error}", path.display());
             Refusal { message, errno: error.raw_os_error() }
@@ -160,40 +164,44 @@ impl Supervisor {
     }
 
     /// Whether the listening socket is there, or can be once a server that has it now is gone.
-    fn can_open_the_door(&mut self) -> Result<(), Refusal> {
-        let held = self.table.iter().filter_map(|kept| kept.server.as_ref());
+    fn can_open_control_listener(&mut self) -> Result<(), Refusal> {
+        let held = self.table.iter().filter_map(|managed| managed.server.as_ref());
         let held_by_a_server = held
             .clone()
             .any(|server| server.program.socket.is_none() && Some(server.process.pid) != self.gateway_pid());
         if held_by_a_server {
             return Ok(());
         }
-        self.open_the_door().map_err(|error| {
+        self.open_control_listener().map_err(|error| {
             let path = self.home.control_socket();
             let message = format!("failed to listen on {}: {error}", path.display());
             Refusal { message, errno: error.raw_os_error() }
         })
     }
 
-    fn succeed(&mut self, from: ClientId, program: Program) -> Result<(), Refusal> {
-        if !self.machine.may_be_succeeded() {
+    fn succeed(&mut self, from: ClientId, program: LaunchSpec) -> Result<(), Refusal> {
+        if !self.machine.can_be_succeeded() {
             return Err(Refusal::new(
                 "no server runs behind a gateway that another one could be started beside",
             ));
         }
-        self.may_begin()?;
+        self.check_state_is_writable()?;
         let actions = self.step(Event::SuccessionRequested);
         if let Some(name) = self.machine.successor() {
-            let kept =
-                Kept { wanted_by: Some(from), role: Some(Role::Successor), ..Kept::new(name, program) };
-            self.table.push(kept);
+            let managed = ManagedProcess {
+                wanted_by: Some(from),
+                role: Some(Role::Successor),
+                ..ManagedProcess::new(name, program)
+            };
+            self.table.push(managed);
         }
         self.act(actions);
         Ok(())
     }
 
-    fn promote(&mut self, generation: &str, gateway: Option<Program>) -> Result<(), Refusal> {
-        let successor = self.machine.successor().filter(|&name| self.marked(generation) == Some(name));
+    fn promote(&mut self, generation: &str, gateway: Option<LaunchSpec>) -> Result<(), Refusal> {
+        let successor =
+            self.machine.successor().filter(|&name| self.name_of_generation(generation) == Some(name));
         let lives = successor.and_then(|name| self.machine.supervision(name)).map(|found| found.phase());
         if !matches!(lives, Some(Phase::Running { .. })) {
             return Err(Refusal::new(format!("no successor {generation} lives")));
@@ -204,19 +212,19 @@ impl Supervisor {
         }
         self.set_gateway(gateway);
         self.feed(Event::PromotionRequested);
-        for kept in &mut self.table {
-            kept.wanted_by = None;
+        for managed in &mut self.table {
+            managed.wanted_by = None;
         }
         Ok(())
     }
 
     fn subscribe(&mut self, from: ClientId, moves: bool) {
-        let handed = self.clients.is_gateway(from, moves);
-        if self.door.is_none()
+        let handed = self.clients.become_gateway(from, moves);
+        if self.control_listener.is_none()
             && let Some(handed) = handed
         {
-            self.door = Door::take_back(&self.home, handed);
+            self.control_listener = ControlListener::from_gateway(&self.home, handed);
         }
-        self.tell_changes();
+        self.publish_changes();
     }
 }

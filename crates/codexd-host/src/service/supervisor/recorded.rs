@@ -5,11 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use codexd_core::launch_spec::{DrainSignal, StopPolicy};
 use codexd_core::lifecycle::SupervisorSeen;
-use codexd_core::program::{DrainSignal, StopPolicy};
 use serde_json::{Value, json};
 
-use super::link::{LinkError, SupervisorLink};
+use super::connection::{ConnectionError, SupervisorConnection};
 use super::wire::{self, Message, Order, Report};
 use crate::process;
 
@@ -26,9 +26,9 @@ fn sent_on(connection: &str) -> Vec<Value> {
 }
 
 /// A connection to a supervisor that reports `first` at connect, and `then` when it has read an order, which it gives back.
-fn play(first: Vec<Value>, then: Vec<Value>) -> (SupervisorLink, JoinHandle<Value>) {
+fn play(first: Vec<Value>, then: Vec<Value>) -> (SupervisorConnection, JoinHandle<Value>) {
     let (near, far) = UnixStream::pair().expect("a pair");
-    let mut link = SupervisorLink::new(near, process::myself().expect("me")).expect("linked");
+    let mut connection = SupervisorConnection::new(near, process::myself().expect("me")).expect("linked");
     let player = std::thread::spawn(move || {
         let mut reader = BufReader::new(far.try_clone().expect("cloned"));
         let send = |lines: Vec<Value>| {
@@ -41,19 +41,19 @@ fn play(first: Vec<Value>, then: Vec<Value>) -> (SupervisorLink, JoinHandle<Valu
         serde_json::from_str(&order).expect("JSON")
     });
     let deadline = Instant::now() + Duration::from_secs(20);
-    assert!(link.greeting(deadline).expect("it reports first how things stand"));
-    (link, player)
+    assert!(connection.greeting(deadline).expect("it reports first how things stand"));
+    (connection, player)
 }
 
-fn replay(connection: &str, order: &Order) -> (SupervisorLink, Result<(), LinkError>) {
+fn replay(connection: &str, order: &Order) -> (SupervisorConnection, Result<(), ConnectionError>) {
     let mut first = sent_on(connection);
     let then = first.split_off(2);
-    let (mut link, player) = play(first, then);
-    let outcome = link.order(order);
+    let (mut connection, player) = play(first, then);
+    let outcome = connection.order(order);
     let read = player.join().expect("played");
     assert_eq!(read["order"], serde_json::to_value(order).expect("JSON")["order"]);
     assert_eq!(read["id"], Value::Null, "an older supervisor knows no ids");
-    (link, outcome)
+    (connection, outcome)
 }
 
 fn of_command(connection: &str, nth: usize) -> Order {
@@ -84,12 +84,12 @@ fn every_report_of_an_older_supervisor_is_read() {
 
 #[test]
 fn a_replacement_by_an_older_supervisor_is_followed_to_the_new_server() {
-    let (mut link, outcome) = replay("restart --now", &of_command("restart --now", 0));
+    let (mut connection, outcome) = replay("restart --now", &of_command("restart --now", 0));
     outcome.expect("taken");
-    assert!(matches!(link.seen, SupervisorSeen::Stopping(_)), "{:?}", link.seen);
+    assert!(matches!(connection.seen, SupervisorSeen::Stopping(_)), "{:?}", connection.seen);
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut seen = Vec::new();
-    while let Ok(report) = link.next(deadline) {
+    while let Ok(report) = connection.next(deadline) {
         match report {
             Report::Exited { exit } => seen.push(("exited", exit.pid.0)),
             Report::Spawned { pid } => seen.push(("spawned", pid.0)),
@@ -106,11 +106,11 @@ fn a_server_that_ended_before_an_older_supervisor_read_the_order_is_not_the_next
     then.insert(0, json!({"report": "exited", "exit": exit}));
     let mut first = sent_on("restart --now");
     first.truncate(2);
-    let (mut link, player) = play(first, then);
-    link.order(&of_command("restart --now", 0)).expect("taken");
+    let (mut connection, player) = play(first, then);
+    connection.order(&of_command("restart --now", 0)).expect("taken");
     player.join().expect("played");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while let Ok(report) = link.next(deadline) {
+    while let Ok(report) = connection.next(deadline) {
         assert!(!matches!(report, Report::Exited { exit } if !exit.requested));
     }
 }
@@ -124,22 +124,22 @@ fn a_promotion_by_an_older_supervisor_is_done_when_the_successor_is_the_current_
     assert!(answered.is_some());
     // All that comes before the order was given, which is the answer to the order before, is reported late.
     let first = lines.drain(..2).collect();
-    let (mut link, player) = play(first, lines);
-    link.generations.clear();
+    let (mut connection, player) = play(first, lines);
+    connection.generations.clear();
     let promote = of_command("restart", 1);
-    link.order(&promote).expect("taken");
+    connection.order(&promote).expect("taken");
     player.join().expect("played");
-    assert_eq!(link.seen, SupervisorSeen::Keeping(codexd_core::identity::Pid(2826)), "{promoted}");
+    assert_eq!(connection.seen, SupervisorSeen::Keeping(codexd_core::identity::Pid(2826)), "{promoted}");
 }
 
 #[test]
 fn an_older_supervisor_that_leaves_has_carried_out_the_stop() {
     let policy = StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(60_000) };
-    let (mut link, outcome) = replay("stop", &Order::Stop { policy, failed: false });
+    let (mut connection, outcome) = replay("stop", &Order::Stop { policy, failed: false });
     outcome.expect("taken");
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut left = false;
-    while let Ok(report) = link.next(deadline) {
+    while let Ok(report) = connection.next(deadline) {
         left |= matches!(report, Report::Leaving);
     }
     assert!(left);
@@ -150,10 +150,10 @@ fn a_refusal_by_an_older_supervisor_is_the_answer() {
     let mut first = sent_on("restart --now");
     first.truncate(2);
     let refused = json!({"report": "refused", "message": "no room", "errno": 28});
-    let (mut link, player) = play(first, vec![refused]);
-    let outcome = link.order(&of_command("restart --now", 0));
+    let (mut connection, player) = play(first, vec![refused]);
+    let outcome = connection.order(&of_command("restart --now", 0));
     player.join().expect("played");
-    assert!(matches!(outcome, Err(LinkError::OrderRefused(refusal)) if refusal.errno == Some(28)));
+    assert!(matches!(outcome, Err(ConnectionError::OrderRefused(refusal)) if refusal.errno == Some(28)));
 }
 
 fn current_supervisor() -> Vec<Value> {
@@ -175,12 +175,12 @@ fn only_the_reply_with_the_id_of_an_order_answers_it() {
         json!({"re": 1, "status": "ok"}),
         json!({"report": "swept", "ended": 0, "left": []}),
     ];
-    let (mut link, player) = play(current_supervisor(), then);
-    link.order(&of_command("restart --now", 0)).expect("taken");
+    let (mut connection, player) = play(current_supervisor(), then);
+    connection.order(&of_command("restart --now", 0)).expect("taken");
     assert_eq!(player.join().expect("played")["id"], 1);
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut reports = Vec::new();
-    while let Ok(report) = link.next(deadline) {
+    while let Ok(report) = connection.next(deadline) {
         reports.push(report);
     }
     assert!(matches!(reports[..], [Report::Spawned { .. }, Report::Swept { .. }]), "{reports:?}");
@@ -189,8 +189,8 @@ fn only_the_reply_with_the_id_of_an_order_answers_it() {
 #[test]
 fn a_refused_order_gives_its_reason() {
     let then = vec![json!({"re": 1, "status": "refused", "message": "no room", "errno": 28})];
-    let (mut link, player) = play(current_supervisor(), then);
-    let outcome = link.order(&of_command("restart --now", 0));
+    let (mut connection, player) = play(current_supervisor(), then);
+    let outcome = connection.order(&of_command("restart --now", 0));
     player.join().expect("played");
-    assert!(matches!(outcome, Err(LinkError::OrderRefused(refusal)) if refusal.message == "no room"));
+    assert!(matches!(outcome, Err(ConnectionError::OrderRefused(refusal)) if refusal.message == "no room"));
 }

@@ -14,13 +14,13 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::clients::Clients;
-use super::door::Door;
-use super::kept::Kept;
-use super::report::Told;
+use super::control_listener::ControlListener;
+use super::managed_process::ManagedProcess;
 use super::server::Server;
 use super::signals::Signals;
 use super::sockets::ListenerSearch;
 use super::state::{self, SupervisorState};
+use super::state_reports::PublishedState;
 use super::sweeps::Sweeps;
 use super::thread_settings::ThreadSettings;
 use super::watches::Watches;
@@ -28,7 +28,7 @@ use super::wire::{self, Refusal, Report};
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
 use crate::process_context::{self, Unchanged};
-use crate::{atomic, clock, fd_hygiene, lock, ownership, process, upstream_files};
+use crate::{atomic, clock, cloexec, lock, ownership, process, upstream_files};
 
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +47,9 @@ enum Event {
     /// A signal came.
     Signalled,
     /// A command wants to connect.
-    CommandArrived,
+    CommandConnecting,
     /// The command of this number has spoken or left.
-    CommandSpoke(usize),
+    CommandSent(usize),
     /// One of the processes ended.
     Ended(Name),
     /// The wrapper of one of them ended.
@@ -57,7 +57,7 @@ enum Event {
     /// Something changed where the file of a program is missing.
     ProgramsChanged,
     /// Something that a dead server has left behind ended.
-    StrayEnded,
+    OrphanEnded,
     /// One of them wrote to its logs.
     LogsGrew,
     /// Something changed beside the control socket, or the state folder is gone.
@@ -74,26 +74,26 @@ pub(super) struct Supervisor {
     pub(super) watches: Watches,
     pub(super) clients: Clients,
     pub(super) machine: Generations,
-    pub(super) table: Vec<Kept>,
+    pub(super) table: Vec<ManagedProcess>,
     /// The listening socket, once it is there or has come back from a gateway.
-    pub(super) door: Option<Door>,
-    pub(super) told: Told,
+    pub(super) control_listener: Option<ControlListener>,
+    pub(super) published: PublishedState,
     /// What the supervisor before this one had beside the current server was looked for.
     pub(super) inherited: bool,
     pub(super) state: SupervisorState,
     /// What the supervisor before this one last wrote.
-    pub(super) before: Option<SupervisorState>,
+    pub(super) previous: Option<SupervisorState>,
     /// Something of a dead server could not be ended.
-    pub(super) left_behind: bool,
+    pub(super) orphaned: bool,
     /// While nobody can be let in for want of descriptors: until when the door is not looked at.
-    pub(super) deaf_until: Option<Monotonic>,
+    pub(super) accept_paused_until: Option<Monotonic>,
     /// While somebody may be taking the state folder away: until when that is left to him.
-    pub(super) lost_until: Option<Monotonic>,
+    pub(super) state_removed_until: Option<Monotonic>,
     pub(super) listeners: ListenerSearch,
     pub(super) thread_settings: ThreadSettings,
     pub(super) sweeps: Sweeps,
     pub(super) give_up: bool,
-    pub(super) left: bool,
+    pub(super) has_left: bool,
     pub(super) lock: File,
 }
 
@@ -115,7 +115,7 @@ pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(
 
 fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(), SupervisorError> {
     let failed = |what| move |error| SupervisorError::System(what, error);
-    fd_hygiene::close_on_exec_above_stderr();
+    cloexec::set_cloexec_above_stderr();
     let unchanged = process_context::normalize();
     home.create_state().map_err(failed("make the state folder"))?;
     let lock =
@@ -129,9 +129,9 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
     let listener = listen(&home).map_err(failed("listen for orders"))?;
     let watches = Watches::new().map_err(failed("watch files"))?;
     upstream_files::rename_older_logs(&home);
-    let before = state::read(&home);
+    let previous = state::read(&home);
     let mut state = SupervisorState::new(me.clone(), version);
-    state.last_exit = state::read_of_any_place(&home).and_then(|before| before.last_exit);
+    state.last_exit = state::read_of_any_place(&home).and_then(|previous| previous.last_exit);
     let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
     let mut supervisor = Supervisor {
         log: EventLog::new(home.events()),
@@ -142,32 +142,32 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
         clients: Clients::default(),
         machine: Generations::new(seed),
         table: Vec::new(),
-        door: None,
-        told: Told::default(),
+        control_listener: None,
+        published: PublishedState::default(),
         inherited: false,
         state,
-        before,
-        left_behind: false,
-        deaf_until: None,
-        lost_until: None,
+        previous,
+        orphaned: false,
+        accept_paused_until: None,
+        state_removed_until: None,
         listeners: ListenerSearch::default(),
         thread_settings: ThreadSettings::default(),
         sweeps: Sweeps::default(),
         give_up: false,
-        left: false,
+        has_left: false,
         lock,
     };
-    supervisor.note(
+    supervisor.log_event(
         LogEvent::new(EventLevel::Info, "daemon.started", "the supervisor is up").with("pid", me.pid.0),
     );
     for attribute in unchanged {
-        supervisor.note(not_normalized(&attribute));
+        supervisor.log_event(not_normalized(&attribute));
     }
     if let Some(stream) = first.take() {
         let greeting = supervisor.greeting();
         supervisor.clients.add_first(stream, &greeting).map_err(failed("greet the first command"))?;
     }
-    while !supervisor.left {
+    while !supervisor.has_left {
         for event in supervisor.wait().map_err(failed("wait for events"))? {
             supervisor.on(event);
         }
@@ -197,25 +197,25 @@ impl Supervisor {
     fn wait(&mut self) -> io::Result<Vec<Event>> {
         let fds = [
             self.signals.fds().into_iter().map(|fd| (fd, Event::Signalled)).collect::<Vec<_>>(),
-            (self.deaf_until.is_none().then(|| (self.listener.as_fd(), Event::CommandArrived)))
+            (self.accept_paused_until.is_none().then(|| (self.listener.as_fd(), Event::CommandConnecting)))
                 .into_iter()
                 .collect(),
             self.table
                 .iter()
-                .filter_map(|kept| Some((kept.server.as_ref()?.fd(), Event::Ended(kept.name))))
+                .filter_map(|managed| Some((managed.server.as_ref()?.fd(), Event::Ended(managed.name))))
                 .collect(),
             self.table
                 .iter()
-                .filter_map(|kept| {
-                    Some((kept.server.as_ref()?.wrapper.as_ref()?.fd(), Event::WrapperEnded(kept.name)))
+                .filter_map(|managed| {
+                    Some((managed.server.as_ref()?.wrapper.as_ref()?.fd(), Event::WrapperEnded(managed.name)))
                 })
                 .collect(),
             self.watches.programs_fd().into_iter().map(|fd| (fd, Event::ProgramsChanged)).collect(),
-            self.sweeps.fds().map(|fd| (fd, Event::StrayEnded)).collect(),
+            self.sweeps.fds().map(|fd| (fd, Event::OrphanEnded)).collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // From the last to the first, so that letting one go does not shift the numbers of the others.
-            self.clients.fds().enumerate().map(|(index, fd)| (fd, Event::CommandSpoke(index))).collect(),
+            self.clients.fds().enumerate().map(|(index, fd)| (fd, Event::CommandSent(index))).collect(),
         ];
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
         let mut polled: Vec<PollFd<'_>> =
@@ -223,8 +223,8 @@ impl Supervisor {
         let deadline = [
             self.machine.deadline(),
             self.watches.deadline(),
-            self.deaf_until,
-            self.lost_until,
+            self.accept_paused_until,
+            self.state_removed_until,
             self.listeners.deadline(),
             self.clients.deadline(),
             self.sweeps.deadline(),
@@ -251,38 +251,38 @@ impl Supervisor {
             Event::Signalled => self.signalled(),
             Event::Ended(name) => self.ended(name),
             Event::WrapperEnded(name) => self.wrapper_ended(name),
-            Event::ProgramsChanged => self.look_for_programs(),
-            Event::StrayEnded => self.advance_sweeps(),
+            Event::ProgramsChanged => self.check_missing_programs(),
+            Event::OrphanEnded => self.advance_sweeps(),
             Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
             Event::FolderChanged => {
                 self.watches.take_folder();
-                self.look_after_the_home();
-                self.look_after_own_socket();
-                if let Some(door) = &self.door {
-                    door.put_back();
+                self.check_ownership();
+                self.check_supervisor_socket();
+                if let Some(control_listener) = &self.control_listener {
+                    control_listener.restore_path();
                 }
                 self.listeners.begin(clock::monotonic());
-                self.look_after_sockets();
-                self.clients.tell(&Report::SocketFolderChanged);
+                self.check_sockets();
+                self.clients.broadcast(&Report::SocketFolderChanged);
             }
-            Event::CommandArrived => {
+            Event::CommandConnecting => {
                 self.listeners.begin(clock::monotonic());
-                self.look_after_sockets();
+                self.check_sockets();
                 let greeting = self.greeting();
                 // A command that is gone already is no trouble; with too many files open the door would never be quiet.
                 if self.clients.accept(&self.listener, &greeting).is_err() {
-                    self.deaf_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
+                    self.accept_paused_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
                 }
             }
-            Event::CommandSpoke(index) => self.hear(index),
+            Event::CommandSent(index) => self.receive(index),
             Event::TimeCame => {
                 let now = clock::monotonic();
-                self.deaf_until = self.deaf_until.filter(|&until| now < until);
+                self.accept_paused_until = self.accept_paused_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
-                self.hold_on_to_the_home();
+                self.restore_state_folder();
                 self.clients.end_overdue(now);
                 if self.listeners.is_due(now) {
-                    self.look_after_sockets();
+                    self.check_sockets();
                 }
                 if self.sweeps.deadline().is_some_and(|at| at <= now) {
                     self.advance_sweeps();
@@ -293,37 +293,37 @@ impl Supervisor {
     }
 
     /// The command that started this supervisor is gone before it said what for. What the supervisor before has written stays.
-    pub(super) fn leave_if_forgotten(&mut self) {
-        let keeps_somebody = self.table.iter().any(|kept| kept.server.is_some());
-        if !self.left
+    pub(super) fn leave_if_unused(&mut self) {
+        let keeps_somebody = self.table.iter().any(|managed| managed.server.is_some());
+        if !self.has_left
             && !keeps_somebody
             && self.sweeps.is_empty()
-            && self.clients.no_command_is_here()
+            && self.clients.has_no_commands()
             && self.machine.standing() == Standing::Idle
         {
-            self.left = true;
+            self.has_left = true;
             let _ = std::fs::remove_file(self.home.supervisor_socket());
-            self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nobody said what to keep"));
+            self.log_event(LogEvent::new(EventLevel::Info, "daemon.stopped", "nobody said what to keep"));
         }
     }
 
     fn signalled(&mut self) {
         let signalled = self.signals.take();
         if signalled.child {
-            self.reap_strays();
+            self.reap_orphans();
         }
         if signalled.leave {
             let message = "the supervisor was asked to leave by a signal; the server goes on without it";
-            self.note(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
-            self.left = true;
+            self.log_event(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
+            self.has_left = true;
         }
     }
 
     /// Reaps what the servers' tools left to us, never what is kept: the end of that is told by its handle.
-    pub(super) fn reap_strays(&self) {
-        let servers = self.table.iter().filter_map(|kept| kept.server.as_ref());
-        let kept: Vec<Pid> = servers.flat_map(Server::pids).collect();
-        for pid in process::children().into_iter().filter(|pid| !kept.contains(pid)) {
+    pub(super) fn reap_orphans(&self) {
+        let servers = self.table.iter().filter_map(|managed| managed.server.as_ref());
+        let managed: Vec<Pid> = servers.flat_map(Server::pids).collect();
+        for pid in process::children().into_iter().filter(|pid| !managed.contains(pid)) {
             if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
                 let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
                 let _ = rustix::process::waitid(WaitId::Pid(pid), look);
@@ -337,10 +337,10 @@ fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
         Event::Ended(_) => 0,
         Event::WrapperEnded(_) => 0,
-        Event::StrayEnded => 1,
+        Event::OrphanEnded => 1,
         Event::Signalled => 1,
-        Event::CommandSpoke(index) => return (2, std::cmp::Reverse(*index)),
-        Event::CommandArrived => 3,
+        Event::CommandSent(index) => return (2, std::cmp::Reverse(*index)),
+        Event::CommandConnecting => 3,
         Event::FolderChanged | Event::ProgramsChanged => 4,
         Event::LogsGrew => 5,
         Event::TimeCame => 6,

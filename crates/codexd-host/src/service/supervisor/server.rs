@@ -12,20 +12,20 @@ use codexd_core::contract::status::LastExit;
 use codexd_core::foreign_text;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process, ProcessIdentity};
+use codexd_core::launch_spec::{DrainSignal, LaunchSpec};
 use codexd_core::limits::{BLOCKING_WAIT_MS, STDERR_SEARCHED_BYTES, STDERR_TAIL_BYTES};
 use codexd_core::os_text::OsText;
-use codexd_core::program::{DrainSignal, Program};
 use codexd_core::record::CodexdRecord;
 use rustix::process::Signal;
 
-use super::door::Door;
+use super::control_listener::ControlListener;
 use super::server_socket::ServerSocket;
 use super::wire::Generation;
 use super::wrapper::{self, Wrapper};
 use crate::exec_with_sockets;
 use crate::home::Home;
+use crate::orphans::{GENERATION_VARIABLE, OwnershipEvidence};
 use crate::process_table::ProcessTable;
-use crate::strays::{MARK, Ties};
 use crate::{clock, logs, process, process_context, settings_file, upstream_files};
 
 /// The name of the listening socket in `LISTEN_FDNAMES`.
@@ -42,7 +42,7 @@ pub struct Server {
     /// The mark in its environment; `None` for one that codexd did not start.
     pub generation: Option<String>,
     /// What it runs, without its environment.
-    pub program: Program,
+    pub program: LaunchSpec,
     /// Where it listens, once it does.
     pub socket: Option<ServerSocket>,
     /// What it was started by, if that is another process.
@@ -63,7 +63,7 @@ impl Server {
     ///
     /// # Errors
     /// The system's: no such file, not executable, out of memory, …
-    pub fn spawn(home: &Home, program: &Program, generation: &str) -> io::Result<Self> {
+    pub fn spawn(home: &Home, program: &LaunchSpec, generation: &str) -> io::Result<Self> {
         home.create_state()?;
         let stderr = home.stderr_log();
         if program.args.iter().any(|argument| argument.0 == MANAGED) {
@@ -75,7 +75,7 @@ impl Server {
             .args(program.args.iter().map(|argument| &argument.0))
             .env_clear()
             .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
-            .env(MARK, generation);
+            .env(GENERATION_VARIABLE, generation);
         if let Some(cwd) = command.get_current_dir().map(Path::to_owned) {
             command.env("PWD", cwd);
         }
@@ -88,18 +88,22 @@ impl Server {
     ///
     /// # Errors
     /// The system's.
-    pub fn spawn_gateway(home: &Home, program: &Program, door: &Door) -> io::Result<Self> {
+    pub fn spawn_gateway(
+        home: &Home,
+        program: &LaunchSpec,
+        control_listener: &ControlListener,
+    ) -> io::Result<Self> {
         home.create_state()?;
         let log = home.gateway_log();
         let (command, stderr_from) = command(home, program, &log, &log)?;
-        let child = exec_with_sockets::spawn(command, program, door.fd(), CONTROL)?;
+        let child = exec_with_sockets::spawn(command, program, control_listener.fd(), CONTROL)?;
         Self::hold(child, None, program, log, stderr_from)
     }
 
     fn hold(
         mut child: Child,
         generation: Option<String>,
-        program: &Program,
+        program: &LaunchSpec,
         stderr: PathBuf,
         stderr_from: u64,
     ) -> io::Result<Self> {
@@ -136,7 +140,7 @@ impl Server {
     pub fn adopt(
         process: Process,
         generation: Option<String>,
-        program: &Program,
+        program: &LaunchSpec,
         stderr: PathBuf,
     ) -> io::Result<Self> {
         let handle = process::open(&process)?;
@@ -163,7 +167,7 @@ impl Server {
     /// What is reported of it.
     pub fn as_generation(&self, role: Role) -> Generation {
         Generation {
-            mark: self.generation.clone(),
+            generation_id: self.generation.clone(),
             pid: self.process.pid,
             socket: self.program.socket.clone(),
             role,
@@ -220,13 +224,13 @@ impl Server {
     /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while nobody else
     /// lives of whom that could be, what it started of its own, as a child of this supervisor, is
     /// in the supervisor's session and has become the supervisor's; of one that was taken over the supervisor before may be known.
-    pub fn ties(&self, known: Vec<Process>, before: Option<&Process>) -> Ties {
-        let session = match (self.started_here, &self.generation, before) {
+    pub fn evidence(&self, known: Vec<Process>, previous: Option<&Process>) -> OwnershipEvidence {
+        let session = match (self.started_here, &self.generation, previous) {
             (true, ..) => Some(Pid(std::process::id())),
-            (false, Some(_), Some(before)) => Some(before.pid),
+            (false, Some(_), Some(previous)) => Some(previous.pid),
             _ => None,
         };
-        Ties {
+        OwnershipEvidence {
             generation: self.generation.clone(),
             since_ticks: self.since_ticks,
             session,
@@ -278,7 +282,7 @@ impl Server {
 
 /// What every program has in common: a group of its own, its folder, and where it writes; with how long the second of its
 /// logs is already.
-fn command(home: &Home, program: &Program, stdout: &Path, stderr: &Path) -> io::Result<(Command, u64)> {
+fn command(home: &Home, program: &LaunchSpec, stdout: &Path, stderr: &Path) -> io::Result<(Command, u64)> {
     let stdout = logs::open_for_append(stdout)?;
     let stderr = logs::open_for_append(stderr)?;
     let stderr_from = stderr.metadata()?.len();
@@ -311,25 +315,25 @@ fn hold(pid: Pid, stat: Option<process::Stat>) -> io::Result<(ProcessIdentity, O
 pub fn program_of(
     process: &Process,
     codexd: Option<&CodexdRecord>,
-    known: Option<&Program>,
-) -> io::Result<Program> {
+    known: Option<&LaunchSpec>,
+) -> io::Result<LaunchSpec> {
     if !process::await_arguments(process, Duration::from_millis(BLOCKING_WAIT_MS)) {
         return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
     }
     // What was started is the wrapper, where there is one; it may have changed both for the server.
     let wrapper = Wrapper::of(process, codexd.and_then(|record| record.generation.as_deref()));
     let pid = wrapper.map_or(process.pid, |wrapper| wrapper.process.pid);
-    let env = process::environment(pid).into_iter().filter(|(name, _)| name != MARK);
+    let env = process::environment(pid).into_iter().filter(|(name, _)| name != GENERATION_VARIABLE);
     let env = env.map(|(name, value)| (OsText(name), OsText(value))).collect();
     if let Some(known) = known {
-        return Ok(Program { env, ..known.clone() });
+        return Ok(LaunchSpec { env, ..known.clone() });
     }
     let running = process::executable(pid)?.0;
     let executable = match codexd {
         Some(record) => record.executable.clone(),
         None => PathBuf::from(running.to_string_lossy().trim_end_matches(" (deleted)")),
     };
-    Ok(Program {
+    Ok(LaunchSpec {
         args: arguments_for(&executable, process::arguments(pid)),
         executable,
         env,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use codexd_core::identity::Pid;
 use rustix::fs::{Mode, OFlags};
 
-use super::door;
+use super::control_listener;
 
 /// The socket of one living server.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl ServerSocket {
     }
 
     /// Whether the path leads to the socket.
-    pub fn is_in_its_place(&self) -> bool {
+    pub fn is_at_path(&self) -> bool {
         inode(&self.path) == Some(self.inode)
     }
 
@@ -74,7 +74,7 @@ impl ServerSocket {
     /// # Errors
     /// The file system's; `AddrInUse` if another server listens there, `ConnectionRefused` if the server listens no more.
     pub fn restore(&mut self) -> io::Result<()> {
-        if !door::is_deserted(&self.path) {
+        if !control_listener::has_no_listener(&self.path) {
             return Err(ErrorKind::AddrInUse.into());
         }
         codexd_protocol::unix::connect(&self.second_way())?;
@@ -106,7 +106,7 @@ impl ServerSocket {
             let _ = fs::remove_file(&self.spare_path);
         }
         if self.restored {
-            door::remove_socket(&self.path);
+            control_listener::remove_socket(&self.path);
         }
     }
 }
@@ -182,9 +182,9 @@ mod tests {
         assert_eq!(socket.other_folder(), Some(place.path("tmp")));
         for lost in ["tmp/real", "s"] {
             fs::remove_file(place.path(lost)).expect("removed");
-            assert!(!socket.is_in_its_place(), "{lost}");
+            assert!(!socket.is_at_path(), "{lost}");
             socket.restore().expect("restored");
-            assert!(socket.is_in_its_place(), "{lost}");
+            assert!(socket.is_at_path(), "{lost}");
             codexd_protocol::unix::connect(&place.path("s")).expect("the same socket");
         }
     }
@@ -197,7 +197,7 @@ mod tests {
         assert!(socket.handle.is_some());
         fs::remove_dir_all(place.path("tmp")).expect("removed");
         socket.restore().expect("restored");
-        assert!(socket.is_in_its_place());
+        assert!(socket.is_at_path());
         codexd_protocol::unix::connect(&place.path("s")).expect("the same socket");
     }
 
@@ -207,9 +207,9 @@ mod tests {
         drop(place.find());
         fs::remove_dir_all(place.path("tmp")).expect("removed");
         let mut found = place.find();
-        assert!(!found.is_in_its_place());
+        assert!(!found.is_at_path());
         found.restore().expect("restored");
-        assert!(found.is_in_its_place());
+        assert!(found.is_at_path());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::server_socket::ServerSocket;
 use super::wire::Report;
 use super::wrapper::Wrapper;
 use crate::events::Event as LogEvent;
-use crate::{clock, process, strays};
+use crate::{clock, orphans, process};
 
 /// When to connect to the sockets of servers that do not listen yet.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Server {
     /// Whether a process that listens at the server's path is this server, or what its wrapper has started.
     fn is_served_by(&self, listener: Pid) -> bool {
         process::descends_from(listener, self.process.pid)
-            || self.generation.as_deref().is_some_and(|id| strays::is_of_generation(listener, id))
+            || self.generation.as_deref().is_some_and(|id| orphans::is_of_generation(listener, id))
     }
 
     /// This process listens: it is the server. What was started is its wrapper, if that is another process.
@@ -69,31 +69,33 @@ impl Server {
         }
         let Ok(found) = process::identify(listener) else { return false };
         let Ok(handle) = process::open(&found) else { return false };
-        let before = std::mem::replace(&mut self.process, found);
+        let previous = std::mem::replace(&mut self.process, found);
         let handle = std::mem::replace(&mut self.handle, handle);
-        self.wrapper = Some(Wrapper::new(before, handle, self.child.take()));
+        self.wrapper = Some(Wrapper::new(previous, handle, self.child.take()));
         true
     }
 }
 
 impl Supervisor {
     /// Learns who listens for each server, and leads the path of each to its socket again if it leads nowhere.
-    pub(super) fn look_after_sockets(&mut self) {
-        let names: Vec<Name> = self.table.iter().map(|kept| kept.name).collect();
+    pub(super) fn check_sockets(&mut self) {
+        let names: Vec<Name> = self.table.iter().map(|managed| managed.name).collect();
         let mut is_complete = true;
         for name in names.into_iter().filter(|&name| name != Name::Gateway) {
-            is_complete &= self.look_after_socket(name);
+            is_complete &= self.check_socket(name);
         }
         self.listeners.looked(is_complete, clock::monotonic());
     }
 
     /// Answers whether nothing is left to be found out.
-    fn look_after_socket(&mut self, name: Name) -> bool {
+    fn check_socket(&mut self, name: Name) -> bool {
         let control = self.home.control_socket();
-        let Some(server) = self.kept(name).and_then(|kept| kept.server.as_ref()) else { return true };
+        let Some(server) = self.managed(name).and_then(|managed| managed.server.as_ref()) else {
+            return true;
+        };
         let path = server.program.socket.clone().unwrap_or(control);
         if let Some(socket) = &server.socket {
-            if !socket.is_in_its_place() {
+            if !socket.is_at_path() {
                 self.restore_socket(name);
             }
             return true;
@@ -106,12 +108,14 @@ impl Supervisor {
         if !server.is_served_by(listener) {
             return false;
         }
-        let lost = !socket.is_in_its_place();
+        let lost = !socket.is_at_path();
         if let Some(folder) = socket.other_folder() {
             // What cannot be watched is seen when the next command comes.
             let _ = self.watches.watch_losses(&folder);
         }
-        let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return true };
+        let Some(server) = self.managed_mut(name).and_then(|managed| managed.server.as_mut()) else {
+            return true;
+        };
         server.socket = Some(socket);
         if server.is_listener(listener) {
             self.listener_found(name);
@@ -128,25 +132,25 @@ impl Supervisor {
             self.record(name);
         }
         let phase = self.phase();
-        let _ = self.write_down(phase);
-        self.tell_changes();
+        let _ = self.write_state(phase);
+        self.publish_changes();
     }
 
     fn restore_socket(&mut self, name: Name) {
-        if self.left || !self.home.root().is_dir() {
+        if self.has_left || !self.home.root().is_dir() {
             return;
         }
         // The folder may have gone with the file.
         let _ = self.home.create_state();
         let _ = self.watches.watch_folders(&self.home);
-        if let Some(door) = &self.door {
-            door.put_back();
+        if let Some(control_listener) = &self.control_listener {
+            control_listener.restore_path();
         }
         // A server that leaves removes its socket itself.
         if self.is_leaving(name) {
             return;
         }
-        let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return };
+        let Some(server) = self.managed_mut(name).and_then(|managed| managed.server.as_mut()) else { return };
         let (pid, generation) = (server.process.pid, server.generation.clone());
         let Some(socket) = server.socket.as_mut() else { return };
         let path = socket.path().display().to_string();
@@ -169,8 +173,8 @@ impl Supervisor {
                 LogEvent::new(EventLevel::Error, "server.socket.lost", message)
             }
         };
-        self.note(event.with("pid", pid.0).with("generation", generation));
-        self.clients.tell(&Report::SocketFolderChanged);
+        self.log_event(event.with("pid", pid.0).with("generation", generation));
+        self.clients.broadcast(&Report::SocketFolderChanged);
     }
 
     /// The process that was started has ended, and it is not known yet whether another one listens in its place.
@@ -179,7 +183,7 @@ impl Supervisor {
             supervisor.server(name).filter(|server| server.socket.is_none()).map(|server| server.process.pid)
         };
         let Some(started) = pid(self) else { return false };
-        self.look_after_socket(name);
+        self.check_socket(name);
         let lives = |server: &Server| server.process.pid != started && process::is_alive(&server.process);
         let outlives = self.server(name).is_some_and(lives);
         if outlives {
@@ -189,21 +193,21 @@ impl Supervisor {
     }
 
     /// The socket of the supervisor itself was removed: the commands that come are to find it.
-    pub(super) fn look_after_own_socket(&mut self) {
-        if self.left || self.home.supervisor_socket().exists() || !self.still_keeps_the_home() {
+    pub(super) fn check_supervisor_socket(&mut self) {
+        if self.has_left || self.home.supervisor_socket().exists() || !self.owns_the_home() {
             return;
         }
         // Where it cannot be made, the next command ends this supervisor and starts another one.
         if let Ok(listener) = run::listen(&self.home) {
             self.listener = listener;
             let message = "the socket of the supervisor was removed; the supervisor made it again";
-            self.note(LogEvent::new(EventLevel::Warn, "server.socket.restored", message));
+            self.log_event(LogEvent::new(EventLevel::Warn, "server.socket.restored", message));
         }
     }
 
     /// A wrapper has ended. Where the server that it started listens, that goes on: this supervisor is its parent from here on.
     pub(super) fn wrapper_ended(&mut self, name: Name) {
-        let Some(server) = self.kept_mut(name).and_then(|kept| kept.server.as_mut()) else { return };
+        let Some(server) = self.managed_mut(name).and_then(|managed| managed.server.as_mut()) else { return };
         let Some(wrapper) = server.wrapper.take() else { return };
         if !process::is_alive(&server.process) {
             // It ends with its server: the end of that is told with the exit code of the wrapper.
@@ -214,6 +218,6 @@ impl Supervisor {
         let _ = wrapper.reap();
         let message =
             format!("the wrapper {pid} of app-server {server_pid} ended; the app-server goes on without it");
-        self.note(LogEvent::new(EventLevel::Info, "child.wrapper.exited", message).with("pid", pid.0));
+        self.log_event(LogEvent::new(EventLevel::Info, "child.wrapper.exited", message).with("pid", pid.0));
     }
 }

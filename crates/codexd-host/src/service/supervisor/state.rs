@@ -5,7 +5,7 @@ use std::io;
 use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
 use codexd_core::identity::Process;
-use codexd_core::program::Program;
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::supervise::Then;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,7 @@ pub struct OtherState {
     /// Its mark.
     pub generation: Option<String>,
     /// What runs, without its environment.
-    pub program: Program,
+    pub program: LaunchSpec,
     /// Whether it was asked to leave.
     pub stopping: bool,
 }
@@ -84,7 +84,7 @@ pub struct SupervisorState {
     /// The mark of the server that lives or is about to.
     pub generation: Option<String>,
     /// What runs, without its environment.
-    pub program: Option<Program>,
+    pub program: Option<LaunchSpec>,
     /// The servers beside that one.
     #[serde(default)]
     pub others: Vec<OtherState>,

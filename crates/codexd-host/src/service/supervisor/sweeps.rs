@@ -12,7 +12,7 @@ use codexd_core::supervise::Then;
 use super::run::Supervisor;
 use super::wire::Report;
 use crate::events::Event as LogEvent;
-use crate::strays::{self, Sweep, Swept, Ties};
+use crate::orphans::{self, OwnershipEvidence, Sweep, Swept};
 
 /// The sweeps that are under way.
 #[derive(Debug, Default)]
@@ -45,13 +45,13 @@ impl Sweeps {
 impl Supervisor {
     /// Begins to end what the dead process of a generation has left behind.
     pub(super) fn sweep(&mut self, name: Name) {
-        if let Some(ties) = self.kept_mut(name).and_then(|kept| kept.dead.take()) {
-            self.begin_sweep(Some(name), ties);
+        if let Some(evidence) = self.managed_mut(name).and_then(|managed| managed.dead.take()) {
+            self.begin_sweep(Some(name), evidence);
         }
     }
 
-    pub(super) fn begin_sweep(&mut self, name: Option<Name>, ties: Ties) {
-        match self.with_spared(|spared| Sweep::begin(ties, spared)) {
+    pub(super) fn begin_sweep(&mut self, name: Option<Name>, evidence: OwnershipEvidence) {
+        match self.with_excluded(|excluded| Sweep::begin(evidence, excluded)) {
             Ok(sweep) => self.sweeps.of.push((name, sweep)),
             Err(swept) => self.swept(name, swept),
         }
@@ -60,7 +60,7 @@ impl Supervisor {
     /// Some of those that were asked to leave have ended, or their time is over.
     pub(super) fn advance_sweeps(&mut self) {
         for (name, mut sweep) in std::mem::take(&mut self.sweeps.of) {
-            match self.with_spared(|spared| sweep.advance(spared)) {
+            match self.with_excluded(|excluded| sweep.advance(excluded)) {
                 None => self.sweeps.of.push((name, sweep)),
                 Some(swept) => self.swept(name, swept),
             }
@@ -77,7 +77,7 @@ impl Supervisor {
             }
         }
         self.act(Vec::new());
-        self.leave_if_forgotten();
+        self.leave_if_unused();
     }
 
     pub(super) fn forget_when_swept(&mut self, name: Name) {
@@ -95,27 +95,28 @@ impl Supervisor {
     }
 
     fn swept(&mut self, name: Option<Name>, swept: Swept) {
-        if let Some(kept) = name.and_then(|name| self.kept_mut(name)) {
-            kept.ended = None;
+        if let Some(managed) = name.and_then(|name| self.managed_mut(name)) {
+            managed.ended = None;
         }
-        self.left_behind = !swept.left.is_empty();
+        self.orphaned = !swept.left.is_empty();
         if swept.ended > 0 || !swept.left.is_empty() {
             let message = format!("ended {} processes that the app-server had left behind", swept.ended);
             let left: Vec<u32> = swept.left.iter().map(|pid| pid.0).collect();
             let level = if left.is_empty() { EventLevel::Info } else { EventLevel::Error };
-            self.note(LogEvent::new(level, "child.strays", message).with("left", left));
+            self.log_event(LogEvent::new(level, "child.orphans", message).with("left", left));
         }
-        self.clients.tell(&Report::Swept { ended: swept.ended, left: swept.left });
+        self.clients.broadcast(&Report::Swept { ended: swept.ended, left: swept.left });
     }
 
     /// Ends at once, and waits for it, what any server has left behind: this supervisor serves nothing any more.
     pub(super) fn sweep_and_wait(&mut self) {
         for (_, sweep) in std::mem::take(&mut self.sweeps.of) {
-            self.with_spared(|spared| sweep.finish(spared));
+            self.with_excluded(|excluded| sweep.finish(excluded));
         }
-        let dead: Vec<Ties> = self.table.iter_mut().filter_map(|kept| kept.dead.take()).collect();
-        for ties in dead {
-            self.with_spared(|spared| strays::sweep(&ties, spared));
+        let dead: Vec<OwnershipEvidence> =
+            self.table.iter_mut().filter_map(|managed| managed.dead.take()).collect();
+        for evidence in dead {
+            self.with_excluded(|excluded| orphans::sweep(&evidence, excluded));
         }
     }
 }

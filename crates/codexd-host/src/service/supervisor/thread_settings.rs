@@ -33,8 +33,8 @@ impl ThreadSettings {
     /// Stores the settings of a thread in place of what was stored before; nothing forgets them. Answers whether there was
     /// room.
     fn store(&mut self, thread: String, settings: Option<String>) -> bool {
-        if let Some(before) = self.threads.remove(&thread) {
-            self.bytes -= thread.len() + before.len();
+        if let Some(previous) = self.threads.remove(&thread) {
+            self.bytes -= thread.len() + previous.len();
         }
         let Some(settings) = settings else { return true };
         let more = thread.len() + settings.len();
@@ -63,18 +63,18 @@ impl ThreadSettings {
 
 impl Supervisor {
     pub(super) fn store_thread_settings(&mut self, from: ClientId, thread: String, settings: Option<String>) {
-        if !self.clients.is_the_gateway(from) {
+        if !self.clients.is_gateway(from) {
             return;
         }
         if !self.thread_settings.store(thread.clone(), settings) {
-            self.clients.tell_gateway(from, &Report::ThreadSettingsRefused { thread });
+            self.clients.send_if_gateway(from, &Report::ThreadSettingsRefused { thread });
         }
     }
 
     pub(super) fn send_thread_settings(&mut self, from: ClientId, after: Option<&str>) {
         let (threads, is_last) = self.thread_settings.next(after);
         let may_lack = self.thread_settings.are_inherited && !self.thread_settings.are_given;
-        self.clients.tell_gateway(from, &Report::ThreadSettings { threads, is_last, may_lack });
+        self.clients.send_if_gateway(from, &Report::ThreadSettings { threads, is_last, may_lack });
         self.thread_settings.are_given |= is_last;
     }
 }

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
+use codexd_core::launch_spec::{LaunchSpec, StopPolicy};
 use codexd_core::os_text::OsText;
-use codexd_core::program::{Program, StopPolicy};
 use codexd_core::record::CodexdRecord;
 use codexd_core::supervise::StopStage;
 use serde::{Deserialize, Serialize};
@@ -33,10 +33,10 @@ pub enum Order {
     /// Run this program. One that runs already goes on; one that is being ended is started again afterwards.
     Start {
         /// What to run.
-        program: Box<Program>,
+        program: Box<LaunchSpec>,
         /// What to run in front of it; nothing if the program makes the control socket itself.
         #[serde(default)]
-        gateway: Option<Box<Program>>,
+        gateway: Option<Box<LaunchSpec>>,
     },
     /// Take over a process that runs.
     Adopt {
@@ -46,22 +46,22 @@ pub enum Order {
         codexd: Option<CodexdRecord>,
         /// What to run in front of it, if the one that was there is gone.
         #[serde(default)]
-        gateway: Option<Box<Program>>,
+        gateway: Option<Box<LaunchSpec>>,
     },
     /// End every server and start this program in their place.
     Replace {
         /// What to run.
-        program: Box<Program>,
+        program: Box<LaunchSpec>,
         /// How to end the old ones.
         policy: StopPolicy,
         /// What to run in front of it; nothing if the program makes the control socket itself.
         #[serde(default)]
-        gateway: Option<Box<Program>>,
+        gateway: Option<Box<LaunchSpec>>,
     },
     /// Start this program beside the server. It is withdrawn if whoever gave the order leaves before promoting it.
     Succeed {
         /// What to run.
-        program: Box<Program>,
+        program: Box<LaunchSpec>,
     },
     /// End the successor that was started beside the server.
     Withdraw {
@@ -74,7 +74,7 @@ pub enum Order {
         generation: String,
         /// What to run in front of it from the next start of the gateway on.
         #[serde(default)]
-        gateway: Option<Box<Program>>,
+        gateway: Option<Box<LaunchSpec>>,
     },
     /// From the gateway: this outgoing server holds nothing any more and may be ended.
     Retire {
@@ -93,7 +93,7 @@ pub enum Order {
     /// with [`Report::Relayed`] when it has taken them.
     ConfigureGateway {
         /// The program.
-        gateway: Box<Program>,
+        gateway: Box<LaunchSpec>,
     },
     /// Tell what the current server is started with. Only the connection that asks gets the answer.
     GetLaunchSpec,
@@ -157,7 +157,8 @@ impl Order {
 #[serde(rename_all = "camelCase")]
 pub struct Generation {
     /// The mark that it carries; `None` for one that codexd did not start.
-    pub mark: Option<String>,
+    #[serde(rename = "mark")]
+    pub generation_id: Option<String>,
     /// Its process.
     pub pid: Pid,
     /// The socket of its own; `None` for one that made the control socket.
@@ -310,7 +311,7 @@ pub enum Report {
     /// What the current server is started with, its environment included; nothing if there is none.
     LaunchSpec {
         /// The program.
-        program: Option<Box<Program>>,
+        program: Option<Box<LaunchSpec>>,
     },
     /// To the gateway: its arguments from now on.
     ConfigureGateway {

@@ -12,7 +12,7 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::limits::WRAPPER_END_TIMEOUT_MS;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use crate::{process, strays};
+use crate::{orphans, process};
 
 /// A living wrapper, or one that has ended and was not reaped yet.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Wrapper {
     pub fn of(server: &Process, generation: Option<&str>) -> Option<Self> {
         let leader = Pid(process::stat(server.pid)?.group);
         let is_above = leader != server.pid && process::descends_from(server.pid, leader);
-        if !is_above || !strays::is_of_generation(leader, generation?) {
+        if !is_above || !orphans::is_of_generation(leader, generation?) {
             return None;
         }
         let process = process::identify(leader).ok()?;

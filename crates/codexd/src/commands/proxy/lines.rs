@@ -35,7 +35,7 @@ pub(super) fn run(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     let (saying, said) = (Arc::clone(&session), tell.clone());
     thread::spawn(move || saying.say(&said));
     let hearing = Arc::clone(&session);
-    thread::spawn(move || tell.send(hearing.hear(stream, &rest)));
+    thread::spawn(move || tell.send(hearing.receive(stream, &rest)));
     let outcome = outcome.recv().unwrap_or(Ok(()));
     if outcome.is_ok() {
         // A courtesy: the server would take the end of the connection as well.
@@ -160,7 +160,7 @@ impl Session {
     }
 
     /// Prints what the server says.
-    fn hear(&self, mut stream: UnixStream, rest: &[u8]) -> Result<(), Failure> {
+    fn receive(&self, mut stream: UnixStream, rest: &[u8]) -> Result<(), Failure> {
         let mut decoder = Decoder::new(Rules {
             masked: false,
             frame_bytes_max: usize::MAX,

@@ -13,7 +13,7 @@ use codexd_protocol::unix;
 use super::supervisor::Supervisor;
 use super::{Found, MUTE_LISTENER, add};
 use crate::failures;
-use crate::observe::{self, Ours};
+use crate::observe::{self, OwnServer};
 
 /// A home that is served from elsewhere.
 pub(super) struct Served {
@@ -28,7 +28,7 @@ pub(super) struct Served {
 /// Looks at the socket alone.
 pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -> Found {
     add(&mut problems, "running-elsewhere", failures::elsewhere_sentence(home, place));
-    let listening = observe::listener(home, Ours::default());
+    let listening = observe::listener(home, OwnServer::default());
     let denied = unix::connect(&home.control_socket()).err();
     let denied = denied.filter(|error| error.kind() == ErrorKind::PermissionDenied);
     let served = Served {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{Found, Problems, add};
 use crate::context::VERSION;
-use crate::{codex, prove};
+use crate::{launch, prove};
 
 /// Adds what is wrong.
 pub(super) fn check(home: &Home, found: &mut Found) {
@@ -92,7 +92,7 @@ fn find_outdated(found: &Found, problems: &mut Problems) {
 
 /// Whether a process runs another file than this command, with contents from before.
 fn is_outdated(pid: Pid) -> bool {
-    let mine = codex::myself().ok().and_then(|path| process::file_identity(&path).ok());
+    let mine = launch::myself().ok().and_then(|path| process::file_identity(&path).ok());
     let running = process::executable(pid).ok().map(|(_, identity)| identity);
     mine.zip(running).is_some_and(|(mine, running)| mine != running && running.modified_ns < mine.modified_ns)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use codexd_core::clock::Monotonic;
 use codexd_core::identity::{Pid, Process};
-use codexd_core::limits::{KILL_TIMEOUT_MS, STRAY_GRACE_MS};
+use codexd_core::limits::{KILL_TIMEOUT_MS, ORPHAN_GRACE_MS};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use rustix::time::Timespec;
@@ -20,12 +20,12 @@ use crate::process::{self, Stat};
 use crate::process_table::ProcessTable;
 
 /// The variable that carries the mark.
-pub const MARK: &str = "CODEXD_GENERATION";
+pub const GENERATION_VARIABLE: &str = "CODEXD_GENERATION";
 
 /// How to know what a server has started. A tool may have dropped one of these ties, hardly all of them: MCP servers are
 /// started with an environment of their own, shells with a session of their own, and what outlives its parent loses that.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Ties {
+pub struct OwnershipEvidence {
     /// The mark of the server.
     pub generation: Option<String>,
     /// When the server was started, in ticks since boot: nobody who is older has its mark. Zero if that is not known.
@@ -38,18 +38,18 @@ pub struct Ties {
     pub known: Vec<Process>,
 }
 
-impl Ties {
+impl OwnershipEvidence {
     /// Only what leads to this server and to no other one: while others live that were started by the same supervisor, what
     /// has lost its mark may be theirs.
     #[must_use]
-    pub fn while_others_live(self) -> Self {
+    pub fn while_other_generations_live(self) -> Self {
         Self { session: None, inherited: false, ..self }
     }
 }
 
 /// Who is not to be touched.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Spared<'a> {
+pub struct Excluded<'a> {
     /// These, by number.
     pub pids: &'a [Pid],
     /// The servers that live now, with all that descends from them.
@@ -57,41 +57,47 @@ pub struct Spared<'a> {
 }
 
 /// Every living process that carries `generation`.
-pub fn marked(generation: &str) -> Vec<Process> {
-    find(&Ties { generation: Some(generation.to_owned()), ..Ties::default() }, Spared::default())
+pub fn of_generation(generation: &str) -> Vec<Process> {
+    find(
+        &OwnershipEvidence { generation: Some(generation.to_owned()), ..OwnershipEvidence::default() },
+        Excluded::default(),
+    )
 }
 
 /// Every living process that one of the ties leads to.
-pub fn find(ties: &Ties, spared: Spared<'_>) -> Vec<Process> {
+pub fn find(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Vec<Process> {
     let (me, table) = (Pid(std::process::id()), ProcessTable::read());
-    let mark = ties.generation.as_ref().map(|generation| format!("{MARK}={generation}"));
+    let variable =
+        evidence.generation.as_ref().map(|generation| format!("{GENERATION_VARIABLE}={generation}"));
     // The number of a session is not given out again while anybody is in it, nor that of one who was not reaped; a living
     // process of that number which is not the one we mean has a session of its own.
     // A leader whom `/proc` does not show to us lives all the same.
     let has_ended = |leader| table.stat(leader).map_or_else(|| process::is_free(leader), Stat::is_zombie);
-    let session = ties.session.filter(|&leader| leader == me || has_ended(leader));
-    let is_spared = |pid: Pid| {
-        spared.pids.contains(&pid) || spared.servers.iter().any(|&server| table.descends_from(pid, server))
+    let session = evidence.session.filter(|&leader| leader == me || has_ended(leader));
+    let is_excluded = |pid: Pid| {
+        excluded.pids.contains(&pid)
+            || excluded.servers.iter().any(|&server| table.descends_from(pid, server))
     };
     table.find(|process, stat| {
-        let is_tied = session.is_some_and(|session| stat.session == session.0)
-            || (ties.inherited && table.descends_from(process.pid, me))
-            || ties.known.contains(process);
+        let is_owned = session.is_some_and(|session| stat.session == session.0)
+            || (evidence.inherited && table.descends_from(process.pid, me))
+            || evidence.known.contains(process);
         // Reading an environment costs more than all the rest.
-        let may_be_marked = || stat.start_ticks >= ties.since_ticks;
-        let is_marked = || mark.as_ref().is_some_and(|mark| carries(process.pid, mark.as_bytes()));
-        !is_spared(process.pid) && (is_tied || (may_be_marked() && is_marked()))
+        let may_have_variable = || stat.start_ticks >= evidence.since_ticks;
+        let has_variable =
+            || variable.as_ref().is_some_and(|variable| carries(process.pid, variable.as_bytes()));
+        !is_excluded(process.pid) && (is_owned || (may_have_variable() && has_variable()))
     })
 }
 
 /// Whether a process carries the generation id.
 pub fn is_of_generation(pid: Pid, generation: &str) -> bool {
-    carries(pid, format!("{MARK}={generation}").as_bytes())
+    carries(pid, format!("{GENERATION_VARIABLE}={generation}").as_bytes())
 }
 
-fn carries(pid: Pid, mark: &[u8]) -> bool {
+fn carries(pid: Pid, variable: &[u8]) -> bool {
     fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|variable| variable == mark))
+        .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|entry| entry == variable))
 }
 
 /// What came of a sweep.
@@ -104,9 +110,9 @@ pub struct Swept {
 }
 
 /// Ends every process that one of the ties leads to, and waits for that: see [`Sweep`].
-pub fn sweep(ties: &Ties, spared: Spared<'_>) -> Swept {
-    match Sweep::begin(ties.clone(), spared) {
-        Ok(sweep) => sweep.finish(spared),
+pub fn sweep(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Swept {
+    match Sweep::begin(evidence.clone(), excluded) {
+        Ok(sweep) => sweep.finish(excluded),
         Err(swept) => swept,
     }
 }
@@ -115,7 +121,7 @@ pub fn sweep(ties: &Ties, spared: Spared<'_>) -> Swept {
 /// meanwhile. It never blocks: wait for its descriptors and its deadline.
 #[derive(Debug)]
 pub struct Sweep {
-    ties: Ties,
+    evidence: OwnershipEvidence,
     /// Those that were signalled and have not ended.
     handles: Vec<OwnedFd>,
     /// Until when they have time.
@@ -132,12 +138,12 @@ impl Sweep {
     ///
     /// # Errors
     /// It is no error: there is none, and so the sweep is done.
-    pub fn begin(ties: Ties, spared: Spared<'_>) -> Result<Self, Swept> {
+    pub fn begin(evidence: OwnershipEvidence, excluded: Excluded<'_>) -> Result<Self, Swept> {
         let now = clock::monotonic();
         let until = now + KILL_TIMEOUT_MS;
         let mut sweep =
-            Self { ties, handles: Vec::new(), round_until: now, until, found: 0, signal: Signal::TERM };
-        match sweep.next_round(spared) {
+            Self { evidence, handles: Vec::new(), round_until: now, until, found: 0, signal: Signal::TERM };
+        match sweep.next_round(excluded) {
             Some(swept) => Err(swept),
             None => Ok(sweep),
         }
@@ -154,18 +160,18 @@ impl Sweep {
     }
 
     /// Goes on, if it can. Answers what came of it once it is done.
-    pub fn advance(&mut self, spared: Spared<'_>) -> Option<Swept> {
+    pub fn advance(&mut self, excluded: Excluded<'_>) -> Option<Swept> {
         self.handles.retain(|handle| !has_ended(handle));
         if !self.handles.is_empty() && clock::monotonic() < self.round_until {
             return None;
         }
-        self.next_round(spared)
+        self.next_round(excluded)
     }
 
     /// Goes on until it is done.
-    pub fn finish(mut self, spared: Spared<'_>) -> Swept {
+    pub fn finish(mut self, excluded: Excluded<'_>) -> Swept {
         loop {
-            if let Some(swept) = self.advance(spared) {
+            if let Some(swept) = self.advance(excluded) {
                 return swept;
             }
             let left = self.round_until.since_ms(clock::monotonic());
@@ -176,8 +182,8 @@ impl Sweep {
         }
     }
 
-    fn next_round(&mut self, spared: Spared<'_>) -> Option<Swept> {
-        let (now, found) = (clock::monotonic(), find(&self.ties, spared));
+    fn next_round(&mut self, excluded: Excluded<'_>) -> Option<Swept> {
+        let (now, found) = (clock::monotonic(), find(&self.evidence, excluded));
         if found.is_empty() || now >= self.until {
             let left = found.iter().map(|process| process.pid).collect();
             return Some(Swept { ended: self.found, left });
@@ -192,7 +198,7 @@ impl Sweep {
             // Gone already is as good.
             let _ = rustix::process::pidfd_send_signal(handle, self.signal);
         }
-        self.round_until = now + STRAY_GRACE_MS;
+        self.round_until = now + ORPHAN_GRACE_MS;
         None
     }
 }
@@ -204,34 +210,38 @@ fn has_ended(handle: &OwnedFd) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{MARK, Spared, Swept, Ties, find, marked, sweep};
+    use super::{Excluded, GENERATION_VARIABLE, OwnershipEvidence, Swept, find, of_generation, sweep};
     use std::process::Command;
 
     #[test]
     fn a_grandchild_in_a_session_of_its_own_that_ignores_term_is_found_and_ended() {
-        let mark = uuid::Uuid::now_v7().to_string();
+        let variable = uuid::Uuid::now_v7().to_string();
         let script = "setsid sh -c 'trap \"\" TERM; echo up; while :; do sleep 100; done' & wait";
         let mut child = Command::new("sh")
             .args(["-c", script])
-            .env(MARK, &mark)
+            .env(GENERATION_VARIABLE, &variable)
             .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("a child");
         let mut said = [0u8; 3];
         std::io::Read::read_exact(&mut child.stdout.take().expect("piped"), &mut said).expect("it is up");
-        assert!(marked(&mark).len() >= 2, "the shell and the grandchild");
+        assert!(of_generation(&variable).len() >= 2, "the shell and the grandchild");
         let later =
             crate::process::stat(codexd_core::identity::Pid(child.id())).expect("it lives").start_ticks
                 + 1_000;
-        let ties = Ties { generation: Some(mark.clone()), since_ticks: later, ..Ties::default() };
+        let evidence = OwnershipEvidence {
+            generation: Some(variable.clone()),
+            since_ticks: later,
+            ..OwnershipEvidence::default()
+        };
         assert!(
-            find(&ties, Spared::default()).is_empty(),
+            find(&evidence, Excluded::default()).is_empty(),
             "who is older than the server cannot have its mark"
         );
-        let ties = Ties { generation: Some(mark), ..Ties::default() };
-        let swept = sweep(&ties, Spared::default());
+        let evidence = OwnershipEvidence { generation: Some(variable), ..OwnershipEvidence::default() };
+        let swept = sweep(&evidence, Excluded::default());
         assert!(swept.ended >= 2 && swept.left.is_empty(), "{swept:?}");
         child.wait().expect("reaped");
-        assert_eq!(sweep(&ties, Spared::default()), Swept::default(), "nothing is left to end");
+        assert_eq!(sweep(&evidence, Excluded::default()), Swept::default(), "nothing is left to end");
     }
 }

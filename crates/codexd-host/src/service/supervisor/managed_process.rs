@@ -2,29 +2,29 @@
 
 use codexd_core::generations::{Name, Role};
 use codexd_core::identity::{Pid, Process};
-use codexd_core::program::Program;
+use codexd_core::launch_spec::LaunchSpec;
 
 use super::clients::ClientId;
 use super::run::Supervisor;
 use super::server::Server;
 use super::wire::Generation;
-use crate::strays::{Spared, Ties};
+use crate::orphans::{Excluded, OwnershipEvidence};
 
 /// One row.
 #[derive(Debug)]
-pub struct Kept {
+pub struct ManagedProcess {
     /// Whose.
     pub name: Name,
     /// What to run at the next start.
-    pub program: Program,
+    pub program: LaunchSpec,
     /// The mark of the process that lives, or is about to, or was the last; the gateway has none.
-    pub mark: Option<String>,
+    pub generation_id: Option<String>,
     /// The process, if one lives.
     pub server: Option<Server>,
     /// What it had started, looked up when it was signalled: where that cannot be told any more when it is dead.
     pub descendants: Vec<Process>,
     /// What leads to what the process that died last has left.
-    pub dead: Option<Ties>,
+    pub dead: Option<OwnershipEvidence>,
     /// The process that died last, if it was not the current one: it counts as living until nothing of it is left.
     pub ended: Option<Generation>,
     /// The file of its program was missing at the last attempt to start it.
@@ -35,13 +35,13 @@ pub struct Kept {
     pub role: Option<Role>,
 }
 
-impl Kept {
+impl ManagedProcess {
     /// A row without a process.
-    pub fn new(name: Name, program: Program) -> Self {
+    pub fn new(name: Name, program: LaunchSpec) -> Self {
         Self {
             name,
             program,
-            mark: None,
+            generation_id: None,
             server: None,
             descendants: Vec::new(),
             dead: None,
@@ -53,30 +53,30 @@ impl Kept {
     }
 
     /// A row of a living process.
-    pub fn of(name: Name, program: Program, server: Server) -> Self {
-        Self { mark: server.generation.clone(), server: Some(server), ..Self::new(name, program) }
+    pub fn of(name: Name, program: LaunchSpec, server: Server) -> Self {
+        Self { generation_id: server.generation.clone(), server: Some(server), ..Self::new(name, program) }
     }
 }
 
 impl Supervisor {
-    pub(super) fn kept(&self, name: Name) -> Option<&Kept> {
-        self.table.iter().find(|kept| kept.name == name)
+    pub(super) fn managed(&self, name: Name) -> Option<&ManagedProcess> {
+        self.table.iter().find(|managed| managed.name == name)
     }
 
-    pub(super) fn kept_mut(&mut self, name: Name) -> Option<&mut Kept> {
-        self.table.iter_mut().find(|kept| kept.name == name)
+    pub(super) fn managed_mut(&mut self, name: Name) -> Option<&mut ManagedProcess> {
+        self.table.iter_mut().find(|managed| managed.name == name)
     }
 
     /// Puts down what to run at the next start.
-    pub(super) fn set_program(&mut self, name: Name, program: Program) {
-        match self.kept_mut(name) {
-            Some(kept) => kept.program = program,
-            None => self.table.push(Kept::new(name, program)),
+    pub(super) fn set_launch_spec(&mut self, name: Name, program: LaunchSpec) {
+        match self.managed_mut(name) {
+            Some(managed) => managed.program = program,
+            None => self.table.push(ManagedProcess::new(name, program)),
         }
     }
 
     pub(super) fn server(&self, name: Name) -> Option<&Server> {
-        self.kept(name).and_then(|kept| kept.server.as_ref())
+        self.managed(name).and_then(|managed| managed.server.as_ref())
     }
 
     /// The process of the current generation, if one lives.
@@ -86,32 +86,38 @@ impl Supervisor {
 
     /// Whose process this is.
     pub(super) fn name_of(&self, process: &Process) -> Option<Name> {
-        let has = |kept: &&Kept| kept.server.as_ref().is_some_and(|server| server.process == *process);
-        self.table.iter().find(has).map(|kept| kept.name)
+        let has = |managed: &&ManagedProcess| {
+            managed.server.as_ref().is_some_and(|server| server.process == *process)
+        };
+        self.table.iter().find(has).map(|managed| managed.name)
     }
 
     /// Who carries the mark.
-    pub(super) fn marked(&self, mark: &str) -> Option<Name> {
-        self.table.iter().find(|kept| kept.mark.as_deref() == Some(mark)).map(|kept| kept.name)
+    pub(super) fn name_of_generation(&self, generation_id: &str) -> Option<Name> {
+        self.table
+            .iter()
+            .find(|managed| managed.generation_id.as_deref() == Some(generation_id))
+            .map(|managed| managed.name)
     }
 
     /// The processes of every generation that lives, but for this one's.
-    pub(super) fn servers_but(&self, name: Name) -> Vec<Pid> {
-        let others = self.table.iter().filter(|kept| kept.name != Name::Gateway && kept.name != name);
-        others.filter_map(|kept| Some(kept.server.as_ref()?.process.pid)).collect()
+    pub(super) fn servers_except(&self, name: Name) -> Vec<Pid> {
+        let others =
+            self.table.iter().filter(|managed| managed.name != Name::Gateway && managed.name != name);
+        others.filter_map(|managed| Some(managed.server.as_ref()?.process.pid)).collect()
     }
 
     /// Those whom nobody sweeps: whoever is connected, and every process that is kept.
-    pub(super) fn with_spared<T>(&self, look: impl FnOnce(Spared<'_>) -> T) -> T {
+    pub(super) fn with_excluded<T>(&self, look: impl FnOnce(Excluded<'_>) -> T) -> T {
         let mut pids = self.clients.pids();
         pids.extend(self.server(Name::Gateway).map(|gateway| gateway.process.pid));
         let servers: Vec<Pid> = self
             .table
             .iter()
-            .filter(|kept| kept.name != Name::Gateway)
-            .filter_map(|kept| kept.server.as_ref())
+            .filter(|managed| managed.name != Name::Gateway)
+            .filter_map(|managed| managed.server.as_ref())
             .flat_map(Server::pids)
             .collect();
-        look(Spared { pids: &pids, servers: &servers })
+        look(Excluded { pids: &pids, servers: &servers })
     }
 }

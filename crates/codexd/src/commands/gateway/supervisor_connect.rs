@@ -13,33 +13,33 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep};
 
 /// The wait between two looks at a socket that is being made: doubled from the first to the last.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_millis(50);
+const FIRST_POLL: Duration = Duration::from_millis(1);
+const LAST_POLL: Duration = Duration::from_millis(50);
 /// So long after something has changed it is looked at.
-const LOOKED_AT_FOR: Duration = Duration::from_secs(2);
+const POLL_FOR: Duration = Duration::from_secs(2);
 /// How soon to look again where nothing tells of changes: while the state folder is gone.
-const WITHOUT_NEWS: Duration = Duration::from_secs(1);
+const POLL_INTERVAL_WITHOUT_INOTIFY: Duration = Duration::from_secs(1);
 
 /// Connects to the supervisor of a home, as soon as there is one.
-pub async fn of_a_supervisor(home: &Home) -> UnixStream {
+pub async fn to_supervisor(home: &Home) -> UnixStream {
     loop {
         // Watched first, looked at second: nothing comes in between.
         let watch = watch(home).ok();
-        if let Some(stream) = look_for_a_while(home).await {
+        if let Some(stream) = poll_for_a_while(home).await {
             // The last close of it takes some ms in the kernel.
             tokio::task::spawn_blocking(move || drop(watch.map(AsyncFd::into_inner)));
             return stream;
         }
         match &watch {
             Some(watch) => drop(watch.readable().await.map(|_| drain(watch))),
-            None => sleep(WITHOUT_NEWS).await,
+            None => sleep(POLL_INTERVAL_WITHOUT_INOTIFY).await,
         }
     }
 }
 
-async fn look_for_a_while(home: &Home) -> Option<UnixStream> {
-    let until = Instant::now() + LOOKED_AT_FOR;
-    let mut pause = FIRST_LOOK;
+async fn poll_for_a_while(home: &Home) -> Option<UnixStream> {
+    let until = Instant::now() + POLL_FOR;
+    let mut pause = FIRST_POLL;
     loop {
         match look(home.clone()).await {
             Seen::Supervisor(stream) => return Some(stream),
@@ -49,7 +49,7 @@ async fn look_for_a_while(home: &Home) -> Option<UnixStream> {
             Seen::Socket => {}
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LAST_LOOK);
+        pause = (pause * 2).min(LAST_POLL);
     }
 }
 

@@ -12,12 +12,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Found;
-use crate::front;
+use crate::gateway_program;
 
 /// What the gateway writes about itself.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Told {
+struct GatewayFile {
     gateway: Process,
     handover: Option<Value>,
     not_loaded: Option<NotLoaded>,
@@ -74,7 +74,7 @@ fn listens_at(found: &Found, pid: Pid) -> Option<String> {
     }
     // An older gateway says nothing: where it was told to.
     let arguments = process::arguments(pid);
-    let mut rest = arguments.iter().skip_while(|argument| *argument != front::LISTEN);
+    let mut rest = arguments.iter().skip_while(|argument| *argument != gateway_program::LISTEN);
     Some(format!("ws://{}", rest.nth(1)?.to_str()?))
 }
 
@@ -110,12 +110,12 @@ fn report(home: &Home, other: &OtherState) -> Option<GenerationReport> {
 
 /// What the gateway that lives has written about the last handover.
 pub fn handover(home: &Home) -> Option<Value> {
-    told(home)?.handover
+    gateway_file(home)?.handover
 }
 
 /// Which threads the app-server refuses to load, and why: a sentence.
 pub fn not_loaded(home: &Home) -> Option<String> {
-    let NotLoaded { count, threads } = told(home)?.not_loaded?;
+    let NotLoaded { count, threads } = gateway_file(home)?.not_loaded?;
     let named: Vec<String> = (threads.iter().take(STATUS_THREADS_NAMED))
         .map(|thread| format!("{} ({})", quote(&thread.thread_id), quote(&thread.reason)))
         .collect();
@@ -131,8 +131,8 @@ pub fn not_loaded(home: &Home) -> Option<String> {
     })
 }
 
-fn told(home: &Home) -> Option<Told> {
+fn gateway_file(home: &Home) -> Option<GatewayFile> {
     let bytes = atomic::read(&home.gateway_state()).ok()??;
-    let told: Told = serde_json::from_slice(&bytes).ok()?;
-    process::is_alive(&told.gateway).then_some(told)
+    let gateway_file: GatewayFile = serde_json::from_slice(&bytes).ok()?;
+    process::is_alive(&gateway_file.gateway).then_some(gateway_file)
 }

@@ -19,11 +19,11 @@ use crate::home::Home;
 use crate::{ownership, process};
 
 /// How often one who is about to end and holds the place is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The socket.
 #[derive(Debug)]
-pub struct Door {
+pub struct ControlListener {
     listener: OwnedFd,
     path: PathBuf,
     /// The second name of the socket, by which it comes back to its place if somebody removes it there.
@@ -32,32 +32,43 @@ pub struct Door {
     inode: Option<(u64, u64)>,
 }
 
-impl Door {
+impl ControlListener {
     /// Binds the socket. What a dead server or supervisor has left at the place is removed.
     ///
     /// # Errors
     /// `AddrInUse` if somebody listens there, `AlreadyExists` if something else than a socket is there; the system's.
-    pub fn open(home: &Home) -> io::Result<Door> {
+    pub fn open(home: &Home) -> io::Result<ControlListener> {
         home.create_state()?;
         let path = home.control_socket();
         make_room(&path)?;
         let listener = ownership::bind(&path)?;
-        let door = Door { listener: listener.into(), inode: inode(&path), path, spare: home.spare_socket() };
-        door.listen()?;
+        let control_listener = ControlListener {
+            listener: listener.into(),
+            inode: inode(&path),
+            path,
+            spare: home.spare_socket(),
+        };
+        control_listener.listen()?;
         // Where there are no second names, a socket that is removed is made anew by the next restart.
-        let _ = remove_if_there(&door.spare).and_then(|()| fs::hard_link(&door.path, &door.spare));
-        Ok(door)
+        let _ = remove_if_there(&control_listener.spare)
+            .and_then(|()| fs::hard_link(&control_listener.path, &control_listener.spare));
+        Ok(control_listener)
     }
 
     /// Takes over the socket that a gateway has handed back; `None` if it is no listening one.
-    pub fn take_back(home: &Home, listener: OwnedFd) -> Option<Door> {
+    pub fn from_gateway(home: &Home, listener: OwnedFd) -> Option<ControlListener> {
         let listens = sockopt::socket_acceptconn(&listener).unwrap_or_default();
         let (path, spare) = (home.control_socket(), home.spare_socket());
-        listens.then(|| Door { listener, inode: inode(&spare).or_else(|| inode(&path)), path, spare })
+        listens.then(|| ControlListener {
+            listener,
+            inode: inode(&spare).or_else(|| inode(&path)),
+            path,
+            spare,
+        })
     }
 
     /// Puts the socket back into its place, if nothing is there.
-    pub fn put_back(&self) {
+    pub fn restore_path(&self) {
         if !self.path.exists() && inode(&self.spare) == self.inode {
             // What cannot be done shows when a client finds nobody.
             let _ = fs::hard_link(&self.spare, &self.path);
@@ -73,7 +84,7 @@ impl Door {
     }
 
     /// Whether the path still leads to this socket.
-    pub fn is_in_its_place(&self) -> bool {
+    pub fn is_at_path(&self) -> bool {
         self.inode.is_some() && inode(&self.path) == self.inode
     }
 
@@ -107,29 +118,29 @@ fn make_room(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
     let deadline = Instant::now() + Duration::from_millis(BLOCKING_WAIT_MS);
-    while !is_deserted(path) {
-        if !is_held_by_one_who_leaves(path) || Instant::now() >= deadline {
+    while !has_no_listener(path) {
+        if !is_held_by_exiting_process(path) || Instant::now() >= deadline {
             let message = format!("somebody listens on {} already", path.display());
             return Err(io::Error::new(ErrorKind::AddrInUse, message));
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
     remove_if_there(path)
 }
 
 /// A process that was killed has lost its memory, and with it its name, some moments before its sockets.
-fn is_held_by_one_who_leaves(path: &Path) -> bool {
+fn is_held_by_exiting_process(path: &Path) -> bool {
     let peer = codexd_protocol::unix::connect(path).and_then(|stream| codexd_protocol::unix::peer(&stream));
     // Nobody is there any more: the next look shows it.
-    peer.map_or(true, |peer| peer.pid.is_some_and(|pid| process::is_nameless(Pid(pid))))
+    peer.map_or(true, |peer| peer.pid.is_some_and(|pid| process::is_exiting(Pid(pid))))
 }
 
 /// Removes the socket of a dead server, and what a link in its place leads to.
 pub fn remove_socket(path: &Path) {
-    if !is_deserted(path) {
+    if !has_no_listener(path) {
         return;
     }
-    let target = crate::short_socket::is_ours(path).then(|| fs::read_link(path).ok()).flatten();
+    let target = crate::socket_path::is_ours(path).then(|| fs::read_link(path).ok()).flatten();
     for socket in target.iter().map(PathBuf::as_path).chain([path]) {
         let is_one = fs::symlink_metadata(socket)
             .is_ok_and(|found| found.file_type().is_socket() || found.file_type().is_symlink());
@@ -141,7 +152,7 @@ pub fn remove_socket(path: &Path) {
 }
 
 /// Whether nobody listens on a socket.
-pub(super) fn is_deserted(path: &Path) -> bool {
+pub(super) fn has_no_listener(path: &Path) -> bool {
     let gone = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused);
     codexd_protocol::unix::connect(path).is_err_and(|error| gone(error.kind()))
 }
@@ -159,7 +170,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::Door;
+    use super::ControlListener;
     use crate::home::Home;
     use std::io::ErrorKind;
     use std::os::unix::fs::PermissionsExt;
@@ -177,14 +188,14 @@ mod tests {
         let (_folder, home) = home();
         let socket = home.control_socket();
         drop(UnixListener::bind(&socket).expect("bound"));
-        let door = Door::open(&home).expect("opened");
+        let control_listener = ControlListener::open(&home).expect("opened");
         let mode = std::fs::symlink_metadata(&socket).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         codexd_protocol::unix::connect(&socket).expect("it listens");
-        door.close();
+        control_listener.close();
         assert!(!socket.exists());
         std::os::unix::fs::symlink("/nonexistent/socket", &socket).expect("a link");
-        Door::open(&home).expect("a link that leads nowhere makes room, too");
+        ControlListener::open(&home).expect("a link that leads nowhere makes room, too");
     }
 
     #[test]
@@ -192,28 +203,28 @@ mod tests {
         let (_folder, home) = home();
         let socket = home.control_socket();
         let theirs = UnixListener::bind(&socket).expect("bound");
-        assert_eq!(Door::open(&home).expect_err("taken").kind(), ErrorKind::AddrInUse);
+        assert_eq!(ControlListener::open(&home).expect_err("taken").kind(), ErrorKind::AddrInUse);
         drop(theirs);
         std::fs::remove_file(&socket).expect("removed");
         std::fs::write(&socket, "mine").expect("written");
-        assert_eq!(Door::open(&home).expect_err("a file").kind(), ErrorKind::AlreadyExists);
+        assert_eq!(ControlListener::open(&home).expect_err("a file").kind(), ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read_to_string(&socket).expect("there"), "mine");
     }
 
     #[test]
     fn a_socket_that_somebody_removed_is_not_in_its_place() {
         let (_folder, home) = home();
-        let door = Door::open(&home).expect("opened");
-        assert!(door.is_in_its_place());
+        let control_listener = ControlListener::open(&home).expect("opened");
+        assert!(control_listener.is_at_path());
         std::fs::remove_file(home.control_socket()).expect("removed");
-        assert!(!door.is_in_its_place());
-        door.put_back();
-        assert!(door.is_in_its_place());
+        assert!(!control_listener.is_at_path());
+        control_listener.restore_path();
+        assert!(control_listener.is_at_path());
         codexd_protocol::unix::connect(&home.control_socket()).expect("it is the same socket");
         std::fs::remove_file(home.control_socket()).expect("removed again");
         let other = UnixListener::bind(home.control_socket()).expect("somebody else's");
-        door.put_back();
-        door.close();
+        control_listener.restore_path();
+        control_listener.close();
         assert!(home.control_socket().exists(), "it is not ours to remove");
         assert!(!home.spare_socket().exists(), "that was");
         drop(other);

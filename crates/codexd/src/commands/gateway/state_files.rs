@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 /// The files of the home.
 #[derive(Debug)]
-pub struct Kept {
+pub struct StateFiles {
     home: Home,
 }
 
@@ -26,7 +26,7 @@ struct Persona {
     introduction: Box<RawValue>,
 }
 
-impl Kept {
+impl StateFiles {
     /// What is kept in this home.
     pub fn new(home: Home) -> Self {
         Self { home }
@@ -38,7 +38,7 @@ fn read<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&bytes).ok()
 }
 
-impl Memory for Kept {
+impl Memory for StateFiles {
     fn goals(&mut self) -> KeptGoals {
         read(&self.home.gateway_goals()).unwrap_or_default()
     }
@@ -68,7 +68,7 @@ impl Memory for Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::Kept;
+    use super::StateFiles;
     use codexd_gateway::host::{KeptGoals, KeptPersona, Memory};
     use codexd_host::Home;
 
@@ -82,11 +82,11 @@ mod tests {
     #[test]
     fn goals_are_there_for_the_next_one() {
         let (_folder, home) = home();
-        let mut memory = Kept::new(home.clone());
+        let mut memory = StateFiles::new(home.clone());
         assert!(memory.goals().is_empty());
         let goals = KeptGoals { active: vec!["a".to_owned(), "b".to_owned()], held: vec!["b".to_owned()] };
         memory.keep_goals(&goals).expect("kept");
-        assert_eq!(Kept::new(home.clone()).goals(), goals);
+        assert_eq!(StateFiles::new(home.clone()).goals(), goals);
         memory.keep_goals(&KeptGoals::default()).expect("kept");
         assert!(!home.gateway_goals().exists() && memory.goals().is_empty());
         memory.keep_goals(&KeptGoals::default()).expect("nothing to remove is no failure");
@@ -101,11 +101,11 @@ mod tests {
             introduction: introduction.to_owned(),
             known_to: vec!["g1".to_owned(), "g2".to_owned()],
         };
-        let mut memory = Kept::new(home.clone());
+        let mut memory = StateFiles::new(home.clone());
         assert_eq!(memory.persona(), None);
         let kept = persona(r#"{"clientInfo":{"name":"x"},"capabilities":{}}"#);
         memory.keep_persona(&kept).expect("kept");
-        assert_eq!(Kept::new(home.clone()).persona(), Some(kept));
+        assert_eq!(StateFiles::new(home.clone()).persona(), Some(kept));
         assert!(memory.keep_persona(&persona("not JSON")).is_err());
         std::fs::write(home.gateway_persona(), "{broken").expect("written");
         assert_eq!(memory.persona(), None);

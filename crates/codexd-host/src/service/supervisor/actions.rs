@@ -8,7 +8,7 @@ use codexd_core::generations::{Action, Event, Name, Role};
 use codexd_core::identity::Pid;
 use codexd_core::supervise::{self, Phase};
 
-use super::door::{self, Door};
+use super::control_listener::{self, ControlListener};
 use super::run::Supervisor;
 use super::server::Server;
 use super::state::StatePhase;
@@ -29,50 +29,50 @@ impl Supervisor {
             return;
         }
         let requested = self.is_leaving(name);
-        let others_live = !self.servers_but(name).is_empty();
-        let before = self.before.as_ref().map(|before| before.supervisor.clone());
-        let Some(kept) = self.kept_mut(name) else { return };
-        let Some(server) = kept.server.take() else { return };
-        let (socket, role) = (server.program.socket.clone(), kept.role);
+        let others_live = !self.servers_except(name).is_empty();
+        let previous = self.previous.as_ref().map(|previous| previous.supervisor.clone());
+        let Some(managed) = self.managed_mut(name) else { return };
+        let Some(server) = managed.server.take() else { return };
+        let (socket, role) = (server.program.socket.clone(), managed.role);
         if name != Name::Gateway {
-            let ties = server.ties(std::mem::take(&mut kept.descendants), before.as_ref());
-            kept.dead = Some(if others_live { ties.while_others_live() } else { ties });
-            kept.ended = role.filter(|&role| role != Role::Current).map(|role| server.as_generation(role));
+            let evidence = server.evidence(std::mem::take(&mut managed.descendants), previous.as_ref());
+            managed.dead = Some(if others_live { evidence.while_other_generations_live() } else { evidence });
+            managed.ended = role.filter(|&role| role != Role::Current).map(|role| server.as_generation(role));
         }
         let exit = server.exit(requested);
         if let Some(socket) = socket {
-            door::remove_socket(&socket);
+            control_listener::remove_socket(&socket);
         }
-        self.told_of_the_end(name, role, exit);
-        if self.still_keeps_the_home() {
+        self.report_exit(name, role, exit);
+        if self.owns_the_home() {
             self.feed(Event::Of(name, supervise::Event::Exited));
         } else {
-            self.abdicate();
+            self.relinquish();
         }
-        self.reap_strays();
+        self.reap_orphans();
     }
 
-    fn told_of_the_end(&mut self, name: Name, role: Option<Role>, exit: LastExit) {
+    fn report_exit(&mut self, name: Name, role: Option<Role>, exit: LastExit) {
         if name == Name::Gateway {
             // Until the next one listens, clients are told that we do.
-            if let Some(door) = &self.door {
-                let _ = door.listen();
+            if let Some(control_listener) = &self.control_listener {
+                let _ = control_listener.listen();
             }
-            self.note(exit_event("gateway.exited", "the gateway", &exit));
+            self.log_event(exit_event("gateway.exited", "the gateway", &exit));
             return;
         }
         if name == self.machine.current() {
             // A record that cannot be removed names a dead process, which the next look finds out.
             let _ = pid_record::remove(&self.home);
             self.state.last_exit = Some(exit.clone());
-            self.clients.tell(&Report::Exited { exit: exit.clone() });
-            self.note(exit_event("child.exited", "the app-server", &exit));
+            self.clients.broadcast(&Report::Exited { exit: exit.clone() });
+            self.log_event(exit_event("child.exited", "the app-server", &exit));
             return;
         }
         let who = if role == Some(Role::Successor) { "the successor" } else { "the outgoing app-server" };
-        self.note(exit_event("child.exited", who, &exit));
+        self.log_event(exit_event("child.exited", who, &exit));
         if role == Some(Role::Successor) {
-            self.clients.tell(&Report::SuccessorEnded { exit });
+            self.clients.broadcast(&Report::SuccessorEnded { exit });
         }
     }
 
@@ -94,13 +94,13 @@ impl Supervisor {
                 Action::Leave => self.leave_when_swept(),
             }
         }
-        for kept in &mut self.table {
-            kept.role = self.machine.role(kept.name).or(kept.role);
+        for managed in &mut self.table {
+            managed.role = self.machine.role(managed.name).or(managed.role);
         }
-        if !self.left {
+        if !self.has_left {
             let phase = self.phase();
-            let _ = self.write_down(phase);
-            self.tell_changes();
+            let _ = self.write_state(phase);
+            self.publish_changes();
         }
     }
 
@@ -110,19 +110,19 @@ impl Supervisor {
             supervise::Action::Spawn => self.spawn(name),
             supervise::Action::Signal(signal) => {
                 // The process that listens gets the signal, not a script around it.
-                self.look_after_sockets();
+                self.check_sockets();
                 self.remember_descendants(name, false);
                 // Whoever comes after us must know that it was asked: a second signal would force it.
                 let phase = self.phase();
-                let _ = self.write_down(phase);
+                let _ = self.write_state(phase);
                 // The gateway, too, is to know that the end of the server is no loss.
-                self.tell_changes();
+                self.publish_changes();
                 if let Some(server) = self.server(name) {
                     server.drain(signal);
                 }
                 let phase = self.machine.supervision(name).map(|supervision| supervision.phase());
                 if let (true, Some(Phase::Stopping { stage, .. })) = (name == self.machine.current(), phase) {
-                    self.clients.tell(&Report::Signalled { stage });
+                    self.clients.broadcast(&Report::Signalled { stage });
                 }
             }
             supervise::Action::Remind if name == Name::Gateway => {}
@@ -139,18 +139,18 @@ impl Supervisor {
                     let message = format!("{who} did not leave in time and was killed");
                     let event = LogEvent::new(EventLevel::Warn, "child.killed", message)
                         .with("pid", server.process.pid.0);
-                    self.note(event);
+                    self.log_event(event);
                 }
             }
-            supervise::Action::SweepStrays => self.sweep(name),
+            supervise::Action::SweepOrphans => self.sweep(name),
             supervise::Action::ReportCrashLoop => {
                 let who = if name == Name::Gateway { "the gateway" } else { "the app-server" };
                 let message = format!("{who} keeps dying; the next attempts are up to 30 s apart");
-                self.note(LogEvent::new(EventLevel::Error, "child.crash-looping", message));
+                self.log_event(LogEvent::new(EventLevel::Error, "child.crash-looping", message));
             }
             supervise::Action::ReportUnkillable => {
                 if let Some(pid) = self.server(name).map(|server| server.process.pid) {
-                    self.clients.tell(&Report::Unkillable { pid });
+                    self.clients.broadcast(&Report::Unkillable { pid });
                 }
             }
             // The machine says it itself.
@@ -161,36 +161,38 @@ impl Supervisor {
     /// What a process has started cannot be told any more by its parent or its session alone where another supervisor, or
     /// another generation, had a hand in it.
     fn remember_descendants(&mut self, name: Name, always: bool) {
-        let others_live = !self.servers_but(name).is_empty();
-        let Some(kept) = self.kept_mut(name).filter(|kept| kept.name != Name::Gateway) else { return };
-        if let Some(server) = &kept.server
+        let others_live = !self.servers_except(name).is_empty();
+        let Some(managed) = self.managed_mut(name).filter(|managed| managed.name != Name::Gateway) else {
+            return;
+        };
+        if let Some(server) = &managed.server
             && (always || others_live || server.was_taken_over())
         {
             let descendants = server.descendants();
-            kept.descendants.extend(descendants);
+            managed.descendants.extend(descendants);
         }
     }
 
     fn spawn(&mut self, name: Name) {
-        let Some(kept) = self.kept_mut(name) else { return };
-        let (generation, program) = (uuid::Uuid::now_v7().to_string(), kept.program.clone());
-        kept.mark = Some(generation.clone());
+        let Some(managed) = self.managed_mut(name) else { return };
+        let (generation, program) = (uuid::Uuid::now_v7().to_string(), managed.program.clone());
+        managed.generation_id = Some(generation.clone());
         let current = name == self.machine.current();
         let _ = self.watches.watch_folders(&self.home);
-        if !self.still_keeps_the_home() {
-            self.abdicate();
+        if !self.owns_the_home() {
+            self.relinquish();
             return;
         }
         if program.socket.is_some() {
             // A door that cannot be opened is the gateway's failure, which is told when that is started.
-            let _ = self.open_the_door();
-        } else if let Some(door) = self.door.take_if(|_| current) {
-            door.close();
+            let _ = self.open_control_listener();
+        } else if let Some(control_listener) = self.control_listener.take_if(|_| current) {
+            control_listener.close();
         }
         // Orders are refused if this fails. A server that was running is brought back all the same: it would be missed more
         // than it could be lost.
         let phase = if current { StatePhase::Spawning } else { self.phase() };
-        let _ = self.write_down(phase);
+        let _ = self.write_state(phase);
         match Server::spawn(&self.home, &program, &generation) {
             Ok(server) => {
                 let pid = server.process.pid;
@@ -199,18 +201,18 @@ impl Supervisor {
                     .with("pid", pid.0)
                     .with("executable", program.executable.to_string_lossy().into_owned())
                     .with("restarts", restarts);
-                self.took_in(name, server);
+                self.track(name, server);
                 if current {
-                    self.clients.tell(&Report::Spawned { pid });
+                    self.clients.broadcast(&Report::Spawned { pid });
                 }
                 self.feed(Event::Of(name, supervise::Event::Spawned));
-                self.note(event);
+                self.log_event(event);
             }
             Err(error) => {
                 let message = format!("failed to start {}: {error}", program.executable.display());
                 let errno = error.raw_os_error();
                 let report = message.clone();
-                self.clients.tell(&if current {
+                self.clients.broadcast(&if current {
                     Report::SpawnFailed { message: report, errno }
                 } else {
                     Report::SuccessorFailed { message: report, errno }
@@ -221,55 +223,58 @@ impl Supervisor {
     }
 
     fn spawn_gateway(&mut self) {
-        let Some(program) = self.kept(Name::Gateway).map(|kept| kept.program.clone()) else { return };
-        let opened = self.open_the_door();
+        let Some(program) = self.managed(Name::Gateway).map(|managed| managed.program.clone()) else {
+            return;
+        };
+        let opened = self.open_control_listener();
         if self.server(Name::Gateway).is_some() {
             // One that nobody knew of is there, and was taken over.
             return;
         }
-        let started = opened.and_then(|()| match &self.door {
-            Some(door) => Server::spawn_gateway(&self.home, &program, door),
+        let started = opened.and_then(|()| match &self.control_listener {
+            Some(control_listener) => Server::spawn_gateway(&self.home, &program, control_listener),
             None => Err(io::Error::from(io::ErrorKind::NotConnected)),
         });
         match started {
             Ok(server) => {
                 let event = LogEvent::new(EventLevel::Info, "gateway.started", "started the gateway")
                     .with("pid", server.process.pid.0);
-                self.took_in(Name::Gateway, server);
+                self.track(Name::Gateway, server);
                 self.feed(Event::Of(Name::Gateway, supervise::Event::Spawned));
-                self.note(event);
+                self.log_event(event);
             }
             Err(error) => {
                 let message = format!("failed to start the gateway: {error}");
                 let report = message.clone();
-                self.clients.tell(&Report::GatewayFailed { message: report, errno: error.raw_os_error() });
+                self.clients
+                    .broadcast(&Report::GatewayFailed { message: report, errno: error.raw_os_error() });
                 self.spawn_failed(Name::Gateway, "gateway.spawn.failed", message, &error);
             }
         }
     }
 
     /// Binds the listening socket, if it is not there or was taken out of its place. A gateway that has it gives it back.
-    pub(super) fn open_the_door(&mut self) -> io::Result<()> {
-        if self.door.as_ref().is_some_and(Door::is_in_its_place) {
+    pub(super) fn open_control_listener(&mut self) -> io::Result<()> {
+        if self.control_listener.as_ref().is_some_and(ControlListener::is_at_path) {
             return Ok(());
         }
-        if self.door.is_none() && self.server(Name::Gateway).is_some() {
+        if self.control_listener.is_none() && self.server(Name::Gateway).is_some() {
             return Ok(());
         }
-        match Door::open(&self.home) {
-            Ok(door) => self.door = Some(door),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.found_at_the_door() => {}
+        match ControlListener::open(&self.home) {
+            Ok(control_listener) => self.control_listener = Some(control_listener),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.adopt_listening_gateway() => {}
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
     /// A process lives and is ours: record it and watch what it writes.
-    pub(super) fn took_in(&mut self, name: Name, server: Server) {
+    pub(super) fn track(&mut self, name: Name, server: Server) {
         self.program_was_found(name);
-        if let Some(kept) = self.kept_mut(name) {
-            kept.mark.clone_from(&server.generation);
-            kept.server = Some(server);
+        if let Some(managed) = self.managed_mut(name) {
+            managed.generation_id.clone_from(&server.generation);
+            managed.server = Some(server);
         }
         if name == self.machine.current() {
             self.record(name);
@@ -284,45 +289,45 @@ impl Supervisor {
         // Without a record the server is still found by its mark and by its socket; the next command writes one.
         if let Err(error) = pid_record::write(&self.home, &server.process, server.codexd_record()) {
             let message = format!("failed to write the pid record: {error}");
-            self.note(LogEvent::new(EventLevel::Error, "record.unwritable", message));
+            self.log_event(LogEvent::new(EventLevel::Error, "record.unwritable", message));
         }
     }
 
     /// A generation beside the current one is gone.
     pub(super) fn forget(&mut self, name: Name) {
-        let Some(at) = self.table.iter().position(|kept| kept.name == name) else { return };
-        let kept = self.table.remove(at);
-        if kept.role == Some(Role::Outgoing) {
+        let Some(at) = self.table.iter().position(|managed| managed.name == name) else { return };
+        let managed = self.table.remove(at);
+        if managed.role == Some(Role::Outgoing) {
             let event =
                 LogEvent::new(EventLevel::Info, "generation.retired", "an outgoing app-server has left")
-                    .with("generation", kept.mark.clone());
-            self.note(event);
+                    .with("generation", managed.generation_id.clone());
+            self.log_event(event);
         }
-        self.clients.tell(&Report::Retired { generation: kept.mark });
+        self.clients.broadcast(&Report::Retired { generation: managed.generation_id });
     }
 
     pub(super) fn leave(&mut self) {
-        self.left = true;
-        if let Some(door) = self.door.take() {
-            door.close();
+        self.has_left = true;
+        if let Some(control_listener) = self.control_listener.take() {
+            control_listener.close();
         }
         // A stop that has not ended everything is not done: the next one looks again.
-        let phase = match (self.left_behind, self.give_up) {
+        let phase = match (self.orphaned, self.give_up) {
             (true, _) => StatePhase::Idle,
             (false, true) => StatePhase::Failed,
             (false, false) => StatePhase::Stopped,
         };
-        let _ = self.write_down(phase);
+        let _ = self.write_state(phase);
         let _ = std::fs::remove_file(self.home.supervisor_socket());
-        self.note(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
+        self.log_event(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
         // From here on the next supervisor may come; what is left of this one only ends.
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
-        self.clients.tell(&Report::Leaving);
-        self.clients.let_go();
+        self.clients.broadcast(&Report::Leaving);
+        self.clients.close_all();
     }
 
     /// An event that cannot be written is lost: the server matters more.
-    pub(super) fn note(&self, event: LogEvent) {
+    pub(super) fn log_event(&self, event: LogEvent) {
         let _ = self.log.append(&event);
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use codexd_core::contract::{CodexSource, ErrorCode, Failure};
 use codexd_core::identity::FileIdentity;
+use codexd_core::launch_spec::{LaunchSpec, NamedCodex};
 use codexd_core::limits::{
-    BUSY_VERSION_TOLD_TIMEOUT_MS, VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS, VERSION_TOLD_TIMEOUT_MS,
+    BUSY_VERSION_DISPLAY_TIMEOUT_MS, VERSION_DISPLAY_TIMEOUT_MS, VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS,
 };
 use codexd_core::os_text::OsText;
-use codexd_core::program::{NamedCodex, Program};
 use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::ownership;
@@ -21,7 +21,7 @@ use codexd_release::{FoundCodex, Looked, NotFound, Patience, Search, VersionCach
 
 use crate::context::{Context, VERSION};
 use crate::failures;
-use crate::patience::Progress;
+use crate::progress::ProgressReporter;
 use crate::recorded_codex::RecordedCodex;
 
 /// app-server knows `--managed-daemon` since at least this version (observed on 0.169.0; 0.131.0 refuses it).
@@ -120,7 +120,7 @@ impl Installed {
     ///
     /// # Errors
     /// See [`VersionError`].
-    pub fn version(&self, context: &Context, patience: Patience) -> Result<String, VersionError> {
+    pub fn version(&self, context: &Context, timeout: Patience) -> Result<String, VersionError> {
         let path = context.home.binary_cache();
         let mut cache = VersionCache::parse(&atomic::read(&path).ok().flatten().unwrap_or_default());
         let executable = &self.found.executable;
@@ -129,9 +129,9 @@ impl Installed {
         {
             return Ok(known.to_owned());
         }
-        let (mut progress, mut activity) = (Progress::begin(), Activity::default());
-        let version = version::ask(executable, patience, &mut |group| {
-            progress.tell(|| format!("waiting for {} --version", executable.display()));
+        let (mut progress, mut activity) = (ProgressReporter::start(), Activity::default());
+        let version = version::ask(executable, timeout, &mut |group| {
+            progress.report(|| format!("waiting for {} --version", executable.display()));
             activity.is_seen(group)
         })?;
         if let Some(identity) = self.identity {
@@ -143,12 +143,12 @@ impl Installed {
     }
 
     /// Its version, if it tells it without delay.
-    pub fn told_version(&self, context: &Context) -> Option<String> {
-        let patience = Patience {
-            idle: Duration::from_millis(VERSION_TOLD_TIMEOUT_MS),
-            total: Duration::from_millis(BUSY_VERSION_TOLD_TIMEOUT_MS),
+    pub fn version_if_quick(&self, context: &Context) -> Option<String> {
+        let timeout = Patience {
+            idle: Duration::from_millis(VERSION_DISPLAY_TIMEOUT_MS),
+            total: Duration::from_millis(BUSY_VERSION_DISPLAY_TIMEOUT_MS),
         };
-        self.version(context, patience).ok()
+        self.version(context, timeout).ok()
     }
 }
 
@@ -161,12 +161,12 @@ pub fn program(
     installed: &Installed,
     remote_control: bool,
     socket: Option<PathBuf>,
-) -> Result<Program, Failure> {
-    let patience = Patience {
+) -> Result<LaunchSpec, Failure> {
+    let timeout = Patience {
         idle: Duration::from_millis(VERSION_IDLE_TIMEOUT_MS),
         total: Duration::from_millis(VERSION_TIMEOUT_MS),
     };
-    let version = installed.version(context, patience).map_err(|error| failures::broken_codex(&error))?;
+    let version = installed.version(context, timeout).map_err(|error| failures::broken_codex(&error))?;
     let mut args = vec![OsText::from("app-server")];
     if socket.is_some() && at_least(&version, SHARES_A_HOME_SINCE) {
         args.extend(["-c".into(), UNLOAD_AT_ONCE.into()]);
@@ -185,7 +185,7 @@ pub fn program(
         set(&mut env, name, value.clone());
     }
     prepend_path(&mut env, &installed.found.path_folders);
-    Ok(Program {
+    Ok(LaunchSpec {
         executable: installed.found.executable.clone(),
         args,
         env,
@@ -205,7 +205,7 @@ pub fn embedded_program(
     context: &Context,
     remote_control: bool,
     socket: Option<PathBuf>,
-) -> Result<Program, Failure> {
+) -> Result<LaunchSpec, Failure> {
     let mut args = vec![OsText::from("embedded-app-server")];
     if remote_control {
         args.push("--remote-control".into());
@@ -215,7 +215,7 @@ pub fn embedded_program(
     }
     args.extend(["--listen".into(), OsText(unix_url(socket.as_deref()))]);
     let env = environment(context, remote_control);
-    Ok(Program {
+    Ok(LaunchSpec {
         executable: myself()?,
         args,
         env,
@@ -228,7 +228,7 @@ pub fn embedded_program(
 }
 
 /// Whether two servers of this program may serve one home at a time.
-pub fn shares_a_home(program: &Program) -> bool {
+pub fn shares_a_home(program: &LaunchSpec) -> bool {
     let version = program.version.as_deref().unwrap_or_default();
     let remote_control = program.args.iter().any(|argument| argument.0 == "--remote-control");
     !remote_control && (program.embedded || version_shares_a_home(version))
@@ -256,7 +256,7 @@ fn listen_url(context: &Context, own: Option<&Path>, links_long_paths: bool) -> 
     if links_long_paths || socket.as_os_str().len() <= codexd_protocol::unix::SUN_PATH_MAX {
         return Ok(unix_url(own));
     }
-    let short = codexd_host::short_socket::prepare(&socket)
+    let short = codexd_host::socket_path::prepare(&socket)
         .map_err(|error| failures::state("make a short socket path for", &socket, &error))?;
     Ok(unix_url(Some(&short)))
 }
@@ -334,7 +334,7 @@ impl InstalledFacts {
     pub fn gather(context: &Context, settings: &Settings) -> Self {
         match installed(context, settings) {
             Ok(installed) => {
-                let version = installed.told_version(context);
+                let version = installed.version_if_quick(context);
                 Self {
                     source: Some(installed.found.source),
                     path: Some(installed.found.path),

@@ -8,12 +8,12 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::SupervisorSeen;
 use codexd_core::limits::PROBE_TIMEOUT_MS;
 
-use super::link::{Deadline, LinkError, SupervisorLink};
+use super::connection::{ConnectionError, Deadline, SupervisorConnection};
 use crate::home::Home;
 use crate::{lock, ownership, pid_namespace, process};
 
 /// How soon to look again for a supervisor that holds the lock and does not listen.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a look for the supervisor found.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Seen {
     /// For the decision.
     pub seen: SupervisorSeen,
     /// The connection, if it answered.
-    pub link: Option<SupervisorLink>,
+    pub connection: Option<SupervisorConnection>,
 }
 
 /// Looks for the supervisor of a home. One that holds the lock and does not answer may be on its way up or out: it is given
@@ -30,13 +30,13 @@ pub struct Seen {
 /// # Errors
 /// The system's, but for the absence of anything; `PermissionDenied` if the listener is neither of our user nor root's.
 pub fn observe(home: &Home) -> io::Result<Seen> {
-    let patience = Duration::from_millis(PROBE_TIMEOUT_MS);
-    let mut deadline = Deadline::after(patience);
+    let timeout = Duration::from_millis(PROBE_TIMEOUT_MS);
+    let mut deadline = Deadline::after(timeout);
     loop {
         match connect(home) {
             Ok(stream) => {
                 // Whoever has accepted has its own time: ours may be over for no fault of the supervisor.
-                if let Some(seen) = greet(stream, Instant::now() + patience)? {
+                if let Some(seen) = greet(stream, Instant::now() + timeout)? {
                     return Ok(seen);
                 }
             }
@@ -45,19 +45,19 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
             Err(error) => return Err(error),
         }
         if !home.supervisor_lock().exists() || lock::try_supervisor_lock(&home.supervisor_lock())?.is_some() {
-            return Ok(Seen { seen: SupervisorSeen::Absent, link: None });
+            return Ok(Seen { seen: SupervisorSeen::Absent, connection: None });
         }
         let supervisor = holder(home);
         if deadline.is_over_for(supervisor.as_ref()) {
             return Ok(Seen {
                 seen: SupervisorSeen::Unresponsive(supervisor.map(|supervisor| supervisor.pid)),
-                link: None,
+                connection: None,
             });
         }
         match supervisor {
             // Its end is an event; its socket is none that could be waited for in the same wait.
-            Some(supervisor) => drop(process::await_end(&supervisor, LOOK_AGAIN)),
-            None => std::thread::sleep(LOOK_AGAIN),
+            Some(supervisor) => drop(process::await_end(&supervisor, POLL_INTERVAL)),
+            None => std::thread::sleep(POLL_INTERVAL),
         }
     }
 }
@@ -68,13 +68,13 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
 ///
 /// # Errors
 /// The lock's file's.
-pub fn await_free_lock(home: &Home, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+pub fn await_free_lock(home: &Home, timeout: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + timeout;
     while home.supervisor_lock().exists() && lock::try_supervisor_lock(&home.supervisor_lock())?.is_none() {
         if Instant::now() >= deadline {
             return Ok(false);
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(true)
 }
@@ -127,14 +127,16 @@ fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
         return Err(io::Error::new(ErrorKind::Unsupported, message));
     }
     let Some(supervisor) = pid.and_then(|pid| process::identify(pid).ok()) else { return Ok(None) };
-    let mut link = SupervisorLink::new(stream, supervisor)?;
-    match link.greeting(deadline) {
-        Ok(true) => Ok(Some(Seen { seen: link.seen, link: Some(link) })),
-        Ok(false) | Err(LinkError::Silent(_)) => {
-            Ok(Some(Seen { seen: SupervisorSeen::Unresponsive(pid), link: None }))
+    let mut connection = SupervisorConnection::new(stream, supervisor)?;
+    match connection.greeting(deadline) {
+        Ok(true) => Ok(Some(Seen { seen: connection.seen, connection: Some(connection) })),
+        Ok(false) | Err(ConnectionError::Silent(_)) => {
+            Ok(Some(Seen { seen: SupervisorSeen::Unresponsive(pid), connection: None }))
         }
-        Err(LinkError::Gone | LinkError::Refused(_) | LinkError::OrderRefused(_)) => Ok(None),
-        Err(LinkError::System(error)) => Err(error),
+        Err(ConnectionError::Gone | ConnectionError::Refused(_) | ConnectionError::OrderRefused(_)) => {
+            Ok(None)
+        }
+        Err(ConnectionError::System(error)) => Err(error),
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 
 use codexd_core::contract::EventLevel;
-use codexd_core::generations::Role as Kept;
+use codexd_core::generations::Role as ManagedRole;
 use codexd_core::identity::Process;
 use codexd_core::os_text::OsText;
 use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
@@ -26,11 +26,11 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use super::thread_settings::StoredThreadSettings;
-use super::{Arguments, arrival};
+use super::{Arguments, supervisor_connect};
 
 /// The line.
 #[derive(Debug)]
-pub struct Link {
+pub struct SupervisorSession {
     home: Home,
     arguments: Arguments,
     log: EventLog,
@@ -58,9 +58,9 @@ pub struct Link {
 /// A server that is to be ended.
 #[derive(Debug)]
 struct Retirement {
-    mark: String,
+    generation_id: String,
     /// The supervisor of this conversation was told.
-    told: bool,
+    is_sent: bool,
 }
 
 /// Why a conversation is over.
@@ -71,7 +71,7 @@ enum Over {
     Leave,
 }
 
-impl Link {
+impl SupervisorSession {
     /// A line to nobody yet. `listener` is what supervisors get.
     ///
     /// # Errors
@@ -107,10 +107,10 @@ impl Link {
     /// Talks to one supervisor after the other, until the gateway is to leave.
     pub async fn run(mut self) {
         if self.arguments.listen.is_none() {
-            self.write_down(&json!({"listener": null})).await;
+            self.write_state(&json!({"listener": null})).await;
         }
         while let Some(stream) = self.next_supervisor().await {
-            if let Ok(Over::Leave) = self.converse(stream).await {
+            if let Ok(Over::Leave) = self.serve_connection(stream).await {
                 break;
             }
         }
@@ -121,52 +121,52 @@ impl Link {
     /// `None` when the gateway is to leave before there is one.
     async fn next_supervisor(&mut self) -> Option<StdStream> {
         let home = self.home.clone();
-        let arrival = arrival::of_a_supervisor(&home);
-        tokio::pin!(arrival);
+        let connect = supervisor_connect::to_supervisor(&home);
+        tokio::pin!(connect);
         loop {
             tokio::select! {
-                stream = &mut arrival => return Some(stream),
+                stream = &mut connect => return Some(stream),
                 _ = self.terminate.recv() => return None,
                 _ = self.interrupt.recv() => return None,
                 order = self.orders.recv() => match order? {
-                    HostOrder::Retire { mark } => self.to_retire.push(Retirement { mark, told: false }),
+                    HostOrder::Retire { mark: generation_id } => self.to_retire.push(Retirement { generation_id, is_sent: false }),
                     HostOrder::Note { level, kind, message, detail } => {
-                        self.note(Event::new(level, kind, message), detail);
+                        self.log_event(Event::new(level, kind, message), detail);
                     }
                     HostOrder::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
                     // Nobody listens.
-                    HostOrder::Report(value) => self.write_down(&value).await,
+                    HostOrder::Report(value) => self.write_state(&value).await,
                 },
             }
         }
     }
 
-    async fn converse(&mut self, stream: StdStream) -> io::Result<Over> {
-        introduce(&stream, self.listener.as_fd(), self.thread_settings.is_complete())?;
+    async fn serve_connection(&mut self, stream: StdStream) -> io::Result<Over> {
+        subscribe(&stream, self.listener.as_fd(), self.thread_settings.is_complete())?;
         stream.set_nonblocking(true)?;
         let (read, mut write) = UnixStream::from_std(stream)?.into_split();
         let mut lines: Lines<BufReader<OwnedReadHalf>> = BufReader::new(read).lines();
         for retirement in &mut self.to_retire {
-            retirement.told = false;
+            retirement.is_sent = false;
         }
         self.thread_settings.conversation_begins();
         loop {
             tokio::select! {
                 line = lines.next_line() => match line? {
-                    Some(line) => self.hear(&line, &mut write).await?,
+                    Some(line) => self.receive(&line, &mut write).await?,
                     None => return Ok(Over::SupervisorGone),
                 },
                 _ = self.terminate.recv() => return Ok(Over::Leave),
                 _ = self.interrupt.recv() => return Ok(Over::Leave),
                 order = self.orders.recv() => match order {
                     None => return Ok(Over::Leave),
-                    Some(order) => self.pass_on(&mut write, order).await?,
+                    Some(order) => self.forward_to_supervisor(&mut write, order).await?,
                 },
             }
         }
     }
 
-    async fn hear(&mut self, line: &str, write: &mut OwnedWriteHalf) -> io::Result<()> {
+    async fn receive(&mut self, line: &str, write: &mut OwnedWriteHalf) -> io::Result<()> {
         // What a newer supervisor says and we do not know is passed over.
         match serde_json::from_str(line) {
             // A supervisor that has just come keeps nothing yet: the servers live on, and it will take them over.
@@ -177,7 +177,7 @@ impl Link {
             }
             Ok(Report::ThreadSettings { threads, is_last, may_lack }) => {
                 if let Some(order) = self.thread_settings.sent(threads, is_last) {
-                    return say(write, &order).await;
+                    return send_order(write, &order).await;
                 }
                 if may_lack {
                     let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
@@ -196,7 +196,7 @@ impl Link {
                          threads are too large; if the gateway is killed, the thread's config is lost with the next app-server"
                     ),
                 );
-                self.note(event, json!({"thread": thread}));
+                self.log_event(event, json!({"thread": thread}));
             }
             Ok(Report::Generations { generations, .. }) => self.show(generations, write).await?,
             Ok(Report::State { phase, stores_thread_settings, protocol, .. }) => {
@@ -205,7 +205,7 @@ impl Link {
                     let _ = self.events.send(HostEvent::ThreadSettingsLost).await;
                 }
                 for order in self.thread_settings.supervisor_spoke(stores_thread_settings) {
-                    say(write, &order).await?;
+                    send_order(write, &order).await?;
                 }
                 self.supervisor_is_idle = phase == StatePhase::Idle;
                 if let StatePhase::Stopping { .. } = phase {
@@ -217,7 +217,7 @@ impl Link {
             Ok(Report::Refused(refusal)) if self.refuses_to_sender => {
                 let message = format!("the supervisor refused an order of the gateway: {}", refusal.message);
                 let event = Event::new(EventLevel::Warn, "gateway.order.refused", message);
-                self.note(event, json!({"errno": refusal.errno}));
+                self.log_event(event, json!({"errno": refusal.errno}));
             }
             Ok(Report::SocketFolderChanged) => {
                 let _ = self.events.send(HostEvent::SocketsChanged).await;
@@ -242,44 +242,50 @@ impl Link {
         generations: Vec<supervisor::Generation>,
         write: &mut OwnedWriteHalf,
     ) -> io::Result<()> {
-        self.retire_again(&generations, write).await?;
-        let shown = generations.into_iter().filter_map(shown).collect();
-        let _ = self.events.send(HostEvent::Generations(shown)).await;
+        self.resend_retirements(&generations, write).await?;
+        let visible_generation = generations.into_iter().filter_map(visible_generation).collect();
+        let _ = self.events.send(HostEvent::Generations(visible_generation)).await;
         Ok(())
     }
 
     /// Tells this supervisor of those that another one was told of and has not ended.
-    async fn retire_again(
+    async fn resend_retirements(
         &mut self,
         generations: &[supervisor::Generation],
         write: &mut OwnedWriteHalf,
     ) -> io::Result<()> {
-        let lives = |mark: &str| generations.iter().any(|one| one.mark.as_deref() == Some(mark));
-        for retirement in self.to_retire.iter_mut().filter(|one| !one.told && lives(&one.mark)) {
-            say(write, &Order::Retire { generation: retirement.mark.clone() }).await?;
-            retirement.told = true;
+        let lives = |generation_id: &str| {
+            generations.iter().any(|one| one.generation_id.as_deref() == Some(generation_id))
+        };
+        for retirement in self.to_retire.iter_mut().filter(|one| !one.is_sent && lives(&one.generation_id)) {
+            send_order(write, &Order::Retire { generation: retirement.generation_id.clone() }).await?;
+            retirement.is_sent = true;
         }
         // One that this supervisor was told of and does not name any more is gone.
-        self.to_retire.retain(|one| !one.told || lives(&one.mark));
+        self.to_retire.retain(|one| !one.is_sent || lives(&one.generation_id));
         Ok(())
     }
 
-    async fn pass_on(&mut self, write: &mut OwnedWriteHalf, order: HostOrder) -> io::Result<()> {
+    async fn forward_to_supervisor(
+        &mut self,
+        write: &mut OwnedWriteHalf,
+        order: HostOrder,
+    ) -> io::Result<()> {
         match order {
-            HostOrder::Retire { mark } => {
-                self.to_retire.push(Retirement { mark: mark.clone(), told: true });
-                say(write, &Order::Retire { generation: mark }).await
+            HostOrder::Retire { mark: generation_id } => {
+                self.to_retire.push(Retirement { generation_id: generation_id.clone(), is_sent: true });
+                send_order(write, &Order::Retire { generation: generation_id }).await
             }
             HostOrder::StoreThreadSettings(settings) => match self.thread_settings.store(settings) {
-                Some(order) => say(write, &order).await,
+                Some(order) => send_order(write, &order).await,
                 None => Ok(()),
             },
             HostOrder::Report(value) => {
-                self.write_down(&value).await;
-                say(write, &Order::Relay { value }).await
+                self.write_state(&value).await;
+                send_order(write, &Order::Relay { value }).await
             }
             HostOrder::Note { level, kind, message, detail } => {
-                self.note(Event::new(level, kind, message), detail);
+                self.log_event(Event::new(level, kind, message), detail);
                 Ok(())
             }
         }
@@ -287,15 +293,15 @@ impl Link {
 
     /// How a handover goes, which threads are not loaded and which settings are in force, for `status` and the next command. What
     /// cannot be written is only not told. Done when it returns: whoever is told of the change by the supervisor looks at once.
-    async fn write_down(&mut self, report: &Value) {
-        let told = ["handover", "notLoaded", "listener"].map(|name| Some((name, report.get(name)?)));
-        if told.iter().all(Option::is_none) {
+    async fn write_state(&mut self, report: &Value) {
+        let published = ["handover", "notLoaded", "listener"].map(|name| Some((name, report.get(name)?)));
+        if published.iter().all(Option::is_none) {
             return;
         }
         self.written.insert("gateway".to_owned(), json!(self.me));
         let approvals = self.arguments.subagent_approvals.as_str();
         self.written.insert("subagentApprovals".to_owned(), approvals.into());
-        for (name, value) in told.into_iter().flatten() {
+        for (name, value) in published.into_iter().flatten() {
             self.written.insert(name.to_owned(), value.clone());
         }
         let state = Value::Object(self.written.clone()).to_string();
@@ -308,7 +314,7 @@ impl Link {
     }
 
     /// An event that cannot be written is lost: the clients matter more.
-    fn note(&self, event: Event, detail: Value) {
+    fn log_event(&self, event: Event, detail: Value) {
         let fields = match detail {
             Value::Object(fields) => fields,
             _ => serde_json::Map::new(),
@@ -323,18 +329,18 @@ impl Link {
 }
 
 /// What the gateway sees of a server: one that is not promoted, or has no socket of its own, is none of its business.
-fn shown(generation: supervisor::Generation) -> Option<Generation> {
+fn visible_generation(generation: supervisor::Generation) -> Option<Generation> {
     let role = match generation.role {
-        Kept::Current => Role::Current,
-        Kept::Outgoing => Role::Outgoing,
-        Kept::Successor => return None,
+        ManagedRole::Current => Role::Current,
+        ManagedRole::Outgoing => Role::Outgoing,
+        ManagedRole::Successor => return None,
     };
-    let (mark, socket) = (generation.mark?, generation.socket?);
-    Some(Generation { mark, pid: generation.pid.0, socket, role })
+    let (generation_id, socket) = (generation.generation_id?, generation.socket?);
+    Some(Generation { mark: generation_id, pid: generation.pid.0, socket, role })
 }
 
 /// Says who is here, and hands over the listening socket along with it.
-fn introduce(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings: bool) -> io::Result<()> {
+fn subscribe(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings: bool) -> io::Result<()> {
     let line = supervisor::wire_line(&Order::Subscribe { moves: host::MOVES, knows_thread_settings })?;
     let along = [listener];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -344,7 +350,7 @@ fn introduce(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings
     if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-async fn say(write: &mut OwnedWriteHalf, order: &Order) -> io::Result<()> {
+async fn send_order(write: &mut OwnedWriteHalf, order: &Order) -> io::Result<()> {
     write.write_all(&supervisor::wire_line(order)?).await
 }
 
@@ -361,7 +367,7 @@ mod tests {
     use serde_json::json;
     use tokio::sync::mpsc;
 
-    use super::{Arguments, Link};
+    use super::{Arguments, SupervisorSession};
 
     #[tokio::test]
     async fn a_locked_event_log_does_not_hold_up_the_gateway() {
@@ -378,10 +384,12 @@ mod tests {
         let (events, _host_events) = mpsc::channel(1);
         let (_orders, orders) = mpsc::channel(1);
         let arguments = Arguments { home, listen: None, subagent_approvals: SubagentApprovals::default() };
-        let link = Link::new(arguments, listener, writer.clone(), events, orders).expect("made");
+        let session =
+            SupervisorSession::new(arguments, listener, writer.clone(), events, orders).expect("made");
         let began = Instant::now();
         for number in 0..EVENTS {
-            link.note(Event::new(EventLevel::Warn, format!("test.{number}"), "it happened"), json!({}));
+            session
+                .log_event(Event::new(EventLevel::Warn, format!("test.{number}"), "it happened"), json!({}));
         }
         assert!(began.elapsed() < Duration::from_millis(u64::from(EVENTS) * EVENTS_LOCK_TIMEOUT_MS / 2));
         drop(holder);

@@ -8,19 +8,19 @@ use codexd_core::lifecycle::SupervisorSeen;
 use codexd_core::limits::{ORDER_MAX_BYTES, SUPERVISOR_TIMEOUT_MS};
 use rustix::event::{PollFd, PollFlags};
 
-use super::link::{LinkError, SupervisorLink, gone_or};
+use super::connection::{ConnectionError, SupervisorConnection, gone_or};
 use super::wire::{self, Message, NumberedOrder, Order, ReplyStatus, Report};
 
 /// An id, its name and what is around them take so many bytes at most.
 const ID_MAX_BYTES: usize = 32;
 
-impl SupervisorLink {
+impl SupervisorConnection {
     /// Gives an order and awaits the reply. The reports that follow are later than the order; what it changes at once is known when this
     /// returns.
     ///
     /// # Errors
-    /// [`LinkError::OrderRefused`] if nothing was changed, [`LinkError::Gone`] if the supervisor has left, [`LinkError::Silent`].
-    pub fn order(&mut self, order: &Order) -> Result<(), LinkError> {
+    /// [`ConnectionError::OrderRefused`] if nothing was changed, [`ConnectionError::Gone`] if the supervisor has left, [`ConnectionError::Silent`].
+    pub fn order(&mut self, order: &Order) -> Result<(), ConnectionError> {
         if self.protocol == 0 {
             return self.order_without_id(order);
         }
@@ -31,7 +31,7 @@ impl SupervisorLink {
         self.give(order)
     }
 
-    fn give(&mut self, order: &Order) -> Result<(), LinkError> {
+    fn give(&mut self, order: &Order) -> Result<(), ConnectionError> {
         self.last_id += 1;
         let line = wire::line(&NumberedOrder { id: self.last_id, order }).map_err(io::Error::from)?;
         self.stream.write_all(&line).map_err(gone_or)?;
@@ -48,18 +48,18 @@ impl SupervisorLink {
                         self.relayed.clear();
                     }
                     ReplyStatus::Ok => return Ok(()),
-                    ReplyStatus::Refused(refusal) => return Err(LinkError::OrderRefused(refusal)),
+                    ReplyStatus::Refused(refusal) => return Err(ConnectionError::OrderRefused(refusal)),
                 },
                 Ok(Message::Reply(_)) => {}
                 Ok(Message::Report(report)) => self.queued.push_back(report),
-                Err(LinkError::Gone) if ends_it && is_taken => return Ok(()),
+                Err(ConnectionError::Gone) if ends_it && is_taken => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
     }
 
     /// An older supervisor reports to all connections how things stand after an order, or that it refuses one.
-    fn order_without_id(&mut self, order: &Order) -> Result<(), LinkError> {
+    fn order_without_id(&mut self, order: &Order) -> Result<(), ConnectionError> {
         self.catch_up()?;
         self.relayed.clear();
         // Its end may have been reported before the order was read.
@@ -77,12 +77,12 @@ impl SupervisorLink {
         loop {
             let report = match self.next_message(deadline) {
                 Ok(Message::Report(Report::Refused(refusal))) => {
-                    return Err(LinkError::OrderRefused(refusal));
+                    return Err(ConnectionError::OrderRefused(refusal));
                 }
                 Ok(Message::Report(Report::Exited { exit })) if Some(exit.pid) == replaced => continue,
                 Ok(Message::Report(report)) => report,
                 Ok(Message::Reply(_)) => continue,
-                Err(LinkError::Gone) if matches!(order, Order::Stop { .. }) => return Ok(()),
+                Err(ConnectionError::Gone) if matches!(order, Order::Stop { .. }) => return Ok(()),
                 Err(error) => return Err(error),
             };
             let is_answer = self.is_answer(order, &report);
@@ -107,15 +107,15 @@ impl SupervisorLink {
     }
 
     fn pid_of(&self, generation: &str) -> Option<Pid> {
-        let known = self.generations.iter().find(|known| known.mark.as_deref() == Some(generation));
+        let known = self.generations.iter().find(|known| known.generation_id.as_deref() == Some(generation));
         known.map(|known| known.pid)
     }
 
     /// Takes in what was reported until now, without waiting, and keeps no more of it than where things stand.
     ///
     /// # Errors
-    /// [`LinkError::Gone`] if the supervisor has left.
-    pub fn catch_up(&mut self) -> Result<(), LinkError> {
+    /// [`ConnectionError::Gone`] if the supervisor has left.
+    pub fn catch_up(&mut self) -> Result<(), ConnectionError> {
         let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         self.queued.clear();
         loop {
@@ -124,7 +124,7 @@ impl SupervisorLink {
             match rustix::event::poll(&mut waits, Some(&now)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
                 Ok(_) => self.fill()?,
-                Err(error) => return Err(LinkError::System(error.into())),
+                Err(error) => return Err(ConnectionError::System(error.into())),
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::clock;
 
 /// What was last told about who lives.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Told {
+pub struct PublishedState {
     standing: Option<(StatePhase, Option<Pid>)>,
     generations: Vec<Generation>,
     gateway_pid: Option<Pid>,
@@ -46,35 +46,35 @@ impl Supervisor {
 
     /// What everybody is told first.
     pub(super) fn greeting(&self) -> [Report; 2] {
-        [self.standing(), report(self.who_lives())]
+        [self.standing(), report(self.current_state())]
     }
 
     /// Tells everybody where the server stands and who lives, if that has changed.
-    pub(super) fn tell_changes(&mut self) {
-        let now = self.who_lives();
-        if now.standing != self.told.standing {
-            self.told.standing = now.standing;
+    pub(super) fn publish_changes(&mut self) {
+        let now = self.current_state();
+        if now.standing != self.published.standing {
+            self.published.standing = now.standing;
             let standing = self.standing();
-            self.clients.tell(&standing);
+            self.clients.broadcast(&standing);
         }
-        if now != self.told {
-            self.told = now.clone();
-            self.clients.tell(&report(now));
+        if now != self.published {
+            self.published = now.clone();
+            self.clients.broadcast(&report(now));
         }
     }
 
-    fn who_lives(&self) -> Told {
+    fn current_state(&self) -> PublishedState {
         let mut generations: Vec<Generation> = self
             .table
             .iter()
-            .filter_map(|kept| match (&kept.server, self.machine.role(kept.name)) {
+            .filter_map(|managed| match (&managed.server, self.machine.role(managed.name)) {
                 (Some(server), Some(role)) => Some(server.as_generation(role)),
-                _ => kept.ended.clone(),
+                _ => managed.ended.clone(),
             })
             .collect();
         generations.sort_by_key(|generation| generation.role != Role::Current);
         let standing = Some((self.phase(), self.current_server().map(|server| server.process.pid)));
-        Told {
+        PublishedState {
             standing,
             generations,
             gateway_pid: self.gateway_pid(),
@@ -83,14 +83,15 @@ impl Supervisor {
     }
 
     /// Writes `supervisor.json`. Where no order depends on it, a full disk costs what it would have told and nothing else.
-    pub(super) fn write_down(&mut self, phase: StatePhase) -> io::Result<()> {
+    pub(super) fn write_state(&mut self, phase: StatePhase) -> io::Result<()> {
         let current = self.machine.current();
         self.state.phase = phase;
         self.state.server = self.current_server().map(|server| server.process.clone());
-        if let Some(kept) = self.kept(current) {
-            let program = kept.server.as_ref().map(|server| server.program.clone());
-            let (mark, program) = (kept.mark.clone(), program.unwrap_or_else(|| kept.program.without_env()));
-            (self.state.generation, self.state.program) = (mark, Some(program));
+        if let Some(managed) = self.managed(current) {
+            let program = managed.server.as_ref().map(|server| server.program.clone());
+            let (generation_id, program) =
+                (managed.generation_id.clone(), program.unwrap_or_else(|| managed.program.without_env()));
+            (self.state.generation, self.state.program) = (generation_id, Some(program));
         }
         self.state.others = self.others();
         self.state.gateway = self.gateway_state();
@@ -108,15 +109,15 @@ impl Supervisor {
     }
 
     fn others(&self) -> Vec<OtherState> {
-        let other = |kept: &super::kept::Kept| {
-            let role = self.machine.role(kept.name).or(kept.ended.as_ref().map(|ended| ended.role));
-            let role = role.filter(|_| kept.name != self.machine.current())?;
-            let phase = self.machine.supervision(kept.name).map(|supervision| supervision.phase());
+        let other = |managed: &super::managed_process::ManagedProcess| {
+            let role = self.machine.role(managed.name).or(managed.ended.as_ref().map(|ended| ended.role));
+            let role = role.filter(|_| managed.name != self.machine.current())?;
+            let phase = self.machine.supervision(managed.name).map(|supervision| supervision.phase());
             Some(OtherState {
                 role,
-                process: kept.server.as_ref().map(|server| server.process.clone()),
-                generation: kept.mark.clone(),
-                program: kept.program.without_env(),
+                process: managed.server.as_ref().map(|server| server.process.clone()),
+                generation: managed.generation_id.clone(),
+                program: managed.program.without_env(),
                 stopping: matches!(phase, Some(Phase::Stopping { .. })),
             })
         };
@@ -133,7 +134,7 @@ impl Supervisor {
     }
 }
 
-fn report(told: Told) -> Report {
-    let Told { generations, gateway_pid, gateway_moves, .. } = told;
+fn report(published: PublishedState) -> Report {
+    let PublishedState { generations, gateway_pid, gateway_moves, .. } = published;
     Report::Generations { generations, gateway_pid, gateway_moves }
 }

@@ -12,7 +12,7 @@ use crate::os_text::OsText;
 /// is handed over on a socket and never written to disk with its environment.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Program {
+pub struct LaunchSpec {
     /// The executable, an absolute path; links in it are left for the kernel to follow at every start.
     pub executable: PathBuf,
     /// The arguments, without the name of the program itself.
@@ -49,10 +49,10 @@ pub struct NamedCodex {
     pub setting: Option<PathBuf>,
 }
 
-impl Program {
+impl LaunchSpec {
     /// The same program without its environment: what may be written down.
-    pub fn without_env(&self) -> Program {
-        Program { env: Vec::new(), ..self.clone() }
+    pub fn without_env(&self) -> LaunchSpec {
+        LaunchSpec { env: Vec::new(), ..self.clone() }
     }
 }
 

@@ -20,23 +20,23 @@ impl Supervisor {
         message: String,
         error: &io::Error,
     ) {
-        let Some(kept) = self.kept_mut(name) else { return };
-        let executable = kept.program.executable.clone();
+        let Some(managed) = self.managed_mut(name) else { return };
+        let executable = managed.program.executable.clone();
         // While it is written it cannot be run yet.
         let is_half_there = matches!(
             error.raw_os_error().map(Errno::from_raw_os_error),
             Some(Errno::TXTBSY | Errno::ACCESS | Errno::NOEXEC)
         );
         let is_gone = error.kind() == ErrorKind::NotFound && !executable.exists();
-        let was_missing = kept.is_program_missing;
-        kept.is_program_missing = is_gone || (was_missing && is_half_there);
-        if !kept.is_program_missing {
-            self.note(LogEvent::new(EventLevel::Error, kind, message));
+        let was_missing = managed.is_program_missing;
+        managed.is_program_missing = is_gone || (was_missing && is_half_there);
+        if !managed.is_program_missing {
+            self.log_event(LogEvent::new(EventLevel::Error, kind, message));
             return self.feed(Event::Of(name, supervise::Event::SpawnFailed));
         }
         if !was_missing {
             let message = format!("{message}; it is started as soon as that file is there");
-            self.note(LogEvent::new(EventLevel::Error, kind, message));
+            self.log_event(LogEvent::new(EventLevel::Error, kind, message));
         }
         // Where it cannot be watched it is tried again every few seconds.
         let _ = self.watches.watch_for_program(&executable);
@@ -45,20 +45,20 @@ impl Supervisor {
 
     /// A process of this program lives.
     pub(super) fn program_was_found(&mut self, name: Name) {
-        if let Some(kept) = self.kept_mut(name) {
-            kept.is_program_missing = false;
+        if let Some(managed) = self.managed_mut(name) {
+            managed.is_program_missing = false;
         }
-        if self.table.iter().all(|kept| !kept.is_program_missing) {
+        if self.table.iter().all(|managed| !managed.is_program_missing) {
             self.watches.forget_programs();
         }
     }
 
     /// Something has changed where a program is missing.
-    pub(super) fn look_for_programs(&mut self) {
+    pub(super) fn check_missing_programs(&mut self) {
         self.watches.take_programs();
-        let missing = self.table.iter().filter(|kept| kept.is_program_missing);
+        let missing = self.table.iter().filter(|managed| managed.is_program_missing);
         let missing: Vec<(Name, PathBuf)> =
-            missing.map(|kept| (kept.name, kept.program.executable.clone())).collect();
+            missing.map(|managed| (managed.name, managed.program.executable.clone())).collect();
         if missing.is_empty() {
             self.watches.forget_programs();
         }

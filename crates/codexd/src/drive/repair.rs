@@ -5,29 +5,29 @@ use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
-use codexd_core::lifecycle::{Command, Gone, ListenerSeen, Mend, RecordTrouble};
+use codexd_core::lifecycle::{Command, Gone, ListenerSeen, RecordProblem, Repair};
 use codexd_core::limits::{BUSY_SUPERVISOR_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS};
 use codexd_core::record::RecordDefect;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::service::supervisor;
-use codexd_host::{pid_record, process, short_socket, strays};
+use codexd_host::{orphans, pid_record, process, socket_path};
 use rustix::process::Signal;
 
 use super::Drive;
 use super::stop::still_alive;
-use crate::observe::{self, Ours, Sight, Strays};
+use crate::observe::{self, Orphans, OwnServer, Snapshot};
 use crate::{failures, output};
 
 impl Drive<'_> {
-    pub(super) fn mend(&mut self, mend: Mend, sight: &Sight) -> Result<(), Failure> {
+    pub(super) fn repair(&mut self, repair: Repair, snapshot: &Snapshot) -> Result<(), Failure> {
         let home = &self.context.home;
-        match mend {
-            Mend::Record(trouble) => {
-                let (found, what) = name_trouble(&trouble);
+        match repair {
+            Repair::Record(trouble) => {
+                let (found, what) = name_problem(&trouble);
                 match pid_record::remove_unusable(home) {
                     Ok(()) => {}
                     // To stop what does not run, nothing has to be written.
-                    Err(error) if self.wish.command == Command::Stop => {
+                    Err(error) if self.request.command == Command::Stop => {
                         output::say(&format!("warning: {what}, and its record cannot be removed: {error}"));
                         self.record_stays = true;
                         return Ok(());
@@ -36,22 +36,22 @@ impl Drive<'_> {
                 }
                 self.context.repaired(found, format!("{what}; removed the record"));
             }
-            Mend::Socket => self.remove_left_over_socket(sight)?,
-            Mend::UnresponsiveSupervisor(pid) => self.end_unresponsive_supervisor(pid)?,
-            Mend::LeftBehind => self.end_left_behind(sight.left_behind.as_ref())?,
+            Repair::Socket => self.remove_stale_socket(snapshot)?,
+            Repair::UnresponsiveSupervisor(pid) => self.end_unresponsive_supervisor(pid)?,
+            Repair::Orphaned => self.end_orphans(snapshot.orphaned.as_ref())?,
         }
         Ok(())
     }
 
     /// Looks once more right before removing: somebody may have begun to listen.
-    fn remove_left_over_socket(&mut self, sight: &Sight) -> Result<(), Failure> {
+    fn remove_stale_socket(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         let socket = self.context.home.control_socket();
-        let ours = Ours::of(sight.server.as_ref(), sight.codexd.as_ref());
+        let ours = OwnServer::of(snapshot.server.as_ref(), snapshot.codexd.as_ref());
         let again = observe::listener(&self.context.home, ours);
-        if again.seen != ListenerSeen::LeftOver {
+        if again.seen != ListenerSeen::Stale {
             return Ok(());
         }
-        let our_link = short_socket::is_ours(&socket);
+        let our_link = socket_path::is_ours(&socket);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failures::state("remove the left-over socket", &socket, &error));
@@ -61,18 +61,17 @@ impl Drive<'_> {
         if our_link {
             return Ok(());
         }
-        self.context
-            .repaired("left-over-socket", format!("nobody listened on {}; removed it", socket.display()));
+        self.context.repaired("stale-socket", format!("nobody listened on {}; removed it", socket.display()));
         Ok(())
     }
 
     fn end_unresponsive_supervisor(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
-        self.link = None;
+        self.connection = None;
         let Some(unresponsive) = pid.and_then(|pid| process::identify(pid).ok()) else {
             // One that was leaving is gone by now, or nearly: the next look shows who is there.
-            let patience = Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS);
+            let timeout = Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS);
             if pid.is_some()
-                || supervisor::await_free_lock(&self.context.home, patience).is_ok_and(|free| free)
+                || supervisor::await_free_lock(&self.context.home, timeout).is_ok_and(|free| free)
             {
                 return Ok(());
             }
@@ -114,22 +113,22 @@ impl Drive<'_> {
         Ok(())
     }
 
-    fn end_left_behind(&self, found: Option<&Strays>) -> Result<(), Failure> {
+    fn end_orphans(&self, found: Option<&Orphans>) -> Result<(), Failure> {
         let Some(found) = found else { return Ok(()) };
-        let swept = strays::sweep(&found.ties, found.spared());
+        let swept = orphans::sweep(&found.evidence, found.excluded());
         if !swept.left.is_empty() {
             return Err(still_alive(&swept.left));
         }
         let message = format!("ended {} processes that a dead app-server had left behind", swept.ended);
-        self.context.repaired("left-behind", message);
+        self.context.repaired("orphaned-processes", message);
         Ok(())
     }
 }
 
 /// What a record that names nobody alive is called, and what is wrong with it.
-pub fn name_trouble(trouble: &RecordTrouble) -> (&'static str, String) {
+pub fn name_problem(trouble: &RecordProblem) -> (&'static str, String) {
     match trouble {
-        RecordTrouble::Defect(defect) => {
+        RecordProblem::Defect(defect) => {
             let found = match defect {
                 RecordDefect::Empty => "empty-record",
                 RecordDefect::Garbage(_) => "garbage-record",
@@ -138,7 +137,7 @@ pub fn name_trouble(trouble: &RecordTrouble) -> (&'static str, String) {
             };
             (found, defect.to_string())
         }
-        RecordTrouble::Gone(gone) => {
+        RecordProblem::Gone(gone) => {
             let (found, what) = match gone {
                 Gone::Stale => ("stale-record", "the recorded app-server is gone"),
                 Gone::Reused => ("reused-pid", "the recorded pid belongs to another process now"),

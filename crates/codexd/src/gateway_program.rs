@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use codexd_core::contract::Failure;
 use codexd_core::identity::Pid;
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::os_text::OsText;
-use codexd_core::program::Program;
 use codexd_core::settings::{Gateway, SubagentApprovals};
 use codexd_host::service::supervisor::{self, Generation};
 use codexd_host::{Home, gateway_process, process};
 
-use crate::codex;
 use crate::context::Context;
+use crate::launch;
 
 /// The option by which the gateway is told where to listen besides.
 pub const LISTEN: &str = "--listen";
@@ -37,7 +37,7 @@ pub struct Launch {
 ///
 /// # Errors
 /// If this very binary cannot be told.
-pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, Failure> {
+pub fn program(context: &Context, gateway: Gateway) -> Result<Option<LaunchSpec>, Failure> {
     if !gateway.is_on() {
         return Ok(None);
     }
@@ -57,8 +57,8 @@ pub fn program(context: &Context, gateway: Gateway) -> Result<Option<Program>, F
         .collect();
     env.push((OsText::from("CODEX_HOME"), OsText::from(context.home.root())));
     env.extend(MEMORY.map(|(name, value)| (OsText::from(name), OsText::from(value))));
-    Ok(Some(Program {
-        executable: codex::myself()?,
+    Ok(Some(LaunchSpec {
+        executable: launch::myself()?,
         args,
         env,
         cwd: PathBuf::from("/"),
@@ -100,7 +100,7 @@ pub fn is_ours(listener: Pid, home: &Home) -> bool {
             state.gateway.and_then(|gateway| gateway.process).into_iter().chain([state.supervisor]);
         known.find(|known| known.pid == listener)
     };
-    process::is_nameless(listener)
+    process::is_exiting(listener)
         && named().is_some_and(|known| {
             process::stat(listener).is_none_or(|stat| stat.start_ticks == known.identity.start_ticks)
         })
@@ -115,7 +115,7 @@ mod tests {
     use rustix::process::{Pid, WaitId, WaitIdOptions};
     use std::time::{Duration, Instant};
 
-    fn write_down(home: &Home, gateway: Process) {
+    fn write_state(home: &Home, gateway: Process) {
         let supervisor = process::myself().expect("me");
         let mut state = SupervisorState::new(supervisor, "9.9.9");
         state.gateway = Some(GatewayState { process: Some(gateway), restarts: 0 });
@@ -131,19 +131,19 @@ mod tests {
         let mut gateway = std::process::Command::new("sleep").arg("1000").spawn().expect("started");
         let pid = Pid::from_child(&gateway);
         let known = process::identify(codexd_core::identity::Pid(gateway.id())).expect("it lives");
-        write_down(&home, known.clone());
+        write_state(&home, known.clone());
         let until = Instant::now() + Duration::from_secs(20);
-        while process::is_nameless(known.pid) && Instant::now() < until {}
+        while process::is_exiting(known.pid) && Instant::now() < until {}
         assert!(!is_ours(known.pid, &home), "it lives, and is something else");
         gateway.kill().expect("killed");
-        let remains = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        rustix::process::waitid(WaitId::Pid(pid), remains).expect("ended, not reaped");
+        let leftovers = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        rustix::process::waitid(WaitId::Pid(pid), leftovers).expect("ended, not reaped");
         assert!(is_ours(known.pid, &home));
         let mut another = known.clone();
         another.identity.start_ticks += 1;
-        write_down(&home, another);
+        write_state(&home, another);
         assert!(!is_ours(known.pid, &home), "the number was given to another one");
-        write_down(&home, known.clone());
+        write_state(&home, known.clone());
         gateway.wait().expect("reaped");
         assert!(is_ours(known.pid, &home));
     }

@@ -36,13 +36,13 @@ pub const VARIABLES: [&str; 11] = [
 ];
 
 /// How soon to look again at a supervisor that has nothing to do but to end.
-const LAST_BREATH: Duration = Duration::from_millis(1);
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// So much more has a supervisor that is at work when its time is over, again and again until its last deadline.
-const MORE_TIME: Duration = Duration::from_millis(100);
+const EXTENSION: Duration = Duration::from_millis(100);
 
 /// A connection to a living supervisor.
 #[derive(Debug)]
-pub struct SupervisorLink {
+pub struct SupervisorConnection {
     pub(super) stream: UnixStream,
     unread: Vec<u8>,
     /// What was reported since the last order was taken up, and not read yet.
@@ -73,7 +73,7 @@ pub struct GatewaySeen {
 
 /// Why a conversation with the supervisor ended.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum ConnectionError {
     /// It is gone: look again.
     #[error("the supervisor has gone")]
     Gone,
@@ -99,8 +99,8 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    pub(super) fn after(patience: Duration) -> Self {
-        Self::at(Instant::now() + patience)
+    pub(super) fn after(timeout: Duration) -> Self {
+        Self::at(Instant::now() + timeout)
     }
 
     fn at(next: Instant) -> Self {
@@ -116,7 +116,7 @@ impl Deadline {
         if now >= self.last || !supervisor.is_some_and(|supervisor| process::is_at_work(supervisor.pid)) {
             return true;
         }
-        self.next = (now + MORE_TIME).min(self.last);
+        self.next = (now + EXTENSION).min(self.last);
         false
     }
 }
@@ -130,7 +130,7 @@ fn seen(phase: StatePhase, pid: Option<Pid>) -> SupervisorSeen {
     }
 }
 
-impl SupervisorLink {
+impl SupervisorConnection {
     pub(super) fn new(stream: UnixStream, supervisor: Process) -> io::Result<Self> {
         // An order that a hanging supervisor does not read fills the socket.
         stream.set_write_timeout(Some(Duration::from_millis(SUPERVISOR_TIMEOUT_MS)))?;
@@ -150,23 +150,23 @@ impl SupervisorLink {
     }
 
     /// Takes in what a supervisor says first; `false` if it says something else, as one of another kind would.
-    pub(super) fn greeting(&mut self, deadline: Instant) -> Result<bool, LinkError> {
+    pub(super) fn greeting(&mut self, deadline: Instant) -> Result<bool, ConnectionError> {
         let state = match self.next_or_busy(deadline)? {
-            Report::Refused(refusal) => return Err(LinkError::Refused(refusal)),
+            Report::Refused(refusal) => return Err(ConnectionError::Refused(refusal)),
             report => matches!(report, Report::State { .. }),
         };
         Ok(state && matches!(self.next_or_busy(deadline)?, Report::Generations { .. }))
     }
 
-    /// As [`SupervisorLink::next`]; a supervisor that is at work when `deadline` passes has 25 s more.
+    /// As [`SupervisorConnection::next`]; a supervisor that is at work when `deadline` passes has 25 s more.
     ///
     /// # Errors
-    /// As [`SupervisorLink::next`].
-    pub fn next_or_busy(&mut self, deadline: Instant) -> Result<Report, LinkError> {
+    /// As [`SupervisorConnection::next`].
+    pub fn next_or_busy(&mut self, deadline: Instant) -> Result<Report, ConnectionError> {
         let mut deadline = Deadline::at(deadline);
         loop {
             match self.next(deadline.next) {
-                Err(LinkError::Silent(_)) if !deadline.is_over_for(Some(&self.supervisor)) => {}
+                Err(ConnectionError::Silent(_)) if !deadline.is_over_for(Some(&self.supervisor)) => {}
                 other => return other,
             }
         }
@@ -180,8 +180,8 @@ impl SupervisorLink {
     /// Starts a supervisor and waits until it is up.
     ///
     /// # Errors
-    /// [`LinkError::Gone`] if it ended at once (its last words are in `supervisor.log`), [`LinkError::Silent`].
-    pub fn launch(home: &Home, codexd: &Path) -> Result<Self, LinkError> {
+    /// [`ConnectionError::Gone`] if it ended at once (its last words are in `supervisor.log`), [`ConnectionError::Silent`].
+    pub fn launch(home: &Home, codexd: &Path) -> Result<Self, ConnectionError> {
         home.create_state()?;
         let (stream, its_end) = UnixStream::pair()?;
         let words = logs::open_for_append(&home.supervisor_log())?;
@@ -199,17 +199,17 @@ impl SupervisorLink {
             .stderr(words)
             // It makes a session of its own first thing, which the leader of a group may not.
             .spawn()?;
-        let supervisor = process::identify(Pid(child.id())).map_err(|_| LinkError::Gone)?;
-        let mut link = Self::new(stream, supervisor)?;
+        let supervisor = process::identify(Pid(child.id())).map_err(|_| ConnectionError::Gone)?;
+        let mut connection = Self::new(stream, supervisor)?;
         let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
-        if link.greeting(deadline)? { Ok(link) } else { Err(LinkError::Gone) }
+        if connection.greeting(deadline)? { Ok(connection) } else { Err(ConnectionError::Gone) }
     }
 
     /// The next report.
     ///
     /// # Errors
-    /// [`LinkError::Silent`] if `deadline` passes first, [`LinkError::Gone`] at the end.
-    pub fn next(&mut self, deadline: Instant) -> Result<Report, LinkError> {
+    /// [`ConnectionError::Silent`] if `deadline` passes first, [`ConnectionError::Gone`] at the end.
+    pub fn next(&mut self, deadline: Instant) -> Result<Report, ConnectionError> {
         let began = Instant::now();
         loop {
             if let Some(report) = self.buffered() {
@@ -220,35 +220,35 @@ impl SupervisorLink {
     }
 
     /// Until something has arrived.
-    fn await_more(&mut self, began: Instant, deadline: Instant) -> Result<(), LinkError> {
+    fn await_more(&mut self, began: Instant, deadline: Instant) -> Result<(), ConnectionError> {
         let timeout = deadline.saturating_duration_since(Instant::now()).try_into().ok();
         let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
         match rustix::event::poll(&mut waits, timeout.as_ref()) {
             Ok(0) => {
                 let waited = began.elapsed().as_millis();
-                Err(LinkError::Silent(u64::try_from(waited).unwrap_or(u64::MAX)))
+                Err(ConnectionError::Silent(u64::try_from(waited).unwrap_or(u64::MAX)))
             }
             Ok(_) => self.fill(),
             Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(LinkError::System(error.into())),
+            Err(error) => Err(ConnectionError::System(error.into())),
         }
     }
 
     /// The next message, of those that have not been queued. A supervisor that is at work when `deadline` passes has 25 s more.
-    pub(super) fn next_message(&mut self, deadline: Instant) -> Result<Message, LinkError> {
+    pub(super) fn next_message(&mut self, deadline: Instant) -> Result<Message, ConnectionError> {
         let (began, mut deadline) = (Instant::now(), Deadline::at(deadline));
         loop {
             if let Some(message) = self.arrived() {
                 return Ok(message);
             }
             match self.await_more(began, deadline.next) {
-                Err(LinkError::Silent(_)) if !deadline.is_over_for(Some(&self.supervisor)) => {}
+                Err(ConnectionError::Silent(_)) if !deadline.is_over_for(Some(&self.supervisor)) => {}
                 other => other?,
             }
         }
     }
 
-    /// A report that has already arrived, without waiting. Call it before waiting on [`SupervisorLink::fd`].
+    /// A report that has already arrived, without waiting. Call it before waiting on [`SupervisorConnection::fd`].
     pub fn buffered(&mut self) -> Option<Report> {
         if let Some(report) = self.queued.pop_front() {
             return Some(report);
@@ -307,11 +307,11 @@ impl SupervisorLink {
     /// Reads what has arrived; waits if nothing has.
     ///
     /// # Errors
-    /// [`LinkError::Gone`] at the end.
-    pub fn fill(&mut self) -> Result<(), LinkError> {
+    /// [`ConnectionError::Gone`] at the end.
+    pub fn fill(&mut self) -> Result<(), ConnectionError> {
         let mut bytes = [0u8; 8192];
         match self.stream.read(&mut bytes).map_err(gone_or)? {
-            0 => Err(LinkError::Gone),
+            0 => Err(ConnectionError::Gone),
             count => {
                 self.unread.extend_from_slice(&bytes[..count]);
                 Ok(())
@@ -323,24 +323,24 @@ impl SupervisorLink {
     /// memory any more: what it had open may take the kernel some more milliseconds, and holds nobody up.
     ///
     /// # Errors
-    /// [`LinkError::Silent`] if it is still there after `patience`.
-    pub fn await_departure(mut self, home: &Home, patience: Duration) -> Result<(), LinkError> {
-        let silent = || LinkError::Silent(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
-        let deadline = Instant::now() + patience;
+    /// [`ConnectionError::Silent`] if it is still there after `patience`.
+    pub fn await_departure(mut self, home: &Home, timeout: Duration) -> Result<(), ConnectionError> {
+        let silent = || ConnectionError::Silent(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        let deadline = Instant::now() + timeout;
         loop {
             match self.next_or_busy(deadline) {
                 Ok(_) => {}
-                Err(LinkError::Gone) => break,
+                Err(ConnectionError::Gone) => break,
                 Err(error) => return Err(error),
             }
         }
         let mut deadline = Deadline::at(deadline);
-        while process::is_alive(&self.supervisor) && !process::is_nameless(self.supervisor.pid) {
+        while process::is_alive(&self.supervisor) && !process::is_exiting(self.supervisor.pid) {
             if deadline.is_over_for(Some(&self.supervisor)) {
                 return Err(silent());
             }
             // The loss of its memory is no event, its whole end is.
-            process::await_end(&self.supervisor, LAST_BREATH);
+            process::await_end(&self.supervisor, EXIT_POLL_INTERVAL);
         }
         if lock::try_supervisor_lock(&home.supervisor_lock())?.is_some() {
             return Ok(());
@@ -351,10 +351,12 @@ impl SupervisorLink {
     }
 }
 
-pub(super) fn gone_or(error: io::Error) -> LinkError {
+pub(super) fn gone_or(error: io::Error) -> ConnectionError {
     match error.kind() {
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => LinkError::Gone,
-        ErrorKind::WouldBlock => LinkError::Silent(SUPERVISOR_TIMEOUT_MS),
-        _ => LinkError::System(error),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
+            ConnectionError::Gone
+        }
+        ErrorKind::WouldBlock => ConnectionError::Silent(SUPERVISOR_TIMEOUT_MS),
+        _ => ConnectionError::System(error),
     }
 }

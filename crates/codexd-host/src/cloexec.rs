@@ -4,7 +4,7 @@
 ///
 /// Whoever starts codexd may have left descriptors open without that mark (a pipe of a shell, a lock of a test runner);
 /// passed on to a server that lives for weeks they would hold a pipe or a lock for as long.
-pub fn close_on_exec_above_stderr() {
+pub fn set_cloexec_above_stderr() {
     #[cfg(target_os = "linux")]
     {
         const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;

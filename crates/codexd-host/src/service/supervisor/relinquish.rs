@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use codexd_core::contract::EventLevel;
-use codexd_core::limits::LOST_STATE_PAUSE_MS;
-use codexd_core::program::DrainSignal;
+use codexd_core::launch_spec::DrainSignal;
+use codexd_core::limits::STATE_FOLDER_REMOVED_PAUSE_MS;
 
 use super::run::{Supervisor, listen};
 use crate::events::Event as LogEvent;
@@ -13,27 +13,27 @@ use crate::{clock, lock};
 impl Supervisor {
     /// Whether the lock that this supervisor holds is still the lock of the home. If the state folder was taken away, another
     /// supervisor may hold a lock of the same name by now, and this one must not start anything any more.
-    pub(super) fn still_keeps_the_home(&self) -> bool {
+    pub(super) fn owns_the_home(&self) -> bool {
         let held = self.lock.metadata().map(|held| (held.dev(), held.ino()));
         let named = std::fs::metadata(self.home.supervisor_lock()).map(|named| (named.dev(), named.ino()));
         matches!((held, named), (Ok(held), Ok(named)) if held == named)
     }
 
     /// Something has happened to a folder. If the lock is gone, somebody is taking the state away: in a moment he is done.
-    pub(super) fn look_after_the_home(&mut self) {
-        if !self.still_keeps_the_home() && self.lost_until.is_none() {
-            self.lost_until = Some(clock::monotonic() + LOST_STATE_PAUSE_MS);
+    pub(super) fn check_ownership(&mut self) {
+        if !self.owns_the_home() && self.state_removed_until.is_none() {
+            self.state_removed_until = Some(clock::monotonic() + STATE_FOLDER_REMOVED_PAUSE_MS);
         }
     }
 
     /// If the state was taken away, it is made anew, and whoever lives is recorded there.
-    pub(super) fn hold_on_to_the_home(&mut self) {
+    pub(super) fn restore_state_folder(&mut self) {
         let now = clock::monotonic();
-        if self.lost_until.is_none_or(|until| now < until) {
+        if self.state_removed_until.is_none_or(|until| now < until) {
             return;
         }
-        self.lost_until = None;
-        if self.still_keeps_the_home() || !self.home.root().is_dir() || self.home.create_state().is_err() {
+        self.state_removed_until = None;
+        if self.owns_the_home() || !self.home.root().is_dir() || self.home.create_state().is_err() {
             return;
         }
         // Another supervisor that was faster has the home.
@@ -43,18 +43,20 @@ impl Supervisor {
         let _ = self.watches.watch_folders(&self.home);
         self.record(self.machine.current());
         let phase = self.phase();
-        let _ = self.write_down(phase);
+        let _ = self.write_state(phase);
         let message = "the state folder was taken away under the supervisor; it made a new one";
-        self.note(LogEvent::new(EventLevel::Warn, "repair", message).with("found", "lost-state"));
+        self.log_event(
+            LogEvent::new(EventLevel::Warn, "repair", message).with("found", "state-folder-removed"),
+        );
     }
 
     /// The home is no longer this supervisor's: what it started is ended, nothing is written any more.
-    pub(super) fn abdicate(&mut self) {
+    pub(super) fn relinquish(&mut self) {
         self.sweep_and_wait();
-        for server in self.table.iter().filter_map(|kept| kept.server.as_ref()) {
+        for server in self.table.iter().filter_map(|managed| managed.server.as_ref()) {
             server.drain(DrainSignal::Terminate);
         }
-        self.left = true;
-        self.clients.let_go();
+        self.has_left = true;
+        self.clients.close_all();
     }
 }

@@ -5,7 +5,7 @@
 ///
 /// Starting, parsing and serving a command touch far more code than waiting does: of 4.4 MiB that a supervisor has resident after
 /// a start, 3.3 MiB are such pages.
-pub fn give_back_used_code() {
+pub fn release_code_pages() {
     #[cfg(target_os = "linux")]
     for (start, length) in
         std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(code)
@@ -37,7 +37,7 @@ fn code(line: &str) -> Option<(usize, usize)> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::{code, give_back_used_code};
+    use super::{code, release_code_pages};
 
     #[test]
     fn only_the_code_of_files_is_given_back() {
@@ -62,7 +62,7 @@ mod tests {
             line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
         };
         let before = resident();
-        give_back_used_code();
+        release_code_pages();
         assert!(resident() < before, "less than {before} KiB");
     }
 }
