@@ -24,7 +24,7 @@ pub fn waits_for_refused_alone(handover: &Value) -> bool {
     handover["state"] == "waiting"
         && handover["connectionsWaiting"].as_u64().unwrap_or_default() == 0
         && !waiting.is_empty()
-        && waiting.iter().all(|waiting| waiting["waitsFor"] == "refused")
+        && waiting.iter().all(|waiting| waiting["blockedOn"] == "refused")
 }
 
 fn problem(thread: &str, reason: &str) -> Problem {
@@ -43,8 +43,8 @@ mod tests {
 
     #[test]
     fn each_refused_thread_is_a_problem_and_those_that_wait_for_a_turn_are_none() {
-        let turn = json!({"threadId": "a", "waitsFor": "turn"});
-        let refusal = json!({"threadId": "b", "waitsFor": "refused", "reason": "no provider"});
+        let turn = json!({"threadId": "a", "blockedOn": "turn"});
+        let refusal = json!({"threadId": "b", "blockedOn": "refused", "reason": "no provider"});
         let mut handover =
             json!({"state": "waiting", "connectionsWaiting": 0, "threadsWaiting": [turn, refusal]});
         let problems = refused(&handover);

@@ -18,18 +18,18 @@ pub struct ServerId(pub u64);
 
 /// A connection to an app-server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Link {
+pub enum Connection {
     /// The one that all clients share: it holds the subscriptions.
     Shared(ServerId),
     /// A client's own.
-    Own(ClientId, ServerId),
+    Dedicated(ClientId, ServerId),
 }
 
-impl Link {
+impl Connection {
     /// The app-server at the other end.
     pub fn server(self) -> ServerId {
         match self {
-            Link::Shared(server) | Link::Own(_, server) => server,
+            Connection::Shared(server) | Connection::Dedicated(_, server) => server,
         }
     }
 }
@@ -38,11 +38,11 @@ impl Link {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A client is connected.
-    ClientCame(ClientId),
+    ClientConnected(ClientId),
     /// A client sent a text.
-    ClientSaid(ClientId, Text),
+    ClientMessage(ClientId, Text),
     /// A client is gone, or was cut.
-    ClientLeft(ClientId),
+    ClientDisconnected(ClientId),
     /// The app-servers that live, as the host tells: the current one, and those that are to leave. Both may be empty.
     Servers {
         /// Where new threads go, once it has answered.
@@ -52,38 +52,38 @@ pub enum Event {
     },
     /// An app-server was asked to leave when its turns have ended: nothing is to be begun there. (0.131.0 would begin it,
     /// and cut it.)
-    Drains(ServerId),
-    /// An app-server answered a first `initialize`, sent by [`Action::Greet`]: it serves. The text is the result.
-    Greeted(ServerId, Text),
+    ServerDraining(ServerId),
+    /// An app-server answered a first `initialize`, sent by [`Action::Probe`]: it serves. The text is the result.
+    ProbeAnswered(ServerId, Text),
     /// A link is open and its `initialize` was answered; the text is the result.
-    LinkUp(Link, Text),
+    ConnectionOpened(Connection, Text),
     /// A link is open and its `initialize` was refused; the text is the error object. The link is closed again.
-    LinkRefused(Link, Text),
+    InitializeRefused(Connection, Text),
     /// A link was opened and its `initialize` was not answered in time. The link is closed again.
-    LinkUnanswered(Link),
+    InitializeTimedOut(Connection),
     /// A message came over a link.
-    LinkSaid(Link, Text),
+    ConnectionMessage(Connection, Text),
     /// So much waits for the app-server on a link that no more requests are to be sent over it.
-    LinkFull(Link),
+    ConnectionFull(Connection),
     /// A link that was full has room again.
-    LinkHasRoom(Link),
+    ConnectionWritable(Connection),
     /// A link is gone, or could not be opened. Nothing more comes over it.
-    LinkLost(Link),
-    /// The answer to [`Action::LookFor`].
-    Looked {
+    ConnectionLost(Connection),
+    /// The answer to [`Action::CheckRollout`].
+    RolloutChecked {
         /// The thread.
         thread: String,
         /// Whether its file exists.
         exists: bool,
     },
-    /// The goals of [`Action::KeepGoals`] with this number, and those before it, are on disk, or cannot be written now.
-    GoalsStored(u64),
+    /// The goals of [`Action::PersistGoals`] with this number, and those before it, are on disk, or cannot be written now.
+    GoalsPersisted(u64),
     /// The goals that were at work when the gateway before this one ended: they are to go on. Comes before everything else,
     /// or not at all.
-    GoalsKept(KeptGoals),
+    GoalsRestored(KeptGoals),
     /// What the gateway before this one had stored with [`Action::StoreThreadSettings`]. Comes before the first list that names
     /// an app-server, or not at all.
-    ThreadSettingsStored {
+    ThreadSettingsRestored {
         /// The thread.
         thread: String,
         /// Its settings.
@@ -91,34 +91,34 @@ pub enum Event {
     },
     /// There was a gateway before this one, and what it had stored of threads is lost.
     ThreadSettingsLost,
-    /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::KeepPersona`]. Comes before
+    /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::PersistClientIdentity`]. Comes before
     /// the first list that names an app-server if one that knows it still lives, or if goals are to go on; or not at all.
-    PersonaKept(Text),
+    ClientIdentityRestored(Text),
     /// Which clients decide what a sub-agent asks, from now on.
     SubagentApprovals(SubagentApprovals),
     /// The moment that [`Hub::deadline`](crate::hub::Hub::deadline) named has come.
-    TimeCame,
+    DeadlineReached,
 }
 
 /// What to do.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Send a client a text.
-    Tell(ClientId, Text),
+    SendToClient(ClientId, Text),
     /// A client has introduced itself: from now on it may send, and be told, as much as any.
     Admit(ClientId),
     /// Ask an app-server for an `initialize` answer under the name that does not become the name of the process, on a
     /// connection of its own that is closed again; try until it answers or the host says that it is gone.
-    Greet(ServerId),
+    Probe(ServerId),
     /// Open a link and send this `initialize` request first (id 0), then the notification `initialized`. Until
-    /// [`Event::LinkUp`] nothing else is sent over it.
-    Connect(Link, Text),
+    /// [`Event::ConnectionOpened`] nothing else is sent over it.
+    Connect(Connection, Text),
     /// Send a text over a link.
-    Say(Link, Text),
-    /// Close a link. No [`Event::LinkLost`] follows.
-    Close(Link),
+    SendUpstream(Connection, Text),
+    /// Close a link. No [`Event::ConnectionLost`] follows.
+    Close(Connection),
     /// Look whether the file of a thread exists.
-    LookFor {
+    CheckRollout {
         /// The thread.
         thread: String,
         /// Its file.
@@ -127,15 +127,15 @@ pub enum Action {
     /// An outgoing app-server holds nothing any more: it may leave.
     Retire(ServerId),
     /// Remember, also if this gateway is killed the next moment, which goals are at work: in place of those before.
-    /// [`Event::GoalsStored`] follows.
-    KeepGoals {
+    /// [`Event::GoalsPersisted`] follows.
+    PersistGoals {
         /// Counts from 1.
         number: u64,
         /// All of them.
         goals: KeptGoals,
     },
     /// Remember, for a gateway that comes after this one, as whom it introduces itself.
-    KeepPersona(Text),
+    PersistClientIdentity(Text),
     /// Store the settings of a thread in memory that outlives the gateway, never on disk: they may hold credentials.
     StoreThreadSettings {
         /// The thread.
@@ -219,7 +219,7 @@ pub enum Report {
         /// The client.
         client: ClientId,
         /// The gateway's number of the server request.
-        ask: String,
+        request: String,
         /// Why.
         reason: String,
     },
@@ -228,7 +228,7 @@ pub enum Report {
         /// The thread that the server request is about.
         thread: String,
         /// The gateway's number of the server request.
-        ask: String,
+        request: String,
     },
     /// The client information under which the gateway introduced itself, or was to, is of no use: other is used.
     ClientInfoDiscarded {
@@ -262,7 +262,7 @@ pub struct HandoverReport {
     /// So many threads have moved.
     pub threads_moved: usize,
     /// The threads that have not, and for what each waits.
-    pub threads_waiting: Vec<WaitingThread>,
+    pub threads_waiting: Vec<BlockedThread>,
     /// So many connections of clients are still in use on the old one.
     pub connections_waiting: usize,
     /// Since its beginning.
@@ -287,11 +287,11 @@ pub enum HandoverState {
 /// A thread that cannot move yet.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct WaitingThread {
+pub struct BlockedThread {
     /// Which.
     pub thread_id: String,
     /// For what.
-    pub waits_for: WaitsFor,
+    pub blocked_on: BlockedOn,
     /// Why the new app-server refuses it, in that one's words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
@@ -300,7 +300,7 @@ pub struct WaitingThread {
 /// What keeps a thread where it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum WaitsFor {
+pub enum BlockedOn {
     /// A turn runs, or is about to.
     Turn,
     /// A turn waits for somebody's approval.
@@ -320,7 +320,7 @@ pub enum WaitsFor {
     /// Nothing: its turn has not come yet.
     Nothing,
     /// It refused to leave or to arrive; tried again later.
-    Trouble,
+    RetryLater,
     /// The new app-server cannot load it, for a cause that may go: an invalid configuration, a missing provider, a required MCP
     /// server that does not start. It stays where it is and is tried again with backoff.
     Refused,

@@ -26,8 +26,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 pub use event::{
-    Action, ClientId, Event, HandoverReport, HandoverState, Link, Now, RefusedThread, Report, ServerId, Text,
-    WaitingThread, WaitsFor,
+    Action, BlockedOn, BlockedThread, ClientId, Connection, Event, HandoverReport, HandoverState, Now,
+    RefusedThread, Report, ServerId, Text,
 };
 
 use crate::limits::QUIET_MS;
@@ -147,7 +147,7 @@ pub struct Hub {
     slots: VecDeque<(Now, u64)>,
     slots_taken: usize,
     /// Links over which no more requests are sent for now.
-    full_links: BTreeSet<Link>,
+    full_links: BTreeSet<Connection>,
     /// Bytes of clients' requests that were sent in this step.
     sent_bytes: usize,
     /// Upstream had too much to do: until then nothing more is sent on.
@@ -191,31 +191,31 @@ impl Hub {
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.now = now;
         self.sent_bytes = 0;
-        let may_change_handover = !matches!(event, Event::TimeCame);
+        let may_change_handover = !matches!(event, Event::DeadlineReached);
         match event {
-            Event::ClientCame(id) => {
+            Event::ClientConnected(id) => {
                 self.clients.insert(id, Client::new(id));
             }
-            Event::ClientSaid(id, text) => self.client_said(id, &text),
-            Event::ClientLeft(id) => self.client_left(id),
+            Event::ClientMessage(id, text) => self.client_said(id, &text),
+            Event::ClientDisconnected(id) => self.client_left(id),
             Event::Servers { current, outgoing } => self.servers_changed(current, &outgoing),
-            Event::Drains(server) => self.drains(server),
-            Event::Greeted(server, result) => self.greeted(server, result),
-            Event::LinkUp(link, result) => self.link_up(link, &result),
-            Event::LinkRefused(link, error) => self.link_refused(link, &error),
-            Event::LinkSaid(link, text) => self.link_said(link, &text),
-            Event::LinkFull(link) => self.link_full(link),
-            Event::LinkHasRoom(link) => self.link_has_room(link),
-            Event::LinkLost(link) => self.link_lost(link),
-            Event::Looked { thread, exists } => self.looked(&thread, exists),
-            Event::GoalsStored(number) => self.goals_stored(number),
-            Event::GoalsKept(threads) => self.goals.kept_before(&threads),
-            Event::ThreadSettingsStored { thread, settings } => self.settings_stored(&thread, &settings),
+            Event::ServerDraining(server) => self.drains(server),
+            Event::ProbeAnswered(server, result) => self.greeted(server, result),
+            Event::ConnectionOpened(link, result) => self.link_up(link, &result),
+            Event::InitializeRefused(link, error) => self.link_refused(link, &error),
+            Event::ConnectionMessage(link, text) => self.link_said(link, &text),
+            Event::ConnectionFull(link) => self.link_full(link),
+            Event::ConnectionWritable(link) => self.link_has_room(link),
+            Event::ConnectionLost(link) => self.link_lost(link),
+            Event::RolloutChecked { thread, exists } => self.looked(&thread, exists),
+            Event::GoalsPersisted(number) => self.goals_stored(number),
+            Event::GoalsRestored(threads) => self.goals.kept_before(&threads),
+            Event::ThreadSettingsRestored { thread, settings } => self.settings_stored(&thread, &settings),
             Event::ThreadSettingsLost => self.stored_settings_lost(),
-            Event::PersonaKept(kept) => self.persona_kept(&kept),
-            Event::LinkUnanswered(link) => self.link_unanswered(link),
+            Event::ClientIdentityRestored(kept) => self.persona_kept(&kept),
+            Event::InitializeTimedOut(link) => self.link_unanswered(link),
             Event::SubagentApprovals(approvals) => self.set_subagent_approvals(approvals),
-            Event::TimeCame => self.time_came(),
+            Event::DeadlineReached => self.time_came(),
         }
         if may_change_handover {
             self.handover_may_have_changed();
@@ -223,18 +223,18 @@ impl Hub {
         out.append(&mut self.out);
     }
 
-    /// When [`Event::TimeCame`] is due.
+    /// When [`Event::DeadlineReached`] is due.
     pub fn deadline(&self) -> Option<Now> {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Whether more is to be read from a client: not while much of what it said waits to be sent on.
-    pub fn wants_to_hear(&self, client: ClientId) -> bool {
+    pub fn wants_input(&self, client: ClientId) -> bool {
         self.clients.get(&client).is_none_or(|client| !client.paused)
     }
 
     /// Clients that may be heard again since this was last asked.
-    pub fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
+    pub fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
         resumed.append(&mut self.resumed);
     }
 
@@ -244,7 +244,7 @@ impl Hub {
     }
 
     /// Whether an answer is to come over a link.
-    pub fn awaits(&self, link: Link) -> bool {
+    pub fn awaits(&self, link: Connection) -> bool {
         self.calls.values().any(|call| call.link == link)
     }
 
@@ -258,12 +258,12 @@ impl Hub {
     /// Tells a client something, unless it has left meanwhile.
     fn tell(&mut self, client: ClientId, text: Text) {
         if self.clients.contains_key(&client) {
-            self.out.push(Action::Tell(client, text));
+            self.out.push(Action::SendToClient(client, text));
         }
     }
 
-    fn say(&mut self, link: Link, text: Text) {
-        self.out.push(Action::Say(link, text));
+    fn say(&mut self, link: Connection, text: Text) {
+        self.out.push(Action::SendUpstream(link, text));
     }
 
     fn timer(&mut self, after_ms: u64, timer: Timer) {
@@ -300,7 +300,7 @@ impl Hub {
     }
 
     /// Sends a request of the gateway's own.
-    fn errand(&mut self, link: Link, errand: Errand, method: &str, params: &serde_json::Value) {
+    fn errand(&mut self, link: Connection, errand: Errand, method: &str, params: &serde_json::Value) {
         let id = self.call_id();
         let text = text::request(id, method, params);
         let (thread, pauses) = (errand.thread().cloned(), matches!(errand, Errand::PauseGoal(_)));

@@ -2,7 +2,7 @@
 
 use codexd_core::clock::Monotonic;
 
-use crate::hub::{Action, ClientId, Event, Hub, Link};
+use crate::hub::{Action, ClientId, Connection, Event, Hub};
 
 /// Decides what follows from what happens. Nothing here may wait.
 pub(crate) trait Brain {
@@ -14,18 +14,18 @@ pub(crate) trait Brain {
     /// Takes one event at `now` and pushes what follows from it, in order.
     fn step(&mut self, event: Event, now: Monotonic, out: &mut Vec<Action>);
 
-    /// When [`Event::TimeCame`] is due.
+    /// When [`Event::DeadlineReached`] is due.
     fn deadline(&self) -> Option<Monotonic>;
 
     /// Whether more is to be read from a client. Asked before each read; whoever says no names the client to
-    /// [`Self::take_resumed`] later.
-    fn wants_to_hear(&self, client: ClientId) -> bool {
+    /// [`Self::take_readable`] later.
+    fn wants_input(&self, client: ClientId) -> bool {
         let _ = client;
         true
     }
 
     /// Adds the clients that may be heard again since this was last asked.
-    fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
+    fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
         let _ = resumed;
     }
 
@@ -36,7 +36,7 @@ pub(crate) trait Brain {
     }
 
     /// Whether an answer is to come over a link. Asked where much comes that nobody waits for.
-    fn awaits(&self, link: Link) -> bool {
+    fn awaits(&self, link: Connection) -> bool {
         let _ = link;
         false
     }
@@ -60,15 +60,15 @@ impl Brain for Hub {
         Hub::deadline(self)
     }
 
-    fn wants_to_hear(&self, client: ClientId) -> bool {
-        Hub::wants_to_hear(self, client)
+    fn wants_input(&self, client: ClientId) -> bool {
+        Hub::wants_input(self, client)
     }
 
-    fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
-        Hub::take_resumed(self, resumed);
+    fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
+        Hub::take_readable(self, resumed);
     }
 
-    fn awaits(&self, link: Link) -> bool {
+    fn awaits(&self, link: Connection) -> bool {
         Hub::awaits(self, link)
     }
 

@@ -106,8 +106,8 @@ pub(crate) async fn serve(
     if let Some(serial) = unintroduced {
         driver.unintroduced.is_silent(serial, client, Rc::clone(&line));
     }
-    driver.feed(Event::ClientCame(client));
-    let end = match line.take(&read, |text| driver.feed(Event::ClientSaid(client, text))) {
+    driver.feed(Event::ClientConnected(client));
+    let end = match line.take(&read, |text| driver.feed(Event::ClientMessage(client, text))) {
         Ok(()) => {
             drop(read);
             match initialize_within {
@@ -142,7 +142,7 @@ async fn listen(driver: &Rc<Driver>, client: ClientId, line: &Rc<Line>) -> Optio
         let read = {
             let mut buffer = driver.read_buffer.borrow_mut();
             let room = CLIENT_READ_BYTES.min(buffer.len());
-            line.read(&mut buffer[..room], |text| driver.feed(Event::ClientSaid(client, text)))
+            line.read(&mut buffer[..room], |text| driver.feed(Event::ClientMessage(client, text)))
         };
         match read {
             Ok(Read::All) => {}
@@ -193,7 +193,7 @@ impl Driver {
         );
         line.cut(TRY_AGAIN_LATER, &why);
         self.note_cut(client, &why);
-        self.feed(Event::ClientLeft(client));
+        self.feed(Event::ClientDisconnected(client));
     }
 
     /// The task of a client has come to the end.
@@ -208,7 +208,7 @@ impl Driver {
             Some(End::Gone) | None => {}
         }
         if self.clients.remove(client).is_some() {
-            self.feed(Event::ClientLeft(client));
+            self.feed(Event::ClientDisconnected(client));
         }
     }
 

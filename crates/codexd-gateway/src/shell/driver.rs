@@ -20,7 +20,7 @@ use super::state::State;
 use super::unintroduced::Unintroduced;
 use super::writer::Writer;
 use crate::host::{HostOrder, Memory, ThreadSettings};
-use crate::hub::{Action, ClientId, Event, Link};
+use crate::hub::{Action, ClientId, Connection, Event};
 use crate::state_writer::StateWriter;
 
 /// The state that all tasks share.
@@ -93,7 +93,7 @@ impl Driver {
 
     /// Whether more is to be read from a client.
     pub(crate) fn hears(&self, client: ClientId) -> bool {
-        self.brain.borrow().wants_to_hear(client)
+        self.brain.borrow().wants_input(client)
     }
 
     /// Whether a client has sent `initialize`.
@@ -102,7 +102,7 @@ impl Driver {
     }
 
     /// Whether an answer is to come over a link.
-    pub(super) fn awaits(&self, link: Link) -> bool {
+    pub(super) fn awaits(&self, link: Connection) -> bool {
         self.brain.borrow().awaits(link)
     }
 
@@ -120,7 +120,7 @@ impl Driver {
             match deadline {
                 None => rearmed.await,
                 Some(at) if at <= self.now() => {
-                    self.feed(Event::TimeCame);
+                    self.feed(Event::DeadlineReached);
                     // A deadline that does not move must not keep everybody else from running.
                     tokio::task::yield_now().await;
                 }
@@ -147,7 +147,7 @@ impl Driver {
 
     fn wake_resumed(&self) {
         let mut resumed = self.resumed.borrow_mut();
-        self.brain.borrow_mut().take_resumed(&mut resumed);
+        self.brain.borrow_mut().take_readable(&mut resumed);
         for client in resumed.drain(..) {
             self.clients.wake(client);
         }
@@ -157,23 +157,23 @@ impl Driver {
     pub(super) fn thread_settings_stored(self: &Rc<Self>, stored: Vec<ThreadSettings>) {
         for ThreadSettings { thread, settings } in stored {
             if let Some(settings) = settings {
-                self.feed(Event::ThreadSettingsStored { thread, settings: settings.into() });
+                self.feed(Event::ThreadSettingsRestored { thread, settings: settings.into() });
             }
         }
     }
 
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
-            Action::Tell(client, text) => self.tell(client, text),
+            Action::SendToClient(client, text) => self.tell(client, text),
             Action::Admit(client) => self.admit(client),
-            Action::Say(link, text) => self.say(link, text),
+            Action::SendUpstream(link, text) => self.say(link, text),
             Action::Connect(link, initialize) => self.connect(link, initialize),
             Action::Close(link) => self.links.close(link),
-            Action::Greet(server) => self.greet(server),
-            Action::LookFor { thread, path } => self.look_for(thread, path),
+            Action::Probe(server) => self.greet(server),
+            Action::CheckRollout { thread, path } => self.look_for(thread, path),
             Action::Retire(server) => self.retire(server),
-            Action::KeepGoals { number, goals } => self.keep_goals(number, goals),
-            Action::KeepPersona(persona) => self.introduces_itself(persona),
+            Action::PersistGoals { number, goals } => self.keep_goals(number, goals),
+            Action::PersistClientIdentity(persona) => self.introduces_itself(persona),
             Action::StoreThreadSettings { thread, settings } => {
                 let settings = settings.map(|settings| settings.to_string());
                 self.orders.give(HostOrder::StoreThreadSettings(ThreadSettings { thread, settings }));

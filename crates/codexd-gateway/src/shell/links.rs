@@ -14,7 +14,7 @@ use super::driver::Driver;
 use super::line::{End, Line, Read, Ready};
 use super::open::{self, Answer};
 use super::pace::Pace;
-use crate::hub::{Event, Link, ServerId, Text};
+use crate::hub::{Connection, Event, ServerId, Text};
 use crate::limits::{
     CLOSE_TIMEOUT_MS, GREET_FIRST_WAIT_MS, GREET_HASTE_MS, GREET_HASTY_WAIT_MS, GREET_LAST_WAIT_MS,
     INITIALIZE_TIMEOUT_MS, UPSTREAM_MESSAGE_BYTES_MAX,
@@ -26,7 +26,7 @@ const NORMAL: u16 = 1000;
 /// The links that are open or being opened.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    entries: RefCell<HashMap<Link, Entry>>,
+    entries: RefCell<HashMap<Connection, Entry>>,
     count: Cell<u64>,
 }
 
@@ -51,18 +51,18 @@ impl Entry {
 
 impl Links {
     /// Closes a link after what waits on it.
-    pub(super) fn close(&self, link: Link) {
+    pub(super) fn close(&self, link: Connection) {
         if let Some(entry) = self.entries.borrow_mut().remove(&link) {
             entry.close();
         }
     }
 
-    fn line(&self, link: Link) -> Option<Rc<Line>> {
+    fn line(&self, link: Connection) -> Option<Rc<Line>> {
         self.entries.borrow().get(&link)?.line.clone()
     }
 
     /// Removes a link if it is still the one that was meant.
-    fn remove(&self, link: Link, serial: u64) -> Option<Entry> {
+    fn remove(&self, link: Connection, serial: u64) -> Option<Entry> {
         let mut entries = self.entries.borrow_mut();
         if entries.get(&link)?.serial != serial {
             return None;
@@ -71,7 +71,7 @@ impl Links {
     }
 
     /// Puts the line in place; false if the link was closed meanwhile.
-    fn up(&self, link: Link, serial: u64, line: &Rc<Line>) -> bool {
+    fn up(&self, link: Connection, serial: u64, line: &Rc<Line>) -> bool {
         match self.entries.borrow_mut().get_mut(&link) {
             Some(entry) if entry.serial == serial => {
                 entry.line = Some(Rc::clone(line));
@@ -84,7 +84,7 @@ impl Links {
 
 impl Driver {
     /// Begins to open a link.
-    pub(super) fn connect(self: &Rc<Self>, link: Link, initialize: Text) {
+    pub(super) fn connect(self: &Rc<Self>, link: Connection, initialize: Text) {
         let serial = self.links.count.get() + 1;
         self.links.count.set(serial);
         let task = tokio::task::spawn_local(run(Rc::clone(self), link, serial, initialize)).abort_handle();
@@ -94,38 +94,38 @@ impl Driver {
         }
     }
 
-    pub(super) fn say(self: &Rc<Self>, link: Link, text: Text) {
+    pub(super) fn say(self: &Rc<Self>, link: Connection, text: Text) {
         // Lost already, and the brain is about to hear it.
         let Some(line) = self.links.line(link) else { return };
         if line.push(text).is_err() {
             line.abandon();
             self.links.entries.borrow_mut().remove(&link);
-            self.feed(Event::LinkLost(link));
+            self.feed(Event::ConnectionLost(link));
             return;
         }
         line.stir();
         if line.became_full() {
-            self.feed(Event::LinkFull(link));
+            self.feed(Event::ConnectionFull(link));
         }
     }
 
     /// Whether a link is to be read: a dedicated one is not while too much waits for its client.
-    fn has_room_for(&self, link: Link, line: &Rc<Line>) -> bool {
+    fn has_room_for(&self, link: Connection, line: &Rc<Line>) -> bool {
         match link {
-            Link::Shared(_) => true,
-            Link::Own(client, _) => self.clients.has_room_for(client, line),
+            Connection::Shared(_) => true,
+            Connection::Dedicated(client, _) => self.clients.has_room_for(client, line),
         }
     }
 
     /// The app-server is gone. What it said before is still taken: the end of a turn may be in there.
     pub(super) fn lose_links_of(self: &Rc<Self>, server: ServerId) {
-        let mut lost: Vec<Link> =
+        let mut lost: Vec<Connection> =
             self.links.entries.borrow().keys().copied().filter(|link| link.server() == server).collect();
         lost.sort_unstable();
         for link in lost {
             if let Some(line) = self.links.line(link) {
                 let mut buffer = self.read_buffer.borrow_mut();
-                line.read_last(&mut buffer, |text| self.feed(Event::LinkSaid(link, text)));
+                line.read_last(&mut buffer, |text| self.feed(Event::ConnectionMessage(link, text)));
             }
             // What was read may have closed it.
             let Some(entry) = self.links.entries.borrow_mut().remove(&link) else { continue };
@@ -133,19 +133,19 @@ impl Driver {
                 line.abandon();
             }
             entry.task.abort();
-            self.feed(Event::LinkLost(link));
+            self.feed(Event::ConnectionLost(link));
         }
     }
 
     /// Reads once.
-    fn read(self: &Rc<Self>, link: Link, line: &Rc<Line>) -> (Result<Read, End>, Heard) {
+    fn read(self: &Rc<Self>, link: Connection, line: &Rc<Line>) -> (Result<Read, End>, Heard) {
         let mut buffer = self.read_buffer.borrow_mut();
         let mut heard = Heard::Nothing;
         let read = line.read(&mut buffer, |text| {
             // Upstream begins what is not an answer with the method.
             let is_told = text.starts_with(r#"{"method""#);
             heard = if is_told && heard != Heard::Answers { Heard::Notes } else { Heard::Answers };
-            self.feed(Event::LinkSaid(link, text));
+            self.feed(Event::ConnectionMessage(link, text));
         });
         if let Some(bytes) = line.take_dropped() {
             let message = format!(
@@ -171,7 +171,7 @@ enum Heard {
 }
 
 /// A link, from the connecting to the end.
-async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
+async fn run(driver: Rc<Driver>, link: Connection, serial: u64, initialize: Text) {
     let patience = Duration::from_millis(INITIALIZE_TIMEOUT_MS);
     let socket = driver.servers.borrow().socket(link.server());
     let opened = match socket {
@@ -180,14 +180,18 @@ async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
     };
     // One that is left for the gateway itself is not for a client's dedicated connection.
     let is_reserved = |line: &Line| {
-        matches!(link, Link::Own(..)) && driver.unintroduced.is_of_the_gateway(line.descriptor())
+        matches!(link, Connection::Dedicated(..)) && driver.unintroduced.is_of_the_gateway(line.descriptor())
     };
     let (line, answer, early) = match opened {
         Ok(Ok(opened)) if !is_reserved(&opened.0) => opened,
         failed => {
             if driver.links.remove(link, serial).is_some() {
                 let is_late = failed.is_err();
-                driver.feed(if is_late { Event::LinkUnanswered(link) } else { Event::LinkLost(link) });
+                driver.feed(if is_late {
+                    Event::InitializeTimedOut(link)
+                } else {
+                    Event::ConnectionLost(link)
+                });
             }
             return;
         }
@@ -196,34 +200,34 @@ async fn run(driver: Rc<Driver>, link: Link, serial: u64, initialize: Text) {
         Answer::Refusal(error) => {
             line.abandon();
             if driver.links.remove(link, serial).is_some() {
-                driver.feed(Event::LinkRefused(link, error));
+                driver.feed(Event::InitializeRefused(link, error));
             }
             return;
         }
         Answer::Result(result) => {
             if line.push(INITIALIZED).is_ok() && driver.links.up(link, serial, &line) {
-                driver.feed(Event::LinkUp(link, result));
-                early.into_iter().for_each(|text| driver.feed(Event::LinkSaid(link, text)));
+                driver.feed(Event::ConnectionOpened(link, result));
+                early.into_iter().for_each(|text| driver.feed(Event::ConnectionMessage(link, text)));
                 listen(&driver, link, &line).await;
             }
         }
     }
     if driver.links.remove(link, serial).is_some() {
         line.abandon();
-        driver.feed(Event::LinkLost(link));
+        driver.feed(Event::ConnectionLost(link));
     }
     // Closed from this side: what was said before is still to go out.
     let _ = timeout(Duration::from_millis(CLOSE_TIMEOUT_MS), line.flushed()).await;
     line.abandon();
 }
 
-async fn listen(driver: &Rc<Driver>, link: Link, line: &Rc<Line>) {
+async fn listen(driver: &Rc<Driver>, link: Connection, line: &Rc<Line>) {
     let mut pace = Pace::new(Instant::now());
     loop {
         match line.ready(|| driver.has_room_for(link, line)).await {
             Ready::Readable => {}
             Ready::Room => {
-                driver.feed(Event::LinkHasRoom(link));
+                driver.feed(Event::ConnectionWritable(link));
                 continue;
             }
             Ready::Ended => return,
@@ -255,7 +259,7 @@ pub(super) async fn greet(driver: Rc<Driver>, server: ServerId) {
         let opened = Box::pin(timeout(patience, open::open(&driver, &socket, open::greeting()))).await;
         if let Ok(Ok((line, Answer::Result(result), _))) = opened {
             line.close(NORMAL, "");
-            driver.feed(Event::Greeted(server, result));
+            driver.feed(Event::ProbeAnswered(server, result));
             let _ = timeout(Duration::from_millis(CLOSE_TIMEOUT_MS), line.flushed()).await;
             return;
         }

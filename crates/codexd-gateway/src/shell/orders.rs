@@ -126,19 +126,19 @@ impl Driver {
                 let detail = json!({"count": count, "methods": methods});
                 self.orders.note(EventLevel::Warn, "request.unanswered", message, detail);
             }
-            Report::AnswerRefused { client, ask, reason } => {
+            Report::AnswerRefused { client, request, reason } => {
                 let message = format!(
-                    "client {} gave an answer to server request {ask} that no app-server takes: {reason}; the next answer counts",
+                    "client {} gave an answer to server request {request} that no app-server takes: {reason}; the next answer counts",
                     client.0
                 );
-                let detail = json!({"client": client.0, "serverRequest": ask, "reason": reason});
+                let detail = json!({"client": client.0, "serverRequest": request, "reason": reason});
                 self.orders.note(EventLevel::Warn, "serverRequest.answerRefused", message, detail);
             }
-            Report::AnswerNotTaken { thread, ask } => {
+            Report::AnswerNotTaken { thread, request } => {
                 let message = format!(
-                    "the app-server did not take the answer to server request {ask} of thread {thread}; the next answer counts"
+                    "the app-server did not take the answer to server request {request} of thread {thread}; the next answer counts"
                 );
-                let detail = json!({"threadId": thread, "serverRequest": ask});
+                let detail = json!({"threadId": thread, "serverRequest": request});
                 self.orders.note(EventLevel::Warn, "serverRequest.answerNotTaken", message, detail);
             }
             Report::ClientInfoDiscarded { reason } => {

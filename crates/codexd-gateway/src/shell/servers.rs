@@ -117,7 +117,7 @@ impl Driver {
     pub(super) fn current_drains(self: &Rc<Self>) {
         let current = self.servers.borrow().told.as_ref().and_then(|(current, _)| *current);
         if let Some(server) = current {
-            self.feed(Event::Drains(server));
+            self.feed(Event::ServerDraining(server));
         }
     }
 

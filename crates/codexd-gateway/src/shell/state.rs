@@ -85,7 +85,7 @@ impl Driver {
         };
         *self.state.before.borrow_mut() = Before { goals_wait: !goals.is_empty(), persona };
         if !goals.is_empty() {
-            self.feed(Event::GoalsKept(goals));
+            self.feed(Event::GoalsRestored(goals));
         }
     }
 
@@ -97,7 +97,7 @@ impl Driver {
         let persona = persona.filter(|persona| goals_wait || persona.known_to.iter().any(is_known));
         if let Some(KeptPersona { introduction, .. }) = persona {
             self.state.persona.replace(Some(introduction.as_str().into()));
-            self.feed(Event::PersonaKept(introduction.into()));
+            self.feed(Event::ClientIdentityRestored(introduction.into()));
         }
     }
 
@@ -155,7 +155,7 @@ impl Driver {
         while let Some(outcome) = outcomes.recv().await {
             match outcome {
                 Outcome::Goals { number, stored } => self.goals_stored(number, stored),
-                Outcome::Looked { thread, exists } => self.feed(Event::Looked { thread, exists }),
+                Outcome::Looked { thread, exists } => self.feed(Event::RolloutChecked { thread, exists }),
                 Outcome::Persona { known_to, stored: Err(error) } => self.note_persona(&known_to, &error),
                 Outcome::Persona { stored: Ok(()), .. } => {}
             }
@@ -180,7 +180,7 @@ impl Driver {
             }
         }
         // Also if they are not: what waits for it has waited long enough.
-        self.feed(Event::GoalsStored(number));
+        self.feed(Event::GoalsPersisted(number));
     }
 
     fn note_goals(&self, error: &io::Error) {

@@ -7,7 +7,7 @@ use codexd_protocol::envelope::{self, Message};
 
 use crate::hub::clients::client::Kept;
 use crate::hub::clients::replayed_settings;
-use crate::hub::event::{ClientId, Link, Now, Text};
+use crate::hub::event::{ClientId, Connection, Now, Text};
 use crate::hub::requests::pending::{Asker, Call, Errand, Kind};
 use crate::hub::threads::thread::Thread;
 use crate::hub::upstream::connection_bound::{self, Placed};
@@ -129,7 +129,7 @@ impl Hub {
     }
 
     /// A watch or a search was accepted: it is begun again on the next connection.
-    pub(in crate::hub) fn replay_from_now_on(&mut self, id: ClientId, link: Link, request: &str) {
+    pub(in crate::hub) fn replay_from_now_on(&mut self, id: ClientId, link: Connection, request: &str) {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return };
         let Some(placed) = connection_bound::placed(method) else { return };
         let (Some(name), Some(client)) = (placed.name(params), self.clients.get_mut(&id)) else { return };
@@ -148,7 +148,7 @@ impl Hub {
         let next = client.dedicated.open().filter(|server| *server != link.server());
         if let Some(server) = next {
             let params = serde_json::from_str(params).unwrap_or_else(|_| json!({}));
-            self.errand(Link::Own(id, server), Errand::Forget, method, &params);
+            self.errand(Connection::Dedicated(id, server), Errand::Forget, method, &params);
         }
     }
 

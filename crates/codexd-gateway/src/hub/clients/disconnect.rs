@@ -1,19 +1,19 @@
 //! A client leaves: what was its own goes with it.
 
 use crate::hub::Hub;
-use crate::hub::event::{Action, ClientId, Link};
+use crate::hub::event::{Action, ClientId, Connection};
 use crate::hub::threads::thread::{self, ThreadId};
 
 impl Hub {
     pub(in crate::hub) fn client_left(&mut self, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };
         for server in client.dedicated.servers() {
-            self.out.push(Action::Close(Link::Own(id, server)));
-            self.forget_calls(Link::Own(id, server));
+            self.out.push(Action::Close(Connection::Dedicated(id, server)));
+            self.forget_calls(Connection::Dedicated(id, server));
         }
         self.forget_texts_of(id);
         self.resumers.retain(|resumer| *resumer != id);
-        self.full_links.retain(|link| !matches!(link, Link::Own(owner, _) if *owner == id));
+        self.full_links.retain(|link| !matches!(link, Connection::Dedicated(owner, _) if *owner == id));
         self.asked_client_left(id);
         self.streams.retain(|stream| stream.owner != id);
         let mut watched: Vec<ThreadId> = Vec::new();

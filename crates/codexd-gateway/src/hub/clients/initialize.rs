@@ -3,7 +3,7 @@
 use codexd_protocol::envelope::INVALID_REQUEST;
 
 use crate::hub::clients::client::{Introduction, Stage, is_positional};
-use crate::hub::event::{Action, ClientId, Link, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::fair_queue::unavailable;
 use crate::hub::requests::refusal::{Refusal, is_passing};
 use crate::hub::{Hub, Timer, text};
@@ -76,7 +76,7 @@ impl Hub {
         // A connection under this introduction must not pass for one under the next.
         if let Some(server) = client.dedicated.current() {
             client.dedicated.lost(server);
-            self.out.push(Action::Close(Link::Own(id, server)));
+            self.out.push(Action::Close(Connection::Dedicated(id, server)));
         }
         self.tell(id, unavailable(&raw_id));
     }
@@ -91,7 +91,7 @@ impl Hub {
     fn tell_greetings(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
         let wanted = self.greetings.iter().filter(|(name, _, _)| client.capabilities.wants(name));
-        self.out.extend(wanted.map(|(_, text, _)| Action::Tell(id, text.clone())));
+        self.out.extend(wanted.map(|(_, text, _)| Action::SendToClient(id, text.clone())));
     }
 
     /// Opens a client's own connection to the app-server that serves, if there is none.
@@ -105,10 +105,11 @@ impl Hub {
         let Some(introduction) = client.introduction.clone() else { return };
         let Some(begun) = client.dedicated.begin(server) else { return };
         if let Some(before) = begun.close {
-            self.out.push(Action::Close(Link::Own(id, before)));
+            self.out.push(Action::Close(Connection::Dedicated(id, before)));
         }
         if begun.connect {
-            self.out.push(Action::Connect(Link::Own(id, server), own_introduction(&introduction)));
+            self.out
+                .push(Action::Connect(Connection::Dedicated(id, server), own_introduction(&introduction)));
         } else {
             // It was left for one that is gone, and has been open all the time.
             self.watch_again(id, server);
@@ -118,7 +119,7 @@ impl Hub {
 
     pub(in crate::hub) fn own_up(&mut self, id: ClientId, server: ServerId, result: &Text) {
         let Some(client) = self.clients.get_mut(&id) else {
-            return self.out.push(Action::Close(Link::Own(id, server)));
+            return self.out.push(Action::Close(Connection::Dedicated(id, server)));
         };
         if !client.dedicated.opened(server) {
             return;
@@ -139,7 +140,7 @@ impl Hub {
     pub(in crate::hub) fn own_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
         if is_passing(error) || Refusal::of(error) == Refusal::Draining {
             // Too much is asked at once, or it is about to end.
-            return self.link_lost(Link::Own(id, server));
+            return self.link_lost(Connection::Dedicated(id, server));
         }
         let Some(client) = self.clients.get_mut(&id) else { return };
         if !client.dedicated.lost(server) {

@@ -6,7 +6,7 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::hub::event::{ClientId, Link, ServerId, Text};
+use crate::hub::event::{ClientId, Connection, ServerId, Text};
 use crate::hub::requests::pending::Errand;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, text};
@@ -84,7 +84,7 @@ impl Hub {
     pub(in crate::hub) fn make_settings(&mut self, server: ServerId) {
         for (method, params) in self.settings.clone() {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
-            self.errand(Link::Shared(server), Errand::Forget, &method, &params);
+            self.errand(Connection::Shared(server), Errand::Forget, &method, &params);
         }
     }
 }

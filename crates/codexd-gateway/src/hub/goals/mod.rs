@@ -149,7 +149,7 @@ impl Hub {
         }
         if now != self.goals.kept {
             let number = self.goals.storing.begin();
-            self.out.push(Action::KeepGoals { number, goals: now.kept() });
+            self.out.push(Action::PersistGoals { number, goals: now.kept() });
             self.goals.kept = now;
         }
     }

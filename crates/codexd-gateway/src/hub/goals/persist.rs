@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::hub::event::{Link, Text};
+use crate::hub::event::{Connection, Text};
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, Timer};
 use crate::limits::GOALS_STORED_WITHIN_MS;
@@ -23,7 +23,7 @@ pub struct Storing {
 #[derive(Debug)]
 struct Unsent {
     number: u64,
-    link: Link,
+    link: Connection,
     thread: ThreadId,
     text: Text,
 }
@@ -40,7 +40,7 @@ impl Hub {
     /// disk.
     pub(in crate::hub) fn say_of_thread(
         &mut self,
-        link: Link,
+        link: Connection,
         thread: Option<&ThreadId>,
         changes_goal: bool,
         text: Text,
@@ -69,7 +69,7 @@ impl Hub {
     }
 
     /// Nothing more is sent over a link.
-    pub(in crate::hub) fn forget_unsent(&mut self, link: Link) {
+    pub(in crate::hub) fn forget_unsent(&mut self, link: Connection) {
         self.goals.storing.unsent.retain(|unsent| unsent.link != link);
     }
 }

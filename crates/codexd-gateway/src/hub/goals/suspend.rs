@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::hub::event::{Action, Report, Text, WaitsFor};
+use crate::hub::event::{Action, BlockedOn, Report, Text};
 use crate::hub::goals::told_of_goal;
 use crate::hub::requests::pending::{Asker, Call, Errand};
 use crate::hub::requests::refusal::{Refusal, is_passing};
@@ -15,7 +15,7 @@ impl Hub {
     pub(in crate::hub) fn hold_goal(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.goal_held = true;
-        thread.waits_for = WaitsFor::Turn;
+        thread.blocked_on = BlockedOn::Turn;
         let link = thread.link();
         // First of all: from here on it would stay paused if this gateway were killed.
         self.keep_goals();
@@ -56,7 +56,7 @@ impl Hub {
         }
         if let Some(thread) = self.threads.get_mut(id) {
             thread.goal_held = false;
-            thread.waits_for = WaitsFor::Trouble;
+            thread.blocked_on = BlockedOn::RetryLater;
         }
         self.keep_goals();
         self.look_again(id, MOVE_STUCK_MS);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::hub::event::{Action, WaitsFor};
+use crate::hub::event::{Action, BlockedOn};
 use crate::hub::goals::told_of_goal;
 use crate::hub::requests::pending::Errand;
 use crate::hub::threads::thread::{Check, Motion, ThreadId};
@@ -12,16 +12,16 @@ use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
 impl Hub {
     /// What keeps a thread where it is, as far as that is known without asking: whatever runs in it, and whatever was
     /// asked about it and not answered, which may begin something or fail by the unloading.
-    pub(in crate::hub) fn obviously_waits_for(&self, id: &ThreadId) -> Option<WaitsFor> {
+    pub(in crate::hub) fn obviously_waits_for(&self, id: &ThreadId) -> Option<BlockedOn> {
         let thread = self.threads.get(id)?;
         if thread.is_busy(self.now) {
-            Some(if self.asks.is_pending(id) { WaitsFor::Approval } else { WaitsFor::Turn })
+            Some(if self.asks.is_pending(id) { BlockedOn::Approval } else { BlockedOn::Turn })
         } else if self.under_way.contains_key(id) {
-            Some(WaitsFor::Request)
+            Some(BlockedOn::Request)
         } else if thread.realtime {
-            Some(WaitsFor::Realtime)
+            Some(BlockedOn::Realtime)
         } else if thread.ephemeral {
-            Some(WaitsFor::Ephemeral)
+            Some(BlockedOn::Ephemeral)
         } else {
             None
         }
@@ -40,7 +40,7 @@ impl Hub {
         match path {
             _ if to_release => {}
             _ if materialised => self.checked(id, |_| {}),
-            Some(path) => self.out.push(Action::LookFor { thread: id.to_string(), path }),
+            Some(path) => self.out.push(Action::CheckRollout { thread: id.to_string(), path }),
             None => self.errand(link, Errand::Read(id.clone()), "thread/read", &params),
         }
     }
@@ -57,13 +57,13 @@ impl Hub {
         match (&thread.path, thread.ephemeral) {
             (Some(path), false) => {
                 let path = path.clone();
-                self.out.push(Action::LookFor { thread: id.to_string(), path });
+                self.out.push(Action::CheckRollout { thread: id.to_string(), path });
             }
             (None, false) if result.is_some() => {
-                self.checked(id, |check| check.waits_for = Some(WaitsFor::FirstTurn));
+                self.checked(id, |check| check.blocked_on = Some(BlockedOn::FirstTurn));
             }
-            (_, true) => self.checked(id, |check| check.waits_for = Some(WaitsFor::Ephemeral)),
-            _ => self.checked(id, |check| check.waits_for = Some(WaitsFor::Trouble)),
+            (_, true) => self.checked(id, |check| check.blocked_on = Some(BlockedOn::Ephemeral)),
+            _ => self.checked(id, |check| check.blocked_on = Some(BlockedOn::RetryLater)),
         }
     }
 
@@ -73,7 +73,7 @@ impl Hub {
         let id = known.id.clone();
         self.checked(&id, |check| {
             if !exists {
-                check.waits_for = Some(WaitsFor::FirstTurn);
+                check.blocked_on = Some(BlockedOn::FirstTurn);
             }
         });
     }
@@ -100,17 +100,17 @@ impl Hub {
         &mut self,
         id: &ThreadId,
         outcome: Result<&str, &str>,
-        waits_for: WaitsFor,
+        blocked_on: BlockedOn,
     ) {
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
         let any = data.is_some_and(|data| {
             serde_json::from_str::<Vec<serde::de::IgnoredAny>>(data.get()).is_ok_and(|list| !list.is_empty())
         });
         let rests = self.threads.get(id).is_some_and(|thread| thread.queue_rests);
-        let any = any && !(rests && waits_for == WaitsFor::Queue);
+        let any = any && !(rests && blocked_on == BlockedOn::Queue);
         self.checked(id, |check| {
             if any {
-                check.waits_for = Some(waits_for);
+                check.blocked_on = Some(blocked_on);
             }
             check.trouble(outcome);
         });
@@ -132,19 +132,19 @@ impl Hub {
         }
         let is_alone = !thread.is_watched();
         let late = self.obviously_waits_for(id);
-        if is_alone && late.is_none() && check.waits_for == Some(WaitsFor::FirstTurn) {
+        if is_alone && late.is_none() && check.blocked_on == Some(BlockedOn::FirstTurn) {
             // Nothing was said in it, and nobody can find it again.
             self.release(id);
             return self.moved_on();
         }
-        if let Some(waits_for) = check.waits_for.or(late) {
-            self.waits(id, waits_for);
+        if let Some(blocked_on) = check.blocked_on.or(late) {
+            self.waits(id, blocked_on);
             if late.is_none() {
                 // How long that takes is not known.
                 self.let_goal_go_on(id);
             }
             // Of some nobody tells when they are over.
-            if late.is_none() && waits_for != WaitsFor::FirstTurn {
+            if late.is_none() && blocked_on != BlockedOn::FirstTurn {
                 self.look_again(id, MOVE_STUCK_MS);
             }
             return self.moved_on();
@@ -157,12 +157,12 @@ impl Hub {
     }
 
     fn checked_to_release(&mut self, id: &ThreadId, check: &Check) {
-        let late = self.obviously_waits_for(id).filter(|waits_for| *waits_for != WaitsFor::Ephemeral);
+        let late = self.obviously_waits_for(id).filter(|blocked_on| *blocked_on != BlockedOn::Ephemeral);
         let goal_is_held = self.threads.get(id).is_some_and(|thread| thread.goal_held);
-        if check.waits_for.or(late).is_some() || check.goal_is_active || goal_is_held {
+        if check.blocked_on.or(late).is_some() || check.goal_is_active || goal_is_held {
             // What goes on in it goes on, watched or not.
             if let Some(thread) = self.threads.get_mut(id) {
-                thread.waits_for = check.waits_for.unwrap_or(WaitsFor::Turn);
+                thread.blocked_on = check.blocked_on.unwrap_or(BlockedOn::Turn);
             }
             self.look_again(id, UNWATCHED_MAX_MS);
         } else {
@@ -182,7 +182,7 @@ impl Hub {
     pub(in crate::hub) fn time_to_look(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.looked_at_again = false;
-        thread.queue_rests |= thread.waits_for == WaitsFor::Queue && !thread.is_busy(self.now);
+        thread.queue_rests |= thread.blocked_on == BlockedOn::Queue && !thread.is_busy(self.now);
         self.thread_stirred(id);
     }
 }
@@ -193,7 +193,7 @@ impl Check {
     fn trouble(&mut self, outcome: Result<&str, &str>) {
         let code = outcome.err().and_then(|error| text::member(error, "code")).map(|code| code.get());
         if matches!(code, Some("-32001" | "-32603")) {
-            self.waits_for.get_or_insert(WaitsFor::Trouble);
+            self.blocked_on.get_or_insert(BlockedOn::RetryLater);
         }
     }
 }

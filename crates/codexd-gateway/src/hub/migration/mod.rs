@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use serde_json::json;
 
-use crate::hub::event::{HandoverState, Link, Now, ServerId, WaitingThread, WaitsFor};
+use crate::hub::event::{BlockedOn, BlockedThread, Connection, HandoverState, Now, ServerId};
 use crate::hub::requests::pending::Errand;
 use crate::hub::requests::refusal::{Refusal, message_of};
 use crate::hub::threads::thread::{Audience, Motion, ThreadId};
@@ -41,7 +41,7 @@ pub struct Handover {
     /// Whether the new app-server loads threads of a folder and a provider.
     rehearsals: HashMap<Rc<Profile>, Rehearsal>,
     /// As last reported: how many have moved, and what waits.
-    reported: (usize, Vec<WaitingThread>),
+    reported: (usize, Vec<BlockedThread>),
     /// That it has begun has been reported.
     told_to_move: bool,
     /// That it waits has been reported.
@@ -151,8 +151,8 @@ impl Hub {
             if thread.server == to || thread.motion != Motion::Still {
                 continue;
             }
-            if let Some(waits_for) = self.obviously_waits_for(&id) {
-                self.waits(&id, waits_for);
+            if let Some(blocked_on) = self.obviously_waits_for(&id) {
+                self.waits(&id, blocked_on);
                 if self.would_hold_goal(&id) && self.may_load(&id, to) == MayLoad::Yes {
                     self.hold_goal_of_busy(&id);
                 }
@@ -175,9 +175,9 @@ impl Hub {
     }
 
     /// A thread cannot move yet; if only time has to pass, it is looked at again then.
-    pub(super) fn waits(&mut self, id: &ThreadId, waits_for: WaitsFor) {
+    pub(super) fn waits(&mut self, id: &ThreadId, blocked_on: BlockedOn) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.waits_for = waits_for;
+        thread.blocked_on = blocked_on;
         if thread.turns.is_empty() && self.now < thread.quiet_at {
             let wait = thread.quiet_at.since_ms(self.now);
             self.timer(wait, Timer::Quiet(id.clone()));
@@ -190,7 +190,7 @@ impl Hub {
         let from = thread.server;
         self.unsubscribe_own_links(id);
         let params = json!({"threadId": &**id});
-        self.errand(Link::Shared(from), Errand::Leave(id.clone()), "thread/unsubscribe", &params);
+        self.errand(Connection::Shared(from), Errand::Leave(id.clone()), "thread/unsubscribe", &params);
         self.timer(MOVE_STUCK_MS, Timer::Stuck(id.clone()));
     }
 
@@ -206,7 +206,7 @@ impl Hub {
         own.sort_unstable();
         let params = json!({"threadId": &**id});
         for client in own {
-            self.errand(Link::Own(client, from), Errand::Forget, "thread/unsubscribe", &params);
+            self.errand(Connection::Dedicated(client, from), Errand::Forget, "thread/unsubscribe", &params);
         }
     }
 
@@ -262,7 +262,7 @@ impl Hub {
 
     fn load(&mut self, id: &ThreadId, to: ServerId) {
         let params = self.resume_params(id);
-        self.errand(Link::Shared(to), Errand::Arrive(id.clone()), "thread/resume", &params);
+        self.errand(Connection::Shared(to), Errand::Arrive(id.clone()), "thread/resume", &params);
     }
 
     pub(super) fn arrive_again(&mut self, id: &ThreadId) {
@@ -287,7 +287,7 @@ impl Hub {
             thread.hush_until = now + HUSH_MS;
             thread.tries = 0;
             (thread.refused, thread.came_from) = (None, None);
-            thread.waits_for = WaitsFor::Nothing;
+            thread.blocked_on = BlockedOn::Nothing;
             let is_alone = !thread.is_watched();
             if let Some(handover) = &mut self.handover {
                 handover.moved += 1;
@@ -336,7 +336,7 @@ impl Hub {
             return;
         };
         let link = thread.link();
-        thread.waits_for = WaitsFor::Trouble;
+        thread.blocked_on = BlockedOn::RetryLater;
         // Until it is known to be loaded and subscribed, nothing reaches it: the unloading may only be late.
         thread.motion = Motion::Returning;
         let params = self.resume_params(id);

@@ -1,7 +1,7 @@
 //! When an app-server may leave, and what is reported of it.
 
 use crate::hub::event::{
-    Action, HandoverReport, HandoverState, Link, Report, ServerId, WaitingThread, WaitsFor,
+    Action, BlockedOn, BlockedThread, Connection, HandoverReport, HandoverState, Report, ServerId,
 };
 use crate::hub::threads::thread::{Motion, Thread};
 use crate::hub::upstream::servers::LinkState;
@@ -30,8 +30,8 @@ impl Hub {
             if self.serving == Some(id) {
                 self.serving = None;
             }
-            self.forget_asks(Link::Shared(id));
-            self.out.push(Action::Close(Link::Shared(id)));
+            self.forget_asks(Connection::Shared(id));
+            self.out.push(Action::Close(Connection::Shared(id)));
             self.out.push(Action::Retire(id));
             if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == id) {
                 handover.state = HandoverState::Completed;
@@ -106,13 +106,13 @@ impl Hub {
         let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.outgoing);
         let is_between = |thread: &Thread| thread.came_from.as_ref().is_some_and(leaves);
         let waiting = self.threads.values().filter(|thread| leaves(&thread.server) || is_between(thread));
-        let mut threads_waiting: Vec<WaitingThread> = waiting
-            .map(|thread| WaitingThread {
+        let mut threads_waiting: Vec<BlockedThread> = waiting
+            .map(|thread| BlockedThread {
                 thread_id: thread.id.to_string(),
-                waits_for: match thread.motion {
+                blocked_on: match thread.motion {
                     // No app-server has it.
-                    Motion::Lost | Motion::Recovering if thread.refused.is_some() => WaitsFor::Refused,
-                    _ => self.obviously_waits_for(&thread.id).unwrap_or(thread.waits_for),
+                    Motion::Lost | Motion::Recovering if thread.refused.is_some() => BlockedOn::Refused,
+                    _ => self.obviously_waits_for(&thread.id).unwrap_or(thread.blocked_on),
                 },
                 reason: thread.refused.clone(),
             })

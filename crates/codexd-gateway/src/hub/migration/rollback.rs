@@ -1,7 +1,7 @@
 //! A migration that fails: the thread is loaded again where it was. The app-server that it came from stays until the thread
 //! is loaded somewhere.
 
-use crate::hub::event::{Action, Link, Report, ServerId, WaitsFor};
+use crate::hub::event::{Action, BlockedOn, Connection, Report, ServerId};
 use crate::hub::requests::pending::Errand;
 use crate::hub::requests::refusal::Refusal;
 use crate::hub::threads::thread::{Motion, ThreadId};
@@ -20,7 +20,7 @@ impl Hub {
         (thread.server, thread.motion) = (before, Motion::Returning);
         thread.hush_until = self.now + HUSH_MS;
         let params = self.resume_params(id);
-        self.errand(Link::Shared(before), Errand::Return(id.clone()), "thread/resume", &params);
+        self.errand(Connection::Shared(before), Errand::Return(id.clone()), "thread/resume", &params);
     }
 
     /// Keeps why a thread is refused, and has it written down if that is news.
@@ -95,7 +95,7 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let wait = thread.try_again_after(Refusal::MayHeal).unwrap_or(REFUSED_AGAIN_MAX_MS);
         thread.again_at = now + wait;
-        thread.waits_for = WaitsFor::Refused;
+        thread.blocked_on = BlockedOn::Refused;
         self.timer(wait, Timer::Refused);
         self.begin_streams_again(id);
         self.let_goal_go_on(id);

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::hub::event::{Link, Now, ServerId, WaitsFor};
+use crate::hub::event::{BlockedOn, Connection, Now, ServerId};
 use crate::hub::requests::pending::Errand;
 use crate::hub::requests::refusal::{Refusal, is_unknown_method, message_of};
 use crate::hub::threads::thread::{Motion, Thread, ThreadId};
@@ -84,13 +84,13 @@ impl Hub {
         }
         handover.rehearsals.insert(profile.clone(), Rehearsal { state: State::Asked, refusals });
         let params = profile.cwd.as_ref().map_or_else(|| json!({}), |cwd| json!({"cwd": cwd}));
-        self.errand(Link::Shared(to), Errand::CheckConfig(profile), "config/read", &params);
+        self.errand(Connection::Shared(to), Errand::CheckConfig(profile), "config/read", &params);
         MayLoad::Asked
     }
 
     /// A thread stays loaded where it is, since it would be refused where it is to go.
     pub(super) fn stays_refused(&mut self, id: &ThreadId) {
-        self.waits(id, WaitsFor::Refused);
+        self.waits(id, BlockedOn::Refused);
         self.let_goal_go_on(id);
     }
 
@@ -110,7 +110,12 @@ impl Hub {
                 {
                     params[name] = Value::from(&**value);
                 }
-                self.errand(Link::Shared(to), Errand::Rehearse(profile.clone()), "thread/start", &params);
+                self.errand(
+                    Connection::Shared(to),
+                    Errand::Rehearse(profile.clone()),
+                    "thread/start",
+                    &params,
+                );
             }
             outcome => self.rehearsal_ended(to, profile, outcome.map(|_| ())),
         }
@@ -127,7 +132,7 @@ impl Hub {
         if let Some(id) = started.and_then(|thread| text::string(thread.get(), "id")) {
             self.hide_rehearsal(&id);
             let params = json!({"threadId": &*id});
-            self.errand(Link::Shared(to), Errand::Forget, "thread/unsubscribe", &params);
+            self.errand(Connection::Shared(to), Errand::Forget, "thread/unsubscribe", &params);
         }
         self.rehearsal_ended(to, profile, outcome.map(|_| ()));
     }
@@ -177,7 +182,7 @@ impl Hub {
     /// Whether a thread, or one that is not known, is there to be tried only: its notifications go to no client.
     pub(in crate::hub) fn is_rehearsal(&self, server: ServerId, thread: &str, method: &str) -> bool {
         let starts = |call: &crate::hub::requests::pending::Call| {
-            call.link == Link::Shared(server)
+            call.link == Connection::Shared(server)
                 && matches!(&call.asker, crate::hub::requests::pending::Asker::Gateway(Errand::Rehearse(_)))
         };
         self.rehearsals.iter().any(|known| **known == *thread)

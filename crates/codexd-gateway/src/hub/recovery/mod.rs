@@ -12,7 +12,7 @@ use crate::hub::clients::client::Stage;
 use crate::hub::requests::pending::{Asker, Call, Errand, Kind};
 pub use refused_threads::Refusals;
 
-use crate::hub::event::{Action, Link, Now, Report, ServerId, Text};
+use crate::hub::event::{Action, Connection, Now, Report, ServerId, Text};
 use crate::hub::goals::Fate;
 use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::refusal::{Refusal, is_passing};
@@ -67,40 +67,40 @@ impl Hub {
         }
     }
 
-    pub(super) fn link_lost(&mut self, link: Link) {
+    pub(super) fn link_lost(&mut self, link: Connection) {
         self.forget_asks(link);
         self.full_links.remove(&link);
         self.forget_unsent(link);
         // First of all nothing more is to be sent there.
         let was_up = match link {
-            Link::Shared(server) => {
+            Connection::Shared(server) => {
                 let known = self.servers.get_mut(&server);
                 known.is_some_and(|server| std::mem::take(&mut server.shared) == LinkState::Up)
             }
-            Link::Own(..) => false,
+            Connection::Dedicated(..) => false,
         };
         match link {
-            Link::Own(id, server) => self.own_lost(id, server),
-            Link::Shared(server) if was_up => {
+            Connection::Dedicated(id, server) => self.own_lost(id, server),
+            Connection::Shared(server) if was_up => {
                 self.serving = self.serving.filter(|serving| *serving != server);
                 self.handover_broke(server);
                 let of_it = self.threads.values_mut().filter(|thread| thread.server == server);
                 of_it.for_each(crate::hub::threads::thread::Thread::lose);
                 self.forget_origin(server);
             }
-            Link::Shared(_) => {}
+            Connection::Shared(_) => {}
         }
         let owed = self.answer_what_is_owed(link);
         match link {
-            Link::Shared(server) => self.shared_lost(server, was_up, owed),
-            Link::Own(id, _) => self.close_drained(id),
+            Connection::Shared(server) => self.shared_lost(server, was_up, owed),
+            Connection::Dedicated(id, _) => self.close_drained(id),
         }
         self.see_whether_all_have_left();
         self.pump();
     }
 
     /// Whoever waits for an answer over a link is told that there will be none: nobody knows how far the request came.
-    fn answer_what_is_owed(&mut self, link: Link) -> usize {
+    fn answer_what_is_owed(&mut self, link: Connection) -> usize {
         let mut ids: Vec<u64> =
             self.calls.iter().filter(|(_, call)| call.link == link).map(|(&id, _)| id).collect();
         ids.sort_unstable();
@@ -210,7 +210,7 @@ impl Hub {
             self.tell_viewers(id, method, &text::notification(method, &params));
         }
         let params = self.resume_params(id);
-        self.errand(Link::Shared(server), Errand::Recover(id.clone()), "thread/resume", &params);
+        self.errand(Connection::Shared(server), Errand::Recover(id.clone()), "thread/resume", &params);
     }
 
     /// The successor has loaded a thread, or says why not.

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::hub::event::{Action, Link, RefusedThread, Report};
+use crate::hub::event::{Action, Connection, RefusedThread, Report};
 use crate::hub::recovery::{Errand, found_in};
 use crate::hub::requests::refusal::{Refusal, message_of};
 use crate::hub::threads::thread::{Motion, Thread, ThreadId, Turn};
@@ -45,7 +45,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn ask_for_last_turns(&mut self, link: Link, id: &ThreadId) {
+    pub(super) fn ask_for_last_turns(&mut self, link: Connection, id: &ThreadId) {
         let params = json!({"threadId": &**id, "limit": 4, "sortDirection": "desc", "itemsView": "full"});
         self.errand(link, Errand::LastTurn(id.clone()), "thread/turns/list", &params);
     }

@@ -6,7 +6,7 @@ use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
 use crate::hub::Hub;
 use crate::hub::clients::bounds::{TooMany, too_many};
 use crate::hub::clients::client::{Stage, Waiting};
-use crate::hub::event::{Action, ClientId, Link, Report, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text};
 use crate::hub::goals::word_of_goal;
 use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{Asker, Call, Kind};
@@ -42,7 +42,7 @@ impl Hub {
             Message::Notification { method: "initialized", .. } => {}
             Message::Notification { .. } => {
                 if let Some(server) = client.dedicated.open() {
-                    self.say(Link::Own(id, server), text.clone());
+                    self.say(Connection::Dedicated(id, server), text.clone());
                 }
             }
             Message::Request { id: raw, method: "initialize", params } => {
@@ -68,7 +68,7 @@ impl Hub {
             && let Some(ask) = refusal.id.filter(|ask| self.asks.awaits(id, ask))
         {
             let (ask, reason) = (ask.to_owned(), refusal.reason.clone());
-            self.out.push(Action::Report(Report::AnswerRefused { client: id, ask, reason }));
+            self.out.push(Action::Report(Report::AnswerRefused { client: id, request: ask, reason }));
         }
     }
 
@@ -219,7 +219,7 @@ impl Hub {
         };
         let starts = routes::starts_turn(method);
         let draining = self.servers.get(&server).is_some_and(|server| server.draining);
-        let is_full = self.is_full(Link::Shared(server));
+        let is_full = self.is_full(Connection::Shared(server));
         if is_full || !self.is_up(server) || (draining && (starts || method == "thread/start")) {
             return Dispatched::WaitsInLane;
         }
@@ -273,7 +273,7 @@ impl Hub {
         {
             self.goal_said(thread, self.next_call, word);
         }
-        let number = self.send(Link::Shared(server), id, kind, thread, raw, text);
+        let number = self.send(Connection::Shared(server), id, kind, thread, raw, text);
         self.answer_is_due(number, method);
         Dispatched::Done
     }
@@ -282,7 +282,7 @@ impl Hub {
     /// in `text`.
     pub(in crate::hub) fn send(
         &mut self,
-        link: Link,
+        link: Connection,
         client: ClientId,
         kind: Kind,
         thread: Option<ThreadId>,
@@ -300,7 +300,7 @@ impl Hub {
     pub(in crate::hub) fn send_spliced(
         &mut self,
         upstream: u64,
-        link: Link,
+        link: Connection,
         client: ClientId,
         kind: Kind,
         thread: Option<ThreadId>,

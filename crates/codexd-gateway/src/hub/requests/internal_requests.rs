@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 
-use crate::hub::event::{Link, ServerId, WaitsFor};
+use crate::hub::event::{BlockedOn, Connection, ServerId};
 use crate::hub::requests::pending::{Asker, Errand};
 use crate::hub::requests::refusal::{Refusal, is_passing};
 use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
@@ -15,7 +15,7 @@ use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS, TAKE_OVERS
 impl Hub {
     pub(in crate::hub) fn errand_answered(
         &mut self,
-        link: Link,
+        link: Connection,
         errand: Errand,
         outcome: Result<&RawValue, &RawValue>,
     ) {
@@ -36,9 +36,9 @@ impl Hub {
             Errand::LoadedList(server) => self.listed(server, outcome),
             Errand::UnloadDelay => self.unload_delay_told(link.server(), outcome),
             Errand::Read(thread) => self.path_told(&thread, result),
-            Errand::CheckQueue(thread) => self.check_list(&thread, outcome, WaitsFor::Queue),
+            Errand::CheckQueue(thread) => self.check_list(&thread, outcome, BlockedOn::Queue),
             Errand::CheckTerminals(thread) => {
-                self.check_list(&thread, outcome, WaitsFor::BackgroundTerminals);
+                self.check_list(&thread, outcome, BlockedOn::BackgroundTerminals);
             }
             Errand::CheckGoal(thread) => self.check_goal(&thread, outcome),
             Errand::PauseGoal(thread) => self.goal_paused(&thread, result.is_some()),
@@ -93,7 +93,7 @@ impl Hub {
 
     fn ask_for_list(&mut self, server: ServerId) {
         let errand = Errand::LoadedList(server);
-        self.errand(Link::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
+        self.errand(Connection::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
     }
 
     /// What an app-server has loaded. What is not known here was there before this gateway, or belongs to a sub-agent.
@@ -203,7 +203,7 @@ impl Hub {
         }
     }
 
-    fn take_over(&mut self, link: Link, id: ThreadId) {
+    fn take_over(&mut self, link: Connection, id: ThreadId) {
         let params = self.resume_params(&id);
         self.errand(link, Errand::TakeOver(id), "thread/resume", &params);
     }
@@ -259,7 +259,7 @@ impl Hub {
                 thread.motion = Motion::Still;
                 thread.demand = None;
                 (thread.ephemeral, thread.deserted) = (true, true);
-                thread.waits_for = WaitsFor::Ephemeral;
+                thread.blocked_on = BlockedOn::Ephemeral;
                 thread.unwatched_since = None;
                 self.learn_lineage(id);
                 self.list_again(server);

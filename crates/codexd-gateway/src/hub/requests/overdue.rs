@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::hub::event::{Action, Link, Report};
+use crate::hub::event::{Action, Connection, Report};
 use crate::hub::goals::Fate;
 use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{Asker, Call, Kind};
@@ -67,7 +67,7 @@ impl Hub {
             }
             self.request_ended(&thread);
         }
-        if let Link::Own(client, _) = link {
+        if let Connection::Dedicated(client, _) = link {
             self.close_drained(client);
         }
         Some(method)

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::hub::event::{ClientId, Link, Now, ServerId, Text};
+use crate::hub::event::{ClientId, Connection, Now, ServerId, Text};
 use crate::hub::migration::Profile;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::upstream::connection_bound::Background;
@@ -10,7 +10,7 @@ use crate::hub::upstream::connection_bound::Background;
 /// One request on its way.
 #[derive(Clone, Debug)]
 pub struct Call {
-    pub link: Link,
+    pub link: Connection,
     pub asker: Asker,
     /// It counts against the limits on requests under way.
     pub holds_slot: bool,

@@ -4,7 +4,7 @@
 use codexd_protocol::RequestId;
 use serde_json::value::RawValue;
 
-use crate::hub::event::{ClientId, Link, Text};
+use crate::hub::event::{ClientId, Connection, Text};
 use crate::hub::requests::dispatch::Dispatched;
 use crate::hub::requests::pending::{Asker, Kind};
 use crate::hub::{Hub, text};
@@ -53,7 +53,7 @@ impl Hub {
     /// about a request that was answered comes too late.
     pub(in crate::hub) fn tell_requester(
         &mut self,
-        link: Link,
+        link: Connection,
         method: &str,
         params: Option<&RawValue>,
         text: &Text,
@@ -78,7 +78,13 @@ impl Hub {
     }
 
     /// The params of a list of threads with their status, where another app-server has some of them.
-    fn with_statuses(&self, link: Link, params: Option<&RawValue>, named: &str, id: &str) -> Option<Text> {
+    fn with_statuses(
+        &self,
+        link: Connection,
+        params: Option<&RawValue>,
+        named: &str,
+        id: &str,
+    ) -> Option<Text> {
         let params = params.filter(|_| self.completes_lists())?;
         let params = text::splice(params.get(), named, id);
         let data = text::member(&params, "data")?;

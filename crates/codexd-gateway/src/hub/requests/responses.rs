@@ -4,7 +4,7 @@ use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
 
 use crate::hub::clients::client::Waiting;
-use crate::hub::event::{ClientId, Link, ServerId, Text};
+use crate::hub::event::{ClientId, Connection, ServerId, Text};
 use crate::hub::goals::Fate;
 use crate::hub::requests::dispatch::asks_for_turns;
 use crate::hub::requests::pending::{Asker, Call, Kind};
@@ -18,12 +18,14 @@ use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 const DRAINING: &str = "serverShuttingDown";
 
 impl Hub {
-    pub(in crate::hub) fn link_said(&mut self, link: Link, text: &Text) {
+    pub(in crate::hub) fn link_said(&mut self, link: Connection, text: &Text) {
         match envelope::parse(text) {
             Ok(Message::Response { id, outcome }) => self.answered(link, id, outcome, text),
             Ok(Message::Notification { method, params }) => match link {
-                Link::Shared(server) => self.noted(server, method, params, text),
-                Link::Own(client, server) => self.noted_by_own(client, server, method, params, text),
+                Connection::Shared(server) => self.noted(server, method, params, text),
+                Connection::Dedicated(client, server) => {
+                    self.noted_by_own(client, server, method, params, text);
+                }
             },
             Ok(Message::Request { id, method, params }) => self.asked(link, id, method, params, text),
             // The app-server said something that is none of the protocol: nobody could do anything with it.
@@ -31,7 +33,13 @@ impl Hub {
         }
     }
 
-    fn answered(&mut self, link: Link, id: &RawValue, outcome: Result<&RawValue, &RawValue>, text: &Text) {
+    fn answered(
+        &mut self,
+        link: Connection,
+        id: &RawValue,
+        outcome: Result<&RawValue, &RawValue>,
+        text: &Text,
+    ) {
         let Some(number) = id.get().parse().ok() else { return };
         let Some(call) = self.calls.remove(&number) else { return };
         if call.link != link {
@@ -81,7 +89,7 @@ impl Hub {
             self.pump();
         }
         if self.servers.get(&link.server()).is_some_and(|server| server.outgoing) {
-            if let Link::Own(client, _) = link {
+            if let Connection::Dedicated(client, _) = link {
                 self.close_drained(client);
             }
             self.see_whether_all_have_left();
@@ -121,7 +129,7 @@ impl Hub {
     /// Keeps what an answer on a client's own connection, or of a stream, means for later.
     fn keep(
         &mut self,
-        link: Link,
+        link: Connection,
         client: ClientId,
         kind: Kind,
         request: &str,
@@ -147,7 +155,7 @@ impl Hub {
     /// Tells a client its answer, and keeps what it means.
     fn settle(
         &mut self,
-        link: Link,
+        link: Connection,
         client: ClientId,
         kind: Kind,
         thread: Option<&ThreadId>,
@@ -295,7 +303,7 @@ impl Hub {
     }
 
     /// What was asked over a link that is gone, for a client that is gone, is not waited for.
-    pub(in crate::hub) fn forget_calls(&mut self, link: Link) {
+    pub(in crate::hub) fn forget_calls(&mut self, link: Connection) {
         let gone: Vec<u64> =
             self.calls.iter().filter(|(_, call)| call.link == link).map(|(&id, _)| id).collect();
         for id in gone {

@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::super::{Event, Link};
+use super::super::{Connection, Event};
 use super::experimental;
 use super::world::World;
 use crate::limits::SENT_AT_ONCE_BYTES;
 
 /// The requests of this method that came to an app-server.
 fn came(world: &World, method: &str) -> usize {
-    world.heard.iter().filter(|(_, heard): &&(Link, Value)| heard["method"] == method).count()
+    world.heard.iter().filter(|(_, heard): &&(Connection, Value)| heard["method"] == method).count()
 }
 
 #[test]
@@ -18,15 +18,15 @@ fn requests_wait_while_a_connection_is_full_and_fail_when_it_stays_so() {
     let (client, other) = (world.client(1, experimental()), world.client(2, experimental()));
     let thread = world.thread(client);
     world.call(other, "account/read", json!({}));
-    let shared = Link::Shared(world.current.expect("a server"));
-    world.feed(Event::LinkFull(shared));
+    let shared = Connection::Shared(world.current.expect("a server"));
+    world.feed(Event::ConnectionFull(shared));
     let first = world.ask(client, "thread/read", json!({"threadId": thread}));
     world.call(other, "account/read", json!({}));
     assert_eq!((came(&world, "thread/read"), world.answer(client, first)), (0, None));
-    world.feed(Event::LinkHasRoom(shared));
+    world.feed(Event::ConnectionWritable(shared));
     world.settle();
     assert!(world.answer(client, first).expect("an answer")["result"].is_object());
-    world.feed(Event::LinkFull(shared));
+    world.feed(Event::ConnectionFull(shared));
     let second = world.ask(client, "thread/read", json!({"threadId": thread}));
     world.settle_for(31_000);
     let failed = world.answer(client, second).expect("an answer");
@@ -40,13 +40,13 @@ fn large_requests_of_many_clients_are_sent_in_steps() {
     let clients: Vec<_> = (1..=6).map(|id| world.client(id, experimental())).collect();
     let thread = world.thread(clients[0]);
     let old = world.current.expect("a server");
-    world.feed(Event::LinkFull(Link::Shared(old)));
+    world.feed(Event::ConnectionFull(Connection::Shared(old)));
     let padding = "x".repeat(SENT_AT_ONCE_BYTES / 2);
     for client in &clients {
         world.ask(*client, "thread/read", json!({"threadId": thread, "padding": padding}));
     }
     assert_eq!(came(&world, "thread/read"), 0);
-    world.feed(Event::LinkHasRoom(Link::Shared(old)));
+    world.feed(Event::ConnectionWritable(Connection::Shared(old)));
     assert_eq!(came(&world, "thread/read"), 2, "then the connection may say that it is full");
     world.settle();
     assert_eq!(came(&world, "thread/read"), 6);

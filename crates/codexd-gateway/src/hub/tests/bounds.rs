@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::{ClientId, Event, Link};
+use super::super::{ClientId, Connection, Event};
 use super::experimental;
 use super::world::World;
 use crate::limits::{REPLAYED_MAX, UNANSWERED_BYTES_MAX, UNANSWERED_MAX};
@@ -106,7 +106,7 @@ fn what_a_lost_answer_or_a_gone_client_was_to_be_told_goes_to_no_other_client() 
     world.leave(clients[0]);
     let note = json!({"method": "deprecationNotice", "params": {"summary": "s"}}).to_string();
     world.ask(clients[1], "thread/resume", json!({"threadId": thread}));
-    world.feed(Event::LinkSaid(Link::Shared(server), note.as_str().into()));
+    world.feed(Event::ConnectionMessage(Connection::Shared(server), note.as_str().into()));
     assert_eq!(world.notes(clients[1], "deprecationNotice").len(), 1, "its own");
     world.ask(clients[1], "thread/resume", json!({"threadId": thread}));
     world.kill(server, false);
@@ -115,7 +115,7 @@ fn what_a_lost_answer_or_a_gone_client_was_to_be_told_goes_to_no_other_client() 
     world.begin_server();
     world.settle();
     let next = world.current.expect("a server");
-    world.feed(Event::LinkSaid(Link::Shared(next), note.into()));
+    world.feed(Event::ConnectionMessage(Connection::Shared(next), note.into()));
     let told: Vec<usize> =
         clients[1..].iter().map(|id| world.notes(*id, "deprecationNotice").len()).collect();
     assert_eq!(told, [1, 0], "nobody asked this app-server for turns");
@@ -126,7 +126,7 @@ fn a_connection_that_keeps_breaking_is_opened_less_and_less_often() {
     let mut world = World::new();
     let (client, _other) = (world.client(1, experimental()), world.client(2, experimental()));
     world.settle();
-    let shared = Link::Shared(world.current.expect("a server"));
+    let shared = Connection::Shared(world.current.expect("a server"));
     world.break_often = true;
     world.break_and_count(shared);
     world.settle_for(60_000);

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::World;
-use crate::hub::{ClientId, Event, Link, Report};
+use crate::hub::{ClientId, Connection, Event, Report};
 use crate::limits::{ANSWER_TAKEN_WITHIN_MS, ANSWER_WITHIN_MS};
 
 const APPROVAL: &str = "item/commandExecution/requestApproval";
 
 fn say(world: &mut World, client: ClientId, text: &str) {
-    world.feed(Event::ClientSaid(client, text.into()));
+    world.feed(Event::ClientMessage(client, text.into()));
     world.settle();
 }
 
@@ -63,7 +63,7 @@ fn client_information_that_no_app_server_reads_harms_no_other_client() {
 fn stored_client_information_that_no_app_server_reads_is_discarded() {
     let mut world = World::bare(SubagentApprovals::default());
     let kept = r#"{"clientInfo":{"name":"evil","version":"1","title":"\ud83d"},"capabilities":{}}"#;
-    world.feed(Event::PersonaKept(kept.into()));
+    world.feed(Event::ClientIdentityRestored(kept.into()));
     world.replace();
     let client = world.client(1, experimental());
     world.settle();
@@ -74,7 +74,7 @@ fn stored_client_information_that_no_app_server_reads_is_discarded() {
 #[test]
 fn client_information_that_is_never_answered_gives_way_to_that_of_the_next_client() {
     let mut world = World::bare(SubagentApprovals::default());
-    world.feed(Event::PersonaKept(r#"{"clientInfo":{"name":"evil","version":"1"}}"#.into()));
+    world.feed(Event::ClientIdentityRestored(r#"{"clientInfo":{"name":"evil","version":"1"}}"#.into()));
     world.unanswered_name = Some("evil");
     world.replace();
     world.settle();
@@ -156,7 +156,7 @@ fn a_request_that_is_never_answered_gets_an_error_and_blocks_no_handover() {
     let link =
         world.heard.iter().rfind(|(_, text)| text["method"] == "thread/turns/list").expect("heard").clone();
     let late = json!({"id": link.1["id"], "result": {"data": []}}).to_string();
-    world.feed(Event::LinkSaid(link.0, late.into()));
+    world.feed(Event::ConnectionMessage(link.0, late.into()));
     assert_eq!(errors(&world, client, &json!(number)), 1, "a late answer is dropped");
 }
 
@@ -195,7 +195,7 @@ fn a_thread_that_is_named_in_another_way_is_found_where_it_is() {
     ] {
         say(&mut world, client, &format!(r#"{{"id":"r","method":"thread/read","params":{params}}}"#));
         let (link, _) = world.heard.iter().rfind(|(_, text)| text["method"] == "thread/read").expect("heard");
-        assert_eq!(*link, Link::Shared(old), "{params}");
+        assert_eq!(*link, Connection::Shared(old), "{params}");
     }
 }
 

@@ -18,7 +18,7 @@ fn a_goal_changes_only_when_that_is_on_disk_and_other_threads_do_not_wait() {
     assert!(world.answer(client, set).is_none() && world.answer(client, behind).is_none());
     assert!(world.heard.iter().all(|(_, heard)| heard["method"] != "thread/goal/set"), "not sent yet");
     let number = world.unstored.expect("goals are to be stored");
-    world.feed(Event::GoalsStored(number));
+    world.feed(Event::GoalsPersisted(number));
     world.settle();
     assert!(world.answer(client, set).is_some() && world.answer(client, behind).is_some());
     let about = |(_, heard): &&(_, serde_json::Value)| heard["params"]["threadId"] == *thread;

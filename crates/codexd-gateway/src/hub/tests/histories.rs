@@ -88,7 +88,7 @@ impl History {
             }
             Step::Wait(ms) => {
                 self.world.now += ms;
-                self.world.feed(Event::TimeCame);
+                self.world.feed(Event::DeadlineReached);
             }
             Step::Config(broken) => self.world.config_is_broken = *broken,
             Step::NextClosing(closing) => self.world.closing = *closing,
@@ -146,7 +146,7 @@ impl History {
                 let asked = self.world.notes(id, method).last().map(|asked| asked["id"].clone());
                 if let Some(asked) = asked {
                     let answer = json!({"id": asked, "result": {"decision": "accept"}}).to_string();
-                    self.world.feed(Event::ClientSaid(id, answer.into()));
+                    self.world.feed(Event::ClientMessage(id, answer.into()));
                 }
                 None
             }

@@ -7,7 +7,7 @@ use super::experimental;
 use super::histories::{History, cases, config, run, run_in};
 use super::steps::{MANY_THREADS, Step, step_among_many};
 use super::world::World;
-use crate::hub::{ClientId, Link};
+use crate::hub::{ClientId, Connection};
 use crate::limits::{BACKGROUND_LOADS_MAX, BACKGROUND_LOADS_YIELD_MS, DEMANDED_LOADS_MAX};
 
 const THREADS: usize = 60;
@@ -27,13 +27,13 @@ pub fn with_threads(world: &mut World, count: usize) -> (ClientId, Vec<String>) 
 }
 
 /// The app-server dies and another one answers; nothing that it is asked for is answered yet.
-pub fn crash(world: &mut World) -> Link {
+pub fn crash(world: &mut World) -> Connection {
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
     world.bury(old);
     world.heard.clear();
-    let link = Link::Shared(world.begin_server());
+    let link = Connection::Shared(world.begin_server());
     world.deliver(link);
     world.deliver(link);
     link
@@ -101,7 +101,7 @@ fn a_client_that_asks_while_no_app_server_answers_has_its_thread_loaded_first() 
     world.heard.clear();
     let wanted = &threads[THREADS / 2];
     world.ask(owner, "turn/start", json!({"threadId": wanted, "input": []}));
-    let link = Link::Shared(world.begin_server());
+    let link = Connection::Shared(world.begin_server());
     world.deliver(link);
     world.deliver(link);
     assert_eq!(world.loads_sent().first(), Some(wanted));

@@ -24,7 +24,7 @@ mod world;
 
 use serde_json::{Value, json};
 
-use super::Link;
+use super::Connection;
 use world::World;
 
 fn experimental() -> Value {
@@ -57,7 +57,7 @@ fn twenty_viewers_are_one_subscription() {
         assert_eq!(world.notes(super::ClientId(id), "turn/completed").len(), 1, "client {id}");
     }
     assert!(
-        world.heard.iter().all(|(link, _)| matches!(link, Link::Shared(_))),
+        world.heard.iter().all(|(link, _)| matches!(link, Connection::Shared(_))),
         "no own connection was needed"
     );
 }
@@ -95,7 +95,7 @@ fn the_first_answer_wins_and_only_those_who_were_asked_may_answer() {
     assert_eq!(world.notes(first, method)[0]["id"], asked, "replayed under the same number");
     for (client, decision) in [(stranger, "accept"), (second, "decline"), (first, "accept")] {
         let text = json!({"id": asked, "result": {"decision": decision}}).to_string();
-        world.feed(super::Event::ClientSaid(client, text.into()));
+        world.feed(super::Event::ClientMessage(client, text.into()));
     }
     world.settle();
     assert_eq!(world.answers.len(), 1);
@@ -112,10 +112,15 @@ fn a_new_thread_is_announced_to_those_with_a_connection_of_their_own_too() {
     let (plain, busy) = (world.client(1, experimental()), world.client(2, experimental()));
     world.call(busy, "account/read", json!({}));
     world.settle();
-    assert!(world.heard.iter().any(|(link, _)| matches!(link, Link::Own(client, _) if *client == busy)));
+    assert!(
+        world
+            .heard
+            .iter()
+            .any(|(link, _)| matches!(link, Connection::Dedicated(client, _) if *client == busy))
+    );
     let server = world.current.expect("a server");
     let text = json!({"method": "thread/started", "params": {"thread": {"id": "t"}}}).to_string();
-    world.feed(super::Event::LinkSaid(Link::Shared(server), text.into()));
+    world.feed(super::Event::ConnectionMessage(Connection::Shared(server), text.into()));
     for client in [plain, busy] {
         assert_eq!(world.notes(client, "thread/started").len(), 1, "{client:?}");
     }
@@ -272,7 +277,7 @@ fn what_is_no_message_is_answered_and_costs_nothing() {
         (r#"{"id":1.5,"method":"thread/loaded/list"}"#, -32600),
     ] {
         world.clients.get_mut(&client).expect("it").texts.clear();
-        world.feed(super::Event::ClientSaid(client, text.into()));
+        world.feed(super::Event::ClientMessage(client, text.into()));
         assert_eq!(world.clients[&client].texts[0]["error"]["code"], code, "{text}");
     }
 }
@@ -295,13 +300,13 @@ fn requests_wait_in_turns_and_a_flooder_stops_being_heard() {
     for _ in 0..600 {
         world.ask(flooder, "thread/read", json!({"threadId": thread}));
     }
-    assert!(!world.hub.wants_to_hear(flooder) && world.hub.wants_to_hear(other));
+    assert!(!world.hub.wants_input(flooder) && world.hub.wants_input(other));
     let before = world.heard.len();
     world.ask(other, "thread/read", json!({"threadId": thread}));
     assert_eq!(world.heard.len(), before + 1, "the other one is not behind the flooder");
     world.settle_for(1_000);
     assert!(world.clients[&flooder].open.is_empty() && world.clients[&other].open.is_empty());
-    assert!(world.hub.wants_to_hear(flooder));
+    assert!(world.hub.wants_input(flooder));
 }
 
 #[test]
@@ -326,7 +331,7 @@ fn nothing_is_begun_on_a_server_that_was_asked_to_leave() {
     let thread = world.thread(client);
     world.turn(client, &thread, "a");
     let old = world.current.expect("a server");
-    world.feed(super::Event::Drains(old));
+    world.feed(super::Event::ServerDraining(old));
     let heard = world.heard.len();
     let next = world.ask(client, "turn/start", json!({"threadId": thread, "input": []}));
     world.settle();
@@ -350,7 +355,7 @@ fn what_upstream_refuses_for_want_of_room_is_asked_again() {
         world.heard.last().map(|(link, heard)| (*link, heard["id"].clone())).expect("heard");
     let refusal =
         json!({"error": {"code": -32001, "message": "Server overloaded; retry later."}, "id": upstream});
-    world.feed(super::Event::LinkSaid(link, refusal.to_string().into()));
+    world.feed(super::Event::ConnectionMessage(link, refusal.to_string().into()));
     let heard = world.heard.len();
     world.settle();
     assert!(world.answer(client, asked).is_none(), "held for a moment");

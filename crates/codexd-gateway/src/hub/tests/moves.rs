@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::{Closing, World};
-use crate::hub::{ClientId, Event, HandoverState, Link, Report};
+use crate::hub::{ClientId, Connection, Event, HandoverState, Report};
 
 #[test]
 fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
@@ -64,7 +64,7 @@ fn threads_that_have_moved_are_reported_while_others_still_move() {
             None => world.settle_for(10),
         }
         world.now += 50;
-        world.feed(Event::TimeCame);
+        world.feed(Event::DeadlineReached);
     }
     world.settle_for(1_000);
     let reported = world.reports.iter().filter_map(|report| match report {
@@ -89,12 +89,12 @@ fn the_end_of_an_app_server_that_was_asked_to_leave_is_reported_as_expected() {
         world.thread(client);
         let server = world.current.expect("a server");
         if request == Some(0) {
-            world.feed(Event::Drains(server));
+            world.feed(Event::ServerDraining(server));
         }
-        world.break_link(Link::Shared(server));
+        world.break_link(Connection::Shared(server));
         world.settle_for(0);
         if request == Some(1) {
-            world.feed(Event::Drains(server));
+            world.feed(Event::ServerDraining(server));
         }
         world.settle_for(1_000);
         let expected = world.reports.iter().find_map(|report| match report {
@@ -337,8 +337,8 @@ fn a_new_gateway_looks_everywhere_for_a_thread_before_it_has_it_loaded() {
     let joiner = world.client(2, experimental());
     let asked = world.ask(joiner, "thread/resume", json!({"threadId": thread}));
     // The new app-server is the first to answer.
-    while world.busy_links().contains(&Link::Shared(new)) {
-        world.deliver(Link::Shared(new));
+    while world.busy_links().contains(&Connection::Shared(new)) {
+        world.deliver(Connection::Shared(new));
     }
     world.settle();
     let answer = world.answer(joiner, asked).expect("an answer");
@@ -381,7 +381,7 @@ fn a_connection_that_drains_is_used_again_when_its_server_serves_again() {
     world.bury(new);
     world.settle_for(100);
     world.call(client, "model/list", json!({}));
-    assert_eq!(world.heard.last().map(|(link, _)| *link), Some(Link::Own(client, old)));
+    assert_eq!(world.heard.last().map(|(link, _)| *link), Some(Connection::Dedicated(client, old)));
     assert!(world.cut.is_empty(), "{:?}", world.cut);
 }
 
@@ -403,7 +403,7 @@ fn a_login_that_waits_for_its_user_keeps_its_connection() {
         world.settle_for(1_000);
         assert!(world.retired.is_empty(), "{begins}");
         let told = json!({"method": ends, "params": params}).to_string();
-        world.feed(Event::LinkSaid(Link::Own(client, old), told.into()));
+        world.feed(Event::ConnectionMessage(Connection::Dedicated(client, old), told.into()));
         world.settle_for(1_000);
         assert_eq!(world.retired, [old], "{begins}");
         assert_eq!(world.notes(client, ends).len(), 1);

@@ -4,16 +4,16 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::World;
-use crate::hub::{ClientId, Event, Link};
+use crate::hub::{ClientId, Connection, Event};
 
 /// Has an app-server ask something over a link.
-fn ask_over(world: &mut World, link: Link, id: u64, method: &str, params: Value) {
+fn ask_over(world: &mut World, link: Connection, id: u64, method: &str, params: Value) {
     let text = json!({"id": id, "method": method, "params": params}).to_string();
-    world.feed(Event::LinkSaid(link, text.into()));
+    world.feed(Event::ConnectionMessage(link, text.into()));
 }
 
 /// The last that a server heard is that nobody answers its question.
-fn assert_refused(world: &World, over: Link, id: u64) {
+fn assert_refused(world: &World, over: Connection, id: u64) {
     let (link, answer) = world.heard.last().expect("an answer");
     assert_eq!((*link, &answer["id"]), (over, &json!(id)), "{answer}");
     assert!(answer["error"]["message"].is_string(), "{answer}");
@@ -25,14 +25,14 @@ fn a_question_that_nobody_resolves_is_over_with_its_turn() {
     let first = world.client(1, json!({}));
     let thread = world.thread(first);
     world.turn(first, &thread, "a");
-    let shared = Link::Shared(world.current.expect("a server"));
+    let shared = Connection::Shared(world.current.expect("a server"));
     for (id, method) in [(70, "item/tool/call"), (71, "currentTime/read")] {
         ask_over(&mut world, shared, id, method, json!({"threadId": thread}));
         assert_eq!(world.notes(first, method).len(), 1);
     }
     let asked = world.notes(first, "item/tool/call")[0]["id"].clone();
     let text = json!({"id": asked, "result": {}}).to_string();
-    world.feed(Event::ClientSaid(first, text.into()));
+    world.feed(Event::ClientMessage(first, text.into()));
     let join = |world: &mut World, id: u64| {
         let joiner = world.client(id, experimental());
         world.call(joiner, "thread/resume", json!({"threadId": thread}));
@@ -52,7 +52,7 @@ fn one_who_attests_is_asked_to_and_without_one_upstream_need_not_wait() {
     let (plain, first) = (world.client(1, json!({})), world.client(2, able.clone()));
     let second = world.client(3, able);
     world.settle();
-    let shared = Link::Shared(world.current.expect("a server"));
+    let shared = Connection::Shared(world.current.expect("a server"));
     let asked = |world: &World, client| world.notes(client, "attestation/generate").len();
     ask_over(&mut world, shared, 7, "attestation/generate", json!({}));
     assert_eq!((asked(&world, plain), asked(&world, first), asked(&world, second)), (0, 1, 0));
@@ -73,7 +73,7 @@ fn what_every_connection_is_asked_comes_to_a_client_once() {
     world.call(busy, "account/read", json!({}));
     world.settle();
     let server = world.current.expect("a server");
-    for link in [Link::Own(busy, server), Link::Shared(server)] {
+    for link in [Connection::Dedicated(busy, server), Connection::Shared(server)] {
         ask_over(&mut world, link, 7, "account/chatgptAuthTokens/refresh", json!({"reason": "unauthorized"}));
     }
     for client in [plain, busy] {
@@ -84,7 +84,7 @@ fn what_every_connection_is_asked_comes_to_a_client_once() {
 const REFRESH: &str = "account/chatgptAuthTokens/refresh";
 
 fn answer(world: &mut World, client: ClientId, answer: &Value) {
-    world.feed(Event::ClientSaid(client, answer.to_string().into()));
+    world.feed(Event::ClientMessage(client, answer.to_string().into()));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_token_refresh_goes_to_the_next_client_and_is_refused_without_one() {
     let mut world = World::new();
     let first = world.client(1, json!({}));
     world.settle();
-    let shared = Link::Shared(world.current.expect("a server"));
+    let shared = Connection::Shared(world.current.expect("a server"));
     ask_over(&mut world, shared, 7, REFRESH, json!({"reason": "unauthorized"}));
     let second = world.client(2, json!({}));
     assert_eq!((world.notes(first, REFRESH).len(), world.notes(second, REFRESH).len()), (1, 0));
@@ -110,7 +110,7 @@ fn a_token_refresh_that_no_client_answers_is_refused_in_time() {
     let mut world = World::new();
     let client = world.client(1, json!({}));
     world.settle();
-    let shared = Link::Shared(world.current.expect("a server"));
+    let shared = Connection::Shared(world.current.expect("a server"));
     ask_over(&mut world, shared, 7, REFRESH, json!({"reason": "unauthorized"}));
     assert_eq!(world.notes(client, REFRESH).len(), 1);
     world.settle_for(31_000);
@@ -123,7 +123,7 @@ fn a_client_that_cannot_refresh_a_token_does_not_answer_for_one_that_can() {
     let mut world = World::new();
     let (first, second) = (world.client(1, json!({})), world.client(2, json!({})));
     world.settle();
-    let shared = Link::Shared(world.current.expect("a server"));
+    let shared = Connection::Shared(world.current.expect("a server"));
     ask_over(&mut world, shared, 7, REFRESH, json!({"reason": "unauthorized"}));
     let id = world.notes(first, REFRESH)[0]["id"].clone();
     let cannot = json!({"id": id, "error": {"code": -32601, "message": "unknown"}});

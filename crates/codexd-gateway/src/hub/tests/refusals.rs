@@ -6,7 +6,7 @@ use super::experimental;
 use super::histories::run;
 use super::steps::Step::{Achieve, Drain, Goal, Replace, Restart, Turn, WhileOpening};
 use super::world::{Obstacle, World};
-use crate::hub::{ClientId, HandoverReport, Report, ServerId, WaitsFor};
+use crate::hub::{BlockedOn, ClientId, HandoverReport, Report, ServerId};
 
 /// A world with a thread that has had a turn, and its viewer.
 fn with_thread() -> (World, ClientId, String) {
@@ -34,7 +34,7 @@ fn assert_named(world: &World, thread: &str, cause: &str) {
     let report = last_report(world);
     let waiting = report.threads_waiting.iter().find(|waiting| waiting.thread_id == *thread);
     let waiting = waiting.unwrap_or_else(|| panic!("{thread} is not named: {report:?}"));
-    assert_eq!(waiting.waits_for, WaitsFor::Refused);
+    assert_eq!(waiting.blocked_on, BlockedOn::Refused);
     assert!(waiting.reason.as_ref().is_some_and(|reason| reason.contains(cause)), "{waiting:?}");
     let is_noted =
         |report: &Report| matches!(report, Report::MigrationRefused { thread: of, .. } if of == thread);

@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::World;
-use crate::hub::{ClientId, Event, Link};
+use crate::hub::{ClientId, Connection, Event};
 use crate::routes::{Requester, request_id_members};
 
 /// Sends a request under an id of any form.
 fn ask_as(world: &mut World, client: ClientId, id: &Value, method: &str, params: &Value) {
     let text = json!({"id": id, "method": method, "params": params}).to_string();
-    world.feed(Event::ClientSaid(client, text.into()));
+    world.feed(Event::ClientMessage(client, text.into()));
     world.settle();
 }
 
 /// The last request of this method that came upstream, and over which link.
-fn heard(world: &World, method: &str) -> (Link, Value) {
+fn heard(world: &World, method: &str) -> (Connection, Value) {
     let last = world.heard.iter().rfind(|(_, value)| value["method"] == method);
     last.unwrap_or_else(|| panic!("{method} did not come")).clone()
 }
@@ -27,9 +27,9 @@ fn searching(world: &mut World, id: u64, request: &Value) -> ClientId {
     client
 }
 
-fn tell(world: &mut World, link: Link, method: &str, params: Value) {
+fn tell(world: &mut World, link: Connection, method: &str, params: Value) {
     let text = json!({"method": method, "params": params}).to_string();
-    world.feed(Event::LinkSaid(link, text.into()));
+    world.feed(Event::ConnectionMessage(link, text.into()));
     world.settle();
 }
 
@@ -64,7 +64,7 @@ fn an_id_may_be_written_with_escapes() {
     let mut world = World::new();
     let client = searching(&mut world, 1, &json!("a-b"));
     let text = r#"{"id":"c","method":"thread/search/stream/cancel","params":{"requestId":"a\u002db"}}"#;
-    world.feed(Event::ClientSaid(client, text.into()));
+    world.feed(Event::ClientMessage(client, text.into()));
     world.settle();
     let named = heard(&world, "thread/search/stream/cancel").1["params"]["requestId"].clone();
     assert_eq!(named, heard(&world, "thread/search/stream").1["id"]);
@@ -82,7 +82,7 @@ fn a_request_cannot_name_one_of_another_client_or_one_that_does_not_run() {
             let sent = ids(&world);
             ask_as(&mut world, other, &json!("cancel"), row.message, &json!({(row.member): named}));
             let (link, cancel) = heard(&world, row.message);
-            assert!(matches!(link, Link::Own(client, _) if client == other), "{link:?}");
+            assert!(matches!(link, Connection::Dedicated(client, _) if client == other), "{link:?}");
             assert!(!sent.contains(&cancel["params"][row.member]), "{named} is {cancel}");
         }
         // What is no id upstream refuses in its own words.
@@ -132,7 +132,7 @@ fn what_a_search_finds_on_its_way_is_told_to_its_client_under_its_own_id() {
         assert_eq!(after.zip(before).filter(|(after, before)| after != before).count(), 1, "only the asker");
         // None follows the answer.
         let answer = json!({"id": id, "result": {"data": [], "nextCursor": null}}).to_string();
-        world.feed(Event::LinkSaid(*link, answer.into()));
+        world.feed(Event::ConnectionMessage(*link, answer.into()));
         tell(&mut world, *link, "thread/search/partial", json!({"requestId": id, "data": []}));
         assert_eq!(world.notes(*client, "thread/search/partial").len(), 1);
     }
@@ -158,7 +158,7 @@ fn what_a_search_lists_during_a_handover_has_the_status_of_the_other_app_server(
     assert_eq!(told["params"]["data"][0]["thread"]["status"]["type"], "active");
     assert_eq!(told["params"]["data"][0]["snippet"], "x");
     let answer = json!({"id": search["id"], "result": {"data": listed("notLoaded"), "nextCursor": null}});
-    world.feed(Event::LinkSaid(link, answer.to_string().into()));
+    world.feed(Event::ConnectionMessage(link, answer.to_string().into()));
     world.settle();
     let texts = &world.clients[&client].texts;
     let answer = texts.iter().find(|text| text["id"] == request).expect("an answer");

@@ -12,7 +12,7 @@ const RESOLVED: &str = "serverRequest/resolved";
 
 fn answer(world: &mut World, client: ClientId, id: &Value, decision: &str) {
     let text = json!({"id": id, "result": {"decision": decision}}).to_string();
-    world.feed(Event::ClientSaid(client, text.into()));
+    world.feed(Event::ClientMessage(client, text.into()));
     world.settle();
 }
 

@@ -9,7 +9,7 @@ pub fn summary(hub: &Hub) -> String {
         let (turns, status, alone) = (thread.turns.len(), &thread.status, thread.unwatched_since);
         format!(
             "{id} on {server:?}: {motion:?}, {turns} turns, {status}, alone {alone:?}, {:?}",
-            thread.waits_for
+            thread.blocked_on
         )
     };
     let threads: Vec<String> = hub.threads.values().map(thread).collect();

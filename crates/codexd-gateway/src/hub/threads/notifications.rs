@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::hub::Hub;
-use crate::hub::event::{Action, ClientId, Link, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::request_ids::names_client_request;
 use crate::hub::text::{self, Names};
 use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
@@ -44,7 +44,7 @@ impl Hub {
                 self.tell_those_without_own(method, text);
             }
             Some(Hears::Asker) if names_client_request(method) => {
-                self.tell_requester(Link::Shared(server), method, params, text);
+                self.tell_requester(Connection::Shared(server), method, params, text);
             }
             // What one connection asked for and others do not hear: here, whoever asked for a thread with all its turns.
             Some(Hears::Asker) => {
@@ -114,7 +114,7 @@ impl Hub {
         for client in self.clients.values() {
             let may = !experimental || client.capabilities.experimental;
             if may && client.is_ready() && client.capabilities.wants(method) {
-                self.out.push(Action::Tell(client.id, text.clone()));
+                self.out.push(Action::SendToClient(client.id, text.clone()));
             }
         }
     }
@@ -123,7 +123,7 @@ impl Hub {
     fn tell_those_without_own(&mut self, method: &str, text: &Text) {
         for client in self.clients.values() {
             if client.is_ready() && !client.has_own() && client.capabilities.wants(method) {
-                self.out.push(Action::Tell(client.id, text.clone()));
+                self.out.push(Action::SendToClient(client.id, text.clone()));
             }
         }
     }
@@ -136,7 +136,7 @@ impl Hub {
             Audience::Viewers(viewers) => {
                 let hear = viewers.iter().filter(|viewer| viewer.wants(method));
                 let hear = hear.filter(|viewer| !experimental || viewer.experimental);
-                self.out.extend(hear.map(|viewer| Action::Tell(viewer.client, text.clone())));
+                self.out.extend(hear.map(|viewer| Action::SendToClient(viewer.client, text.clone())));
             }
             Audience::Everyone { but, .. } => {
                 for client in self.clients.values() {
@@ -146,7 +146,7 @@ impl Hub {
                         && client.capabilities.wants(method)
                         && !but.contains(&client.id)
                     {
-                        self.out.push(Action::Tell(client.id, text.clone()));
+                        self.out.push(Action::SendToClient(client.id, text.clone()));
                     }
                 }
             }
@@ -176,7 +176,7 @@ impl Hub {
             self.background_ended(id, method, params);
         }
         if names_client_request(method) {
-            self.tell_requester(Link::Own(id, server), method, params, text);
+            self.tell_requester(Connection::Dedicated(id, server), method, params, text);
         } else if self.clients.get(&id).is_some_and(crate::hub::clients::client::Client::is_ready) {
             self.tell(id, text.clone());
         }
@@ -208,7 +208,7 @@ impl Hub {
 
 impl Thread {
     /// The link that the thread is told over.
-    pub(in crate::hub) fn link(&self) -> Link {
-        Link::Shared(self.server)
+    pub(in crate::hub) fn link(&self) -> Connection {
+        Connection::Shared(self.server)
     }
 }

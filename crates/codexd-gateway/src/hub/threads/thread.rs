@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::hub::event::{ClientId, Now, ServerId, Text, WaitsFor};
+use crate::hub::event::{BlockedOn, ClientId, Now, ServerId, Text};
 use crate::hub::requests::refusal::Refusal;
 use crate::hub::threads::lineage::Lineage;
 use crate::hub::threads::loading::Demand;
@@ -74,7 +74,7 @@ pub enum Motion {
 pub struct Check {
     /// So many answers are outstanding.
     pub outstanding: u32,
-    pub waits_for: Option<WaitsFor>,
+    pub blocked_on: Option<BlockedOn>,
     pub goal_is_active: bool,
     /// To unload it because nobody watches it, not to move it.
     pub to_release: bool,
@@ -181,7 +181,7 @@ pub struct Thread {
     /// Who resumed it last: what then repeats what is known is meant for that one.
     pub joiner: Option<ClientId>,
     /// What keeps it where it is, as last seen.
-    pub waits_for: WaitsFor,
+    pub blocked_on: BlockedOn,
     /// It stands in the queue of those to be moved.
     pub queued: bool,
     /// It is looked at again later: a timer runs.
@@ -243,7 +243,7 @@ impl Thread {
             losses: 0,
             loaded_at: None,
             joiner: None,
-            waits_for: WaitsFor::Nothing,
+            blocked_on: BlockedOn::Nothing,
             queued: false,
             looked_at_again: false,
             queue_rests: false,

@@ -4,7 +4,7 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::hub::event::{ClientId, Link, ServerId, Text, WaitsFor};
+use crate::hub::event::{BlockedOn, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::dispatch::Dispatched;
 use crate::hub::requests::pending::Errand;
 use crate::hub::requests::refusal::Refusal;
@@ -66,7 +66,7 @@ impl Hub {
     pub(in crate::hub) fn ask_for_unload_delay(&mut self, server: ServerId) {
         if self.is_up(server) {
             let params = json!({"includeLayers": true});
-            self.errand(Link::Shared(server), Errand::UnloadDelay, "config/read", &params);
+            self.errand(Connection::Shared(server), Errand::UnloadDelay, "config/read", &params);
         }
     }
 
@@ -116,10 +116,10 @@ impl Hub {
         }
         let is_ephemeral = thread.ephemeral;
         // A busy one is looked at again when it comes to rest.
-        if let Some(waits_for) =
-            self.obviously_waits_for(id).filter(|waits_for| *waits_for != WaitsFor::Ephemeral)
+        if let Some(blocked_on) =
+            self.obviously_waits_for(id).filter(|blocked_on| *blocked_on != BlockedOn::Ephemeral)
         {
-            return self.waits(id, waits_for);
+            return self.waits(id, blocked_on);
         }
         match is_ephemeral {
             // Nothing of it is meant to last.

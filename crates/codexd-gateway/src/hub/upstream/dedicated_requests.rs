@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::hub::clients::bounds::too_many;
 use crate::hub::clients::client::Kept;
 use crate::hub::clients::replayed_settings;
-use crate::hub::event::{Action, ClientId, Link, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::dispatch::{Dispatched, lists_threads};
 use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{Asker, Errand, Kind};
@@ -34,7 +34,7 @@ impl Hub {
                 return Dispatched::Waits;
             }
         }
-        if self.is_full(Link::Own(id, server)) {
+        if self.is_full(Connection::Dedicated(id, server)) {
             return Dispatched::WaitsInLane;
         }
         if let Some(refusal) = self.too_much_is_kept(id, method, named, params) {
@@ -50,7 +50,7 @@ impl Hub {
             _ if replayed_settings::is_setting(method) => Kind::Setting,
             _ => connection_bound::background(method).map_or(Kind::Plain, Kind::Begins),
         };
-        let number = self.send(Link::Own(id, server), id, kind, None, raw, text);
+        let number = self.send(Connection::Dedicated(id, server), id, kind, None, raw, text);
         self.answer_is_due(number, method);
         Dispatched::Done
     }
@@ -60,12 +60,12 @@ impl Hub {
     }
 
     /// The client's own connection to the app-server that serves; `None` while it opens.
-    pub(in crate::hub) fn own_link(&mut self, id: ClientId) -> Option<Link> {
+    pub(in crate::hub) fn own_link(&mut self, id: ClientId) -> Option<Connection> {
         let server = self.serving?;
         if !self.has_open_own(id, server) {
             self.open_own(id);
         }
-        self.has_open_own(id, server).then_some(Link::Own(id, server))
+        self.has_open_own(id, server).then_some(Connection::Dedicated(id, server))
     }
 
     /// Remembers what is begun on a connection, so that it can be found there. What is made again elsewhere is remembered when
@@ -193,7 +193,7 @@ impl Hub {
         }
         for Kept { method, params, .. } in client.kept.clone() {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
-            self.errand(Link::Own(id, server), Errand::Forget, &method, &params);
+            self.errand(Connection::Dedicated(id, server), Errand::Forget, &method, &params);
         }
         if let Some(client) = self.clients.get_mut(&id) {
             client.lost_own = false;
@@ -207,7 +207,7 @@ impl Hub {
             return;
         }
         let idle = |server: &ServerId| {
-            let link = Link::Own(id, *server);
+            let link = Connection::Dedicated(id, *server);
             !client.placed.iter().any(|(kind, _, at)| at == server && *kind != connection_bound::EXEC)
                 && !self.calls.values().any(|call| call.link == link)
         };
@@ -220,8 +220,8 @@ impl Hub {
             client.placed.retain(|(.., server)| !done.contains(server));
         }
         for server in done {
-            self.forget_asks(Link::Own(id, server));
-            self.out.push(Action::Close(Link::Own(id, server)));
+            self.forget_asks(Connection::Dedicated(id, server));
+            self.out.push(Action::Close(Connection::Dedicated(id, server)));
         }
         self.see_whether_all_have_left();
     }

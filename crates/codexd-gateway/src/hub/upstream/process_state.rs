@@ -8,7 +8,7 @@
 
 use serde_json::{Value, json};
 
-use crate::hub::event::{Link, ServerId};
+use crate::hub::event::{Connection, ServerId};
 use crate::hub::requests::pending::Errand;
 use crate::hub::{Hub, text};
 
@@ -64,7 +64,7 @@ impl Hub {
 
     fn ask_for_part(&mut self, server: ServerId, part: Part) {
         let (method, params) = part.request();
-        self.errand(Link::Shared(server), Errand::ProcessState(part), method, &params);
+        self.errand(Connection::Shared(server), Errand::ProcessState(part), method, &params);
     }
 
     /// The current app-server tells of a change itself: what is known is out of date.

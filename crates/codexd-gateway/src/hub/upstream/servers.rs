@@ -6,7 +6,7 @@ use std::rc::Rc;
 use serde_json::json;
 
 use crate::hub::clients::client::ClientInfo;
-use crate::hub::event::{Action, ClientId, Link, Now, Report, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, Now, Report, ServerId, Text};
 use crate::hub::upstream::backoff::Backoff;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS};
@@ -121,7 +121,7 @@ impl Hub {
                     // What waited for it does not wait any longer then.
                     self.timers.push(Reverse((self.now + FOUND_WITHIN_MS, Timer::Reconnect)));
                 }
-                self.out.push(Action::Greet(*id));
+                self.out.push(Action::Probe(*id));
             }
         }
         self.current = current;
@@ -140,7 +140,7 @@ impl Hub {
     /// The host says that an app-server is gone; its links may not have noticed yet.
     fn server_gone(&mut self, id: ServerId) {
         let own = self.clients.values().filter(|client| client.dedicated.leads_to(id));
-        let mut links: Vec<Link> = own.map(|client| Link::Own(client.id, id)).collect();
+        let mut links: Vec<Connection> = own.map(|client| Connection::Dedicated(client.id, id)).collect();
         links.sort_unstable();
         let Some(server) = self.servers.get_mut(&id) else { return };
         // There is nothing to ask of it any more, not even to leave.
@@ -148,7 +148,7 @@ impl Hub {
         let was_open = server.shared != LinkState::Down;
         // Nor is a connection to it to be opened again, while those that it had are given up one by one.
         self.serving = self.serving.filter(|serving| *serving != id);
-        links.extend(was_open.then_some(Link::Shared(id)));
+        links.extend(was_open.then_some(Connection::Shared(id)));
         for link in links {
             self.link_lost(link);
             self.out.push(Action::Close(link));
@@ -178,7 +178,8 @@ impl Hub {
     pub(in crate::hub) fn take_persona(&mut self, introduction: &str) {
         if self.persona.is_none() {
             self.persona = Persona::of(introduction);
-            self.out.extend(self.persona.as_ref().map(|persona| Action::KeepPersona(persona.kept())));
+            self.out
+                .extend(self.persona.as_ref().map(|persona| Action::PersistClientIdentity(persona.kept())));
             self.connect_where_needed();
         }
     }
@@ -197,8 +198,9 @@ impl Hub {
 
     /// Nobody answered the `initialize` of a link in time. If no app-server has taken this client information before, that may be
     /// why.
-    pub(in crate::hub) fn link_unanswered(&mut self, link: Link) {
-        let is_suspect = matches!(link, Link::Shared(_)) && self.persona.is_some() && !self.persona_is_proven;
+    pub(in crate::hub) fn link_unanswered(&mut self, link: Connection) {
+        let is_suspect =
+            matches!(link, Connection::Shared(_)) && self.persona.is_some() && !self.persona_is_proven;
         if is_suspect {
             self.persona_refused("no app-server answered it");
         }
@@ -232,7 +234,7 @@ impl Hub {
         let others: Vec<Persona> = others.collect();
         let other = others.get(turn.checked_rem(others.len()).unwrap_or_default()).cloned();
         self.persona = Some(other.unwrap_or_else(nobody));
-        self.out.extend(self.persona.as_ref().map(|persona| Action::KeepPersona(persona.kept())));
+        self.out.extend(self.persona.as_ref().map(|persona| Action::PersistClientIdentity(persona.kept())));
         self.connect_where_needed();
     }
 
@@ -251,15 +253,15 @@ impl Hub {
                 None => continue,
             };
             server.shared = LinkState::Opening;
-            self.out.push(Action::Connect(Link::Shared(*id), introduction));
+            self.out.push(Action::Connect(Connection::Shared(*id), introduction));
         }
     }
 
-    pub(in crate::hub) fn link_up(&mut self, link: Link, result: &Text) {
+    pub(in crate::hub) fn link_up(&mut self, link: Connection, result: &Text) {
         self.full_links.remove(&link);
         match link {
-            Link::Shared(id) => self.shared_up(id, result),
-            Link::Own(client, server) => self.own_up(client, server, result),
+            Connection::Shared(id) => self.shared_up(id, result),
+            Connection::Dedicated(client, server) => self.own_up(client, server, result),
         }
         self.pump();
     }
@@ -293,9 +295,9 @@ impl Hub {
         self.welcome_waiting_clients();
     }
 
-    pub(in crate::hub) fn link_refused(&mut self, link: Link, error: &Text) {
+    pub(in crate::hub) fn link_refused(&mut self, link: Connection, error: &Text) {
         match link {
-            Link::Shared(id) => {
+            Connection::Shared(id) => {
                 // The name of the first client is not to its taste: the next one gives another.
                 let Some(server) = self.servers.get_mut(&id) else { return };
                 server.shared = LinkState::Down;
@@ -306,7 +308,7 @@ impl Hub {
                     self.persona_refused(&crate::hub::requests::refusal::message_of(error));
                 }
             }
-            Link::Own(client, server) => self.own_refused(client, server, error),
+            Connection::Dedicated(client, server) => self.own_refused(client, server, error),
         }
         self.pump();
     }

@@ -13,7 +13,7 @@ use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTB
 
 fn echo(event: &Event) -> Vec<Action> {
     match event {
-        Event::ClientSaid(client, text) => vec![Action::Tell(*client, text.clone())],
+        Event::ClientMessage(client, text) => vec![Action::SendToClient(*client, text.clone())],
         _ => Vec::new(),
     }
 }
@@ -39,7 +39,7 @@ fn what_a_client_says_is_heard_in_order_and_it_is_told_in_order() {
         }
         let mut sink = sending.await.expect("no panic");
         soon(sink.close()).await.expect("closed");
-        assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+        assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
         house.nothing_happened();
     });
 }
@@ -95,10 +95,10 @@ fn an_origin_and_frames_right_behind_the_request_are_taken() {
         frame.header_mut().mask = Some([9, 8, 7, 6]);
         frame.format(&mut bytes).expect("formatted");
         stream.write_all(&bytes).await.expect("sent");
-        assert!(matches!(house.next().await, Event::ClientCame(_)));
-        assert!(matches!(house.next().await, Event::ClientSaid(_, text) if text.as_str() == "early"));
+        assert!(matches!(house.next().await, Event::ClientConnected(_)));
+        assert!(matches!(house.next().await, Event::ClientMessage(_, text) if text.as_str() == "early"));
         drop(stream);
-        assert!(matches!(house.next().await, Event::ClientLeft(_)));
+        assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
     });
 }
 
@@ -135,7 +135,7 @@ fn what_is_larger_ends_with_a_code() {
             let (client, mut socket) = house.client().await;
             send_in_frames(&mut socket, sizes).await;
             assert!(hear(&mut socket).await.starts_with("close 1009 the "), "{sizes:?}");
-            assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+            assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
         }
     });
 }
@@ -149,7 +149,7 @@ fn binary_is_ignored_and_a_ping_is_answered() {
         let pong = soon(socket.next()).await.expect("more").expect("a message");
         assert_eq!(pong, Message::Pong(Bytes::from_static(b"there?")));
         say(&mut socket, "text").await;
-        assert!(matches!(house.next().await, Event::ClientSaid(_, text) if text.as_str() == "text"));
+        assert!(matches!(house.next().await, Event::ClientMessage(_, text) if text.as_str() == "text"));
     });
 }
 
@@ -157,8 +157,8 @@ fn binary_is_ignored_and_a_ping_is_answered() {
 fn has_left(house: &mut House, client: crate::hub::ClientId) -> bool {
     let mut left = 0;
     while let Ok(event) = house.seen.try_recv() {
-        left += usize::from(matches!(event, Event::ClientLeft(who) if who == client));
-        assert!(matches!(event, Event::TimeCame | Event::ClientLeft(_)), "{event:?}");
+        left += usize::from(matches!(event, Event::ClientDisconnected(who) if who == client));
+        assert!(matches!(event, Event::DeadlineReached | Event::ClientDisconnected(_)), "{event:?}");
     }
     assert!(left <= 1, "it left {left} times");
     left == 1
@@ -176,9 +176,9 @@ async fn flood(
     let (mut told, mut left) = (0, false);
     while told < count && !left {
         let now = (OUTBOUND_MESSAGES_MAX / 3).min(count - told).min(1 + OUTBOUND_BYTES_MAX / 3 / text.len());
-        let pair = clients.map(|client| Action::Tell(client, text.clone()));
+        let pair = clients.map(|client| Action::SendToClient(client, text.clone()));
         house.script.borrow_mut().next = pair.iter().cycle().take(2 * now).cloned().collect();
-        house.driver.feed(Event::TimeCame);
+        house.driver.feed(Event::DeadlineReached);
         for _ in 0..now {
             assert_eq!(hear(reader).await.len(), text.len());
         }
@@ -213,7 +213,7 @@ fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
             let HostOrder::Note { kind, detail, .. } = house.order().await else { panic!("a note") };
             assert_eq!((kind.as_str(), &detail["client"]), ("client.cut", &slow.0.into()));
             drop((sleeper, reader));
-            assert!(matches!(house.next().await, Event::ClientLeft(client) if client == quick));
+            assert!(matches!(house.next().await, Event::ClientDisconnected(client) if client == quick));
         }
     });
 }
@@ -222,8 +222,8 @@ fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
 fn one_that_is_cut_is_not_listened_to_any_more() {
     fn overflow(event: &Event) -> Vec<Action> {
         match event {
-            Event::ClientSaid(client, _) => {
-                vec![Action::Tell(*client, "x".into()); OUTBOUND_MESSAGES_MAX + 1]
+            Event::ClientMessage(client, _) => {
+                vec![Action::SendToClient(*client, "x".into()); OUTBOUND_MESSAGES_MAX + 1]
             }
             _ => Vec::new(),
         }
@@ -235,8 +235,8 @@ fn one_that_is_cut_is_not_listened_to_any_more() {
             socket.feed(Message::text("x")).await.expect("fed");
         }
         socket.flush().await.expect("sent");
-        assert!(matches!(house.next().await, Event::ClientSaid(..)));
-        assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+        assert!(matches!(house.next().await, Event::ClientMessage(..)));
+        assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
         assert!(hear(&mut socket).await.starts_with("close 1013 slow reader: "));
         house.nothing_happened();
     });
@@ -253,9 +253,9 @@ fn nothing_is_read_while_the_brain_does_not_want_to_hear() {
         house.nothing_happened();
         house.script.borrow_mut().deaf = false;
         house.script.borrow_mut().resumed = vec![client];
-        house.driver.feed(Event::TimeCame);
-        assert!(matches!(house.next().await, Event::TimeCame));
-        assert!(matches!(house.next().await, Event::ClientSaid(..)));
+        house.driver.feed(Event::DeadlineReached);
+        assert!(matches!(house.next().await, Event::DeadlineReached));
+        assert!(matches!(house.next().await, Event::ClientMessage(..)));
     });
 }
 
@@ -265,7 +265,7 @@ fn all_are_told_when_the_gateway_leaves_and_get_what_waits() {
         let mut sockets = Vec::new();
         for _ in 0..5 {
             let (client, socket) = house.client().await;
-            house.act(vec![Action::Tell(client, "x".repeat(1 << 20).into())]).await;
+            house.act(vec![Action::SendToClient(client, "x".repeat(1 << 20).into())]).await;
             sockets.push(socket);
         }
         let reading = tokio::task::spawn_local(async move {
@@ -285,7 +285,7 @@ fn the_timer_tells_the_brain_once() {
         let soon = codexd_core::clock::Monotonic(30);
         house.script.borrow_mut().deadline = Some(soon);
         let (_, _socket) = house.client().await;
-        assert!(matches!(house.next().await, Event::TimeCame));
+        assert!(matches!(house.next().await, Event::DeadlineReached));
         house.nothing_happened();
     });
 }
@@ -332,7 +332,7 @@ fn two_thousand_idle_clients() {
             idle.push(codexd_protocol::unix::connect(&path).expect("connected"));
             let client = idle.last_mut().expect("just pushed");
             std::io::Write::write_all(client, upgrade).expect("sent");
-            assert!(matches!(house.next().await, Event::ClientCame(_)));
+            assert!(matches!(house.next().await, Event::ClientConnected(_)));
         }
         let each = resident_bytes().saturating_sub(before) / CLIENTS;
         println!("{each} bytes for each of {CLIENTS} idle clients");
@@ -341,7 +341,7 @@ fn two_thousand_idle_clients() {
         assert_eq!(hear(&mut witness).await, "still served");
         drop(idle);
         for _ in 0..CLIENTS {
-            assert!(matches!(house.next().await, Event::ClientLeft(_)));
+            assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
         }
     });
 }

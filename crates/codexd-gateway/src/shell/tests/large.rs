@@ -6,14 +6,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::links::{linked, served};
 use super::{House, Socket, hear, in_house, say, soon};
-use crate::hub::{Action, ClientId, Event, Link, ServerId, Text};
+use crate::hub::{Action, ClientId, Connection, Event, ServerId, Text};
 use crate::limits::{
     MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_ROOM_BYTES, SKIPPED_BYTES_MAX,
     UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_ROOM_BYTES,
 };
 
 const MIB: usize = 1 << 20;
-const SHARED: Link = Link::Shared(ServerId(1));
+const SHARED: Connection = Connection::Shared(ServerId(1));
 
 /// Sends one frame of `length` bytes that begins and ends as given.
 async fn send_large(socket: &mut Socket, masked: bool, head: &str, length: usize, tail: &str) {
@@ -40,14 +40,16 @@ fn an_answer_that_is_too_large_fails_its_request_and_no_other() {
         let mut server = linked(house, &listener, SHARED).await;
         let length = UPSTREAM_MESSAGE_BYTES_MAX + 1;
         send_large(&mut server, false, r#"{"id":7,"result":""#, length, r#""}"#).await;
-        let Event::LinkSaid(SHARED, text) = house.next().await else { panic!("an answer") };
+        let Event::ConnectionMessage(SHARED, text) = house.next().await else { panic!("an answer") };
         assert!(text.starts_with(r#"{"id":7,"error":{"#) && text.contains("answerTooLarge"), "{text}");
         send_large(&mut server, false, r#"{"method":"m","id":3,"params":""#, length, r#""}"#).await;
         let refused = hear(&mut server).await;
         assert!(refused.starts_with(r#"{"id":3,"error":{"#), "{refused}");
         send_large(&mut server, false, r#"{"method":"m","params":""#, length, r#""}"#).await;
         say(&mut server, "after").await;
-        assert!(matches!(house.next().await, Event::LinkSaid(SHARED, text) if text.as_str() == "after"));
+        assert!(
+            matches!(house.next().await, Event::ConnectionMessage(SHARED, text) if text.as_str() == "after")
+        );
         let crate::host::HostOrder::Note { kind, .. } = house.order().await else { panic!("an event") };
         assert_eq!(kind, "message.dropped");
     });
@@ -63,7 +65,7 @@ fn a_request_that_is_too_large_fails_and_the_client_stays() {
         assert!(refused.starts_with(r#"{"id":"a","error":{"code":-32600,"#), "{refused}");
         assert!(refused.contains("at most 64 MiB"), "{refused}");
         say(&mut socket, "after").await;
-        assert!(matches!(house.next().await, Event::ClientSaid(_, text) if text.as_str() == "after"));
+        assert!(matches!(house.next().await, Event::ClientMessage(_, text) if text.as_str() == "after"));
         let header = [&[0x81, 0xff][..], &(SKIPPED_BYTES_MAX as u64 + 1).to_be_bytes(), &[0; 4]].concat();
         soon(socket.get_mut().write_all(&header)).await.expect("sent");
         assert!(hear(&mut socket).await.starts_with("close 1009 the "));
@@ -75,8 +77,8 @@ fn small_messages_behind_one_that_is_larger_than_the_bound_do_not_cut_the_client
     in_house(async |house| {
         let (client, mut socket) = house.client().await;
         let large: Text = "x".repeat(OUTBOUND_BYTES_MAX + MIB).into();
-        let mut actions = vec![Action::Tell(client, large.clone())];
-        actions.extend((0..100).map(|_| Action::Tell(client, "small".into())));
+        let mut actions = vec![Action::SendToClient(client, large.clone())];
+        actions.extend((0..100).map(|_| Action::SendToClient(client, "small".into())));
         house.act(actions).await;
         assert_eq!(hear(&mut socket).await.len(), large.len());
         for _ in 0..100 {
@@ -88,7 +90,9 @@ fn small_messages_behind_one_that_is_larger_than_the_bound_do_not_cut_the_client
 
 fn pass_on(event: &Event) -> Vec<Action> {
     match event {
-        Event::LinkSaid(Link::Own(client, _), text) => vec![Action::Tell(*client, text.clone())],
+        Event::ConnectionMessage(Connection::Dedicated(client, _), text) => {
+            vec![Action::SendToClient(*client, text.clone())]
+        }
         _ => Vec::new(),
     }
 }
@@ -114,7 +118,7 @@ fn a_client_that_reads_late_holds_up_its_dedicated_connection_and_gets_everythin
         house.script.borrow_mut().quiet = true;
         let listener = served(house).await;
         let (client, mut socket) = house.client().await;
-        let mut server = linked(house, &listener, Link::Own(client, ServerId(1))).await;
+        let mut server = linked(house, &listener, Connection::Dedicated(client, ServerId(1))).await;
         let answer = format!(r#"{{"id":1,"result":"{}"}}"#, "x".repeat(MIB));
         let sent = send_until_it_blocks(house, &mut server, &answer).await;
         assert!(sent * MIB > OUTBOUND_ROOM_BYTES && sent * MIB < 2 * OUTBOUND_BYTES_MAX, "{sent}");
@@ -138,16 +142,16 @@ fn a_connection_to_an_app_server_that_does_not_read_is_full_and_not_lost() {
         let mut server = linked(house, &listener, SHARED).await;
         let text: Text = "x".repeat(MIB).into();
         let count = UPSTREAM_ROOM_BYTES / MIB + 2;
-        house.script.borrow_mut().next = vec![Action::Say(SHARED, text); count];
-        house.driver.feed(Event::TimeCame);
-        assert!(matches!(house.next().await, Event::TimeCame));
-        assert!(matches!(house.next().await, Event::LinkFull(SHARED)));
+        house.script.borrow_mut().next = vec![Action::SendUpstream(SHARED, text); count];
+        house.driver.feed(Event::DeadlineReached);
+        assert!(matches!(house.next().await, Event::DeadlineReached));
+        assert!(matches!(house.next().await, Event::ConnectionFull(SHARED)));
         assert!(house.seen.recv().now_or_never().is_none(), "told once");
         for _ in 0..count {
             assert_eq!(hear(&mut server).await.len(), MIB);
         }
-        assert!(matches!(house.next().await, Event::LinkHasRoom(SHARED)));
-        let own = Link::Own(ClientId(9), ServerId(1));
+        assert!(matches!(house.next().await, Event::ConnectionWritable(SHARED)));
+        let own = Connection::Dedicated(ClientId(9), ServerId(1));
         let _own = linked(house, &listener, own).await;
     });
 }

@@ -2,9 +2,9 @@
 
 use super::{House, Socket, accept, hear, in_house, say};
 use crate::host::{HostEvent, HostOrder, Role};
-use crate::hub::{Action, ClientId, Event, Link, ServerId};
+use crate::hub::{Action, ClientId, Connection, Event, ServerId};
 
-const SHARED: Link = Link::Shared(ServerId(1));
+const SHARED: Connection = Connection::Shared(ServerId(1));
 const INITIALIZE: &str = r#"{"id":0,"method":"initialize","params":{}}"#;
 
 pub(super) async fn served(house: &mut House) -> tokio::net::UnixListener {
@@ -15,13 +15,17 @@ pub(super) async fn served(house: &mut House) -> tokio::net::UnixListener {
 }
 
 /// Opens a link and answers.
-pub(super) async fn linked(house: &mut House, listener: &tokio::net::UnixListener, link: Link) -> Socket {
+pub(super) async fn linked(
+    house: &mut House,
+    listener: &tokio::net::UnixListener,
+    link: Connection,
+) -> Socket {
     house.act(vec![Action::Connect(link, INITIALIZE.into())]).await;
     let mut server = accept(listener).await;
     assert_eq!(hear(&mut server).await, INITIALIZE);
     say(&mut server, r#"{"id":0,"result":{"userAgent":"x"}}"#).await;
     assert!(
-        matches!(house.next().await, Event::LinkUp(up, result) if up == link && result.as_str() == r#"{"userAgent":"x"}"#)
+        matches!(house.next().await, Event::ConnectionOpened(up, result) if up == link && result.as_str() == r#"{"userAgent":"x"}"#)
     );
     assert_eq!(hear(&mut server).await, r#"{"method":"initialized"}"#);
     server
@@ -37,15 +41,17 @@ fn a_link_is_up_after_the_answer_and_nothing_that_came_before_is_lost() {
         say(&mut server, r#"{"id":0,"method":"a/request"}"#).await;
         say(&mut server, r#"{"id":0,"result":1}"#).await;
         say(&mut server, r#"{"method":"later"}"#).await;
-        for word in ["LinkUp(Shared(ServerId(1)), Utf8Bytes(b\"1\"))", "a/request", "later"] {
+        for word in ["ConnectionOpened(Shared(ServerId(1)), Utf8Bytes(b\"1\"))", "a/request", "later"] {
             assert!(house.next_word().await.contains(word), "{word}");
         }
-        house.act(vec![Action::Say(SHARED, "one".into()), Action::Say(SHARED, "two".into())]).await;
+        house
+            .act(vec![Action::SendUpstream(SHARED, "one".into()), Action::SendUpstream(SHARED, "two".into())])
+            .await;
         for text in [r#"{"method":"initialized"}"#, "one", "two"] {
             assert_eq!(hear(&mut server).await, text);
         }
         drop(server);
-        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
+        assert_eq!(house.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
     });
 }
 
@@ -53,14 +59,14 @@ fn a_link_is_up_after_the_answer_and_nothing_that_came_before_is_lost() {
 fn a_refusal_is_told_and_the_link_is_gone() {
     in_house(async |house| {
         let listener = served(house).await;
-        let own = Link::Own(ClientId(7), ServerId(1));
+        let own = Connection::Dedicated(ClientId(7), ServerId(1));
         house.act(vec![Action::Connect(own, INITIALIZE.into())]).await;
         let mut server = accept(&listener).await;
         assert_eq!(hear(&mut server).await, INITIALIZE);
         say(&mut server, r#"{"id":0,"error":{"code":-32600,"message":"no"}}"#).await;
         let refused = house.next().await;
         assert!(
-            matches!(&refused, Event::LinkRefused(link, error) if *link == own && error.contains("-32600"))
+            matches!(&refused, Event::InitializeRefused(link, error) if *link == own && error.contains("-32600"))
         );
         assert_eq!(hear(&mut server).await, "gone");
         house.nothing_happened();
@@ -73,10 +79,10 @@ fn a_link_that_cannot_be_opened_is_lost() {
         house.generations(&[("g1", Role::Current)]).await;
         house.next().await;
         house.act(vec![Action::Connect(SHARED, INITIALIZE.into())]).await;
-        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
-        let unknown = Link::Shared(ServerId(9));
+        assert_eq!(house.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
+        let unknown = Connection::Shared(ServerId(9));
         house.act(vec![Action::Connect(unknown, INITIALIZE.into())]).await;
-        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(9)))");
+        assert_eq!(house.next_word().await, "ConnectionLost(Shared(ServerId(9)))");
     });
 }
 
@@ -85,15 +91,15 @@ fn a_link_that_is_closed_says_what_waits_and_is_not_reported_lost() {
     in_house(async |house| {
         let listener = served(house).await;
         let mut server = linked(house, &listener, SHARED).await;
-        house.act(vec![Action::Say(SHARED, "last words".into()), Action::Close(SHARED)]).await;
+        house.act(vec![Action::SendUpstream(SHARED, "last words".into()), Action::Close(SHARED)]).await;
         assert_eq!(hear(&mut server).await, "last words");
         assert!(hear(&mut server).await.starts_with("close 1000"));
         // The name is free again.
         let mut server = linked(house, &listener, SHARED).await;
         // One that is not up yet is given up.
-        let own = Link::Own(ClientId(1), ServerId(1));
+        let own = Connection::Dedicated(ClientId(1), ServerId(1));
         house.act(vec![Action::Connect(own, INITIALIZE.into()), Action::Close(own)]).await;
-        house.act(vec![Action::Say(SHARED, "still there".into())]).await;
+        house.act(vec![Action::SendUpstream(SHARED, "still there".into())]).await;
         assert_eq!(hear(&mut server).await, "still there");
         house.nothing_happened();
     });
@@ -118,7 +124,7 @@ fn a_link_that_pours_is_read_whole_in_order_and_to_its_last_word() {
         for number in 200..400 {
             assert!(house.next_word().await.contains(&format!(r#"\"params\":{number}}}"#)));
         }
-        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
+        assert_eq!(house.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
     });
 }
 
@@ -127,14 +133,14 @@ fn when_an_app_server_is_gone_its_last_words_come_first_then_the_loss_then_the_l
     in_house(async |house| {
         let listener = served(house).await;
         let mut server = linked(house, &listener, SHARED).await;
-        let own = Link::Own(ClientId(1), ServerId(1));
+        let own = Connection::Dedicated(ClientId(1), ServerId(1));
         let _own = linked(house, &listener, own).await;
         // Neither is read before the host speaks: this test does not let the link's task run in between.
         say(&mut server, r#"{"method":"turn/completed"}"#).await;
         house.driver.generations_changed(Vec::new());
         assert!(house.next_word().await.contains("turn/completed"));
-        assert_eq!(house.next_word().await, "LinkLost(Shared(ServerId(1)))");
-        assert_eq!(house.next_word().await, "LinkLost(Own(ClientId(1), ServerId(1)))");
+        assert_eq!(house.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
+        assert_eq!(house.next_word().await, "ConnectionLost(Dedicated(ClientId(1), ServerId(1)))");
         assert_eq!(house.next_word().await, "Servers { current: None, outgoing: [] }");
         assert_eq!(hear(&mut server).await, "gone");
         house.nothing_happened();
@@ -163,7 +169,7 @@ fn an_app_server_is_greeted_until_it_answers() {
     in_house(async |house| {
         house.generations(&[("g1", Role::Current)]).await;
         house.next().await;
-        house.act(vec![Action::Greet(ServerId(1))]).await;
+        house.act(vec![Action::Probe(ServerId(1))]).await;
         tokio::task::yield_now().await;
         let listener = house.app_server("g1");
         drop(accept(&listener).await);
@@ -173,11 +179,13 @@ fn an_app_server_is_greeted_until_it_answers() {
         say(&mut server, r#"{"id":0,"error":{"code":1,"message":"not yet"}}"#).await;
         let mut server = accept(&listener).await;
         say(&mut server, r#"{"id":0,"result":{"userAgent":"a/1"}}"#).await;
-        assert!(matches!(house.next().await, Event::Greeted(ServerId(1), result) if result.contains("a/1")));
+        assert!(
+            matches!(house.next().await, Event::ProbeAnswered(ServerId(1), result) if result.contains("a/1"))
+        );
         hear(&mut server).await;
         assert!(hear(&mut server).await.starts_with("close 1000"));
         // One that goes away is not greeted any more.
-        house.act(vec![Action::Greet(ServerId(1))]).await;
+        house.act(vec![Action::Probe(ServerId(1))]).await;
         house.generations(&[]).await;
         assert!(house.next_word().await.starts_with("Servers"));
         drop(listener);
@@ -190,7 +198,7 @@ fn news_of_the_sockets_ends_the_wait_of_whoever_greets() {
     in_house(async |house| {
         house.generations(&[("g1", Role::Current)]).await;
         house.next().await;
-        house.act(vec![Action::Greet(ServerId(1))]).await;
+        house.act(vec![Action::Probe(ServerId(1))]).await;
         // Nobody listens there: it waits, each time twice as long.
         tokio::task::yield_now().await;
         let listener = std::os::unix::net::UnixListener::bind(house.path("g1")).expect("bound");
@@ -211,11 +219,11 @@ fn files_are_looked_for() {
         let missing = format!("{path}/missing");
         house
             .act(vec![
-                Action::LookFor { thread: "a".into(), path },
-                Action::LookFor { thread: "b".into(), path: missing },
+                Action::CheckRollout { thread: "a".into(), path },
+                Action::CheckRollout { thread: "b".into(), path: missing },
             ])
             .await;
-        assert_eq!(house.next_word().await, r#"Looked { thread: "a", exists: true }"#);
-        assert_eq!(house.next_word().await, r#"Looked { thread: "b", exists: false }"#);
+        assert_eq!(house.next_word().await, r#"RolloutChecked { thread: "a", exists: true }"#);
+        assert_eq!(house.next_word().await, r#"RolloutChecked { thread: "b", exists: false }"#);
     });
 }

@@ -63,17 +63,17 @@ pub(super) struct Script {
 impl Brain for Scripted {
     fn step(&mut self, event: Event, _: Monotonic, out: &mut Vec<Action>) {
         let mut script = self.script.borrow_mut();
-        if let (Event::ClientCame(client), false) = (&event, script.is_uninitialized) {
+        if let (Event::ClientConnected(client), false) = (&event, script.is_uninitialized) {
             out.push(Action::Admit(*client));
         }
         out.append(&mut script.next);
         if let Some(reply) = script.reply {
             out.append(&mut reply(&event));
         }
-        if matches!(event, Event::TimeCame) {
+        if matches!(event, Event::DeadlineReached) {
             script.deadline = None;
         }
-        let text = matches!(event, Event::ClientSaid(..) | Event::LinkSaid(..));
+        let text = matches!(event, Event::ClientMessage(..) | Event::ConnectionMessage(..));
         script.texts += usize::from(text);
         if !(text && script.quiet) {
             self.seen.send(event).expect("the test listens");
@@ -84,11 +84,11 @@ impl Brain for Scripted {
         self.script.borrow().deadline
     }
 
-    fn wants_to_hear(&self, _: ClientId) -> bool {
+    fn wants_input(&self, _: ClientId) -> bool {
         !self.script.borrow().deaf
     }
 
-    fn take_resumed(&mut self, resumed: &mut Vec<ClientId>) {
+    fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
         resumed.append(&mut self.script.borrow_mut().resumed);
     }
 
@@ -223,8 +223,8 @@ impl House {
     /// Has the brain want something.
     pub(super) async fn act(&mut self, actions: Vec<Action>) {
         self.script.borrow_mut().next = actions;
-        self.driver.feed(Event::TimeCame);
-        assert!(matches!(self.next().await, Event::TimeCame));
+        self.driver.feed(Event::DeadlineReached);
+        assert!(matches!(self.next().await, Event::DeadlineReached));
     }
 
     pub(super) async fn raw_client(&self) -> UnixStream {
@@ -240,7 +240,7 @@ impl House {
                 .await
                 .expect("shaken hands");
         assert_eq!(response.headers()["x-codex-websocket-max-unfragmented-message-bytes"], "16777216");
-        let Event::ClientCame(client) = self.next().await else { panic!("a client came") };
+        let Event::ClientConnected(client) = self.next().await else { panic!("a client came") };
         (client, socket)
     }
 

@@ -10,12 +10,12 @@ use crate::host::{HostOrder, KeptGoals, KeptPersona, Role};
 use crate::hub::{Action, Event};
 
 async fn goals_stored(house: &mut House, expected: u64) {
-    let Event::GoalsStored(number) = house.next().await else { panic!("goals are stored") };
+    let Event::GoalsPersisted(number) = house.next().await else { panic!("goals are stored") };
     assert_eq!(number, expected);
 }
 
 fn keep(number: u64, goals: &KeptGoals) -> Action {
-    Action::KeepGoals { number, goals: goals.clone() }
+    Action::PersistGoals { number, goals: goals.clone() }
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn goals_are_remembered_and_told_to_the_next_brain() {
         goals_stored(house, 1).await;
         assert_eq!(*house.memory.goals.lock().expect("whole"), kept);
         house.driver.remember();
-        let Event::GoalsKept(goals) = house.next().await else { panic!("the goals") };
+        let Event::GoalsRestored(goals) = house.next().await else { panic!("the goals") };
         assert_eq!(goals, kept);
     });
 }
@@ -50,7 +50,7 @@ fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
 
 fn echo(event: &Event) -> Vec<Action> {
     match event {
-        Event::ClientSaid(client, text) => vec![Action::Tell(*client, text.clone())],
+        Event::ClientMessage(client, text) => vec![Action::SendToClient(*client, text.clone())],
         _ => Vec::new(),
     }
 }
@@ -65,9 +65,9 @@ fn a_disk_that_hangs_delays_no_client_and_is_written_to_once_it_goes_on() {
         let path = house.folder.path().to_string_lossy().into_owned();
         for number in 1..=500 {
             let goals = KeptGoals { active: vec![number.to_string()], held: Vec::new() };
-            house.act(vec![keep(number, &goals), Action::KeepPersona("me".into())]).await;
+            house.act(vec![keep(number, &goals), Action::PersistClientIdentity("me".into())]).await;
         }
-        house.act(vec![Action::LookFor { thread: "a".into(), path }]).await;
+        house.act(vec![Action::CheckRollout { thread: "a".into(), path }]).await;
         for count in 0..100 {
             say(&mut socket, &count.to_string()).await;
             assert_eq!(hear(&mut socket).await, count.to_string());
@@ -77,11 +77,11 @@ fn a_disk_that_hangs_delays_no_client_and_is_written_to_once_it_goes_on() {
         // One was on its way; of those that waited only the last counts.
         let mut told = Vec::new();
         while told.last() != Some(&500) {
-            let Event::GoalsStored(number) = house.next().await else { panic!("goals are stored") };
+            let Event::GoalsPersisted(number) = house.next().await else { panic!("goals are stored") };
             told.push(number);
         }
         assert!(told.len() <= 2, "{told:?}");
-        assert!(matches!(house.next().await, Event::Looked { exists: true, .. }));
+        assert!(matches!(house.next().await, Event::RolloutChecked { exists: true, .. }));
         assert_eq!(house.memory.goals.lock().expect("whole").active, ["500"]);
     });
 }
@@ -92,7 +92,7 @@ fn a_persona_is_told_to_the_next_brain_if_somebody_knows_it_or_goals_are_to_go_o
     let kept = in_house_that_keeps(None, &none, async |house| {
         house.generations(&[("g1", Role::Current)]).await;
         assert!(house.next_word().await.starts_with("Servers"));
-        house.act(vec![Action::KeepPersona("me".into())]).await;
+        house.act(vec![Action::PersistClientIdentity("me".into())]).await;
         persona_known_to(house, &["g1"]).await;
         house.generations(&[("g2", Role::Current), ("g1", Role::Outgoing)]).await;
         assert!(house.next_word().await.starts_with("Servers"));
@@ -105,11 +105,11 @@ fn a_persona_is_told_to_the_next_brain_if_somebody_knows_it_or_goals_are_to_go_o
         in_house_that_keeps(kept.clone(), goals, async |house| {
             house.generations(&[(living, Role::Current)]).await;
             if !goals.is_empty() {
-                assert!(matches!(house.next().await, Event::GoalsKept(kept) if kept == *goals));
+                assert!(matches!(house.next().await, Event::GoalsRestored(kept) if kept == *goals));
             }
             if is_told {
                 assert!(
-                    matches!(house.next().await, Event::PersonaKept(persona) if persona.as_str() == "me")
+                    matches!(house.next().await, Event::ClientIdentityRestored(persona) if persona.as_str() == "me")
                 );
             }
             assert!(house.next_word().await.starts_with("Servers"));

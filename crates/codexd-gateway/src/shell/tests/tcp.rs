@@ -33,7 +33,7 @@ async fn client(house: &mut House, address: &str) -> Socket<TcpStream> {
     request.headers_mut().insert("authorization", bearer);
     let stream = TcpStream::connect(address).await.expect("connected");
     let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
-    assert!(matches!(house.next().await, Event::ClientCame(_)));
+    assert!(matches!(house.next().await, Event::ClientConnected(_)));
     socket
 }
 
@@ -103,11 +103,11 @@ fn whoever_shows_the_token_is_a_client_like_any_other() {
             let stream = TcpStream::connect(&address).await.expect("connected");
             let (mut socket, _) =
                 soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
-            let Event::ClientCame(client) = house.next().await else { panic!("a client") };
-            house.act(vec![Action::Tell(client, "hello".into())]).await;
+            let Event::ClientConnected(client) = house.next().await else { panic!("a client") };
+            house.act(vec![Action::SendToClient(client, "hello".into())]).await;
             assert_eq!(hear(&mut socket).await, "hello");
             drop(socket);
-            assert!(matches!(house.next().await, Event::ClientLeft(_)));
+            assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
         },
     );
 }
@@ -147,7 +147,7 @@ fn a_connection_that_sends_no_head_or_no_initialize_is_closed() {
             house.script.borrow_mut().is_uninitialized = true;
             let mut client = client(house, &address).await;
             assert_eq!(hear(&mut client).await, "close 1008 no initialize in time");
-            assert!(matches!(house.next().await, Event::ClientLeft(_)));
+            assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
         },
     );
 }
@@ -195,7 +195,7 @@ fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on(
             configure(house, None).await;
             assert!(TcpStream::connect(&second).await.is_err());
             drop(known);
-            assert!(matches!(house.next().await, Event::ClientLeft(_)), "it stayed until now");
+            assert!(matches!(house.next().await, Event::ClientDisconnected(_)), "it stayed until now");
         },
     );
 }

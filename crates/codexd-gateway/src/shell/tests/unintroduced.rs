@@ -26,7 +26,7 @@ fn the_oldest_silent_connection_makes_room_and_clients_stay() {
         let mut no_handshake = house.raw_client().await;
         let mut silent = house.raw_client().await;
         soon(silent.write_all(UPGRADE)).await.expect("sent");
-        let Event::ClientCame(silent_client) = house.next().await else { panic!("a client came") };
+        let Event::ClientConnected(silent_client) = house.next().await else { panic!("a client came") };
         house.driver.unintroduced.patience.set(std::time::Duration::ZERO);
         let mut others = Vec::new();
         for _ in 0..UNINTRODUCED_MAX {
@@ -34,10 +34,10 @@ fn the_oldest_silent_connection_makes_room_and_clients_stay() {
         }
         assert!(is_closed(&mut no_handshake).await);
         assert!(is_closed(&mut silent).await);
-        assert!(matches!(house.next().await, Event::ClientLeft(left) if left == silent_client));
+        assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == silent_client));
         say(&mut known, "still served").await;
         assert_eq!(hear(&mut known).await, "still served");
-        assert!(matches!(house.next().await, Event::ClientSaid(..)));
+        assert!(matches!(house.next().await, Event::ClientMessage(..)));
         let (_, mut late) = house.client().await;
         say(&mut late, "served").await;
         assert_eq!(hear(&mut late).await, "served");
@@ -53,7 +53,7 @@ fn clients_that_come_all_at_once_are_all_let_in() {
         }
         for stream in &mut streams {
             soon(stream.write_all(UPGRADE)).await.expect("sent");
-            assert!(matches!(house.next().await, Event::ClientCame(_)));
+            assert!(matches!(house.next().await, Event::ClientConnected(_)));
         }
     });
 }
@@ -81,7 +81,7 @@ fn a_client_may_send_and_leave_unread_little_until_it_is_admitted() {
         assert!(hear(&mut socket).await.starts_with("close 1009 the "));
         left(house, large).await;
         let (deaf, mut socket) = house.client().await;
-        let told = vec![Action::Tell(deaf, "x".repeat(FIRST_MESSAGE_BYTES_MAX).into()); 8];
+        let told = vec![Action::SendToClient(deaf, "x".repeat(FIRST_MESSAGE_BYTES_MAX).into()); 8];
         house.act(told).await;
         left(house, deaf).await;
         let end = loop {
@@ -94,17 +94,17 @@ fn a_client_may_send_and_leave_unread_little_until_it_is_admitted() {
         let (admitted, mut socket) = house.client().await;
         house.act(vec![Action::Admit(admitted)]).await;
         say(&mut socket, &"x".repeat(FIRST_MESSAGE_BYTES_MAX + 1)).await;
-        assert!(matches!(house.next().await, Event::ClientSaid(..)));
+        assert!(matches!(house.next().await, Event::ClientMessage(..)));
     });
 }
 
 async fn left(house: &mut House, client: crate::hub::ClientId) {
-    assert!(matches!(house.next().await, Event::ClientLeft(left) if left == client));
+    assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
 }
 
 fn echo(event: &Event) -> Vec<Action> {
     match event {
-        Event::ClientSaid(client, text) => vec![Action::Tell(*client, text.clone())],
+        Event::ClientMessage(client, text) => vec![Action::SendToClient(*client, text.clone())],
         _ => Vec::new(),
     }
 }

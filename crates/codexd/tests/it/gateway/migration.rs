@@ -147,7 +147,7 @@ async fn refused_then_mended(
 
 fn assert_named(answer: &Value, thread: &str, cause: &str) -> anyhow::Result<()> {
     let waiting = &answer["handover"]["threadsWaiting"][0];
-    ensure!(waiting["threadId"] == *thread && waiting["waitsFor"] == "refused", "{answer:#}");
+    ensure!(waiting["threadId"] == *thread && waiting["blockedOn"] == "refused", "{answer:#}");
     ensure!(waiting["reason"].as_str().is_some_and(|reason| reason.contains(cause)), "{answer:#}");
     let problem = &answer["problems"][0];
     ensure!(problem["found"] == "thread-not-migrated", "{answer:#}");

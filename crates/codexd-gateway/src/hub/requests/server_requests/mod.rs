@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
-use crate::hub::event::{Action, ClientId, Link, Report, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text};
 use crate::hub::requests::responses::thread_of;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, Timer, text};
@@ -37,7 +37,7 @@ fn unanswered(id: &str) -> Text {
 pub struct Ask {
     /// The gateway's number.
     number: u64,
-    link: Link,
+    link: Connection,
     /// Upstream's id, raw.
     upstream: Box<str>,
     thread: Option<ThreadId>,
@@ -80,7 +80,7 @@ pub struct Asks {
 impl Asks {
     /// Gives the numbers of those about no thread that no client is left to answer.
     fn client_left(&mut self, client: ClientId) -> Vec<u64> {
-        self.waiting.retain(|_, ask| !matches!(ask.link, Link::Own(owner, _) if owner == client));
+        self.waiting.retain(|_, ask| !matches!(ask.link, Connection::Dedicated(owner, _) if owner == client));
         let mut abandoned = Vec::new();
         for ask in self.waiting.values_mut() {
             ask.asked.retain(|asked| *asked != client);
@@ -117,7 +117,7 @@ impl Asks {
         self.waiting.len()
     }
 
-    fn find(&self, link: Link, upstream: &str) -> Option<u64> {
+    fn find(&self, link: Connection, upstream: &str) -> Option<u64> {
         self.waiting.values().find(|ask| ask.link == link && *ask.upstream == *upstream).map(|ask| ask.number)
     }
 }
@@ -126,7 +126,7 @@ impl Hub {
     /// An app-server asks something.
     pub(in crate::hub) fn asked(
         &mut self,
-        link: Link,
+        link: Connection,
         id: &RawValue,
         method: &str,
         params: Option<&RawValue>,
@@ -139,7 +139,7 @@ impl Hub {
         };
         // Every connection is asked about the threads of sub-agents: the shared one has asked already.
         let asks_all = thread.is_some() || scope == Some(ServerRequestScope::All);
-        if matches!(link, Link::Own(..)) && asks_all {
+        if matches!(link, Connection::Dedicated(..)) && asks_all {
             return;
         }
         if let Some(number) = self.asks.find(link, id.get()) {
@@ -215,7 +215,7 @@ impl Hub {
     }
 
     /// The same question once more, behind a resume. If its link had broken, the answer may not have arrived.
-    fn asked_again(&mut self, link: Link, number: u64) {
+    fn asked_again(&mut self, link: Connection, number: u64) {
         let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
         if std::mem::take(&mut ask.lost)
             && let Some(answer) = ask.answer.clone()
@@ -272,7 +272,7 @@ impl Hub {
             return;
         }
         ask.answer = ask.next_answer.take();
-        let report = Report::AnswerNotTaken { thread: thread.to_string(), ask: number.to_string() };
+        let report = Report::AnswerNotTaken { thread: thread.to_string(), request: number.to_string() };
         self.out.push(Action::Report(report));
         match ask.answer.clone() {
             Some(answer) => {
@@ -281,7 +281,7 @@ impl Hub {
                 self.say(link, answer);
             }
             None => {
-                let repeated = ask.asked.iter().map(|client| Action::Tell(*client, ask.text.clone()));
+                let repeated = ask.asked.iter().map(|client| Action::SendToClient(*client, ask.text.clone()));
                 self.out.extend(repeated);
             }
         }
@@ -298,7 +298,7 @@ impl Hub {
     ) {
         let Some(id) = id else { return self.tell_viewers(thread, method, text) };
         // Of one that was asked before this gateway was there nobody knows.
-        if let Some(number) = self.asks.find(Link::Shared(server), id.get())
+        if let Some(number) = self.asks.find(Connection::Shared(server), id.get())
             && let Some(ask) = self.asks.waiting.remove(&number)
         {
             let text = text::splice(text, id.get(), &number.to_string());
@@ -321,7 +321,7 @@ impl Hub {
         }
     }
 
-    pub(in crate::hub) fn forget_asks(&mut self, link: Link) {
+    pub(in crate::hub) fn forget_asks(&mut self, link: Connection) {
         self.asks.waiting.retain(|_, ask| ask.link != link || ask.thread.is_some());
         self.asks.waiting.values_mut().filter(|ask| ask.link == link).for_each(|ask| ask.lost = true);
     }

@@ -5,7 +5,7 @@
 //! setting says so.
 
 use crate::hub::Hub;
-use crate::hub::event::{Action, ClientId, Link, Text};
+use crate::hub::event::{Action, ClientId, Connection, Text};
 use crate::hub::requests::server_requests::Ask;
 use crate::hub::threads::thread::{Audience, Thread, ThreadId, Viewer};
 use codexd_core::settings::SubagentApprovals;
@@ -15,7 +15,7 @@ impl Hub {
     pub(super) fn recipients(&self, ask: &Ask) -> Vec<ClientId> {
         let ready = self.clients.values().filter(|client| client.is_ready());
         let mut recipients: Vec<ClientId> = match (&ask.thread, ask.link) {
-            (None, Link::Own(client, _)) => return vec![client],
+            (None, Connection::Dedicated(client, _)) => return vec![client],
             // Upstream asks one of those who can, and waits for the answer before it asks the model.
             (None, _) if ask.is_attestation => {
                 let attests = ready.filter(|client| client.capabilities.attests);
@@ -63,7 +63,7 @@ impl Hub {
             if !ask.asked.contains(&viewer.client) {
                 ask.asked.push(viewer.client);
             }
-            self.out.push(Action::Tell(viewer.client, ask.text.clone()));
+            self.out.push(Action::SendToClient(viewer.client, ask.text.clone()));
         }
         let descends = |id: &ThreadId| {
             self.threads.get(id).is_some_and(|other| other.lineage.ancestors().contains(thread))

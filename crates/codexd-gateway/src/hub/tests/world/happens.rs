@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::World;
 use super::server::{DiskTurn, Loaded, Model, Running};
-use crate::hub::{Link, ServerId};
+use crate::hub::{Connection, ServerId};
 
 /// How soon a turn shows that an app-server begins by itself.
 const SHOWS_WITHIN_MS: u64 = 20;
@@ -139,8 +139,8 @@ impl World {
         let params = json!({"kind": "command", "threadId": thread});
         let method = "item/commandExecution/requestApproval";
         let Some(loaded) = self.loaded(server, thread) else { return };
-        let mut links: Vec<Link> = loaded.own.iter().copied().collect();
-        links.extend(loaded.subscribed.then_some(Link::Shared(server)));
+        let mut links: Vec<Connection> = loaded.own.iter().copied().collect();
+        links.extend(loaded.subscribed.then_some(Connection::Shared(server)));
         for link in links {
             self.push(link, json!({"method": method, "id": number, "params": params}));
         }
@@ -216,7 +216,7 @@ impl World {
         self.next_name += 2;
         let own = self.own_links_to(server).into_iter().collect();
         let turn = Some(Running { id: turn, shown: false, text: String::new(), asks: None });
-        let subscribed = self.is_connected(Link::Shared(server));
+        let subscribed = self.is_connected(Connection::Shared(server));
         let ephemeral = self.loaded(server, parent).is_some_and(|parent| parent.ephemeral);
         let loaded = Loaded { subscribed, turn, own, ephemeral, ..Loaded::default() };
         self.servers.get_mut(&server)?.threads.insert(child.clone(), loaded);
@@ -244,10 +244,10 @@ impl World {
     }
 
     /// The gateway closed a link.
-    pub(super) fn closed(&mut self, link: Link) {
+    pub(super) fn closed(&mut self, link: Connection) {
         self.forget_link(link);
         let left = |client| self.clients.get(&client).is_none_or(|seen| seen.left);
-        if let Link::Own(client, _) = link
+        if let Connection::Dedicated(client, _) = link
             && !left(client)
             && self.running_there.iter().any(|(running, _)| *running == link)
         {
@@ -256,7 +256,7 @@ impl World {
         self.running_there.retain(|(running, _)| *running != link);
     }
 
-    pub(super) fn forget_link(&mut self, link: Link) {
+    pub(super) fn forget_link(&mut self, link: Connection) {
         let Some(model) = self.servers.get_mut(&link.server()) else { return };
         for loaded in model.threads.values_mut() {
             loaded.own.remove(&link);
@@ -265,7 +265,7 @@ impl World {
 
     /// A shared link breaks while its server lives: it is subscribed to nothing there any more.
     pub fn break_shared(&mut self, server: ServerId) {
-        let link = Link::Shared(server);
+        let link = Connection::Shared(server);
         if self.is_connected(link) {
             self.break_link(link);
             self.shared_broke(server);

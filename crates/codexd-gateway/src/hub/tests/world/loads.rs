@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use super::World;
 use crate::hub::threads::thread::{Motion, Thread};
-use crate::hub::{Event, Link, Text};
+use crate::hub::{Connection, Event, Text};
 use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 
 impl World {
     /// A load that no client waits for is one of a few, and none of those that clients wait for stands back for it.
-    pub(super) fn check_load(&self, link: Link, text: &Text) {
+    pub(super) fn check_load(&self, link: Connection, text: &Text) {
         let value: Value = serde_json::from_str(text).expect("JSON");
         let is_own = value["params"].get("from").is_none();
         let id = value["params"]["threadId"].as_str().unwrap_or_default();
@@ -57,6 +57,6 @@ impl World {
     /// Lets time pass in which nothing else happens.
     pub fn pass(&mut self, ms: u64) {
         self.now += ms;
-        self.feed(Event::TimeCame);
+        self.feed(Event::DeadlineReached);
     }
 }

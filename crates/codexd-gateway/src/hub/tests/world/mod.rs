@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::host::KeptGoals;
 use codexd_core::settings::SubagentApprovals;
 
-use crate::hub::{Action, ClientId, Event, Hub, Link, Report, ServerId, Text};
+use crate::hub::{Action, ClientId, Connection, Event, Hub, Report, ServerId, Text};
 
 mod bystanders;
 mod goals;
@@ -61,9 +61,9 @@ pub struct World {
     /// Unmaterialised threads are only in memory.
     next_name: u64,
     /// Under way to the hub, first in first out on each link.
-    up: BTreeMap<Link, VecDeque<Event>>,
+    up: BTreeMap<Connection, VecDeque<Event>>,
     /// The links that the hub has asked for and that it does not know to be gone.
-    links: BTreeMap<Link, Phase>,
+    links: BTreeMap<Connection, Phase>,
     pub clients: BTreeMap<ClientId, Seen>,
     pub reports: Vec<Report>,
     pub retired: Vec<ServerId>,
@@ -72,7 +72,7 @@ pub struct World {
     /// Answers to questions, as the server heard them.
     pub answers: Vec<(u64, Value)>,
     /// Requests that came to a server.
-    pub heard: Vec<(Link, Value)>,
+    pub heard: Vec<(Connection, Value)>,
     /// The whole text of each turn, as its server said it.
     pub said: BTreeMap<String, String>,
     /// The parents of sub-agents' threads, which are on disk.
@@ -120,7 +120,7 @@ pub struct World {
     /// Words that come late.
     late: Vec<(u64, ServerId, String)>,
     /// Commands and processes that run on own links: the link, the request or the handle.
-    pub running_there: Vec<(Link, Value)>,
+    pub running_there: Vec<(Connection, Value)>,
     /// Requests that a draining server refused unseen.
     pub(super) refused: Vec<(u64, i64)>,
     /// The last request of each client about each thread that came to a server.
@@ -227,14 +227,14 @@ impl World {
     /// A client connects.
     pub fn come(&mut self, id: ClientId) {
         self.clients.insert(id, Seen::default());
-        self.feed(Event::ClientCame(id));
+        self.feed(Event::ClientConnected(id));
     }
 
     pub fn client(&mut self, id: u64, capabilities: Value) -> ClientId {
         let id = ClientId(id);
         let deaf = capabilities.get("optOutNotificationMethods").is_some();
         self.clients.insert(id, Seen { deaf, ..Seen::default() });
-        self.feed(Event::ClientCame(id));
+        self.feed(Event::ClientConnected(id));
         let info = json!({"name": "client", "version": "1"});
         self.ask(id, "initialize", json!({"clientInfo": info, "capabilities": capabilities}));
         id
@@ -245,7 +245,7 @@ impl World {
             seen.left = true;
             seen.open.clear();
         }
-        self.feed(Event::ClientLeft(id));
+        self.feed(Event::ClientDisconnected(id));
     }
 
     /// Sends a request; gives its id.
@@ -268,7 +268,7 @@ impl World {
         }
         seen.open.insert(number, (method.to_owned(), params.clone()));
         let text = json!({"id": number, "method": method, "params": params}).to_string();
-        self.feed(Event::ClientSaid(id, text.into()));
+        self.feed(Event::ClientMessage(id, text.into()));
         number
     }
 
@@ -316,7 +316,7 @@ impl World {
                 due if due.map(|due| due.0).into_iter().chain(self.next_due()).any(|due| due <= end) => {
                     let due = due.map(|due| due.0).into_iter().chain(self.next_due()).min();
                     self.now = self.now.max(due.unwrap_or_default());
-                    self.feed(Event::TimeCame);
+                    self.feed(Event::DeadlineReached);
                 }
                 _ => break,
             }
@@ -325,11 +325,11 @@ impl World {
     }
 
     /// Links with something under way.
-    pub fn busy_links(&self) -> Vec<Link> {
+    pub fn busy_links(&self) -> Vec<Connection> {
         self.up.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link).collect()
     }
 
-    pub fn deliver(&mut self, link: Link) {
+    pub fn deliver(&mut self, link: Connection) {
         if let Some(event) = self.up.get_mut(&link).and_then(VecDeque::pop_front) {
             self.link_changes(&event);
             self.feed(event);
@@ -354,7 +354,7 @@ impl World {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Tell(client, text) => {
+            Action::SendToClient(client, text) => {
                 let value: Value = serde_json::from_str(&text).expect("JSON");
                 if let Some(seen) = self.clients.get_mut(&client) {
                     assert!(!seen.left, "a client that left is told {value}");
@@ -377,24 +377,24 @@ impl World {
                 self.seen(client, value);
             }
             Action::Admit(_) => {}
-            Action::Greet(server) => self.greeted(server),
+            Action::Probe(server) => self.greeted(server),
             Action::Connect(link, initialize) => self.connect(link, &initialize),
-            Action::Say(link, text) => {
+            Action::SendUpstream(link, text) => {
                 self.check_load(link, &text);
                 self.said_over(link, &text);
             }
             Action::Close(link) => self.close(link),
-            Action::LookFor { thread, .. } => {
+            Action::CheckRollout { thread, .. } => {
                 let exists = self.disk.contains_key(&thread);
-                self.feed(Event::Looked { thread, exists });
+                self.feed(Event::RolloutChecked { thread, exists });
             }
             Action::Retire(server) => self.retire(server),
-            Action::KeepGoals { number, .. } if self.disk_hangs => self.unstored = Some(number),
-            Action::KeepGoals { number, goals } => {
+            Action::PersistGoals { number, .. } if self.disk_hangs => self.unstored = Some(number),
+            Action::PersistGoals { number, goals } => {
                 self.kept_goals = goals;
-                self.feed(Event::GoalsStored(number));
+                self.feed(Event::GoalsPersisted(number));
             }
-            Action::KeepPersona(persona) => self.kept_persona = Some(persona),
+            Action::PersistClientIdentity(persona) => self.kept_persona = Some(persona),
             Action::StoreThreadSettings { thread, settings: Some(settings) } => {
                 self.stored_settings.insert(thread, settings);
             }

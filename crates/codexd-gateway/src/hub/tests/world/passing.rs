@@ -1,7 +1,7 @@
 //! How one gateway passes and another one comes.
 
 use super::World;
-use crate::hub::{ClientId, Event, Hub, Link, ServerId};
+use crate::hub::{ClientId, Connection, Event, Hub, ServerId};
 
 impl World {
     /// The gateway ends and another one comes at once: all clients are gone, all links closed.
@@ -20,7 +20,7 @@ impl World {
             }
         }
         let servers: Vec<ServerId> = self.outgoing.iter().chain(&self.current).copied().collect();
-        let links: Vec<Link> = self.links.keys().copied().collect();
+        let links: Vec<Connection> = self.links.keys().copied().collect();
         for link in links {
             self.forget_link(link);
         }
@@ -38,16 +38,16 @@ impl World {
         // Another gateway does not know what the one before it let go.
         self.retired.clear();
         self.last.clear();
-        self.feed(Event::GoalsKept(self.kept_goals.clone()));
+        self.feed(Event::GoalsRestored(self.kept_goals.clone()));
         if let Some(persona) = self.kept_persona.clone() {
-            self.feed(Event::PersonaKept(persona));
+            self.feed(Event::ClientIdentityRestored(persona));
         }
         if std::mem::take(&mut self.settings_are_lost) {
             self.stored_settings.clear();
             self.feed(Event::ThreadSettingsLost);
         }
         for (thread, settings) in self.stored_settings.clone() {
-            self.feed(Event::ThreadSettingsStored { thread, settings });
+            self.feed(Event::ThreadSettingsRestored { thread, settings });
         }
         self.tell_servers();
     }

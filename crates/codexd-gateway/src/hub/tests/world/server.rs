@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::settings::Settings;
 use super::{Obstacle, World};
-use crate::hub::{Event, Link, ServerId, Text};
+use crate::hub::{Connection, Event, ServerId, Text};
 
 /// A turn on disk.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct Loaded {
     /// Commands in the background: unloading kills them.
     pub terminals: u32,
     /// Own links that are subscribed as well: to a sub-agent's.
-    pub own: BTreeSet<Link>,
+    pub own: BTreeSet<Connection>,
     /// It is being unloaded; nobody can have it yet.
     pub closing: bool,
 }
@@ -66,9 +66,9 @@ fn refused(message: &str) -> Answer {
 }
 
 impl World {
-    pub(super) fn push(&mut self, link: Link, value: Value) {
+    pub(super) fn push(&mut self, link: Connection, value: Value) {
         if self.is_connected(link) {
-            let event = Event::LinkSaid(link, Text::from(value.to_string()));
+            let event = Event::ConnectionMessage(link, Text::from(value.to_string()));
             self.up.entry(link).or_default().push_back(event);
         }
     }
@@ -78,10 +78,13 @@ impl World {
     }
 
     pub fn note(&mut self, server: ServerId, method: &str, params: Value) {
-        self.push(Link::Shared(server), json!({"method": method, "params": params, "emittedAtMs": self.now}));
+        self.push(
+            Connection::Shared(server),
+            json!({"method": method, "params": params, "emittedAtMs": self.now}),
+        );
     }
 
-    pub(super) fn hear(&mut self, link: Link, text: &Text) {
+    pub(super) fn hear(&mut self, link: Connection, text: &Text) {
         let value: Value = serde_json::from_str(text).expect("JSON");
         self.heard.push((link, value.clone()));
         let server = link.server();
@@ -152,7 +155,7 @@ impl World {
     }
 
     /// What is told behind an answer.
-    fn after_answer(&mut self, link: Link, method: &str, params: &Value) {
+    fn after_answer(&mut self, link: Connection, method: &str, params: &Value) {
         let Some(thread) = params["threadId"].as_str().map(str::to_owned) else { return };
         let server = link.server();
         let Some(loaded) = self.loaded(server, &thread).cloned() else { return };
@@ -169,7 +172,7 @@ impl World {
                     _ => self.unload(server, &thread),
                 }
             }
-            "thread/resume" if matches!(link, Link::Shared(_)) => {
+            "thread/resume" if matches!(link, Connection::Shared(_)) => {
                 let status = self.thread_json(server, &thread)["status"].clone();
                 self.note(server, "thread/status/changed", json!({"threadId": thread, "status": status}));
                 match self.goals.get(&thread) {
@@ -243,7 +246,7 @@ impl World {
             "cwd": "/work", "modelProvider": provider})
     }
 
-    fn serve(&mut self, link: Link, method: &str, params: &Value) -> Answer {
+    fn serve(&mut self, link: Connection, method: &str, params: &Value) -> Answer {
         let server = link.server();
         let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
         let refusal = self.obstructed(server, method, params);
@@ -285,7 +288,7 @@ impl World {
             }
             "thread/unsubscribe" => match (self.loaded(server, &thread), link) {
                 (None, _) => Ok(json!({"status": "notLoaded"})),
-                (Some(loaded), Link::Own(..)) => {
+                (Some(loaded), Connection::Dedicated(..)) => {
                     let was = loaded.own.remove(&link);
                     Ok(json!({"status": if was { "unsubscribed" } else { "notSubscribed" }}))
                 }

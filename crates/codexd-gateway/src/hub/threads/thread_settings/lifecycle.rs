@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::hub::event::{Action, ClientId, Link, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::pending::{Errand, Kind};
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::threads::thread_settings::ThreadSettings;
@@ -143,7 +143,7 @@ impl Hub {
             settings.in_effect.insert("environments".to_owned(), environments.clone());
             let params = json!({"threadId": &**id, "environments": environments});
             let errand = Errand::GiveEnvironments(id.clone());
-            self.errand(Link::Shared(server), errand, "thread/settings/update", &params);
+            self.errand(Connection::Shared(server), errand, "thread/settings/update", &params);
         }
         if !lost.is_empty() {
             let lost: Vec<String> = lost.into_iter().collect();
