@@ -128,6 +128,10 @@ pub const QUOTED_CHARS_MAX: usize = 200;
 pub const VERSION_BYTES_MAX: usize = 64;
 /// How long `status` waits for what the server says of its configuration and of remote control.
 pub const STATUS_QUESTION_TIMEOUT_MS: u64 = 500;
+/// How long `status --wait` waits unless `--timeout` says otherwise.
+pub const STATUS_WAIT_TIMEOUT_SECONDS: u64 = 60;
+/// How often `status --wait` observes again although no file has changed: an app-server that begins to answer changes none.
+pub const STATUS_WAIT_RECHECK_MS: u64 = 1_000;
 /// How many of the newest events `status` shows.
 pub const STATUS_EVENTS: usize = 5;
 /// How many threads that are not loaded `status` names.

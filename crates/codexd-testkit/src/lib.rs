@@ -23,6 +23,7 @@ pub mod killer;
 pub mod limits;
 pub mod model;
 pub mod process;
+pub mod pty;
 pub mod run;
 pub mod schema;
 pub mod server;

@@ -8,10 +8,9 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use codexd_core::contract::{ErrorCode, Failure};
 
-use crate::output;
+use crate::output::{self, Mode};
 
-/// Keeps Codex's app-server running on this machine. A command prints one JSON object on stdout; up, status and logs print for
-/// people when stdout is a terminal.
+/// Keeps Codex's app-server running on this machine. Commands print text on a terminal, and one JSON object elsewhere.
 #[derive(Debug, Parser)]
 #[command(name = "codexd", version, disable_help_subcommand = true)]
 pub struct Cli {
@@ -32,10 +31,10 @@ pub struct Global {
     /// The Codex to run, instead of the managed one or the one on PATH
     #[arg(long, global = true, value_name = "PATH")]
     pub codex_bin: Option<PathBuf>,
-    /// Print one JSON object (the default, but for up, status and logs on a terminal)
+    /// Print one JSON object, also on a terminal
     #[arg(long, global = true, conflicts_with = "text")]
     pub json: bool,
-    /// Print for people
+    /// Print text, also to a pipe or a file
     #[arg(long, global = true)]
     pub text: bool,
     /// Work on a home of another user; root then runs codexd as that user [default: for the homes in $CODEXD_FOREIGN_HOMES]
@@ -60,15 +59,17 @@ pub enum CliCommand {
     /// As restart, but wait for running turns without limit
     Reload,
     /// Show status, problems and recent events
-    Status,
+    Status(StatusArgs),
     /// Tell the versions; fails when nothing answers
     Version,
     /// Start the app-server with remote control from now on
     EnableRemoteControl(GraceArgs),
     /// Start the app-server without remote control from now on
     DisableRemoteControl(GraceArgs),
-    /// Show what the app-server wrote
+    /// Show the log of the app-server, the gateway or the supervisor
     Logs(LogsArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
     /// Be a client's end of the control socket: stdin and stdout, byte by byte
     Proxy(ProxyArgs),
     /// Be the app-server that is built into codexd (internal)
@@ -109,21 +110,68 @@ pub struct RestartArgs {
     pub now: bool,
 }
 
+/// The options of `status`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StatusArgs {
+    /// Wait until the home is in this state; fails with wait-timeout if it is not in time
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub wait: Option<WaitFor>,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", requires = "wait", default_value_t = codexd_core::limits::STATUS_WAIT_TIMEOUT_SECONDS)]
+    pub timeout: u64,
+}
+
+/// What `status --wait` waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum WaitFor {
+    /// The app-server answers.
+    Running,
+    /// No app-server is shutting down or handing over to its successor.
+    Drained,
+    /// No app-server runs, and none is about to be started.
+    Stopped,
+}
+
 /// The options of `logs`.
 #[derive(Args, Clone, Debug)]
 pub struct LogsArgs {
-    /// How many of the last lines
+    /// Number of lines to show, counted from the end
     #[arg(short = 'n', long, default_value_t = 100)]
     pub lines: usize,
-    /// Which stream
-    #[arg(long, value_enum, default_value_t = Stream::Stderr)]
-    pub stream: Stream,
-    /// Go on with what is written next, as text, until interrupted
+    /// The process whose log to show
+    #[arg(long, value_enum, default_value_t = LogProcess::AppServer)]
+    pub process: LogProcess,
+    /// The stream of the app-server to show [default: stderr]
+    #[arg(long, value_enum)]
+    pub stream: Option<Stream>,
+    /// List the log files of this home instead
+    #[arg(long, conflicts_with_all = ["follow", "raw", "lines", "process", "stream"])]
+    pub list: bool,
+    /// Keep printing new lines, as text, until interrupted
     #[arg(short, long, conflicts_with = "json")]
     pub follow: bool,
-    /// Print the bytes of the log as they are, control characters too: for a file or a program, not for a terminal
+    /// Print the bytes of the log unchanged, control characters included; not meant for a terminal
     #[arg(long, conflicts_with = "json")]
     pub raw: bool,
+}
+
+/// A process that has a log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogProcess {
+    /// The app-server.
+    AppServer,
+    /// The gateway.
+    Gateway,
+    /// The supervisor.
+    Supervisor,
+}
+
+/// The options of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
 }
 
 /// A stream of the app-server.
@@ -133,6 +181,16 @@ pub enum Stream {
     Stdout,
     /// Its standard error.
     Stderr,
+}
+
+impl Stream {
+    /// The name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
 }
 
 /// The options of `proxy`.
@@ -179,27 +237,31 @@ pub fn without_upstream_prefix(arguments: impl IntoIterator<Item = OsString>) ->
 
 /// Why there is nothing to run: help was asked for, or the line is not understood.
 #[derive(Debug)]
-pub struct Stop(clap::Error);
+pub struct Stop {
+    error: clap::Error,
+    mode: Mode,
+}
 
 /// Parses the command line.
 ///
 /// # Errors
 /// [`Stop`], which knows how to report itself.
 pub fn parse(arguments: Vec<OsString>) -> Result<Cli, Stop> {
-    Cli::try_parse_from(arguments).map_err(Stop)
+    let mode = Mode::of_arguments(arguments.iter());
+    Cli::try_parse_from(arguments).map_err(|error| Stop { error, mode })
 }
 
 impl Stop {
     /// Help and version go to stdout as they are: a person asked. Anything else is an error as every command has them.
     pub fn report(self) -> ExitCode {
-        if matches!(self.0.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-            return match self.0.print() {
+        if matches!(self.error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return match self.error.print() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::from(ErrorCode::StdoutClosed.exit_code()),
             };
         }
-        let text = self.0.render().to_string();
-        let first = match self.0.kind() {
+        let text = self.error.render().to_string();
+        let first = match self.error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
                 "no command was given".to_owned()
             }
@@ -208,7 +270,10 @@ impl Stop {
         let failure = Failure::new(ErrorCode::BadArguments, first)
             .hint("codexd --help lists the commands, codexd <command> --help its options");
         output::say_lines(text.trim_end());
-        output::print_failure_json(&failure)
+        match self.mode {
+            Mode::Json => output::print_failure_json(&failure),
+            Mode::Text => ExitCode::from(failure.code.exit_code()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What reaches the caller: one JSON object or a text on stdout, sentences on stderr. Text of servers, tools, clients and users in it
 //! cannot control the terminal.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,12 +23,24 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// What the options say; otherwise text only for commands that are `for_people`, and only on a terminal.
-    pub fn choose(global: &Global, for_people: bool) -> Self {
-        match (global.json, global.text) {
+    /// The mode that the options ask for; without them text on a terminal and JSON elsewhere.
+    pub fn choose(global: &Global) -> Self {
+        Self::of_options(global.json, global.text)
+    }
+
+    /// The mode for a command line that cannot be parsed.
+    pub fn of_arguments<'a>(mut arguments: impl Iterator<Item = &'a OsString> + Clone) -> Self {
+        Self::of_options(
+            arguments.clone().any(|word| word == "--json"),
+            arguments.any(|word| word == "--text"),
+        )
+    }
+
+    fn of_options(json: bool, text: bool) -> Self {
+        match (json, text) {
             (true, _) => Mode::Json,
             (_, true) => Mode::Text,
-            _ if for_people && io::stdout().is_terminal() => Mode::Text,
+            _ if io::stdout().is_terminal() => Mode::Text,
             _ => Mode::Json,
         }
     }

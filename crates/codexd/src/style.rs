@@ -85,6 +85,12 @@ pub fn table(rows: &[(&str, Text)]) -> Text {
     Text(lines.join("\n"))
 }
 
+/// Lines, one below the other.
+pub fn lines(lines: impl IntoIterator<Item = Text>) -> Text {
+    let lines: Vec<String> = lines.into_iter().map(|line| line.0).collect();
+    Text(lines.join("\n"))
+}
+
 /// A length of time as people say it.
 pub fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);

@@ -84,6 +84,8 @@ error_codes! {
     SuccessorUnfit = "successor-unfit", exit 27, retryable true;
     /// The home, a folder or a file of codexd's in it, or the process on its control socket belongs to another user.
     ForeignOwner = "foreign-owner", exit 28, retryable false;
+    /// The state that `status --wait` waited for was not reached in time.
+    WaitTimeout = "wait-timeout", exit 29, retryable true;
     /// The command was interrupted by a signal before its end; what it began goes on.
     Interrupted = "interrupted", exit 19, retryable true;
 }

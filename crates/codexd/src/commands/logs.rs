@@ -1,4 +1,6 @@
-//! `codexd logs`: what the app-server wrote. As text, control characters are printed as escapes; `--raw` prints the bytes of the log.
+//! `codexd logs`: the log of the app-server, the gateway or the supervisor, rotated file included. As text, control characters are printed as escapes; `--raw` prints the bytes of the log.
+
+mod list;
 
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
@@ -8,12 +10,13 @@ use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::foreign_text::VisibleStream;
+use codexd_host::Home;
 use codexd_host::logs::{self, Follower};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::inotify;
 use serde::Serialize;
 
-use crate::cli::{LogsArgs, Stream};
+use crate::cli::{LogProcess, LogsArgs, Stream};
 use crate::context::Context;
 use crate::failures;
 use crate::output::{self, Answer, Mode};
@@ -24,7 +27,10 @@ use crate::style::Text;
 #[serde(rename_all = "camelCase")]
 pub struct Reply {
     status: &'static str,
-    stream: &'static str,
+    process: &'static str,
+    /// Of the app-server only: the other processes have one log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'static str>,
     path: PathBuf,
     lines: Vec<String>,
     /// The lines as they are in the log.
@@ -40,32 +46,82 @@ impl Answer for Reply {
 
 /// Runs the command.
 pub fn run(context: &Context, mode: Mode, args: &LogsArgs) -> ExitCode {
-    let (stream, path) = match args.stream {
-        Stream::Stdout => ("stdout", context.home.written_log(context.home.stdout_log())),
-        Stream::Stderr => ("stderr", context.home.written_log(context.home.stderr_log())),
+    if args.list {
+        return output::finish(mode, Ok(list::run(&context.home)));
+    }
+    let log = match Log::chosen(&context.home, args) {
+        Ok(log) => log,
+        Err(failure) => return output::finish::<Reply>(mode, Err(failure)),
     };
     if !args.follow {
-        let bytes = logs::last_lines(&path, args.lines);
+        let bytes = logs::last_lines(&log.path, args.lines);
+        if bytes.is_empty() && mode == Mode::Text && !log.path.exists() {
+            output::say(&log.absent());
+        }
         if args.raw {
             return print_raw(&bytes);
         }
         let lines = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
-        let reply = Reply { status: "ok", stream, path, lines, bytes };
-        return output::finish(mode, Ok(reply));
+        let Log { process, stream, path } = log;
+        return output::finish(mode, Ok(Reply { status: "ok", process, stream, path, lines, bytes }));
     }
-    match follow(&path, args) {
+    match follow(&log.path, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             let failure = match error.kind() {
-                io::ErrorKind::NotFound => Failure::new(
-                    ErrorCode::NotAnswering,
-                    format!("no app-server has written to {} yet", path.display()),
-                ),
-                _ => failures::state("follow", &path, &error),
+                io::ErrorKind::NotFound => Failure::new(ErrorCode::NotAnswering, log.absent())
+                    .hint("`codexd logs --list` shows the logs that exist"),
+                _ => failures::state("follow", &log.path, &error),
             };
             output::finish::<Reply>(Mode::Text, Err(failure))
         }
+    }
+}
+
+/// A log of this home, whether it exists or not.
+struct Log {
+    process: &'static str,
+    stream: Option<&'static str>,
+    path: PathBuf,
+}
+
+impl Log {
+    fn chosen(home: &Home, args: &LogsArgs) -> Result<Self, Failure> {
+        let (process, stream) = match (args.process, args.stream) {
+            (LogProcess::AppServer, stream) => ("app-server", Some(stream.unwrap_or(Stream::Stderr))),
+            (LogProcess::Gateway, None) => ("gateway", None),
+            (LogProcess::Supervisor, None) => ("supervisor", None),
+            (LogProcess::Gateway | LogProcess::Supervisor, Some(_)) => {
+                let message =
+                    "--stream applies to --process app-server only: the other processes have one log";
+                return Err(Failure::new(ErrorCode::BadArguments, message).hint("leave out --stream"));
+            }
+        };
+        let known = Self::all(home).into_iter();
+        let stream = stream.map(Stream::name);
+        let mut matching = known.filter(|log| (log.process, log.stream) == (process, stream));
+        matching
+            .next()
+            .ok_or_else(|| Failure::new(ErrorCode::Internal, format!("no log of {process} is known")))
+    }
+
+    fn all(home: &Home) -> [Self; 4] {
+        let server = |stream: Stream, path| Self {
+            process: "app-server",
+            stream: Some(stream.name()),
+            path: home.written_log(path),
+        };
+        [
+            server(Stream::Stderr, home.stderr_log()),
+            server(Stream::Stdout, home.stdout_log()),
+            Self { process: "gateway", stream: None, path: home.gateway_log() },
+            Self { process: "supervisor", stream: None, path: home.supervisor_log() },
+        ]
+    }
+
+    fn absent(&self) -> String {
+        format!("no log of the {} yet: {} does not exist", self.process, self.path.display())
     }
 }
 

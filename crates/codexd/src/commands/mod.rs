@@ -1,5 +1,6 @@
 //! One file a command. A command knows what it wants and how its answer looks; how to get there is in `drive`.
 
+mod completions;
 mod embedded_app_server;
 pub mod gateway;
 mod lifecycle;
@@ -30,14 +31,14 @@ pub fn run(cli: Cli) -> ExitCode {
     match command {
         CliCommand::EmbeddedAppServer(args) => return embedded_app_server::run(global, &args),
         CliCommand::Proxy(args) => return proxy::run(global, &args),
+        CliCommand::Completions(args) => return completions::run(&args),
         CliCommand::ErrorTable => {
             print!("{}", codexd_core::contract::error::error_table());
             return ExitCode::SUCCESS;
         }
         _ => {}
     }
-    let for_people = matches!(command, CliCommand::Up | CliCommand::Status | CliCommand::Logs(_));
-    let mode = Mode::choose(&global, for_people);
+    let mode = Mode::choose(&global);
     // What follows a log is meant to be interrupted.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
         interrupt::exit_on_signal(mode);
@@ -58,10 +59,13 @@ pub fn run(cli: Cli) -> ExitCode {
             changing(&context, mode, "disable-remote-control", || remote_control::run(&context, false, &args))
         }
         CliCommand::Up => changing(&context, mode, "up", || up::run(&context, mode)),
-        CliCommand::Status => output::finish(mode, Ok(status::run(&context))),
+        CliCommand::Status(args) => output::finish(mode, status::run(&context, &args)),
         CliCommand::Version => output::finish(mode, version::run(&context)),
         CliCommand::Logs(args) => logs::run(&context, mode, &args),
-        CliCommand::EmbeddedAppServer(_) | CliCommand::Proxy(_) | CliCommand::ErrorTable => ExitCode::SUCCESS,
+        CliCommand::EmbeddedAppServer(_)
+        | CliCommand::Proxy(_)
+        | CliCommand::Completions(_)
+        | CliCommand::ErrorTable => ExitCode::SUCCESS,
     }
 }
 

@@ -5,11 +5,12 @@ mod elsewhere;
 mod gateway_status;
 mod health;
 mod supervisor;
+mod wait;
 
 use std::io::ErrorKind;
 
 use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
-use codexd_core::contract::{Backend, CodexSource, LifecycleStatus, State, StatusReport};
+use codexd_core::contract::{Backend, CodexSource, Failure, LifecycleStatus, State, StatusReport};
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
@@ -22,6 +23,7 @@ use codexd_host::service::supervisor::StatePhase;
 use codexd_host::{Home, pid_record, process, settings_file};
 use serde::Serialize;
 
+use crate::cli::StatusArgs;
 use crate::commands::lifecycle;
 use crate::context::{self, Context, VERSION};
 use crate::drive;
@@ -39,9 +41,12 @@ const MUTE_LISTENER: &str = "the process that listens on the control socket does
 
 /// The answer.
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
 pub struct Reply {
+    #[serde(flatten)]
     report: StatusReport,
+    /// With `--wait` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait: Option<wait::Report>,
     /// Whether there is a Codex at the path that the report names.
     #[serde(skip)]
     installed: bool,
@@ -61,7 +66,17 @@ struct Found {
 }
 
 /// Runs the command.
-pub fn run(context: &Context) -> Reply {
+///
+/// # Errors
+/// `wait-timeout`: the state that was waited for was not reached in time.
+pub fn run(context: &Context, args: &StatusArgs) -> Result<Reply, Failure> {
+    match args.wait {
+        Some(wanted) => wait::run(context, wanted, args.timeout),
+        None => Ok(observe_all(context)),
+    }
+}
+
+fn observe_all(context: &Context) -> Reply {
     let parsed = context.settings_as_found();
     let installed = InstalledFacts::gather(context, &parsed.settings);
     let is_well = |found: &Found| found.problems.is_empty() && found.listening.answer.is_some();
@@ -120,7 +135,7 @@ pub fn run(context: &Context) -> Reply {
         problems,
         events: context.log.newest(STATUS_EVENTS),
     };
-    Reply { report, installed: is_installed }
+    Reply { report, wait: None, installed: is_installed }
 }
 
 /// An attempt that is overdue is being made.

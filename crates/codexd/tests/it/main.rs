@@ -1,6 +1,7 @@
 //! Black-box tests of the built binary.
 
 mod contract;
+mod diagnostics;
 mod differential;
 mod elsewhere;
 mod gateway;
