@@ -25,10 +25,10 @@ pub struct Cli {
 /// The options of every command.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
-    /// The home to work on [default: $CODEX_HOME, else ~/.codex]
+    /// Codex home to work on [default: $CODEX_HOME, else ~/.codex]
     #[arg(long, global = true, value_name = "PATH")]
     pub codex_home: Option<PathBuf>,
-    /// The Codex to run, instead of the managed one or the one on PATH
+    /// Codex binary to run, instead of the managed one or the one on PATH
     #[arg(long, global = true, value_name = "PATH")]
     pub codex_bin: Option<PathBuf>,
     /// Print one JSON object, also on a terminal
@@ -37,7 +37,7 @@ pub struct Global {
     /// Print text, also to a pipe or a file
     #[arg(long, global = true)]
     pub text: bool,
-    /// Work on a home of another user; root then runs codexd as that user [default: for the homes in $CODEXD_FOREIGN_HOMES]
+    /// Allow a home of another user; root then runs codexd as that user [default: the homes in $CODEXD_FOREIGN_HOMES]
     #[arg(long, global = true)]
     pub allow_foreign_owner: bool,
     /// How long to wait for another codexd command on this home
@@ -48,31 +48,31 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
-    /// Bring the app-server up, with progress, and say how to attach
+    /// Start the app-server with progress output and print how to attach
     Up,
-    /// Start the app-server if none runs; returns when it answers
+    /// Start the app-server if none is running, and wait until it answers
     Start(StartArgs),
-    /// End the app-server: running turns may finish within the grace
+    /// Stop the app-server gracefully: running turns get a grace period, then SIGKILL; no orphaned processes
     Stop(GraceArgs),
-    /// Replace the app-server by a fresh one of the installed Codex
+    /// Replace the app-server with a new one of the installed Codex
     Restart(RestartArgs),
-    /// As restart, but wait for running turns without limit
+    /// Like restart, but wait for running turns without a time limit
     Reload,
     /// Show status, problems and recent events
     Status(StatusArgs),
-    /// Tell the versions; fails when nothing answers
+    /// Show the installed and the running version; fails if no app-server answers
     Version,
-    /// Start the app-server with remote control from now on
+    /// Enable remote control, now and for later starts
     EnableRemoteControl(GraceArgs),
-    /// Start the app-server without remote control from now on
+    /// Disable remote control, now and for later starts
     DisableRemoteControl(GraceArgs),
     /// Show the log of the app-server, the gateway or the supervisor
     Logs(LogsArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
-    /// Be a client's end of the control socket: stdin and stdout, byte by byte
+    /// Connect stdin and stdout to the control socket
     Proxy(ProxyArgs),
-    /// Be the app-server that is built into codexd (internal)
+    /// Run the built-in app-server (internal)
     #[command(hide = true)]
     EmbeddedAppServer(EmbeddedArgs),
     /// Print the table of error codes as Markdown (internal, for the docs)
@@ -83,10 +83,10 @@ pub enum CliCommand {
 /// The options of `start`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StartArgs {
-    /// Take a running app-server that codexd does not manage under management, without stopping it
+    /// Put a running app-server that codexd does not manage under management, without stopping it
     #[arg(long)]
     pub adopt: bool,
-    /// Run the small app-server built into codexd instead of Codex
+    /// Run the small built-in app-server instead of Codex
     #[arg(long, conflicts_with = "codex_bin")]
     pub embedded: bool,
 }
@@ -94,7 +94,7 @@ pub struct StartArgs {
 /// The options of commands that may end a server.
 #[derive(Args, Clone, Debug, Default)]
 pub struct GraceArgs {
-    /// How long running turns have to finish [default: the setting stopGraceSeconds, else shutdownGraceSeconds, else 60]
+    /// Time for running turns to finish [default: the setting stopGraceSeconds, else shutdownGraceSeconds, else 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=codexd_core::limits::SHUTDOWN_GRACE_MAX_SECONDS))]
     pub grace: Option<u64>,
 }
@@ -105,7 +105,7 @@ pub struct RestartArgs {
     /// How the old server is ended where it is ended first.
     #[command(flatten)]
     pub grace: GraceArgs,
-    /// End the old server first, also where the new one could be started beside it and take over what it holds
+    /// Stop the old app-server before starting the new one, even if a handover without interruption is possible
     #[arg(long)]
     pub now: bool,
 }
@@ -199,7 +199,7 @@ pub struct ProxyArgs {
     /// The socket to connect to [default: the control socket of the home]
     #[arg(long, value_name = "SOCKET_PATH")]
     pub sock: Option<PathBuf>,
-    /// Speak lines instead of WebSocket: each line of JSON is a message
+    /// Exchange messages as lines of JSON instead of WebSocket frames
     #[arg(long)]
     pub lines: bool,
 }
@@ -210,16 +210,16 @@ pub struct EmbeddedArgs {
     /// Where to listen
     #[arg(long, default_value = "unix://")]
     pub listen: String,
-    /// Tell clients that remote control was asked for
+    /// Report remote control as requested to clients
     #[arg(long)]
     pub remote_control: bool,
-    /// As the real one: idle threads without subscribers unload after so long
+    /// Delay before idle threads without subscribers are unloaded, as in Codex
     #[arg(long, value_name = "SECONDS")]
     pub thread_unload_delay_secs: Option<u64>,
-    /// As the real one; of all settings only thread_unload_delay_secs means something here
+    /// Configuration override, as in Codex; only thread_unload_delay_secs has an effect
     #[arg(short = 'c', long = "config", value_name = "KEY=VALUE")]
     pub config: Vec<String>,
-    /// As the real one takes it from whoever manages it; nothing here depends on it
+    /// Accepted for compatibility with Codex; has no effect
     #[arg(long)]
     pub managed_daemon: bool,
 }
@@ -263,12 +263,12 @@ impl Stop {
         let text = self.error.render().to_string();
         let first = match self.error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-                "no command was given".to_owned()
+                "no command given".to_owned()
             }
             _ => text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
         };
         let failure = Failure::new(ErrorCode::BadArguments, first)
-            .hint("codexd --help lists the commands, codexd <command> --help its options");
+            .hint("`codexd --help` lists the commands, `codexd COMMAND --help` the options of one");
         output::say_lines(text.trim_end());
         match self.mode {
             Mode::Json => output::print_failure_json(&failure),

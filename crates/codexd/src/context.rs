@@ -68,7 +68,11 @@ impl Context {
         if let Err(error) = &made
             && (ForeignOwner::of(error).is_some() || ownership::is_open_to_others(&self.home))
         {
-            return Err(failures::state("close the state folder to other users in", self.home.root(), error));
+            return Err(failures::state(
+                "restrict the state folder to its owner in",
+                self.home.root(),
+                error,
+            ));
         }
         let path = self.home.operation_lock();
         let timeout = Duration::from_secs(self.global.lock_timeout);
@@ -78,7 +82,7 @@ impl Context {
         });
         let lock = taken.map_err(|error| match made {
             Err(made) if !matches!(error, codexd_host::lock::LockError::Timeout { .. }) => {
-                failures::state("make the state folder in", self.home.root(), &made)
+                failures::state("create the state folder in", self.home.root(), &made)
             }
             _ => failures::lock(&path, &error),
         })?;
@@ -109,7 +113,7 @@ impl Context {
             && error.kind() != io::ErrorKind::NotFound
         {
             output::say(&format!(
-                "warning: the event log {} cannot be written: {error}",
+                "warning: cannot write the event log {}: {error}",
                 self.home.events().display()
             ));
         }
@@ -141,21 +145,25 @@ impl Context {
                 Ok(aside) => {
                     let defects = parsed.defects.join("; ");
                     let message = format!(
-                        "the settings were defective ({defects}); the old file is kept at {}",
+                        "the settings file was invalid ({defects}); replaced it, and kept the old file at {}",
                         aside.display()
                     );
                     self.repaired("corrupt-settings", message);
                 }
                 // Where nothing can be written, what could be read must do.
                 Err(error) => {
-                    output::say(&format!("warning: the defective settings stay as they are: {error}"));
+                    output::say(&format!(
+                        "warning: the settings file is invalid and cannot be repaired: {error}"
+                    ));
                 }
             }
         }
         if let Some(seconds) = parsed.grace_beyond_upstream.filter(|_| parsed.defects.is_empty()) {
             match settings_file::write(&self.home, &parsed.settings) {
-                Ok(()) => self
-                    .repaired(GRACE_BEYOND_UPSTREAM, long_grace(seconds) + "; moved it to stopGraceSeconds"),
+                Ok(()) => self.repaired(
+                    GRACE_BEYOND_UPSTREAM,
+                    long_grace(seconds) + "; moved the value to stopGraceSeconds",
+                ),
                 Err(error) => output::say(&format!("warning: {}: {error}", long_grace(seconds))),
             }
         }

@@ -145,9 +145,9 @@ pub fn drive(context: &Context, request: &Request<'_>) -> Result<Outcome, Failur
     }
     Err(Failure::new(
         ErrorCode::Internal,
-        format!("no end after {STEPS_MAX} steps: the state keeps changing underneath"),
+        format!("gave up after {STEPS_MAX} attempts: another process keeps changing this home"),
     )
-    .hint("run the command again; if it persists, `codexd status` shows what changes"))
+    .hint("run the command again; if the failure persists, `codexd status` shows recent events"))
 }
 
 impl Drive<'_> {
@@ -318,19 +318,21 @@ impl Drive<'_> {
             NotReady::SpawnFailed { message, errno } => failures::not_started(message, errno),
             NotReady::Unkillable(pid) => Failure::new(
                 ErrorCode::StopTimeout,
-                format!("the app-server {pid} is still alive after SIGKILL"),
+                format!("the app-server (pid {pid}) is still alive after SIGKILL"),
             )
             .with("pid", pid.0),
             NotReady::TimedOut { pid, last } => {
                 let pid_text = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 Failure::new(
                     ErrorCode::StartTimeout,
-                    format!("the app-server{pid_text} lives but did not answer initialize in time: {last}"),
+                    format!("the app-server{pid_text} runs but did not answer `initialize` in time: {last}"),
                 )
                 .hint("`codexd logs` shows what it wrote; `codexd restart` replaces it")
                 .with("pid", pid.map(|pid| pid.0))
             }
-            NotReady::SupervisorGone => Failure::new(ErrorCode::SupervisorFailed, "the supervisor has gone"),
+            NotReady::SupervisorGone => {
+                Failure::new(ErrorCode::SupervisorFailed, "the supervisor has exited")
+            }
             NotReady::Link(error) => failures::supervisor(&self.context.home, &error),
         }
     }
@@ -353,6 +355,19 @@ impl Drive<'_> {
     }
 }
 
+/// The sentence of the event of a command that has succeeded.
+fn done_text(command: &str, status: LifecycleStatus) -> String {
+    let result = match status {
+        LifecycleStatus::Started => "app-server started",
+        LifecycleStatus::Restarted => "app-server restarted",
+        LifecycleStatus::Stopped => "app-server stopped",
+        LifecycleStatus::Enabled => "remote control enabled",
+        LifecycleStatus::Disabled => "remote control disabled",
+        _ => return format!("`{command}` succeeded"),
+    };
+    format!("`{command}` succeeded: {result}")
+}
+
 /// Records the end of a command that changed something.
 pub fn log_outcome(context: &Context, command: &str, outcome: &Outcome) {
     use LifecycleStatus::{AlreadyDisabled, AlreadyEnabled, AlreadyRunning, NotRunning};
@@ -362,10 +377,10 @@ pub fn log_outcome(context: &Context, command: &str, outcome: &Outcome) {
     let message = match outcome.status {
         LifecycleStatus::Stopping | LifecycleStatus::Restarting => {
             format!(
-                "{command} was run inside the app-server; the supervisor carries it out when the running turns have ended"
+                "`{command}` ran inside the app-server; the supervisor executes it when the running turns have finished"
             )
         }
-        _ => format!("{command} reached its goal"),
+        _ => done_text(command, outcome.status),
     };
     let event = Event::new(EventLevel::Info, "command.done", message)
         .with("command", command)

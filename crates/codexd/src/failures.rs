@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 /// What to do about a full disk.
-pub const MAKE_ROOM: &str = "make room on the disk and run the command again";
+pub const MAKE_ROOM: &str = "free disk space, then run the command again";
 
 /// A file of the state could not be read or written.
 pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
@@ -34,13 +34,13 @@ pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
         // What stands there is no regular file, or too large for a state file.
         ErrorKind::InvalidInput | ErrorKind::IsADirectory | ErrorKind::FileTooLarge => {
             Failure::new(ErrorCode::StateUnwritable, message)
-                .hint("move away what stands there and run the command again")
+                .hint("move that file or folder away, then run the command again")
         }
         ErrorKind::ReadOnlyFilesystem
         | ErrorKind::PermissionDenied
         | ErrorKind::NotADirectory
         | ErrorKind::AlreadyExists => Failure::new(ErrorCode::StateUnwritable, message).hint(
-            "the folder must be writable for the user who runs codexd; status and version work without",
+            "make the folder writable for the user who runs codexd; `status` and `version` work without it",
         ),
         _ => Failure::new(ErrorCode::Internal, message),
     };
@@ -49,8 +49,8 @@ pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
 
 /// A folder or a file of codexd's belongs to another user.
 pub fn foreign_owner(found: &ForeignOwner) -> Failure {
-    foreign(format!("{found}; codexd neither reads nor writes what another user made there"), found.uid)
-        .hint("move it away and run the command again")
+    foreign(format!("{found}; codexd does not read or write files of another user"), found.uid)
+        .hint("move it away, then run the command again")
         .with("path", found.path.to_string_lossy().into_owned())
 }
 
@@ -61,11 +61,12 @@ pub fn foreign_home(home: &Path, found: &ForeignOwner) -> Failure {
     let message = format!("cannot use Codex home {home}: {found}, and codexd runs as {}", users::named(me));
     let hint = if me == 0 {
         format!(
-            "run the command as its owner: `{} codexd …`; in a container, --allow-foreign-owner does that",
+            "run the command as its owner: `{} codexd …`; in a container, --allow-foreign-owner does this",
             as_user(found.uid)
         )
     } else {
-        "name a home of your own with --codex-home or CODEX_HOME; --allow-foreign-owner uses this one all the same".to_owned()
+        "use a home of your own with --codex-home or CODEX_HOME, or allow this one with --allow-foreign-owner"
+            .to_owned()
     };
     foreign(message, found.uid).hint(hint).with("path", found.path.to_string_lossy().into_owned())
 }
@@ -90,9 +91,11 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
             let by = holder.clone().unwrap_or_else(|| "an unknown process".to_owned());
             Failure::new(
                 ErrorCode::LockTimeout,
-                format!("waited {waited_seconds} s for another command on this home: {by}"),
+                format!(
+                    "gave up after {waited_seconds} s: another command holds the lock of this home: {by}"
+                ),
             )
-            .hint("let it finish or end it, or wait longer with --lock-timeout SECONDS")
+            .hint("let that command finish or end it, or wait longer with --lock-timeout SECONDS")
             .with("holder", holder.clone())
             .with("waitedSeconds", *waited_seconds)
         }
@@ -123,7 +126,7 @@ pub fn supervisor(home: &Home, error: &ConnectionError) -> Failure {
         _ => {}
     }
     Failure::new(ErrorCode::SupervisorFailed, format!("{error}"))
-        .hint("run the command again; supervisor.log in the state folder has the supervisor's last words")
+        .hint("run the command again; `codexd logs --process supervisor` shows its last messages")
 }
 
 /// A supervisor that was just started cannot serve this home.
@@ -139,11 +142,11 @@ fn supervisor_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure
         ),
         Some(Errno::ROFS | Errno::ACCESS | Errno::ISDIR | Errno::NOTDIR) => (
             ErrorCode::StateUnwritable,
-            "move away what is in the way; the folder must be writable for the user who runs codexd",
+            "move conflicting files away, and make the folder writable for the user who runs codexd",
         ),
         _ => (
             ErrorCode::SupervisorFailed,
-            "run the command again; supervisor.log in the state folder has more",
+            "run the command again; `codexd logs --process supervisor` shows its last messages",
         ),
     };
     Failure::new(code, message)
@@ -157,7 +160,7 @@ pub fn not_started(message: String, errno: Option<i32>) -> Failure {
     let failure = match errno.map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => Failure::new(ErrorCode::DiskFull, message).hint(MAKE_ROOM),
         Some(Errno::ROFS) => Failure::new(ErrorCode::StateUnwritable, message)
-            .hint("the state folder must be writable for the user who runs codexd"),
+            .hint("make the state folder writable for the user who runs codexd"),
         _ => Failure::new(ErrorCode::SpawnFailed, message),
     };
     failure.with("errno", errno)
@@ -165,9 +168,9 @@ pub fn not_started(message: String, errno: Option<i32>) -> Failure {
 
 /// The supervisor lives and says nothing.
 pub fn supervisor_hangs(supervisor: &Process) -> Failure {
-    let message = format!("the supervisor (pid {}) does not answer any more", supervisor.pid);
+    let message = format!("the supervisor (pid {}) stopped responding", supervisor.pid);
     Failure::new(ErrorCode::SupervisorFailed, message)
-        .hint("run the command again: it ends that supervisor and goes on with another one")
+        .hint("run the command again: it replaces that supervisor")
         .with("pid", supervisor.pid.0)
 }
 
@@ -181,25 +184,25 @@ pub fn no_codex(error: &NotFound) -> Failure {
     let last = error.looked_at.last().map(|looked| (looked.path.display().to_string(), looked.why.clone()));
     let failure = match (last, error.unusable, error.named) {
         (Some((path, why)), true, _) => {
-            Failure::new(ErrorCode::CodexBroken, format!("the Codex at {path} cannot be run: {why}"))
-                .hint("repair that installation, or name another Codex with --codex-bin")
+            Failure::new(ErrorCode::CodexBroken, format!("cannot run Codex at {path}: {why}"))
+                .hint("repair that installation, or select another Codex with --codex-bin")
         }
         (Some((path, why)), _, Some(CodexSource::Record)) => Failure::new(
             ErrorCode::CodexNotFound,
-            format!("the Codex that --codex-bin named for the running app-server is {why}: {path}"),
+            format!("Codex binary of the running app-server (from --codex-bin) is {why}: {path}"),
         )
-        .hint("install it again or name another one with --codex-bin; `codexd stop` forgets it"),
+        .hint("install it again or select another one with --codex-bin; `codexd stop` discards the selection"),
         (Some((path, why)), _, Some(source)) => {
             let by = if source == CodexSource::Named { "--codex-bin" } else { "the setting codexBin" };
-            Failure::new(ErrorCode::CodexNotFound, format!("the Codex that was named is {why}: {path}"))
+            Failure::new(ErrorCode::CodexNotFound, format!("Codex binary (from {by}) is {why}: {path}"))
                 .hint(format!("check {by}"))
         }
         _ => Failure::new(
             ErrorCode::CodexNotFound,
-            format!("no Codex was found in {} places on this machine", error.looked_at.len()),
+            format!("Codex not found: none of {} locations has it", error.looked_at.len()),
         )
         .hint(
-            "install one with `npm install -g @openai/codex`, or run `codexd up` to try the built-in server",
+            "install Codex with `npm install -g @openai/codex`, or run `codexd up` to try the built-in server",
         ),
     };
     failure.with("lookedAt", looked)
@@ -210,11 +213,11 @@ pub fn broken_codex(error: &VersionError) -> Failure {
     let (code, hint) = match error {
         VersionError::Slow { .. } => (
             ErrorCode::CodexSlow,
-            "the machine is busy or its disk is slow: run the command again; nothing was changed",
+            "the machine is busy or its disk is slow: run the command again; nothing has changed",
         ),
         _ => (
             ErrorCode::CodexBroken,
-            "repair the installation, or name another Codex with --codex-bin; nothing was changed",
+            "repair the installation, or select another Codex with --codex-bin; nothing has changed",
         ),
     };
     let failure = Failure::new(code, format!("{error}")).hint(hint);
@@ -230,28 +233,31 @@ pub fn refusal(refusal: Refusal, socket: &Path) -> Failure {
     let (failure, pid) = match refusal {
         Refusal::OtherUser(uid) => {
             let message = format!("{socket_text} is in use by a process of {}", users::named(uid));
-            let hint = "codexd tells that process nothing; end it, or use a home that only you may write to";
+            let hint = "codexd sends that process no data; end it, or use a home that only you may write to";
             (foreign(message, uid).hint(hint), None)
         }
         Refusal::Unmanaged(pid) => (
             Failure::new(
                 ErrorCode::UnmanagedServer,
-                format!("an app-server that codexd does not manage{} is on {socket_text}", by(pid)),
+                format!("{socket_text} is in use by an app-server{} that codexd does not manage", by(pid)),
             )
-            .hint("`codexd start --adopt` takes it under management without stopping it"),
+            .hint("`codexd start --adopt` puts it under management without stopping it"),
             pid,
         ),
         Refusal::Occupied(pid) => (
             Failure::new(
                 ErrorCode::SocketOccupied,
-                format!("somebody{} listens on {socket_text} and does not answer as an app-server", by(pid)),
+                match pid {
+                    Some(pid) => format!("{socket_text} is in use by pid {pid}, which is not an app-server"),
+                    None => format!("{socket_text} is in use by a process that is not an app-server"),
+                },
             )
-            .hint("end that process; codexd does not touch what it does not manage"),
+            .hint("end that process; codexd never signals a process that it does not manage"),
             pid,
         ),
         Refusal::NotASocket => (
-            Failure::new(ErrorCode::SocketOccupied, format!("{socket_text} is there and is not a socket"))
-                .hint("move that file away; codexd does not remove what it did not make"),
+            Failure::new(ErrorCode::SocketOccupied, format!("{socket_text} exists but is not a socket"))
+                .hint("move that file away; codexd does not remove files that it did not create"),
             None,
         ),
     };
@@ -269,13 +275,13 @@ pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
         Place::Host => "host",
         Place::Unidentified => "unknown",
     };
-    let message = format!("{}; nothing was changed", elsewhere_sentence(home, found));
+    let message = format!("{}; nothing has changed", elsewhere_sentence(home, found));
     let hint = match std::env::var_os(GENERATION_VARIABLE) {
         Some(_) if found.place == Place::PidNamespace => {
-            "this is a tool call in a sandbox: run the command outside of the sandbox, with the approval of the user"
+            "this command runs as a tool call in a sandbox: run it outside of the sandbox, with the approval of the user"
         }
         _ => {
-            "run the command there; `status` and `version` work here; once nothing serves the home there, `codexd start` works here"
+            "run the command there; here only `status` and `version` work until the home is no longer served there"
         }
     };
     Failure::new(ErrorCode::RunningElsewhere, message)
@@ -287,7 +293,7 @@ pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
 /// Where a home is served.
 pub fn elsewhere_sentence(home: &Home, found: &Elsewhere) -> String {
     let place = match found.place {
-        Place::PidNamespace => "in another pid namespace: in a container, or on the host of this one",
+        Place::PidNamespace => "in another pid namespace: in a container, or on the host of this container",
         Place::Host => "on another host",
         Place::Unidentified => "by a process that cannot be identified from here",
     };
@@ -299,7 +305,7 @@ pub fn elsewhere_sentence(home: &Home, found: &Elsewhere) -> String {
 pub fn server_exited(exit: &LastExit) -> Failure {
     let how = match (exit.code, exit.signal) {
         (Some(code), _) => format!("exited with code {code}"),
-        (_, Some(signal)) => format!("was ended by signal {signal}"),
+        (_, Some(signal)) => format!("was killed by signal {signal}"),
         _ => "ended".to_owned(),
     };
     let error_line = error_line(exit);
@@ -308,7 +314,7 @@ pub fn server_exited(exit: &LastExit) -> Failure {
         ErrorCode::ServerExited,
         format!("the app-server (pid {}) {how} before it answered{because}", exit.pid),
     )
-    .hint("stderrTail has its last words, `codexd logs` everything it wrote")
+    .hint("`codexd logs` shows what it wrote; in JSON, stderrTail has the end of it")
     .with("pid", exit.pid.0)
     .with("exitCode", exit.code)
     .with("signal", exit.signal)

@@ -69,7 +69,7 @@ fn become_owner(home: &Home, uid: u32) -> Failure {
     let error = command.exec();
     let message = format!("failed to run {} as {}: {error}", codexd.display(), users::named(uid));
     Failure::new(ErrorCode::ForeignOwner, message)
-        .hint("install codexd where that user may run it, such as /usr/local/bin")
+        .hint("install codexd where that user may execute it, such as /usr/local/bin")
         .with("path", codexd.to_string_lossy().into_owned())
         .with("uid", uid)
 }

@@ -45,7 +45,7 @@ impl InForce {
         let Listener { listen, error } = self.listener.as_ref()?;
         error.as_ref().map(|error| {
             format!(
-                "the gateway does not listen on {listen}: {error}; it tries again every few seconds, and serves the control socket"
+                "the gateway cannot listen on {listen}: {error}; it retries every few seconds and serves the control socket meanwhile"
             )
         })
     }
@@ -89,7 +89,7 @@ pub fn apply(
             Ok(_) => {}
             Err(ConnectionError::Silent(_)) => {
                 output::say(
-                    "the gateway has not confirmed its settings in time; `codexd status` shows which are in force",
+                    "the gateway did not confirm its settings in time; `codexd status` shows which are in effect",
                 );
                 return Ok(());
             }

@@ -25,8 +25,11 @@ pub fn resolve(global: &Global) -> Result<Home, Failure> {
     }
     let user = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let user = user.filter(|home| home.is_absolute()).ok_or_else(|| {
-        Failure::new(ErrorCode::HomeInvalid, "neither CODEX_HOME nor HOME says where Codex lives")
-            .hint("set CODEX_HOME to an absolute path")
+        Failure::new(
+            ErrorCode::HomeInvalid,
+            "cannot determine the Codex home: neither CODEX_HOME nor HOME is set to a usable path",
+        )
+        .hint("set CODEX_HOME to an absolute path")
     })?;
     let home = user.join(".codex");
     match home.symlink_metadata() {
@@ -51,18 +54,21 @@ fn existing(path: &Path, source: &str) -> Result<Home, Failure> {
         let shown = path.to_string_lossy().into_owned();
         Err(Failure::new(ErrorCode::HomeInvalid, message).hint(hint).with("path", shown))
     };
-    let make = "make the folder, or name another with --codex-home or CODEX_HOME";
+    let make = "create the folder, or select another one with --codex-home or CODEX_HOME";
     match path.canonicalize() {
         Ok(found) if found.is_dir() => utf8(found),
-        Ok(_) => invalid("it is not a folder".to_owned(), "name a folder with --codex-home or CODEX_HOME"),
+        Ok(_) => invalid("not a folder".to_owned(), "select a folder with --codex-home or CODEX_HOME"),
         Err(error) => match path.read_link() {
             Ok(target) if error.kind() == ErrorKind::NotFound => invalid(
-                format!("it is a link to {}, which does not exist", target.display()),
-                "make the folder that the link names, or remove the link",
+                format!("link to {}, which does not exist", target.display()),
+                "create the folder that the link points to, or remove the link",
             ),
             _ if error.kind() == ErrorKind::PermissionDenied => match closed_by(path) {
                 Some(found) => Err(failures::foreign_home(path, &found)),
-                None => invalid(error.to_string(), "open the folders above it to the user who runs codexd"),
+                None => invalid(
+                    error.to_string(),
+                    "grant the user who runs codexd access to the folders above it",
+                ),
             },
             _ => invalid(error.to_string(), make),
         },
@@ -84,7 +90,8 @@ fn utf8(home: PathBuf) -> Result<Home, Failure> {
         Some(_) => Ok(Home::new(home)),
         None => {
             let message = format!("the path of the Codex home is not UTF-8: {}", home.display());
-            Err(Failure::new(ErrorCode::HomeInvalid, message).hint("Codex itself needs a path in UTF-8, too"))
+            Err(Failure::new(ErrorCode::HomeInvalid, message)
+                .hint("use a UTF-8 path: Codex requires one, too"))
         }
     }
 }

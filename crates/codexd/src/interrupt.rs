@@ -16,9 +16,11 @@ pub fn exit_on_signal(mode: Mode) {
         let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                let message = format!("interrupted by signal {signal}; what was begun goes on");
+                let message = format!(
+                    "interrupted by signal {signal}; the supervisor completes the orders that were given"
+                );
                 let failure = Failure::new(ErrorCode::Interrupted, message)
-                    .hint("`codexd status` tells where things stand; running the command again goes on from there")
+                    .hint("`codexd status` shows the progress; run the command again to continue waiting")
                     .with("signal", signal);
                 output::say(&format!("error: {}", failure.message));
                 if mode == Mode::Json {

@@ -257,7 +257,7 @@ fn listen_url(context: &Context, own: Option<&Path>, links_long_paths: bool) -> 
         return Ok(unix_url(own));
     }
     let short = codexd_host::socket_path::prepare(&socket)
-        .map_err(|error| failures::state("make a short socket path for", &socket, &error))?;
+        .map_err(|error| failures::state("create a short socket path for", &socket, &error))?;
     Ok(unix_url(Some(&short)))
 }
 

@@ -253,7 +253,7 @@ fn write_missing_record(
     codexd: CodexdRecord,
 ) -> Result<pid_record::Observed, Failure> {
     let home = &context.home;
-    let message = format!("no record named the app-server {}, which runs; recorded it", process.pid);
+    let message = format!("the app-server (pid {}) ran and had no record; recorded it", process.pid);
     pid_record::write(home, &process, codexd.clone())
         .map_err(|error| failures::state("write", &home.pid_record(), &error))?;
     context.repaired("unrecorded-server", message);

@@ -99,7 +99,7 @@ fn print(line: &str) -> io::Result<()> {
 
 /// The answer could not be printed.
 pub fn stdout_closed(error: &io::Error) -> ExitCode {
-    say(&format!("error: the answer could not be written to standard output: {error}"));
+    say(&format!("error: failed to write to standard output: {error}"));
     ExitCode::from(ErrorCode::StdoutClosed.exit_code())
 }
 

@@ -187,7 +187,7 @@ fn error_of(said: &str) -> Option<String> {
 }
 
 fn goes_on(old: Option<identity::Pid>) -> String {
-    old.map(|pid| format!("; the app-server that runs (pid {pid}) goes on and keeps its threads"))
+    old.map(|pid| format!("; the running app-server (pid {pid}) is unaffected and keeps its threads"))
         .unwrap_or_default()
 }
 
@@ -206,7 +206,7 @@ fn threads_unreadable(thread: &str, why: &str, old: Option<identity::Pid>) -> Fa
         ErrorCode::SuccessorUnfit,
         format!("the new app-server cannot read thread {thread}, which is loaded now: {why}{}", goes_on(old)),
     )
-    .hint("`codexd logs` shows what the new app-server wrote; run the command again once the cause is gone")
+    .hint("`codexd logs` shows what the new app-server wrote; remove the cause, then run the command again")
     .with("cause", why)
     .with("threadId", thread)
     .with("runningPid", old.map(|pid| pid.0))

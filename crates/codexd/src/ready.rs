@@ -148,7 +148,7 @@ pub fn await_ready(
         answers_on_own_socket: false,
         times: ReadyDeadline::begin(),
         next_poll: FIRST_POLL,
-        last: "nobody listens on its socket".to_owned(),
+        last: "no process listens on its socket".to_owned(),
     };
     wait.run()
 }
@@ -189,9 +189,9 @@ impl Wait<'_> {
             progress.report(|| match self.expected {
                 Some(pid) => format!("waiting for the app-server (pid {pid}) to answer"),
                 None if self.whose == Target::Found => {
-                    "waiting for the supervisor to start the app-server again".to_owned()
+                    "waiting for the supervisor to restart the app-server".to_owned()
                 }
-                None => "waiting for running turns of the old app-server to end".to_owned(),
+                None => "waiting for running turns of the old app-server to finish".to_owned(),
             });
             let mut until = again.unwrap_or(self.times.last).min(progress.next_due());
             if waits_for_an_answer {

@@ -42,51 +42,51 @@ error_codes! {
     BadArguments = "bad-arguments", exit 2, retryable false;
     /// No Codex was found on this machine.
     CodexNotFound = "codex-not-found", exit 3, retryable false;
-    /// The Codex that was found cannot be run or does not tell its version in time.
+    /// The Codex binary cannot run or does not print its version in time.
     CodexBroken = "codex-broken", exit 4, retryable false;
-    /// The Codex that was found was still at work when it should have told its version.
+    /// The Codex binary was still busy when the time to print its version was over.
     CodexSlow = "codex-slow", exit 21, retryable true;
-    /// Nothing answers on the control socket.
+    /// No process answers on the control socket.
     NotAnswering = "not-answering", exit 5, retryable true;
-    /// The app-server ended before it answered.
+    /// The app-server exited before it answered.
     ServerExited = "server-exited", exit 6, retryable false;
-    /// The app-server lives but did not answer in time.
+    /// The app-server runs but did not answer in time.
     StartTimeout = "start-timeout", exit 7, retryable true;
-    /// An app-server that codexd does not manage is on the control socket.
+    /// The control socket is in use by an app-server that codexd does not manage.
     UnmanagedServer = "unmanaged-server", exit 8, retryable false;
-    /// A process that is not an app-server, or an unresponsive one, holds the control socket.
+    /// The control socket is in use by a process that is not an app-server, or by an unresponsive one.
     SocketOccupied = "socket-occupied", exit 9, retryable false;
     /// Another command held the operation lock for too long.
     LockTimeout = "lock-timeout", exit 10, retryable true;
-    /// The server or something it started is still alive after SIGKILL.
+    /// The app-server or a process that it started is still alive after SIGKILL.
     StopTimeout = "stop-timeout", exit 11, retryable true;
-    /// The state folder cannot be written: read-only, not ours, or not a folder.
+    /// The state folder is not writable: read-only, of another user, or not a folder.
     StateUnwritable = "state-unwritable", exit 12, retryable false;
     /// The disk is full.
     DiskFull = "disk-full", exit 13, retryable true;
     /// The supervisor could not be started or stopped answering.
     SupervisorFailed = "supervisor-failed", exit 14, retryable true;
-    /// The answer could not be written to standard output.
+    /// Writing the answer to standard output failed.
     StdoutClosed = "stdout-closed", exit 15, retryable false;
-    /// CODEX_HOME is not usable: not there, not a folder, not UTF-8, or unknown.
+    /// The Codex home is not usable: missing, not a folder, not UTF-8, or undetermined.
     HomeInvalid = "home-invalid", exit 16, retryable false;
-    /// This machine lacks what codexd stands on: a mounted /proc.
+    /// This machine lacks what codexd requires: a mounted /proc.
     UnsupportedPlatform = "unsupported-platform", exit 17, retryable false;
-    /// The server would not follow a new setting, and the setting was put back.
+    /// The app-server did not start with the new setting, and the old setting was restored.
     SettingRolledBack = "setting-rolled-back", exit 18, retryable true;
     /// The system refused to start the app-server.
     SpawnFailed = "spawn-failed", exit 20, retryable true;
     /// The home is served from another pid namespace (a container, or its host) or from another host.
     RunningElsewhere = "running-elsewhere", exit 22, retryable false;
-    /// The new app-server cannot load its configuration; the one that runs goes on.
+    /// The new app-server cannot load its configuration; the running one is unaffected.
     ConfigInvalid = "config-invalid", exit 26, retryable false;
-    /// The new app-server cannot read the threads that are loaded now; the one that runs goes on.
+    /// The new app-server cannot read the threads that are loaded now; the running one is unaffected.
     SuccessorUnfit = "successor-unfit", exit 27, retryable true;
-    /// The home, a folder or a file of codexd's in it, or the process on its control socket belongs to another user.
+    /// The home, a folder or a file of codexd in it, or the process on its control socket belongs to another user.
     ForeignOwner = "foreign-owner", exit 28, retryable false;
     /// The state that `status --wait` waited for was not reached in time.
     WaitTimeout = "wait-timeout", exit 29, retryable true;
-    /// The command was interrupted by a signal before its end; what it began goes on.
+    /// The command was interrupted by a signal; the supervisor completes the orders that were given.
     Interrupted = "interrupted", exit 19, retryable true;
 }
 

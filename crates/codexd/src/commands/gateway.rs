@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::say(&format!("the gateway cannot go on: {error}"));
+            output::say(&format!("the gateway failed: {error}"));
             ExitCode::from(ErrorCode::Internal.exit_code())
         }
     }
@@ -115,7 +115,9 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
 /// The listening socket. Clients are told from now on that it is this process who listens.
 fn inherited_listener() -> io::Result<UnixListener> {
     let listener = ListenFd::from_env().take_unix_listener(0)?.ok_or_else(|| {
-        io::Error::other("it was handed no listening socket; `codexd start` starts it as it should be")
+        io::Error::other(
+            "no listening socket was inherited; use `codexd start` instead of running the gateway directly",
+        )
     })?;
     rustix::net::listen(&listener, CONTROL_BACKLOG)?;
     Ok(listener)

@@ -29,8 +29,8 @@ impl Answer for Reply {
             LifecycleStatus::Started => "started",
             LifecycleStatus::Restarted => "restarted",
             LifecycleStatus::Stopped => "stopped",
-            LifecycleStatus::Stopping => "stops when its running turns have ended",
-            LifecycleStatus::Restarting => "restarts when its running turns have ended",
+            LifecycleStatus::Stopping => "will stop when its running turns have finished",
+            LifecycleStatus::Restarting => "will restart when its running turns have finished",
             _ => "not running",
         };
         let mut text = Text::from(format!("app-server {word}"));
@@ -81,7 +81,7 @@ pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply
 fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
     if matches!(outcome.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
         return Some(
-            "this command runs inside that app-server: end the turn, and the supervisor goes on; `codexd status` shows how far it is"
+            "this command runs inside that app-server: end the turn, and the supervisor continues; `codexd status` shows the progress"
                 .into(),
         );
     }
@@ -89,12 +89,14 @@ fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
         return None;
     }
     match (settings.gateway.is_on(), outcome.behind_gateway) {
-        (true, false) => {
-            Some("it runs without the gateway that the settings want; `codexd restart` brings that".into())
-        }
-        (false, true) => {
-            Some("it runs behind a gateway that the settings do not want; `codexd restart` ends that".into())
-        }
+        (true, false) => Some(
+            "the app-server runs without the gateway that the settings enable; `codexd restart` adds it"
+                .into(),
+        ),
+        (false, true) => Some(
+            "the app-server runs behind a gateway that the settings disable; `codexd restart` removes it"
+                .into(),
+        ),
         _ => None,
     }
 }

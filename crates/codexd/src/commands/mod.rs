@@ -72,12 +72,12 @@ pub fn run(cli: Cli) -> ExitCode {
 /// Whether this machine has what process identities are made of.
 fn supported() -> Result<(), Failure> {
     codexd_host::process::myself().map(drop).map_err(|error| {
-        Failure::new(ErrorCode::UnsupportedPlatform, format!("/proc does not tell who a process is: {error}"))
+        Failure::new(ErrorCode::UnsupportedPlatform, format!("cannot identify processes from /proc: {error}"))
             .hint("codexd needs Linux with /proc mounted")
     })?;
     if !codexd_host::pid_namespace::proc_is_ours() {
         let message =
-            "/proc belongs to another pid namespace than this command: its numbers name other processes";
+            "/proc belongs to another pid namespace than this command, so its pids identify other processes";
         return Err(Failure::new(ErrorCode::UnsupportedPlatform, message)
             .hint("mount /proc in this pid namespace, as `unshare --pid --fork --mount-proc` does"));
     }

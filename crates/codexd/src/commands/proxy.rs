@@ -53,7 +53,7 @@ fn socket(global: Global, args: &ProxyArgs) -> Result<PathBuf, Failure> {
 fn connect(socket: &Path) -> Result<UnixStream, Failure> {
     let stream = codexd_protocol::unix::connect(socket).map_err(|error| {
         let message = format!("failed to connect to {}: {error}", socket.display());
-        gone(message, socket).hint("codexd start brings a server up on the control socket of the home")
+        gone(message, socket).hint("start an app-server with `codexd start`")
     })?;
     match codexd_protocol::unix::peer(&stream) {
         Ok(peer) if !peer.is_trusted() => Err(failures::refusal(Refusal::OtherUser(peer.uid), socket)),
@@ -76,7 +76,7 @@ fn unwritable(error: &io::Error) -> Failure {
 }
 
 fn tunnel(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::new(ErrorCode::Internal, format!("failed to begin: {error}"));
+    let failed = |error: io::Error| Failure::new(ErrorCode::Internal, format!("failed to start: {error}"));
     // The descriptors themselves: nothing of what passes waits in a buffer.
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
     let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
@@ -93,7 +93,7 @@ fn tunnel(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
             Ok(())
         }
         Err(Broken::Source(error)) => {
-            Err(gone(format!("the connection to {} broke: {error}", socket.display()), socket))
+            Err(gone(format!("connection to {} lost: {error}", socket.display()), socket))
         }
         Err(Broken::Sink(error)) => Err(unwritable(&error)),
     }

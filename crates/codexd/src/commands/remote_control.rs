@@ -25,8 +25,11 @@ pub struct Reply(RemoteControlReply);
 impl Answer for Reply {
     fn text(&self) -> Text {
         let state = if self.0.remote_control_enabled { "enabled" } else { "disabled" };
-        let server =
-            if self.0.backend.is_some() { "the app-server runs with it" } else { "no app-server runs" };
+        let server = if self.0.backend.is_some() {
+            "applied to the running app-server"
+        } else {
+            "takes effect when an app-server starts"
+        };
         Text::from(format!("remote control {state}; {server}"))
     }
 }
@@ -130,8 +133,8 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
         return failure;
     }
     let undone = match context.write_settings(old) {
-        Ok(()) => "the setting is as it was".to_owned(),
-        Err(error) => format!("the setting could not be put back: {error}"),
+        Ok(()) => "the setting was restored".to_owned(),
+        Err(error) => format!("failed to restore the setting: {error}"),
     };
     let again = match failure.code {
         // The old server was never touched.
@@ -142,13 +145,15 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
         | ErrorCode::UnmanagedServer
         | ErrorCode::SocketOccupied => String::new(),
         _ => match restart::replace(context, old, lifecycle::within_grace(old, Some(0)), Handover::Never) {
-            Ok(_) => "; the app-server runs as before".to_owned(),
-            Err(second) => format!("; the app-server could not be started as before: {}", second.message),
+            Ok(_) => "; the app-server runs with the old setting".to_owned(),
+            Err(second) => {
+                format!("; failed to start the app-server with the old setting: {}", second.message)
+            }
         },
     };
     let mut rolled_back = Failure::new(
         ErrorCode::SettingRolledBack,
-        format!("the app-server would not follow the new setting: {}; {undone}{again}", failure.message),
+        format!("failed to apply the new setting to the app-server: {}; {undone}{again}", failure.message),
     )
     .with("cause", failure.code.as_str());
     rolled_back.hint = failure.hint;

@@ -161,23 +161,27 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         add(
             &mut problems,
             "unresponsive-supervisor",
-            format!("the supervisor {} is suspended", suspended.supervisor.pid),
+            format!("the supervisor (pid {}) is suspended", suspended.supervisor.pid),
         );
     }
     if record.process.is_some() && !supervisor.is_alive {
         add(
             &mut problems,
             "lost-supervisor",
-            "the app-server runs without a supervisor: nobody would restart it",
+            "the app-server runs without a supervisor and would not be restarted after a crash",
         );
     }
     let listening = observe::listener(home, OwnServer::of(record.process.as_ref(), record.codexd.as_ref()));
     match listening.seen {
         ListenerSeen::Stale => {
-            add(&mut problems, "stale-socket", "nobody listens on the control socket");
+            add(&mut problems, "stale-socket", "the control socket is stale: no process listens on it");
         }
         ListenerSeen::NotASocket => {
-            add(&mut problems, "no-socket", "the file at the control socket's path is none");
+            add(
+                &mut problems,
+                "no-socket",
+                format!("{} exists but is not a socket", home.control_socket().display()),
+            );
         }
         ListenerSeen::OtherUser { uid } => {
             let user = codexd_host::users::named(uid);
@@ -234,12 +238,12 @@ fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFact
         add(&mut problems, "corrupt-settings", format!("{}: {defect}", home.settings().display()));
     }
     if let Some(seconds) = parsed.grace_beyond_upstream {
-        let message = context::long_grace(seconds)
-            + "; the next command that changes something moves it to stopGraceSeconds";
+        let message =
+            context::long_grace(seconds) + "; the next changing command moves the value to stopGraceSeconds";
         add(&mut problems, context::GRACE_BEYOND_UPSTREAM, message);
     }
     if let Some(why) = &installed.unusable {
-        add(&mut problems, "codex-broken", format!("the Codex that would be run cannot be: {why}"));
+        add(&mut problems, "codex-broken", format!("the installed Codex cannot run: {why}"));
     }
     if home.state_dir().symlink_metadata().is_ok() && !home.state_dir().is_dir() {
         add(&mut problems, "state-unwritable", format!("{} is not a folder", home.state_dir().display()));
@@ -256,7 +260,7 @@ fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed
         Recorded::Alive(_) => return,
         Recorded::Absent => {
             if let Some(server) = &record.process {
-                let message = format!("no record names the app-server {}, which runs", server.pid);
+                let message = format!("the app-server (pid {}) runs and has no record", server.pid);
                 add(problems, "unrecorded-server", message);
             }
             return;
@@ -330,11 +334,13 @@ impl Answer for Reply {
         let (word, colour) = match report.state {
             State::Running => ("running", Colour::Green),
             State::Starting => ("starting", Colour::Yellow),
-            State::Draining => ("draining: running turns are finishing", Colour::Yellow),
+            State::Draining => ("draining: waiting for running turns to finish", Colour::Yellow),
             State::Stopped => ("stopped", Colour::Dim),
             State::Failed => ("failed", Colour::Red),
             State::CrashLooping => ("crash-looping", Colour::Red),
-            State::Unmanaged => ("running, not managed by codexd (codexd start --adopt)", Colour::Yellow),
+            State::Unmanaged => {
+                ("running, not managed by codexd (codexd start --adopt changes that)", Colour::Yellow)
+            }
         };
         let mut rows = vec![("state", style::paint(word, colour))];
         if let Some(pid) = report.pid {
@@ -343,7 +349,7 @@ impl Answer for Reply {
         }
         if let Some(version) = &report.app_server_version {
             let stale = if self.installed && report.running_is_installed == Some(false) {
-                style::paint("  (another one is installed now: codexd restart)", Colour::Yellow)
+                style::paint("  (another version is installed: codexd restart)", Colour::Yellow)
             } else {
                 Text::default()
             };
@@ -353,11 +359,12 @@ impl Answer for Reply {
         rows.extend(report.gateway.as_ref().map(|gateway| ("gateway", gateway_text(gateway))));
         let others = report.generations.iter().filter(|generation| generation.role != Role::Current);
         rows.extend(others.map(|other| {
-            let what = if other.role == Role::Outgoing { "hands over what it holds" } else { "is coming up" };
-            ("beside", format!("app-server pid {} {what}", other.pid).into())
+            let what =
+                if other.role == Role::Outgoing { "is handing over its threads" } else { "is starting" };
+            ("generation", format!("app-server pid {} {what}", other.pid).into())
         }));
         if let Some(pid) = report.supervisor_pid {
-            rows.push(("supervisor", format!("pid {pid}, {} restarts", report.restarts).into()));
+            rows.push(("supervisor", format!("pid {pid}, {}", restarts_text(report.restarts)).into()));
         }
         if let Some(at) = &report.next_attempt_at {
             rows.push(("next try", at.into()));
@@ -366,7 +373,7 @@ impl Answer for Reply {
             let how = match (exit.code, exit.signal) {
                 (Some(code), _) => format!("code {code}"),
                 (_, Some(signal)) => format!("signal {signal}"),
-                _ => "unseen".to_owned(),
+                _ => "unknown".to_owned(),
             };
             rows.push(("last exit", format!("{how} at {}", exit.at).into()));
             rows.extend(failures::error_line(exit).map(|line| ("", style::paint(line, Colour::Dim))));
@@ -389,8 +396,8 @@ impl Reply {
     fn source_text(&self) -> &'static str {
         match self.report.managed_codex_source {
             Some(CodexSource::Named) => " (--codex-bin)",
-            Some(CodexSource::Setting) => " (the setting codexBin)",
-            Some(CodexSource::Record) => " (as recorded for the server)",
+            Some(CodexSource::Setting) => " (from the setting codexBin)",
+            Some(CodexSource::Record) => " (from --codex-bin of the running server)",
             Some(CodexSource::Managed | CodexSource::Path) | None => "",
         }
     }
@@ -398,10 +405,18 @@ impl Reply {
     fn installed_text(&self) -> Text {
         let path = self.report.managed_codex_path.display();
         match &self.report.managed_codex_version {
-            _ if !self.installed => "no Codex (npm install -g @openai/codex)".into(),
+            _ if !self.installed => "no Codex (install it with npm install -g @openai/codex)".into(),
             Some(version) => format!("Codex {} at {path}{}", quote(version), self.source_text()).into(),
-            None => format!("a Codex at {path} that does not tell its version").into(),
+            None => format!("Codex, version unknown, at {path}").into(),
         }
+    }
+}
+
+fn restarts_text(restarts: u64) -> String {
+    match restarts {
+        0 => "no restarts".to_owned(),
+        1 => "restarted once".to_owned(),
+        more => format!("restarted {more} times"),
     }
 }
 
@@ -409,6 +424,6 @@ fn gateway_text(gateway: &GatewayReport) -> Text {
     let listen = gateway.listen.as_ref().map(|listen| format!(", {listen}")).unwrap_or_default();
     match gateway.pid {
         Some(pid) => format!("pid {pid}{listen}").into(),
-        None => style::paint("missing: no client can connect", Colour::Red),
+        None => style::paint("not running: no client can connect", Colour::Red),
     }
 }

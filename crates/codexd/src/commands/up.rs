@@ -33,7 +33,7 @@ impl Answer for Reply {
         let reply = &self.lifecycle;
         let version = reply.app_server_version.clone().unwrap_or_else(|| "unknown".to_owned());
         let what = if reply.embedded {
-            style::paint("the built-in server: it only echoes (no Codex is installed)", Colour::Yellow)
+            style::paint("built-in server, which only echoes (Codex is not installed)", Colour::Yellow)
         } else {
             style::paint(Text::from("Codex app-server ").then(Text::quoted(&version)), Colour::Green)
         };
@@ -101,13 +101,13 @@ fn quoted(word: &str) -> String {
 fn announce(context: &Context, real: Option<&Installed>) {
     match real {
         Some(installed) => output::say(&format!(
-            "bringing up Codex {} from {}",
+            "starting Codex {} from {}",
             installed.version_if_quick(context).unwrap_or_else(|| "(version unknown)".to_owned()),
             installed.found.path.display()
         )),
         None => output::say(
-            "no Codex is installed here: bringing up the built-in server, which only echoes; \
-             get the real one with `npm install -g @openai/codex`",
+            "Codex is not installed: starting the built-in server, which only echoes; \
+             install Codex with `npm install -g @openai/codex`",
         ),
     }
 }

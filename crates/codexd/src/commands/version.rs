@@ -43,16 +43,18 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
         ListenerSeen::OtherUser { uid } => Err(failures::refusal(Refusal::OtherUser(uid), &socket)),
         seen => {
             let what = match seen {
-                ListenerSeen::Nothing => "no app-server has made it",
-                ListenerSeen::Stale => "nobody listens on it any more",
-                ListenerSeen::NotASocket => "it is not a socket",
-                _ => "somebody listens on it and does not answer",
+                ListenerSeen::Nothing => {
+                    "the socket does not exist; no app-server has been started in this home"
+                }
+                ListenerSeen::Stale => "no process listens on the socket",
+                ListenerSeen::NotASocket => "the path exists but is not a socket",
+                _ => "a process listens on the socket and does not answer",
             };
             Err(Failure::new(
                 ErrorCode::NotAnswering,
                 format!("no app-server answers on {}: {what}", socket.display()),
             )
-            .hint("`codexd start` brings one up; `codexd status` tells more")
+            .hint("start one with `codexd start`; `codexd status` shows details")
             .with("socketPath", socket.to_string_lossy().into_owned()))
         }
     }

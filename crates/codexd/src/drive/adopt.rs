@@ -18,7 +18,8 @@ use crate::observe::{self, OwnServer, Snapshot};
 impl Drive<'_> {
     pub(super) fn adopt_recorded(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         let Some(process) = snapshot.server.clone() else { return Ok(()) };
-        let message = format!("no supervisor kept the app-server {}; a new one took it over", process.pid);
+        let message =
+            format!("the app-server (pid {}) had no supervisor; a new supervisor adopted it", process.pid);
         let behind_gateway = snapshot.codexd.as_ref().is_some_and(|record| record.socket.is_some());
         // A server that has a socket of its own needs a gateway, whatever the settings say now.
         let wanted = match (behind_gateway, self.request.gateway) {
@@ -36,7 +37,7 @@ impl Drive<'_> {
 
     pub(super) fn adopt_listener(&mut self, pid: Pid) -> Result<(), Failure> {
         let gone = |error: io::Error| {
-            Failure::new(ErrorCode::UnmanagedServer, format!("failed to take over process {pid}: {error}"))
+            Failure::new(ErrorCode::UnmanagedServer, format!("failed to adopt process {pid}: {error}"))
         };
         let process = process::identify(pid).map_err(gone)?;
         // It answered before it was identified: still the same one?

@@ -28,7 +28,7 @@ impl Drive<'_> {
                     Ok(()) => {}
                     // To stop what does not run, nothing has to be written.
                     Err(error) if self.request.command == Command::Stop => {
-                        output::say(&format!("warning: {what}, and its record cannot be removed: {error}"));
+                        output::say(&format!("warning: {what}; failed to remove the record: {error}"));
                         self.record_stays = true;
                         return Ok(());
                     }
@@ -54,14 +54,17 @@ impl Drive<'_> {
         let our_link = socket_path::is_ours(&socket);
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failures::state("remove the left-over socket", &socket, &error));
+                return Err(failures::state("remove the stale socket", &socket, &error));
             }
             _ => {}
         }
         if our_link {
             return Ok(());
         }
-        self.context.repaired("stale-socket", format!("nobody listened on {}; removed it", socket.display()));
+        self.context.repaired(
+            "stale-socket",
+            format!("removed {}: stale socket, no process listened on it", socket.display()),
+        );
         Ok(())
     }
 
@@ -85,30 +88,30 @@ impl Drive<'_> {
                 return Ok(());
             }
             let message = format!(
-                "process {} listens in the place of the supervisor of {} and cannot be identified as a supervisor",
+                "pid {} listens on the supervisor's socket of {} but cannot be identified as a supervisor",
                 unresponsive.pid,
                 self.context.home.root().display()
             );
             return Err(Failure::new(ErrorCode::SupervisorFailed, message)
-                .hint("end that process; codexd does not signal what it cannot identify")
+                .hint("end that process; codexd does not signal processes that it cannot identify")
                 .with("pid", unresponsive.pid.0));
         }
         process::signal(&unresponsive, Signal::KILL).map_err(|error| {
             Failure::new(
                 ErrorCode::SupervisorFailed,
-                format!("failed to end the supervisor {}: {error}", unresponsive.pid),
+                format!("failed to kill the supervisor (pid {}): {error}", unresponsive.pid),
             )
         })?;
         // One that waits for a disk ends when that has answered.
         if !process::await_end(&unresponsive, Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS)) {
             return Err(Failure::new(
                 ErrorCode::SupervisorFailed,
-                format!("the supervisor {} does not end", unresponsive.pid),
+                format!("the supervisor (pid {}) is still alive after SIGKILL", unresponsive.pid),
             ));
         }
         self.context.repaired(
             "unresponsive-supervisor",
-            format!("the supervisor {} did not answer and was ended", unresponsive.pid),
+            format!("killed the supervisor (pid {}): it did not respond", unresponsive.pid),
         );
         Ok(())
     }
@@ -119,7 +122,7 @@ impl Drive<'_> {
         if !swept.left.is_empty() {
             return Err(still_alive(&swept.left));
         }
-        let message = format!("ended {} processes that a dead app-server had left behind", swept.ended);
+        let message = format!("ended {} orphaned processes of a dead app-server", swept.ended);
         self.context.repaired("orphaned-processes", message);
         Ok(())
     }
@@ -139,10 +142,12 @@ pub fn name_problem(trouble: &RecordProblem) -> (&'static str, String) {
         }
         RecordProblem::Gone(gone) => {
             let (found, what) = match gone {
-                Gone::Stale => ("stale-record", "the recorded app-server is gone"),
+                Gone::Stale => ("stale-record", "the recorded app-server no longer runs"),
                 Gone::Reused => ("reused-pid", "the recorded pid belongs to another process now"),
-                Gone::Zombie => ("zombie-server", "the recorded app-server has ended and was never reaped"),
-                Gone::Reboot => ("reboot", "the machine was restarted since the app-server was recorded"),
+                Gone::Zombie => {
+                    ("zombie-server", "the recorded app-server is a zombie: it has exited and was not reaped")
+                }
+                Gone::Reboot => ("reboot", "the machine was rebooted after the app-server was recorded"),
                 Gone::Foreign => ("foreign-process", "the recorded pid is not an app-server"),
                 Gone::OtherNamespace => (
                     "other-namespace",

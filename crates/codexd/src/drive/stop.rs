@@ -51,8 +51,9 @@ impl Drive<'_> {
                 }
                 Err(ConnectionError::Silent(_)) => {
                     let grace = self.request.policy.grace_ms.map(|ms| format!(" for up to {} s", ms / 1_000));
-                    progress
-                        .report(|| format!("waiting{} for running turns to end", grace.unwrap_or_default()));
+                    progress.report(|| {
+                        format!("waiting{} for running turns to finish", grace.unwrap_or_default())
+                    });
                 }
                 Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
             }

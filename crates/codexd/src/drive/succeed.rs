@@ -214,8 +214,7 @@ impl Drive<'_> {
                 Ok(_) => {}
                 Err(ConnectionError::Silent(_)) if !supervisor::answers(&self.context.home) => break,
                 Err(ConnectionError::Silent(_)) => {
-                    progress
-                        .report(|| "waiting for the old app-server to hand over what it holds".to_owned());
+                    progress.report(|| "waiting for the old app-server to hand over its threads".to_owned());
                 }
                 // What goes on goes on without us.
                 Err(_) => break,

@@ -215,7 +215,7 @@ impl SupervisorSession {
             Ok(Report::ConfigureGateway { args }) => self.configure(args).await,
             // The gateway's orders carry no ids: it awaits no reply. An older supervisor reports to it what others are refused.
             Ok(Report::Refused(refusal)) if self.refuses_to_sender => {
-                let message = format!("the supervisor refused an order of the gateway: {}", refusal.message);
+                let message = format!("the supervisor rejected an order of the gateway: {}", refusal.message);
                 let event = Event::new(EventLevel::Warn, "gateway.order.refused", message);
                 self.log_event(event, json!({"errno": refusal.errno}));
             }

@@ -26,8 +26,8 @@ const NORMAL: u16 = 1000;
 /// Runs until stdin has ended and everything asked is answered, or something fails.
 pub(super) fn run(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     let rest = shake_hands(&stream)
-        .map_err(|why| gone(format!("failed to begin a WebSocket on {}: {why}", socket.display()), socket))?;
-    let failed = |error: io::Error| Failure::new(ErrorCode::Internal, format!("failed to begin: {error}"));
+        .map_err(|why| gone(format!("WebSocket handshake on {} failed: {why}", socket.display()), socket))?;
+    let failed = |error: io::Error| Failure::new(ErrorCode::Internal, format!("failed to start: {error}"));
     let sending = stream.try_clone().map_err(failed)?;
     let session =
         Arc::new(Session { sending: Mutex::new(sending), open: Mutex::default(), socket: socket.to_owned() });
@@ -61,7 +61,7 @@ fn shake_hands(mut stream: &UnixStream) -> Result<Vec<u8>, String> {
             count => head.extend_from_slice(&piece[..count]),
         }
         if head.len() > BUFFER_BYTES {
-            return Err("its answer is no HTTP".into());
+            return Err("the answer is not HTTP".into());
         }
     }
 }
@@ -174,7 +174,7 @@ impl Session {
         loop {
             while let Some(incoming) = decoder
                 .next(&mut bytes)
-                .map_err(|fault| self.ended(&format!("it broke the protocol: {}", fault.reason)))?
+                .map_err(|fault| self.ended(&format!("protocol error: {}", fault.reason)))?
             {
                 match incoming {
                     Incoming::Text(text) => {
@@ -199,10 +199,10 @@ impl Session {
                 return Ok(());
             }
             match stream.read(&mut buffer) {
-                Ok(0) => return self.over_or("the server hung up"),
+                Ok(0) => return self.over_or("the server closed the connection"),
                 Ok(count) => bytes = &buffer[..count],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => bytes = &[],
-                Err(error) => return self.over_or(&format!("the connection broke: {error}")),
+                Err(error) => return self.over_or(&format!("connection lost: {error}")),
             }
         }
     }
@@ -214,8 +214,8 @@ impl Session {
     /// The server is gone before its time.
     fn ended(&self, why: &str) -> Failure {
         let open: usize = lock(&self.open).asked.values().sum();
-        gone(format!("{}: {why}; {open} requests have no answer", self.socket.display()), &self.socket)
-            .hint("codexd status tells whether a server runs; then run the command again")
+        gone(format!("{}: {why}; {open} requests were not answered", self.socket.display()), &self.socket)
+            .hint("check with `codexd status` whether a server runs, then run the command again")
             .with("unanswered", open)
     }
 }
@@ -250,7 +250,7 @@ fn next_line(stdin: &mut impl BufRead, number: u64) -> Result<Option<Option<Text
     }
     let text = line.trim_ascii();
     if text.len() > MESSAGE_BYTES_MAX {
-        return Err(refused("is larger than the 64 MiB of a message"));
+        return Err(refused("is larger than 64 MiB, the limit for a message"));
     }
     let text = std::str::from_utf8(text).map_err(|_| refused("is not UTF-8"))?;
     Ok(Some((!text.is_empty()).then(|| text.into())))

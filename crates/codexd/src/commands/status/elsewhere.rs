@@ -37,7 +37,7 @@ pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -
         may_ask: denied.is_none(),
     };
     if let Some(error) = denied {
-        let message = format!("this process may not connect to the control socket, as in a sandbox: {error}");
+        let message = format!("permission denied to connect to the control socket, as in a sandbox: {error}");
         add(&mut problems, "unresponsive-listener", message);
     } else if matches!(listening.seen, ListenerSeen::Unresponsive { .. }) && !served.is_leaving() {
         add(&mut problems, "unresponsive-listener", MUTE_LISTENER);

@@ -124,7 +124,7 @@ pub fn not_loaded(home: &Home) -> Option<String> {
     let threads = if count == 1 { "thread" } else { "threads" };
     (count > 0).then(|| {
         format!(
-            "the app-server refuses to load {count} {threads}, which is tried again every {} s at most: {}{more}",
+            "the app-server refuses to load {count} {threads}; retried every {} s at most: {}{more}",
             THREAD_RETRY_MS_MAX / 1_000,
             named.join(", ")
         )

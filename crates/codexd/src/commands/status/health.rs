@@ -36,7 +36,7 @@ fn ask_the_server(home: &Home, found: &Found, problems: &mut Problems) {
     let Ok(mut session) = Session::open(&socket, VERSION, timeout) else { return };
     if let Some(why) = prove::configuration_refused(&mut session) {
         let message = format!(
-            "Codex cannot load its configuration, so no thread can be started or resumed: {why}; correct {}, which needs no restart",
+            "Codex cannot load its configuration, so no thread can be started or resumed: {why}; correct {} (no restart needed)",
             home.root().join("config.toml").display()
         );
         add(problems, "config-invalid", message);

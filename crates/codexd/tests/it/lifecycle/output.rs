@@ -146,7 +146,7 @@ fn people_are_not_told_of_another_codex_where_none_is_installed_any_more() -> an
     std::fs::rename(home.path().join("packages"), home.path().join("packages-were"))?;
     let without = Codexd::new(&home)?.env("PATH", "/nonexistent");
     let text = without.run(&["status", "--text"])?.stdout;
-    assert!(text.contains("no Codex") && !text.contains("another one is installed"), "{text}");
+    assert!(text.contains("no Codex") && !text.contains("another version is installed"), "{text}");
     codexd.json(&["stop"])?;
     home.assert_no_process_left();
     Ok(())

@@ -162,7 +162,7 @@ fn what_listens_and_is_no_websocket_is_named() -> anyhow::Result<()> {
     let server = stub(&home, drop)?;
     let output = piped(proxy(&home, &["--lines"])?, Vec::new(), true)?;
     assert_eq!((output.status.code(), &output.stdout[..]), (Some(5), &b""[..]));
-    assert!(String::from_utf8(output.stderr)?.contains("failed to begin a WebSocket on "));
+    assert!(String::from_utf8(output.stderr)?.contains("WebSocket handshake on "));
     server.join().expect("no panic")?;
     Ok(())
 }
