@@ -1,4 +1,4 @@
-//! The seam between the gateway and whoever runs it: the doors it is handed, what it is told, what it asks for.
+//! The seam between the gateway and whoever runs it: the listeners it is handed, what it is told, what it asks for.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ pub const MOVES: bool = true;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Generation {
     /// Its name: the mark in `CODEXD_GENERATION`. No two have the same, also over time.
-    pub mark: String,
+    pub id: String,
     /// Its process.
     pub pid: u32,
     /// Where it listens, or is about to.
@@ -55,7 +55,7 @@ pub enum HostEvent {
     /// The generations that live now: the first thing it hears, and again at every change. None is current while a crashed
     /// server is being started again.
     Generations(Vec<Generation>),
-    /// What the gateway before this one had stored of threads ([`HostOrder::StoreThreadSettings`]). Comes before the first
+    /// What the gateway before this one had stored of threads ([`HostCommand::StoreThreadSettings`]). Comes before the first
     /// list of generations, or not at all.
     ThreadSettings(Vec<ThreadSettings>),
     /// There was a gateway before this one, and what it had stored of threads is lost.
@@ -65,7 +65,7 @@ pub enum HostEvent {
     /// The settings, as the last command found them. The token file is read again.
     Configure {
         /// The listener for the network, if there is to be one.
-        tcp: Option<TcpDoor>,
+        tcp: Option<TcpListenerConfig>,
         /// Which clients decide what a sub-agent asks.
         subagent_approvals: SubagentApprovals,
     },
@@ -77,13 +77,13 @@ pub enum HostEvent {
 
 /// What the gateway asks for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum HostOrder {
+pub enum HostCommand {
     /// The outgoing generation of this mark holds nothing any more and may be ended.
     Retire {
         /// Which.
-        mark: String,
+        generation_id: String,
     },
-    /// Store the settings of a thread in memory, never on disk, for a gateway that comes after this one. They may hold
+    /// Store the settings of a thread in store, never on disk, for a gateway that comes after this one. They may hold
     /// credentials.
     StoreThreadSettings(ThreadSettings),
     /// Tell this to every command that listens: how a handover goes.
@@ -104,14 +104,14 @@ pub enum HostOrder {
 /// The goals that are at work, by the ids of their threads.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 #[serde(default)]
-pub struct KeptGoals {
+pub struct PersistedGoals {
     /// They are active: somebody who is not there may count on it.
     pub active: Vec<String>,
     /// They are paused until their threads have moved, or may be: nobody wants that but the gateway.
     pub held: Vec<String>,
 }
 
-impl KeptGoals {
+impl PersistedGoals {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.active.is_empty() && self.held.is_empty()
@@ -120,49 +120,49 @@ impl KeptGoals {
 
 /// As whom a gateway introduced itself to app-servers.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct KeptPersona {
+pub struct PersistedClientIdentity {
     /// What the hub wanted kept.
-    pub introduction: String,
+    pub initialize_params: String,
     /// The marks of the app-servers.
-    pub known_to: Vec<String>,
+    pub generations: Vec<String>,
 }
 
 /// What outlives the gateway. It is read before the first client is served, and written by the [`StateWriter`].
 ///
 /// [`StateWriter`]: crate::state_writer::StateWriter
-pub trait Memory: Send {
+pub trait StateStore: Send {
     /// The goals that were at work when the gateway before this one ended.
-    fn goals(&mut self) -> KeptGoals;
+    fn goals(&mut self) -> PersistedGoals;
 
     /// Keeps the goals that are at work from now on, in place of those before. Done when it returns, also if the gateway is
     /// killed the next moment.
     ///
     /// # Errors
     /// The system's: they are not kept.
-    fn keep_goals(&mut self, goals: &KeptGoals) -> io::Result<()>;
+    fn persist_goals(&mut self, goals: &PersistedGoals) -> io::Result<()>;
 
     /// As whom the gateway before this one introduced itself.
-    fn persona(&mut self) -> Option<KeptPersona>;
+    fn client_identity(&mut self) -> Option<PersistedClientIdentity>;
 
     /// Keeps as whom app-servers know the gateway, or will when it is linked to them, in place of what was kept before.
     ///
     /// # Errors
     /// The system's: it is not kept.
-    fn keep_persona(&mut self, persona: &KeptPersona) -> io::Result<()>;
+    fn persist_client_identity(&mut self, client_identity: &PersistedClientIdentity) -> io::Result<()>;
 }
 
 /// Where clients come in.
 #[derive(Debug)]
-pub struct Doors {
+pub struct Listeners {
     /// The well-known control socket, listening already.
     pub control: UnixListener,
     /// The door for the network, if the settings ask for one.
-    pub tcp: Option<TcpDoor>,
+    pub tcp: Option<TcpListenerConfig>,
 }
 
 /// A door that speaks WebSocket over TCP.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TcpDoor {
+pub struct TcpListenerConfig {
     /// The address.
     pub listen: SocketAddr,
     /// The file that holds the token, for its owner alone.

@@ -15,7 +15,7 @@ use std::io;
 use tokio::sync::mpsc;
 
 use codexd_core::settings::SubagentApprovals;
-use host::{Doors, HostEvent, HostOrder, Memory};
+use host::{HostCommand, HostEvent, Listeners, StateStore};
 use state_writer::StateWriter;
 
 /// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
@@ -24,13 +24,13 @@ use state_writer::StateWriter;
 /// # Errors
 /// The system's, when a door cannot be opened.
 pub async fn run(
-    doors: Doors,
+    listeners: Listeners,
     subagent_approvals: SubagentApprovals,
-    memory: Box<dyn Memory>,
+    store: Box<dyn StateStore>,
     state_writer: StateWriter,
     host_events: mpsc::Receiver<HostEvent>,
-    host_orders: mpsc::Sender<HostOrder>,
+    host_commands: mpsc::Sender<HostCommand>,
 ) -> io::Result<()> {
     let hub = Box::new(hub::Hub::new(subagent_approvals));
-    shell::run(hub, doors, memory, state_writer, host_events, host_orders).await
+    shell::run(hub, listeners, store, state_writer, host_events, host_commands).await
 }

@@ -30,15 +30,15 @@ pub(crate) const CLIENT_READ_BYTES: usize = 16 * 1024;
 /// How much is read from an app-server at once: everything in it is passed on before anything is written.
 pub(crate) const UPSTREAM_READ_BYTES: usize = 64 * 1024;
 /// Reads of a link that a burst may take at once, if they bring nothing that anybody waits for.
-pub(crate) const EAGER_READS: u32 = 64;
+pub(crate) const IMMEDIATE_READS: u32 = 64;
 /// A link may be read once more so often: one that pours is read about once in one to two of these, unless it fills the buffer.
-pub(crate) const PACED_READ_MS: u64 = 1;
+pub(crate) const COALESCED_READ_MS: u64 = 1;
 /// How much is written at once.
 pub(crate) const WRITE_BYTES: usize = 128 * 1024;
 /// How much is written to one connection before others have their turn.
 pub(crate) const WRITE_TURN_BYTES: usize = 1024 * 1024;
 /// Connections that are written to before others have their turn.
-pub(crate) const WRITE_TURN_LINES: usize = 64;
+pub(crate) const WRITE_TURN_CONNECTIONS: usize = 64;
 /// The largest message of a client before its `initialize` is accepted. Upstream takes more; no client sends as much.
 pub(crate) const FIRST_MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Messages and bytes that may wait for such a client.
@@ -48,10 +48,10 @@ pub(crate) const FIRST_OUTBOUND_BYTES_MAX: usize = 512 * 1024;
 /// Bytes of requests that may wait for the answer to their client's `initialize` before no more is read from it.
 pub(crate) const WAITING_BEFORE_READY_BYTES: usize = 1024 * 1024;
 /// Connections of the control socket that have not sent `initialize`. For one more, the oldest is closed if it has been silent
-/// for [`UNINTRODUCED_SILENT_MS`]: many clients come at once when a gateway was replaced.
-pub(crate) const UNINTRODUCED_MAX: usize = 128;
-/// See [`UNINTRODUCED_MAX`].
-pub(crate) const UNINTRODUCED_SILENT_MS: u64 = 2_000;
+/// for [`UNINITIALIZED_SILENT_MS`]: many clients come at once when a gateway was replaced.
+pub(crate) const UNINITIALIZED_MAX: usize = 128;
+/// See [`UNINITIALIZED_MAX`].
+pub(crate) const UNINITIALIZED_SILENT_MS: u64 = 2_000;
 /// Descriptors that no new client gets: they are for the dedicated connections of those that are there, for files, and for
 /// app-servers.
 pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
@@ -66,32 +66,32 @@ pub(crate) const TCP_HEAD_MAX_MS: u64 = 3_000;
 /// How long a client over TCP may take from the handshake to its `initialize`.
 pub(crate) const TCP_INITIALIZE_MAX_MS: u64 = 10_000;
 /// Connections over TCP that have not shown the token yet. Beyond it the oldest that has sent nothing makes room for the next.
-pub(crate) const TCP_STRANGERS_MAX: usize = 64;
+pub(crate) const TCP_UNAUTHENTICATED_MAX: usize = 64;
 /// The wait before a door that could not be opened is tried again: doubled from the first to the last.
-pub(crate) const DOOR_FIRST_WAIT_MS: u64 = 50;
-/// See [`DOOR_FIRST_WAIT_MS`].
-pub(crate) const DOOR_LAST_WAIT_MS: u64 = 5_000;
+pub(crate) const LISTEN_RETRY_FIRST_MS: u64 = 50;
+/// See [`LISTEN_RETRY_FIRST_MS`].
+pub(crate) const LISTEN_RETRY_LAST_MS: u64 = 5_000;
 /// How long nothing comes over TCP before the kernel asks whether the other end is still there.
 pub(crate) const KEEPALIVE_SECONDS: u64 = 60;
 /// How long an app-server may take to answer `initialize`, from the connecting on.
 pub(crate) const INITIALIZE_TIMEOUT_MS: u64 = 10_000;
 /// The wait between two attempts to greet an app-server: doubled from the first to the last.
-pub(crate) const GREET_FIRST_WAIT_MS: u64 = 1;
+pub(crate) const PROBE_FIRST_WAIT_MS: u64 = 1;
 /// How long an app-server counts as just started.
-pub(crate) const GREET_HASTE_MS: u64 = 2_000;
+pub(crate) const PROBE_YOUNG_MS: u64 = 2_000;
 /// The longest wait between two attempts meanwhile, if the host has no news of a socket: a start is as late as the attempt
 /// that finds it.
-pub(crate) const GREET_HASTY_WAIT_MS: u64 = 8;
-/// See [`GREET_FIRST_WAIT_MS`].
-pub(crate) const GREET_LAST_WAIT_MS: u64 = 100;
+pub(crate) const PROBE_YOUNG_WAIT_MS: u64 = 8;
+/// See [`PROBE_FIRST_WAIT_MS`].
+pub(crate) const PROBE_LAST_WAIT_MS: u64 = 100;
 /// How long a client that is cut has to take the close frame and to hang up.
 pub(crate) const CLOSE_TIMEOUT_MS: u64 = 5_000;
 /// How long all clients together have to take what waits for them when the gateway leaves.
 pub(crate) const LEAVE_TIMEOUT_MS: u64 = 1_000;
 /// How long a door is left alone when nobody can be let in for want of descriptors.
-pub(crate) const DEAF_MS: u64 = 100;
+pub(crate) const ACCEPT_PAUSE_MS: u64 = 100;
 /// Notes and reports that wait for the host; beyond it the oldest is dropped.
-pub(crate) const ORDERS_WAITING_MAX: usize = 1_024;
+pub(crate) const HOST_COMMANDS_WAITING_MAX: usize = 1_024;
 
 /// Requests of all clients that may be on their way to an app-server at once. App-server 0.169.0 has one queue of 128
 /// for all connections and refuses what does not fit.

@@ -3,7 +3,7 @@
 use codexd_core::clock::Monotonic;
 use codexd_core::settings::SubagentApprovals;
 
-use crate::host::KeptGoals;
+use crate::host::PersistedGoals;
 
 /// The text of one protocol message. A clone shares the bytes.
 pub type Text = tungstenite::Utf8Bytes;
@@ -80,7 +80,7 @@ pub enum Event {
     GoalsPersisted(u64),
     /// The goals that were at work when the gateway before this one ended: they are to go on. Comes before everything else,
     /// or not at all.
-    GoalsRestored(KeptGoals),
+    GoalsRestored(PersistedGoals),
     /// What the gateway before this one had stored with [`Action::StoreThreadSettings`]. Comes before the first list that names
     /// an app-server, or not at all.
     ThreadSettingsRestored {
@@ -132,7 +132,7 @@ pub enum Action {
         /// Counts from 1.
         number: u64,
         /// All of them.
-        goals: KeptGoals,
+        goals: PersistedGoals,
     },
     /// Remember, for a gateway that comes after this one, as whom it introduces itself.
     PersistClientIdentity(Text),

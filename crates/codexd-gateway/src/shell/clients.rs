@@ -1,6 +1,6 @@
 //! The clients: who they are, what they say, how they are told, how they leave.
 //!
-//! The brain hears of a client once that it came and once that it left, whoever ended it.
+//! The logic should_read of a client once that it came and once that it left, whoever ended it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use codexd_core::contract::EventLevel;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::driver::Driver;
-use super::line::{End, Line, Read, Ready, Side};
+use super::connection::{End, Peer, Read, Ready, WsConnection};
+use super::event_loop::HubDriver;
 use super::outbox::Overflow;
 use super::stream::Stream;
 use crate::hub::{ClientId, Event, Text};
@@ -27,7 +27,7 @@ const TRY_AGAIN_LATER: u16 = 1013;
 /// The clients that are connected.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    lines: RefCell<HashMap<ClientId, Rc<Line>, BuildHasherDefault<Spread>>>,
+    connections: RefCell<HashMap<ClientId, Rc<WsConnection>, BuildHasherDefault<Spread>>>,
     count: Cell<u64>,
 }
 
@@ -54,36 +54,36 @@ impl Hasher for Spread {
 impl Clients {
     /// Wakes the task of a client.
     pub(super) fn wake(&self, client: ClientId) {
-        if let Some(line) = self.lines.borrow().get(&client) {
-            line.wake();
+        if let Some(connection) = self.connections.borrow().get(&client) {
+            connection.wake();
         }
     }
 
     pub(super) fn admit(&self, client: ClientId) {
-        if let Some(line) = self.lines.borrow().get(&client) {
-            line.admit();
+        if let Some(connection) = self.connections.borrow().get(&client) {
+            connection.admit();
         }
     }
 
     /// Whether a connection whose messages go to a client is to be read.
-    pub(super) fn has_room_for(&self, client: ClientId, source: &Rc<Line>) -> bool {
-        self.lines.borrow().get(&client).is_none_or(|line| line.has_room_for(source))
+    pub(super) fn has_room_for(&self, client: ClientId, source: &Rc<WsConnection>) -> bool {
+        self.connections.borrow().get(&client).is_none_or(|connection| connection.has_room_for(source))
     }
 
-    fn add(&self, line: Rc<Line>) -> ClientId {
+    fn add(&self, connection: Rc<WsConnection>) -> ClientId {
         let client = ClientId(self.count.get() + 1);
         self.count.set(client.0);
-        self.lines.borrow_mut().insert(client, line);
+        self.connections.borrow_mut().insert(client, connection);
         client
     }
 
-    fn remove(&self, client: ClientId) -> Option<Rc<Line>> {
-        self.lines.borrow_mut().remove(&client)
+    fn remove(&self, client: ClientId) -> Option<Rc<WsConnection>> {
+        self.connections.borrow_mut().remove(&client)
     }
 }
 
 /// Waits until a client has had time enough to send `initialize`, and has not.
-async fn no_initialize(driver: &Driver, client: ClientId, within: Duration) -> End {
+async fn no_initialize(driver: &HubDriver, client: ClientId, within: Duration) -> End {
     tokio::time::sleep(within).await;
     if driver.has_initialized(client) {
         std::future::pending::<()>().await;
@@ -92,30 +92,30 @@ async fn no_initialize(driver: &Driver, client: ClientId, within: Duration) -> E
 }
 
 /// Serves a client that has shaken hands until it is gone, or has not sent `initialize` within a time, if there is one. `read`
-/// is what came behind the handshake. One that has shown no token may be closed until it introduces itself: `unintroduced` is
+/// is what came behind the handshake. One that has shown no token may be closed until it introduces itself: `uninitialized` is
 /// its number among those.
 pub(crate) async fn serve(
-    driver: Rc<Driver>,
+    driver: Rc<HubDriver>,
     stream: Stream,
     read: Vec<u8>,
     initialize_within: Option<Duration>,
-    unintroduced: Option<u64>,
+    uninitialized: Option<u64>,
 ) {
-    let line = Line::new(stream, Side::Server, Rc::clone(&driver.writer));
-    let client = driver.clients.add(Rc::clone(&line));
-    if let Some(serial) = unintroduced {
-        driver.unintroduced.is_silent(serial, client, Rc::clone(&line));
+    let connection = WsConnection::new(stream, Peer::Client, Rc::clone(&driver.writer));
+    let client = driver.clients.add(Rc::clone(&connection));
+    if let Some(serial) = uninitialized {
+        driver.uninitialized.set_silent(serial, client, Rc::clone(&connection));
     }
     driver.feed(Event::ClientConnected(client));
-    let end = match line.take(&read, |text| driver.feed(Event::ClientMessage(client, text))) {
+    let end = match connection.take(&read, |text| driver.feed(Event::ClientMessage(client, text))) {
         Ok(()) => {
             drop(read);
             match initialize_within {
-                None => listen(&driver, client, &line).await,
+                None => listen(&driver, client, &connection).await,
                 Some(within) => {
                     Box::pin(async {
                         tokio::select! {
-                            end = listen(&driver, client, &line) => end,
+                            end = listen(&driver, client, &connection) => end,
                             end = no_initialize(&driver, client, within) => Some(end),
                         }
                     })
@@ -125,16 +125,16 @@ pub(crate) async fn serve(
         }
         Err(end) => Some(end),
     };
-    driver.ended(client, &line, end);
-    unintroduced.inspect(|serial| driver.unintroduced.remove(*serial));
+    driver.ended(client, &connection, end);
+    uninitialized.inspect(|serial| driver.uninitialized.remove(*serial));
     drop(driver);
-    say_goodbye(&line, end).await;
+    finish_closing(&connection, end).await;
 }
 
-/// Reads until the end. `None` when it came from this side.
-async fn listen(driver: &Rc<Driver>, client: ClientId, line: &Rc<Line>) -> Option<End> {
+/// Reads until the end. `None` when it came from this peer.
+async fn listen(driver: &Rc<HubDriver>, client: ClientId, connection: &Rc<WsConnection>) -> Option<End> {
     loop {
-        match line.ready(|| driver.hears(client)).await {
+        match connection.ready(|| driver.should_read(client)).await {
             Ready::Readable => {}
             Ready::Room => continue,
             Ready::Ended => return None,
@@ -142,7 +142,7 @@ async fn listen(driver: &Rc<Driver>, client: ClientId, line: &Rc<Line>) -> Optio
         let read = {
             let mut buffer = driver.read_buffer.borrow_mut();
             let room = CLIENT_READ_BYTES.min(buffer.len());
-            line.read(&mut buffer[..room], |text| driver.feed(Event::ClientMessage(client, text)))
+            connection.read(&mut buffer[..room], |text| driver.feed(Event::ClientMessage(client, text)))
         };
         match read {
             Ok(Read::All) => {}
@@ -152,59 +152,59 @@ async fn listen(driver: &Rc<Driver>, client: ClientId, line: &Rc<Line>) -> Optio
     }
 }
 
-async fn say_goodbye(line: &Rc<Line>, end: Option<End>) {
+async fn finish_closing(connection: &Rc<WsConnection>, end: Option<End>) {
     let goodbye = async {
-        line.flushed().await;
+        connection.flushed().await;
         // Closed at once, a socket with unread bytes may take the close frame back from the other end.
         if end != Some(End::Closed) {
-            line.hung_up().await;
+            connection.wait_for_hangup().await;
         }
     };
-    if end != Some(End::Gone) && !line.is_broken() {
+    if end != Some(End::Gone) && !connection.is_broken() {
         let _ = timeout(Duration::from_millis(CLOSE_TIMEOUT_MS), goodbye).await;
     }
-    line.abandon();
+    connection.abandon();
 }
 
-impl Driver {
-    pub(super) fn tell(self: &Rc<Self>, client: ClientId, text: Text) {
-        // Gone already, and the brain is about to hear it.
-        let Some(line) = self.clients.lines.borrow().get(&client).map(Rc::clone) else { return };
-        if let Err(overflow) = line.push(text) {
-            self.cut_slow(client, overflow);
+impl HubDriver {
+    pub(super) fn send_to_client(self: &Rc<Self>, client: ClientId, text: Text) {
+        // Gone already, and the logic is about to next_text it.
+        let Some(connection) = self.clients.connections.borrow().get(&client).map(Rc::clone) else { return };
+        if let Err(overflow) = connection.push(text) {
+            self.close_slow_client(client, overflow);
         }
     }
 
-    /// Closes every client's connection after what waits for it; the brain is not told.
-    pub(super) fn send_all_away(&self) -> Vec<Rc<Line>> {
-        let lines: Vec<Rc<Line>> = self.clients.lines.take().into_values().collect();
-        for line in &lines {
-            line.close(GOING_AWAY, "codexd is going away");
+    /// Closes every client's connection after what waits for it; the logic is not told.
+    pub(super) fn close_all(&self) -> Vec<Rc<WsConnection>> {
+        let connections: Vec<Rc<WsConnection>> = self.clients.connections.take().into_values().collect();
+        for connection in &connections {
+            connection.close(GOING_AWAY, "codexd is going away");
         }
-        lines
+        connections
     }
 
-    fn cut_slow(self: &Rc<Self>, client: ClientId, overflow: Overflow) {
-        let Some(line) = self.clients.remove(client) else { return };
+    fn close_slow_client(self: &Rc<Self>, client: ClientId, overflow: Overflow) {
+        let Some(connection) = self.clients.remove(client) else { return };
         let Overflow { messages, bytes } = overflow;
         let (whole, tenth) = (bytes / 1_000_000, bytes % 1_000_000 / 100_000);
         let why = format!(
             "slow reader: {messages} messages ({whole}.{tenth} MB) unread; reconnect and resume the thread"
         );
-        line.cut(TRY_AGAIN_LATER, &why);
+        connection.cut(TRY_AGAIN_LATER, &why);
         self.note_cut(client, &why);
         self.feed(Event::ClientDisconnected(client));
     }
 
     /// The task of a client has come to the end.
-    fn ended(self: &Rc<Self>, client: ClientId, line: &Rc<Line>, end: Option<End>) {
+    fn ended(self: &Rc<Self>, client: ClientId, connection: &Rc<WsConnection>, end: Option<End>) {
         match end {
-            Some(End::Full(overflow)) => return self.cut_slow(client, overflow),
+            Some(End::Full(overflow)) => return self.close_slow_client(client, overflow),
             Some(End::Faulty(fault)) => {
-                line.cut(fault.code, fault.reason);
+                connection.cut(fault.code, fault.reason);
                 self.note_cut(client, fault.reason);
             }
-            Some(End::Closed) => line.close(1000, ""),
+            Some(End::Closed) => connection.close(1000, ""),
             Some(End::Gone) | None => {}
         }
         if self.clients.remove(client).is_some() {
@@ -214,6 +214,11 @@ impl Driver {
 
     fn note_cut(&self, client: ClientId, why: &str) {
         let message = format!("client {} was cut: {why}", client.0);
-        self.orders.note(EventLevel::Warn, "client.cut", message, json!({"client": client.0, "why": why}));
+        self.host_commands.note(
+            EventLevel::Warn,
+            "client.cut",
+            message,
+            json!({"client": client.0, "why": why}),
+        );
     }
 }

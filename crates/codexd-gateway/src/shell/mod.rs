@@ -1,33 +1,33 @@
 //! The sockets, the clock and the host around the hub. Everything runs on one thread and shares its state without locks.
 //!
-//! A text on its way from a client to an app-server: the client's task (`clients`) reads it, [`driver::Driver::feed`] asks
+//! A text on its way from a client to an app-server: the client's task (`clients`) reads it, [`event_loop::HubDriver::feed`] asks
 //! the hub, which says it to a link: it is in the link's outbox when `feed` returns. The writer task (`writer`) writes it. The
 //! way back is the same.
 //!
 //! - Nobody waits for whoever reads slowly: outboxes are bounded, and whoever lets one fill is cut.
 //! - The hub is never asked while it is being asked, nor while what it said is being done.
-//! - The hub hears of every client that came that it left, and of every link that it wanted that it is up, refused or lost.
+//! - The hub should_read of every client that came that it left, and of every link that it wanted that it is up, refused or lost.
 
-mod accept;
-mod brain;
 mod clients;
-mod driver;
-mod line;
-mod links;
-mod open;
-mod orders;
+mod connection;
+mod control_listener;
+mod event_loop;
+mod host_commands;
+mod logic;
 mod outbox;
 mod oversized;
-mod pace;
+mod peer;
+mod read_coalescing;
 mod servers;
-mod side;
-mod state;
+mod state_store;
 mod stream;
-mod tcp;
+mod tcp_auth;
+mod tcp_listener;
 #[cfg(test)]
 mod tests;
-mod token;
-mod unintroduced;
+mod uninitialized;
+mod upstream_connections;
+mod upstream_handshake;
 mod writer;
 
 use std::io;
@@ -40,51 +40,53 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
-pub(crate) use brain::Brain;
+pub(crate) use logic::Logic;
 
-use crate::host::{Doors, HostEvent, HostOrder, Memory};
+use crate::host::{HostCommand, HostEvent, Listeners, StateStore};
 use crate::limits::LEAVE_TIMEOUT_MS;
 use crate::state_writer::StateWriter;
-use driver::Driver;
+use event_loop::HubDriver;
 
-/// Serves clients as `brain` decides, until the host says [`HostEvent::Leave`] or is gone.
+/// Serves clients as `logic` decides, until the host says [`HostEvent::Leave`] or is gone.
 ///
 /// # Errors
 /// The system's, when a door cannot be opened.
 pub(crate) async fn run(
-    brain: Box<dyn Brain>,
-    doors: Doors,
-    memory: Box<dyn Memory>,
+    logic: Box<dyn Logic>,
+    listeners: Listeners,
+    store: Box<dyn StateStore>,
     state_writer: StateWriter,
     host_events: mpsc::Receiver<HostEvent>,
-    host_orders: mpsc::Sender<HostOrder>,
+    host_commands: mpsc::Sender<HostCommand>,
 ) -> io::Result<()> {
-    let driver = Driver::new(brain, memory, state_writer);
-    LocalSet::new().run_until(serve(driver, doors, host_events, host_orders, accept::may_enter)).await
+    let driver = HubDriver::new(logic, store, state_writer);
+    LocalSet::new()
+        .run_until(serve(driver, listeners, host_events, host_commands, control_listener::is_allowed_user))
+        .await
 }
 
 async fn serve(
-    driver: Rc<Driver>,
-    doors: Doors,
+    driver: Rc<HubDriver>,
+    listeners: Listeners,
     mut host_events: mpsc::Receiver<HostEvent>,
-    host_orders: mpsc::Sender<HostOrder>,
-    may_enter: accept::MayEnter,
+    host_commands: mpsc::Sender<HostCommand>,
+    is_allowed_user: control_listener::IsAllowedUser,
 ) -> io::Result<()> {
-    driver.unintroduced.descriptors_max.set(allow_many_descriptors());
-    driver.remember();
-    doors.control.set_nonblocking(true)?;
-    let control = UnixListener::from_std(doors.control)?;
+    driver.uninitialized.descriptors_max.set(allow_many_descriptors());
+    driver.load_persisted();
+    listeners.control.set_nonblocking(true)?;
+    let control = UnixListener::from_std(listeners.control)?;
     let writing = Rc::clone(&driver.writer);
     spawn_local(async move { writing.run().await });
     let storing = Rc::clone(&driver);
-    spawn_local(async move { storing.take_stored().await });
+    spawn_local(async move { storing.take_outcomes().await });
     let ordering = Rc::clone(&driver);
-    spawn_local(async move { ordering.orders.run(host_orders).await });
+    spawn_local(async move { ordering.host_commands.run(host_commands).await });
     let timing = Rc::clone(&driver);
     spawn_local(async move { timing.run_timer().await });
-    let accepting = spawn_local(accept::run(Rc::clone(&driver), control, may_enter));
-    let mut network = tcp::Listener::default();
-    if let Some(door) = doors.tcp {
+    let accepting = spawn_local(control_listener::run(Rc::clone(&driver), control, is_allowed_user));
+    let mut network = tcp_listener::Listener::default();
+    if let Some(door) = listeners.tcp {
         network.configure(&driver, Some(door));
     }
     loop {
@@ -102,14 +104,14 @@ async fn serve(
         }
     }
     accepting.abort();
-    let lines = driver.send_all_away();
+    let connections = driver.close_all();
     network.stop();
-    let _ = timeout(Duration::from_millis(LEAVE_TIMEOUT_MS), driver.writer.all_ended(&lines)).await;
+    let _ = timeout(Duration::from_millis(LEAVE_TIMEOUT_MS), driver.writer.all_ended(&connections)).await;
     Ok(())
 }
 
 /// A client takes two descriptors, its own and that of its link. What the system allows at most is allowed to us; if it does
-/// not let us, the doors close for a moment when there is none left. Answers how many there are.
+/// not let us, the listeners close for a moment when there is none left. Answers how many there are.
 fn allow_many_descriptors() -> usize {
     let allowed = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed });

@@ -1,4 +1,4 @@
-//! The app-servers: numbers for their marks, and where each listens.
+//! The app-servers: numbers for their generation_ids, and where each listens.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use tokio::task::AbortHandle;
 
-use super::driver::Driver;
-use super::links;
-use crate::host::{Generation, HostOrder, Role};
+use super::event_loop::HubDriver;
+use super::upstream_connections;
+use crate::host::{Generation, HostCommand, Role};
 use crate::hub::{Event, ServerId};
 
 /// Marks of app-servers that are gone and still have a name in reports.
@@ -26,12 +26,12 @@ pub(crate) struct Servers {
 
 #[derive(Debug)]
 struct Server {
-    mark: String,
+    generation_id: String,
     pid: u32,
     socket: PathBuf,
     lives: bool,
     /// Being greeted.
-    greeting: Option<AbortHandle>,
+    readiness_probe: Option<AbortHandle>,
 }
 
 impl Servers {
@@ -45,21 +45,22 @@ impl Servers {
         self.known.get(&server?).map(|server| server.pid)
     }
 
-    /// The marks of those that live.
+    /// The generation_ids of those that live.
     pub(super) fn living(&self) -> Vec<String> {
-        self.known.values().filter(|server| server.lives).map(|server| server.mark.clone()).collect()
+        self.known.values().filter(|server| server.lives).map(|server| server.generation_id.clone()).collect()
     }
 
     fn number(&mut self, generation: Generation) -> ServerId {
-        let Generation { mark, pid, socket, role: _ } = generation;
-        let found = self.known.iter_mut().find(|(_, server)| server.lives && server.mark == mark);
+        let Generation { id: generation_id, pid, socket, role: _ } = generation;
+        let found =
+            self.known.iter_mut().find(|(_, server)| server.lives && server.generation_id == generation_id);
         if let Some((&id, server)) = found {
             (server.pid, server.socket) = (pid, socket);
             return id;
         }
         self.count += 1;
         let id = ServerId(self.count);
-        self.known.insert(id, Server { mark, pid, socket, lives: true, greeting: None });
+        self.known.insert(id, Server { generation_id, pid, socket, lives: true, readiness_probe: None });
         id
     }
 
@@ -73,8 +74,8 @@ impl Servers {
     }
 }
 
-impl Driver {
-    /// Takes the list of the host: first those that are gone lose their links, then the brain hears of the change.
+impl HubDriver {
+    /// Takes the list of the host: first those that are gone lose their links, then the logic should_read of the change.
     pub(super) fn generations_changed(self: &Rc<Self>, generations: Vec<Generation>) {
         let (mut current, mut outgoing) = (None, Vec::new());
         let mut servers = self.servers.borrow_mut();
@@ -90,7 +91,7 @@ impl Driver {
         for (&id, server) in servers.known.iter_mut().filter(|(_, server)| server.lives) {
             if current != Some(id) && !outgoing.contains(&id) {
                 server.lives = false;
-                server.greeting.take().inspect(AbortHandle::abort);
+                server.readiness_probe.take().inspect(AbortHandle::abort);
                 gone.push(id);
             }
         }
@@ -102,13 +103,13 @@ impl Driver {
         let is_first = !living.is_empty() && !std::mem::replace(&mut servers.remembered, true);
         drop(servers);
         if is_first {
-            self.remember_persona(&living);
+            self.offer_client_identity(&living);
         }
         for server in gone {
-            self.lose_links_of(server);
+            self.lose_connections_of(server);
         }
         if changed {
-            self.keep_persona();
+            self.persist_client_identity();
             self.feed(Event::Servers { current, outgoing });
         }
     }
@@ -122,19 +123,20 @@ impl Driver {
     }
 
     /// Asks an app-server for its first answer, until it comes or the app-server is gone.
-    pub(super) fn greet(self: &Rc<Self>, id: ServerId) {
+    pub(super) fn probe_readiness(self: &Rc<Self>, id: ServerId) {
         let mut servers = self.servers.borrow_mut();
         let Some(server) = servers.known.get_mut(&id).filter(|server| server.lives) else { return };
-        let task = tokio::task::spawn_local(links::greet(Rc::clone(self), id));
-        if let Some(before) = server.greeting.replace(task.abort_handle()) {
+        let task = tokio::task::spawn_local(upstream_connections::probe_readiness(Rc::clone(self), id));
+        if let Some(before) = server.readiness_probe.replace(task.abort_handle()) {
             before.abort();
         }
     }
 
     pub(super) fn retire(&self, server: ServerId) {
-        let mark = self.servers.borrow().known.get(&server).map(|server| server.mark.clone());
-        if let Some(mark) = mark {
-            self.orders.give(HostOrder::Retire { mark });
+        let generation_id =
+            self.servers.borrow().known.get(&server).map(|server| server.generation_id.clone());
+        if let Some(generation_id) = generation_id {
+            self.host_commands.give(HostCommand::Retire { generation_id });
         }
     }
 }

@@ -119,7 +119,7 @@ impl Stream {
     }
 
     /// Lets things come without waking anybody, until somebody waits again.
-    pub(crate) fn look_away(&self) {
+    pub(crate) fn stop_polling(&self) {
         *self.watch.borrow_mut() = None;
     }
 
@@ -128,7 +128,7 @@ impl Stream {
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let both = Interest::READABLE | Interest::WRITABLE;
         let room = ready!(self.watched(both, |watch| watch.socket.poll_write_ready(context).map_ok(drop)));
-        self.look_away();
+        self.stop_polling();
         Poll::Ready(room)
     }
 

@@ -6,31 +6,31 @@ use std::task::{Poll, Waker};
 
 use tokio::sync::Notify;
 
-use super::line::Line;
-use crate::limits::{WRITE_BYTES, WRITE_TURN_LINES};
+use super::connection::WsConnection;
+use crate::limits::{WRITE_BYTES, WRITE_TURN_CONNECTIONS};
 
-/// The lines that something was said on since they were last written to, in that order.
+/// The connections that something was said on since they were last written to, in that order.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
-    marked: RefCell<Vec<Rc<Line>>>,
+    marked: RefCell<Vec<Rc<WsConnection>>>,
     task: RefCell<Option<Waker>>,
-    /// Told whenever a line that ends has nothing more to write.
+    /// Told whenever a connection that ends has nothing more to write.
     pub(super) ended: Notify,
 }
 
 impl Writer {
-    pub(super) fn mark(&self, line: Rc<Line>) {
-        self.marked.borrow_mut().push(line);
+    pub(super) fn mark(&self, connection: Rc<WsConnection>) {
+        self.marked.borrow_mut().push(connection);
         if let Some(task) = self.task.borrow_mut().take() {
             task.wake();
         }
     }
 
-    /// Waits until nothing more is to be written to any of `lines`, which are all closed.
-    pub(crate) async fn all_ended(&self, lines: &[Rc<Line>]) {
+    /// Waits until nothing more is to be written to any of `connections`, which are all closed.
+    pub(crate) async fn all_ended(&self, connections: &[Rc<WsConnection>]) {
         loop {
             let next = self.ended.notified();
-            if lines.iter().all(|line| line.is_flushed()) {
+            if connections.iter().all(|connection| connection.is_flushed()) {
                 return;
             }
             next.await;
@@ -52,13 +52,13 @@ impl Writer {
             .await;
             std::mem::swap(&mut turn, &mut *self.marked.borrow_mut());
             let mut served = 0;
-            for line in turn.drain(..) {
-                line.marked.set(false);
-                if line.flush(&mut buffer) && !line.marked.replace(true) {
-                    self.marked.borrow_mut().push(line);
+            for connection in turn.drain(..) {
+                connection.marked.set(false);
+                if connection.flush(&mut buffer) && !connection.marked.replace(true) {
+                    self.marked.borrow_mut().push(connection);
                 }
                 served += 1;
-                if served % WRITE_TURN_LINES == 0 {
+                if served % WRITE_TURN_CONNECTIONS == 0 {
                     tokio::task::yield_now().await;
                 }
             }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use codexd_core::contract::ErrorCode;
 use codexd_core::limits::CONTROL_BACKLOG;
 use codexd_core::settings::SubagentApprovals;
-use codexd_gateway::host::{Doors, TcpDoor};
+use codexd_gateway::host::{Listeners, TcpListenerConfig};
 use codexd_gateway::state_writer::StateWriter;
 use codexd_host::{Home, gateway_process};
 use listenfd::ListenFd;
@@ -65,8 +65,8 @@ pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Argume
 
 impl Arguments {
     /// The listener for the network, if there is to be one.
-    fn tcp(&self) -> Option<TcpDoor> {
-        self.listen.map(|listen| TcpDoor { listen, token_file: self.home.gateway_token() })
+    fn tcp(&self) -> Option<TcpListenerConfig> {
+        self.listen.map(|listen| TcpListenerConfig { listen, token_file: self.home.gateway_token() })
     }
 }
 
@@ -91,7 +91,7 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(async {
         let (events, host_events) = mpsc::channel(MESSAGES_IN_FLIGHT_MAX);
-        let (host_orders, orders) = mpsc::channel(MESSAGES_IN_FLIGHT_MAX);
+        let (host_commands, orders) = mpsc::channel(MESSAGES_IN_FLIGHT_MAX);
         let session = supervisor_session::SupervisorSession::new(
             arguments.clone(),
             listener,
@@ -101,8 +101,9 @@ fn serve(arguments: &Arguments) -> io::Result<()> {
         )?;
         let session = tokio::spawn(session.run());
         let approvals = arguments.subagent_approvals;
-        let doors = Doors { control, tcp };
-        let served = codexd_gateway::run(doors, approvals, memory, writing, host_events, host_orders).await;
+        let listeners = Listeners { control, tcp };
+        let served =
+            codexd_gateway::run(listeners, approvals, memory, writing, host_events, host_commands).await;
         session.abort();
         served
     });

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
-use crate::host::KeptGoals;
+use crate::host::PersistedGoals;
 use crate::hub::event::{Action, Report};
 use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
 use crate::hub::{Hub, Timer, text};
@@ -77,7 +77,7 @@ pub(in crate::hub) enum Fate {
 }
 
 impl Goals {
-    pub fn kept_before(&mut self, kept: &KeptGoals) {
+    pub fn kept_before(&mut self, kept: &PersistedGoals) {
         let named = |threads: &[String]| threads.iter().map(|id| ThreadId::from(id.as_str())).collect();
         self.unseen = AtWork { active: named(&kept.active), held: named(&kept.held) };
         self.kept = self.unseen.clone();
@@ -102,9 +102,9 @@ impl Goals {
 }
 
 impl AtWork {
-    fn kept(&self) -> KeptGoals {
+    fn kept(&self) -> PersistedGoals {
         let named = |threads: &BTreeSet<ThreadId>| threads.iter().map(ToString::to_string).collect();
-        KeptGoals { active: named(&self.active), held: named(&self.held) }
+        PersistedGoals { active: named(&self.active), held: named(&self.held) }
     }
 }
 

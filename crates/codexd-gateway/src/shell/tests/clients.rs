@@ -6,8 +6,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::{House, hear, in_house, in_house_with, say, soon};
-use crate::host::HostOrder;
+use super::{TestGateway, next_text, send, soon, with_gateway, with_gateway_config};
+use crate::host::HostCommand;
 use crate::hub::{Action, Event, Text};
 use crate::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX};
 
@@ -20,10 +20,10 @@ fn echo(event: &Event) -> Vec<Action> {
 
 #[test]
 fn what_a_client_says_is_heard_in_order_and_it_is_told_in_order() {
-    in_house(async |house| {
-        house.script.borrow_mut().reply = Some(echo);
-        house.script.borrow_mut().quiet = true;
-        let (client, socket) = house.client().await;
+    with_gateway(async |gateway| {
+        gateway.script.borrow_mut().reply = Some(echo);
+        gateway.script.borrow_mut().quiet = true;
+        let (client, socket) = gateway.client().await;
         let (mut sink, mut stream) = socket.split();
         let sending = tokio::task::spawn_local(async move {
             for count in 0..20_000 {
@@ -39,34 +39,34 @@ fn what_a_client_says_is_heard_in_order_and_it_is_told_in_order() {
         }
         let mut sink = sending.await.expect("no panic");
         soon(sink.close()).await.expect("closed");
-        assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
-        house.nothing_happened();
+        assert!(matches!(gateway.next().await, Event::ClientDisconnected(left) if left == client));
+        gateway.nothing_happened();
     });
 }
 
 #[test]
 fn who_is_not_let_in_is_not_heard() {
-    in_house_with(
+    with_gateway_config(
         |_| None,
         |_| false,
-        async |house| {
-            let mut stream = house.raw_client().await;
+        async |gateway| {
+            let mut stream = gateway.raw_client().await;
             let _ = stream.write_all(b"GET / HTTP/1.1\r\n").await;
             let mut answer = Vec::new();
             let _ = soon(stream.read_to_end(&mut answer)).await;
             assert_eq!(answer, b"");
-            house.nothing_happened();
+            gateway.nothing_happened();
         },
     );
-    assert!(crate::shell::accept::may_enter(0));
+    assert!(crate::shell::control_listener::is_allowed_user(0));
     let me = rustix::process::geteuid().as_raw();
-    assert!(crate::shell::accept::may_enter(me));
-    assert!(!crate::shell::accept::may_enter(me + 1));
+    assert!(crate::shell::control_listener::is_allowed_user(me));
+    assert!(!crate::shell::control_listener::is_allowed_user(me + 1));
 }
 
 #[test]
 fn plain_http_and_noise_get_no_bytes() {
-    in_house(async |house| {
+    with_gateway(async |gateway| {
         let requests = [
             "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -74,20 +74,20 @@ fn plain_http_and_noise_get_no_bytes() {
             &format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(20_000)),
         ];
         for request in requests {
-            let mut stream = house.raw_client().await;
+            let mut stream = gateway.raw_client().await;
             let _ = stream.write_all(request.as_bytes()).await;
             let mut answer = Vec::new();
             let _ = soon(stream.read_to_end(&mut answer)).await;
             assert_eq!(answer, b"", "{request}");
         }
-        house.nothing_happened();
+        gateway.nothing_happened();
     });
 }
 
 #[test]
 fn an_origin_and_frames_right_behind_the_request_are_taken() {
-    in_house(async |house| {
-        let mut stream = house.raw_client().await;
+    with_gateway(async |gateway| {
+        let mut stream = gateway.raw_client().await;
         let mut bytes = b"GET /any/path?x HTTP/1.1\r\nHost: x\r\nOrigin: https://example.org\r\nConnection: Upgrade\r\n\
             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             .to_vec();
@@ -95,10 +95,10 @@ fn an_origin_and_frames_right_behind_the_request_are_taken() {
         frame.header_mut().mask = Some([9, 8, 7, 6]);
         frame.format(&mut bytes).expect("formatted");
         stream.write_all(&bytes).await.expect("sent");
-        assert!(matches!(house.next().await, Event::ClientConnected(_)));
-        assert!(matches!(house.next().await, Event::ClientMessage(_, text) if text.as_str() == "early"));
+        assert!(matches!(gateway.next().await, Event::ClientConnected(_)));
+        assert!(matches!(gateway.next().await, Event::ClientMessage(_, text) if text.as_str() == "early"));
         drop(stream);
-        assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
+        assert!(matches!(gateway.next().await, Event::ClientDisconnected(_)));
     });
 }
 
@@ -114,49 +114,49 @@ async fn send_in_frames(socket: &mut super::Socket, sizes: &[usize]) {
 
 #[test]
 fn sixty_four_mebibytes_pass_in_frames_and_come_back_in_frames() {
-    in_house(async |house| {
-        house.script.borrow_mut().reply = Some(echo);
-        house.script.borrow_mut().quiet = true;
-        let (_, mut socket) = house.client().await;
+    with_gateway(async |gateway| {
+        gateway.script.borrow_mut().reply = Some(echo);
+        gateway.script.borrow_mut().quiet = true;
+        let (_, mut socket) = gateway.client().await;
         send_in_frames(&mut socket, &[FRAME_BYTES_MAX; 4]).await;
-        assert_eq!(hear(&mut socket).await.len(), MESSAGE_BYTES_MAX);
-        say(&mut socket, "after").await;
-        assert_eq!(hear(&mut socket).await, "after");
+        assert_eq!(next_text(&mut socket).await.len(), MESSAGE_BYTES_MAX);
+        send(&mut socket, "after").await;
+        assert_eq!(next_text(&mut socket).await, "after");
     });
 }
 
 #[test]
 fn what_is_larger_ends_with_a_code() {
-    in_house(async |house| {
+    with_gateway(async |gateway| {
         for sizes in [
             &[FRAME_BYTES_MAX + 1][..],
             &[FRAME_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX, 1],
         ] {
-            let (client, mut socket) = house.client().await;
+            let (client, mut socket) = gateway.client().await;
             send_in_frames(&mut socket, sizes).await;
-            assert!(hear(&mut socket).await.starts_with("close 1009 the "), "{sizes:?}");
-            assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
+            assert!(next_text(&mut socket).await.starts_with("close 1009 the "), "{sizes:?}");
+            assert!(matches!(gateway.next().await, Event::ClientDisconnected(left) if left == client));
         }
     });
 }
 
 #[test]
 fn binary_is_ignored_and_a_ping_is_answered() {
-    in_house(async |house| {
-        let (_, mut socket) = house.client().await;
+    with_gateway(async |gateway| {
+        let (_, mut socket) = gateway.client().await;
         soon(socket.send(Message::binary(vec![0xff; 10]))).await.expect("sent");
         soon(socket.send(Message::Ping(Bytes::from_static(b"there?")))).await.expect("sent");
         let pong = soon(socket.next()).await.expect("more").expect("a message");
         assert_eq!(pong, Message::Pong(Bytes::from_static(b"there?")));
-        say(&mut socket, "text").await;
-        assert!(matches!(house.next().await, Event::ClientMessage(_, text) if text.as_str() == "text"));
+        send(&mut socket, "text").await;
+        assert!(matches!(gateway.next().await, Event::ClientMessage(_, text) if text.as_str() == "text"));
     });
 }
 
 /// Whether a client has left. Nothing else has happened but that time came.
-fn has_left(house: &mut House, client: crate::hub::ClientId) -> bool {
+fn has_left(gateway: &mut TestGateway, client: crate::hub::ClientId) -> bool {
     let mut left = 0;
-    while let Ok(event) = house.seen.try_recv() {
+    while let Ok(event) = gateway.events.try_recv() {
         left += usize::from(matches!(event, Event::ClientDisconnected(who) if who == client));
         assert!(matches!(event, Event::DeadlineReached | Event::ClientDisconnected(_)), "{event:?}");
     }
@@ -167,7 +167,7 @@ fn has_left(house: &mut House, client: crate::hub::ClientId) -> bool {
 /// Tells both clients so many texts, at most a third of a queue at a time, and stops when the first of them has left. Gives
 /// how many it told, and whether that one left.
 async fn flood(
-    house: &mut House,
+    gateway: &mut TestGateway,
     clients: [crate::hub::ClientId; 2],
     reader: &mut super::Socket,
     text: &Text,
@@ -177,43 +177,43 @@ async fn flood(
     while told < count && !left {
         let now = (OUTBOUND_MESSAGES_MAX / 3).min(count - told).min(1 + OUTBOUND_BYTES_MAX / 3 / text.len());
         let pair = clients.map(|client| Action::SendToClient(client, text.clone()));
-        house.script.borrow_mut().next = pair.iter().cycle().take(2 * now).cloned().collect();
-        house.driver.feed(Event::DeadlineReached);
+        gateway.script.borrow_mut().next = pair.iter().cycle().take(2 * now).cloned().collect();
+        gateway.driver.feed(Event::DeadlineReached);
         for _ in 0..now {
-            assert_eq!(hear(reader).await.len(), text.len());
+            assert_eq!(next_text(reader).await.len(), text.len());
         }
         told += now;
-        left = has_left(house, clients[0]);
+        left = has_left(gateway, clients[0]);
     }
     (told, left)
 }
 
 #[test]
 fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
-    in_house(async |house| {
+    with_gateway(async |gateway| {
         for (size, count, expected) in
             [(40, OUTBOUND_MESSAGES_MAX + 20_000, "32768 messages"), (1 << 20, 66, " MB) unread")]
         {
-            let (slow, mut sleeper) = house.client().await;
-            let (quick, mut reader) = house.client().await;
+            let (slow, mut sleeper) = gateway.client().await;
+            let (quick, mut reader) = gateway.client().await;
             let text: Text = "y".repeat(size).into();
-            let (told, left) = flood(house, [slow, quick], &mut reader, &text, count).await;
+            let (told, left) = flood(gateway, [slow, quick], &mut reader, &text, count).await;
             assert!(left, "it was not cut");
             // At once: a close that nobody reads is given up after some seconds.
             let end = loop {
-                let heard = hear(&mut sleeper).await;
+                let heard = next_text(&mut sleeper).await;
                 if heard.len() != size || heard.starts_with("close") {
                     break heard;
                 }
             };
             assert!(end.starts_with("close 1013 slow reader: "), "{end}");
             assert!(end.contains(expected) && end.ends_with("reconnect and resume the thread"), "{end}");
-            let (_, left) = flood(house, [slow, quick], &mut reader, &text, count - told).await;
+            let (_, left) = flood(gateway, [slow, quick], &mut reader, &text, count - told).await;
             assert!(!left, "it left twice");
-            let HostOrder::Note { kind, detail, .. } = house.order().await else { panic!("a note") };
+            let HostCommand::Note { kind, detail, .. } = gateway.order().await else { panic!("a note") };
             assert_eq!((kind.as_str(), &detail["client"]), ("client.cut", &slow.0.into()));
             drop((sleeper, reader));
-            assert!(matches!(house.next().await, Event::ClientDisconnected(client) if client == quick));
+            assert!(matches!(gateway.next().await, Event::ClientDisconnected(client) if client == quick));
         }
     });
 }
@@ -228,65 +228,65 @@ fn one_that_is_cut_is_not_listened_to_any_more() {
             _ => Vec::new(),
         }
     }
-    in_house(async |house| {
-        house.script.borrow_mut().reply = Some(overflow);
-        let (client, mut socket) = house.client().await;
+    with_gateway(async |gateway| {
+        gateway.script.borrow_mut().reply = Some(overflow);
+        let (client, mut socket) = gateway.client().await;
         for _ in 0..3 {
             socket.feed(Message::text("x")).await.expect("fed");
         }
         socket.flush().await.expect("sent");
-        assert!(matches!(house.next().await, Event::ClientMessage(..)));
-        assert!(matches!(house.next().await, Event::ClientDisconnected(left) if left == client));
-        assert!(hear(&mut socket).await.starts_with("close 1013 slow reader: "));
-        house.nothing_happened();
+        assert!(matches!(gateway.next().await, Event::ClientMessage(..)));
+        assert!(matches!(gateway.next().await, Event::ClientDisconnected(left) if left == client));
+        assert!(next_text(&mut socket).await.starts_with("close 1013 slow reader: "));
+        gateway.nothing_happened();
     });
 }
 
 #[test]
 fn nothing_is_read_while_the_brain_does_not_want_to_hear() {
-    in_house(async |house| {
-        let (client, mut socket) = house.client().await;
-        house.script.borrow_mut().deaf = true;
-        say(&mut socket, "unheard").await;
+    with_gateway(async |gateway| {
+        let (client, mut socket) = gateway.client().await;
+        gateway.script.borrow_mut().paused = true;
+        send(&mut socket, "unheard").await;
         // Another client shakes hands: by then the first would have been heard.
-        let (_, _other) = house.client().await;
-        house.nothing_happened();
-        house.script.borrow_mut().deaf = false;
-        house.script.borrow_mut().resumed = vec![client];
-        house.driver.feed(Event::DeadlineReached);
-        assert!(matches!(house.next().await, Event::DeadlineReached));
-        assert!(matches!(house.next().await, Event::ClientMessage(..)));
+        let (_, _other) = gateway.client().await;
+        gateway.nothing_happened();
+        gateway.script.borrow_mut().paused = false;
+        gateway.script.borrow_mut().resumed = vec![client];
+        gateway.driver.feed(Event::DeadlineReached);
+        assert!(matches!(gateway.next().await, Event::DeadlineReached));
+        assert!(matches!(gateway.next().await, Event::ClientMessage(..)));
     });
 }
 
 #[test]
 fn all_are_told_when_the_gateway_leaves_and_get_what_waits() {
-    in_house(async |house| {
+    with_gateway(async |gateway| {
         let mut sockets = Vec::new();
         for _ in 0..5 {
-            let (client, socket) = house.client().await;
-            house.act(vec![Action::SendToClient(client, "x".repeat(1 << 20).into())]).await;
+            let (client, socket) = gateway.client().await;
+            gateway.act(vec![Action::SendToClient(client, "x".repeat(1 << 20).into())]).await;
             sockets.push(socket);
         }
         let reading = tokio::task::spawn_local(async move {
             for socket in &mut sockets {
-                assert_eq!(hear(socket).await.len(), 1 << 20);
-                assert_eq!(hear(socket).await, "close 1001 codexd is going away");
+                assert_eq!(next_text(socket).await.len(), 1 << 20);
+                assert_eq!(next_text(socket).await, "close 1001 codexd is going away");
             }
         });
-        house.leave().await;
+        gateway.leave().await;
         soon(reading).await.expect("no panic");
     });
 }
 
 #[test]
 fn the_timer_tells_the_brain_once() {
-    in_house(async |house| {
+    with_gateway(async |gateway| {
         let soon = codexd_core::clock::Monotonic(30);
-        house.script.borrow_mut().deadline = Some(soon);
-        let (_, _socket) = house.client().await;
-        assert!(matches!(house.next().await, Event::DeadlineReached));
-        house.nothing_happened();
+        gateway.script.borrow_mut().deadline = Some(soon);
+        let (_, _socket) = gateway.client().await;
+        assert!(matches!(gateway.next().await, Event::DeadlineReached));
+        gateway.nothing_happened();
     });
 }
 
@@ -296,7 +296,7 @@ fn resident_bytes() -> usize {
     pages * rustix::param::page_size()
 }
 
-/// The memory is that of the whole process, in which the tests beside this one take and give back as they like: unless this
+/// The store is that of the whole process, in which the tests beside this one take and give back as they like: unless this
 /// is so already, a process that runs nothing else does it once more.
 #[test]
 fn two_thousand_idle_clients_take_less_than_eight_kibibytes_each() {
@@ -317,13 +317,13 @@ fn two_thousand_idle_clients_take_less_than_eight_kibibytes_each() {
 
 fn two_thousand_idle_clients() {
     const CLIENTS: usize = 2_000;
-    in_house(async |house| {
-        house.script.borrow_mut().reply = Some(echo);
-        house.script.borrow_mut().quiet = true;
-        let (_, mut witness) = house.client().await;
+    with_gateway(async |gateway| {
+        gateway.script.borrow_mut().reply = Some(echo);
+        gateway.script.borrow_mut().quiet = true;
+        let (_, mut witness) = gateway.client().await;
         let upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        let path = house.path("control");
+        let path = gateway.path("control");
         let mut idle = Vec::with_capacity(CLIENTS);
         let before = resident_bytes();
         for _ in 0..CLIENTS {
@@ -332,16 +332,16 @@ fn two_thousand_idle_clients() {
             idle.push(codexd_protocol::unix::connect(&path).expect("connected"));
             let client = idle.last_mut().expect("just pushed");
             std::io::Write::write_all(client, upgrade).expect("sent");
-            assert!(matches!(house.next().await, Event::ClientConnected(_)));
+            assert!(matches!(gateway.next().await, Event::ClientConnected(_)));
         }
         let each = resident_bytes().saturating_sub(before) / CLIENTS;
         println!("{each} bytes for each of {CLIENTS} idle clients");
         assert!(each < 8 * 1024, "{each}");
-        say(&mut witness, "still served").await;
-        assert_eq!(hear(&mut witness).await, "still served");
+        send(&mut witness, "still served").await;
+        assert_eq!(next_text(&mut witness).await, "still served");
         drop(idle);
         for _ in 0..CLIENTS {
-            assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
+            assert!(matches!(gateway.next().await, Event::ClientDisconnected(_)));
         }
     });
 }

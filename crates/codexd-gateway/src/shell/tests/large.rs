@@ -4,8 +4,8 @@ use futures_util::{FutureExt, SinkExt};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::links::{linked, served};
-use super::{House, Socket, hear, in_house, say, soon};
+use super::upstream_connections::{linked, served};
+use super::{Socket, TestGateway, next_text, send, soon, with_gateway};
 use crate::hub::{Action, ClientId, Connection, Event, ServerId, Text};
 use crate::limits::{
     MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_ROOM_BYTES, SKIPPED_BYTES_MAX,
@@ -35,56 +35,56 @@ async fn send_large(socket: &mut Socket, masked: bool, head: &str, length: usize
 
 #[test]
 fn an_answer_that_is_too_large_fails_its_request_and_no_other() {
-    in_house(async |house| {
-        let listener = served(house).await;
-        let mut server = linked(house, &listener, SHARED).await;
+    with_gateway(async |gateway| {
+        let listener = served(gateway).await;
+        let mut server = linked(gateway, &listener, SHARED).await;
         let length = UPSTREAM_MESSAGE_BYTES_MAX + 1;
         send_large(&mut server, false, r#"{"id":7,"result":""#, length, r#""}"#).await;
-        let Event::ConnectionMessage(SHARED, text) = house.next().await else { panic!("an answer") };
+        let Event::ConnectionMessage(SHARED, text) = gateway.next().await else { panic!("an answer") };
         assert!(text.starts_with(r#"{"id":7,"error":{"#) && text.contains("answerTooLarge"), "{text}");
         send_large(&mut server, false, r#"{"method":"m","id":3,"params":""#, length, r#""}"#).await;
-        let refused = hear(&mut server).await;
+        let refused = next_text(&mut server).await;
         assert!(refused.starts_with(r#"{"id":3,"error":{"#), "{refused}");
         send_large(&mut server, false, r#"{"method":"m","params":""#, length, r#""}"#).await;
-        say(&mut server, "after").await;
+        send(&mut server, "after").await;
         assert!(
-            matches!(house.next().await, Event::ConnectionMessage(SHARED, text) if text.as_str() == "after")
+            matches!(gateway.next().await, Event::ConnectionMessage(SHARED, text) if text.as_str() == "after")
         );
-        let crate::host::HostOrder::Note { kind, .. } = house.order().await else { panic!("an event") };
+        let crate::host::HostCommand::Note { kind, .. } = gateway.order().await else { panic!("an event") };
         assert_eq!(kind, "message.dropped");
     });
 }
 
 #[test]
 fn a_request_that_is_too_large_fails_and_the_client_stays() {
-    in_house(async |house| {
-        let (_, mut socket) = house.client().await;
+    with_gateway(async |gateway| {
+        let (_, mut socket) = gateway.client().await;
         send_large(&mut socket, true, r#"{"id":"a","method":"m","params":""#, MESSAGE_BYTES_MAX + 1, r#""}"#)
             .await;
-        let refused = hear(&mut socket).await;
+        let refused = next_text(&mut socket).await;
         assert!(refused.starts_with(r#"{"id":"a","error":{"code":-32600,"#), "{refused}");
         assert!(refused.contains("at most 64 MiB"), "{refused}");
-        say(&mut socket, "after").await;
-        assert!(matches!(house.next().await, Event::ClientMessage(_, text) if text.as_str() == "after"));
+        send(&mut socket, "after").await;
+        assert!(matches!(gateway.next().await, Event::ClientMessage(_, text) if text.as_str() == "after"));
         let header = [&[0x81, 0xff][..], &(SKIPPED_BYTES_MAX as u64 + 1).to_be_bytes(), &[0; 4]].concat();
         soon(socket.get_mut().write_all(&header)).await.expect("sent");
-        assert!(hear(&mut socket).await.starts_with("close 1009 the "));
+        assert!(next_text(&mut socket).await.starts_with("close 1009 the "));
     });
 }
 
 #[test]
 fn small_messages_behind_one_that_is_larger_than_the_bound_do_not_cut_the_client() {
-    in_house(async |house| {
-        let (client, mut socket) = house.client().await;
+    with_gateway(async |gateway| {
+        let (client, mut socket) = gateway.client().await;
         let large: Text = "x".repeat(OUTBOUND_BYTES_MAX + MIB).into();
         let mut actions = vec![Action::SendToClient(client, large.clone())];
         actions.extend((0..100).map(|_| Action::SendToClient(client, "small".into())));
-        house.act(actions).await;
-        assert_eq!(hear(&mut socket).await.len(), large.len());
+        gateway.act(actions).await;
+        assert_eq!(next_text(&mut socket).await.len(), large.len());
         for _ in 0..100 {
-            assert_eq!(hear(&mut socket).await, "small");
+            assert_eq!(next_text(&mut socket).await, "small");
         }
-        house.nothing_happened();
+        gateway.nothing_happened();
     });
 }
 
@@ -98,7 +98,7 @@ fn pass_on(event: &Event) -> Vec<Action> {
 }
 
 /// Sends answers until the other end takes no more; gives how many.
-async fn send_until_it_blocks(house: &mut House, server: &mut Socket, answer: &str) -> usize {
+async fn send_until_it_blocks(gateway: &mut TestGateway, server: &mut Socket, answer: &str) -> usize {
     let mut sent = 0;
     loop {
         let sending = server.send(Message::text(answer));
@@ -107,51 +107,51 @@ async fn send_until_it_blocks(house: &mut House, server: &mut Socket, answer: &s
         }
         sent += 1;
         assert!(sent * answer.len() < 4 * OUTBOUND_BYTES_MAX, "nothing stops it");
-        house.nothing_happened();
+        gateway.nothing_happened();
     }
 }
 
 #[test]
 fn a_client_that_reads_late_holds_up_its_dedicated_connection_and_gets_everything() {
-    in_house(async |house| {
-        house.script.borrow_mut().reply = Some(pass_on);
-        house.script.borrow_mut().quiet = true;
-        let listener = served(house).await;
-        let (client, mut socket) = house.client().await;
-        let mut server = linked(house, &listener, Connection::Dedicated(client, ServerId(1))).await;
+    with_gateway(async |gateway| {
+        gateway.script.borrow_mut().reply = Some(pass_on);
+        gateway.script.borrow_mut().quiet = true;
+        let listener = served(gateway).await;
+        let (client, mut socket) = gateway.client().await;
+        let mut server = linked(gateway, &listener, Connection::Dedicated(client, ServerId(1))).await;
         let answer = format!(r#"{{"id":1,"result":"{}"}}"#, "x".repeat(MIB));
-        let sent = send_until_it_blocks(house, &mut server, &answer).await;
+        let sent = send_until_it_blocks(gateway, &mut server, &answer).await;
         assert!(sent * MIB > OUTBOUND_ROOM_BYTES && sent * MIB < 2 * OUTBOUND_BYTES_MAX, "{sent}");
         let flushing = tokio::task::spawn_local(async move {
             server.flush().await.expect("taken");
             server
         });
         for _ in 0..sent {
-            assert_eq!(hear(&mut socket).await.len(), answer.len());
+            assert_eq!(next_text(&mut socket).await.len(), answer.len());
         }
         let mut server = soon(flushing).await.expect("no panic");
-        say(&mut server, "after").await;
-        assert_eq!(hear(&mut socket).await, "after");
+        send(&mut server, "after").await;
+        assert_eq!(next_text(&mut socket).await, "after");
     });
 }
 
 #[test]
 fn a_connection_to_an_app_server_that_does_not_read_is_full_and_not_lost() {
-    in_house(async |house| {
-        let listener = served(house).await;
-        let mut server = linked(house, &listener, SHARED).await;
+    with_gateway(async |gateway| {
+        let listener = served(gateway).await;
+        let mut server = linked(gateway, &listener, SHARED).await;
         let text: Text = "x".repeat(MIB).into();
         let count = UPSTREAM_ROOM_BYTES / MIB + 2;
-        house.script.borrow_mut().next = vec![Action::SendUpstream(SHARED, text); count];
-        house.driver.feed(Event::DeadlineReached);
-        assert!(matches!(house.next().await, Event::DeadlineReached));
-        assert!(matches!(house.next().await, Event::ConnectionFull(SHARED)));
-        assert!(house.seen.recv().now_or_never().is_none(), "told once");
+        gateway.script.borrow_mut().next = vec![Action::SendUpstream(SHARED, text); count];
+        gateway.driver.feed(Event::DeadlineReached);
+        assert!(matches!(gateway.next().await, Event::DeadlineReached));
+        assert!(matches!(gateway.next().await, Event::ConnectionFull(SHARED)));
+        assert!(gateway.events.recv().now_or_never().is_none(), "told once");
         for _ in 0..count {
-            assert_eq!(hear(&mut server).await.len(), MIB);
+            assert_eq!(next_text(&mut server).await.len(), MIB);
         }
-        assert!(matches!(house.next().await, Event::ConnectionWritable(SHARED)));
+        assert!(matches!(gateway.next().await, Event::ConnectionWritable(SHARED)));
         let own = Connection::Dedicated(ClientId(9), ServerId(1));
-        let _own = linked(house, &listener, own).await;
+        let _own = linked(gateway, &listener, own).await;
     });
 }

@@ -1,11 +1,11 @@
-//! The shell around a brain that does what the test says, on real sockets.
+//! The shell around a logic that does what the test says, on real sockets.
 
 mod clients;
 mod large;
-mod links;
-mod state;
-mod tcp;
-mod unintroduced;
+mod state_store;
+mod tcp_listener;
+mod uninitialized;
+mod upstream_connections;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -25,22 +25,25 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::brain::Brain;
-use super::driver::Driver;
-use crate::host::{Doors, Generation, HostEvent, HostOrder, KeptGoals, KeptPersona, Memory, Role, TcpDoor};
+use super::event_loop::HubDriver;
+use super::logic::Logic;
+use crate::host::{
+    Generation, HostCommand, HostEvent, Listeners, PersistedClientIdentity, PersistedGoals, Role, StateStore,
+    TcpListenerConfig,
+};
 use crate::hub::{Action, ClientId, Event};
 use crate::state_writer::StateWriter;
 
 /// Nothing here takes so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("it takes too long")
+    timeout(TEST_TIMEOUT, future).await.expect("it takes too long")
 }
 
 /// Tells the test what happens and does what the test says.
 struct Scripted {
-    seen: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<Event>,
     script: Rc<RefCell<Script>>,
 }
 
@@ -51,7 +54,7 @@ pub(super) struct Script {
     /// What follows from an event.
     pub(super) reply: Option<fn(&Event) -> Vec<Action>>,
     pub(super) deadline: Option<Monotonic>,
-    pub(super) deaf: bool,
+    pub(super) paused: bool,
     pub(super) unready: bool,
     pub(super) is_uninitialized: bool,
     pub(super) resumed: Vec<ClientId>,
@@ -60,7 +63,7 @@ pub(super) struct Script {
     pub(super) texts: usize,
 }
 
-impl Brain for Scripted {
+impl Logic for Scripted {
     fn step(&mut self, event: Event, _: Monotonic, out: &mut Vec<Action>) {
         let mut script = self.script.borrow_mut();
         if let (Event::ClientConnected(client), false) = (&event, script.is_uninitialized) {
@@ -76,7 +79,7 @@ impl Brain for Scripted {
         let text = matches!(event, Event::ClientMessage(..) | Event::ConnectionMessage(..));
         script.texts += usize::from(text);
         if !(text && script.quiet) {
-            self.seen.send(event).expect("the test listens");
+            self.events.send(event).expect("the test listens");
         }
     }
 
@@ -85,7 +88,7 @@ impl Brain for Scripted {
     }
 
     fn wants_input(&self, _: ClientId) -> bool {
-        !self.script.borrow().deaf
+        !self.script.borrow().paused
     }
 
     fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
@@ -102,24 +105,24 @@ impl Brain for Scripted {
 }
 
 /// A gateway in a folder of its own.
-pub(super) struct House {
+pub(super) struct TestGateway {
     pub(super) folder: tempfile::TempDir,
-    pub(super) driver: Rc<Driver>,
+    pub(super) driver: Rc<HubDriver>,
     pub(super) script: Rc<RefCell<Script>>,
-    pub(super) memory: Notebook,
-    seen: mpsc::UnboundedReceiver<Event>,
+    pub(super) store: FakeStateStore,
+    events: mpsc::UnboundedReceiver<Event>,
     host: mpsc::Sender<HostEvent>,
-    pub(super) orders: mpsc::Receiver<HostOrder>,
+    pub(super) host_commands: mpsc::Receiver<HostCommand>,
     serving: JoinHandle<std::io::Result<()>>,
 }
 
-/// What a gateway is to remember.
+/// What a gateway is to load_persisted.
 #[derive(Clone, Default)]
-pub(super) struct Notebook {
-    pub(super) goals: Arc<Mutex<KeptGoals>>,
+pub(super) struct FakeStateStore {
+    pub(super) goals: Arc<Mutex<PersistedGoals>>,
     /// So often goals cannot be kept.
     pub(super) fails: Arc<AtomicU32>,
-    pub(super) persona: Arc<Mutex<Option<KeptPersona>>>,
+    pub(super) client_identity: Arc<Mutex<Option<PersistedClientIdentity>>>,
     pub(super) disk: Arc<Disk>,
 }
 
@@ -138,16 +141,16 @@ impl Disk {
 
     fn wait(&self) {
         let hangs = self.hangs.lock().expect("whole");
-        drop(self.changed.wait_timeout_while(hangs, PATIENCE, |hangs| *hangs).expect("whole"));
+        drop(self.changed.wait_timeout_while(hangs, TEST_TIMEOUT, |hangs| *hangs).expect("whole"));
     }
 }
 
-impl Memory for Notebook {
-    fn goals(&mut self) -> KeptGoals {
+impl StateStore for FakeStateStore {
+    fn goals(&mut self) -> PersistedGoals {
         self.goals.lock().expect("whole").clone()
     }
 
-    fn keep_goals(&mut self, goals: &KeptGoals) -> std::io::Result<()> {
+    fn persist_goals(&mut self, goals: &PersistedGoals) -> std::io::Result<()> {
         self.disk.wait();
         if let Some(left) = self.fails.load(Relaxed).checked_sub(1) {
             self.fails.store(left, Relaxed);
@@ -157,58 +160,63 @@ impl Memory for Notebook {
         Ok(())
     }
 
-    fn persona(&mut self) -> Option<KeptPersona> {
-        self.persona.lock().expect("whole").clone()
+    fn client_identity(&mut self) -> Option<PersistedClientIdentity> {
+        self.client_identity.lock().expect("whole").clone()
     }
 
-    fn keep_persona(&mut self, persona: &KeptPersona) -> std::io::Result<()> {
+    fn persist_client_identity(&mut self, client_identity: &PersistedClientIdentity) -> std::io::Result<()> {
         self.disk.wait();
-        *self.persona.lock().expect("whole") = Some(persona.clone());
+        *self.client_identity.lock().expect("whole") = Some(client_identity.clone());
         Ok(())
     }
 }
 
-/// Runs a test in a house.
-pub(super) fn in_house(test: impl AsyncFnOnce(&mut House)) {
-    in_house_with(|_| None, |_| true, test);
+/// Runs a test in a gateway.
+pub(super) fn with_gateway(test: impl AsyncFnOnce(&mut TestGateway)) {
+    with_gateway_config(|_| None, |_| true, test);
 }
 
-pub(super) fn in_house_with(
-    tcp: impl FnOnce(&std::path::Path) -> Option<TcpDoor>,
-    may_enter: fn(u32) -> bool,
-    test: impl AsyncFnOnce(&mut House),
+pub(super) fn with_gateway_config(
+    tcp: impl FnOnce(&std::path::Path) -> Option<TcpListenerConfig>,
+    is_allowed_user: fn(u32) -> bool,
+    test: impl AsyncFnOnce(&mut TestGateway),
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let folder = tempfile::tempdir().expect("a folder");
     let tcp = tcp(folder.path());
     runtime.block_on(LocalSet::new().run_until(async move {
         let control = codexd_protocol::unix::bind(&folder.path().join("control")).expect("bound");
-        let (tell, seen) = mpsc::unbounded_channel();
+        let (tell, events) = mpsc::unbounded_channel();
         let script = Rc::new(RefCell::new(Script::default()));
-        let memory = Notebook::default();
-        let brain = Box::new(Scripted { seen: tell, script: Rc::clone(&script) });
+        let store = FakeStateStore::default();
+        let logic = Box::new(Scripted { events: tell, script: Rc::clone(&script) });
         let writer = StateWriter::start().expect("a thread");
-        let driver = Driver::new(brain, Box::new(memory.clone()), writer);
+        let driver = HubDriver::new(logic, Box::new(store.clone()), writer);
         let (host, host_events) = mpsc::channel(8);
-        let (host_orders, orders) = mpsc::channel(8);
-        let doors = Doors { control, tcp };
-        let serving =
-            spawn_local(super::serve(Rc::clone(&driver), doors, host_events, host_orders, may_enter));
-        let mut house = House { folder, driver, script, memory, seen, host, orders, serving };
-        test(&mut house).await;
+        let (host_commands_sender, host_commands) = mpsc::channel(8);
+        let listeners = Listeners { control, tcp };
+        let serving = spawn_local(super::serve(
+            Rc::clone(&driver),
+            listeners,
+            host_events,
+            host_commands_sender,
+            is_allowed_user,
+        ));
+        let mut gateway = TestGateway { folder, driver, script, store, events, host, host_commands, serving };
+        test(&mut gateway).await;
     }));
 }
 
 pub(super) type Socket<S = UnixStream> = WebSocketStream<S>;
 
-impl House {
+impl TestGateway {
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// What happened next.
     pub(super) async fn next(&mut self) -> Event {
-        soon(self.seen.recv()).await.expect("the brain lives")
+        soon(self.events.recv()).await.expect("the logic lives")
     }
 
     /// What happened next, in Rust's words.
@@ -217,10 +225,10 @@ impl House {
     }
 
     pub(super) fn nothing_happened(&mut self) {
-        assert!(self.seen.try_recv().is_err());
+        assert!(self.events.try_recv().is_err());
     }
 
-    /// Has the brain want something.
+    /// Has the logic want something.
     pub(super) async fn act(&mut self, actions: Vec<Action>) {
         self.script.borrow_mut().next = actions;
         self.driver.feed(Event::DeadlineReached);
@@ -249,10 +257,10 @@ impl House {
     }
 
     pub(super) async fn generations(&self, list: &[(&str, Role)]) {
-        let list = list.iter().map(|(mark, role)| Generation {
-            mark: (*mark).to_owned(),
+        let list = list.iter().map(|(id, role)| Generation {
+            id: (*id).to_owned(),
             pid: 1,
-            socket: self.path(mark),
+            socket: self.path(id),
             role: *role,
         });
         self.tell_host_event(HostEvent::Generations(list.collect())).await;
@@ -263,12 +271,12 @@ impl House {
         soon(&mut self.serving).await.expect("no panic").expect("it left");
     }
 
-    pub(super) async fn order(&mut self) -> HostOrder {
-        soon(self.orders.recv()).await.expect("it lives")
+    pub(super) async fn order(&mut self) -> HostCommand {
+        soon(self.host_commands.recv()).await.expect("it lives")
     }
 
-    pub(super) fn app_server(&self, mark: &str) -> UnixListener {
-        UnixListener::bind(self.path(mark)).expect("bound")
+    pub(super) fn app_server(&self, id: &str) -> UnixListener {
+        UnixListener::bind(self.path(id)).expect("bound")
     }
 }
 
@@ -278,12 +286,12 @@ pub(super) async fn accept(listener: &UnixListener) -> Socket {
     soon(tokio_tungstenite::accept_async(stream)).await.expect("shaken hands")
 }
 
-pub(super) async fn say(socket: &mut Socket, text: &str) {
+pub(super) async fn send(socket: &mut Socket, text: &str) {
     soon(socket.send(Message::text(text))).await.expect("sent");
 }
 
 /// The next text, or `close <code> <reason>`, or `gone`.
-pub(super) async fn hear<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) -> String {
+pub(super) async fn next_text<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>) -> String {
     loop {
         match soon(socket.next()).await {
             Some(Ok(Message::Text(text))) => return text.to_string(),

@@ -6,7 +6,7 @@
 
 use std::{fs, io};
 
-use codexd_gateway::host::{KeptGoals, KeptPersona, Memory};
+use codexd_gateway::host::{PersistedClientIdentity, PersistedGoals, StateStore};
 use codexd_host::Home;
 use codexd_host::atomic::{self, Durability};
 use serde::de::DeserializeOwned;
@@ -38,12 +38,12 @@ fn read<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
     serde_json::from_slice(&bytes).ok()
 }
 
-impl Memory for StateFiles {
-    fn goals(&mut self) -> KeptGoals {
+impl StateStore for StateFiles {
+    fn goals(&mut self) -> PersistedGoals {
         read(&self.home.gateway_goals()).unwrap_or_default()
     }
 
-    fn keep_goals(&mut self, goals: &KeptGoals) -> io::Result<()> {
+    fn persist_goals(&mut self, goals: &PersistedGoals) -> io::Result<()> {
         let path = self.home.gateway_goals();
         if goals.is_empty() {
             return match fs::remove_file(&path) {
@@ -54,14 +54,14 @@ impl Memory for StateFiles {
         atomic::replace(&path, &serde_json::to_vec(goals)?, Durability::Power)
     }
 
-    fn persona(&mut self) -> Option<KeptPersona> {
+    fn client_identity(&mut self) -> Option<PersistedClientIdentity> {
         let Persona { generations, introduction } = read(&self.home.gateway_persona())?;
-        Some(KeptPersona { introduction: introduction.get().to_owned(), known_to: generations })
+        Some(PersistedClientIdentity { initialize_params: introduction.get().to_owned(), generations })
     }
 
-    fn keep_persona(&mut self, persona: &KeptPersona) -> io::Result<()> {
-        let introduction = RawValue::from_string(persona.introduction.clone())?;
-        let kept = Persona { generations: persona.known_to.clone(), introduction };
+    fn persist_client_identity(&mut self, persona: &PersistedClientIdentity) -> io::Result<()> {
+        let introduction = RawValue::from_string(persona.initialize_params.clone())?;
+        let kept = Persona { generations: persona.generations.clone(), introduction };
         atomic::replace(&self.home.gateway_persona(), &serde_json::to_vec(&kept)?, Durability::Process)
     }
 }
@@ -69,7 +69,7 @@ impl Memory for StateFiles {
 #[cfg(test)]
 mod tests {
     use super::StateFiles;
-    use codexd_gateway::host::{KeptGoals, KeptPersona, Memory};
+    use codexd_gateway::host::{PersistedClientIdentity, PersistedGoals, StateStore};
     use codexd_host::Home;
 
     fn home() -> (tempfile::TempDir, Home) {
@@ -84,12 +84,13 @@ mod tests {
         let (_folder, home) = home();
         let mut memory = StateFiles::new(home.clone());
         assert!(memory.goals().is_empty());
-        let goals = KeptGoals { active: vec!["a".to_owned(), "b".to_owned()], held: vec!["b".to_owned()] };
-        memory.keep_goals(&goals).expect("kept");
+        let goals =
+            PersistedGoals { active: vec!["a".to_owned(), "b".to_owned()], held: vec!["b".to_owned()] };
+        memory.persist_goals(&goals).expect("kept");
         assert_eq!(StateFiles::new(home.clone()).goals(), goals);
-        memory.keep_goals(&KeptGoals::default()).expect("kept");
+        memory.persist_goals(&PersistedGoals::default()).expect("kept");
         assert!(!home.gateway_goals().exists() && memory.goals().is_empty());
-        memory.keep_goals(&KeptGoals::default()).expect("nothing to remove is no failure");
+        memory.persist_goals(&PersistedGoals::default()).expect("nothing to remove is no failure");
         std::fs::write(home.gateway_goals(), "{broken").expect("written");
         assert!(memory.goals().is_empty());
     }
@@ -97,17 +98,17 @@ mod tests {
     #[test]
     fn a_persona_is_there_for_the_next_one() {
         let (_folder, home) = home();
-        let persona = |introduction: &str| KeptPersona {
-            introduction: introduction.to_owned(),
-            known_to: vec!["g1".to_owned(), "g2".to_owned()],
+        let persona = |introduction: &str| PersistedClientIdentity {
+            initialize_params: introduction.to_owned(),
+            generations: vec!["g1".to_owned(), "g2".to_owned()],
         };
         let mut memory = StateFiles::new(home.clone());
-        assert_eq!(memory.persona(), None);
+        assert_eq!(memory.client_identity(), None);
         let kept = persona(r#"{"clientInfo":{"name":"x"},"capabilities":{}}"#);
-        memory.keep_persona(&kept).expect("kept");
-        assert_eq!(StateFiles::new(home.clone()).persona(), Some(kept));
-        assert!(memory.keep_persona(&persona("not JSON")).is_err());
+        memory.persist_client_identity(&kept).expect("kept");
+        assert_eq!(StateFiles::new(home.clone()).client_identity(), Some(kept));
+        assert!(memory.persist_client_identity(&persona("not JSON")).is_err());
         std::fs::write(home.gateway_persona(), "{broken").expect("written");
-        assert_eq!(memory.persona(), None);
+        assert_eq!(memory.client_identity(), None);
     }
 }

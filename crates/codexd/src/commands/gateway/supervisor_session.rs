@@ -10,7 +10,7 @@ use codexd_core::contract::EventLevel;
 use codexd_core::generations::Role as ManagedRole;
 use codexd_core::identity::Process;
 use codexd_core::os_text::OsText;
-use codexd_gateway::host::{self, Generation, HostEvent, HostOrder, Role};
+use codexd_gateway::host::{self, Generation, HostCommand, HostEvent, Role};
 use codexd_gateway::state_writer::StateWriter;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
@@ -38,7 +38,7 @@ pub struct SupervisorSession {
     me: Process,
     listener: UnixListener,
     events: Sender<HostEvent>,
-    orders: Receiver<HostOrder>,
+    orders: Receiver<HostCommand>,
     terminate: Signal,
     interrupt: Signal,
     /// The supervisor at the other end keeps nothing.
@@ -81,7 +81,7 @@ impl SupervisorSession {
         listener: UnixListener,
         state_writer: StateWriter,
         events: Sender<HostEvent>,
-        orders: Receiver<HostOrder>,
+        orders: Receiver<HostCommand>,
     ) -> io::Result<Self> {
         let home = arguments.home.clone();
         Ok(Self {
@@ -129,13 +129,13 @@ impl SupervisorSession {
                 _ = self.terminate.recv() => return None,
                 _ = self.interrupt.recv() => return None,
                 order = self.orders.recv() => match order? {
-                    HostOrder::Retire { mark: generation_id } => self.to_retire.push(Retirement { generation_id, is_sent: false }),
-                    HostOrder::Note { level, kind, message, detail } => {
+                    HostCommand::Retire { generation_id } => self.to_retire.push(Retirement { generation_id, is_sent: false }),
+                    HostCommand::Note { level, kind, message, detail } => {
                         self.log_event(Event::new(level, kind, message), detail);
                     }
-                    HostOrder::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
+                    HostCommand::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
                     // Nobody listens.
-                    HostOrder::Report(value) => self.write_state(&value).await,
+                    HostCommand::Report(value) => self.write_state(&value).await,
                 },
             }
         }
@@ -269,22 +269,22 @@ impl SupervisorSession {
     async fn forward_to_supervisor(
         &mut self,
         write: &mut OwnedWriteHalf,
-        order: HostOrder,
+        order: HostCommand,
     ) -> io::Result<()> {
         match order {
-            HostOrder::Retire { mark: generation_id } => {
+            HostCommand::Retire { generation_id } => {
                 self.to_retire.push(Retirement { generation_id: generation_id.clone(), is_sent: true });
                 send_order(write, &Order::Retire { generation: generation_id }).await
             }
-            HostOrder::StoreThreadSettings(settings) => match self.thread_settings.store(settings) {
+            HostCommand::StoreThreadSettings(settings) => match self.thread_settings.store(settings) {
                 Some(order) => send_order(write, &order).await,
                 None => Ok(()),
             },
-            HostOrder::Report(value) => {
+            HostCommand::Report(value) => {
                 self.write_state(&value).await;
                 send_order(write, &Order::Relay { value }).await
             }
-            HostOrder::Note { level, kind, message, detail } => {
+            HostCommand::Note { level, kind, message, detail } => {
                 self.log_event(Event::new(level, kind, message), detail);
                 Ok(())
             }
@@ -336,7 +336,7 @@ fn visible_generation(generation: supervisor::Generation) -> Option<Generation> 
         ManagedRole::Successor => return None,
     };
     let (generation_id, socket) = (generation.generation_id?, generation.socket?);
-    Some(Generation { mark: generation_id, pid: generation.pid.0, socket, role })
+    Some(Generation { id: generation_id, pid: generation.pid.0, socket, role })
 }
 
 /// Says who is here, and hands over the listening socket along with it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
-use crate::host::KeptGoals;
+use crate::host::PersistedGoals;
 use codexd_core::settings::SubagentApprovals;
 
 use crate::hub::{Action, ClientId, Connection, Event, Hub, Report, ServerId, Text};
@@ -91,7 +91,7 @@ pub struct World {
     /// No app-server can load a thread for now.
     pub config_is_broken: bool,
     /// What the gateway wants remembered.
-    kept_goals: KeptGoals,
+    kept_goals: PersistedGoals,
     /// Every connection breaks when it is up.
     pub break_often: bool,
     pub connects: usize,
@@ -172,7 +172,7 @@ impl World {
             paused_goals: BTreeSet::new(),
             config_layers: Vec::new(),
             config_is_broken: false,
-            kept_goals: KeptGoals::default(),
+            kept_goals: PersistedGoals::default(),
             break_often: false,
             connects: 0,
             disk_hangs: false,

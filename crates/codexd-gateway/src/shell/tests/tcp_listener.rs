@@ -7,33 +7,36 @@ use tokio::net::TcpStream;
 
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use super::{House, Socket, hear, in_house_with, soon};
-use crate::host::{HostEvent, HostOrder, TcpDoor};
+use super::{Socket, TestGateway, next_text, soon, with_gateway_config};
+use crate::host::{HostCommand, HostEvent, TcpListenerConfig};
 use crate::hub::{Action, Event};
-use crate::limits::TCP_STRANGERS_MAX;
+use crate::limits::TCP_UNAUTHENTICATED_MAX;
 
-fn any_port(folder: &Path) -> Option<TcpDoor> {
-    Some(TcpDoor { listen: "127.0.0.1:0".parse().expect("an address"), token_file: folder.join("token") })
+fn any_port(folder: &Path) -> Option<TcpListenerConfig> {
+    Some(TcpListenerConfig {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        token_file: folder.join("token"),
+    })
 }
 
 /// The address, when the door is open.
-async fn address(house: &mut House) -> String {
-    let HostOrder::Report(report) = house.order().await else { panic!("a report") };
+async fn address(gateway: &mut TestGateway) -> String {
+    let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
     let url = report["listening"].as_str().expect("a url").to_owned();
-    let HostOrder::Note { kind, .. } = house.order().await else { panic!("a note") };
+    let HostCommand::Note { kind, .. } = gateway.order().await else { panic!("a note") };
     assert_eq!(kind, "gateway.listening");
     url.trim_start_matches("ws://").to_owned()
 }
 
 /// A client that has shown the token.
-async fn client(house: &mut House, address: &str) -> Socket<TcpStream> {
-    let token = std::fs::read_to_string(house.path("token")).expect("a token");
+async fn client(gateway: &mut TestGateway, address: &str) -> Socket<TcpStream> {
+    let token = std::fs::read_to_string(gateway.path("token")).expect("a token");
     let mut request = format!("ws://{address}/rpc").into_client_request().expect("a request");
     let bearer = format!("bearer {}", token.trim()).parse().expect("a header");
     request.headers_mut().insert("authorization", bearer);
     let stream = TcpStream::connect(address).await.expect("connected");
     let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
-    assert!(matches!(house.next().await, Event::ClientConnected(_)));
+    assert!(matches!(gateway.next().await, Event::ClientConnected(_)));
     socket
 }
 
@@ -50,11 +53,11 @@ const UPGRADE: &str = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nS
 
 #[test]
 fn every_request_gets_the_status_it_deserves() {
-    in_house_with(
+    with_gateway_config(
         any_port,
         |_| true,
-        async |house| {
-            let address = address(house).await;
+        async |gateway| {
+            let address = address(gateway).await;
             let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(20_000));
             let requests = [
                 ("GET /healthz HTTP/1.1\r\n\r\n".to_owned(), "200", ""),
@@ -82,47 +85,47 @@ fn every_request_gets_the_status_it_deserves() {
                 assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer:?}");
                 assert_eq!(answer.split_once("\r\n\r\n").map(|(_, body)| body), Some(body), "{request:?}");
             }
-            house.script.borrow_mut().unready = true;
+            gateway.script.borrow_mut().unready = true;
             assert!(ask(&address, "GET /readyz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
-            house.nothing_happened();
+            gateway.nothing_happened();
         },
     );
 }
 
 #[test]
 fn whoever_shows_the_token_is_a_client_like_any_other() {
-    in_house_with(
+    with_gateway_config(
         any_port,
         |_| true,
-        async |house| {
-            let address = address(house).await;
-            let token = std::fs::read_to_string(house.path("token")).expect("a token");
+        async |gateway| {
+            let address = address(gateway).await;
+            let token = std::fs::read_to_string(gateway.path("token")).expect("a token");
             let mut request = format!("ws://{address}/rpc").into_client_request().expect("a request");
             let bearer = format!("bearer {}", token.trim()).parse().expect("a header");
             request.headers_mut().insert("authorization", bearer);
             let stream = TcpStream::connect(&address).await.expect("connected");
             let (mut socket, _) =
                 soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
-            let Event::ClientConnected(client) = house.next().await else { panic!("a client") };
-            house.act(vec![Action::SendToClient(client, "hello".into())]).await;
-            assert_eq!(hear(&mut socket).await, "hello");
+            let Event::ClientConnected(client) = gateway.next().await else { panic!("a client") };
+            gateway.act(vec![Action::SendToClient(client, "hello".into())]).await;
+            assert_eq!(next_text(&mut socket).await, "hello");
             drop(socket);
-            assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
+            assert!(matches!(gateway.next().await, Event::ClientDisconnected(_)));
         },
     );
 }
 
 #[test]
 fn a_silent_connection_without_the_token_gives_way_to_the_next_one() {
-    in_house_with(
+    with_gateway_config(
         any_port,
         |_| true,
-        async |house| {
-            let address = address(house).await;
+        async |gateway| {
+            let address = address(gateway).await;
             let mut speaking = TcpStream::connect(&address).await.expect("connected");
             speaking.write_all(b"GET /healthz HTTP/1.1\r\n").await.expect("sent");
             let mut silent = Vec::new();
-            for _ in 0..TCP_STRANGERS_MAX {
+            for _ in 0..TCP_UNAUTHENTICATED_MAX {
                 silent.push(TcpStream::connect(&address).await.expect("connected"));
             }
             assert!(ask(&address, "GET /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
@@ -136,51 +139,54 @@ fn a_silent_connection_without_the_token_gives_way_to_the_next_one() {
 
 #[test]
 fn a_connection_that_sends_no_head_or_no_initialize_is_closed() {
-    in_house_with(
+    with_gateway_config(
         any_port,
         |_| true,
-        async |house| {
-            let address = address(house).await;
+        async |gateway| {
+            let address = address(gateway).await;
             let mut silent = TcpStream::connect(&address).await.expect("connected");
             let mut byte = [0];
             assert_eq!(soon(silent.read(&mut byte)).await.expect("closed"), 0);
-            house.script.borrow_mut().is_uninitialized = true;
-            let mut client = client(house, &address).await;
-            assert_eq!(hear(&mut client).await, "close 1008 no initialize in time");
-            assert!(matches!(house.next().await, Event::ClientDisconnected(_)));
+            gateway.script.borrow_mut().is_uninitialized = true;
+            let mut client = client(gateway, &address).await;
+            assert_eq!(next_text(&mut client).await, "close 1008 no initialize in time");
+            assert!(matches!(gateway.next().await, Event::ClientDisconnected(_)));
         },
     );
 }
 
 #[test]
 fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on() {
-    in_house_with(
+    with_gateway_config(
         any_port,
         |_| true,
-        async |house| {
-            let first = address(house).await;
-            let known = client(house, &first).await;
-            let door = |house: &House, listen: &str| {
-                Some(TcpDoor { listen: listen.parse().expect("an address"), token_file: house.path("token") })
+        async |gateway| {
+            let first = address(gateway).await;
+            let known = client(gateway, &first).await;
+            let door = |gateway: &TestGateway, listen: &str| {
+                Some(TcpListenerConfig {
+                    listen: listen.parse().expect("an address"),
+                    token_file: gateway.path("token"),
+                })
             };
-            let configure = async |house: &mut House, tcp: Option<TcpDoor>| {
+            let configure = async |gateway: &mut TestGateway, tcp: Option<TcpListenerConfig>| {
                 let subagent_approvals = codexd_core::settings::SubagentApprovals::default();
-                house.tell_host_event(HostEvent::Configure { tcp, subagent_approvals }).await;
-                assert!(matches!(house.next().await, Event::SubagentApprovals(_)));
+                gateway.tell_host_event(HostEvent::Configure { tcp, subagent_approvals }).await;
+                assert!(matches!(gateway.next().await, Event::SubagentApprovals(_)));
             };
-            let any = door(house, "127.0.0.1:0");
-            configure(house, any.clone()).await;
-            let HostOrder::Report(report) = house.order().await else { panic!("a report") };
+            let any = door(gateway, "127.0.0.1:0");
+            configure(gateway, any.clone()).await;
+            let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
             assert_eq!(report["listener"]["error"], serde_json::Value::Null);
-            house.act(Vec::new()).await;
-            house.nothing_happened();
+            gateway.act(Vec::new()).await;
+            gateway.nothing_happened();
 
-            let old = std::fs::read_to_string(house.path("token")).expect("a token");
-            std::fs::remove_file(house.path("token")).expect("removed");
-            configure(house, any).await;
+            let old = std::fs::read_to_string(gateway.path("token")).expect("a token");
+            std::fs::remove_file(gateway.path("token")).expect("removed");
+            configure(gateway, any).await;
             let second = loop {
-                match house.order().await {
-                    HostOrder::Report(report) => {
+                match gateway.order().await {
+                    HostCommand::Report(report) => {
                         break report["listening"]
                             .as_str()
                             .expect("a url")
@@ -192,34 +198,34 @@ fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on(
             };
             let request = format!("GET / HTTP/1.1\r\n{UPGRADE}Authorization: Bearer {}\r\n\r\n", old.trim());
             assert!(ask(&second, &request).await.starts_with("HTTP/1.1 401 "));
-            configure(house, None).await;
+            configure(gateway, None).await;
             assert!(TcpStream::connect(&second).await.is_err());
             drop(known);
-            assert!(matches!(house.next().await, Event::ClientDisconnected(_)), "it stayed until now");
+            assert!(matches!(gateway.next().await, Event::ClientDisconnected(_)), "it stayed until now");
         },
     );
 }
 
 #[test]
 fn a_door_that_cannot_be_opened_is_tried_again_and_the_other_is_open() {
-    in_house_with(
+    with_gateway_config(
         |folder| {
             std::fs::write(folder.join("token"), "short").expect("written");
             any_port(folder)
         },
         |_| true,
-        async |house| {
-            let HostOrder::Note { kind, message, .. } = house.order().await else { panic!("a note") };
+        async |gateway| {
+            let HostCommand::Note { kind, message, .. } = gateway.order().await else { panic!("a note") };
             assert_eq!(kind, "gateway.doorClosed");
             assert!(message.contains("token"), "{message}");
-            let HostOrder::Report(report) = house.order().await else { panic!("a report") };
+            let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
             assert!(
                 report["listener"]["error"].as_str().is_some_and(|error| error.contains("token")),
                 "{report}"
             );
-            let (_, _socket) = house.client().await;
-            std::fs::remove_file(house.path("token")).expect("removed");
-            address(house).await;
+            let (_, _socket) = gateway.client().await;
+            std::fs::remove_file(gateway.path("token")).expect("removed");
+            address(gateway).await;
         },
     );
 }

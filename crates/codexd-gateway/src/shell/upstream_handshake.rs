@@ -10,12 +10,12 @@ use codexd_protocol::{Message, RequestId};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use super::accept::may_enter;
-use super::driver::Driver;
-use super::line::{Line, Ready, Side};
+use super::connection::{Peer, Ready, WsConnection};
+use super::control_listener::is_allowed_user;
+use super::event_loop::HubDriver;
 use super::stream::Stream;
 use crate::hub::Text;
-use crate::limits::{GREET_FIRST_WAIT_MS, HTTP_HEAD_BYTES_MAX, UPSTREAM_BYTES_MAX};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, PROBE_FIRST_WAIT_MS, UPSTREAM_BYTES_MAX};
 use codexd_protocol::websocket::handshake;
 
 /// The name of upstream's own daemon. App-server does not let it become the name of the process (observed on 0.131.0 and
@@ -32,37 +32,38 @@ pub(crate) enum Answer {
 }
 
 /// The `initialize` of somebody who only wants to know whether it is answered.
-pub(crate) fn greeting() -> Text {
+pub(crate) fn readiness_probe() -> Text {
     json!({"id": 0, "method": "initialize", "params": {
         "clientInfo": {"name": GREETER, "title": null, "version": env!("CARGO_PKG_VERSION")}}})
     .to_string()
     .into()
 }
 
-/// Opens a line and sends `initialize`, whose id is 0. Also hands over what came besides the answer, in order.
+/// Opens a connection and sends `initialize`, whose id is 0. Also hands over what came besides the answer, in order.
 ///
 /// # Errors
 /// Why there is no answer. It has no time limit of its own.
 pub(crate) async fn open(
-    driver: &Rc<Driver>,
+    driver: &Rc<HubDriver>,
     socket: &Path,
     initialize: Text,
-) -> io::Result<(Rc<Line>, Answer, Vec<Text>)> {
+) -> io::Result<(Rc<WsConnection>, Answer, Vec<Text>)> {
     let stream = Stream::unix(connect(socket).await?)?;
-    let rest = shake_hands(&stream).await?;
-    let line = Line::new(stream, Side::Client, Rc::clone(&driver.writer));
-    line.push(initialize).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let rest = handshake(&stream).await?;
+    let connection = WsConnection::new(stream, Peer::AppServer, Rc::clone(&driver.writer));
+    connection.push(initialize).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut came = Came::default();
-    let mut read = line.take(&rest, |text| came.take(text)).map(drop);
+    let mut read = connection.take(&rest, |text| came.take(text)).map(drop);
     loop {
         if let Some(answer) = came.answer.take() {
-            return Ok((line, answer, came.besides));
+            return Ok((connection, answer, came.besides));
         }
-        if read.is_err() || came.bytes > UPSTREAM_BYTES_MAX || line.ready(|| true).await == Ready::Ended {
+        if read.is_err() || came.bytes > UPSTREAM_BYTES_MAX || connection.ready(|| true).await == Ready::Ended
+        {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut buffer = driver.read_buffer.borrow_mut();
-        read = line.read(&mut buffer, |text| came.take(text)).map(drop);
+        read = connection.read(&mut buffer, |text| came.take(text)).map(drop);
     }
 }
 
@@ -104,11 +105,11 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(address.as_path()).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(Duration::from_millis(GREET_FIRST_WAIT_MS)).await;
+                tokio::time::sleep(Duration::from_millis(PROBE_FIRST_WAIT_MS)).await;
             }
             Ok(stream) => {
                 let uid = stream.peer_cred()?.uid();
-                if !may_enter(uid) {
+                if !is_allowed_user(uid) {
                     let message = format!("{} belongs to uid {uid}", socket.display());
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
                 }
@@ -120,7 +121,7 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 /// Hands back what came behind the answer to the upgrade.
-async fn shake_hands(stream: &Stream) -> io::Result<Vec<u8>> {
+async fn handshake(stream: &Stream) -> io::Result<Vec<u8>> {
     let (request, key) = handshake::ask();
     stream.write_all(&request).await?;
     let mut head = Vec::new();

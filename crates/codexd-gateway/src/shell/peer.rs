@@ -11,23 +11,23 @@ use crate::limits::{
 
 /// At which end we are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Side {
+pub(crate) enum Peer {
     /// The other end is a client of ours.
-    Server,
-    /// The other end is an app-server.
     Client,
+    /// The other end is an app-server.
+    AppServer,
 }
 
-impl Side {
+impl Peer {
     pub(super) fn rules(self) -> Rules {
         match self {
-            Side::Server => Rules {
+            Peer::Client => Rules {
                 masked: true,
                 frame_bytes_max: FRAME_BYTES_MAX,
                 message_bytes_max: MESSAGE_BYTES_MAX,
                 skipped_bytes_max: SKIPPED_BYTES_MAX,
             },
-            Side::Client => Rules {
+            Peer::AppServer => Rules {
                 masked: false,
                 frame_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
                 message_bytes_max: UPSTREAM_MESSAGE_BYTES_MAX,
@@ -39,34 +39,34 @@ impl Side {
     /// Of a client that has not introduced itself.
     pub(super) fn first_rules(self) -> Rules {
         match self {
-            Side::Server => {
+            Peer::Client => {
                 let most = FIRST_MESSAGE_BYTES_MAX;
                 Rules { masked: true, frame_bytes_max: most, message_bytes_max: most, skipped_bytes_max: 0 }
             }
-            Side::Client => self.rules(),
+            Peer::AppServer => self.rules(),
         }
     }
 
     /// See [`Self::first_rules`].
     pub(super) fn first_bounds(self) -> Bounds {
         match self {
-            Side::Server => Bounds {
+            Peer::Client => Bounds {
                 messages: FIRST_OUTBOUND_MESSAGES_MAX,
                 bytes: FIRST_OUTBOUND_BYTES_MAX,
                 bytes_with_answers: FIRST_OUTBOUND_BYTES_MAX,
             },
-            Side::Client => self.bounds(),
+            Peer::AppServer => self.bounds(),
         }
     }
 
     pub(super) fn bounds(self) -> Bounds {
         match self {
-            Side::Server => Bounds {
+            Peer::Client => Bounds {
                 messages: OUTBOUND_MESSAGES_MAX,
                 bytes: OUTBOUND_BYTES_MAX,
                 bytes_with_answers: OUTBOUND_BYTES_WITH_ANSWERS_MAX,
             },
-            Side::Client => Bounds {
+            Peer::AppServer => Bounds {
                 messages: UPSTREAM_MESSAGES_MAX,
                 bytes: UPSTREAM_BYTES_MAX,
                 bytes_with_answers: UPSTREAM_BYTES_MAX,

@@ -7,28 +7,29 @@ use codexd_core::contract::EventLevel;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
-use super::driver::Driver;
-use crate::host::HostOrder;
+use super::event_loop::HubDriver;
+use crate::host::HostCommand;
 use crate::hub::{HandoverReport, HandoverState, RefusedThread, Report};
-use crate::limits::ORDERS_WAITING_MAX;
+use crate::limits::HOST_COMMANDS_WAITING_MAX;
 
-/// The orders that wait.
+/// The host_commands that wait.
 #[derive(Debug, Default)]
-pub(crate) struct Orders {
-    waiting: RefCell<VecDeque<HostOrder>>,
+pub(crate) struct HostCommands {
+    waiting: RefCell<VecDeque<HostCommand>>,
     more: Notify,
 }
 
-impl Orders {
+impl HostCommands {
     /// Adds one. If the host takes nothing, old notes and reports make room; nothing else is dropped.
-    pub(super) fn give(&self, order: HostOrder) {
+    pub(super) fn give(&self, order: HostCommand) {
         let mut waiting = self.waiting.borrow_mut();
         // Of one thread only the last settings count: no more than one such order for each waits.
-        if let HostOrder::StoreThreadSettings(new) = &order {
-            let is_of_it = |order: &HostOrder| matches!(order, HostOrder::StoreThreadSettings(old) if old.thread == new.thread);
+        if let HostCommand::StoreThreadSettings(new) = &order {
+            let is_of_it = |order: &HostCommand| matches!(order, HostCommand::StoreThreadSettings(old) if old.thread == new.thread);
             waiting.retain(|order| !is_of_it(order));
-        } else if waiting.len() >= ORDERS_WAITING_MAX {
-            let may_go = |order: &HostOrder| matches!(order, HostOrder::Report(_) | HostOrder::Note { .. });
+        } else if waiting.len() >= HOST_COMMANDS_WAITING_MAX {
+            let may_go =
+                |order: &HostCommand| matches!(order, HostCommand::Report(_) | HostCommand::Note { .. });
             let old = waiting.iter().position(may_go);
             old.map(|at| waiting.remove(at));
         }
@@ -36,13 +37,13 @@ impl Orders {
         self.more.notify_one();
     }
 
-    /// Writes a line into the event log.
+    /// Writes a connection into the event log.
     pub(super) fn note(&self, level: EventLevel, kind: &str, message: String, detail: Value) {
-        self.give(HostOrder::Note { level, kind: kind.to_owned(), message, detail });
+        self.give(HostCommand::Note { level, kind: kind.to_owned(), message, detail });
     }
 
     /// Hands them on, for as long as somebody takes them.
-    pub(super) async fn run(&self, host: mpsc::Sender<HostOrder>) {
+    pub(super) async fn run(&self, host: mpsc::Sender<HostCommand>) {
         loop {
             let next = self.waiting.borrow_mut().pop_front();
             match next {
@@ -57,8 +58,8 @@ impl Orders {
     }
 }
 
-impl Driver {
-    /// Tells the host what the brain found worth telling.
+impl HubDriver {
+    /// Tells the host what the logic found worth telling.
     pub(super) fn report(&self, report: &Report) {
         match report {
             Report::ServerLost { server, threads, requests, was_expected: true } => {
@@ -100,31 +101,41 @@ impl Driver {
                     threads.len()
                 );
                 let detail = json!({"pid": pid, "threads": threads});
-                self.orders.note(EventLevel::Info, "goals.loading", message, detail);
+                self.host_commands.note(EventLevel::Info, "goals.loading", message, detail);
             }
             Report::GoalPostponed { thread } => {
                 let message = format!(
                     "the goal of the thread {thread} rests for a minute: the app-server cannot load it, or dies of it"
                 );
-                self.orders.note(EventLevel::Warn, "goals.postponed", message, json!({"threads": [thread]}));
+                self.host_commands.note(
+                    EventLevel::Warn,
+                    "goals.postponed",
+                    message,
+                    json!({"threads": [thread]}),
+                );
             }
             Report::GoalLost { thread } => {
                 let message =
                     format!("the goal of the thread {thread} does not go on: the app-server cannot load it");
-                self.orders.note(EventLevel::Warn, "goals.lost", message, json!({"threads": [thread]}));
+                self.host_commands.note(
+                    EventLevel::Warn,
+                    "goals.lost",
+                    message,
+                    json!({"threads": [thread]}),
+                );
             }
             Report::MigrationRefused { thread, reason } => {
                 let message = format!(
                     "the thread {thread} does not move to the new app-server, which refuses it: {reason}; it is tried again"
                 );
                 let detail = json!({"threadId": thread, "reason": reason});
-                self.orders.note(EventLevel::Warn, "migration.refused", message, detail);
+                self.host_commands.note(EventLevel::Warn, "migration.refused", message, detail);
             }
             Report::Handover(handover) => self.report_handover(handover),
             Report::Unanswered { count, methods } => {
                 let message = format!("{count} requests were not answered in time: {}", methods.join(", "));
                 let detail = json!({"count": count, "methods": methods});
-                self.orders.note(EventLevel::Warn, "request.unanswered", message, detail);
+                self.host_commands.note(EventLevel::Warn, "request.unanswered", message, detail);
             }
             Report::AnswerRefused { client, request, reason } => {
                 let message = format!(
@@ -132,20 +143,20 @@ impl Driver {
                     client.0
                 );
                 let detail = json!({"client": client.0, "serverRequest": request, "reason": reason});
-                self.orders.note(EventLevel::Warn, "serverRequest.answerRefused", message, detail);
+                self.host_commands.note(EventLevel::Warn, "serverRequest.answerRefused", message, detail);
             }
             Report::AnswerNotTaken { thread, request } => {
                 let message = format!(
                     "the app-server did not take the answer to server request {request} of thread {thread}; the next answer counts"
                 );
                 let detail = json!({"threadId": thread, "serverRequest": request});
-                self.orders.note(EventLevel::Warn, "serverRequest.answerNotTaken", message, detail);
+                self.host_commands.note(EventLevel::Warn, "serverRequest.answerNotTaken", message, detail);
             }
             Report::ClientInfoDiscarded { reason } => {
                 let message = format!(
                     "discarded the client information of the shared connection: {reason}; that of the next client is used"
                 );
-                self.orders.note(
+                self.host_commands.note(
                     EventLevel::Warn,
                     "clientInfo.discarded",
                     message,
@@ -202,13 +213,13 @@ impl Driver {
         };
         match handover.is_news {
             true => self.tell_host("handover", EventLevel::Info, kind, message, detail),
-            false => self.orders.give(HostOrder::Report(json!({"handover": detail}))),
+            false => self.host_commands.give(HostCommand::Report(json!({"handover": detail}))),
         }
     }
 
     fn tell_host(&self, name: &str, level: EventLevel, kind: &str, message: String, detail: Value) {
-        self.orders.give(HostOrder::Report(json!({name: &detail})));
-        self.orders.note(level, kind, message, detail);
+        self.host_commands.give(HostCommand::Report(json!({name: &detail})));
+        self.host_commands.note(level, kind, message, detail);
     }
 }
 

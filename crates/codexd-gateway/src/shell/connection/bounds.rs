@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use codexd_protocol::websocket::{Excerpt, Fault};
 
-use super::{End, Line, Side};
+use super::{End, Peer, WsConnection};
 use crate::hub::Text;
 use crate::limits::{OUTBOUND_ROOM_BYTES, UPSTREAM_ROOM_BYTES};
 use crate::shell::oversized::{self, Oversized};
@@ -13,11 +13,11 @@ use crate::shell::oversized::{self, Oversized};
 /// RFC 6455, 7.4.1.
 const MESSAGE_TOO_BIG: u16 = 1009;
 
-impl Line {
+impl WsConnection {
     /// The client at the other end has introduced itself.
     pub(crate) fn admit(&self) {
-        self.decoder.borrow_mut().set_rules(self.side.rules());
-        self.outbox.borrow_mut().set_bounds(self.side.bounds());
+        self.decoder.borrow_mut().set_rules(self.peer.rules());
+        self.outbox.borrow_mut().set_bounds(self.peer.bounds());
     }
 
     pub(crate) fn descriptor(&self) -> RawFd {
@@ -31,7 +31,7 @@ impl Line {
     }
 
     /// Whether a connection whose messages are passed on here is to be read. If it is not, it is woken when there is room.
-    pub(crate) fn has_room_for(&self, source: &Rc<Line>) -> bool {
+    pub(crate) fn has_room_for(&self, source: &Rc<WsConnection>) -> bool {
         if self.is_over() || self.outbox.borrow().waiting_bytes() < OUTBOUND_ROOM_BYTES {
             return true;
         }
@@ -51,21 +51,23 @@ impl Line {
     pub(super) fn take_oversized(
         self: &Rc<Self>,
         excerpt: &Excerpt,
-        hand_on: &mut impl FnMut(Text),
+        on_text: &mut impl FnMut(Text),
     ) -> Result<(), End> {
-        match (self.side, oversized::classify(excerpt)) {
-            (Side::Server, Oversized::Request { id }) => {
+        match (self.peer, oversized::classify(excerpt)) {
+            (Peer::Client, Oversized::Request { id }) => {
                 self.push(oversized::refusal_of_request(&id, excerpt)).map_err(End::Full)?;
             }
             // Upstream closes the connection as well.
-            (Side::Server, _) => {
+            (Peer::Client, _) => {
                 return Err(End::Faulty(Fault { code: MESSAGE_TOO_BIG, reason: excerpt.reason }));
             }
-            (Side::Client, Oversized::Answer { id }) => hand_on(oversized::failure_of_answer(&id, excerpt)),
-            (Side::Client, Oversized::Request { id }) => {
+            (Peer::AppServer, Oversized::Answer { id }) => {
+                on_text(oversized::failure_of_answer(&id, excerpt));
+            }
+            (Peer::AppServer, Oversized::Request { id }) => {
                 self.push(oversized::failure_of_answer(&id, excerpt)).map_err(End::Full)?;
             }
-            (Side::Client, Oversized::Other) => self.dropped.set(Some(excerpt.bytes)),
+            (Peer::AppServer, Oversized::Other) => self.dropped.set(Some(excerpt.bytes)),
         }
         Ok(())
     }

@@ -17,13 +17,13 @@ use tungstenite::handshake::server::Request;
 use tungstenite::http::{StatusCode, header};
 
 use super::clients;
-use super::driver::Driver;
+use super::event_loop::HubDriver;
 use super::stream::Stream;
-use super::token::Token;
-use crate::host::{HostOrder, TcpDoor};
+use super::tcp_auth::Token;
+use crate::host::{HostCommand, TcpListenerConfig};
 use crate::limits::{
-    DEAF_MS, DOOR_FIRST_WAIT_MS, DOOR_LAST_WAIT_MS, HTTP_HEAD_BYTES_MAX, KEEPALIVE_SECONDS, LEAVE_TIMEOUT_MS,
-    TCP_HEAD_MAX_MS, TCP_INITIALIZE_MAX_MS, TCP_STRANGERS_MAX,
+    ACCEPT_PAUSE_MS, HTTP_HEAD_BYTES_MAX, KEEPALIVE_SECONDS, LEAVE_TIMEOUT_MS, LISTEN_RETRY_FIRST_MS,
+    LISTEN_RETRY_LAST_MS, TCP_HEAD_MAX_MS, TCP_INITIALIZE_MAX_MS, TCP_UNAUTHENTICATED_MAX,
 };
 use codexd_protocol::websocket::handshake::{self, Asked};
 
@@ -38,7 +38,7 @@ type Expected = Rc<RefCell<Option<Token>>>;
 
 #[derive(Debug)]
 struct Running {
-    door: TcpDoor,
+    door: TcpListenerConfig,
     token: Expected,
     task: JoinHandle<()>,
 }
@@ -46,7 +46,7 @@ struct Running {
 impl Listener {
     /// Listens there from now on, with the token that the file holds now. Clients that are connected stay. The host gets a report
     /// when it is known whether it worked.
-    pub(super) fn configure(&mut self, driver: &Rc<Driver>, door: Option<TcpDoor>) {
+    pub(super) fn configure(&mut self, driver: &Rc<HubDriver>, door: Option<TcpListenerConfig>) {
         if let (Some(running), Some(door)) = (&self.running, &door)
             && running.door == *door
             && running.has_token_of_file()
@@ -60,7 +60,7 @@ impl Listener {
                 let task = spawn_local(run(Rc::clone(driver), door.clone(), Rc::clone(&token)));
                 self.running = Some(Running { door, token, task });
             }
-            None => driver.orders.give(HostOrder::Report(json!({"listener": null}))),
+            None => driver.host_commands.give(HostCommand::Report(json!({"listener": null}))),
         }
     }
 
@@ -84,48 +84,48 @@ impl Running {
 
 /// Listens, as soon as that works, and lets clients in for as long as it is polled. Clients of the control socket do not
 /// suffer from a port that is taken.
-async fn run(driver: Rc<Driver>, door: TcpDoor, expected: Expected) {
-    let mut wait = DOOR_FIRST_WAIT_MS;
+async fn run(driver: Rc<HubDriver>, door: TcpListenerConfig, expected: Expected) {
+    let mut wait = LISTEN_RETRY_FIRST_MS;
     let (listener, address, token) = loop {
         match open(&door).await {
             Ok(open) => break open,
             Err(error) => {
-                if wait == DOOR_FIRST_WAIT_MS {
+                if wait == LISTEN_RETRY_FIRST_MS {
                     note_closed(&driver, &door, &error);
                 }
                 tokio::time::sleep(Duration::from_millis(wait)).await;
-                wait = (wait * 2).min(DOOR_LAST_WAIT_MS);
+                wait = (wait * 2).min(LISTEN_RETRY_LAST_MS);
             }
         }
     };
     expected.replace(Some(token));
-    report_listening(&driver, &TcpDoor { listen: address, ..door.clone() });
+    report_listening(&driver, &TcpListenerConfig { listen: address, ..door.clone() });
     let url = format!("ws://{address}");
     let message = format!("clients may come over {url} with the token in {}", door.token_file.display());
     let detail = json!({"url": url, "tokenFile": door.token_file});
-    driver.orders.note(EventLevel::Info, "gateway.listening", message, detail);
+    driver.host_commands.note(EventLevel::Info, "gateway.listening", message, detail);
     accept(driver, listener, expected).await;
 }
 
-fn report_listening(driver: &Driver, door: &TcpDoor) {
+fn report_listening(driver: &HubDriver, door: &TcpListenerConfig) {
     let url = format!("ws://{}", door.listen);
     let listener = json!({"listen": url, "error": null});
-    driver.orders.give(HostOrder::Report(json!({"listening": url, "listener": listener})));
+    driver.host_commands.give(HostCommand::Report(json!({"listening": url, "listener": listener})));
 }
 
-async fn open(door: &TcpDoor) -> io::Result<(TcpListener, SocketAddr, Token)> {
+async fn open(door: &TcpListenerConfig) -> io::Result<(TcpListener, SocketAddr, Token)> {
     let token = Token::of(&door.token_file)?;
     let listener = TcpListener::bind(door.listen).await?;
     let address = listener.local_addr()?;
     Ok((listener, address, token))
 }
 
-fn note_closed(driver: &Driver, door: &TcpDoor, error: &io::Error) {
+fn note_closed(driver: &HubDriver, door: &TcpListenerConfig, error: &io::Error) {
     let message = format!("failed to open ws://{}: {error}; tried again until it works", door.listen);
     let detail = json!({"listen": door.listen, "tokenFile": door.token_file, "error": error.to_string()});
-    driver.orders.note(EventLevel::Error, "gateway.doorClosed", message, detail);
+    driver.host_commands.note(EventLevel::Error, "gateway.doorClosed", message, detail);
     let listener = json!({"listen": format!("ws://{}", door.listen), "error": error.to_string()});
-    driver.orders.give(HostOrder::Report(json!({"listener": listener})));
+    driver.host_commands.give(HostCommand::Report(json!({"listener": listener})));
 }
 
 /// The connections that have not shown the token yet, the oldest first.
@@ -142,7 +142,7 @@ impl Unauthenticated {
     /// Adds one. If there are too many, the oldest that has sent nothing makes room, else the oldest.
     fn add(&self) -> Rc<Pending> {
         let mut all = self.0.borrow_mut();
-        if all.len() >= TCP_STRANGERS_MAX {
+        if all.len() >= TCP_UNAUTHENTICATED_MAX {
             let silent = all.iter().position(|pending| !pending.has_sent.get());
             if let Some(oldest) = all.remove(silent.unwrap_or_default()) {
                 oldest.evicted.notify_one();
@@ -158,7 +158,7 @@ impl Unauthenticated {
     }
 }
 
-async fn accept(driver: Rc<Driver>, listener: TcpListener, expected: Expected) {
+async fn accept(driver: Rc<HubDriver>, listener: TcpListener, expected: Expected) {
     let unauthenticated = Rc::<Unauthenticated>::default();
     loop {
         match listener.accept().await {
@@ -168,7 +168,7 @@ async fn accept(driver: Rc<Driver>, listener: TcpListener, expected: Expected) {
                     (Rc::clone(&driver), Rc::clone(&expected), Rc::clone(&unauthenticated));
                 spawn_local(async move {
                     let known = tokio::select! {
-                        known = enter(&driver, stream, &expected, &pending) => known,
+                        known = admit_peer(&driver, stream, &expected, &pending) => known,
                         () = pending.evicted.notified() => None,
                     };
                     all.remove(&pending);
@@ -179,13 +179,13 @@ async fn accept(driver: Rc<Driver>, listener: TcpListener, expected: Expected) {
                 });
             }
             // Out of descriptors, most likely: others have to leave first.
-            Err(_) => tokio::time::sleep(Duration::from_millis(DEAF_MS)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await,
         }
     }
 }
 
-async fn enter(
-    driver: &Driver,
+async fn admit_peer(
+    driver: &HubDriver,
     stream: TcpStream,
     expected: &Expected,
     pending: &Pending,
@@ -197,13 +197,13 @@ async fn enter(
     let stream = Stream::tcp(stream).ok()?;
     let within = Duration::from_millis(TCP_HEAD_MAX_MS);
     let read =
-        Box::pin(timeout(within, shake_hands(driver, &stream, expected, pending))).await.ok()?.ok()??;
+        Box::pin(timeout(within, handshake(driver, &stream, expected, pending))).await.ok()?.ok()??;
     Some((stream, read))
 }
 
 /// Hands back what came behind the request; `None` if it was answered otherwise.
-async fn shake_hands(
-    driver: &Driver,
+async fn handshake(
+    driver: &HubDriver,
     stream: &Stream,
     expected: &Expected,
     pending: &Pending,
@@ -243,7 +243,7 @@ fn answer(status: StatusCode) -> Vec<u8> {
 }
 
 /// The answer that lets somebody in, or the one that does not: in the words of app-server 0.169.0.
-fn decide(request: &Request, expected: &Expected, driver: &Driver) -> Result<Vec<u8>, Vec<u8>> {
+fn decide(request: &Request, expected: &Expected, driver: &HubDriver) -> Result<Vec<u8>, Vec<u8>> {
     if request.headers().contains_key(header::ORIGIN) {
         return Err(answer(StatusCode::FORBIDDEN));
     }

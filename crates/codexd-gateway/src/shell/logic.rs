@@ -5,7 +5,7 @@ use codexd_core::clock::Monotonic;
 use crate::hub::{Action, ClientId, Connection, Event, Hub};
 
 /// Decides what follows from what happens. Nothing here may wait.
-pub(crate) trait Brain {
+pub(crate) trait Logic {
     /// The time of day, in milliseconds since 1970. Told before each run of events.
     fn set_unix_time(&mut self, unix_ms: u64) {
         let _ = unix_ms;
@@ -47,7 +47,7 @@ pub(crate) trait Brain {
     }
 }
 
-impl Brain for Hub {
+impl Logic for Hub {
     fn set_unix_time(&mut self, unix_ms: u64) {
         Hub::set_unix_time(self, unix_ms);
     }

@@ -8,31 +8,31 @@ use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-use super::driver::Driver;
-use super::line::Line;
+use super::connection::WsConnection;
+use super::event_loop::HubDriver;
 use crate::hub::ClientId;
 use crate::limits::{
-    DESCRIPTORS_OF_THE_GATEWAY, DESCRIPTORS_RESERVED, UNINTRODUCED_MAX, UNINTRODUCED_SILENT_MS,
+    DESCRIPTORS_OF_THE_GATEWAY, DESCRIPTORS_RESERVED, UNINITIALIZED_MAX, UNINITIALIZED_SILENT_MS,
 };
 
 /// The oldest first.
 #[derive(Debug)]
-pub(crate) struct Unintroduced {
+pub(crate) struct Uninitialized {
     entries: RefCell<VecDeque<Entry>>,
     count: Cell<u64>,
     /// So many descriptors this process may have.
     pub(super) descriptors_max: Cell<usize>,
     /// So long a connection may be silent although there are too many.
-    pub(super) patience: Cell<Duration>,
+    pub(super) limit: Cell<Duration>,
 }
 
-impl Default for Unintroduced {
+impl Default for Uninitialized {
     fn default() -> Self {
         Self {
             entries: RefCell::default(),
             count: Cell::new(0),
             descriptors_max: Cell::new(0),
-            patience: Cell::new(Duration::from_millis(UNINTRODUCED_SILENT_MS)),
+            limit: Cell::new(Duration::from_millis(UNINITIALIZED_SILENT_MS)),
         }
     }
 }
@@ -51,10 +51,10 @@ enum Stage {
     /// The task ends with the connection.
     Handshake(AbortHandle),
     /// The hub knows the client.
-    Silent(ClientId, Rc<Line>),
+    Silent(ClientId, Rc<WsConnection>),
 }
 
-impl Unintroduced {
+impl Uninitialized {
     /// Adds a connection; if there are too many, the oldest are closed that have been silent for long enough.
     pub(super) fn add(&self) -> u64 {
         while self.has_too_many() && self.evict_oldest() {}
@@ -64,12 +64,12 @@ impl Unintroduced {
         serial
     }
 
-    pub(super) fn shakes_hands(&self, serial: u64, task: AbortHandle) {
+    pub(super) fn set_handshaking(&self, serial: u64, task: AbortHandle) {
         self.set(serial, Stage::Handshake(task));
     }
 
-    pub(super) fn is_silent(&self, serial: u64, client: ClientId, line: Rc<Line>) {
-        self.set(serial, Stage::Silent(client, line));
+    pub(super) fn set_silent(&self, serial: u64, client: ClientId, connection: Rc<WsConnection>) {
+        self.set(serial, Stage::Silent(client, connection));
     }
 
     /// A connection has ended.
@@ -83,7 +83,7 @@ impl Unintroduced {
     }
 
     /// Whether a descriptor is one of those that no dedicated connection gets.
-    pub(super) fn is_of_the_gateway(&self, descriptor: RawFd) -> bool {
+    pub(super) fn is_gateway_only(&self, descriptor: RawFd) -> bool {
         self.is_among_last(descriptor, DESCRIPTORS_OF_THE_GATEWAY)
     }
 
@@ -101,15 +101,15 @@ impl Unintroduced {
             Some(Stage::New) => {}
             Some(Stage::Handshake(task)) => task.abort(),
             // Without a word: whoever was silent for so long holds a descriptor until it is gone.
-            Some(Stage::Silent(_, line)) => line.abandon(),
+            Some(Stage::Silent(_, connection)) => connection.abandon(),
         }
         true
     }
 
     fn has_too_many(&self) -> bool {
         let entries = self.entries.borrow();
-        let is_silent = entries.front().is_some_and(|oldest| oldest.since.elapsed() >= self.patience.get());
-        entries.len() >= UNINTRODUCED_MAX && is_silent
+        let set_silent = entries.front().is_some_and(|oldest| oldest.since.elapsed() >= self.limit.get());
+        entries.len() >= UNINITIALIZED_MAX && set_silent
     }
 
     fn set(&self, serial: u64, stage: Stage) {
@@ -124,10 +124,10 @@ impl Unintroduced {
     }
 }
 
-impl Driver {
+impl HubDriver {
     /// A client has introduced itself.
     pub(super) fn admit(&self, client: ClientId) {
-        self.unintroduced.admit(client);
+        self.uninitialized.admit(client);
         self.clients.admit(client);
     }
 }

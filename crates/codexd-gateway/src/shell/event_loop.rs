@@ -1,7 +1,7 @@
-//! The middle: everything that happens goes through [`Driver::feed`], which asks the brain and does what it says.
+//! The middle: everything that happens goes through [`HubDriver::feed`], which asks the logic and does what it says.
 //!
-//! Doing never asks the brain again: what an action leads to at once (a client that is cut, a link that cannot be opened)
-//! waits in line as an event of its own. Nothing here waits for anything.
+//! Doing never asks the logic again: what an action leads to at once (a client that is cut, a link that cannot be opened)
+//! waits in connection as an event of its own. Nothing here waits for anything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,21 +11,21 @@ use std::time::Instant;
 use codexd_core::clock::Monotonic;
 use tokio::sync::Notify;
 
-use super::brain::Brain;
 use super::clients::Clients;
-use super::links::Links;
-use super::orders::Orders;
+use super::host_commands::HostCommands;
+use super::logic::Logic;
 use super::servers::Servers;
-use super::state::State;
-use super::unintroduced::Unintroduced;
+use super::state_store::Persistence;
+use super::uninitialized::Uninitialized;
+use super::upstream_connections::UpstreamConnections;
 use super::writer::Writer;
-use crate::host::{HostOrder, Memory, ThreadSettings};
+use crate::host::{HostCommand, StateStore, ThreadSettings};
 use crate::hub::{Action, ClientId, Connection, Event};
 use crate::state_writer::StateWriter;
 
 /// The state that all tasks share.
-pub(crate) struct Driver {
-    brain: RefCell<Box<dyn Brain>>,
+pub(crate) struct HubDriver {
+    logic: RefCell<Box<dyn Logic>>,
     began: Instant,
     events: RefCell<VecDeque<Event>>,
     feeding: Cell<bool>,
@@ -36,21 +36,21 @@ pub(crate) struct Driver {
     rearm: Notify,
     pub(super) writer: Rc<Writer>,
     pub(super) clients: Clients,
-    pub(super) unintroduced: Unintroduced,
-    pub(super) links: Links,
+    pub(super) uninitialized: Uninitialized,
+    pub(super) upstream: UpstreamConnections,
     pub(super) servers: RefCell<Servers>,
     /// The host has news of the sockets of app-servers.
     pub(super) sockets_changed: Notify,
-    pub(super) orders: Orders,
-    pub(super) state: State,
+    pub(super) host_commands: HostCommands,
+    pub(super) persistence: Persistence,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }
 
-impl Driver {
-    pub(crate) fn new(brain: Box<dyn Brain>, memory: Box<dyn Memory>, writer: StateWriter) -> Rc<Self> {
+impl HubDriver {
+    pub(crate) fn new(logic: Box<dyn Logic>, store: Box<dyn StateStore>, writer: StateWriter) -> Rc<Self> {
         Rc::new(Self {
-            brain: RefCell::new(brain),
+            logic: RefCell::new(logic),
             began: Instant::now(),
             events: RefCell::default(),
             feeding: Cell::new(false),
@@ -60,27 +60,27 @@ impl Driver {
             rearm: Notify::new(),
             writer: Rc::default(),
             clients: Clients::default(),
-            unintroduced: Unintroduced::default(),
-            links: Links::default(),
+            uninitialized: Uninitialized::default(),
+            upstream: UpstreamConnections::default(),
             servers: RefCell::default(),
             sockets_changed: Notify::new(),
-            orders: Orders::default(),
-            state: State::new(memory, writer),
+            host_commands: HostCommands::default(),
+            persistence: Persistence::new(store, writer),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }
 
-    /// Tells the brain what happened and does what follows.
+    /// Tells the logic what happened and does what follows.
     pub(crate) fn feed(self: &Rc<Self>, event: Event) {
         self.events.borrow_mut().push_back(event);
         if self.feeding.replace(true) {
             return;
         }
         let mut actions = self.actions.take();
-        self.brain.borrow_mut().set_unix_time(unix_ms());
+        self.logic.borrow_mut().set_unix_time(unix_ms());
         loop {
             let Some(event) = self.events.borrow_mut().pop_front() else { break };
-            self.brain.borrow_mut().step(event, self.now(), &mut actions);
+            self.logic.borrow_mut().step(event, self.now(), &mut actions);
             for action in actions.drain(..) {
                 self.perform(action);
             }
@@ -92,30 +92,30 @@ impl Driver {
     }
 
     /// Whether more is to be read from a client.
-    pub(crate) fn hears(&self, client: ClientId) -> bool {
-        self.brain.borrow().wants_input(client)
+    pub(crate) fn should_read(&self, client: ClientId) -> bool {
+        self.logic.borrow().wants_input(client)
     }
 
     /// Whether a client has sent `initialize`.
     pub(super) fn has_initialized(&self, client: ClientId) -> bool {
-        self.brain.borrow().has_initialized(client)
+        self.logic.borrow().has_initialized(client)
     }
 
     /// Whether an answer is to come over a link.
     pub(super) fn awaits(&self, link: Connection) -> bool {
-        self.brain.borrow().awaits(link)
+        self.logic.borrow().awaits(link)
     }
 
     /// Whether a client that came now would be answered.
     pub(crate) fn is_ready(&self) -> bool {
-        self.brain.borrow().is_ready()
+        self.logic.borrow().is_ready()
     }
 
-    /// Tells the brain when the moment has come that it wanted to be told of.
+    /// Tells the logic when the moment has come that it wanted to be told of.
     pub(crate) async fn run_timer(self: &Rc<Self>) {
         loop {
             let rearmed = self.rearm.notified();
-            let deadline = self.brain.borrow().deadline();
+            let deadline = self.logic.borrow().deadline();
             self.armed.set(deadline);
             match deadline {
                 None => rearmed.await,
@@ -138,7 +138,7 @@ impl Driver {
 
     /// Wakes the timer if it would sleep too long. One that wakes too early just looks again.
     fn arm(&self) {
-        let Some(deadline) = self.brain.borrow().deadline() else { return };
+        let Some(deadline) = self.logic.borrow().deadline() else { return };
         if self.armed.get().is_none_or(|armed| deadline < armed) {
             self.armed.set(Some(deadline));
             self.rearm.notify_one();
@@ -147,13 +147,13 @@ impl Driver {
 
     fn wake_resumed(&self) {
         let mut resumed = self.resumed.borrow_mut();
-        self.brain.borrow_mut().take_readable(&mut resumed);
+        self.logic.borrow_mut().take_readable(&mut resumed);
         for client in resumed.drain(..) {
             self.clients.wake(client);
         }
     }
 
-    /// Tells the brain what the gateway before this one had stored of threads.
+    /// Tells the logic what the gateway before this one had stored of threads.
     pub(super) fn thread_settings_stored(self: &Rc<Self>, stored: Vec<ThreadSettings>) {
         for ThreadSettings { thread, settings } in stored {
             if let Some(settings) = settings {
@@ -164,19 +164,20 @@ impl Driver {
 
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
-            Action::SendToClient(client, text) => self.tell(client, text),
+            Action::SendToClient(client, text) => self.send_to_client(client, text),
             Action::Admit(client) => self.admit(client),
-            Action::SendUpstream(link, text) => self.say(link, text),
+            Action::SendUpstream(link, text) => self.send_upstream(link, text),
             Action::Connect(link, initialize) => self.connect(link, initialize),
-            Action::Close(link) => self.links.close(link),
-            Action::Probe(server) => self.greet(server),
-            Action::CheckRollout { thread, path } => self.look_for(thread, path),
+            Action::Close(link) => self.upstream.close(link),
+            Action::Probe(server) => self.probe_readiness(server),
+            Action::CheckRollout { thread, path } => self.look_for_file(thread, path),
             Action::Retire(server) => self.retire(server),
-            Action::PersistGoals { number, goals } => self.keep_goals(number, goals),
-            Action::PersistClientIdentity(persona) => self.introduces_itself(persona),
+            Action::PersistGoals { number, goals } => self.persist_goals(number, goals),
+            Action::PersistClientIdentity(client_identity) => self.client_identity_chosen(client_identity),
             Action::StoreThreadSettings { thread, settings } => {
                 let settings = settings.map(|settings| settings.to_string());
-                self.orders.give(HostOrder::StoreThreadSettings(ThreadSettings { thread, settings }));
+                self.host_commands
+                    .give(HostCommand::StoreThreadSettings(ThreadSettings { thread, settings }));
             }
             Action::Report(report) => self.report(&report),
         }

@@ -1,9 +1,9 @@
 //! A WebSocket connection: a stream, what is half read of it, and what waits to be written to it.
 //!
-//! Whoever has something to say pushes it and goes on. The writer task flushes every line that was pushed to, once for
+//! Whoever has something to say pushes it and goes on. The writer task flushes every connection that was pushed to, once for
 //! all that was pushed, after whatever else was ready to run has run: under load many messages share one system call, and a
-//! lone one is written at once. The task that serves a line is woken only when there is something to read, when a full
-//! socket has room again, and when the line ends.
+//! lone one is written at once. The task that serves a connection is woken only when there is something to read, when a full
+//! socket has room again, and when the connection ends.
 
 mod bounds;
 
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outbox::{Outbox, Overflow};
-pub(crate) use super::side::Side;
+pub(crate) use super::peer::Peer;
 use super::stream::Stream;
 use super::writer::Writer;
 use crate::hub::Text;
@@ -25,13 +25,13 @@ use codexd_protocol::websocket::{Decoder, Fault, Incoming};
 
 /// A connection that has shaken hands.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct WsConnection {
     stream: Stream,
-    side: Side,
+    peer: Peer,
     decoder: RefCell<Decoder>,
     outbox: RefCell<Outbox>,
     writer: Rc<Writer>,
-    /// Whoever serves this line.
+    /// Whoever serves this connection.
     server: RefCell<Option<Waker>>,
     /// The writer knows that something waits.
     pub(super) marked: Cell<bool>,
@@ -39,23 +39,23 @@ pub(crate) struct Line {
     blocked: Cell<bool>,
     broken: Cell<bool>,
     /// It is in [`Self::rest`].
-    resting: Cell<bool>,
+    is_paused: Cell<bool>,
     /// So many bytes wait that whoever has more to say over it was asked to wait.
     full: Cell<bool>,
     /// Connections that are not read while so much waits here.
-    sources: RefCell<Vec<Weak<Line>>>,
+    sources: RefCell<Vec<Weak<WsConnection>>>,
     /// A message of this size that belongs to no request was too large and is lost.
     dropped: Cell<Option<usize>>,
 }
 
-/// Why the task of a line is woken.
+/// Why the task of a connection is woken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ready {
     /// There is something to read.
     Readable,
-    /// A line that was full has room again.
+    /// A connection that was full has room again.
     Room,
-    /// The line was closed from this side, or is broken.
+    /// The connection was closed from this peer, or is broken.
     Ended,
 }
 
@@ -68,7 +68,7 @@ pub(crate) enum Read {
     More,
 }
 
-/// Why nothing more comes over a line.
+/// Why nothing more comes over a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
     /// The other end hung up, or the connection broke.
@@ -81,20 +81,20 @@ pub(crate) enum End {
     Full(Overflow),
 }
 
-impl Line {
-    /// A line on a stream that has shaken hands.
-    pub(crate) fn new(stream: Stream, side: Side, writer: Rc<Writer>) -> Rc<Self> {
+impl WsConnection {
+    /// A connection on a stream that has shaken hands.
+    pub(crate) fn new(stream: Stream, peer: Peer, writer: Rc<Writer>) -> Rc<Self> {
         Rc::new(Self {
             stream,
-            side,
-            decoder: RefCell::new(Decoder::new(side.first_rules())),
-            outbox: RefCell::new(Outbox::new(side.first_bounds(), side == Side::Client)),
+            peer,
+            decoder: RefCell::new(Decoder::new(peer.first_rules())),
+            outbox: RefCell::new(Outbox::new(peer.first_bounds(), peer == Peer::AppServer)),
             writer,
             server: RefCell::new(None),
             marked: Cell::new(false),
             blocked: Cell::new(false),
             broken: Cell::new(false),
-            resting: Cell::new(false),
+            is_paused: Cell::new(false),
             full: Cell::new(false),
             sources: RefCell::default(),
             dropped: Cell::new(None),
@@ -111,7 +111,7 @@ impl Line {
         Ok(())
     }
 
-    /// Closes the line after what waits.
+    /// Closes the connection after what waits.
     pub(crate) fn close(self: &Rc<Self>, code: u16, reason: &str) {
         self.outbox.borrow_mut().close(Frame::close(code, reason));
         self.mark();
@@ -119,13 +119,13 @@ impl Line {
         self.wake_sources();
     }
 
-    /// Closes the line and drops what waits.
+    /// Closes the connection and drops what waits.
     pub(crate) fn cut(self: &Rc<Self>, code: u16, reason: &str) {
         self.outbox.borrow_mut().clear();
         self.close(code, reason);
     }
 
-    /// Ends the line without a word.
+    /// Ends the connection without a word.
     pub(crate) fn abandon(&self) {
         self.broken.set(true);
         self.wake();
@@ -142,45 +142,45 @@ impl Line {
         self.broken.get() || self.outbox.borrow().is_empty()
     }
 
-    /// Whether the line was closed from this side, or is broken.
+    /// Whether the connection was closed from this peer, or is broken.
     pub(crate) fn is_over(&self) -> bool {
         self.broken.get() || self.outbox.borrow().is_closed()
     }
 
-    /// Wakes the task of this line.
+    /// Wakes the task of this connection.
     pub(crate) fn wake(&self) {
         if let Some(server) = self.server.borrow().as_ref() {
             server.wake_by_ref();
         }
     }
 
-    /// Lets things come without being woken by them, for so long, or until somebody waits for an answer, or the line is over.
+    /// Lets things come without being woken by them, for so long, or until somebody waits for an answer, or the connection is over.
     pub(crate) async fn rest(&self, pause: Duration, is_waited_for: impl Fn() -> bool) {
         if is_waited_for() {
             return;
         }
-        self.stream.look_away();
+        self.stream.stop_polling();
         let mut pause = pin!(tokio::time::sleep(pause));
-        self.resting.set(true);
+        self.is_paused.set(true);
         std::future::poll_fn(|context| {
-            self.attend(context);
+            self.register_waker(context);
             if self.is_over() || is_waited_for() { Poll::Ready(()) } else { pause.as_mut().poll(context) }
         })
         .await;
-        self.resting.set(false);
+        self.is_paused.set(false);
     }
 
-    /// Wakes the task of this line if it rests.
-    pub(crate) fn stir(&self) {
-        if self.resting.get() {
+    /// Wakes the task of this connection if it rests.
+    pub(crate) fn resume_reading(&self) {
+        if self.is_paused.get() {
             self.wake();
         }
     }
 
-    /// Waits for something to do, writing meanwhile what could not be written at once. Reads nothing while `hears` says no.
-    pub(crate) async fn ready(self: &Rc<Self>, hears: impl Fn() -> bool) -> Ready {
+    /// Waits for something to do, writing meanwhile what could not be written at once. Reads nothing while `should_read` says no.
+    pub(crate) async fn ready(self: &Rc<Self>, should_read: impl Fn() -> bool) -> Ready {
         std::future::poll_fn(|context| {
-            self.attend(context);
+            self.register_waker(context);
             self.poll_written(context);
             if self.is_over() {
                 return Poll::Ready(Ready::Ended);
@@ -189,7 +189,7 @@ impl Line {
                 self.full.set(false);
                 return Poll::Ready(Ready::Room);
             }
-            if !hears() {
+            if !should_read() {
                 return Poll::Pending;
             }
             match self.stream.poll_readable(context) {
@@ -208,7 +208,7 @@ impl Line {
     /// Waits until everything is written, or cannot be.
     pub(crate) async fn flushed(self: &Rc<Self>) {
         std::future::poll_fn(|context| {
-            self.attend(context);
+            self.register_waker(context);
             self.poll_written(context);
             if self.is_flushed() { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -216,7 +216,7 @@ impl Line {
     }
 
     /// Waits until the other end has hung up, whatever it still says.
-    pub(crate) async fn hung_up(&self) {
+    pub(crate) async fn wait_for_hangup(&self) {
         let mut waste = [0; 512];
         loop {
             if std::future::poll_fn(|context| self.stream.poll_readable(context)).await.is_err() {
@@ -235,21 +235,21 @@ impl Line {
     ///
     /// # Errors
     /// Nothing more comes. What was complete has been handed on.
-    pub(crate) fn read(self: &Rc<Self>, buffer: &mut [u8], hand_on: impl FnMut(Text)) -> Result<Read, End> {
+    pub(crate) fn read(self: &Rc<Self>, buffer: &mut [u8], on_text: impl FnMut(Text)) -> Result<Read, End> {
         let count = match self.stream.try_read(buffer) {
             Ok(0) => return Err(End::Gone),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Read::All),
             Err(_) => return Err(End::Gone),
         };
-        self.take(&buffer[..count], hand_on)?;
+        self.take(&buffer[..count], on_text)?;
         Ok(if count == buffer.len() { Read::More } else { Read::All })
     }
 
     /// Reads all that is there, also what the runtime has not noticed yet: the other end is known to be gone.
-    pub(crate) fn read_last(self: &Rc<Self>, buffer: &mut [u8], mut hand_on: impl FnMut(Text)) {
+    pub(crate) fn read_last(self: &Rc<Self>, buffer: &mut [u8], mut on_text: impl FnMut(Text)) {
         while let Ok(count @ 1..) = self.stream.read_unnoticed(buffer) {
-            if self.take(&buffer[..count], &mut hand_on).is_err() {
+            if self.take(&buffer[..count], &mut on_text).is_err() {
                 return;
             }
         }
@@ -259,14 +259,14 @@ impl Line {
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub(crate) fn take(self: &Rc<Self>, mut bytes: &[u8], mut hand_on: impl FnMut(Text)) -> Result<(), End> {
+    pub(crate) fn take(self: &Rc<Self>, mut bytes: &[u8], mut on_text: impl FnMut(Text)) -> Result<(), End> {
         // Whoever was cut by what it said is not listened to any more.
         while !self.is_over() {
             let incoming = self.decoder.borrow_mut().next(&mut bytes);
             match incoming {
                 Ok(None) => return Ok(()),
-                Ok(Some(Incoming::Text(text))) => hand_on(text),
-                Ok(Some(Incoming::TooLarge(excerpt))) => self.take_oversized(&excerpt, &mut hand_on)?,
+                Ok(Some(Incoming::Text(text))) => on_text(text),
+                Ok(Some(Incoming::TooLarge(excerpt))) => self.take_oversized(&excerpt, &mut on_text)?,
                 Ok(Some(Incoming::Ping(payload))) => {
                     self.outbox.borrow_mut().push_control(Frame::pong(payload)).map_err(End::Full)?;
                     self.mark();
@@ -314,14 +314,14 @@ impl Line {
     }
 
     fn mark(self: &Rc<Self>) {
-        // A blocked line is marked again when there is room.
+        // A blocked connection is marked again when there is room.
         if !self.marked.get() && !self.blocked.get() {
             self.marked.set(true);
             self.writer.mark(Rc::clone(self));
         }
     }
 
-    fn attend(&self, context: &Context<'_>) {
+    fn register_waker(&self, context: &Context<'_>) {
         let mut server = self.server.borrow_mut();
         if !server.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *server = Some(context.waker().clone());

@@ -1,0 +1,149 @@
+//! What is on disk, and a disk that is slow.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{FakeStateStore, TestGateway, next_text, send, with_gateway};
+use crate::host::{HostCommand, PersistedClientIdentity, PersistedGoals, Role};
+use crate::hub::{Action, Event};
+
+async fn goals_stored(gateway: &mut TestGateway, expected: u64) {
+    let Event::GoalsPersisted(number) = gateway.next().await else { panic!("goals are stored") };
+    assert_eq!(number, expected);
+}
+
+fn keep(number: u64, goals: &PersistedGoals) -> Action {
+    Action::PersistGoals { number, goals: goals.clone() }
+}
+
+#[test]
+fn goals_are_remembered_and_told_to_the_next_brain() {
+    with_gateway(async |gateway| {
+        let kept = PersistedGoals { active: vec!["a".into(), "b".into()], held: vec!["b".into()] };
+        gateway.act(vec![keep(1, &kept)]).await;
+        goals_stored(gateway, 1).await;
+        assert_eq!(*gateway.store.goals.lock().expect("whole"), kept);
+        gateway.driver.load_persisted();
+        let Event::GoalsRestored(goals) = gateway.next().await else { panic!("the goals") };
+        assert_eq!(goals, kept);
+    });
+}
+
+#[test]
+fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
+    with_gateway(async |gateway| {
+        let now = PersistedGoals { active: vec!["b".into()], held: Vec::new() };
+        gateway.store.fails.store(3, Relaxed);
+        gateway.act(vec![keep(1, &PersistedGoals::default()), keep(2, &now)]).await;
+        let Some(HostCommand::Note { kind, .. }) = gateway.host_commands.recv().await else {
+            panic!("a word of it")
+        };
+        assert_eq!(kind, "goals.forgotten");
+        let kept = async {
+            while *gateway.store.goals.lock().expect("whole") != now {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), kept).await.expect("kept at last");
+    });
+}
+
+fn echo(event: &Event) -> Vec<Action> {
+    match event {
+        Event::ClientMessage(client, text) => vec![Action::SendToClient(*client, text.clone())],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_delays_no_client_and_is_written_to_once_it_goes_on() {
+    with_gateway(async |gateway| {
+        gateway.script.borrow_mut().reply = Some(echo);
+        gateway.script.borrow_mut().quiet = true;
+        gateway.store.disk.hang(true);
+        let (_, mut socket) = gateway.client().await;
+        let path = gateway.folder.path().to_string_lossy().into_owned();
+        for number in 1..=500 {
+            let goals = PersistedGoals { active: vec![number.to_string()], held: Vec::new() };
+            gateway.act(vec![keep(number, &goals), Action::PersistClientIdentity("me".into())]).await;
+        }
+        gateway.act(vec![Action::CheckRollout { thread: "a".into(), path }]).await;
+        for count in 0..100 {
+            send(&mut socket, &count.to_string()).await;
+            assert_eq!(next_text(&mut socket).await, count.to_string());
+        }
+        gateway.nothing_happened();
+        gateway.store.disk.hang(false);
+        // One was on its way; of those that waited only the last counts.
+        let mut told = Vec::new();
+        while told.last() != Some(&500) {
+            let Event::GoalsPersisted(number) = gateway.next().await else { panic!("goals are stored") };
+            told.push(number);
+        }
+        assert!(told.len() <= 2, "{told:?}");
+        assert!(matches!(gateway.next().await, Event::RolloutChecked { exists: true, .. }));
+        assert_eq!(gateway.store.goals.lock().expect("whole").active, ["500"]);
+    });
+}
+
+#[test]
+fn a_persona_is_told_to_the_next_brain_if_somebody_knows_it_or_goals_are_to_go_on() {
+    let none = PersistedGoals::default();
+    let kept = with_persisted(None, &none, async |gateway| {
+        gateway.generations(&[("g1", Role::Current)]).await;
+        assert!(gateway.next_word().await.starts_with("Servers"));
+        gateway.act(vec![Action::PersistClientIdentity("me".into())]).await;
+        persona_known_to(gateway, &["g1"]).await;
+        gateway.generations(&[("g2", Role::Current), ("g1", Role::Outgoing)]).await;
+        assert!(gateway.next_word().await.starts_with("Servers"));
+        persona_known_to(gateway, &["g1", "g2"]).await;
+    });
+    let generations = vec!["g1".to_owned(), "g2".to_owned()];
+    assert_eq!(kept, Some(PersistedClientIdentity { initialize_params: "me".into(), generations }));
+    let some = PersistedGoals { active: vec!["a".into()], ..PersistedGoals::default() };
+    for (living, goals, is_told) in [("g2", &none, true), ("g3", &none, false), ("g3", &some, true)] {
+        with_persisted(kept.clone(), goals, async |gateway| {
+            gateway.generations(&[(living, Role::Current)]).await;
+            if !goals.is_empty() {
+                assert!(matches!(gateway.next().await, Event::GoalsRestored(kept) if kept == *goals));
+            }
+            if is_told {
+                assert!(
+                    matches!(gateway.next().await, Event::ClientIdentityRestored(client_identity) if client_identity.as_str() == "me")
+                );
+            }
+            assert!(gateway.next_word().await.starts_with("Servers"));
+            gateway.nothing_happened();
+        });
+    }
+}
+
+async fn persona_known_to(gateway: &TestGateway, marks: &[&str]) {
+    let is_kept = || {
+        let client_identity = gateway.store.client_identity.lock().expect("whole");
+        client_identity.as_ref().is_some_and(|client_identity| client_identity.generations == marks)
+    };
+    let kept = async {
+        while !is_kept() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), kept).await.expect("it is kept");
+}
+
+fn with_persisted(
+    client_identity: Option<PersistedClientIdentity>,
+    goals: &PersistedGoals,
+    test: impl AsyncFnOnce(&mut TestGateway),
+) -> Option<PersistedClientIdentity> {
+    let mut store = FakeStateStore::default();
+    with_gateway(async |gateway| {
+        *gateway.store.client_identity.lock().expect("whole") = client_identity;
+        *gateway.store.goals.lock().expect("whole") = goals.clone();
+        test(gateway).await;
+        store = gateway.store.clone();
+    });
+    std::mem::take(&mut *store.client_identity.lock().expect("whole"))
+}
