@@ -9,6 +9,8 @@ mod needs;
 mod reaping;
 mod schema;
 mod test;
+#[cfg(test)]
+mod tidy;
 
 #[derive(Parser)]
 #[command(about = "Developer tasks of codexd")]

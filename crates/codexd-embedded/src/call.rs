@@ -1,6 +1,6 @@
 //! Requests, parsed once at the edge: after this every parameter has its type.
 //!
-//! The order in which a request is judged is upstream's: is the method known, do its parameters have the right shape,
+//! Requests are validated in upstream's order: is the method known, do its parameters have the right shape,
 //! is the client initialized, may it call this, does the server drain; only then is the thread looked for.
 
 use serde::de::DeserializeOwned;

@@ -1,4 +1,4 @@
-//! Who is who: newtypes for every identity of the protocol, and the source of new ones.
+//! Newtypes for every id of the protocol, and the generator of new ids.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct ConnectionId(pub u64);
 
-/// The number of a request of ours to the clients; counted from 0 over the whole process, as upstream does.
+/// The id of a server request; counted from 0 over the whole process, as upstream.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub(crate) struct ServerRequestId(pub i64);
 
@@ -29,7 +29,7 @@ impl ThreadId {
         })
     }
 
-    /// When it was made: the first 48 bits of a UUID of version 7.
+    /// Creation time in milliseconds since 1970: the first 48 bits of a version 7 UUID.
     pub(crate) fn created_millis(self) -> i64 {
         i64::try_from(self.0.as_u128() >> 80).expect("48 bits fit")
     }
@@ -80,11 +80,11 @@ impl TryFrom<String> for TurnId {
     }
 }
 
-/// An item of a turn: a UUID for what the user said, `msg_N` and `call_N` for what the model did.
+/// An item of a turn: a UUID for a user message, `msg_N` and `call_N` for the model's items.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub(crate) struct ItemId(pub String);
 
-/// Makes identities out of the time and a seed: unlike in every process, alike in every run of a test.
+/// Generates ids from the time and a seed: different in every process, the same in every run of a test.
 #[derive(Debug)]
 pub(crate) struct IdGenerator {
     state: u64,
@@ -107,12 +107,12 @@ impl IdGenerator {
         ItemId(self.uuid(now).to_string())
     }
 
-    /// Where to begin to count calls of the model.
+    /// The first number for model calls.
     pub(crate) fn first_call(&mut self) -> u64 {
         self.next() % 1_000_000_000 * 1_000_000
     }
 
-    /// A number such as upstream gives to a command it runs.
+    /// A process number like those that upstream gives to commands.
     pub(crate) fn process(&mut self) -> String {
         (10_000 + self.next() % 80_000).to_string()
     }

@@ -1,17 +1,17 @@
 //! A small app-server that codexd carries in its binary.
 //!
-//! It is the fallback of `codexd up` on a machine without Codex, and the double of all our tests. It speaks the
+//! It is the fallback of `codexd up` on a machine without Codex, and the test double of this repository. It speaks the
 //! protocol of app-server 0.169.0 over WebSocket on a Unix socket: threads, turns, approvals, broadcasts, draining,
-//! the writer lock of a thread, and history over restarts. Its model is a directives in the prompt, and it never runs a
-//! command. A differential test holds it beside the real server.
+//! the writer lock of a thread, and history over restarts. Directives in the prompt replace the model, and the server never runs a
+//! command. A differential test compares it with the real server.
 //!
-//! How it is built: `model` is a pure state machine, `store` knows files and locks, `server` is the loop between both
+//! Structure: `model` is a pure state machine, `store` reads and writes files and locks, `server` is the event loop between both
 //! and the sockets. One thread, one runtime, one task per connection.
 //!
 //! Invariants:
 //! - nothing in `model` reads a clock, a file or a socket;
-//! - no client can make the server wait, or grow without bound: queues are bounded, the slow one is cut;
-//! - the socket is removed on the way out only if it is still ours.
+//! - no client can block the server or make it grow without bound: queues are bounded, and a slow client is cut;
+//! - at exit the server removes its socket only if the file is still that socket.
 
 use std::io;
 use std::path::PathBuf;
@@ -46,8 +46,8 @@ pub struct Options {
     pub listen: Listen,
     /// The version that clients see in `userAgent`, between the first `/` and the first blank.
     pub version: String,
-    /// What `--remote-control` does upstream. Here it changes the status that clients are told from "disabled" to
-    /// "errored": there is nothing to be controlled from.
+    /// Upstream's `--remote-control`. Here it only changes the status that clients see from "disabled" to
+    /// "errored", because remote control needs an account.
     pub remote_control: bool,
     /// How long an idle thread without subscribers stays loaded; `None` for `thread_unload_delay_secs` in
     /// `config.toml`, or 60 s.
@@ -55,7 +55,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual ones for a home.
+    /// The defaults for a home.
     pub fn new(codex_home: impl Into<PathBuf>, listen: Listen) -> Self {
         Self {
             codex_home: codex_home.into(),
@@ -67,30 +67,30 @@ impl Options {
     }
 }
 
-/// Why the server left; upstream's exit code is 0 in both cases.
+/// Why the server exited; upstream's exit code is 0 in both cases.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ExitReason {
-    /// A signal came, and nothing ran any more.
+    /// A signal came, and all turns have ended.
     Drained,
-    /// A second signal came; turns that ran read back as interrupted.
+    /// A second signal came; running turns read back as interrupted.
     Forced,
 }
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of the home.
+    /// A file of the home cannot be used.
     #[error("failed to use {path}: {error}")]
     Home {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// Somebody listens there already.
+    /// Another process listens on the socket.
     #[error("app-server control socket is already in use at {0}")]
     SocketInUse(PathBuf),
-    /// There is something else.
+    /// The path exists and is not a socket.
     #[error("app-server control socket path exists and is not a socket: {0}")]
     NotASocket(PathBuf),
     /// The socket could not be made.
@@ -98,7 +98,7 @@ pub enum Error {
     Socket {
         /// The socket's path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The runtime or the signal handlers.

@@ -1,4 +1,4 @@
-//! Every bound of this server, in one place. Where a number is upstream's, the comment says how it was seen.
+//! Every limit of this server. Where a number is upstream's, the comment gives the observation.
 
 /// Messages that may wait for one connection before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
 pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
@@ -22,7 +22,7 @@ pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 pub(crate) const FLUSH_TIMEOUT_MS: u64 = 250;
 /// How long after its last subscriber left an idle thread stays loaded.
 pub(crate) const THREAD_UNLOAD_DELAY_SECS: u64 = 60;
-/// Pieces of an answer that are told before everybody else has a turn of the loop.
+/// Pieces of an answer that are sent before other clients are served.
 pub(crate) const DELTAS_PER_BATCH: u32 = 32;
 /// Bytes of an answer after which a batch ends, however few pieces that are.
 pub(crate) const BATCH_BYTES: usize = 64 * 1024;
@@ -37,3 +37,5 @@ pub(crate) const DELTA_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const PAGE_ENTRIES: usize = 25;
 /// Most entries on a page, whatever the client asks for.
 pub(crate) const PAGE_ENTRIES_MAX: usize = 100;
+/// Pause before the next accept after an accept has failed, usually for lack of file descriptors.
+pub(crate) const ACCEPT_RETRY_MS: u64 = 100;

@@ -17,7 +17,7 @@ pub(crate) fn access(method: &str) -> Option<Access> {
     METHODS.iter().find(|(name, _)| *name == method).map(|&(_, access)| access)
 }
 
-/// The sentence for a method that nobody knows.
+/// The error message for an unknown method.
 pub(crate) fn unknown(method: &str) -> String {
     let names: Vec<_> = METHODS.iter().map(|(name, _)| format!("`{name}`")).collect();
     format!("Invalid request: unknown variant `{method}`, expected one of {}", names.join(", "))

@@ -1,27 +1,27 @@
-//! What the "model" does, as the prompt says it: `run it [[shell=ls;; escalate=1]]`.
+//! Directives in the prompt, which replace the model: `run it [[shell=ls;; escalate=1]]`.
 //!
-//! The directives and the text they make are those of the mock model that drives the real Codex in the tests, so that
-//! one directives of a client gives one transcript from both. Ours adds `hang`, `crash` and `approve=`, and a prompt
+//! The directives and the text they produce are those of the mock model that drives the real Codex in the tests, so
+//! one sequence of requests gives the same transcript from both. This server adds `hang`, `crash` and `approve=`. A prompt
 //! without directives is echoed.
 
 use std::time::Duration;
 
 use crate::limits::{DELTA_BYTES_MAX, DELTAS_MAX};
 
-/// How one call of the model goes.
+/// The course of one model call.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PromptDirectives {
-    /// `first_delay=SECONDS`: pause before anything is said.
+    /// `first_delay=SECONDS`: pause before the first piece.
     pub first_delay: Duration,
     /// `delay=SECONDS`: pause after each piece.
     pub delay: Duration,
-    /// What is said.
+    /// The text of the answer.
     pub reply: ReplyText,
     /// `fail=500|429|401|…|sse|drop`: the call fails like this.
     pub failure: Option<Failure>,
     /// `shell=COMMAND;;`: ask for this command first.
     pub shell: Option<Shell>,
-    /// `hang`: say the pieces that were asked for (none by default), then nothing more, for ever.
+    /// `hang`: send the requested pieces (none by default), then never end.
     pub hang: bool,
     /// `crash`: the whole server dies, as by `kill -9`.
     pub crash: bool,
@@ -32,7 +32,7 @@ pub(crate) struct PromptDirectives {
 pub(crate) struct Shell {
     /// The command line.
     pub command: String,
-    /// `escalate=1`: outside of the sandbox, so somebody has to approve it.
+    /// `escalate=1`: outside the sandbox, so a client has to approve it.
     pub escalate: bool,
 }
 
@@ -82,7 +82,7 @@ impl ReplyText {
 }
 
 impl PromptDirectives {
-    /// Reads a prompt; what is not understood is left at its default.
+    /// Parses a prompt. Unknown directives are ignored.
     pub(crate) fn parse(prompt: &str) -> Self {
         let body = prompt.split_once("[[").and_then(|(_, rest)| rest.split_once("]]")).map(|(body, _)| body);
         let mut directives = PromptDirectives {
@@ -151,22 +151,22 @@ mod tests {
 
     use super::{Failure, PromptDirectives, ReplyText, Shell};
 
-    fn said(prompt: &str) -> Vec<String> {
+    fn pieces_of(prompt: &str) -> Vec<String> {
         let reply = PromptDirectives::parse(prompt).reply;
         (0..reply.pieces()).map(|index| reply.piece(index)).collect()
     }
 
     #[test]
     fn directives_make_the_text_of_the_mock_model() {
-        assert_eq!(said("[[deltas=2]]"), ["d0 xxxxx", "d1 xxxxx"]);
-        assert_eq!(said("a [[deltas=11 size=5]]").last().map(String::as_str), Some("d10 x"));
-        assert_eq!(said("[[size=2 deltas=1]]"), ["xx"]);
-        assert_eq!(said("[[]]").len(), 5);
+        assert_eq!(pieces_of("[[deltas=2]]"), ["d0 xxxxx", "d1 xxxxx"]);
+        assert_eq!(pieces_of("a [[deltas=11 size=5]]").last().map(String::as_str), Some("d10 x"));
+        assert_eq!(pieces_of("[[size=2 deltas=1]]"), ["xx"]);
+        assert_eq!(pieces_of("[[]]").len(), 5);
     }
 
     #[test]
     fn a_prompt_without_directives_is_echoed() {
-        assert_eq!(said("good morning  you").concat(), "good morning  you");
+        assert_eq!(pieces_of("good morning  you").concat(), "good morning  you");
     }
 
     #[test]
@@ -190,8 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_hangs_says_only_what_it_was_told_to_say() {
-        assert_eq!((said("[[hang]]").len(), said("[[hang deltas=2]]").len()), (0, 2));
+    fn a_turn_that_hangs_sends_only_the_requested_pieces() {
+        assert_eq!((pieces_of("[[hang]]").len(), pieces_of("[[hang deltas=2]]").len()), (0, 2));
         assert_eq!(PromptDirectives::parse("[[reply=x]]").reply, ReplyText::Counted { pieces: 5, bytes: 8 });
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// The usual one: something about the request or the state of things does not fit.
+    /// The request does not fit the state of the server.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self { code: INVALID_REQUEST, data: None, message: message.into() }
     }
@@ -63,7 +63,7 @@ impl Refusal {
         ))
     }
 
-    /// Nothing was said in it, so there is no history to page through.
+    /// The thread has no turns, so there is no history to page through.
     pub(crate) fn not_materialized(thread: ThreadId, method: &str) -> Self {
         Self::invalid(format!(
             "thread {thread} is not materialized yet; {method} is unavailable before first user message"

@@ -1,4 +1,4 @@
-//! What the server knows of its home before it starts: a few lines of `config.toml`, and who this installation is.
+//! What the server reads from its home at the start: a few keys of `config.toml`, and the installation id.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::{Error, Options, regular_file};
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub codex_home: PathBuf,
-    /// Where threads work that do not say where.
+    /// The working directory of threads that name none.
     pub cwd: String,
     pub version: String,
     pub model: String,

@@ -1,13 +1,13 @@
-//! Commands that are only pretended: nothing is ever executed by this server.
+//! Simulated commands: this server never executes a command.
 //!
 //! `echo` gives back its words and `false` fails, because tests of the real server need one command with an output and
-//! one with a failure; everything else succeeds and says nothing.
+//! one with a failure; every other command succeeds without output.
 
-/// What became of a pretended command.
+/// The outcome of a simulated command.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Outcome {
     pub exit_code: i32,
-    /// `None` when there was none, as upstream has it.
+    /// `None` if there was no output, as upstream.
     pub output: Option<String>,
 }
 
@@ -43,8 +43,8 @@ pub(crate) fn login_shell(command: &str) -> String {
     format!("/bin/bash -lc '{}'", command.replace('\'', r"'\''"))
 }
 
-/// What the command would have done.
-pub(crate) fn pretend(command: &str) -> Outcome {
+/// The outcome that the command would have had.
+pub(crate) fn simulate(command: &str) -> Outcome {
     let words = words(command).unwrap_or_default();
     match words.split_first() {
         Some((name, arguments)) if name == "echo" => {
@@ -57,7 +57,7 @@ pub(crate) fn pretend(command: &str) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, login_shell, pretend, words};
+    use super::{Outcome, login_shell, simulate, words};
 
     #[test]
     fn quotes_hold_words_together() {
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn nothing_is_run_and_echo_still_answers() {
-        assert_eq!(pretend("echo a  'b c'"), Outcome { exit_code: 0, output: Some("a b c\n".into()) });
-        assert_eq!(pretend("false"), Outcome { exit_code: 1, output: None });
-        assert_eq!(pretend("rm -rf /"), Outcome { exit_code: 0, output: None });
+        assert_eq!(simulate("echo a  'b c'"), Outcome { exit_code: 0, output: Some("a b c\n".into()) });
+        assert_eq!(simulate("false"), Outcome { exit_code: 1, output: None });
+        assert_eq!(simulate("rm -rf /"), Outcome { exit_code: 0, output: None });
     }
 }

@@ -1,4 +1,4 @@
-//! A point in time, handed in from outside: nothing in [`crate::model`] reads a clock.
+//! A point in time. It is passed in: nothing in [`crate::model`] reads a clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Timestamp(u64);
 
 impl Timestamp {
-    /// The clock of this machine.
+    /// The time of the system clock.
     pub(crate) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
@@ -30,12 +30,12 @@ impl Timestamp {
         self.0 / 1_000_000
     }
 
-    /// This much later.
+    /// This timestamp plus `delay`.
     pub(crate) fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` to this timestamp; nothing if the clock went back.
+    /// The time from `earlier` to this timestamp; zero if the clock went back.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

@@ -1,4 +1,4 @@
-//! Messages as they go out: JSON text, encoded once and shared by all who get it.
+//! Outgoing messages: JSON text, encoded once and shared by all recipients.
 
 use codexd_protocol::RequestId;
 use serde::Serialize;

@@ -67,7 +67,7 @@ impl Client {
     /// Connects, without `initialize`.
     ///
     /// # Errors
-    /// Nobody listens there, or the WebSocket handshake is refused.
+    /// The socket does not listen, or the WebSocket handshake is refused.
     pub async fn dial(place: &Place) -> anyhow::Result<Client> {
         Client::dial_with(place, &[]).await
     }

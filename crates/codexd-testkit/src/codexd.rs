@@ -57,7 +57,7 @@ impl<'h> Codexd<'h> {
     /// Runs it to its end and gives the one JSON object that it must have printed.
     ///
     /// # Errors
-    /// It failed, printed anything else, or left somebody with its output.
+    /// The command failed, printed anything else, or left a process that holds its output.
     pub fn json<S: AsRef<OsStr>>(&self, arguments: &[S]) -> anyhow::Result<Value> {
         let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
         self.run(arguments)?.success_json().with_context(|| format!("codexd {}", words.join(" ")))

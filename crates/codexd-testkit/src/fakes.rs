@@ -97,7 +97,7 @@ impl Fake {
             Fake::ExitsAtOnce(message, code) => {
                 format!("echo {} >&2\nexit {code}", quoted(Path::new(message)))
             }
-            // Opening a pipe that nobody else opens keeps the shell itself, under its own arguments, and starts no child.
+            // Opening a pipe that no other process opens blocks the shell itself, under its own arguments, and starts no child.
             Fake::NeverListens => {
                 "never=$(mktemp -u \"$CODEX_HOME/never-XXXXXX\")\nmkfifo \"$never\"\nread -r _ < \"$never\""
                     .to_owned()

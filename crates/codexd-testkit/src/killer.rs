@@ -18,7 +18,7 @@ use crate::{Home, Run, limits, run};
 mod folders;
 use folders::Folders;
 
-/// When to kill.
+/// The point at which a program is killed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum KillPoint {
     /// After this many changes of files in the daemon's folders of the home, from 1.
@@ -34,26 +34,26 @@ pub enum KillPoint {
     },
 }
 
-/// How it went.
+/// Whether the kill came in time.
 #[derive(Debug)]
 pub enum Killed {
-    /// It was killed; what it had said until then.
-    There(Run),
-    /// It had ended before the point came.
+    /// The program was killed; its output until then.
+    InTime(Run),
+    /// The program ended before the kill point.
     TooLate(Run),
 }
 
 impl Killed {
-    /// Whether it was killed.
+    /// Whether the program was killed.
     pub fn was_killed(&self) -> bool {
-        matches!(self, Killed::There(_))
+        matches!(self, Killed::InTime(_))
     }
 }
 
-/// Runs a command of `home` and kills it, and it alone, at the point.
+/// Runs a command of `home` and kills that process alone at the kill point.
 ///
 /// # Errors
-/// It cannot be started, or neither ends nor comes to the point.
+/// The command cannot be started, or neither ends nor reaches the kill point.
 pub fn run_and_kill(home: &Home, command: Command, point: &KillPoint) -> anyhow::Result<Killed> {
     match point {
         KillPoint::FileChange(count) => after_file_changes(home, command, *count),
@@ -75,7 +75,7 @@ pub fn run_and_kill(home: &Home, command: Command, point: &KillPoint) -> anyhow:
 fn finished(running: Running) -> anyhow::Result<Killed> {
     const SIGKILL: i32 = 9;
     let run = running.finish(limits::RUN)?;
-    Ok(if run.signal() == Some(SIGKILL) { Killed::There(run) } else { Killed::TooLate(run) })
+    Ok(if run.signal() == Some(SIGKILL) { Killed::InTime(run) } else { Killed::TooLate(run) })
 }
 
 fn after_file_changes(home: &Home, command: Command, count: usize) -> anyhow::Result<Killed> {
@@ -136,7 +136,7 @@ pub fn points(home: &Home, command: &Command) -> anyhow::Result<Vec<KillPoint>> 
     let log = home.root().join("strace.log");
     let traced = under_strace(command, &["-e", &format!("trace={VISIBLE}"), "-e", "signal=none"], Some(&log));
     let done = run::run(traced, limits::RUN)?;
-    ensure!(done.success(), "the command does not work when nobody kills it: {done}");
+    ensure!(done.success(), "the command fails although it is not killed: {done}");
     let text = std::fs::read_to_string(&log).context("strace wrote nothing")?;
     let names = text.lines().filter_map(|line| Some(line.split_once('(')?.0.to_owned()));
     let mut counts = std::collections::HashMap::<String, usize>::new();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_after_the_end_is_too_late() {
+    fn a_time_after_the_end_is_too_late() {
         let home = Home::new().expect("a home");
         let killed = run_and_kill(&home, script(&home), &KillPoint::Elapsed(Duration::from_secs(60)))
             .expect("it runs");

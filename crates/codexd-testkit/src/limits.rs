@@ -8,7 +8,7 @@ pub const MESSAGE: Duration = Duration::from_secs(30);
 pub const SERVER_READY: Duration = Duration::from_secs(60);
 /// How long a program that was run to its end may take. Longer than the 60 s that upstream's `stop` waits.
 pub const RUN: Duration = Duration::from_secs(120);
-/// How long after a program's end its output must be closed; later, somebody else has inherited it.
+/// How long after a program's end its output must be closed; if it is not, another process has inherited it.
 pub const OUTPUT_CLOSED: Duration = Duration::from_secs(2);
 /// How long a killed process may take to be gone.
 pub const PROCESS_GONE: Duration = Duration::from_secs(20);

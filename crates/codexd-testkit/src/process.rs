@@ -35,7 +35,7 @@ pub struct Memory {
     pub resident_kib: u64,
     /// `VmHWM`: the most that was ever resident.
     pub peak_kib: u64,
-    /// `Private_Clean` and `Private_Dirty`: what nobody shares with it now, program text included.
+    /// `Private_Clean` and `Private_Dirty`: memory that no other process shares now, program text included.
     pub private_kib: u64,
     /// `RssAnon`: what can never be shared.
     pub anonymous_kib: u64,
@@ -124,7 +124,7 @@ impl Process {
         })
     }
 
-    /// The file that it runs, with all links resolved; `None` when it is gone or somebody else's.
+    /// The file that it runs, with all links resolved; `None` if the process is gone or of another user.
     pub fn executable(&self) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{}/exe", self.pid)).ok()
     }

@@ -30,7 +30,7 @@ impl Wire {
     /// Connects, without `initialize`.
     ///
     /// # Errors
-    /// Nobody listens there, or it speaks no WebSocket.
+    /// The socket does not listen, or its listener speaks no WebSocket.
     pub fn dial(socket: &Path) -> anyhow::Result<Wire> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("failed to connect to {}", socket.display()))?;

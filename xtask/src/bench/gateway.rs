@@ -131,7 +131,7 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
     if options.wants("idle") {
         let gateway = stages[THROUGH].gateway()?;
         results.idle_gateway.push(megabytes(measure::settled(&gateway)?.resident_kib));
-        // What they need can be seen only as long as nobody has left memory behind.
+        // What they need can be seen only until a client has left memory behind.
         for (place, holder) in [(DIRECT, stages[DIRECT].server()?), (THROUGH, gateway)] {
             let crowd = measure::crowd(&stages[place], &holder, options.idle).context("idle clients")?;
             results.arrival.side(place).push(crowd.arrival_us);

@@ -1,7 +1,7 @@
-//! Commands that somebody has to approve.
+//! Commands that a client has to approve.
 //!
-//! The approval goes to all subscribers under one number, is repeated to who resumes the thread later, and may be
-//! answered by any client that has introduced itself, subscribed or not. The first answer decides, later ones are
+//! The request goes to all subscribers under one id and again to each client that resumes the thread later. It may be
+//! answered by any initialized client, subscribed or not. The first answer decides, later ones are
 //! ignored.
 
 use serde_json::{Value, json};
@@ -21,11 +21,11 @@ const METHOD: &str = "item/commandExecution/requestApproval";
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Decision {
     Accept,
-    /// And do not ask for this command again.
+    /// Accept, and do not ask for this command again.
     AcceptAlways,
     Decline,
     Cancel,
-    /// An error, or something that is no decision.
+    /// An error response, or a result without a valid decision.
     Malformed,
 }
 
@@ -47,7 +47,7 @@ impl Decision {
 }
 
 impl State {
-    /// Takes an answer. Nothing happens if the approval is settled, or unknown, or the client a stranger.
+    /// Applies an answer. It is ignored if the approval is settled or unknown, or the client is not initialized.
     pub(crate) fn decide(&mut self, connection: ConnectionId, request: ServerRequestId, decision: Decision) {
         let Self { shared, threads } = self;
         if shared.connections.client(connection).is_none() {
@@ -61,7 +61,7 @@ impl State {
 }
 
 impl Thread {
-    /// The model wants a command: it is run at once, or somebody is asked.
+    /// Runs the command that the model asks for, or requests an approval for it.
     pub(crate) fn want_command(&mut self, wanted: &Shell, shared: &mut SharedState) {
         let command = Command {
             command: wanted.command.clone(),
@@ -84,14 +84,14 @@ impl Thread {
         self.after_command(shared);
     }
 
-    /// Repeats the open approval to a subscriber that came late.
+    /// Sends the pending approval to a subscriber that joined later.
     pub(crate) fn resend_approval(&self, connection: ConnectionId, shared: &mut SharedState) {
         if let Some(approval) = self.running.as_ref().and_then(|running| running.pending_approval()) {
             shared.send_request(&[connection].into(), approval.request, METHOD, &approval.params);
         }
     }
 
-    /// Tells that a approval is settled.
+    /// Notifies the subscribers that the approval is settled.
     pub(crate) fn notify_request_resolved(&self, request: ServerRequestId, shared: &mut SharedState) {
         shared.approvals.remove(&request);
         let params = json!({"threadId": self.id(), "requestId": request});
@@ -174,7 +174,7 @@ fn launch(item: &mut Item, shared: &mut SharedState) {
 
 fn finish(item: &mut Item) {
     if let ItemBody::CommandExecution(command) = &mut item.body {
-        let outcome = shell::pretend(&command.command);
+        let outcome = shell::simulate(&command.command);
         command.status =
             if outcome.exit_code == 0 { CommandStatus::Completed } else { CommandStatus::Failed };
         (command.exit_code, command.output) = (Some(outcome.exit_code), outcome.output);

@@ -1,4 +1,4 @@
-//! The clients: who has introduced itself, and what it does not want to hear.
+//! The clients: which are initialized, and the notifications that each opted out of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +10,15 @@ use crate::params::InitializeParams;
 pub(crate) struct Connections {
     /// `None` until the client has sent `initialize`.
     clients: BTreeMap<ConnectionId, Option<Client>>,
-    /// The name of the first client that ever introduced itself. It names the process, as upstream has it.
+    /// The name of the first client that was initialized. As upstream, it names the process.
     originator: Option<String>,
 }
 
-/// A client that has introduced itself.
+/// An initialized client.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub experimental: bool,
-    unwanted: BTreeSet<String>,
+    opted_out: BTreeSet<String>,
 }
 
 impl Connections {
@@ -30,17 +30,19 @@ impl Connections {
         self.clients.remove(&connection);
     }
 
-    /// The client behind a connection, if it has introduced itself.
+    /// The client of a connection, if it is initialized.
     pub(crate) fn client(&self, connection: ConnectionId) -> Option<&Client> {
         self.clients.get(&connection)?.as_ref()
     }
 
-    /// Notes what a client said of itself; returns the name of the process.
-    pub(crate) fn introduce(&mut self, connection: ConnectionId, params: &InitializeParams) -> &str {
+    /// Stores the `initialize` parameters of a client; returns the name of the process.
+    pub(crate) fn initialize(&mut self, connection: ConnectionId, params: &InitializeParams) -> &str {
         let capabilities = params.capabilities.clone().unwrap_or_default();
-        let unwanted = capabilities.opt_out_notification_methods.unwrap_or_default();
-        let client =
-            Client { experimental: capabilities.experimental_api, unwanted: unwanted.into_iter().collect() };
+        let opted_out = capabilities.opt_out_notification_methods.unwrap_or_default();
+        let client = Client {
+            experimental: capabilities.experimental_api,
+            opted_out: opted_out.into_iter().collect(),
+        };
         self.clients.insert(connection, Some(client));
         self.originator.get_or_insert_with(|| params.client_info.name.clone())
     }
@@ -50,18 +52,18 @@ impl Connections {
         self.originator.as_deref().unwrap_or_default()
     }
 
-    /// All who have introduced themselves and want to hear of `method`.
+    /// All initialized clients that have not opted out of `method`.
     pub(crate) fn listeners(&self, method: &str) -> Vec<ConnectionId> {
         let willing = |(&id, client): (&ConnectionId, &Option<Client>)| {
-            client.as_ref().is_some_and(|client| !client.unwanted.contains(method)).then_some(id)
+            client.as_ref().is_some_and(|client| !client.opted_out.contains(method)).then_some(id)
         };
         self.clients.iter().filter_map(willing).collect()
     }
 
-    /// Those of `some` who want to hear of `method`.
+    /// The clients of `some` that have not opted out of `method`.
     pub(crate) fn willing(&self, some: &BTreeSet<ConnectionId>, method: &str) -> Vec<ConnectionId> {
         let wants =
-            |id: &&ConnectionId| self.client(**id).is_some_and(|client| !client.unwanted.contains(method));
+            |id: &&ConnectionId| self.client(**id).is_some_and(|client| !client.opted_out.contains(method));
         some.iter().filter(wants).copied().collect()
     }
 }

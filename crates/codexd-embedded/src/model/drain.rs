@@ -1,12 +1,12 @@
-//! Leaving: the first signal waits for the turns that run, a second one does not.
+//! Draining: the first signal waits for running turns, a second one does not.
 //!
-//! As upstream does: SIGTERM, SIGINT and SIGHUP begin the drain alike; a second SIGTERM or SIGINT forces it, a SIGHUP
-//! never does. There is no upper bound: a turn that waits for an approval is waited for.
+//! As upstream: SIGTERM, SIGINT and SIGHUP begin the drain; a second SIGTERM or SIGINT forces the exit, a SIGHUP
+//! never does. There is no time limit: the drain also waits for a turn that waits for an approval.
 
 use crate::ExitReason;
 use crate::model::{Action, State};
 
-/// A signal that asks the server to leave.
+/// A signal that asks the server to exit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Signal {
     Terminate,

@@ -68,7 +68,7 @@ impl State {
         Ok(())
     }
 
-    /// A thread of a list: what is loaded here is shown as it stands here.
+    /// A thread of a list. A loaded thread is shown with its current state.
     fn listed(&self, transcript: &Transcript, archived: bool) -> Value {
         let id = transcript.meta.id;
         let loaded = self.threads.get(&id);
@@ -84,7 +84,7 @@ impl State {
     }
 }
 
-/// A place in a list of a thread's turns or items, as upstream writes it; null if there is nothing yet.
+/// A cursor into a thread's turns or items in upstream's format; null if the list is empty.
 pub(crate) fn cursor(thread: ThreadId, kind: &str, ordinal: usize, include: bool) -> Value {
     if ordinal == 0 {
         return Value::Null;

@@ -1,13 +1,13 @@
 //! What the server is, without sockets, files or clocks: connections, threads, turns, approvals and subscriptions.
 //!
-//! `State::step` takes one [`Input`] and the time and says what is to be done, as [`Action`]s in order. What a request
-//! needs to know from the disk is looked up before ([`State::wants`]) and comes with it ([`Lookup`]).
+//! `State::step` takes one [`Input`] and the time and returns [`Action`]s in order. What a request
+//! needs from disk is read before ([`State::wants`]) and passed in with it ([`Lookup`]).
 //!
 //! Invariants:
-//! - every request gets exactly one reply, and the reply stands before what the request brings about;
-//! - what is told of a turn is on its way to the disk before it is on its way to a client;
+//! - every request gets exactly one reply, and the reply precedes the effects of the request;
+//! - a record of a turn is written to disk before it is sent to a client;
 //! - all subscribers of a thread see the same messages in the same order;
-//! - an approval has one number for all, and the first answer decides.
+//! - an approval has one id for all clients, and the first answer decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,19 +46,19 @@ use transcript::{Record, Transcript};
 pub(crate) enum Input {
     /// A client has connected.
     Opened(ConnectionId),
-    /// A client is gone.
+    /// A client has disconnected.
     Closed(ConnectionId),
-    /// A client asked for something.
+    /// A client sent a request.
     Request { connection: ConnectionId, id: RequestId, call: Result<Call, Refusal>, lookup: Lookup },
-    /// A client answered a request of ours.
+    /// A client answered a server request.
     Response { connection: ConnectionId, request: ServerRequestId, decision: Decision },
     /// A signal came.
     Signalled(Signal),
-    /// The timestamp of [`State::next_due`] has come.
+    /// The time of [`State::next_due`] has passed.
     TimePassed,
 }
 
-/// What is to be done, in this order.
+/// One effect of a step; the caller carries the actions out in order.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Send a message to these connections.
@@ -69,11 +69,11 @@ pub(crate) enum Action {
     Archive(ThreadId),
     /// Move it back.
     Unarchive(ThreadId),
-    /// Become the one writer of a new thread.
+    /// Take the writer lock of a new thread.
     Claim(ThreadId),
-    /// Die at once, as by `kill -9`.
+    /// Abort the process, as `kill -9` would.
     Abort,
-    /// Leave in order.
+    /// Exit in order.
     Exit(crate::ExitReason),
 }
 
@@ -94,7 +94,7 @@ pub(crate) enum Wants {
     Memory,
 }
 
-/// What was found there.
+/// The result of reading what [`Wants`] names.
 #[derive(Debug)]
 pub(crate) enum Lookup {
     Nothing,
@@ -125,7 +125,7 @@ impl State {
         Self { shared: SharedState::new(settings, IdGenerator::new(seed)), threads: BTreeMap::new() }
     }
 
-    /// Takes what happened at `now` and says what is to be done.
+    /// Handles one input at `now` and returns the actions to carry out.
     pub(crate) fn step(&mut self, input: Input, now: Timestamp) -> Vec<Action> {
         self.shared.now = now;
         match input {
@@ -140,12 +140,12 @@ impl State {
         self.shared.take_actions()
     }
 
-    /// When [`Input::TimePassed`] is next needed.
+    /// When [`Input::TimePassed`] is due next; `None` while no thread waits for time.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         self.threads.values().filter_map(|thread| thread.due(&self.shared)).min()
     }
 
-    /// What must be looked up before `call` is stepped.
+    /// What must be read from disk before `call` is stepped.
     pub(crate) fn wants(&self, call: &Call) -> Wants {
         if self.shared.draining && call.refused_while_draining() {
             return Wants::Nothing;
@@ -171,7 +171,7 @@ impl State {
     fn time_passed(&mut self) {
         let Self { shared, threads } = self;
         for thread in threads.values_mut() {
-            thread.proceed(shared);
+            thread.run_due_step(shared);
         }
         let left: Vec<ThreadId> =
             threads.values().filter(|thread| thread.is_unload_due(shared)).map(Thread::id).collect();

@@ -1,4 +1,4 @@
-//! Requests: judged in upstream's order, then handed to who knows about them.
+//! Requests: validated in upstream's order, then dispatched to their handlers.
 
 use codexd_protocol::RequestId;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::params::InitializeParams;
 use crate::refusal::Refusal;
 
 impl State {
-    /// Answers a request, in any case exactly once.
+    /// Responds to a request exactly once.
     pub(crate) fn answer(
         &mut self,
         connection: ConnectionId,
@@ -45,7 +45,7 @@ impl State {
         Ok((call, thread))
     }
 
-    /// Either answers, or returns why not.
+    /// Responds, or returns the error to respond with.
     fn handle(
         &mut self,
         origin: Origin<'_>,
@@ -79,7 +79,7 @@ impl State {
 
     fn initialize(&mut self, origin: Origin<'_>, params: &InitializeParams) {
         let shared = &mut self.shared;
-        let originator = shared.connections.introduce(origin.connection, params);
+        let originator = shared.connections.initialize(origin.connection, params);
         let (settings, client) = (&shared.settings, &params.client_info);
         let user_agent = format!(
             "{originator}/{} ({}; {}) codexd-embedded ({}; {})",

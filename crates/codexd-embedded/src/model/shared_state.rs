@@ -1,4 +1,4 @@
-//! Everything that the threads share: who listens, what time it is, what has been said in this step.
+//! What all threads share: the connections, the time, and the actions of the current step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,23 +13,23 @@ use crate::settings::Settings;
 use crate::timestamp::Timestamp;
 use crate::wire;
 
-/// The shared part of the state.
+/// The part of the state that all threads use.
 #[derive(Debug)]
 pub(crate) struct SharedState {
     pub now: Timestamp,
     pub settings: Settings,
     pub id_generator: IdGenerator,
     pub connections: Connections,
-    /// Which thread waits for the answer to which request.
+    /// The thread that waits for the answer to a server request.
     pub approvals: BTreeMap<ServerRequestId, ThreadId>,
     pub draining: bool,
     next_request: i64,
-    /// Counted from a number of this process's own, so that the ids in a thread's history stay unique over restarts.
+    /// Starts at a number that differs per process, so that item ids in a thread's history stay unique across restarts.
     model_calls: u64,
     actions: Vec<Action>,
 }
 
-/// A request that is being answered.
+/// Where a request came from, which is where the response goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
     pub connection: ConnectionId,
@@ -60,28 +60,28 @@ impl SharedState {
         std::mem::take(&mut self.actions)
     }
 
-    /// Answers a request.
+    /// Responds to a request.
     pub(crate) fn reply(&mut self, origin: Origin<'_>, outcome: Result<Value, Refusal>) {
         let frame = wire::reply(origin.id, outcome);
         self.act(Action::Send { to: vec![origin.connection], frame });
     }
 
-    /// Tells every client that has introduced itself.
+    /// Notifies every initialized client.
     pub(crate) fn broadcast(&mut self, method: &str, params: &Value) {
         self.notify_connections(self.connections.listeners(method), method, params);
     }
 
-    /// Tells one client.
+    /// Notifies one client.
     pub(crate) fn notify_client(&mut self, connection: ConnectionId, method: &str, params: &Value) {
         self.notify(&BTreeSet::from([connection]), method, params);
     }
 
-    /// Tells the subscribers of a thread.
+    /// Notifies the subscribers of a thread.
     pub(crate) fn notify(&mut self, subscribers: &BTreeSet<ConnectionId>, method: &str, params: &Value) {
         self.notify_connections(self.connections.willing(subscribers, method), method, params);
     }
 
-    /// Sends a request of ours; clients cannot opt out of those.
+    /// Sends a server request. Clients cannot opt out of server requests.
     pub(crate) fn send_request(
         &mut self,
         subscribers: &BTreeSet<ConnectionId>,
@@ -95,7 +95,7 @@ impl SharedState {
         }
     }
 
-    /// Upstream's account limits: always told after the tokens, always empty here.
+    /// Sends the account's rate limits, which follow token usage upstream and are always empty here.
     pub(crate) fn notify_rate_limits(&mut self, subscribers: &BTreeSet<ConnectionId>) {
         let limits = json!({"rateLimits": {
             "limitId": "codex", "limitName": null, "normalModelSlug": null, "primary": null, "secondary": null,
@@ -112,12 +112,12 @@ impl SharedState {
         id
     }
 
-    /// Counts a call of the model.
+    /// Counts a model call.
     pub(crate) fn count_model_call(&mut self) {
         self.model_calls += 1;
     }
 
-    /// The id of what the call that was counted last brings about: `msg_3`, `call_3`.
+    /// The id of an item of the current model call: `msg_3`, `call_3`.
     pub(crate) fn model_item(&self, kind: &str) -> ItemId {
         ItemId(format!("{kind}_{}", self.model_calls))
     }

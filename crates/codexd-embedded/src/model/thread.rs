@@ -19,12 +19,12 @@ pub(crate) struct Thread {
     pub transcript: Transcript,
     pub subscribers: BTreeSet<ConnectionId>,
     pub running: Option<RunningTurn>,
-    /// Commands that need no approval any more.
+    /// Commands that are approved for the rest of the session.
     pub approved: BTreeSet<String>,
     /// Whether the last turn failed.
     pub failed: bool,
     storage: Storage,
-    /// Since when nobody is subscribed and nothing runs.
+    /// Since when there is no subscriber and no running turn.
     idle_since: Option<Timestamp>,
 }
 
@@ -77,25 +77,25 @@ impl RunningTurn {
     }
 }
 
-/// Where a thread is kept.
+/// Where the thread is stored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Storage {
-    /// Nowhere, ever.
+    /// In memory only: an ephemeral thread.
     Memory,
-    /// On the disk, as soon as something is said in it.
+    /// On disk from the first record on; no file yet.
     DiskLater,
     /// On the disk.
     Disk,
 }
 
 impl Thread {
-    /// A new one, with its first subscriber.
+    /// A new thread with its first subscriber.
     pub(crate) fn start(meta: Meta, ephemeral: bool, subscriber: ConnectionId) -> Self {
         let storage = if ephemeral { Storage::Memory } else { Storage::DiskLater };
         Self::new(Transcript::new(meta), storage, BTreeSet::from([subscriber]))
     }
 
-    /// One from the disk. What still ran when its last writer died was interrupted.
+    /// A thread from disk. A turn that ran when its last writer died counts as interrupted.
     pub(crate) fn load(transcript: Transcript) -> Self {
         Self::new(transcript.abandoned(), Storage::Disk, BTreeSet::new())
     }
@@ -113,7 +113,7 @@ impl Thread {
         self.storage == Storage::Memory
     }
 
-    /// Whether another client could find it: upstream says "materialized".
+    /// Whether the thread has a file; upstream calls this "materialized".
     pub(crate) fn is_on_disk(&self) -> bool {
         self.storage == Storage::Disk
     }
@@ -143,8 +143,8 @@ impl Thread {
         .view()
     }
 
-    /// Remembers something, here and on the disk.
-    pub(crate) fn remember(&mut self, record: Record, shared: &mut SharedState) {
+    /// Applies a record to the transcript and appends it to the file.
+    pub(crate) fn record(&mut self, record: Record, shared: &mut SharedState) {
         self.transcript.apply(record.clone());
         self.materialize(shared);
         if self.storage == Storage::Disk {
@@ -152,7 +152,7 @@ impl Thread {
         }
     }
 
-    /// Makes sure that the thread has a file, unless it is ephemeral.
+    /// Creates the file of the thread, unless the thread is ephemeral.
     pub(crate) fn materialize(&mut self, shared: &mut SharedState) {
         if self.storage == Storage::DiskLater {
             self.storage = Storage::Disk;
@@ -161,21 +161,21 @@ impl Thread {
         }
     }
 
-    /// Tells everybody how the thread stands.
+    /// Broadcasts the thread's status.
     pub(crate) fn notify_status(&self, shared: &mut SharedState) {
         self.notify_status_as(self.status(), shared);
     }
 
-    /// Tells the subscribers how many tokens were used, if any were, and what limits there are.
+    /// Sends token usage, if any, and rate limits to the subscribers.
     pub(crate) fn notify_usage(&mut self, shared: &mut SharedState) {
         if let (Some(running), Some(usage)) = (&self.running, self.transcript.usage) {
-            self.remember(Record::TokensTold { turn: running.turn, usage }, shared);
+            self.record(Record::TokensTold { turn: running.turn, usage }, shared);
         }
         self.notify_usage_to(&self.subscribers, shared);
         shared.notify_rate_limits(&self.subscribers);
     }
 
-    /// Tells how many tokens were used, if any were, and in which turn that was last said.
+    /// Sends token usage, if any, with the turn that last reported it.
     pub(crate) fn notify_usage_to(&self, who: &BTreeSet<ConnectionId>, shared: &mut SharedState) {
         let running = self.running.as_ref().map(|running| running.turn);
         if let (Some(usage), Some(turn)) = (self.transcript.usage, self.transcript.usage_turn.or(running)) {
@@ -196,7 +196,7 @@ impl Thread {
         was
     }
 
-    /// Starts the clock for the unloading when nobody needs the thread any more, and stops it when somebody does.
+    /// Starts the unload delay if the thread has neither a subscriber nor a turn; otherwise stops it.
     pub(crate) fn update_idle_since(&mut self, shared: &SharedState) {
         if self.subscribers.is_empty() && self.running.is_none() {
             self.idle_since.get_or_insert(shared.now);
@@ -205,7 +205,7 @@ impl Thread {
         }
     }
 
-    /// When the thread next has something to do.
+    /// When the thread's next step is due.
     pub(crate) fn due(&self, shared: &SharedState) -> Option<Timestamp> {
         match &self.running {
             Some(running) => running.due,
@@ -213,12 +213,12 @@ impl Thread {
         }
     }
 
-    /// Whether it is time to unload it.
+    /// Whether the unload delay has passed.
     pub(crate) fn is_unload_due(&self, shared: &SharedState) -> bool {
         self.running.is_none() && self.due(shared).is_some_and(|due| due <= shared.now)
     }
 
-    /// Says goodbye; the writer lock is let go by the server, which sees that the thread is no longer loaded.
+    /// Broadcasts the unload. The server releases the writer lock because the thread is no longer loaded.
     pub(crate) fn unload(self, shared: &mut SharedState) {
         self.notify_status_as(ThreadStatus::NotLoaded, shared);
         shared.broadcast("thread/closed", &json!({"threadId": self.id()}));

@@ -147,7 +147,7 @@ impl State {
                     "ephemeral thread does not support metadata updates: {id}"
                 )));
             }
-            Some(thread) => thread.remember(record, shared),
+            Some(thread) => thread.record(record, shared),
             None if Found::from(lookup).transcript.is_some() => {
                 shared.act(Action::Append { thread: id, record });
             }

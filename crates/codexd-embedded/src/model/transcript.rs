@@ -1,6 +1,6 @@
-//! A thread as it is remembered, and the records that a rollout file keeps of it.
+//! The transcript of a thread, and the records of its rollout file.
 //!
-//! Invariant: a transcript is exactly what its records say, so that it reads back the same after a restart. A turn
+//! Invariant: a transcript is built from its records alone, so it reads back the same after a restart. A turn
 //! whose end was never recorded (the process was killed) reads back as interrupted.
 
 use serde::{Deserialize, Serialize};
@@ -35,13 +35,13 @@ pub(crate) enum Record {
     TurnStarted { turn: TurnId, at: Timestamp },
     /// An item of the running turn is complete.
     ItemCompleted { turn: TurnId, item: Item },
-    /// The clients were told how many tokens were used so far.
+    /// Token usage was sent to the clients.
     TokensTold { turn: TurnId, usage: Usage },
     /// The turn ended.
     TurnEnded { turn: TurnId, at: Timestamp, status: TurnStatus, error: Option<TurnError> },
 }
 
-/// How a turn stands.
+/// The status of a turn.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum TurnStatus {
@@ -51,7 +51,7 @@ pub(crate) enum TurnStatus {
     Failed,
 }
 
-/// Why a turn failed, as upstream tells it.
+/// Why a turn failed, as upstream reports it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TurnError {
@@ -101,7 +101,7 @@ pub(crate) struct Command {
     pub output: Option<String>,
 }
 
-/// How a command stands.
+/// The status of a command.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum CommandStatus {
@@ -119,31 +119,31 @@ pub(crate) struct Turn {
     pub status: TurnStatus,
     pub error: Option<TurnError>,
     pub started: Timestamp,
-    /// When it ended; never known of a turn that died with its process.
+    /// When the turn ended; `None` while it runs and if its process died.
     pub ended: Option<Timestamp>,
 }
 
-/// A thread as its records tell it.
+/// A thread, built from its records.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Transcript {
     pub meta: Meta,
     pub name: Option<String>,
     pub turns: Vec<Turn>,
-    /// The tokens of all calls of the model that came to an end.
+    /// The tokens of all completed model calls.
     pub usage: Option<Usage>,
-    /// The turn in which they were last told.
+    /// The turn in which usage was last sent.
     pub usage_turn: Option<TurnId>,
-    /// The last time that anything was said.
+    /// The time of the last record.
     pub updated: Timestamp,
 }
 
 impl Transcript {
-    /// A thread in which nothing was said yet.
+    /// A thread without turns.
     pub(crate) fn new(meta: Meta) -> Self {
         Self { name: None, turns: Vec::new(), usage: None, usage_turn: None, updated: meta.created, meta }
     }
 
-    /// Reads records back; `None` unless the first says which thread it is.
+    /// Builds a transcript from records; `None` unless the first one is `ThreadStarted`.
     pub(crate) fn replay(records: impl IntoIterator<Item = Record>) -> Option<Self> {
         let mut records = records.into_iter();
         let Some(Record::ThreadStarted { meta }) = records.next() else { return None };
@@ -154,7 +154,7 @@ impl Transcript {
         Some(transcript)
     }
 
-    /// Takes one more record.
+    /// Applies one record.
     pub(crate) fn apply(&mut self, record: Record) {
         match record {
             Record::ThreadStarted { .. } => {}
@@ -187,7 +187,7 @@ impl Transcript {
         }
     }
 
-    /// What is to be thought of a transcript whose writer is gone: whatever still ran was interrupted.
+    /// The transcript after its writer has died: a running turn counts as interrupted.
     pub(crate) fn abandoned(mut self) -> Self {
         for turn in self.turns.iter_mut().filter(|turn| turn.status == TurnStatus::InProgress) {
             turn.status = TurnStatus::Interrupted;
@@ -195,7 +195,7 @@ impl Transcript {
         self
     }
 
-    /// What the user said first: upstream's preview of a thread.
+    /// The first user message: upstream's preview of a thread.
     pub(crate) fn preview(&self) -> String {
         let items = self.turns.iter().flat_map(|turn| &turn.items);
         items.filter_map(|item| item.user_text()).find(|text| !text.is_empty()).unwrap_or_default()

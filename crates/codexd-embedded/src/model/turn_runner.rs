@@ -1,8 +1,8 @@
-//! A running turn, played as its directives says.
+//! Runs a turn as the directives of its prompt say.
 //!
-//! A turn is a chain of calls of the model. Each call thinks, then either speaks (and the turn is over), asks for a
-//! command (and the next call follows), or fails. The user may steer in between: that cuts the call that runs, what it
-//! has sent so far is forgotten, and the next call answers the newest message.
+//! A turn is a chain of model calls. Each call either streams a message (and the turn ends), asks for a
+//! command (and the next call follows), or fails. A steer cancels the running call, discards what it has
+//! sent so far, and the next call answers the newest message.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::model::views::{ended_turn_view, item_view, turn_view};
 use crate::params::ItemsView;
 use crate::prompt_directives::{Failure, PromptDirectives};
 
-/// What is answered when the user says nothing at all.
-const USUAL: &str = "[[]]";
+/// The prompt of a turn without a user message.
+const DEFAULT_PROMPT: &str = "[[]]";
 
 impl Thread {
-    /// Starts a turn; `turn` was told to the origin already.
+    /// Starts a turn. The response that names `turn` has been sent already.
     pub(crate) fn begin(&mut self, turn: TurnId, message: Option<ItemBody>, shared: &mut SharedState) {
-        self.remember(Record::TurnStarted { turn, at: shared.now }, shared);
+        self.record(Record::TurnStarted { turn, at: shared.now }, shared);
         self.failed = false;
         self.running = Some(RunningTurn {
             turn,
             due: None,
             stage: TurnStage::CallingModel,
             queued: message.into_iter().collect(),
-            directives: PromptDirectives::parse(USUAL),
-            prompt: USUAL.to_owned(),
+            directives: PromptDirectives::parse(DEFAULT_PROMPT),
+            prompt: DEFAULT_PROMPT.to_owned(),
             after_command: false,
         });
         self.update_idle_since(shared);
@@ -44,20 +44,20 @@ impl Thread {
         self.call_model(shared);
     }
 
-    /// Goes on, if it is time.
-    pub(crate) fn proceed(&mut self, shared: &mut SharedState) {
+    /// Runs the next step if it is due.
+    pub(crate) fn run_due_step(&mut self, shared: &mut SharedState) {
         let Some(running) = &mut self.running else { return };
         if running.due.is_none_or(|due| due > shared.now) {
             return;
         }
         match &running.stage {
-            TurnStage::CallingModel => self.think(shared),
-            TurnStage::Streaming { .. } => self.speak(shared),
+            TurnStage::CallingModel => self.run_model_call(shared),
+            TurnStage::Streaming { .. } => self.stream_pieces(shared),
             TurnStage::AwaitingApproval(_) | TurnStage::Hung => running.due = None,
         }
     }
 
-    /// Calls the model with all that the user has sent.
+    /// Calls the model with all queued user messages.
     pub(crate) fn call_model(&mut self, shared: &mut SharedState) {
         let queued = self.running.as_mut().map(|running| std::mem::take(&mut running.queued));
         for body in queued.into_iter().flatten() {
@@ -78,7 +78,7 @@ impl Thread {
         }
     }
 
-    /// Steers: cuts the call that runs, unless a command waits for its approval.
+    /// Steers: cancels the running call, unless a command waits for approval.
     pub(crate) fn steer(&mut self, message: ItemBody, shared: &mut SharedState) {
         let Some(running) = &mut self.running else { return };
         running.queued.push(message);
@@ -88,7 +88,7 @@ impl Thread {
         }
     }
 
-    /// The command is dealt with: the model hears of it.
+    /// Calls the model again after the command was handled.
     pub(crate) fn after_command(&mut self, shared: &mut SharedState) {
         if let Some(running) = &mut self.running {
             running.after_command = true;
@@ -97,7 +97,7 @@ impl Thread {
         self.call_model(shared);
     }
 
-    /// Ends the turn before its time.
+    /// Interrupts the turn.
     pub(crate) fn interrupt(&mut self, shared: &mut SharedState) {
         let question =
             self.running.as_ref().and_then(RunningTurn::pending_approval).map(|question| question.request);
@@ -112,7 +112,7 @@ impl Thread {
     pub(crate) fn end(&mut self, status: TurnStatus, error: Option<TurnError>, shared: &mut SharedState) {
         let Some(running) = self.running.take() else { return };
         let told_error = error.clone();
-        self.remember(Record::TurnEnded { turn: running.turn, at: shared.now, status, error }, shared);
+        self.record(Record::TurnEnded { turn: running.turn, at: shared.now, status, error }, shared);
         self.failed = status == TurnStatus::Failed;
         self.notify_status(shared);
         let thread = self.id();
@@ -129,7 +129,7 @@ impl Thread {
         self.update_idle_since(shared);
     }
 
-    /// Tells that an item began.
+    /// Notifies the subscribers that an item began.
     pub(crate) fn notify_item_started(&self, item: &Item, shared: &mut SharedState) {
         let turn = self.running.as_ref().map(|running| running.turn);
         let params = json!({
@@ -138,12 +138,12 @@ impl Thread {
         shared.notify(&self.subscribers, "item/started", &params);
     }
 
-    /// Completes an item, and keeps it if it belongs into the history.
+    /// Completes an item and, if `keep`, records it in the history.
     pub(crate) fn complete(&mut self, mut item: Item, keep: bool, shared: &mut SharedState) {
         let Some(turn) = self.running.as_ref().map(|running| running.turn) else { return };
         item.completed = Some(shared.now);
         if keep {
-            self.remember(Record::ItemCompleted { turn, item: item.clone() }, shared);
+            self.record(Record::ItemCompleted { turn, item: item.clone() }, shared);
         }
         let params = json!({
             "item": item_view(&item), "threadId": self.id(), "turnId": turn, "contentTokenCount": null,
@@ -152,7 +152,7 @@ impl Thread {
         shared.notify(&self.subscribers, "item/completed", &params);
     }
 
-    fn think(&mut self, shared: &mut SharedState) {
+    fn run_model_call(&mut self, shared: &mut SharedState) {
         let Some(running) = &mut self.running else { return };
         if running.directives.crash {
             shared.act(Action::Abort);
@@ -177,11 +177,11 @@ impl Thread {
             TurnStage::Streaming { item: id.clone(), started: shared.now, sent: 0, text: String::new() };
         let item = Item { id, started: shared.now, completed: None, body: ItemBody::AgentMessage { text } };
         self.notify_item_started(&item, shared);
-        self.speak(shared);
+        self.stream_pieces(shared);
     }
 
-    /// Says what is due. Without a delay a batch is sent at once, so that a long answer does not stop the server.
-    fn speak(&mut self, shared: &mut SharedState) {
+    /// Sends the pieces that are due. Without a delay it sends one batch per step, so a long answer does not block the loop.
+    fn stream_pieces(&mut self, shared: &mut SharedState) {
         let thread = self.id();
         let Some(RunningTurn {
             turn,
@@ -195,7 +195,7 @@ impl Thread {
         };
         let pieces = directives.reply.pieces();
         if *sent >= pieces {
-            return self.fall_silent(shared);
+            return self.finish_message(shared);
         }
         let batch = if directives.delay.is_zero() { DELTAS_PER_BATCH } else { 1 };
         let (end, full) = (sent.saturating_add(batch).min(pieces), text.len() + BATCH_BYTES);
@@ -213,7 +213,7 @@ impl Thread {
         };
     }
 
-    fn fall_silent(&mut self, shared: &mut SharedState) {
+    fn finish_message(&mut self, shared: &mut SharedState) {
         let Some(running) = &mut self.running else { return };
         if running.directives.hang {
             (running.stage, running.due) = (TurnStage::Hung, None);
@@ -230,7 +230,7 @@ impl Thread {
         self.end(TurnStatus::Completed, None, shared);
     }
 
-    /// Counts a call of the model as the mock model does: ten tokens in, and out one for each piece, or one for a
+    /// Counts the tokens of a call as the mock model does: ten input tokens, and one output token per piece or
     /// command.
     fn count_tokens(&mut self, output: u64) {
         let before = self.transcript.usage.unwrap_or_default();
@@ -243,7 +243,7 @@ impl Thread {
     }
 }
 
-/// What upstream tells of a call that failed.
+/// Upstream's error for a failed call.
 fn turn_error(failure: Failure) -> TurnError {
     let (message, info) = match failure {
         Failure::Status(500) => (
@@ -270,7 +270,7 @@ fn turn_error(failure: Failure) -> TurnError {
     TurnError { message, codex_error_info: info, additional_details: None, misalignment: None }
 }
 
-/// The words that go with a status, after a blank; nothing for one that is not listed.
+/// The reason phrase of an HTTP status after a space; empty for an unknown status.
 fn reason_phrase(status: u16) -> String {
     use tokio_tungstenite::tungstenite::http::StatusCode;
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());

@@ -8,7 +8,7 @@ use crate::params::ItemsView;
 use crate::shell;
 use crate::timestamp::Timestamp;
 
-/// What a thread does, from outside.
+/// The status of a thread as clients see it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ThreadStatus {
     NotLoaded,
@@ -31,7 +31,7 @@ impl ThreadStatus {
     }
 }
 
-/// A thread and what it takes to show it.
+/// A thread with what its view needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadView<'a> {
     pub transcript: &'a Transcript,

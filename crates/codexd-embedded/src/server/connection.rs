@@ -1,6 +1,6 @@
-//! Clients: accepting them, reading what they say, writing what is queued for them.
+//! Client connections: accepts them, reads their messages, writes what is queued for them.
 //!
-//! What is no message of the protocol is dropped without a word and the connection stays, as upstream does it: broken
+//! As upstream, a text that is no message of the protocol is dropped without an answer and the connection stays: invalid
 //! JSON, arrays, ids that are no integer or string, binary frames, unknown notifications.
 
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message as WebSock
 
 use crate::ids::{ConnectionId, ServerRequestId};
 use crate::limits::{
-    FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, MESSAGE_BYTES_MAX, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES,
+    ACCEPT_RETRY_MS, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, MESSAGE_BYTES_MAX, READ_BUFFER_BYTES,
+    WRITE_BUFFER_BYTES,
 };
 use crate::model::Decision;
 use crate::refusal::Refusal;
@@ -45,9 +46,9 @@ pub(crate) async fn accept(listener: UnixListener, events: Sender<Event>) {
                 tokio::spawn(serve(ConnectionId(count), stream, events.clone()));
             }
             Err(error) => {
-                // Out of file descriptors, most likely: others have to leave first.
+                // Usually out of file descriptors: other clients have to disconnect first.
                 eprintln!("failed to accept a client: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(ACCEPT_RETRY_MS)).await;
             }
         }
     }
@@ -66,7 +67,7 @@ async fn serve(connection: ConnectionId, stream: UnixStream, events: Sender<Even
         _ = write(sink, &outbox) => {}
     }
     outbox.close();
-    // The loop is gone only when the whole server is.
+    // The event loop ends only with the server.
     let _ = events.send(Event::Closed { connection }).await;
 }
 
@@ -126,7 +127,7 @@ async fn read(
     }
 }
 
-/// Puts a request into the queue of the loop, or refuses it if that is full.
+/// Queues a request for the event loop, or refuses it if the queue is full.
 fn offer(event: Event, events: &Sender<Event>, outbox: &Outbox) -> Result<(), ()> {
     match events.try_send(event) {
         Ok(()) => Ok(()),

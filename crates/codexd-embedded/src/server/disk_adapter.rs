@@ -1,6 +1,6 @@
-//! What the loop does with the disk: looks up what a request needs, carries out what the model decided.
+//! The disk side of the event loop: reads what a request needs, carries out what the model decided.
 //!
-//! A failure to write is said on stderr and the turn goes on: as upstream, a full disk does not stop a conversation.
+//! A failed write is reported on stderr and the turn continues. As upstream, a full disk does not stop a conversation.
 
 use std::io;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(crate) struct DiskAdapter {
     locks: WriterLocks,
 }
 
-/// What is left to the loop.
+/// What remains for the event loop to do.
 #[derive(Debug)]
 pub(crate) enum Done {
     Nothing,
@@ -32,7 +32,7 @@ impl DiskAdapter {
         Self { store: Store::new(codex_home.to_owned()), locks: WriterLocks::new(codex_home) }
     }
 
-    /// Looks up what the model wants to know. A lock that was taken is let go by [`DiskAdapter::release`], unless the thread
+    /// Reads what the model asks for. A lock that was taken is released by [`DiskAdapter::release`], unless the thread
     /// is loaded by then.
     pub(crate) fn look_up(&mut self, wants: Option<Wants>) -> Lookup {
         match wants {
@@ -47,7 +47,7 @@ impl DiskAdapter {
                         false
                     });
                     if !found.other_writer {
-                        // Its last writer may have written until the lock was ours.
+                        // The previous writer may have written until this process took the lock.
                         found = self.find(thread);
                     }
                 }
@@ -56,7 +56,7 @@ impl DiskAdapter {
         }
     }
 
-    /// Carries out what concerns the disk.
+    /// Carries out the actions that concern the disk.
     pub(crate) fn carry_out(&mut self, action: Action) -> Done {
         let (what, outcome) = match action {
             Action::Send { to, frame } => return Done::Send { to, frame },
@@ -73,7 +73,7 @@ impl DiskAdapter {
         Done::Nothing
     }
 
-    /// Lets go of the threads that are not loaded any more.
+    /// Releases the locks of threads that are no longer loaded.
     pub(crate) fn release(&mut self, is_loaded: impl Fn(ThreadId) -> bool) {
         match self.locks.release(is_loaded) {
             Ok(threads) => threads.into_iter().for_each(|thread| self.store.close(thread)),
@@ -95,7 +95,7 @@ fn log_failure(what: &str, error: &io::Error) {
     eprintln!("failed to {what}: {error}");
 }
 
-/// The resident memory of this process, in bytes; 0 where the system does not tell.
+/// The resident memory of this process, in bytes; 0 if /proc is not readable.
 fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());

@@ -1,4 +1,4 @@
-//! The loop: takes what happens, asks the model what follows, and does it.
+//! The event loop: takes an event, steps the model, carries out the actions.
 //!
 //! Everything that wakes it is an [`Event`] of one bounded queue. A connection that cannot put its request there
 //! answers "overloaded" itself.
@@ -34,21 +34,21 @@ use outbox::Outbox;
 /// Everything that can wake the loop.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A client has shaken hands.
+    /// A client has completed its WebSocket handshake.
     Opened { connection: ConnectionId, outbox: Arc<Outbox> },
-    /// A client is gone.
+    /// A client has disconnected.
     Closed { connection: ConnectionId },
-    /// A client asks.
+    /// A client sent a request.
     Request { connection: ConnectionId, id: RequestId, method: String, params: Option<Value> },
-    /// A client answers.
+    /// A client answered a server request.
     Response { connection: ConnectionId, request: ServerRequestId, decision: Decision },
     /// A signal came.
     Signalled(Signal),
-    /// The model wanted to be woken now.
+    /// A deadline of the model has passed.
     TimePassed,
 }
 
-/// Listens, serves, and leaves when a signal says so.
+/// Listens and serves until a signal ends the server.
 pub(crate) async fn serve(
     options: Options,
     mut signals: mpsc::Receiver<Signal>,
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
         if let Some(reason) = server.take(event) {
             break reason;
         }
-        // The model may be due again at once: first the connections have their turn.
+        // The model may be due again at once: the connections run first.
         tokio::task::yield_now().await;
     };
     server.hang_up().await;
@@ -89,7 +89,7 @@ struct Server {
 }
 
 impl Server {
-    /// Handles one event; returns why to leave, if it is time to.
+    /// Handles one event; returns the exit reason if the server is to exit.
     fn take(&mut self, event: Event) -> Option<ExitReason> {
         let input = match event {
             Event::Opened { connection, outbox } => {

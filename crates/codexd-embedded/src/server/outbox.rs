@@ -1,7 +1,7 @@
-//! What waits to be sent to one client: bounded in messages and in bytes.
+//! The queue of messages to one client, bounded in messages and in bytes.
 //!
-//! The loop never waits for a client. When an outbox is full it is cut: what is in it is dropped and the connection
-//! ends, as upstream does it.
+//! The event loop never waits for a client. A full outbox is cut: its messages are dropped and the connection
+//! ends, as upstream.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::limits::{OUTBOUND_BYTES_MAX, OUTBOUND_MESSAGES_MAX};
 use crate::wire::Frame;
 
-/// Entries for which an empty queue keeps room.
+/// Entries for which an empty queue keeps capacity.
 const IDLE_CAPACITY: usize = 8;
 
 /// A queue between the loop and the writer of one connection.
@@ -26,7 +26,7 @@ pub(crate) struct Outbox {
 struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
-    /// A message that the writer has in hand.
+    /// Whether the writer is sending a message.
     in_hand: bool,
     cut: bool,
 }
@@ -48,7 +48,7 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// The next message; `None` when the connection was cut. Saying that the one before is sent is implied.
+    /// The next message; `None` when the connection was cut. The call also marks the previous message as sent.
     pub(crate) async fn next(&self) -> Option<Frame> {
         loop {
             if let Some(next) = self.try_next() {

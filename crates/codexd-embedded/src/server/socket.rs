@@ -1,4 +1,4 @@
-//! The listening socket: taken by one server at a time, cleaned up after a dead one, never taken from a living one.
+//! The listening socket. One server owns it at a time. A stale socket is replaced, the socket of a live server never.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, Mode, flock};
 
 use crate::{Error, Listen, regular_file};
 
-/// A bound socket; dropping it removes the file, if it is still this socket.
+/// A bound socket. Dropping it removes the file if the file is still this socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
     path: PathBuf,
@@ -77,7 +77,7 @@ fn lock(socket: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes what a dead server left: a socket, or the link that a real Codex puts there. Whoever answers is alive.
+/// Removes a stale socket, or the link that a real Codex puts there. A socket that accepts connections is not stale.
 fn make_room(path: &Path) -> Result<(), Error> {
     let kind = match fs::symlink_metadata(path) {
         Ok(look) => look.file_type(),

@@ -1,4 +1,4 @@
-//! Over a real socket, with the server in the same process.
+//! Tests over a real socket, with the server in the same process.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,7 +51,7 @@ impl Server {
         timeout(TIMEOUT, self.task).await.expect("it ends").expect("it does not panic")
     }
 
-    /// Dies without a word, as by `kill -9`.
+    /// Ends as by `kill -9`.
     async fn kill(self) {
         self.task.abort();
         assert!(self.task.await.expect_err("it is gone").is_cancelled());
@@ -136,7 +136,7 @@ async fn the_socket_is_private_and_gone_afterwards() {
 }
 
 #[tokio::test]
-async fn the_handshake_tells_the_largest_frame() {
+async fn the_handshake_states_the_largest_frame() {
     let home = home();
     let server = Server::start(home.path(), Listen::ControlSocket).await;
     let (_client, response) = Client::dial(&server.socket).await;
@@ -156,7 +156,7 @@ async fn a_living_server_keeps_its_socket() {
 }
 
 #[tokio::test]
-async fn what_a_dead_server_left_is_cleaned_up() {
+async fn a_stale_socket_is_replaced() {
     let home = home();
     let socket = home.path().join("s");
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));

@@ -1,7 +1,7 @@
 //! One writer per thread: `flock` on `$CODEX_HOME/thread-writer-locks/<thread>.lock`, as upstream does it.
 //!
-//! The lock is the kernel's, so it is let go however the process ends. The file is removed when the lock is let go;
-//! that nobody locks a file which is just being removed is what `.coordination.lock` is for: it is held, briefly,
+//! The kernel releases the lock however the process ends. The file is removed when the lock is released;
+//! `.coordination.lock` keeps other processes from locking a file that is being removed: it is held, briefly,
 //! whenever a lock file is opened or removed.
 
 use std::collections::HashMap;
@@ -43,7 +43,7 @@ impl WriterLocks {
         }
     }
 
-    /// Lets go of every lock that `keep` does not want; returns the threads.
+    /// Releases every lock that `keep` does not want; returns the threads.
     pub(crate) fn release(&mut self, keep: impl Fn(ThreadId) -> bool) -> io::Result<Vec<ThreadId>> {
         let left: Vec<ThreadId> = self.held.keys().copied().filter(|&thread| !keep(thread)).collect();
         if !left.is_empty() {

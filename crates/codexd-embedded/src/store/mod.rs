@@ -1,4 +1,4 @@
-//! Threads on the disk: one file of JSON lines each, and the locks that say who writes it.
+//! Threads on disk: one file of JSON lines per thread, and the writer locks.
 //!
 //! A record is appended with one `write`, so a file ends with a whole line unless the machine itself went down; a last
 //! line that is cut is skipped when it is read and closed when the file is next written. Nothing is synced: after a
@@ -23,11 +23,11 @@ pub(crate) struct Store {
     codex_home: PathBuf,
     /// Files that are being written.
     open: HashMap<ThreadId, File>,
-    /// What was read before, and how the file looked then.
+    /// Transcripts that were read, with the file's stamp at that time.
     read: HashMap<PathBuf, (Stamp, Arc<Transcript>)>,
 }
 
-/// How a file looked: if this is unchanged, so is the file.
+/// Identity, size and time of a file: if they are unchanged, so is the file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Stamp {
     bytes: u64,
@@ -80,7 +80,7 @@ impl Store {
         fs::rename(from, to)
     }
 
-    /// Lets the file of a thread go.
+    /// Closes the file of a thread.
     pub(crate) fn close(&mut self, thread: ThreadId) {
         self.open.remove(&thread);
     }

@@ -23,7 +23,7 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// A model at a port where nobody listens.
+    /// A model at a port without a listener.
     fn default() -> Self {
         Config {
             model_url: "http://127.0.0.1:9/v1".to_owned(),
@@ -54,7 +54,7 @@ impl Config {
         line(format_args!("approval_policy = {}", quoted(&self.approval_policy)));
         line(format_args!("sandbox_mode = {}", quoted(&self.sandbox_mode)));
         line(format_args!("check_for_update_on_startup = false"));
-        // What lies above the folder of a test, such as a stray /tmp/.codex, is not its project.
+        // What lies above the folder of a test, such as a forgotten /tmp/.codex, is not its project.
         line(format_args!("project_root_markers = []"));
         line(format_args!("{}", self.top_level));
         line(format_args!("[model_providers.{provider}]\nname = \"mock\"\nwire_api = \"responses\""));

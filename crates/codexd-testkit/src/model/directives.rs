@@ -26,7 +26,7 @@ pub struct Directives {
     /// `tool=NAME {ARGUMENTS};;`: call this tool first, and answer when its output has come. A tool of a group is
     /// `GROUP/NAME`.
     pub tool: Option<Tool>,
-    /// `escalate=1`: ask for the command outside of the sandbox, so that somebody must approve it.
+    /// `escalate=1`: ask for the command outside the sandbox, so that a client must approve it.
     pub escalate: bool,
     /// `hold=NAME`: after the last piece, wait until the test releases NAME.
     pub hold: Option<String>,
@@ -144,7 +144,7 @@ pub(super) fn last_user_message(body: &Value) -> (String, bool) {
         match item["type"].as_str().unwrap_or("message") {
             "message" if item["role"] == "user" => {
                 let text = text_of(&item["content"]);
-                // What a goal is about is handed to the model as if it had asked for it, beside a message that nobody wrote (0.169.0).
+                // What a goal is about is handed to the model as if it had asked for it, beside a message that no user wrote (0.169.0).
                 last =
                     if text.starts_with("<codex_internal_context") { (last.0, false) } else { (text, false) };
             }

@@ -83,7 +83,7 @@ fn every_restart_answers_with_a_new_server() -> anyhow::Result<()> {
         let reply = codexd.json(&["restart"])?;
         assert!(reply["pid"].is_u64(), "round {round}: no pid in {reply}");
         assert!(!pids.contains(&reply["pid"]), "round {round}: the old server in {reply}");
-        assert!(contestant::answers(&home), "round {round}: nobody answers after {reply}");
+        assert!(contestant::answers(&home), "round {round}: no server answers after {reply}");
         pids.push(reply["pid"].clone());
     }
     codexd.json(&["stop"])?;

@@ -1,4 +1,4 @@
-//! A home that a host shares with a container: whoever sees other pids than the supervisor does touches nothing.
+//! A home that a host shares with a container: a command in another pid namespace than the supervisor changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -28,7 +28,7 @@ const CHANGING: [&[&str]; 10] = [
     &["stop", "--grace", "0"],
 ];
 
-/// What a writer that is still at work in the other namespace has under a number that nobody has in this one.
+/// What a writer that is still at work in the other namespace has under a pid that no process has in this one.
 const UNFINISHED: &str = "supervisor.json.4194000.tmp";
 
 /// A pid namespace with a `/proc` of its own. It ends with everything in it when this is dropped.
@@ -346,7 +346,7 @@ fn a_lock_that_another_host_holds_is_respected() -> anyhow::Result<()> {
     codexd.json(&["start", "--embedded"])?;
     let state = fs::read_to_string(home.state("supervisor.json"))?;
     codexd.json(&["stop"])?;
-    // As a network file system shows it: the files and the lock, and nobody on the sockets.
+    // As a network file system shows it: the files and the lock, and no listener on the sockets.
     let other = state.replace(&boot_id()?, "11111111-2222-3333-4444-555555555555");
     fs::write(home.state("supervisor.json"), other)?;
     let lock = fs::File::open(home.state("supervisor.lock"))?;

@@ -1,7 +1,6 @@
 //! The gateway in front of the real server and of the embedded one, as `codexd start` brings it up: what every client may
 //! rely on, whatever the others do and whatever becomes of the server.
 
-mod asks;
 mod busy;
 mod chaos;
 mod clients;
@@ -16,6 +15,7 @@ mod refused;
 mod replace;
 mod replies;
 mod search;
+mod server_requests;
 mod sharing;
 mod subagents;
 mod thread_settings;

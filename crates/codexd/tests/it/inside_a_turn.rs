@@ -176,7 +176,7 @@ fn reload(version: Version) -> anyhow::Result<()> {
         ensure!(turn.answer["status"] == "restarted" && handover["state"] == "waiting", "{}", turn.answer);
         ensure!(handover["from"] == stage.server.pid, "{handover}");
         ensure!(stage.server.is_alive(), "it did not wait for the turn");
-        // Nobody holds the operation lock.
+        // No process holds the operation lock.
         let again = stage.codexd()?.json(&["--lock-timeout", "5", "start"])?;
         ensure!(again["status"] == "alreadyRunning", "{again}");
         stage.finish(&turn).await

@@ -132,7 +132,7 @@ fn start_and_stop(server: Server) -> anyhow::Result<()> {
     home.assert_no_process_left();
     let again = codexd.json(&["stop"])?;
     assert_eq!((&again["status"], again.get("backend")), (&"notRunning".into(), None), "{again}");
-    assert!(!home.state("server.json").exists(), "no record of nobody");
+    assert!(!home.state("server.json").exists(), "a stopped home has no record");
     Ok(())
 }
 

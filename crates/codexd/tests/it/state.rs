@@ -1,4 +1,4 @@
-//! Every state in which a home can be found: the next command heals it, says so, and nobody deletes a file.
+//! Every broken state of a home: the next command repairs it, reports the repair, and needs no manual cleanup.
 
 mod abuse;
 mod disk;
@@ -282,7 +282,7 @@ fn the_state_is_for_its_owner_alone_whatever_the_umask() -> anyhow::Result<()> {
         match mode(&path) {
             // A temporary file has got its name meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            found => assert_eq!(found? & 0o077, 0, "{} is nobody else's", path.display()),
+            found => assert_eq!(found? & 0o077, 0, "{} is accessible to other users", path.display()),
         }
     }
     assert_eq!(mode(&home.control_socket())? & 0o077, 0);

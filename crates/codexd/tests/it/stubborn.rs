@@ -67,7 +67,7 @@ fn while_a_stop_ends_what_the_server_started_status_says_that_it_drains() -> any
         ["running", "draining", "stopped"].iter().any(|known| state == known) && *problems == json!([])
     };
     assert!(seen.iter().all(healthy), "{seen:?}");
-    assert!(seen.iter().any(|(state, _)| state == "draining"), "nobody looked in time: {seen:?}");
+    assert!(seen.iter().any(|(state, _)| state == "draining"), "no `status` came in time: {seen:?}");
     home.assert_no_process_left();
     Ok(())
 }

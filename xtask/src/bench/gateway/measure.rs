@@ -28,7 +28,7 @@ const ASK_AROUND: Duration = Duration::from_millis(300);
 pub fn watched_turn(stage: &Stage, viewers: usize, deltas: usize) -> anyhow::Result<Seen> {
     let mut first = stage.client()?;
     let thread = stage.thread(&mut first)?;
-    let mut asker = stage.client()?;
+    let mut read_loop = stage.client()?;
     let mut wires = vec![first];
     for _ in 1..viewers {
         let mut wire = stage.client()?;
@@ -37,7 +37,7 @@ pub fn watched_turn(stage: &Stage, viewers: usize, deltas: usize) -> anyhow::Res
     }
     let mut watching = Viewers::new(wires)?;
     let text = format!("[[deltas={deltas} batch=100]]");
-    asker.request("turn/start", &turn(&thread, &text).to_string())?;
+    read_loop.request("turn/start", &turn(&thread, &text).to_string())?;
     let seen = watching.watch()?;
     ensure!(
         seen.cut == 0 && seen.fewest == deltas,
@@ -153,35 +153,35 @@ pub fn handover(stage: &Stage, threads: usize) -> anyhow::Result<Handover> {
     Ok(handover)
 }
 
-/// Replaces the app-server under threads that somebody watches, while one client asks these all the time.
+/// Replaces the app-server under threads with viewers, while one client sends requests about them all the time.
 ///
 /// # Errors
 /// A request fails, or it takes longer than `most`.
 pub fn handover_of(stage: &Stage, ids: &[String], most: Duration) -> anyhow::Result<Handover> {
-    let mut asker = Asker::new(stage.client()?, ids);
-    asker.ask_for(ASK_AROUND)?;
+    let mut read_loop = ReadLoop::new(stage.client()?, ids);
+    read_loop.ask_for(ASK_AROUND)?;
     let command = std::thread::scope(|scope| {
         let restart = scope.spawn(|| stage.restart(most));
         while !restart.is_finished() {
-            asker.ask_for(ASK_EVERY)?;
+            read_loop.ask_for(ASK_EVERY)?;
         }
         restart.join().map_err(|_| anyhow::anyhow!("the command panicked"))?
     })?;
-    asker.ask_for(ASK_AROUND)?;
-    Ok(Handover { command, pauses_ms: asker.finish()? })
+    read_loop.ask_for(ASK_AROUND)?;
+    Ok(Handover { command, pauses_ms: read_loop.finish()? })
 }
 
 /// Asks about many threads, at most one question about each at a time.
-struct Asker {
+struct ReadLoop {
     client: Wire,
     /// By thread: the question, when it was or will be asked, whether it is open, and the longest wait so far.
     threads: Vec<(String, Instant, Option<u64>, Duration)>,
 }
 
-impl Asker {
-    fn new(client: Wire, ids: &[String]) -> Asker {
+impl ReadLoop {
+    fn new(client: Wire, ids: &[String]) -> ReadLoop {
         let ask = |id: &String| (json!({"threadId": id}).to_string(), Instant::now(), None, Duration::ZERO);
-        Asker { client, threads: ids.iter().map(ask).collect() }
+        ReadLoop { client, threads: ids.iter().map(ask).collect() }
     }
 
     fn ask_for(&mut self, time: Duration) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ const ROWS: [(Operation, &str, Unit); 17] = [
     (Operation::StartPeak, "most memory of `start`, server running", Unit::Mib),
     (Operation::ResidentCount, "processes besides the server, everything on", Unit::Count),
     (Operation::Resident, "their resident memory", Unit::Mib),
-    (Operation::ResidentPrivate, "of it shared with nobody now", Unit::Mib),
+    (Operation::ResidentPrivate, "of it private", Unit::Mib),
     (Operation::ResidentAnonymous, "of it never shareable (anonymous)", Unit::Mib),
 ];
 

@@ -1,4 +1,4 @@
-//! Clients that do anything, in any order.
+//! Random histories: clients send any request in any order.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const TEXTS: [&str; 8] = [
     "just words",
 ];
 
-/// A small source of choices.
+/// A seeded random number generator.
 struct Rng(IdGenerator);
 
 impl Rng {
@@ -35,7 +35,7 @@ impl Rng {
     }
 }
 
-/// One step of somebody. [`Rig::ask`] checks that every request has exactly one reply.
+/// One request of a random client. [`Rig::request`] checks that every request has exactly one response.
 fn one_step(rig: &mut Rig, rng: &mut Rng, threads: &mut Vec<String>) {
     let client = ConnectionId(rng.below(4) as u64);
     let thread = rng.pick(threads).cloned().unwrap_or_else(|| "none".to_owned());
@@ -78,7 +78,7 @@ fn one_step(rig: &mut Rig, rng: &mut Rng, threads: &mut Vec<String>) {
 }
 
 #[test]
-fn whatever_clients_do_every_request_has_one_reply_and_every_history_reads_back() {
+fn every_request_has_one_response_and_every_history_reads_back() {
     for seed in 0..HISTORIES {
         let mut rig = Rig::seeded(seed);
         let mut rng = Rng(IdGenerator::new(seed));
@@ -90,7 +90,7 @@ fn whatever_clients_do_every_request_has_one_reply_and_every_history_reads_back(
             one_step(&mut rig, &mut rng, &mut threads);
             for thread in rig.state.threads.values().filter(|thread| thread.is_on_disk()) {
                 let mut read = Transcript::replay(rig.disk[&thread.id()].clone()).expect("a thread");
-                // Tokens are written when they are told, so what was counted since then is not there yet.
+                // Token usage is written when it is sent, so later counts are not on disk yet.
                 read.usage = thread.transcript.usage;
                 read = if thread.running.is_none() { read.abandoned() } else { read };
                 assert_eq!(read, thread.transcript, "seed {seed}");

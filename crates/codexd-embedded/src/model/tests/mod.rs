@@ -24,17 +24,17 @@ fn all_subscribers_see_the_same_messages_in_the_same_order() {
     rig.pass(SHORT);
     rig.request(bob, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
     let (from_alice, from_bob) = (rig.count(alice), rig.count(bob));
-    let stranger = rig.client(3);
-    rig.turn(stranger, &thread, "[[deltas=50 shell=echo hi;;]]");
+    let unsubscribed = rig.client(3);
+    rig.turn(unsubscribed, &thread, "[[deltas=50 shell=echo hi;;]]");
     rig.pass(SHORT);
     let seen = |client, from| rig.received[&client].iter().skip(from).cloned().collect::<Vec<_>>();
     assert_eq!(seen(alice, from_alice), seen(bob, from_bob));
     assert!(rig.told(bob, from_bob).contains(&"turn/completed".to_owned()));
-    assert!(!rig.told(stranger, 0).iter().any(|method| method.starts_with("item/")));
+    assert!(!rig.told(unsubscribed, 0).iter().any(|method| method.starts_with("item/")));
 }
 
 #[test]
-fn what_is_told_of_a_turn_is_written_before() {
+fn a_record_of_a_turn_is_written_before_it_is_sent() {
     let mut rig = Rig::new();
     let alice = rig.client(1);
     let thread = rig.thread(alice);
@@ -54,7 +54,7 @@ fn what_is_told_of_a_turn_is_written_before() {
 }
 
 #[test]
-fn a_long_answer_leaves_room_for_others_between_its_batches() {
+fn other_clients_are_served_between_the_batches_of_a_long_answer() {
     let mut rig = Rig::new();
     let alice = rig.client(1);
     let thread = rig.thread(alice);
@@ -68,14 +68,14 @@ fn a_long_answer_leaves_room_for_others_between_its_batches() {
 }
 
 #[test]
-fn the_first_answer_to_a_question_decides() {
+fn the_first_answer_to_an_approval_decides() {
     let mut rig = Rig::new();
     let (alice, bob) = (rig.client(1), rig.client(2));
     let thread = rig.thread(alice);
     rig.turn(alice, &thread, "[[approve=true;; deltas=1]]");
     rig.pass(SHORT);
-    let stranger = rig.stranger(3);
-    rig.answer(stranger, 0, Decision::Cancel);
+    let uninitialized = rig.uninitialized_client(3);
+    rig.answer(uninitialized, 0, Decision::Cancel);
     rig.answer(bob, 7, Decision::Cancel);
     assert!(!rig.told(alice, 0).contains(&"serverRequest/resolved".to_owned()));
     rig.answer(bob, 0, Decision::Accept);
@@ -88,7 +88,7 @@ fn the_first_answer_to_a_question_decides() {
 }
 
 #[test]
-fn a_question_nobody_heard_waits_for_the_next_subscriber() {
+fn an_approval_without_subscribers_waits_for_the_next_subscriber() {
     let mut rig = Rig::new();
     let (alice, bob) = (rig.client(1), rig.client(2));
     let thread = rig.thread(alice);
@@ -174,7 +174,7 @@ fn exits(rig: &Rig) -> Vec<ExitReason> {
 }
 
 #[test]
-fn an_idle_server_leaves_at_the_first_signal() {
+fn an_idle_server_exits_at_the_first_signal() {
     for signal in [Signal::Terminate, Signal::Interrupt, Signal::HangUp] {
         let mut rig = Rig::new();
         let alice = rig.client(1);

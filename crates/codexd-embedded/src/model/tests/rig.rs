@@ -1,4 +1,4 @@
-//! A model with a clock, a disk and clients of the test's own.
+//! A test rig: the model with a fake clock, a fake disk and fake clients.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::timestamp::Timestamp;
 
 pub(super) const UNLOAD_DELAY: Duration = Duration::from_secs(60);
 
-/// The model, and all that it said and wrote.
+/// The model, and all that it sent and wrote.
 pub(super) struct Rig {
     pub(super) state: State,
     pub(super) now: Timestamp,
@@ -58,20 +58,20 @@ impl Rig {
         }
     }
 
-    /// A client that has introduced itself.
+    /// An initialized client.
     pub(super) fn client(&mut self, number: u64) -> ConnectionId {
-        let connection = self.stranger(number);
+        let connection = self.uninitialized_client(number);
         self.request(connection, "initialize", json!({"clientInfo": {"name": "c", "version": "1"}}));
         connection
     }
 
-    pub(super) fn stranger(&mut self, number: u64) -> ConnectionId {
+    pub(super) fn uninitialized_client(&mut self, number: u64) -> ConnectionId {
         let connection = ConnectionId(number);
         self.step(Input::Opened(connection));
         connection
     }
 
-    /// Asks, and gives the one reply.
+    /// Sends a request and returns its one response.
     pub(super) fn request(&mut self, connection: ConnectionId, method: &str, params: Value) -> Value {
         self.next_id += 1;
         let call = Call::parse(method, Some(params));
@@ -95,20 +95,20 @@ impl Rig {
         self.step(Input::Signalled(signal));
     }
 
-    /// A thread of this client's.
+    /// Starts a thread; returns its id.
     pub(super) fn thread(&mut self, connection: ConnectionId) -> String {
         let reply = self.request(connection, "thread/start", json!({"cwd": "/w"}));
         reply["result"]["thread"]["id"].as_str().expect("a thread").to_owned()
     }
 
-    /// Starts a turn; gives its id.
+    /// Starts a turn; returns its id.
     pub(super) fn turn(&mut self, connection: ConnectionId, thread: &str, text: &str) -> String {
         let input = json!([{"type": "text", "text": text}]);
         let reply = self.request(connection, "turn/start", json!({"threadId": thread, "input": input}));
         reply["result"]["turn"]["id"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
     }
 
-    /// Lets the time pass until nothing more happens within `limit`.
+    /// Advances the clock until nothing more is due within `limit`.
     pub(super) fn pass(&mut self, limit: Duration) {
         let end = self.now.after(limit);
         while let Some(due) = self.state.next_due().filter(|due| *due <= end) {
@@ -118,7 +118,7 @@ impl Rig {
         self.now = end;
     }
 
-    /// The methods that a client was told, from the `from`-th message on.
+    /// The methods of the notifications that a client received, from message `from` on.
     pub(super) fn told(&self, connection: ConnectionId, from: usize) -> Vec<String> {
         let news = self.received.get(&connection).into_iter().flatten().skip(from);
         news.filter_map(|message| Some(message["method"].as_str()?.to_owned())).collect()

@@ -21,7 +21,7 @@ pub enum State {
     NothingRuns,
     /// The daemon's own server runs.
     Running,
-    /// A server that somebody started by hand is on the control socket.
+    /// A server that a user started by hand listens on the control socket.
     Unmanaged,
     /// The server was killed; the record and the socket are left.
     ServerKilled,
@@ -31,7 +31,7 @@ pub enum State {
     ForeignPid,
     /// The record is an empty file.
     EmptyRecord,
-    /// A socket is left that nobody listens on.
+    /// A stale socket is left.
     SocketLeftOver,
     /// The settings are not JSON, nothing runs.
     CorruptSettings,

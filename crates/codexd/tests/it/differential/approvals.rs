@@ -1,4 +1,4 @@
-//! Scenes about commands that somebody has to approve.
+//! Scenarios about commands that a client has to approve.
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -40,15 +40,15 @@ impl Question {
     }
 }
 
-/// A late joiner gets the question again; a stranger to the thread answers it; a later answer changes nothing.
+/// A late viewer gets the approval again; an unsubscribed client answers it; a later answer changes nothing.
 pub(super) async fn accepted(stage: &mut Stage) -> anyhow::Result<()> {
     let question = Question::ask(stage).await?;
-    let (late, stranger) = (stage.enter("late").await?, stage.enter("stranger").await?);
+    let (late, unsubscribed) = (stage.enter("late").await?, stage.enter("unsubscribed").await?);
     late.ask("thread/resume", json!({"threadId": question.thread})).await?.ok();
     let repeated = late.wait_method(QUESTION).await?;
     assert_eq!(repeated["id"], question.id);
-    stranger.respond(&question.id, json!({"decision": "accept"})).await?;
-    stranger.wait_status("idle").await?;
+    unsubscribed.respond(&question.id, json!({"decision": "accept"})).await?;
+    unsubscribed.wait_status("idle").await?;
     question.bob.respond(&question.id, json!({"decision": "cancel"})).await?;
     question.settle().await?;
     late.wait_turn(&question.turn).await?;

@@ -69,8 +69,8 @@ pub(super) async fn drained(stage: &mut Stage) -> anyhow::Result<()> {
 async fn until_draining(server: &AppServer) -> anyhow::Result<()> {
     let client = server.client("asker").await?;
     loop {
-        let nobody = json!({"threadId": "01a1f753-6b57-7b12-90c4-0103728d38e4", "input": []});
-        match client.request("turn/start", nobody).await? {
+        let unknown_thread = json!({"threadId": "01a1f753-6b57-7b12-90c4-0103728d38e4", "input": []});
+        match client.request("turn/start", unknown_thread).await? {
             Err(refusal) if refusal.data["reason"] == "serverShuttingDown" => return Ok(()),
             _ => tokio::task::yield_now().await,
         }

@@ -51,7 +51,7 @@ impl Tunnel {
     /// The clients have left: every proxy ends by itself, well.
     pub(super) fn close(self) -> anyhow::Result<()> {
         let mut proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-        ensure!(!proxies.is_empty(), "nobody came through the tunnel");
+        ensure!(!proxies.is_empty(), "no client came through the tunnel");
         for proxy in proxies.iter_mut() {
             if let Some(process) = Process::of(proxy.id()) {
                 process.wait_gone(limits::RUN).context("a proxy whose client has left")?;

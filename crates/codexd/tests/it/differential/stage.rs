@@ -46,7 +46,7 @@ impl Deref for Actor {
 }
 
 impl Stage {
-    /// A fresh home with a model and one server, which unloads what nobody needs at once.
+    /// A fresh home with a model and one server, which unloads threads without subscribers at once.
     pub(super) async fn open(kind: Server) -> anyhow::Result<Stage> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
@@ -66,7 +66,7 @@ impl Stage {
             Server::Embedded => start.push("--embedded"),
         }
         Codexd::new(&home)?.json(&start)?;
-        // Whoever comes first names the process: here as at a bare server.
+        // The first client names the process, as at a server without a gateway.
         Client::connect(&home.control_socket().into(), "testkit").await?.close().await?;
         Ok(Stage {
             kind,
@@ -143,7 +143,7 @@ impl Stage {
         capabilities: Value,
     ) -> anyhow::Result<Actor> {
         let is_first = self.actors.is_empty();
-        let actor = self.stranger(name).await?;
+        let actor = self.uninitialized(name).await?;
         actor.initialize(name, capabilities).await?;
         actor.wait_method("remoteControl/status/changed").await?;
         if is_first {
@@ -153,7 +153,7 @@ impl Stage {
     }
 
     /// A client that has not introduced itself.
-    pub(super) async fn stranger(&mut self, name: &'static str) -> anyhow::Result<Actor> {
+    pub(super) async fn uninitialized(&mut self, name: &'static str) -> anyhow::Result<Actor> {
         let client = Client::dial(&self.place()).await?;
         Ok(self.watch(name, client))
     }

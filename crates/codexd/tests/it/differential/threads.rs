@@ -10,7 +10,7 @@ const NOBODY: &str = "01a1f753-6b57-7b12-90c4-0103728d38e4";
 
 /// Before and after `initialize`: unknown methods, missing parameters, threads that are not there.
 pub(super) async fn refusals(stage: &mut Stage) -> anyhow::Result<()> {
-    let alice = stage.stranger("alice").await?;
+    let alice = stage.uninitialized("alice").await?;
     for (method, params) in [
         ("thread/list", json!({})),
         ("thread/read", json!({})),
@@ -127,7 +127,7 @@ pub(super) async fn named_and_archived(stage: &mut Stage) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// A thread in which nothing was said is known to nobody else, and gone when it is unloaded.
+/// A thread without turns is visible to no other client, and gone when it is unloaded.
 pub(super) async fn unmaterialized(stage: &mut Stage) -> anyhow::Result<()> {
     let (alice, bob) = (stage.enter("alice").await?, stage.enter("bob").await?);
     let thread = alice.thread(stage).await?;
@@ -209,7 +209,7 @@ pub(super) async fn forked(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nobody is subscribed any more, by request or by leaving: the thread is unloaded when it has ended its turn.
+/// The last subscriber unsubscribes or disconnects: the thread is unloaded after its turn.
 pub(super) async fn unloaded(stage: &mut Stage) -> anyhow::Result<()> {
     let bystander = stage.enter("bystander").await?;
     let alice = stage.enter("alice").await?;
@@ -229,14 +229,14 @@ pub(super) async fn unloaded(stage: &mut Stage) -> anyhow::Result<()> {
     }
     alice.joined().await?;
     bystander.joined().await?;
-    let guest = Client::dial(&stage.place()).await?;
-    guest.initialize("guest", json!({})).await?;
-    guest.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
+    let second = Client::dial(&stage.place()).await?;
+    second.initialize("second", json!({})).await?;
+    second.call("thread/resume", json!({"threadId": thread, "excludeTurns": true})).await?;
     alice.call("thread/unsubscribe", json!({"threadId": thread})).await?;
     bystander.forget();
-    guest.start_turn(&thread, "[[deltas=20 delay=0.02]]").await?;
-    guest.wait_method("item/agentMessage/delta").await?;
-    drop(guest);
+    second.start_turn(&thread, "[[deltas=20 delay=0.02]]").await?;
+    second.wait_method("item/agentMessage/delta").await?;
+    drop(second);
     bystander.wait_method("thread/closed").await?;
     alice.ask("thread/read", json!({"threadId": thread, "includeTurns": true})).await?.ok();
     Ok(())

@@ -3,7 +3,7 @@
 //!
 //! Left out as whole scenes, each with a test of its own below `gateway`:
 //! - a turn joined in the middle: the gateway tells the text so far, a server does not;
-//! - an approval that a stranger to the thread gives: only who was asked may answer;
+//! - an approval by an unsubscribed client: only clients that were asked may answer;
 //! - servers that leave, die or are not alone: the clients stay, which is the point;
 //! - threads that are unloaded: the gateway lets go of them after a minute, as a server does unless told otherwise.
 //!
@@ -20,7 +20,7 @@ const KNOWN: [(&str, &str); 8] = [
     (r#""code":-32700"#, "what is no JSON is answered, where a server is silent"),
     ("< answer to initialized: error ", "what is JSON but no message is answered, with null for an id"),
     ("< answer to what was never asked: error ", "so is what has an id that can be none"),
-    (r#""message":"Not initialized""#, "a stranger is told so before anything else is looked at"),
+    (r#""message":"Not initialized""#, "an uninitialized client gets this error before any other check"),
     ("missing field `threadId`", "the same"),
     ("unknown variant `no/such/method`", "the same"),
     (
@@ -30,7 +30,7 @@ const KNOWN: [(&str, &str); 8] = [
     ("< item/commandExecution/outputDelta ", "luck: what a quick command says may come with its end alone"),
 ];
 
-/// The name of whoever was first at a server names it. The real one takes no notice of the probe of a daemon, which the
+/// The first client of a server names it. The real one takes no notice of the probe of a daemon, which the
 /// embedded one is not told apart from a client.
 const PROBE: &str = "codex_app_server_daemon";
 /// Who is first at a server of a stage.

@@ -78,7 +78,7 @@ pub(super) async fn joined_in_the_middle(stage: &mut Stage) -> anyhow::Result<()
     Ok(())
 }
 
-/// An interrupt by somebody who is not subscribed, before and after tokens were counted.
+/// An interrupt by an unsubscribed client, before and after tokens were counted.
 pub(super) async fn interrupted(stage: &mut Stage) -> anyhow::Result<()> {
     let (alice, bob) = (stage.enter("alice").await?, stage.enter("bob").await?);
     let thread = alice.thread(stage).await?;

@@ -126,7 +126,7 @@ async fn children(fixture: GatewayFixture) -> anyhow::Result<()> {
     let piece = alice.wait("the child to speak", of_child).await?;
     let turn = piece["params"]["turnId"].as_str().context("a turn")?.to_owned();
     let child = piece["params"]["threadId"].as_str().context("a thread")?.to_owned();
-    // That the gateway subscribes to it is nobody's business.
+    // The gateway's own subscription is not visible to clients.
     let goals = |client: &Client| {
         let told = client.received().into_iter();
         told.filter(|told| told["method"] == "thread/goal/cleared" && told["params"]["threadId"] == *child)

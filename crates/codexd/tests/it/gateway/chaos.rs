@@ -1,5 +1,5 @@
-//! Many clients who do what they like while server and gateway are killed: everybody gets their own answers, a question is
-//! answered once and by one who was asked, nothing is lost without an error, and neither memory nor descriptors grow.
+//! Many random clients while server and gateway are killed: every client gets its own answers, an approval is
+//! answered once and by a client that was asked, nothing is lost without an error, and neither memory nor descriptors grow.
 //!
 //! `CODEXD_CHAOS_MESSAGES` sets how many messages there are (the number is 1,000,000), `CODEXD_CHAOS_SEED` the seed.
 //! The gateway is killed during the first quarter only, so that its memory can be looked at; the server until the end.
@@ -28,32 +28,32 @@ use harness::{Counts, Deaths, Harness, SharedThread};
 use watch::Samples;
 
 on_each_server! {
-    everybody_gets_their_own_answers_whoever_is_killed: chaos;
+    every_client_gets_its_own_answers_while_servers_and_gateways_are_killed: chaos;
 }
 
 /// Clients at the same time.
 const CLIENTS: usize = 200;
-/// Threads of this program that play the crowd.
+/// Threads of this program that run the clients.
 const WORKERS: usize = 8;
-/// Threads about which there are questions.
+/// Threads with an approval group.
 const APPROVAL_GROUPS: usize = 2;
-/// Threads that everybody reads.
+/// Threads that all clients read.
 const SHARED_THREADS: usize = 8;
-/// Messages when nobody asks for more.
+/// Messages unless the environment sets another number.
 const MESSAGES: usize = 60_000;
 /// The same for the real server, which is slower.
 const MESSAGES_REAL: usize = 6_000;
 /// The shortest and the longest between two kills.
 const CALM_MS: [u64; 2] = [300, 1_800];
-/// So many deaths of one kind follow each other: the fifth within a minute would count as a crash loop.
+/// Consecutive kills of one kind: the fifth within a minute would count as a crash loop.
 const SERIES: usize = 4;
-/// The supervisor has forgotten what happened before to a process that has lived this long: it takes a minute.
+/// After this uptime the supervisor no longer counts earlier exits.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(62);
 /// The pause between two looks at the gateway.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// What the real server says on its standard error about an answer that it did not wait for.
+/// What the real server logs about a response that it did not wait for.
 const UNWANTED_ANSWER: &str = "could not find callback";
-/// What the real server is to log: nothing but that.
+/// The log filter of the real server: nothing but that.
 const LOGGED: &str = "off,codex_app_server::outgoing_message=warn";
 
 async fn chaos(server: Server) -> anyhow::Result<()> {
@@ -78,7 +78,7 @@ async fn chaos(server: Server) -> anyhow::Result<()> {
     println!("the gateway, by quarters: {held}");
     watch::wait_descriptors(&fixture, descriptors)?;
     let events = std::fs::read_to_string(fixture.home.state("events.jsonl"))?;
-    ensure!(!events.contains("client.cut"), "somebody who reads was cut: {events}");
+    ensure!(!events.contains("client.cut"), "a client that reads was cut: {events}");
     let said = std::fs::read_to_string(fixture.home.state("server.stderr.log"))?;
     ensure!(!said.contains(UNWANTED_ANSWER), "a question was answered twice: {said}");
     let last = fixture.client("last").await?;
@@ -87,7 +87,7 @@ async fn chaos(server: Server) -> anyhow::Result<()> {
     fixture.close().await
 }
 
-/// What is to be known of a failure.
+/// The context of a failure: seed, counters, events, gateway log.
 fn how_it_went(fixture: &GatewayFixture, harness: &Harness, seed: u64) -> String {
     let read = |name: &str| std::fs::read_to_string(fixture.home.state(name)).unwrap_or_default();
     let (events, log) = (read("events.jsonl"), read("gateway.log"));
@@ -122,7 +122,7 @@ async fn prepare(fixture: &GatewayFixture, limit: usize) -> anyhow::Result<(Arc<
 
 type Worker = thread::JoinHandle<anyhow::Result<()>>;
 
-/// Lets everybody in; the receiver is cut off when all have left.
+/// Starts the workers. The receiver is disconnected when all workers have ended.
 fn open(harness: &Arc<Harness>, seed: u64) -> (Vec<Worker>, mpsc::Receiver<()>) {
     let (present, ended) = mpsc::channel();
     let share = (CLIENTS - APPROVAL_GROUPS * approval_group::CLIENTS) / WORKERS;
@@ -144,7 +144,7 @@ fn open(harness: &Arc<Harness>, seed: u64) -> (Vec<Worker>, mpsc::Receiver<()>) 
     ((0..WORKERS + APPROVAL_GROUPS).map(worker).collect(), ended)
 }
 
-/// Deaths of one kind that the supervisor takes for belonging together.
+/// Consecutive kills of one kind that the supervisor counts together.
 #[derive(Debug, Default)]
 struct Series {
     length: usize,
@@ -152,7 +152,7 @@ struct Series {
 }
 
 impl Series {
-    /// Whether one more is no crash loop.
+    /// Whether one more kill is not a crash loop yet.
     fn may_go_on(&mut self) -> bool {
         if self.last.is_some_and(|last| last.elapsed() > FORGOTTEN_AFTER) {
             *self = Series::default();
@@ -165,7 +165,7 @@ impl Series {
     }
 }
 
-/// Kills server and gateway until everybody has left.
+/// Kills server and gateway at random until all workers have ended.
 async fn kill_at_random(
     fixture: &GatewayFixture,
     harness: &Harness,
@@ -180,7 +180,7 @@ async fn kill_at_random(
         if Instant::now() < next || harness.is_over() {
             continue;
         }
-        // Whoever died less often dies next, mostly.
+        // The kind that was killed less often is usually killed next.
         let early = harness.gateways.count() == 0 || harness.sent() * 4 < harness.limit;
         if early
             && gateways.may_go_on()
@@ -209,7 +209,7 @@ async fn kill_gateway(fixture: &GatewayFixture, harness: &Harness) -> anyhow::Re
 async fn kill_server(fixture: &GatewayFixture, harness: &Harness) -> anyhow::Result<()> {
     harness.servers.begin();
     fixture.kill_server().await?;
-    // Whoever asks from now on is not told of this death any more.
+    // Requests from now on are not answered with `appServerRestarted` because of this kill.
     let about = json!({"threadId": harness.shared_threads[0].thread});
     let mut last = None;
     let served = until(TIMEOUT, "a server", || {

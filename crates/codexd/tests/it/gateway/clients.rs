@@ -102,8 +102,8 @@ async fn queued_messages_become_turns_that_are_told() -> anyhow::Result<()> {
         ] {
             lines.push(outcome(name, &queue(fixture, &alice, &arguments).await?, &mut normal));
         }
-        let stranger = codex(fixture, &["queue", "--thread", "nobody", "--message", "x"]).await?;
-        lines.push(outcome("nobody", &stranger, &mut normal));
+        let unknown = codex(fixture, &["queue", "--thread", "unknown-thread", "--message", "x"]).await?;
+        lines.push(outcome("unknown-thread", &unknown, &mut normal));
         for (method, params) in [
             ("thread/queue/list", json!({"threadId": thread})),
             ("thread/turns/list", json!({"threadId": thread, "itemsView": "full"})),
@@ -114,7 +114,7 @@ async fn queued_messages_become_turns_that_are_told() -> anyhow::Result<()> {
         // The server looks at the queue now and then: when it says that it has changed, and how often, is luck.
         let told = lines.len();
         lines.retain(|line| !line.contains("< thread/queue/changed "));
-        ensure!(lines.len() < told, "nobody was told that the queue has changed: {lines:#?}");
+        ensure!(lines.len() < told, "no client was notified that the queue has changed: {lines:#?}");
         Ok(lines)
     })
     .await
@@ -174,7 +174,7 @@ fn on_screen(screen: &str, work: &Path) -> String {
 
 /// The same program in two terminals: beside the server alone, and beside the gateway.
 struct Pair<'f> {
-    fronts: [&'f GatewayFixture; 2],
+    fixtures: [&'f GatewayFixture; 2],
     terminals: [Terminal<'f>; 2],
 }
 
@@ -187,7 +187,7 @@ impl Pair<'_> {
         let mut last = [String::new(), String::new()];
         until(TIMEOUT, &format!("{texts:?} on both screens alike"), || {
             for (at, terminal) in self.terminals.iter().enumerate() {
-                last[at] = on_screen(&terminal.screen().ok()?, &self.fronts[at].work());
+                last[at] = on_screen(&terminal.screen().ok()?, &self.fixtures[at].work());
             }
             (last[0] == last[1] && texts.iter().all(|text| last[0].contains(text))).then_some(())
         })
@@ -230,7 +230,7 @@ impl Pair<'_> {
 
     /// Sends what was typed. Right behind it the key passes for a part of something pasted, so that it may take another.
     async fn send(&self, text: &str) -> anyhow::Result<()> {
-        for (fixture, terminal) in self.fronts.iter().zip(&self.terminals) {
+        for (fixture, terminal) in self.fixtures.iter().zip(&self.terminals) {
             let mut asked = Err(anyhow::anyhow!("no key was pressed"));
             for _ in 0..SENDS {
                 terminal.keys(&["Enter"])?;
@@ -298,7 +298,7 @@ async fn the_command_center_shows_and_does_the_same() -> anyhow::Result<()> {
     let (alone, behind) = (GatewayFixture::without_gateway(REAL).await?, GatewayFixture::open(REAL).await?);
     let clients = [two_tasks(&alone).await?, two_tasks(&behind).await?];
     let terminals = [Terminal::open(&alone, &["agents"])?, Terminal::open(&behind, &["agents"])?];
-    let pair = Pair { fronts: [&alone, &behind], terminals };
+    let pair = Pair { fixtures: [&alone, &behind], terminals };
     use_the_command_center(&pair).await?;
     // The screen was quicker.
     for (client, name) in clients.iter().zip(["without the gateway", "with the gateway"]) {

@@ -170,10 +170,10 @@ async fn exchange(
             Some(_) => Came::Result,
         }
     });
-    let nameless = received.iter().filter(|message| {
+    let errors_without_id = received.iter().filter(|message| {
         message.get("error").is_some() && !texts.iter().any(|(id, _)| message["id"] == **id)
     });
-    Ok((came.collect(), nameless.filter(|message| message["id"] != *end).count()))
+    Ok((came.collect(), errors_without_id.filter(|message| message["id"] != *end).count()))
 }
 
 async fn read_alike(server: Server) -> anyhow::Result<()> {
@@ -192,7 +192,7 @@ async fn read_alike(server: Server) -> anyhow::Result<()> {
             .collect();
         let end = format!("end{batch}");
         let (by_server, _) = exchange(&direct, &texts, &end).await?;
-        let (by_gateway, nameless) = exchange(&behind, &texts, &end).await?;
+        let (by_gateway, errors_without_id) = exchange(&behind, &texts, &end).await?;
         let mut unnamed = 0;
         for ((server, gateway), (_, text)) in by_server.iter().zip(&by_gateway).zip(&texts) {
             match (server, gateway) {
@@ -219,15 +219,15 @@ async fn read_alike(server: Server) -> anyhow::Result<()> {
             dropped += usize::from(*server == Came::Nothing);
         }
         ensure!(
-            unnamed == nameless,
-            "seed {seed}: {unnamed} texts are dropped, {nameless} errors without an id came: {texts:#?}"
+            unnamed == errors_without_id,
+            "seed {seed}: {unnamed} texts are dropped, {errors_without_id} errors without an id came: {texts:#?}"
         );
     }
     ensure!(answered > count / 20 && dropped > count / 20, "{answered} answered, {dropped} dropped");
     fixture.close().await
 }
 
-/// What nobody answers, by its form: it has a method and no id, or it is an answer.
+/// A message that gets no answer, by its form: it has a method and no id, or it is an answer.
 fn is_notification(text: &str) -> bool {
     codexd_protocol::check(text)
         .is_ok_and(|checked| !matches!(checked.message, codexd_protocol::Message::Request { .. }))

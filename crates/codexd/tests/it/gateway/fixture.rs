@@ -194,7 +194,7 @@ impl GatewayFixture {
         Ok(())
     }
 
-    /// Fails if a client was told something that does not fit the schema of the server's release, whoever composed it.
+    /// Fails if a client was told something that does not fit the schema of the server's release, composed by the server or by the gateway.
     fn assert_readable(&self) -> anyhow::Result<()> {
         let Some(version) = self.version else { return Ok(()) };
         let schema = Schema::of(version)?.context("the release is in the cache, for it was started")?;

@@ -44,7 +44,7 @@ async fn goal(fixture: GatewayFixture) -> anyhow::Result<()> {
     .await?;
     let seen = alice.received().len();
     let mut told_since = 0;
-    // Whoever is current goes on with it.
+    // The current server continues the goal.
     alice
         .wait("a turn on the new server", |message| {
             told_since += 1;
@@ -118,7 +118,7 @@ async fn deserted_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
     fixture.close().await
 }
 
-/// A turn that ends while nobody is subscribed unloads its thread.
+/// A turn that ends without subscribers unloads its thread.
 async fn unloaded_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
     let goal = Goal::begin(&fixture, 10).await?;
     let server = Client::connect(&own_socket(&fixture).await?, "onlooker").await?;
@@ -164,7 +164,7 @@ async fn stopped_goal(fixture: GatewayFixture) -> anyhow::Result<()> {
     let told = events.lines().find(|line| line.contains(r#""type":"goals.loading""#));
     ensure!(
         told.is_some_and(|told| told.contains(&goal.thread)),
-        "nobody is told why the agent works: {events}"
+        "no event explains why the agent works: {events}"
     );
     goal.is_joined(&fixture).await?;
     fixture.close().await
@@ -193,7 +193,7 @@ fn is_remembered(file: &Path, what: &str, thread: &str) -> bool {
 struct Goal {
     thread: String,
     remembered: PathBuf,
-    /// Whoever set it.
+    /// The client that set the goal.
     owner: Option<Client>,
 }
 
@@ -209,7 +209,7 @@ impl Goal {
         Ok(Goal { thread, remembered: fixture.home.state("gateway-goals.json"), owner: Some(owner) })
     }
 
-    /// Nobody is connected any more.
+    /// No client is connected any more.
     async fn left_alone(mut self) -> anyhow::Result<Goal> {
         if let Some(owner) = self.owner.take() {
             owner.close().await?;
@@ -234,7 +234,7 @@ impl Goal {
         kill_gateway(fixture)
     }
 
-    /// Turn follows turn, and nobody is there.
+    /// Turn follows turn without a client.
     async fn works_unwatched(&self, fixture: &GatewayFixture) -> anyhow::Result<()> {
         let asked = fixture.model.requests().len();
         // The first of these was under way before, perhaps.
@@ -242,10 +242,10 @@ impl Goal {
             let received = events.iter().filter(|event| matches!(event, ModelEvent::Received(_)));
             (received.count() >= asked + 2).then_some(())
         };
-        fixture.model.wait_event("turns that nobody watches", TIMEOUT, look).await
+        fixture.model.wait_event("turns without a viewer", TIMEOUT, look).await
     }
 
-    /// Somebody comes at last.
+    /// A client connects at last.
     async fn is_joined(&self, fixture: &GatewayFixture) -> anyhow::Result<()> {
         let bob = fixture.client("bob").await?;
         join(&bob, &self.thread).await?;
@@ -261,7 +261,7 @@ impl Goal {
         let kept = client.call("thread/goal/get", json!({"threadId": self.thread})).await?;
         ensure!(kept["goal"]["status"] == "active", "{kept}");
         ensure!(!self.is_remembered("held"), "it is held still: {}", fixture.status().await?);
-        ensure!(self.is_remembered("active"), "nobody remembers it: {}", fixture.status().await?);
+        ensure!(self.is_remembered("active"), "the goal is not persisted: {}", fixture.status().await?);
         client.call("thread/goal/set", json!({"threadId": self.thread, "status": "paused"})).await?;
         let file = self.remembered.clone();
         let wait = move || until(TIMEOUT, "nothing to be at work", || (!file.exists()).then_some(()));

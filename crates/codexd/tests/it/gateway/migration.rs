@@ -105,7 +105,7 @@ async fn remote_control() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A thread that the new server refuses for `tables` stays in use in the old one and is named; it moves once that is mended.
+/// A thread that the new server refuses for `tables` stays in use in the old one and is named; it moves once that is repaired.
 async fn refused_then_mended(
     version: Version,
     spoil: &Config,

@@ -1,4 +1,4 @@
-//! The server is replaced while clients work: nobody loses a connection, a request or a piece of text.
+//! The server is replaced while clients work: no client loses a connection, a request or a piece of text.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -119,7 +119,7 @@ impl ClientFleet {
         &self.threads[client % THREADS]
     }
 
-    /// Whoever watches an idle thread is answered; a new turn on one does not wait for the long ones.
+    /// Requests about idle threads are answered; a new turn on an idle thread does not wait for the long turns.
     async fn assert_idle_answer(&self) -> anyhow::Result<()> {
         let newcomer = &self.clients[THREADS - 1];
         let done = newcomer.turn(self.thread_of(THREADS - 1), "[[deltas=3]]").await?;
@@ -148,7 +148,7 @@ impl ClientFleet {
         Ok(())
     }
 
-    /// Every turn has ended whole for everybody who watched it, and nobody heard of the move. This holds up everybody who is
+    /// Every turn has ended whole for every viewer, and no client saw the move. This delays every client that is
     /// asking meanwhile.
     fn assert_whole(&self) -> anyhow::Result<()> {
         for (number, client) in self.clients.iter().enumerate() {
@@ -322,7 +322,7 @@ async fn thrice(server: Server) -> anyhow::Result<()> {
     }
     pids.dedup();
     ensure!(pids.len() == 4, "{pids:?}");
-    ensure!(told(&alice, "thread/closed", "").is_empty(), "nobody is told of the moves");
+    ensure!(told(&alice, "thread/closed", "").is_empty(), "the moves are not visible to clients");
     fixture.close().await
 }
 

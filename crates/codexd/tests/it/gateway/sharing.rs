@@ -30,22 +30,22 @@ async fn joined(server: Server) -> anyhow::Result<()> {
     let alice = fixture.client("alice").await?;
     let thread = fixture.thread(&alice).await?;
     let turn = speaking_turn(&alice, &thread, &format!("[[deltas={DELTAS} delay=0.03 hold=end]]")).await?;
-    let mut joiners = Vec::new();
+    let mut late_viewers = Vec::new();
     for pieces in [1, 2, 13, 14, 40, 70] {
         wait_pieces(&alice, &turn, pieces).await?;
-        let joiner = fixture.client("joiner").await?;
-        let joined = join(&joiner, &thread).await?;
+        let late_viewer = fixture.client("late_viewer").await?;
+        let joined = join(&late_viewer, &thread).await?;
         ensure!(joined["thread"]["status"]["type"] == "active", "the turn is over: {joined}");
-        joiners.push(joiner);
+        late_viewers.push(late_viewer);
     }
     fixture.model.release("end");
     alice.wait_turn(&turn).await?;
     assert_whole(&alice, &turn, DELTAS)?;
-    for joiner in &joiners {
-        joiner.wait_turn(&turn).await?;
-        assert_whole(joiner, &turn, DELTAS)?;
+    for late_viewer in &late_viewers {
+        late_viewer.wait_turn(&turn).await?;
+        assert_whole(late_viewer, &turn, DELTAS)?;
         let speech = |method: &str| {
-            let items = told(joiner, method, &turn).into_iter();
+            let items = told(late_viewer, method, &turn).into_iter();
             items.filter(|told| told["params"]["item"]["type"] == "agentMessage").collect::<Vec<_>>()
         };
         ensure!(speech("item/started").len() == 1, "{:?}", speech("item/started"));
@@ -101,14 +101,14 @@ async fn approved(server: Server) -> anyhow::Result<()> {
 async fn not_asked(server: Server) -> anyhow::Result<()> {
     let fixture = GatewayFixture::open(server).await?;
     let (alice, _bob, _thread, turn, [asked_alice, _]) = asked(&fixture).await?;
-    let stranger = fixture.client("stranger").await?;
+    let unsubscribed = fixture.client("unsubscribed").await?;
     for id in [asked_alice["id"].clone(), json!(0), json!(1), json!("0")] {
-        stranger.respond(&id, json!({"decision": "cancel"})).await?;
+        unsubscribed.respond(&id, json!({"decision": "cancel"})).await?;
     }
-    // Whatever a stranger sent was read when this is answered.
-    stranger.call("thread/loaded/list", json!({})).await?;
+    // When this is answered, the gateway has read what the unsubscribed client sent before.
+    unsubscribed.call("thread/loaded/list", json!({})).await?;
     alice.call("thread/loaded/list", json!({})).await?;
-    ensure!(resolved(&alice).is_empty(), "a stranger's answer counted");
+    ensure!(resolved(&alice).is_empty(), "the answer of an unsubscribed client counted");
     alice.respond(&asked_alice["id"], json!({"decision": "accept"})).await?;
     let end = alice.wait_turn(&turn).await?;
     ensure!(end["params"]["turn"]["status"] == "completed", "{end}");

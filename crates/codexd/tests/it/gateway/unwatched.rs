@@ -1,4 +1,4 @@
-//! Threads that nobody watches any more.
+//! Threads without subscribers.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ impl Line {
         }
     }
 
-    /// Who has this role, as soon as somebody has.
+    /// Waits for the process with this role.
     fn with_role(&mut self, role: &str) -> anyhow::Result<Value> {
         let one = |report: &Value| {
             let mut all = report["generations"].as_array().into_iter().flatten();
@@ -238,7 +238,7 @@ fn a_killed_supervisor_leaves_every_generation_to_the_next_one() -> anyhow::Resu
                 codexd.json(&["stop"])?;
             }
             "restart" => {
-                ensure!(!before.is_alive() && !after.is_alive(), "restart --now leaves nobody");
+                ensure!(!before.is_alive() && !after.is_alive(), "restart --now leaves no old server");
                 answered(&home)?;
                 codexd.json(&["stop"])?;
             }

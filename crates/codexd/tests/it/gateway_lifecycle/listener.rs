@@ -29,7 +29,7 @@ fn token(home: &Home) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(home.state("gateway.token"))?.trim().to_owned())
 }
 
-/// A handshake with this token: the status that it gets, and the connection. None if nobody listens.
+/// A handshake with this token: the status that it gets, and the connection. `None` if no process listens.
 fn shake_hands(address: SocketAddr, token: &str) -> anyhow::Result<Option<(u16, TcpStream)>> {
     let mut stream = match TcpStream::connect(address) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
@@ -86,7 +86,7 @@ fn a_removed_listener_is_closed_by_the_next_command() -> anyhow::Result<()> {
         let address = free_address()?;
         set(&home, &listen(address))?;
         codexd.json(&["start", "--embedded"])?;
-        let (status, client) = shake_hands(address, &token(&home)?)?.context("somebody listens")?;
+        let (status, client) = shake_hands(address, &token(&home)?)?.context("no process listens")?;
         assert_eq!(status, 101, "an added listener counts too");
         let told = codexd.json(&["status"])?;
         assert_eq!(told["gateway"]["listen"], format!("ws://{address}"));
@@ -111,7 +111,7 @@ fn a_removed_token_is_void_after_the_next_command() -> anyhow::Result<()> {
     })?;
     for command in COMMANDS {
         let old = token(&home)?;
-        let (status, client) = shake_hands(address, &old)?.context("somebody listens")?;
+        let (status, client) = shake_hands(address, &old)?.context("no process listens")?;
         assert_eq!(status, 101);
         std::fs::remove_file(home.state("gateway.token"))?;
         codexd.json(command)?;

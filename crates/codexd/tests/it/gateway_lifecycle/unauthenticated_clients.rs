@@ -1,4 +1,4 @@
-//! Other users of the machine: no socket of a home lets them in, and where somebody has opened the way, the gateway looks at
+//! Other users of the machine: no socket of a home lets them in, and where a user has widened the permissions, the gateway checks
 //! who it is.
 
 use std::fs::{self, Permissions};
@@ -113,10 +113,11 @@ fn another_user_to_whom_the_way_is_open_is_refused_by_the_gateway_itself() -> an
         assert_eq!(heard(unix::connect(&control)?)?, b"HTTP/1.1 101");
     }
     // One who is refused costs the others nothing, however many they are.
-    let strangers = as_nobody(|| (0..200).map(|_| unix::connect(&control)).collect::<io::Result<Vec<_>>>())?;
+    let unauthenticated =
+        as_nobody(|| (0..200).map(|_| unix::connect(&control)).collect::<io::Result<Vec<_>>>())?;
     answered(&home)?;
-    for stranger in strangers {
-        assert_eq!(heard(stranger)?, b"");
+    for client in unauthenticated {
+        assert_eq!(heard(client)?, b"");
     }
     probe::ask(&control, "1", SOON)?;
     stop(&home)

@@ -1,4 +1,4 @@
-//! What whoever runs codexd had open is not held by the supervisor and the server for as long as they live.
+//! Supervisor and server do not inherit the open files of the program that runs codexd.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::test_home::TestHome;
 
-/// Runs a command with one more pipe open, and waits until nobody holds the other end any more.
+/// Runs a command with one more open pipe, and waits until no process holds the other end.
 fn lets_go_after(test_home: &TestHome, name: &str) -> anyhow::Result<()> {
     let (mut ours, theirs) = std::io::pipe()?;
     fcntl_setfd(&theirs, FdFlags::empty())?;
@@ -21,10 +21,10 @@ fn lets_go_after(test_home: &TestHome, name: &str) -> anyhow::Result<()> {
     let handle = ours.try_clone()?.into();
     ensure!(
         process::wait_readable(&handle, limits::OUTPUT_CLOSED)?,
-        "{name} has ended and somebody holds its pipe: {:#?}",
+        "{name} has ended and a process still holds its pipe: {:#?}",
         test_home.home.processes()
     );
-    ensure!(ours.read(&mut [0])? == 0, "nobody writes into it");
+    ensure!(ours.read(&mut [0])? == 0, "the pipe is empty");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! A pid record that names a living process which is not the server: nobody signals it.
+//! A pid record that names a live process which is not the server: no command signals it.
 
 use std::process::{Child, Command, Stdio};
 

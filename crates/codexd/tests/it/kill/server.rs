@@ -210,7 +210,7 @@ fn start_ends_a_crash_loop_once_the_codex_is_mended() -> anyhow::Result<()> {
 }
 
 /// The two processes that a server leaves behind. It may answer before they have become what they are.
-fn strays(test_home: &TestHome) -> anyhow::Result<Vec<Process>> {
+fn orphans(test_home: &TestHome) -> anyhow::Result<Vec<Process>> {
     until(TIMEOUT, "what the server started", || {
         let mut processes = test_home.home.processes();
         processes.retain(|process| process.command.starts_with("sleep "));
@@ -223,16 +223,16 @@ fn what_a_server_started_goes_with_it_also_when_its_supervisor_was_killed_first(
     for command in ["start", "stop", "restart"] {
         let test_home = TestHome::with_fake(&Fake::LeavesGrandchildren)?;
         test_home.run(&["start"])?;
-        let old = strays(&test_home)?;
+        let old = orphans(&test_home)?;
         kill(&test_home.supervisor()?)?;
         kill(&test_home.server()?)?;
         let answer = test_home.run(&[command])?;
-        for stray in &old {
-            ensure!(!stray.is_alive(), "{command} left {stray:?}: {answer}");
+        for orphan in &old {
+            ensure!(!orphan.is_alive(), "{command} left {orphan:?}: {answer}");
         }
         if command != "stop" {
             test_home.assert_served()?;
-            strays(&test_home).context("its own")?;
+            orphans(&test_home).context("its own")?;
         }
         test_home.assert_stops()?;
     }
@@ -244,7 +244,7 @@ fn a_server_taken_over_from_a_killed_supervisor_takes_what_it_started_with_it() 
     for command in ["stop", "restart"] {
         let test_home = TestHome::with_fake(&Fake::LeavesGrandchildren)?;
         test_home.run(&["start"])?;
-        let old = strays(&test_home)?;
+        let old = orphans(&test_home)?;
         kill(&test_home.supervisor()?)?;
         test_home.run(&[command])?;
         if command == "stop" {

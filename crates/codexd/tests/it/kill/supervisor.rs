@@ -115,7 +115,7 @@ fn a_supervisor_killed_while_it_waits_to_restart_is_in_nobodys_way() -> anyhow::
         })?;
         kill(&test_home.the_only_supervisor()?)?;
         let status = test_home.status()?;
-        ensure!(status["state"] == "failed", "nobody brings it back: {status:#}");
+        ensure!(status["state"] == "failed", "the server must stay down: {status:#}");
         test_home.install(Server::Embedded)?;
         test_home.assert_command_gets_there(command, None).context(command)?;
     }
@@ -151,7 +151,7 @@ fn a_killed_supervisor_whose_end_takes_a_moment_leaves_the_server_to_the_next_co
     test_home.assert_stops()
 }
 
-/// A supervisor that nobody started with a command: it waits for orders until it is killed or told to stop.
+/// A supervisor that no command started: it waits for orders until it is killed or stopped.
 fn with_a_supervisor<T: Send>(
     test_home: &TestHome,
     keep: impl FnOnce(Command) -> anyhow::Result<T> + Send,
@@ -315,7 +315,7 @@ fn a_lock_of_nobody_that_can_be_found_is_waited_for_longer_than_one_look_takes()
     test_home.assert_stops()
 }
 
-/// Stopped at its first word to the world, it holds the supervisor's lock and has told nobody who it is.
+/// Stopped right after it took its lock: the supervisor has not written its state yet.
 #[test]
 fn a_supervisor_that_hangs_before_it_has_said_anything_is_replaced() -> anyhow::Result<()> {
     let test_home = TestHome::new()?;

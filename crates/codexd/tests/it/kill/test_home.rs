@@ -1,4 +1,4 @@
-//! A home whose servers bear witness against each other, and what must be true of it when everything is well.
+//! A test home whose servers record when two of them live at once, and the checks of a healthy home.
 
 use std::fs;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use serde_json::Value;
 /// How long something that happens by itself (a restart, an end) may take here before a test fails.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often something is tried that is a matter of milliseconds.
+/// Rounds of a test whose race window is a few milliseconds.
 pub(super) const ATTEMPTS: usize = 16;
 
-/// Says who serves from now on, then looks for those who served before: of two at the same time, one sees the other. The
-/// number stays its own when the shell becomes the server, and so does the time of its start, without which it would name
-/// whoever gets it next.
-const WITNESS: &str = r#"look() {
+/// Records the pid of this server, then looks for earlier servers that still live: of two at the same time, one sees the other. The
+/// pid stays the same when the shell becomes the server, and so does the start time, without which the pid could name
+/// a later process.
+const RECORD_SERVERS: &str = r#"look() {
   read -r _ _ state _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ ticks _ 2> /dev/null < "/proc/$1/stat"
 }
 look $$
@@ -34,9 +34,9 @@ fn says_its_version(version: &str) -> String {
     format!("if [ \"$1\" = --version ]; then echo 'codex-cli {version}'; exit 0; fi")
 }
 
-/// A version of Codex whose servers do not share a home: one is replaced by ending it first.
+/// A Codex version whose servers do not share a home: the old server ends before the new one starts.
 const ALONE: &str = "0.168.0";
-/// One whose servers do: the successor is started beside it.
+/// A version whose servers share a home: the successor is started beside the old server.
 const SHARING: &str = "9.9.9";
 
 /// Whether two servers of this Codex may share a home.
@@ -101,7 +101,8 @@ impl TestHome {
         };
         // By `features list` codexd proves the configuration: that is no server.
         let proves = "if [ \"$1\" = features ]; then exit 0; fi";
-        let script = format!("#!/bin/sh\n{}\n{proves}\n{WITNESS}{serve}\n", says_its_version(&version));
+        let script =
+            format!("#!/bin/sh\n{}\n{proves}\n{RECORD_SERVERS}{serve}\n", says_its_version(&version));
         let place = self.home.managed_codex(Layout::Standalone);
         let relative = place.strip_prefix(self.home.path())?.to_string_lossy().into_owned();
         self.home.write(&relative, script)?;
@@ -124,7 +125,7 @@ impl TestHome {
         self.run(&["status"])
     }
 
-    /// Waits until `status` shows what is looked for.
+    /// Polls `status` until `look` accepts it.
     pub(super) fn status_when(
         &self,
         what: &str,
@@ -194,7 +195,7 @@ impl TestHome {
         Ok(supervisor)
     }
 
-    /// Everything is well: one server answers, the record names it, one supervisor keeps it, and there never were two.
+    /// The home is healthy: one server answers, the record names it, one supervisor manages it, and there never were two.
     pub(super) fn assert_served(&self) -> anyhow::Result<Process> {
         let (server, supervisor) = (self.server()?, self.supervisor()?);
         let status = self.status()?;
@@ -236,7 +237,7 @@ impl TestHome {
         Ok(())
     }
 
-    /// `codexd stop` ends everything, and what is left on disk is in nobody's way.
+    /// `codexd stop` ends everything and leaves a home that is stopped without problems.
     pub(super) fn assert_stops(&self) -> anyhow::Result<()> {
         let stopped = self.run(&["stop"])?;
         ensure!(["stopped", "notRunning"].iter().any(|status| stopped["status"] == *status), "{stopped}");

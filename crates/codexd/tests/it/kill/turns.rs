@@ -1,4 +1,4 @@
-//! A running turn outlives the supervisor, and is not cut by whoever comes next.
+//! A running turn outlives the supervisor, and the next command does not cut it.
 
 use anyhow::{Context, ensure};
 use codexd_testkit::{Client, Home, MockModel, Place, Server, Version, block_on, codex, limits, skip, until};

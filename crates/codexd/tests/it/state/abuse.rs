@@ -1,4 +1,4 @@
-//! What a machine does to a daemon that nobody means harm to, and what comes of it.
+//! Accidents of a real machine, and how codexd handles them.
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read};

@@ -62,7 +62,7 @@ fn status_reports_remote_control_that_is_errored() -> anyhow::Result<()> {
         skip!("{reason}");
     }
     for version in Version::ALL {
-        // Nobody is logged in.
+        // No account is logged in.
         let home = home_with(version)?;
         let codexd = Codexd::new(&home)?;
         codexd.json(&["start"])?;

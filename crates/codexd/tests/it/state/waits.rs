@@ -1,4 +1,4 @@
-//! What takes its time is waited for, in bounds, and whoever waits says for what.
+//! Slow operations are waited for up to a limit, and the waiting command reports what it waits for.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Approvals: the subscribers of a thread who all answer the same question at once, while unsubscribed clients answer it, too.
+//! Approvals: all subscribers of a thread answer the same approval at once, and an unsubscribed client answers it, too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,12 +18,12 @@ pub(super) const MEMBERS: usize = 6;
 /// Clients of one approval group: its members and one unsubscribed client.
 pub(super) const CLIENTS: usize = MEMBERS + 1;
 
-/// One subscriber and what it has heard of the thread.
+/// One subscriber and what it received about the thread.
 #[derive(Debug)]
 struct Member {
     wire: Wire,
     came: usize,
-    /// The questions that it was asked.
+    /// The approvals that it was asked for.
     questions: BTreeMap<u64, Question>,
     /// How the commands of each turn ended.
     commands: BTreeMap<String, Vec<String>>,
@@ -31,11 +31,11 @@ struct Member {
     ends: BTreeMap<String, String>,
 }
 
-/// A question as one member knows it.
+/// An approval as one member sees it.
 #[derive(Debug)]
 struct Question {
     turn: String,
-    /// How often it was told that this is resolved.
+    /// How many `serverRequest/resolved` it received.
     resolved: usize,
 }
 
@@ -48,7 +48,7 @@ struct ApprovalGroup<'a> {
     members: Vec<Member>,
     unsubscribed: Option<(Wire, usize)>,
     round: usize,
-    /// What each round agreed on, if nothing got in its way.
+    /// The decision of each round; `None` if a kill disturbed it.
     agreed: BTreeMap<String, Option<bool>>,
 }
 
@@ -68,8 +68,8 @@ impl Member {
         Ok(Member { wire, came, questions, commands, ends })
     }
 
-    /// Reads until something is so.
-    fn hear_until(
+    /// Reads until `is_so` holds.
+    fn read_until(
         &mut self,
         harness: &Harness,
         thread: &str,
@@ -186,17 +186,17 @@ impl ApprovalGroup<'_> {
         self.agreed.insert(nonce.clone(), None);
         self.members.iter_mut().for_each(Member::forget);
         let Some(turn) = self.begin(&nonce, servers)? else {
-            // Nobody knows whether there is a turn; everybody will be told if there is.
+            // It is unknown whether a turn started; if it did, every member is notified.
             return Err(ClientError::Disconnected);
         };
         for member in &mut self.members {
-            member.hear_until(harness, &self.thread, "the question", |member| {
+            member.read_until(harness, &self.thread, "the question", |member| {
                 member.of_turn(&turn).next().is_some() || member.ends.contains_key(&turn)
             })?;
         }
         let decisions = self.answer_all_at_once(&turn, rng)?;
         for member in &mut self.members {
-            member.hear_until(harness, &self.thread, "the end", |member| {
+            member.read_until(harness, &self.thread, "the end", |member| {
                 member.ends.contains_key(&turn) && member.of_turn(&turn).all(|(_, asked)| asked.resolved == 1)
             })?;
         }
@@ -311,12 +311,12 @@ impl ApprovalGroup<'_> {
                 return Ok(());
             }
             let ended = first.ends.len();
-            first.hear_until(harness, &self.thread, "an open question or the end", |first| {
+            first.read_until(harness, &self.thread, "an open question or the end", |first| {
                 first.is_asked().is_some() || first.ends.len() > ended
             })?;
             if let Some(question) = first.is_asked() {
                 first.answer(harness, question, "accept")?;
-                first.hear_until(harness, &self.thread, "the end of what was open", |first| {
+                first.read_until(harness, &self.thread, "the end of what was open", |first| {
                     first.ends.len() > ended
                 })?;
             }
@@ -349,7 +349,7 @@ pub(super) fn sit(harness: &Harness, number: u64, seed: u64) -> anyhow::Result<(
     approval_group.every_command_ran_as_was_agreed()
 }
 
-/// A thread that has had a turn; another one, if somebody was killed in the middle of that.
+/// A thread with one completed turn; a new thread if a kill interrupted that.
 fn own_thread(harness: &Harness) -> anyhow::Result<String> {
     loop {
         let (servers, gateways) = (harness.servers.now(), harness.gateways.now());

@@ -1,4 +1,4 @@
-//! The crowd: clients that ask, flood, talk nonsense and leave as they like.
+//! Chaos clients: they send requests, flood, send invalid messages and disconnect at random.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
@@ -11,14 +11,14 @@ use super::harness::{ClientError, Harness, Rng, SharedThread, count};
 
 /// Requests that a flooder sends before it reads: more than the gateway lets wait.
 const FLOOD: u64 = 400;
-/// Clients of one worker that speak before any of them listens.
+/// Clients of one worker that send before any of them reads.
 const AT_ONCE: u64 = 4;
 /// The first bytes of a frame of 256 that never comes.
 const HALF_A_FRAME: &[u8] = &[0x81, 0x80 | 126, 1, 0, 0, 0, 0, 0, b'{'];
 /// A close frame without a code.
 const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
 
-/// What only the right answer has.
+/// What only the right answer contains.
 #[derive(Debug)]
 enum Proof {
     /// An error that names this.
@@ -86,21 +86,21 @@ impl ChaosClient {
 
     fn ask(&mut self, harness: &Harness, rng: &mut Rng) -> anyhow::Result<()> {
         let SharedThread { thread, turn } = &harness.shared_threads[rng.place(harness.shared_threads.len())];
-        let nobody = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.below(1 << 31));
+        let unknown_id = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.below(1 << 31));
         let (method, params, proof) = match rng.below(64) {
             0 => {
                 let params = json!({"threadId": thread, "excludeTurns": true});
                 ("thread/resume".to_owned(), params, Proof::Thread(thread.clone()))
             }
             // This goes over a connection of its own to the app-server.
-            1 | 2 => (format!("no/such/{nobody}"), json!({}), Proof::Sentence(nobody)),
+            1 | 2 => (format!("no/such/{unknown_id}"), json!({}), Proof::Sentence(unknown_id)),
             3..=15 => ("thread/loaded/list".to_owned(), json!({}), Proof::Id),
             16..=25 => ("thread/read".to_owned(), json!({"threadId": thread}), Proof::Thread(thread.clone())),
             26..=35 => {
                 let params = json!({"threadId": thread, "limit": 1});
                 ("thread/turns/list".to_owned(), params, Proof::Turn(turn.clone()))
             }
-            _ => ("thread/read".to_owned(), json!({"threadId": nobody}), Proof::Sentence(nobody)),
+            _ => ("thread/read".to_owned(), json!({"threadId": unknown_id}), Proof::Sentence(unknown_id)),
         };
         self.asked += 1;
         let id = format!("{}/{}", self.name, self.asked);
@@ -116,7 +116,7 @@ impl ChaosClient {
         self.wire.send(r#"{"id":1,"method":"#)
     }
 
-    /// Nobody asked this client anything: no turn may be cut by what it says.
+    /// This client received no server request, so its responses must not affect any turn.
     fn answer_what_others_were_asked(&mut self, harness: &Harness, rng: &mut Rng) -> anyhow::Result<()> {
         let near = (harness.question.load(Ordering::Relaxed) + rng.below(4)).saturating_sub(1);
         count(&harness.counts.messages);
@@ -203,9 +203,9 @@ fn look_in(harness: &Harness, rng: &mut Rng) -> Result<(), ClientError> {
     if rng.one_in(2) {
         let wire = Wire::dial(&harness.socket).map_err(|error| harness.lost(&error, came))?;
         let _cut_already = wire.half_close();
-        let nobody =
-            ChaosClient { name: "nobody".into(), wire, asked: 0, open: HashMap::new(), nonsense: 0, came };
-        return nobody.read_out(harness);
+        let unknown_id =
+            ChaosClient { name: "silent".into(), wire, asked: 0, open: HashMap::new(), nonsense: 0, came };
+        return unknown_id.read_out(harness);
     }
     let half = || -> std::io::Result<usize> {
         let mut stream = UnixStream::connect(&harness.socket)?;
@@ -227,7 +227,7 @@ fn look_in(harness: &Harness, rng: &mut Rng) -> Result<(), ClientError> {
     }
 }
 
-/// The life of one worker: its share of the crowd, a few of them at a time.
+/// Runs one worker: its share of the clients, a few at a time.
 pub(super) fn work(harness: &Harness, number: u64, share: usize, seed: u64) -> anyhow::Result<()> {
     let mut rng = Rng::new(seed.wrapping_add(number));
     let mut clients: Vec<ChaosClient> = Vec::new();
@@ -260,7 +260,7 @@ pub(super) fn work(harness: &Harness, number: u64, share: usize, seed: u64) -> a
     Ok(())
 }
 
-/// Nothing for who lost a gateway; the error of who lost more.
+/// `None` for a client that lost its gateway; any other error is returned.
 fn survive<T>(outcome: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
     match outcome {
         Ok(value) => Ok(Some(value)),

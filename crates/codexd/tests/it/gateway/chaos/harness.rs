@@ -1,20 +1,20 @@
-//! What everybody in the chaos shares: where to connect, what is known of it, who was killed, and the count.
+//! The harness that all chaos clients share: the socket, the shared threads, the kills so far, and the counters.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use codexd_testkit::Wire;
 
-/// Questions that are to be put to the end at the least: on a busy machine each takes seconds, and deaths get in its way.
+/// The fewest approvals that must be completed: on a busy machine each takes seconds, and kills disturb them.
 const QUESTIONS_MIN: usize = 4;
 
-/// xorshift64*: one seed, one story.
+/// xorshift64*: one seed gives one sequence.
 #[derive(Debug)]
 pub(in crate::gateway) struct Rng(u64);
 
 impl Rng {
     pub(in crate::gateway) fn new(seed: u64) -> Rng {
-        // Seeds that follow each other are to tell different stories; none may be zero.
+        // Consecutive seeds must give different sequences, and the state must not be zero.
         Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
@@ -25,19 +25,19 @@ impl Rng {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
     }
 
-    /// Whether one of so many times came.
+    /// True once in `sides` calls on average.
     pub(in crate::gateway) fn one_in(&mut self, sides: u64) -> bool {
         self.below(sides) == 0
     }
 
-    /// A place in a list that is not empty.
+    /// A random index into a list that is not empty.
     pub(in crate::gateway) fn place(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap_or_default()
     }
 }
 
-/// The deaths of one kind of process. What a death may do to somebody it may do from the moment before the signal until
-/// everybody has been seen to be served again.
+/// The kills of one kind of process. A kill may affect a client from the moment before the signal until
+/// every client has been seen to be served again.
 #[derive(Debug, Default)]
 pub(super) struct Deaths {
     begun: AtomicUsize,
@@ -45,43 +45,43 @@ pub(super) struct Deaths {
 }
 
 impl Deaths {
-    /// One is about to be killed.
+    /// A process is about to be killed.
     pub(super) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Nothing can come of it any more.
+    /// The kill can no longer affect a client.
     pub(super) fn end(&self) {
         self.over.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How many there were.
+    /// The number of kills so far.
     pub(super) fn count(&self) -> usize {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// Now, for [`Deaths::since`].
+    /// The kills that are over: the argument of [`Deaths::since`].
     pub(super) fn now(&self) -> usize {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// Whether one of these may have done something since then.
+    /// Whether a kill may have affected a client since then.
     pub(super) fn since(&self, then: usize) -> bool {
         self.count() > then
     }
 }
 
-/// A thread that everybody may read, and the one turn that it has had.
+/// A thread that all clients read, and its one turn.
 #[derive(Debug)]
 pub(super) struct SharedThread {
     pub(super) thread: String,
     pub(super) turn: String,
 }
 
-/// How something went wrong for one client.
+/// Why an exchange of one client failed.
 #[derive(Debug)]
 pub(super) enum ClientError {
-    /// A gateway died and took the connection with it.
+    /// A gateway was killed, which closed the connection.
     Disconnected,
     /// A promise was broken.
     BrokenPromise(String),
@@ -93,44 +93,44 @@ impl From<ClientError> for anyhow::Error {
     }
 }
 
-/// How much of what there was.
+/// Counters.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// Requests and answers that clients sent.
     pub(super) messages: AtomicUsize,
-    /// Requests that were answered as they should be.
+    /// Requests with the right answer.
     pub(super) answered: AtomicUsize,
-    /// Requests that were answered with the death of the app-server.
+    /// Requests that were answered with `appServerRestarted`.
     pub(super) refused: AtomicUsize,
-    /// Clients that lost their connection to the death of a gateway.
+    /// Clients that lost their connection when a gateway was killed.
     pub(super) cut: AtomicUsize,
-    /// Clients that left with requests open, in one way or another.
+    /// Clients that disconnected with open requests.
     pub(super) left: AtomicUsize,
-    /// Clients that ended only their sending half, and read on.
+    /// Clients that closed only their sending half and read on.
     pub(super) half_closed: AtomicUsize,
-    /// Questions that were put to the end.
+    /// Approvals that were completed.
     pub(super) questions: AtomicUsize,
-    /// Questions that a death got in the way of.
+    /// Approvals that a kill disturbed.
     pub(super) disturbed: AtomicUsize,
 }
 
-/// Counts one more.
+/// Increments a counter.
 pub(super) fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What all share.
+/// The state that all clients share.
 #[derive(Debug)]
 pub(super) struct Harness {
     pub(super) socket: PathBuf,
     pub(super) work: PathBuf,
     pub(super) shared_threads: Vec<SharedThread>,
-    /// It is over after so many messages, and not before one of each kind was killed, and [`QUESTIONS_MIN`].
+    /// The run ends after this many messages, at least one kill of each kind, and [`QUESTIONS_MIN`] approvals.
     pub(super) limit: usize,
     pub(super) counts: Counts,
     pub(super) servers: Deaths,
     pub(super) gateways: Deaths,
-    /// The number of the question that was asked last.
+    /// The number of the latest approval.
     pub(super) question: AtomicU64,
     pub(super) failed: AtomicBool,
 }
@@ -146,14 +146,14 @@ impl Harness {
         self.failed.load(Ordering::Relaxed) || (self.sent() >= self.limit && enough_asked && enough_killed)
     }
 
-    /// Connects and introduces itself; none may be refused, and one that was let in may only lose its gateway.
+    /// Connects and initializes. A client must not be refused; a connected client may only lose its gateway.
     pub(super) fn connect(&self) -> Result<(Wire, usize), ClientError> {
         let came = self.gateways.now();
         let wire = Wire::connect(&self.socket).map_err(|error| self.lost(&error, came))?;
         Ok((wire, came))
     }
 
-    /// What it means that a connection failed that was made at a moment of [`Harness::gateways`].
+    /// Classifies the failure of a connection. `came`: [`Deaths::now`] of [`Harness::gateways`] when it was opened.
     pub(super) fn lost(&self, error: &anyhow::Error, came: usize) -> ClientError {
         if Wire::is_timeout(error) {
             ClientError::BrokenPromise(format!("something was lost without an error: {error:#}"))

@@ -55,7 +55,7 @@ impl Samples {
     /// What was held in a quarter, from 0.
     fn held(&self, part: usize) -> anyhow::Result<Held> {
         let of_part = || self.samples.iter().filter(|sample| sample.part == part);
-        let look = "nobody looked";
+        let look = "there is no sample";
         Ok(Held {
             anonymous_kib: median(of_part().map(|sample| sample.memory.anonymous_kib)).context(look)?,
             resident_kib: median(of_part().map(|sample| sample.memory.resident_kib)).context(look)?,

@@ -1,7 +1,7 @@
 //! Everything that an app-server may ask its clients, beside the approval of a command (which is in `sharing`): asked by the
 //! real one, through the gateway.
 //!
-//! Not run: `applyPatchApproval` and `execCommandApproval`, which 0.169.0 asks nobody any more.
+//! Not run: `applyPatchApproval` and `execCommandApproval`, which 0.169.0 no longer sends.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
@@ -224,7 +224,7 @@ async fn with_account() -> anyhow::Result<GatewayFixture> {
     .await
 }
 
-/// Something that passes for a token until somebody checks its signature, which is all that tells two apart: no algorithm,
+/// An unsigned token: only the signature tells it from a valid one. No algorithm,
 /// an expiry far away, the account `a`.
 fn token(signature: &str) -> String {
     const CLAIMS: &str = "eyJleHAiOjk5OTk5OTk5OTksImh0dHBzOi8vYXBpLm9wZW5haS5jb20vYXV0aCI6eyJjaGF0Z3B0X2FjY291\
