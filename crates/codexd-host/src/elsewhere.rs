@@ -9,7 +9,7 @@ use codexd_protocol::unix;
 
 use crate::home::Home;
 use crate::pid_namespace::{self, Whereabouts};
-use crate::service::supervisor::{self, SupervisorState};
+use crate::service::supervisor::{self, SupervisorState, former_names};
 use crate::{lock, orphans, process};
 
 /// Where a home is served.
@@ -55,12 +55,11 @@ fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
         .into_iter()
         .flat_map(|state| state.program.iter().chain(state.others.iter().map(|other| &other.program)));
     let own: Vec<PathBuf> = servers.filter_map(|program| program.socket.clone()).collect();
-    for (index, socket) in
-        [home.supervisor_socket(), home.control_socket()].into_iter().chain(own).enumerate()
-    {
-        let Ok(stream) = unix::connect(&socket) else { continue };
+    let supervisors = [home.supervisor_socket(), former_names::socket(home)];
+    for socket in supervisors.iter().chain([&home.control_socket()]).chain(&own) {
+        let Ok(stream) = unix::connect(socket) else { continue };
         match pid_namespace::of_peer(&stream) {
-            Whereabouts::Here if index == 0 => return None,
+            Whereabouts::Here if supervisors.contains(socket) => return None,
             Whereabouts::Here => {}
             Whereabouts::OtherNamespace => return Some(Place::PidNamespace),
             Whereabouts::Hidden => return Some(Place::Unidentified),
@@ -80,12 +79,14 @@ fn by_lock(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     (is_locked(home) || lives()).then_some(place)
 }
 
+/// Whether a supervisor lives, here or elsewhere; one of codexd 0.1.0 holds another lock.
 fn is_locked(home: &Home) -> bool {
-    let path = home.supervisor_lock();
-    path.exists()
-        && match lock::try_supervisor_lock(&path) {
-            Ok(taken) => taken.is_none(),
-            // It cannot be looked at from here: that shows when it is to be taken.
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
-        }
+    [home.supervisor_lock(), former_names::lock_file(home)].iter().any(|path| {
+        path.exists()
+            && match lock::try_supervisor_lock(path) {
+                Ok(taken) => taken.is_none(),
+                // It cannot be looked at from here: that shows when it is to be taken.
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            }
+    })
 }

@@ -9,6 +9,7 @@ use codexd_core::settings::{ParsedSettings, Settings};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
 use codexd_host::ownership::{self, ForeignOwner};
+use codexd_host::service::supervisor::former_names::{self, UpgradeError, Upgraded};
 use codexd_host::{Home, elsewhere, settings_file};
 
 use crate::caller::Caller;
@@ -90,9 +91,30 @@ impl Context {
         if let Some(found) = elsewhere::find(&self.home) {
             return Err(failures::elsewhere(&self.home, &found));
         }
+        self.upgrade_from_former_names()?;
         // Takes away what killed writers have left. What cannot be done shows when something is to be written.
         let _ = self.home.create_state();
         Ok(lock)
+    }
+
+    /// Ends a supervisor of codexd 0.1.0 and renames its files.
+    fn upgrade_from_former_names(&self) -> Result<(), Failure> {
+        match former_names::upgrade(&self.home) {
+            Ok(Upgraded::Nothing) => {}
+            Ok(Upgraded::Files) => {
+                self.repaired("former-file-names", "renamed the state files of codexd 0.1.0");
+            }
+            Ok(Upgraded::Supervisor(pid)) => self.repaired(
+                "outdated-supervisor",
+                format!(
+                    "ended the supervisor {pid} of codexd 0.1.0 and renamed its state files; the app-server keeps running"
+                ),
+            ),
+            // Where files cannot be renamed they are read under their former names.
+            Err(UpgradeError::System(error)) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            Err(error) => return Err(failures::upgrade(&self.home, &error)),
+        }
+        Ok(())
     }
 
     /// Records that something was found wrong and put right.

@@ -13,6 +13,7 @@ use codexd_host::lock::LockError;
 use codexd_host::orphans::GENERATION_VARIABLE;
 use codexd_host::ownership::ForeignOwner;
 use codexd_host::service::supervisor::ConnectionError;
+use codexd_host::service::supervisor::former_names::{self, UpgradeError};
 use codexd_host::{Home, users};
 use codexd_release::{NotFound, VersionError};
 use rustix::io::Errno;
@@ -325,6 +326,21 @@ pub fn server_exited(exit: &LastExit) -> Failure {
 /// The line of its stderr that says what failed. A supervisor of an older codexd does not name it.
 pub fn error_line(exit: &LastExit) -> Option<String> {
     exit.error_line.clone().or_else(|| foreign_text::error_line(&exit.stderr_tail))
+}
+
+/// The supervisor of codexd 0.1.0 cannot be replaced.
+pub fn upgrade(home: &Home, error: &UpgradeError) -> Failure {
+    match error {
+        UpgradeError::Unidentified => {
+            elsewhere(home, &Elsewhere { place: Place::Unidentified, host_name: None, has_supervisor: true })
+        }
+        UpgradeError::DoesNotEnd(pid) => {
+            Failure::new(ErrorCode::SupervisorFailed, error.to_string()).with("pid", pid.0)
+        }
+        UpgradeError::System(error) => {
+            state("replace the supervisor that holds", &former_names::lock_file(home), error)
+        }
+    }
 }
 
 #[cfg(test)]

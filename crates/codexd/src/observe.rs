@@ -14,7 +14,9 @@ use codexd_core::limits::{
 };
 use codexd_core::record::CodexdRecord;
 use codexd_host::orphans::{self, Excluded, OwnershipEvidence};
-use codexd_host::service::supervisor::{self, StatePhase, SupervisorConnection, SupervisorState};
+use codexd_host::service::supervisor::{
+    self, StatePhase, SupervisorConnection, SupervisorState, former_names,
+};
 use codexd_host::{Home, atomic, gateway_process, pid_record, process};
 use codexd_protocol::probe::Answer;
 
@@ -88,7 +90,7 @@ pub fn look(
 /// that starts a server again, would be seen half before and half after what it did. So many times at most.
 pub fn observe_stable<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
     let state = || {
-        [home.pid_record(), home.upstream_pid_record(), home.supervisor_state()]
+        [home.pid_record(), home.upstream_pid_record(), former_names::newest_state_file(home)]
             .map(|file| atomic::read(&file).ok().flatten())
     };
     for _ in 1..OBSERVATIONS_MAX {
@@ -329,7 +331,7 @@ fn has_pre_exec_child(supervisor: &Process) -> bool {
     let session = OwnershipEvidence { session: Some(supervisor.pid), ..OwnershipEvidence::default() };
     let is_one = |pid| {
         process::is_exiting(pid)
-            || process::arguments(pid).get(1).is_some_and(|command| command == "supervisor")
+            || process::arguments(pid).get(1).is_some_and(|command| supervisor::is_command(command))
     };
     orphans::find(&session, Excluded::default()).iter().any(|process| is_one(process.pid))
 }

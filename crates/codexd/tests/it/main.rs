@@ -4,6 +4,7 @@ mod contract;
 mod diagnostics;
 mod differential;
 mod elsewhere;
+mod former_names;
 mod gateway;
 mod gateway_lifecycle;
 mod inside_a_turn;

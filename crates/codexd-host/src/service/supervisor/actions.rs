@@ -9,6 +9,7 @@ use codexd_core::identity::Pid;
 use codexd_core::supervise::{self, Phase};
 
 use super::control_listener::{self, ControlListener};
+use super::former_names;
 use super::run::Supervisor;
 use super::server::Server;
 use super::state::StatePhase;
@@ -54,6 +55,7 @@ impl Supervisor {
 
     fn report_exit(&mut self, name: Name, role: Option<Role>, exit: LastExit) {
         if name == Name::Gateway {
+            former_names::remove_gateway_link(&self.home);
             // Until the next one listens, clients are told that we do.
             if let Some(control_listener) = &self.control_listener {
                 let _ = control_listener.listen();

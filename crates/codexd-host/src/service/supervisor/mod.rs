@@ -19,6 +19,7 @@ mod adopt;
 mod clients;
 mod connection;
 mod control_listener;
+pub mod former_names;
 mod inbox;
 mod launch_spec;
 mod managed_process;
@@ -44,7 +45,7 @@ mod wrapper;
 
 pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection, VARIABLES};
 pub use launch_spec::launch_spec;
-pub use observe::{Seen, answers, await_free_lock, connect, is_identified, is_one, observe};
+pub use observe::{Seen, answers, await_free_lock, connect, is_command, is_identified, is_one, observe};
 pub use run::{SupervisorError, run};
 pub use state::{
     GatewayState, OtherState, StatePhase, SupervisorState, read as read_state,

@@ -1,7 +1,9 @@
 //! A command's look for the supervisor: is there one, and does it answer?
 
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_core::identity::{Pid, Process};
@@ -9,9 +11,12 @@ use codexd_core::lifecycle::SupervisorSeen;
 use codexd_core::limits::PROBE_TIMEOUT_MS;
 
 use super::connection::{ConnectionError, Deadline, SupervisorConnection};
+use super::former_names;
 use crate::home::Home;
 use crate::{lock, ownership, pid_namespace, process};
 
+/// The internal command of a supervisor.
+const COMMAND: &str = "supervisor";
 /// How soon to look again for a supervisor that holds the lock and does not listen.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -62,15 +67,18 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
     }
 }
 
-/// Waits until nobody holds the supervisor's lock; `false` if somebody still does after `patience`. A supervisor that was killed may
-/// hold it for some time when it cannot be found any more, so that there is no end to wait for: it has no arguments
-/// from when its memory is gone, and its open files go last.
+/// Waits until no process holds the supervisor's lock; `false` if one still does after `timeout`. A supervisor that was killed may hold the
+/// lock for some time after `/proc` shows neither its arguments nor its open files, so there is no process to wait for.
 ///
 /// # Errors
 /// The lock's file's.
 pub fn await_free_lock(home: &Home, timeout: Duration) -> io::Result<bool> {
+    await_free_lock_at(&home.supervisor_lock(), timeout)
+}
+
+pub(super) fn await_free_lock_at(path: &Path, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + timeout;
-    while home.supervisor_lock().exists() && lock::try_supervisor_lock(&home.supervisor_lock())?.is_none() {
+    while path.exists() && lock::try_supervisor_lock(path)?.is_none() {
         if Instant::now() >= deadline {
             return Ok(false);
         }
@@ -94,13 +102,19 @@ pub fn connect(home: &Home) -> io::Result<UnixStream> {
     Err(io::Error::new(ErrorKind::PermissionDenied, message))
 }
 
-/// Whether this process is a supervisor of this home, by its arguments. One of a container that sees its home at the same path is not.
+/// Whether this process is a supervisor of this home, by its arguments; also one of codexd 0.1.0. A process of a container that sees its
+/// home at the same path is not.
 pub fn is_one(pid: Pid, home: &Home) -> bool {
     let arguments = process::arguments(pid);
     matches!(&arguments[..], [_, command, option, path]
-        if command == "supervisor" && option == "--codex-home" && path == home.root().as_os_str())
+        if is_command(command) && option == "--codex-home" && path == home.root().as_os_str())
         && !pid_namespace::is_below(pid)
         && ownership::is_trusted_process(pid)
+}
+
+/// Whether this is the internal command of a supervisor.
+pub fn is_command(argument: &OsStr) -> bool {
+    argument == COMMAND || argument == former_names::COMMAND
 }
 
 /// Whether the kernel shows that this process is a supervisor of this home: one of this pid namespace that is one by its arguments or has
@@ -140,13 +154,17 @@ fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
     }
 }
 
-/// The supervisor that holds the lock, found by its open file: it may hang before it has said who it is.
+/// The supervisor that holds the lock, found by its open file: it may hang before it has answered.
 fn holder(home: &Home) -> Option<Process> {
-    let lock = home.supervisor_lock().canonicalize().ok()?;
+    holder_of(&home.supervisor_lock(), COMMAND)
+}
+
+/// The process that runs `command` and has the lock open.
+pub(super) fn holder_of(lock: &Path, command: &str) -> Option<Process> {
+    let lock = lock.canonicalize().ok()?;
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
-    let supervisors =
-        pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|command| command == "supervisor"));
+    let supervisors = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|name| name == command));
     let supervisors = supervisors.filter(|&pid| !pid_namespace::is_below(pid));
     supervisors.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
 }

@@ -9,6 +9,7 @@ use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::supervise::Then;
 use serde::{Deserialize, Serialize};
 
+use super::former_names;
 use crate::atomic::{self, Durability};
 use crate::home::Home;
 use crate::{pid_namespace, process};
@@ -143,7 +144,7 @@ pub fn read(home: &Home) -> Option<SupervisorState> {
 
 /// The same wherever it was written.
 pub fn read_of_any_place(home: &Home) -> Option<SupervisorState> {
-    let bytes = atomic::read(&home.supervisor_state()).ok()??;
+    let bytes = atomic::read(&former_names::newest_state_file(home)).ok()??;
     serde_json::from_slice(&bytes).ok()
 }
 

@@ -37,7 +37,8 @@ impl Supervisor {
     pub(super) fn standing(&self) -> Report {
         Report::State {
             protocol: wire::PROTOCOL,
-            supervisor_pid: self.state.supervisor.pid,
+            supervisor_pid: Some(self.state.supervisor.pid),
+            former_supervisor_pid: Some(self.state.supervisor.pid),
             phase: self.phase(),
             pid: self.current_server().map(|server| server.process.pid),
             stores_thread_settings: true,

@@ -250,9 +250,12 @@ pub enum Report {
         /// The version of the protocol; zero for a supervisor whose replies carry no ids.
         #[serde(default)]
         protocol: u32,
-        /// The supervisor.
-        #[serde(alias = "keeperPid")]
-        supervisor_pid: Pid,
+        /// The supervisor; `None` from a supervisor of 0.1.0.
+        #[serde(default)]
+        supervisor_pid: Option<Pid>,
+        /// The same under the name without which a gateway of 0.1.0 ignores the report.
+        #[serde(default, rename = "keeperPid")]
+        former_supervisor_pid: Option<Pid>,
         /// Where the server stands.
         phase: StatePhase,
         /// The server, if one lives.

@@ -9,6 +9,7 @@ use codexd_core::foreign_text::quote;
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::ListenerSeen;
 use codexd_core::limits::STATUS_QUESTION_TIMEOUT_MS;
+use codexd_host::service::supervisor::former_names;
 use codexd_host::{Home, process, upstream_files};
 use codexd_protocol::session::Session;
 use serde_json::json;
@@ -22,7 +23,7 @@ pub(super) fn check(home: &Home, found: &mut Found) {
     let mut problems = Problems::new();
     ask_the_server(home, found, &mut problems);
     find_upstream_updater(home, found, &mut problems);
-    find_outdated(found, &mut problems);
+    find_outdated(home, found, &mut problems);
     found.problems.append(&mut problems);
 }
 
@@ -67,10 +68,17 @@ fn find_upstream_updater(home: &Home, found: &Found, problems: &mut Problems) {
 }
 
 /// The supervisor and the gateway go on with the codexd that started them.
-fn find_outdated(found: &Found, problems: &mut Problems) {
+fn find_outdated(home: &Home, found: &Found, problems: &mut Problems) {
     let Some(state) = found.supervisor.living() else { return };
     let supervisor = state.supervisor.pid;
-    if is_outdated(supervisor) {
+    if former_names::is_supervisor(supervisor, home) {
+        let message = format!(
+            "the supervisor {supervisor} runs an older codexd ({}) than this one ({VERSION}): `codexd start` replaces it while the \
+             app-server keeps running",
+            quote(&state.version)
+        );
+        add(problems, "outdated-supervisor", message);
+    } else if is_outdated(supervisor) {
         let message = format!(
             "the supervisor {supervisor} runs an older codexd ({}) than this one ({VERSION}): `kill {supervisor}` and then `codexd start` replace \
              it while the server runs on",
