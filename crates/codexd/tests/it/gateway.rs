@@ -1,6 +1,7 @@
 //! The gateway in front of the real server and of the embedded one, as `codexd start` brings it up: what every client may
 //! rely on, whatever the others do and whatever becomes of the server.
 
+mod attack;
 mod busy;
 mod chaos;
 mod clients;
