@@ -88,6 +88,8 @@ pub enum HostCommand {
     StoreThreadSettings(ThreadSettings),
     /// Tell this to every command that listens: how a handover goes.
     Report(serde_json::Value),
+    /// Return free memory to the system: clients have left.
+    TrimMemory,
     /// Write a line into the event log.
     Note {
         /// How much it matters.

@@ -238,3 +238,5 @@ pub(crate) const SLOW_ANSWER_WITHIN_MS: u64 = 60 * 60 * 1_000;
 pub(crate) const OVERDUE_LOOK_MS: u64 = 5_000;
 /// How long an app-server may take to say that it took the answer to a server request.
 pub(crate) const ANSWER_TAKEN_WITHIN_MS: u64 = 5_000;
+/// How long after a client has left free memory is returned to the system, once for all that leave meanwhile.
+pub(crate) const TRIM_AFTER_MS: u64 = 3_000;

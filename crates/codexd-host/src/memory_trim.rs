@@ -21,6 +21,17 @@ pub fn release_code_pages() {
     }
 }
 
+/// Returns free memory of the heap to the system. The allocator itself returns only what is free at the end of the heap, so one small
+/// block in use there keeps everything below it.
+pub fn release_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim(3) takes the locks of the allocator and touches no memory in use.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The range of a line of `/proc/self/maps` that maps the code of a file: proc(5).
 #[cfg(target_os = "linux")]
 fn code(line: &str) -> Option<(usize, usize)> {

@@ -16,8 +16,9 @@ use super::connection::{End, Peer, Read, Ready, WsConnection};
 use super::event_loop::HubDriver;
 use super::outbox::Overflow;
 use super::stream::Stream;
+use crate::host::HostCommand;
 use crate::hub::{ClientId, Event, Text};
-use crate::limits::{CLIENT_READ_BYTES, CLOSE_TIMEOUT_MS};
+use crate::limits::{CLIENT_READ_BYTES, CLOSE_TIMEOUT_MS, TRIM_AFTER_MS};
 use codexd_protocol::websocket::Fault;
 
 const GOING_AWAY: u16 = 1001;
@@ -193,7 +194,7 @@ impl HubDriver {
         );
         connection.cut(TRY_AGAIN_LATER, &why);
         self.note_cut(client, &why);
-        self.feed(Event::ClientDisconnected(client));
+        self.has_left(client);
     }
 
     /// The task of a client has come to the end.
@@ -208,7 +209,19 @@ impl HubDriver {
             Some(End::Gone) | None => {}
         }
         if self.clients.remove(client).is_some() {
-            self.feed(Event::ClientDisconnected(client));
+            self.has_left(client);
+        }
+    }
+
+    fn has_left(self: &Rc<Self>, client: ClientId) {
+        self.feed(Event::ClientDisconnected(client));
+        if !self.trim_is_due.replace(true) {
+            let driver = self.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(Duration::from_millis(TRIM_AFTER_MS)).await;
+                driver.trim_is_due.set(false);
+                driver.host_commands.give(HostCommand::TrimMemory);
+            });
         }
     }
 

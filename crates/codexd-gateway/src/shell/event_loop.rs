@@ -38,6 +38,8 @@ pub(crate) struct HubDriver {
     pub(super) clients: Clients,
     pub(super) uninitialized: Uninitialized,
     pub(super) upstream: UpstreamConnections,
+    /// Clients have left, and free memory is about to be returned to the system.
+    pub(super) trim_is_due: Cell<bool>,
     pub(super) servers: RefCell<Servers>,
     /// The host has news of the sockets of app-servers.
     pub(super) sockets_changed: Notify,
@@ -54,6 +56,7 @@ impl HubDriver {
             began: Instant::now(),
             events: RefCell::default(),
             feeding: Cell::new(false),
+            trim_is_due: Cell::new(false),
             actions: RefCell::default(),
             resumed: RefCell::default(),
             armed: Cell::new(None),

@@ -23,6 +23,9 @@ impl HostCommands {
     /// Adds one. If the host takes nothing, old notes and reports make room; nothing else is dropped.
     pub(super) fn give(&self, order: HostCommand) {
         let mut waiting = self.waiting.borrow_mut();
+        if order == HostCommand::TrimMemory && waiting.contains(&order) {
+            return;
+        }
         // Of one thread only the last settings count: no more than one such order for each waits.
         if let HostCommand::StoreThreadSettings(new) = &order {
             let is_of_it = |order: &HostCommand| matches!(order, HostCommand::StoreThreadSettings(old) if old.thread == new.thread);

@@ -23,15 +23,16 @@ impl Hub {
             if !successor_serves || self.holds_anything(id) {
                 continue;
             }
-            if let Some(server) = self.servers.get_mut(&id) {
-                server.retired = true;
-                server.shared = LinkState::Down;
-            }
+            let Some(server) = self.servers.get_mut(&id) else { continue };
+            server.retired = true;
+            let shared = std::mem::take(&mut server.shared);
             if self.serving == Some(id) {
                 self.serving = None;
             }
             self.forget_asks(Connection::Shared(id));
-            self.out.push(Action::Close(Connection::Shared(id)));
+            if shared != LinkState::Down {
+                self.out.push(Action::Close(Connection::Shared(id)));
+            }
             self.out.push(Action::Retire(id));
             if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == id) {
                 handover.state = HandoverState::Completed;

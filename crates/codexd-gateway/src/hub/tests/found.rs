@@ -413,3 +413,22 @@ fn a_client_that_waits_for_a_refused_thread_does_not_stand_back() {
 fn a_refused_turn_does_not_cut_the_turn_of_a_queued_message() {
     run(&[Queue(1, 0), Drain, Deliver(0), Replace, Deliver(2), Turn(1, 0)]).expect("it holds");
 }
+
+/// An app-server is to leave while its connection is broken.
+#[test]
+fn a_connection_that_is_not_open_is_not_closed_when_its_app_server_leaves() {
+    run(&[
+        WhileOpening(4, Box::new(Kill(false))),
+        Wait(30),
+        Deliver(0),
+        Deliver(0),
+        WhileOpening(1, Box::new(Replace)),
+        Deliver(3),
+        Start(4, true),
+        Wait(60),
+        WhileOpening(4, Box::new(Break(true))),
+        Wait(61_000),
+        Start(1, false),
+    ])
+    .expect("it holds");
+}

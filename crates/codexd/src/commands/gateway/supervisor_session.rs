@@ -15,7 +15,7 @@ use codexd_gateway::state_writer::StateWriter;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::service::supervisor::{self, Order, Report, StatePhase};
-use codexd_host::{Home, process};
+use codexd_host::{Home, memory_trim, process};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -129,6 +129,7 @@ impl SupervisorSession {
                 _ = self.terminate.recv() => return None,
                 _ = self.interrupt.recv() => return None,
                 order = self.orders.recv() => match order? {
+                    HostCommand::TrimMemory => memory_trim::release_free_memory(),
                     HostCommand::Retire { generation_id } => self.to_retire.push(Retirement { generation_id, is_sent: false }),
                     HostCommand::Note { level, kind, message, detail } => {
                         self.log_event(Event::new(level, kind, message), detail);
@@ -272,6 +273,10 @@ impl SupervisorSession {
         order: HostCommand,
     ) -> io::Result<()> {
         match order {
+            HostCommand::TrimMemory => {
+                memory_trim::release_free_memory();
+                Ok(())
+            }
             HostCommand::Retire { generation_id } => {
                 self.to_retire.push(Retirement { generation_id: generation_id.clone(), is_sent: true });
                 send_order(write, &Order::Retire { generation: generation_id }).await

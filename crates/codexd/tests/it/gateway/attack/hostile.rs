@@ -179,7 +179,7 @@ impl Kind {
                 traffic::HANDSHAKE.get(sent..=sent).filter(|_| sent < 100).map(<[u8]>::to_vec)
             }
             Kind::EndlessHead => {
-                Some(format!("x-{}: {}\r\n", rng.roll(1 << 31), "x".repeat(400)).into_bytes())
+                Some(format!("x-{}: {}\r\n", rng.below(1 << 31), "x".repeat(400)).into_bytes())
             }
             Kind::BadFrames => Some(traffic::bad_frame(rng)),
             Kind::Malformed => Some(traffic::malformed(field, rng)),
@@ -228,20 +228,20 @@ impl Kind {
     /// Steps until it leaves by itself.
     fn steps(self, rng: &mut Rng) -> u64 {
         match self {
-            Kind::Churn => 1 + rng.roll(3),
+            Kind::Churn => 1 + rng.below(3),
             Kind::Silence
             | Kind::SlowHandshake
             | Kind::StalledViewer
             | Kind::SilentTcp
-            | Kind::SilentSupervisor => 500 + rng.roll(2_000),
-            _ => 1 + rng.roll(400),
+            | Kind::SilentSupervisor => 500 + rng.below(2_000),
+            _ => 1 + rng.below(400),
         }
     }
 }
 
 /// A line that orders nothing.
 fn bad_order(rng: &mut Rng) -> Vec<u8> {
-    let mut line = match rng.roll(4) {
+    let mut line = match rng.below(4) {
         0 => br#"{"order":"noSuchOrder"}"#.to_vec(),
         1 => br#"{"id":7,"order":{"noSuchOrder":{}}}"#.to_vec(),
         2 => b"\"\\ud800\"".to_vec(),

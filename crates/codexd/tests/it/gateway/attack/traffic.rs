@@ -50,8 +50,8 @@ pub(super) fn introduction() -> Vec<u8> {
 
 /// A cheap request that gets an answer.
 pub(super) fn request(rng: &mut Rng) -> Vec<u8> {
-    let nobody = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.roll(1 << 31));
-    let request = json!({"id": rng.roll(1 << 31), "method": "thread/read", "params": {"threadId": nobody}});
+    let nobody = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.below(1 << 31));
+    let request = json!({"id": rng.below(1 << 31), "method": "thread/read", "params": {"threadId": nobody}});
     text(request.to_string().as_bytes())
 }
 
@@ -59,7 +59,7 @@ pub(super) fn request(rng: &mut Rng) -> Vec<u8> {
 pub(super) fn large_request(rng: &mut Rng, length: usize) -> Vec<u8> {
     let request = format!(
         r#"{{"id":{},"method":"no/such/method","params":{{"filler":"{}"}}}}"#,
-        rng.roll(1 << 31),
+        rng.below(1 << 31),
         "x".repeat(length)
     );
     text(request.as_bytes())
@@ -67,15 +67,15 @@ pub(super) fn large_request(rng: &mut Rng, length: usize) -> Vec<u8> {
 
 /// A watch on a folder that is not there: the app-server refuses it.
 pub(super) fn refused_watch(rng: &mut Rng) -> Vec<u8> {
-    let watch = format!("w{}", rng.roll(1 << 31));
+    let watch = format!("w{}", rng.below(1 << 31));
     let params = json!({"watchId": watch, "path": format!("/nonexistent/{watch}")});
-    text(json!({"id": rng.roll(1 << 31), "method": "fs/watch", "params": params}).to_string().as_bytes())
+    text(json!({"id": rng.below(1 << 31), "method": "fs/watch", "params": params}).to_string().as_bytes())
 }
 
 /// An answer to something that this client was not asked.
 pub(super) fn uncalled_answer(rng: &mut Rng) -> Vec<u8> {
-    let id = rng.roll(200);
-    let answer = match rng.roll(3) {
+    let id = rng.below(200);
+    let answer = match rng.below(3) {
         0 => json!({"id": id, "result": {"decision": "cancel"}}),
         1 => json!({"id": id, "error": {"message": "no code"}}),
         _ => json!({"id": id, "result": null, "error": null}),
@@ -120,7 +120,7 @@ pub(super) fn bad_introduction(rng: &mut Rng) -> Vec<u8> {
 
 /// A text that is no message, or a strange one.
 pub(super) fn malformed(field: &Field, rng: &mut Rng) -> Vec<u8> {
-    match rng.roll(8) {
+    match rng.below(8) {
         0 => text(POISON[rng.place(POISON.len())].as_bytes()),
         1 => {
             let depth = 1 + rng.place(3_000);
@@ -148,10 +148,10 @@ fn mutated(field: &Field, rng: &mut Rng) -> Vec<u8> {
         json!({"method": "initialized"}),
     ];
     let mut message = good[rng.place(good.len())].to_string().into_bytes();
-    for _ in 0..=rng.roll(4) {
+    for _ in 0..=rng.below(4) {
         let at = rng.place(message.len().max(1));
-        match rng.roll(5) {
-            0 if at < message.len() => message[at] ^= 1 << rng.roll(7),
+        match rng.below(5) {
+            0 if at < message.len() => message[at] ^= 1 << rng.below(7),
             1 => message.truncate(at),
             2 => drop(message.splice(at..at, bytes(rng, 8))),
             3 => drop(message.splice(at..at, *br#"\ud83d"#)),
@@ -168,11 +168,11 @@ fn mutated(field: &Field, rng: &mut Rng) -> Vec<u8> {
 /// Frames that RFC 6455 forbids, in any order.
 pub(super) fn bad_frame(rng: &mut Rng) -> Vec<u8> {
     let payload = bytes(rng, 200);
-    match rng.roll(8) {
+    match rng.below(8) {
         // Without a mask.
         0 => vec![0x81, 2, b'{', b'}'],
         // Reserved bits and opcodes.
-        1 => frame(0x80 | (rng.roll(128) as u8), &payload),
+        1 => frame(0x80 | (rng.below(128) as u8), &payload),
         // A control frame that is too long, or in parts.
         2 => frame(0x89, &bytes(rng, 4_000)),
         3 => frame(0x09, b"x"),
@@ -188,5 +188,5 @@ pub(super) fn bad_frame(rng: &mut Rng) -> Vec<u8> {
 /// At most so many bytes at random.
 pub(super) fn bytes(rng: &mut Rng, most: usize) -> Vec<u8> {
     let length = rng.place(most + 1);
-    (0..length).map(|_| rng.roll(256) as u8).collect()
+    (0..length).map(|_| rng.below(256) as u8).collect()
 }
