@@ -189,7 +189,8 @@ async fn attack(
          supervisor {held:?} KiB at most",
         before.anonymous_kib
     );
-    (held?, after?);
+    held?;
+    after?;
     let (is_ok, answer) = started?;
     ensure!(is_ok && answer["status"] == "alreadyRunning", "start under attack: {answer}");
     ensure!(gateway.is_alive() && supervisor.is_alive() && server.is_alive(), "a process was lost");

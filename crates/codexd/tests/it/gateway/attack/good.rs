@@ -102,7 +102,7 @@ impl Client<'_> {
             "thread/read" => ensure!(answer["thread"]["id"] == thread, "{answer}"),
             "thread/turns/list" => ensure!(answer["data"][0]["id"].is_string(), "{answer}"),
             _ => {
-                ensure!(answer["data"].as_array().is_some_and(|loaded| loaded.contains(&thread)), "{answer}")
+                ensure!(answer["data"].as_array().is_some_and(|loaded| loaded.contains(&thread)), "{answer}");
             }
         }
         Ok(())
