@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod deny;
 mod needs;
 mod reaping;
 mod schema;
@@ -25,6 +26,8 @@ enum Task {
     Test(test::Options),
     /// Hold the gateway's tables against the schema that the reference releases of Codex print.
     Schema(schema::Options),
+    /// Check licenses, banned crates and duplicate versions with cargo-deny, where it is installed.
+    Deny,
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(options) => test::test(&options),
         Task::Schema(options) => schema::schema(&options),
+        Task::Deny => deny::deny(),
         Task::Bench(bench) => bench::bench(&bench),
     };
     match outcome {

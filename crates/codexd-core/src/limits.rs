@@ -132,6 +132,8 @@ pub const STATUS_QUESTION_TIMEOUT_MS: u64 = 500;
 pub const STATUS_WAIT_TIMEOUT_SECONDS: u64 = 60;
 /// How often `status --wait` observes again although no file has changed: an app-server that begins to answer changes none.
 pub const STATUS_WAIT_RECHECK_MS: u64 = 1_000;
+/// How long the gateway may take to answer `codexd debug hub`.
+pub const DEBUG_TIMEOUT_MS: u64 = 5_000;
 /// How many of the newest events `status` shows.
 pub const STATUS_EVENTS: usize = 5;
 /// How many threads that are not loaded `status` names.

@@ -52,6 +52,11 @@ pub(crate) const WAITING_BEFORE_READY_BYTES: usize = 1024 * 1024;
 pub(crate) const UNINITIALIZED_MAX: usize = 128;
 /// See [`UNINITIALIZED_MAX`].
 pub(crate) const UNINITIALIZED_SILENT_MS: u64 = 2_000;
+/// Entries of each list in the snapshot that `codexd debug hub` prints; of more it has the number. All lists together stay below
+/// [`FIRST_OUTBOUND_BYTES_MAX`]: the command does not initialize.
+pub(crate) const SNAPSHOT_LIST_MAX: usize = 200;
+/// Entries of a list in such an entry.
+pub(crate) const SNAPSHOT_INNER_LIST_MAX: usize = 5;
 /// Descriptors that no new client gets: they are for the dedicated connections of those that are there, for files, and for
 /// app-servers.
 pub(crate) const DESCRIPTORS_RESERVED: usize = 64;

@@ -127,6 +127,11 @@ impl Home {
         self.state_file("gateway.log")
     }
 
+    /// The log of the commands, if `CODEXD_LOG` turns it on.
+    pub fn commands_log(&self) -> PathBuf {
+        self.state_file("commands.log")
+    }
+
     /// What the gateway last wrote about a handover.
     pub fn gateway_state(&self) -> PathBuf {
         self.state_file("gateway.json")

@@ -24,6 +24,16 @@ impl Session {
     /// # Errors
     /// Why there is no connection: a sentence.
     pub fn open(path: &Path, client_version: &str, timeout: Duration) -> Result<Self, String> {
+        let mut session = Self::connect(path, timeout)?;
+        let info = json!({"name": CLIENT_NAME, "title": null, "version": client_version});
+        let params = json!({"clientInfo": info, "capabilities": {"experimentalApi": true}});
+        match session.call("initialize", &params)? {
+            Ok(_) => Ok(session),
+            Err(error) => Err(format!("initialize was refused: {error}")),
+        }
+    }
+
+    fn connect(path: &Path, timeout: Duration) -> Result<Self, String> {
         let stream = unix::connect(path).map_err(|error| format!("failed to connect: {error}"))?;
         if let Ok(peer) = unix::peer(&stream)
             && !peer.is_trusted()
@@ -33,13 +43,7 @@ impl Session {
         let stream = Bounded { stream, deadline: Instant::now() + timeout };
         let (socket, _) = tungstenite::client("ws://localhost/", stream)
             .map_err(|error| format!("no WebSocket handshake: {error}"))?;
-        let mut session = Self { socket, last_id: 0 };
-        let info = json!({"name": CLIENT_NAME, "title": null, "version": client_version});
-        let params = json!({"clientInfo": info, "capabilities": {"experimentalApi": true}});
-        match session.call("initialize", &params)? {
-            Ok(_) => Ok(session),
-            Err(error) => Err(format!("initialize was refused: {error}")),
-        }
+        Ok(Self { socket, last_id: 0 })
     }
 
     /// Sends a request and waits for its answer: its result, or its error object.
@@ -65,4 +69,12 @@ impl Session {
             .map_err(|error| format!("the answer to {method} cannot be read: {error}"));
         }
     }
+}
+
+/// Asks the gateway at `path` one question that it answers itself, also before `initialize`: its result, or its error object.
+///
+/// # Errors
+/// No answer: a sentence.
+pub fn ask_gateway(path: &Path, method: &str, timeout: Duration) -> Result<Result<Value, Value>, String> {
+    Session::connect(path, timeout)?.call(method, &json!({}))
 }

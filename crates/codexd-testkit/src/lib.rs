@@ -14,6 +14,8 @@
 //! sleeping for a guessed time: every wait is for an event and has a deadline. A test that cannot run here says so with
 //! [`skip!`], and is counted. Linux only, as it reads `/proc`.
 
+#![allow(clippy::disallowed_methods)]
+
 pub mod client;
 pub mod codex;
 pub mod codexd;

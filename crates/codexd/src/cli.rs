@@ -68,6 +68,12 @@ pub enum CliCommand {
     DisableRemoteControl(GraceArgs),
     /// Show the log of the app-server, the gateway or the supervisor
     Logs(LogsArgs),
+    /// Print internal state for a bug report
+    Debug {
+        /// What to print
+        #[arg(value_enum)]
+        what: DebugSubject,
+    },
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Connect stdin and stdout to the control socket
@@ -164,6 +170,15 @@ pub enum LogProcess {
     Gateway,
     /// The supervisor.
     Supervisor,
+    /// The commands, which log with CODEXD_LOG only.
+    Command,
+}
+
+/// What `debug` prints.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DebugSubject {
+    /// The state of the gateway's hub, without the content of messages.
+    Hub,
 }
 
 /// The options of `completions`.

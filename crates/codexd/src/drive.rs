@@ -139,6 +139,7 @@ pub fn drive(context: &Context, request: &Request<'_>) -> Result<Outcome, Failur
         }
         snapshot.observation.overlap = drive.may_overlap(&snapshot);
         let step = decide(request.command, &snapshot.observation, drive.progress);
+        tracing::debug!(command = ?request.command, observation = ?snapshot.observation, ?step, "step decided");
         if let Some(outcome) = drive.act(step, snapshot)? {
             return Ok(outcome);
         }

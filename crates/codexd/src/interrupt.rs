@@ -27,6 +27,10 @@ pub fn exit_on_signal(mode: Mode) {
                     output::print_failure_json(&failure);
                 }
                 codexd_release::version::abandon();
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "the main thread waits somewhere and cannot be asked to return"
+                )]
                 std::process::exit(i32::from(ErrorCode::Interrupted.exit_code()));
             }
         });

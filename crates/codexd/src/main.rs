@@ -6,6 +6,7 @@ mod caller;
 mod cli;
 mod commands;
 mod context;
+mod diagnostics;
 mod drive;
 mod failures;
 mod foreign_home;

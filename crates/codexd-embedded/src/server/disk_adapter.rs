@@ -61,6 +61,7 @@ impl DiskAdapter {
         let (what, outcome) = match action {
             Action::Send { to, frame } => return Done::Send { to, frame },
             Action::Exit(reason) => return Done::Leave(reason),
+            #[expect(clippy::disallowed_methods, reason = "a test asks the built-in server to crash")]
             Action::Abort => std::process::abort(),
             Action::Append { thread, record } => ("write", self.store.append(thread, &record)),
             Action::Archive(thread) => ("archive", self.store.relocate(thread, true)),

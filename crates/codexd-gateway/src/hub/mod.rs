@@ -16,6 +16,7 @@ mod goals;
 mod migration;
 mod recovery;
 mod requests;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -16,6 +16,7 @@ use super::host_commands::HostCommands;
 use super::logic::Logic;
 use super::servers::Servers;
 use super::state_store::Persistence;
+use super::trace;
 use super::uninitialized::Uninitialized;
 use super::upstream_connections::UpstreamConnections;
 use super::writer::Writer;
@@ -45,6 +46,7 @@ pub(crate) struct HubDriver {
     pub(super) sockets_changed: Notify,
     pub(super) host_commands: HostCommands,
     pub(super) persistence: Persistence,
+    thread_states: trace::ThreadStates,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
 }
@@ -69,6 +71,7 @@ impl HubDriver {
             sockets_changed: Notify::new(),
             host_commands: HostCommands::default(),
             persistence: Persistence::new(store, writer),
+            thread_states: trace::ThreadStates::default(),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }
@@ -83,10 +86,13 @@ impl HubDriver {
         self.logic.borrow_mut().set_unix_time(unix_ms());
         loop {
             let Some(event) = self.events.borrow_mut().pop_front() else { break };
+            trace::event(&event);
             self.logic.borrow_mut().step(event, self.now(), &mut actions);
             for action in actions.drain(..) {
+                trace::action(&action);
                 self.perform(action);
             }
+            self.thread_states.log_changes(&**self.logic.borrow());
         }
         self.actions.replace(actions);
         self.feeding.set(false);

@@ -45,6 +45,11 @@ pub(crate) trait Logic {
     fn is_ready(&self) -> bool {
         true
     }
+
+    /// Each thread with its state, for the log.
+    fn thread_states(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 impl Logic for Hub {
@@ -78,5 +83,9 @@ impl Logic for Hub {
 
     fn is_ready(&self) -> bool {
         Hub::is_ready(self)
+    }
+
+    fn thread_states(&self) -> Vec<(String, String)> {
+        Hub::thread_states(self)
     }
 }

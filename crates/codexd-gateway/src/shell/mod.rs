@@ -25,6 +25,7 @@ mod tcp_auth;
 mod tcp_listener;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uninitialized;
 mod upstream_connections;
 mod upstream_handshake;

@@ -72,6 +72,7 @@ impl Arguments {
 
 /// Serves until the supervisor asks it to leave.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    crate::diagnostics::log_to_stderr();
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -92,7 +92,8 @@ impl Log {
             (LogProcess::AppServer, stream) => ("app-server", Some(stream.unwrap_or(Stream::Stderr))),
             (LogProcess::Gateway, None) => ("gateway", None),
             (LogProcess::Supervisor, None) => ("supervisor", None),
-            (LogProcess::Gateway | LogProcess::Supervisor, Some(_)) => {
+            (LogProcess::Command, None) => ("command", None),
+            (_, Some(_)) => {
                 let message =
                     "--stream applies to --process app-server only: the other processes have one log";
                 return Err(Failure::new(ErrorCode::BadArguments, message).hint("leave out --stream"));
@@ -106,7 +107,7 @@ impl Log {
             .ok_or_else(|| Failure::new(ErrorCode::Internal, format!("no log of {process} is known")))
     }
 
-    fn all(home: &Home) -> [Self; 4] {
+    fn all(home: &Home) -> [Self; 5] {
         let server = |stream: Stream, path| Self {
             process: "app-server",
             stream: Some(stream.name()),
@@ -117,6 +118,7 @@ impl Log {
             server(Stream::Stdout, home.stdout_log()),
             Self { process: "gateway", stream: None, path: home.gateway_log() },
             Self { process: "supervisor", stream: None, path: home.supervisor_log() },
+            Self { process: "command", stream: None, path: home.commands_log() },
         ]
     }
 

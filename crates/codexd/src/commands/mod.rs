@@ -1,6 +1,7 @@
 //! One file a command. A command knows what it wants and how its answer looks; how to get there is in `drive`.
 
 mod completions;
+mod debug;
 mod embedded_app_server;
 pub mod gateway;
 mod lifecycle;
@@ -20,8 +21,9 @@ use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
 
-use crate::cli::{Cli, CliCommand};
+use crate::cli::{Cli, CliCommand, DebugSubject};
 use crate::context::Context;
+use crate::diagnostics;
 use crate::interrupt;
 use crate::output::{self, Answer, Mode};
 
@@ -47,6 +49,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(context) => context,
         Err(failure) => return output::finish::<lifecycle::Reply>(mode, Err(failure)),
     };
+    diagnostics::log_command(&context.home);
     match command {
         CliCommand::Start(args) => changing(&context, mode, "start", || start::run(&context, &args)),
         CliCommand::Stop(args) => changing(&context, mode, "stop", || stop::run(&context, &args)),
@@ -62,6 +65,7 @@ pub fn run(cli: Cli) -> ExitCode {
         CliCommand::Status(args) => output::finish(mode, status::run(&context, &args)),
         CliCommand::Version => output::finish(mode, version::run(&context)),
         CliCommand::Logs(args) => logs::run(&context, mode, &args),
+        CliCommand::Debug { what: DebugSubject::Hub } => output::finish(mode, debug::hub(&context)),
         CliCommand::EmbeddedAppServer(_)
         | CliCommand::Proxy(_)
         | CliCommand::Completions(_)
@@ -91,7 +95,9 @@ fn changing<A: Answer>(
     command: &str,
     run: impl FnOnce() -> Result<A, Failure>,
 ) -> ExitCode {
+    tracing::debug!(command, "command started");
     let outcome = supported().and_then(|()| run()).map_err(|failure| {
+        tracing::debug!(command, code = failure.code.as_str(), "command failed");
         context.refused(command, &failure);
         // What was put right before is not lost with the answer.
         match context.repairs() {

@@ -30,6 +30,7 @@ pub fn home_of(arguments: impl IntoIterator<Item = OsString>) -> Option<Home> {
 pub fn run(home: Home) -> ExitCode {
     // The terminal of whoever started it is not the supervisor's.
     let _ = rustix::process::setsid();
+    crate::diagnostics::log_to_stderr();
     match supervisor::run(home, VERSION, take_stdin()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

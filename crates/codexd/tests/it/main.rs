@@ -1,5 +1,7 @@
 //! Black-box tests of the built binary.
 
+#![allow(clippy::disallowed_methods)]
+
 mod contract;
 mod diagnostics;
 mod differential;

@@ -10,6 +10,7 @@ use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text};
 use crate::hub::goals::word_of_goal;
 use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{Asker, Call, Kind};
+use crate::hub::snapshot;
 use crate::hub::text::{self, Names};
 use crate::hub::threads::thread::{Motion, ThreadId};
 use crate::limits::{QUIET_MS, RESUMERS_MAX, UNANSWERED_MAX};
@@ -47,6 +48,9 @@ impl Hub {
             }
             Message::Request { id: raw, method: "initialize", params } => {
                 self.introduced(id, raw.get(), params.map(serde_json::value::RawValue::get));
+            }
+            Message::Request { id: raw, method: snapshot::METHOD, .. } => {
+                self.tell(id, text::result(raw.get(), &self.snapshot().to_string()));
             }
             Message::Request { id: raw, .. } if matches!(client.stage, Stage::New) => {
                 self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));

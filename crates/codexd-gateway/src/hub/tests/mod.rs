@@ -17,6 +17,7 @@ mod refusals;
 mod refused;
 mod request_ids;
 mod settings;
+mod snapshot;
 mod steps;
 mod subagents;
 mod summary;

@@ -21,7 +21,7 @@ use crate::{lock, logs, process};
 
 /// What a supervisor, or a gateway, gets of the environment of the command that starts it. Everything else may hold secrets that
 /// neither has a use for.
-pub const VARIABLES: [&str; 11] = [
+pub const VARIABLES: [&str; 12] = [
     "PATH",
     "HOME",
     "USER",
@@ -31,6 +31,7 @@ pub const VARIABLES: [&str; 11] = [
     "TMPDIR",
     "XDG_RUNTIME_DIR",
     "RUST_LOG",
+    "CODEXD_LOG",
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",
 ];

@@ -247,6 +247,10 @@ impl Supervisor {
     }
 
     fn on(&mut self, event: Event) {
+        // The log of this process is one of those that grow.
+        if !matches!(event, Event::LogsGrew | Event::TimeCame) {
+            tracing::debug!(?event, standing = ?self.machine.standing(), "event");
+        }
         match event {
             Event::Signalled => self.signalled(),
             Event::Ended(name) => self.ended(name),

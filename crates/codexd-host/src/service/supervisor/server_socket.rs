@@ -140,6 +140,7 @@ fn inode(path: &Path) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests remove folders as a cleaner of /tmp does")]
 mod tests {
     use super::ServerSocket;
     use codexd_core::identity::Pid;

@@ -163,8 +163,8 @@ impl Watches {
     }
 }
 
-fn logs_of(home: &Home) -> [std::path::PathBuf; 3] {
-    [home.stdout_log(), home.stderr_log(), home.gateway_log()]
+fn logs_of(home: &Home) -> [std::path::PathBuf; 4] {
+    [home.stdout_log(), home.stderr_log(), home.gateway_log(), home.supervisor_log()]
 }
 
 fn inotify() -> io::Result<OwnedFd> {

@@ -4,6 +4,7 @@
 //! question a number of its own for all clients. Whom it asks: `recipients.rs`.
 
 mod recipients;
+mod snapshot;
 
 use std::collections::HashMap;
 

@@ -1,0 +1,164 @@
+//! The hub's state as JSON, for `codexd debug hub`: ids, methods, ages and counts. No text of a client, a model or a tool is in it.
+
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::clients::client::Client;
+use super::event::{BlockedOn, Text};
+use super::requests::pending::{Asker, Call};
+use super::threads::thread::Thread;
+use crate::limits::{SNAPSHOT_INNER_LIST_MAX, SNAPSHOT_LIST_MAX};
+
+/// The request that asks for the snapshot. The gateway answers it itself, also before `initialize`.
+pub(super) const METHOD: &str = "codexd/debug/hub";
+
+impl Hub {
+    /// Everything that explains why a thread, a client or a request waits.
+    pub(super) fn snapshot(&self) -> Value {
+        json!({
+            "nowMs": self.now.0,
+            "currentServer": self.current.map(|server| format!("{server:?}")),
+            "servingServer": self.serving.map(|server| format!("{server:?}")),
+            "servers": list(self.servers.iter().map(|(id, server)| json!({
+                "server": format!("{id:?}"),
+                "sharedConnection": name(&server.shared),
+                "isOutgoing": server.outgoing,
+                "isDraining": server.draining,
+                "isRetired": server.retired,
+                "hasListedThreads": server.listed,
+            }))),
+            "fullConnections": list(self.full_links.iter().map(|link| json!(format!("{link:?}")))),
+            "handover": self.handover.as_ref().map(|handover| json!({
+                "from": format!("{:?}", handover.from),
+                "to": format!("{:?}", handover.to),
+                "state": name(&handover.state),
+                "ageMs": self.now.since_ms(handover.since),
+                "threadsMoved": handover.moved,
+            })),
+            "isRecovering": self.loss.is_some(),
+            "queue": {
+                "clientsWaiting": self.ring.len(),
+                "requestsInFlight": self.slots_taken,
+                "pausedForMs": self.overloaded_until.since_ms(self.now),
+            },
+            "clients": list(self.clients.values().map(|client| self.client_snapshot(client))),
+            "threads": list(self.threads.values().map(|thread| self.thread_snapshot(thread))),
+            "pendingRequests": list(self.calls.iter().map(|(id, call)| self.call_snapshot(*id, call))),
+            "serverRequests": list(self.asks.snapshot()),
+            "timers": self.timers.len(),
+        })
+    }
+
+    /// Each thread with its state and what blocks it, for the log.
+    pub(crate) fn thread_states(&self) -> Vec<(String, String)> {
+        let described = self.threads.iter().map(|(id, thread)| {
+            let (state, blocked) = (name(&thread.motion), blocked_on(thread));
+            (id.to_string(), format!("{state} on {:?}, blocked on {blocked}", thread.server))
+        });
+        described.collect()
+    }
+
+    fn client_snapshot(&self, client: &Client) -> Value {
+        json!({
+            "client": client.id.0,
+            "stage": name(&client.stage),
+            "dedicatedConnection": client.dedicated.open().map(|server| format!("{server:?}")),
+            "requestsInFlight": client.slots,
+            "isPaused": client.paused,
+            "queuedRequests": client.waiting.len(),
+            "queuedBytes": client.waiting_bytes,
+            "queue": inner_list(client.waiting.iter().map(|waiting| json!({
+                "method": method(&waiting.text),
+                "ageMs": self.now.since_ms(waiting.since),
+                "refusedByDrainingServer": waiting.refused_by.map(|server| format!("{server:?}")),
+            }))),
+        })
+    }
+
+    fn thread_snapshot(&self, thread: &Thread) -> Value {
+        json!({
+            "threadId": thread.id.to_string(),
+            "server": format!("{:?}", thread.server),
+            "state": name(&thread.motion),
+            "blockedOn": blocked_on(thread),
+            "isBusy": thread.is_busy(self.now),
+            "turns": inner_list(thread.turns.iter().map(|turn| json!(*turn.id))),
+            "openItems": thread.items.len(),
+            "viewers": thread.viewers().len(),
+            "isWatched": thread.is_watched(),
+            "isSubagent": thread.is_child,
+            "isEphemeral": thread.ephemeral,
+            "hasGoal": thread.goal.is_some(),
+            "isGoalSuspended": thread.goal_held,
+            "isRefused": thread.refused.is_some(),
+            "retries": thread.tries,
+            "retryInMs": thread.again_at.since_ms(self.now),
+            "requestsUnderWay": self.under_way.get(&thread.id).copied().unwrap_or_default(),
+        })
+    }
+
+    fn call_snapshot(&self, id: u64, call: &Call) -> Value {
+        let overdue = call.overdue_at.map(|at| at.since_ms(self.now));
+        match &call.asker {
+            Asker::Client { client, kind, thread, text, .. } => json!({
+                "id": id,
+                "connection": format!("{:?}", call.link),
+                "client": client.0,
+                "method": method(text),
+                "kind": name(kind),
+                "threadId": thread.as_ref().map(ToString::to_string),
+                "overdueInMs": overdue,
+            }),
+            Asker::Gateway(errand) => json!({
+                "id": id,
+                "connection": format!("{:?}", call.link),
+                "internal": name(errand),
+                "threadId": errand.thread().map(ToString::to_string),
+                "overdueInMs": overdue,
+            }),
+        }
+    }
+}
+
+/// The first entries of a list, which is in no order, and the number of all.
+fn list(entries: impl Iterator<Item = Value>) -> Value {
+    list_of(SNAPSHOT_LIST_MAX, entries)
+}
+
+/// A list in an entry of a list.
+pub(super) fn inner_list(entries: impl Iterator<Item = Value>) -> Value {
+    list_of(SNAPSHOT_INNER_LIST_MAX, entries)
+}
+
+fn list_of(max: usize, entries: impl Iterator<Item = Value>) -> Value {
+    let (mut first, mut count) = (Vec::new(), 0_usize);
+    for entry in entries {
+        count += 1;
+        if first.len() < max {
+            first.push(entry);
+        }
+    }
+    if count > first.len() { json!({"count": count, "first": first}) } else { Value::Array(first) }
+}
+
+/// The method of a message; null for one that has none or cannot be read.
+pub(super) fn method(text: &Text) -> Value {
+    match codexd_protocol::parse(text) {
+        Ok(codexd_protocol::Message::Request { method, .. })
+        | Ok(codexd_protocol::Message::Notification { method, .. }) => method.into(),
+        _ => Value::Null,
+    }
+}
+
+/// The name of a variant in camelCase, without its data.
+fn name(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    let end = text.find(|letter: char| !letter.is_ascii_alphanumeric()).unwrap_or(text.len());
+    let (first, rest) = text[..end].split_at(1.min(end));
+    format!("{}{rest}", first.to_ascii_lowercase())
+}
+
+/// Null while nothing keeps it where it is.
+fn blocked_on(thread: &Thread) -> Value {
+    if thread.blocked_on == BlockedOn::Nothing { Value::Null } else { name(&thread.blocked_on).into() }
+}

@@ -1,0 +1,56 @@
+//! The log of codexd itself, which `CODEXD_LOG` turns on: JSON lines in the log of each process. Unset, no subscriber is installed,
+//! and a log statement costs one load.
+
+use std::fs::File;
+use std::io;
+use std::sync::Mutex;
+
+use codexd_core::limits::LOG_MAX_BYTES;
+use codexd_host::{Home, logs};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::output;
+
+/// A level (`debug`), or targets with levels: `info,codexd_gateway=trace`.
+pub const VARIABLE: &str = "CODEXD_LOG";
+
+/// For a process whose standard error is its log: the gateway and the supervisor.
+pub fn log_to_stderr() {
+    if let Some(filter) = filter() {
+        install(filter, io::stderr);
+    }
+}
+
+/// For a command: into `commands.log`, which is rotated here. Where there is no state folder yet nothing is logged.
+pub fn log_command(home: &Home) {
+    let Some(filter) = filter() else { return };
+    let path = home.commands_log();
+    // A log that does not exist yet needs no rotation; any other trouble shows when it is opened.
+    let _ = logs::rotate_if_larger(&path, LOG_MAX_BYTES);
+    match logs::open_for_append(&path) {
+        Ok(file) => install(filter, Mutex::<File>::new(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => output::say(&format!("warning: cannot write {}: {error}", path.display())),
+    }
+}
+
+fn filter() -> Option<Targets> {
+    let wanted = std::env::var(VARIABLE).ok().filter(|wanted| !wanted.is_empty())?;
+    match wanted.parse() {
+        Ok(filter) => Some(filter),
+        Err(error) => {
+            output::say(&format!("warning: {VARIABLE}={wanted} is ignored: {error}"));
+            None
+        }
+    }
+}
+
+fn install(filter: Targets, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
+    let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
+    // Only the first subscriber of a process counts; there is no other.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
