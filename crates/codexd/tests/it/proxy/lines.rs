@@ -110,9 +110,9 @@ fn answers_that_come_after_the_end_of_stdin_are_waited_for() -> anyhow::Result<(
 fn a_server_that_goes_before_its_time_is_an_error() -> anyhow::Result<()> {
     let close = CloseFrame { code: 1013.into(), reason: "slow reader".into() };
     for (close, named, stdin_ends) in [
-        (Some(close), "(1013: slow reader); 1 requests have no answer", true),
-        (None, "hung up; 1 requests have no answer", true),
-        (None, "hung up; 1 requests have no answer", false),
+        (Some(close), "(1013: slow reader); 1 requests were not answered", true),
+        (None, "closed the connection; 1 requests were not answered", true),
+        (None, "closed the connection; 1 requests were not answered", false),
     ] {
         let home = Home::new()?;
         let server = stub(&home, move |stream| {
