@@ -34,6 +34,20 @@ pub enum KillPoint {
     },
 }
 
+impl KillPoint {
+    /// A point of the same kind at three quarters of the count; `None` before the first.
+    pub fn earlier(&self) -> Option<KillPoint> {
+        let fewer = |count: usize| Some(count * 3 / 4).filter(|&count| count > 0);
+        match self {
+            KillPoint::FileChange(count) => fewer(*count).map(KillPoint::FileChange),
+            KillPoint::Elapsed(time) => Some(KillPoint::Elapsed(*time * 3 / 4)),
+            KillPoint::Call { name, nth } => {
+                fewer(*nth).map(|nth| KillPoint::Call { name: name.clone(), nth })
+            }
+        }
+    }
+}
+
 /// Whether the kill came in time.
 #[derive(Debug)]
 pub enum Killed {
