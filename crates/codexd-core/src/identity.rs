@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The number of a process. By itself it is nobody's name: see [`ProcessIdentity`].
+/// A process id. It may be given to a later process: see [`ProcessIdentity`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Pid(pub u32);

@@ -8,7 +8,7 @@ use crate::os_text::OsText;
 
 /// One program that a service manager runs.
 ///
-/// The environment is complete: nothing is inherited from whoever starts the program. It may hold secrets, so a program
+/// The environment is complete: nothing is inherited from the process that starts the program. It may hold secrets, so a program
 /// is handed over on a socket and never written to disk with its environment.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod contract;
 pub mod foreign_text;
 pub mod generations;
+pub mod home_state;
 pub mod identity;
 pub mod launch_spec;
 pub mod lifecycle;

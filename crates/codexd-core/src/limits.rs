@@ -95,7 +95,7 @@ pub const LOG_OVERGROWN_FACTOR: u64 = 4;
 /// So much of the end of a log, over both of its files, is looked through for its last lines: all that both may hold.
 pub const LOG_LINES_MAX_BYTES: u64 = 2 * LOG_MAX_BYTES;
 /// How long after a server has made its socket the supervisor connects to it, to learn which process listens. The pause doubles
-/// while nobody does.
+/// while no process listens.
 pub const LISTENER_FIRST_WAIT_MS: u64 = 2;
 /// The longest such pause; after it the next change beside the socket, or the next command, begins again.
 pub const LISTENER_LAST_WAIT_MS: u64 = 16_384;
@@ -147,7 +147,7 @@ pub const SUPERVISOR_MESSAGE_MAX_BYTES: usize = 32 << 20;
 pub const THREAD_SETTINGS_STORED_MAX_BYTES: usize = 16 << 20;
 /// So many bytes of them are sent at once, unless one alone is larger: less than a socket takes without anybody reading.
 pub const THREAD_SETTINGS_SENT_BYTES: usize = 64 << 10;
-/// How long after the loss of its lock the supervisor makes its state folder anew: until whoever takes it away is done.
+/// How long after the loss of its lock the supervisor makes its state folder anew: until the removal is complete.
 pub const STATE_FOLDER_REMOVED_PAUSE_MS: u64 = 50;
 /// An order to the supervisor may be so long unless a longer one was announced.
 pub const ORDER_MAX_BYTES: usize = 768 << 10;
@@ -161,5 +161,5 @@ pub const ORDERS_READ_AT_ONCE_BYTES: usize = 64 << 10;
 pub const SUPERVISOR_CLIENTS_MAX: usize = 128;
 /// How often a command looks again before it gives up as undecided.
 pub const STEPS_MAX: usize = 16;
-/// How long whoever listens may take to answer the handshake of `proxy --lines`.
+/// How long the listening process may take to answer the handshake of `proxy --lines`.
 pub const PROXY_HANDSHAKE_SECONDS: u64 = 10;

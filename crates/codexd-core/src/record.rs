@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::foreign_text::quote;
 use crate::identity::{FileIdentity, Pid, Process, ProcessIdentity};
 use crate::launch_spec::NamedCodex;
+use crate::lifecycle::Gone;
+use crate::lstart;
 
 /// A pid record as it is written.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -62,7 +64,7 @@ impl PidRecord {
     }
 }
 
-/// Why the text of a pid record names nobody.
+/// Why a pid record identifies no process.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RecordDefect {
     /// Nothing is in it: upstream leaves that when it is killed while it starts a server.
@@ -82,7 +84,7 @@ pub enum RecordDefect {
 /// Reads a pid record in any form.
 ///
 /// # Errors
-/// What is wrong with the text, if it names nobody.
+/// What is wrong with the text, if it identifies no process.
 pub fn parse(bytes: &[u8]) -> Result<PidRecord, RecordDefect> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(RecordDefect::Empty);
@@ -99,9 +101,57 @@ pub fn parse(bytes: &[u8]) -> Result<PidRecord, RecordDefect> {
     Ok(record)
 }
 
+/// What the kernel shows about the process that has the pid of a record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ProcessFacts {
+    /// When it started, in clock ticks since the boot.
+    pub start_ticks: u64,
+    /// When it started, in seconds since 1970; `None` if the boot time is unknown.
+    pub started_at_seconds: Option<i64>,
+    /// Whether it has ended and was not reaped.
+    pub is_zombie: bool,
+    /// Whether its arguments are those of an app-server.
+    pub looks_like_a_server: bool,
+}
+
+/// What became of the process of a record. `boot_id` and `pid_namespace` are those of the caller; `process` is the process that has the
+/// pid now. The process of an accepted record is the recorded one.
+///
+/// # Errors
+/// How the recorded process is gone.
+pub fn verdict(
+    record: &PidRecord,
+    boot_id: &str,
+    pid_namespace: Option<u64>,
+    process: Option<ProcessFacts>,
+) -> Result<(), Gone> {
+    let identity = record.process_identity.as_ref();
+    if identity.is_some_and(|identity| identity.boot_id != boot_id) {
+        return Err(Gone::Reboot);
+    }
+    if record.pid_namespace.is_some_and(|written| pid_namespace != Some(written)) {
+        return Err(Gone::OtherNamespace);
+    }
+    let process = process.ok_or(Gone::Stale)?;
+    let is_same = match (identity, &record.process_start_time) {
+        (Some(identity), _) => identity.start_ticks == process.start_ticks,
+        (None, Some(text)) => process.started_at_seconds.is_some_and(|start| lstart::fits(text, start)),
+        (None, None) => false,
+    };
+    match process {
+        _ if !is_same => Err(Gone::Reused),
+        ProcessFacts { is_zombie: true, .. } => Err(Gone::Zombie),
+        // A start time in whole seconds may be that of another process.
+        ProcessFacts { looks_like_a_server: false, .. } if identity.is_none() => Err(Gone::Foreign),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{RecordDefect, parse};
+    use super::{ProcessFacts, RecordDefect, parse, verdict};
+    use crate::lifecycle::Gone;
+    use crate::lstart;
     use proptest::prelude::*;
 
     #[test]
@@ -127,6 +177,36 @@ mod tests {
         assert_eq!(parse(br#"{"pid":7}"#), Err(RecordDefect::Unidentified(7)));
         assert!(matches!(parse(b"garbage"), Err(RecordDefect::Garbage(_))));
         assert!(matches!(parse(br#"{"pid":12,"proc"#), Err(RecordDefect::Garbage(_))));
+    }
+
+    #[test]
+    fn a_recorded_process_is_accepted_only_if_nothing_contradicts_the_record() {
+        let by_identity =
+            parse(br#"{"pid":7,"processIdentity":{"bootId":"b","startTicks":9},"pidNamespace":3}"#)
+                .expect("a record");
+        let facts = ProcessFacts {
+            start_ticks: 9,
+            started_at_seconds: Some(1_795_000_000),
+            is_zombie: false,
+            looks_like_a_server: false,
+        };
+        let of = |boot, namespace, facts| verdict(&by_identity, boot, namespace, facts);
+        assert_eq!(of("b", Some(3), Some(facts)), Ok(()), "the identity suffices");
+        assert_eq!(of("c", Some(4), None), Err(Gone::Reboot));
+        assert_eq!(of("b", Some(4), Some(facts)), Err(Gone::OtherNamespace));
+        assert_eq!(of("b", None, Some(facts)), Err(Gone::OtherNamespace));
+        assert_eq!(of("b", Some(3), None), Err(Gone::Stale));
+        assert_eq!(of("b", Some(3), Some(ProcessFacts { start_ticks: 8, ..facts })), Err(Gone::Reused));
+        assert_eq!(of("b", Some(3), Some(ProcessFacts { is_zombie: true, ..facts })), Err(Gone::Zombie));
+
+        let text = lstart::format(1_795_000_000, &jiff::tz::TimeZone::UTC).expect("a time");
+        let by_text =
+            parse(format!(r#"{{"pid":7,"processStartTime":"{text}"}}"#).as_bytes()).expect("a record");
+        let of = |facts| verdict(&by_text, "b", Some(3), Some(facts));
+        assert_eq!(of(ProcessFacts { looks_like_a_server: true, ..facts }), Ok(()));
+        assert_eq!(of(facts), Err(Gone::Foreign), "the second of a start is not enough");
+        assert_eq!(of(ProcessFacts { started_at_seconds: None, ..facts }), Err(Gone::Reused));
+        assert_eq!(of(ProcessFacts { started_at_seconds: Some(1_795_000_100), ..facts }), Err(Gone::Reused));
     }
 
     proptest! {

@@ -63,7 +63,7 @@ fn write_and_rename(
 ///
 /// # Errors
 /// The file system's.
-pub fn remove_if_there(path: &Path) -> io::Result<()> {
+pub fn remove_if_exists(path: &Path) -> io::Result<()> {
     let (folder, name) = match ownership::folder_of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -79,7 +79,7 @@ pub fn remove_abandoned(folder: &Path, names: &[&str]) {
         let writer = name.to_str().and_then(|name| names.iter().find_map(|base| writer_of(name, base)));
         let Some(writer) = writer else { continue };
         if entry.metadata().is_ok_and(|beside| !beside.is_dir() && is_abandoned(writer, &beside)) {
-            // Where it cannot be removed it stays: nobody reads it.
+            // A file that cannot be removed stays; it is never read.
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -1,8 +1,8 @@
-//! What a resident process must not carry along from whoever started it: open files.
+//! Close-on-exec for descriptors that a resident process inherited.
 
 /// Marks every file descriptor above 2 close-on-exec, so that a child inherits 0, 1, 2 and what it is handed explicitly.
 ///
-/// Whoever starts codexd may have left descriptors open without that mark (a pipe of a shell, a lock of a test runner);
+/// The process that starts codexd may have left descriptors open without that mark (a pipe of a shell, a lock of a test runner);
 /// passed on to a server that lives for weeks they would hold a pipe or a lock for as long.
 pub fn set_cloexec_above_stderr() {
     #[cfg(target_os = "linux")]

@@ -241,7 +241,7 @@ mod tests {
         Event::new(EventLevel::Info, "test.happened", "it happened").with("n", 1)
     }
 
-    /// Whoever waits too long for the others says so and has written nothing.
+    /// Returns an error, with nothing written, if other writers hold the lock for too long.
     fn appended(log: &EventLog) -> u64 {
         loop {
             match log.append(&event()) {
@@ -333,7 +333,7 @@ mod tests {
             let mut bytes = std::fs::read(&path).expect("read");
             bytes.truncate(keep.max(1));
             bytes.extend(rubbish);
-            // Numbers of lines that are gone without a trace may come again: nobody can read them any more.
+            // Numbers of lines that are gone without a trace may come again: no reader has them any more.
             let whole = bytes.split(|&byte| byte == b'\n').filter(|line| line.ends_with(b"}")).count();
             seen.truncate(whole);
             std::fs::write(&path, &bytes).expect("cut");

@@ -147,7 +147,7 @@ impl Home {
         self.state_file(GATEWAY_PERSONA)
     }
 
-    /// The token of the gateway's door for the network.
+    /// The token of the gateway's TCP listener.
     pub fn gateway_token(&self) -> PathBuf {
         self.state_file("gateway.token")
     }

@@ -21,7 +21,7 @@ pub struct OperationLock {
 /// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else kept it for too long.
+    /// Another process held it for too long.
     #[error("another command held the operation lock for {waited_seconds} s")]
     Timeout {
         /// How long we waited.
@@ -38,7 +38,7 @@ impl OperationLock {
     /// Takes the lock at `path` for `purpose` (the command). If it is held, `on_wait` is told by whom, once.
     ///
     /// # Errors
-    /// [`LockError::Timeout`] after `patience`; [`LockError::File`] if the file cannot be made or opened.
+    /// [`LockError::Timeout`] after `timeout`; [`LockError::File`] if the file cannot be made or opened.
     pub fn take(
         path: &Path,
         purpose: &str,
@@ -76,7 +76,7 @@ impl OperationLock {
 
 impl Drop for OperationLock {
     fn drop(&mut self) {
-        // The text goes before the lock: an empty file says that nobody holds it.
+        // The text goes before the lock: an empty file means that no process holds it.
         let _ = self.file.set_len(0);
     }
 }

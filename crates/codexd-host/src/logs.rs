@@ -80,7 +80,7 @@ pub fn rotate_if_larger(path: &Path, max_bytes: u64) -> io::Result<Rotation> {
     match move_away(&mut file, &rotated(path), length, max_bytes) {
         Ok(dropped) => Ok(Rotation::Moved { dropped }),
         Err(why) if length > max_bytes.saturating_mul(LOG_OVERGROWN_FACTOR) => {
-            // The newest lines are the ones that somebody will want: they stay if the file system can do that.
+            // The newest lines are the ones that a reader will want: they stay if the file system can do that.
             let front = whole_blocks(length - max_bytes);
             let dropped = if cut_front(&file, front).is_ok() {
                 front
@@ -122,7 +122,7 @@ struct RetainedEnd {
 }
 
 fn keep_end(file: &mut File, to: &Path, length: u64, max_bytes: u64) -> io::Result<RetainedEnd> {
-    atomic::remove_if_there(to)?;
+    atomic::remove_if_exists(to)?;
     let mut copy = ownership::open_file(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     atomic::let_owner_in(&copy)?;
     // What is behind the last whole block stays in the log, where that can be had: one byte must.

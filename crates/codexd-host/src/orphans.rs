@@ -1,7 +1,7 @@
-//! What a server leaves behind: the processes that it and its tools started.
+//! Orphans: the processes that a server and its tools started and left running.
 //!
 //! Tools run in sessions of their own, so killing the server's process group does not reach them, and once the server is
-//! dead its children have another parent. Every server is therefore started with a mark in `CODEXD_GENERATION` that its
+//! dead its children have another parent. Every server is therefore started with a generation id in `CODEXD_GENERATION` that its
 //! descendants inherit, in the session of its supervisor, which inherits what it leaves behind; this module goes by all three.
 
 use std::fs;
@@ -19,18 +19,18 @@ use crate::clock;
 use crate::process::{self, Stat};
 use crate::process_table::ProcessTable;
 
-/// The variable that carries the mark.
+/// The environment variable that carries the generation id.
 pub const GENERATION_VARIABLE: &str = "CODEXD_GENERATION";
 
-/// How to know what a server has started. A tool may have dropped one of these ties, hardly all of them: MCP servers are
+/// Evidence that a server started a process. A tool may have dropped one kind of evidence, hardly all of them: MCP servers are
 /// started with an environment of their own, shells with a session of their own, and what outlives its parent loses that.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OwnershipEvidence {
-    /// The mark of the server.
+    /// The generation id of the server.
     pub generation: Option<String>,
-    /// When the server was started, in ticks since boot: nobody who is older has its mark. Zero if that is not known.
+    /// When the server was started, in ticks since boot: an older process cannot carry its generation id. Zero if that is not known.
     pub since_ticks: u64,
-    /// The session of the supervisor that started it, which is nobody else's.
+    /// The session of the supervisor that started it, which no other process uses.
     pub session: Option<Pid>,
     /// Whether what the server's processes left behind has become ours: it is a child of this process then.
     pub inherited: bool,
@@ -40,14 +40,14 @@ pub struct OwnershipEvidence {
 
 impl OwnershipEvidence {
     /// Only what leads to this server and to no other one: while others live that were started by the same supervisor, what
-    /// has lost its mark may be theirs.
+    /// has lost its generation id may be theirs.
     #[must_use]
     pub fn while_other_generations_live(self) -> Self {
         Self { session: None, inherited: false, ..self }
     }
 }
 
-/// Who is not to be touched.
+/// Processes that are not signalled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Excluded<'a> {
     /// These, by number.
@@ -64,7 +64,7 @@ pub fn of_generation(generation: &str) -> Vec<Process> {
     )
 }
 
-/// Every living process that one of the ties leads to.
+/// Every living process that one kind of evidence identifies.
 pub fn find(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Vec<Process> {
     let (me, table) = (Pid(std::process::id()), ProcessTable::read());
     let variable =
@@ -109,7 +109,7 @@ pub struct Swept {
     pub left: Vec<Pid>,
 }
 
-/// Ends every process that one of the ties leads to, and waits for that: see [`Sweep`].
+/// Ends every process that one kind of evidence identifies, and waits for that: see [`Sweep`].
 pub fn sweep(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Swept {
     match Sweep::begin(evidence.clone(), excluded) {
         Ok(sweep) => sweep.finish(excluded),
@@ -134,7 +134,7 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Asks every process to leave that one of the ties leads to.
+    /// Asks every process to leave that one kind of evidence identifies.
     ///
     /// # Errors
     /// It is no error: there is none, and so the sweep is done.
@@ -236,7 +236,7 @@ mod tests {
         };
         assert!(
             find(&evidence, Excluded::default()).is_empty(),
-            "who is older than the server cannot have its mark"
+            "a process older than the server cannot carry its generation id"
         );
         let evidence = OwnershipEvidence { generation: Some(variable), ..OwnershipEvidence::default() };
         let swept = sweep(&evidence, Excluded::default());

@@ -304,7 +304,7 @@ fn not_regular(path: &Path) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, format!("{} is not a regular file", path.display()))
 }
 
-/// What open(2) answers for a socket, and for a FIFO that nobody reads.
+/// What open(2) answers for a socket, and for a FIFO without a reader.
 fn not_openable(error: Errno, path: &Path) -> io::Error {
     if matches!(error, Errno::NXIO | Errno::ISDIR) { not_regular(path) } else { error.into() }
 }

@@ -69,6 +69,6 @@ mod tests {
         let me = Pid(std::process::id());
         assert!(own().is_some() && proc_is_ours() && !is_below(me));
         assert_eq!(of(me), Whereabouts::Here);
-        assert_eq!(of(Pid(4_194_305)), Whereabouts::Here, "nobody has this number");
+        assert_eq!(of(Pid(4_194_305)), Whereabouts::Here, "no process has this pid");
     }
 }

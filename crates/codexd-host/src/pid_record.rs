@@ -9,7 +9,7 @@ use std::path::Path;
 use codexd_core::identity::Process;
 use codexd_core::lifecycle::{Gone, Recorded};
 use codexd_core::limits::PROBE_TIMEOUT_MS;
-use codexd_core::record::{self, CodexdRecord, PidRecord, RecordDefect};
+use codexd_core::record::{self, CodexdRecord, PidRecord, ProcessFacts, RecordDefect};
 use codexd_core::{identity::Pid, lstart};
 use jiff::tz::TimeZone;
 
@@ -73,7 +73,7 @@ pub fn observe_file(path: &Path) -> io::Result<Observed> {
     })
 }
 
-/// A number alone names nobody: it counts only if the process is an app-server beyond doubt, which nothing says.
+/// A pid alone identifies no process.
 fn unidentified(pid: u32) -> Observed {
     Observed::dead(match process::stat(Pid(pid)) {
         None => Recorded::Gone(Gone::Stale),
@@ -82,32 +82,21 @@ fn unidentified(pid: u32) -> Observed {
 }
 
 fn judge(record: &PidRecord) -> Result<Process, Gone> {
-    let boot = process::boot_id().unwrap_or_default();
-    if record.process_identity.as_ref().is_some_and(|identity| identity.boot_id != boot) {
-        return Err(Gone::Reboot);
-    }
-    if record.pid_namespace.is_some_and(|written| pid_namespace::own() != Some(written)) {
-        return Err(Gone::OtherNamespace);
-    }
-    let stat = process::stat(record.pid).ok_or(Gone::Stale)?;
-    let same = match (&record.process_identity, &record.process_start_time) {
-        (Some(identity), _) => identity.start_ticks == stat.start_ticks,
-        (None, Some(text)) => {
-            process::started_at_seconds(stat.start_ticks).is_some_and(|start| lstart::fits(text, start))
+    let facts = process::stat(record.pid).map(|stat| ProcessFacts {
+        start_ticks: stat.start_ticks,
+        started_at_seconds: process::started_at_seconds(stat.start_ticks),
+        is_zombie: stat.is_zombie(),
+        looks_like_a_server: looks_like_a_server(record.pid),
+    });
+    match record::verdict(record, process::boot_id().unwrap_or_default(), pid_namespace::own(), facts) {
+        Ok(()) => process::identify(record.pid).map_err(|_| Gone::Stale),
+        Err(gone) => {
+            if gone == Gone::Zombie {
+                await_last_thread(record.pid);
+            }
+            Err(gone)
         }
-        (None, None) => false,
-    };
-    if !same {
-        return Err(Gone::Reused);
     }
-    if stat.is_zombie() {
-        await_last_thread(record.pid);
-        return Err(Gone::Zombie);
-    }
-    if record.process_identity.is_none() && !looks_like_a_server(record.pid) {
-        return Err(Gone::Foreign);
-    }
-    process::identify(record.pid).map_err(|_| Gone::Stale)
 }
 
 /// The first thread of a killed process is a zombie while others still hold its sockets: it has ended when all have.
@@ -151,7 +140,7 @@ pub fn write(home: &Home, process: &Process, codexd: CodexdRecord) -> io::Result
 /// # Errors
 /// The file system's.
 pub fn remove(home: &Home) -> io::Result<()> {
-    atomic::remove_if_there(&home.pid_record())
+    atomic::remove_if_exists(&home.pid_record())
 }
 
 /// Removes the records that name no living process, upstream's as well. The operation lock is held, so upstream's daemon is not
@@ -162,7 +151,7 @@ pub fn remove(home: &Home) -> io::Result<()> {
 pub fn remove_unusable(home: &Home) -> io::Result<()> {
     for path in [home.pid_record(), home.upstream_pid_record()] {
         if observe_file(&path)?.process.is_none() {
-            atomic::remove_if_there(&path)?;
+            atomic::remove_if_exists(&path)?;
         }
     }
     Ok(())

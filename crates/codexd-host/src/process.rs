@@ -171,7 +171,7 @@ pub fn descends_from(pid: Pid, ancestor: Pid) -> bool {
     is_below(pid, ancestor, |pid| stat(pid).map(|stat| stat.parent))
 }
 
-/// The same by somebody's word on who is whose parent.
+/// The same, with the parents as `parent_of` gives them.
 pub(crate) fn is_below(pid: Pid, ancestor: Pid, parent: impl Fn(Pid) -> Option<u32>) -> bool {
     let mut current = pid;
     // A pid tree is not this deep; a loop in it can only come from reading while it changes.

@@ -158,7 +158,7 @@ mod tests {
         let table = ProcessTable::read();
         assert!(table.descends_from(pid, me));
         assert!(table.ours().any(|(ours, stat)| ours == pid && stat.parent == me.0));
-        assert!(table.ours().all(|(ours, _)| ours != me), "this one is nobody's business");
+        assert!(table.ours().all(|(ours, _)| ours != me), "this one is not ours");
         let process = process::identify(pid).expect("identified");
         child.kill().expect("killed");
         process::await_end(&process, Duration::from_secs(10));

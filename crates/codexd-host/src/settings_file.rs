@@ -25,7 +25,7 @@ pub fn write(home: &Home, settings: &Settings) -> io::Result<()> {
 }
 
 /// Keeps a copy of a defective file aside, then writes what could be read of it; answers where the copy is. Killed at any
-/// point, the settings are there: as they were or mended.
+/// point, the settings are there: as they were or repaired.
 ///
 /// # Errors
 /// The file system's; the defective file is untouched then, and there is no copy.
@@ -55,10 +55,10 @@ mod tests {
     #[test]
     fn what_was_good_goes_on_and_the_old_file_is_kept() {
         let (_folder, home) = home();
-        let aside = repair(&home, &read(&home).expect("read")).expect("mended");
+        let aside = repair(&home, &read(&home).expect("read")).expect("repaired");
         assert_eq!(std::fs::read_to_string(aside).expect("kept"), DEFECTIVE);
-        let mended = read(&home).expect("read");
-        assert!(mended.defects.is_empty() && mended.settings.remote_control_enabled);
+        let repaired = read(&home).expect("read");
+        assert!(repaired.defects.is_empty() && repaired.settings.remote_control_enabled);
     }
 
     #[test]

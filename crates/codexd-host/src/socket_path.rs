@@ -34,7 +34,7 @@ pub fn prepare(socket: &Path) -> io::Result<PathBuf> {
     Ok(short)
 }
 
-/// Whether what stands at `socket` is such a link: when its server has left, it is nobody's fault that it leads nowhere.
+/// Whether what stands at `socket` is such a link: it dangles once its server has exited, which is no defect.
 pub fn is_ours(socket: &Path) -> bool {
     matches!((fs::read_link(socket), short_path(socket)), (Ok(target), Ok(short)) if target == short)
 }

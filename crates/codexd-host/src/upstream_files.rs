@@ -50,7 +50,7 @@ pub fn remove_records_of(home: &Home, process: &Process) -> io::Result<()> {
                 && record.process_identity.is_none_or(|identity| identity == process.identity)
         });
         if names_it {
-            atomic::remove_if_there(&path)?;
+            atomic::remove_if_exists(&path)?;
         }
     }
     Ok(())

@@ -8,4 +8,4 @@ mod npm;
 pub mod version;
 
 pub use find::{FoundCodex, Looked, NotFound, Search, find, is_script};
-pub use version::{Patience, VersionCache, VersionError};
+pub use version::{VersionCache, VersionError, VersionTimeout};

@@ -62,7 +62,7 @@ pub enum VersionError {
 /// How long a binary may take. Codex has some hundred megabytes, of which a first `--version` after a boot reads more than half
 /// (187 MB of 294 of 0.169.0): that takes seconds on a slow disk, and nothing is wrong.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct VersionTimeout {
     /// So long it may do nothing at all.
     pub idle: Duration,
     /// So long it may take in all.
@@ -79,8 +79,8 @@ const GONE_STEP: Duration = Duration::from_millis(1);
 /// The groups of the binaries that are being asked, for [`abandon`].
 static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Ends the binaries that are being asked. For a program that is about to end: from now on nobody is asked any more, and
-/// whoever has asked waits for that end.
+/// Ends the binaries that are being asked. For a program that is about to end: from now on no binary is asked any more, and
+/// a caller that has asked waits for that end.
 pub fn abandon() {
     let asked = asked();
     asked.iter().for_each(|group| end(*group));
@@ -98,12 +98,12 @@ fn end(group: Pid) {
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
 }
 
-/// What was killed is gone a moment later, on a busy machine a longer one. Whoever inherits it may never reap it, which is not
+/// What was killed is gone a moment later, on a busy machine a longer one. Its next parent may never reap it, which is not
 /// waited for.
 fn await_end(group: Pid) {
     let until = Instant::now() + GONE_WITHIN;
     loop {
-        // One that nobody has waited for is still there: whoever asked it may wait for a lock.
+        // A binary that was not waited for is still there: its caller may wait for a lock.
         let _ = rustix::process::waitpid(Some(group), WaitOptions::NOHANG);
         if rustix::process::test_kill_process_group(group).is_err() || Instant::now() >= until {
             return;
@@ -119,7 +119,7 @@ fn await_end(group: Pid) {
 /// See [`VersionError`]. Nothing of it is alive afterwards.
 pub fn ask(
     path: &Path,
-    timeout: Patience,
+    timeout: VersionTimeout,
     is_at_work: &mut dyn FnMut(u32) -> bool,
 ) -> Result<String, VersionError> {
     let run = |source| VersionError::Run { path: path.to_owned(), source };
@@ -185,8 +185,8 @@ enum Wait {
     Over,
 }
 
-/// A signal to this program is no answer: whoever handles it decides what becomes of the wait.
-fn await_answer(process: &OwnedFd, timeout: Patience, is_at_work: &mut dyn FnMut() -> bool) -> Wait {
+/// A signal to this program is no answer: its handler decides what becomes of the wait.
+fn await_answer(process: &OwnedFd, timeout: VersionTimeout, is_at_work: &mut dyn FnMut() -> bool) -> Wait {
     let over = Instant::now() + timeout.total;
     let mut idle_over = Instant::now() + timeout.idle;
     loop {
@@ -266,7 +266,7 @@ impl VersionCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{Patience, VersionError, ask};
+    use super::{VersionError, VersionTimeout, ask};
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
     use std::time::Duration;
@@ -279,10 +279,12 @@ mod tests {
         (folder, path)
     }
 
-    const LONG: Patience = Patience { idle: Duration::from_secs(20), total: Duration::from_secs(20) };
-    const SHORT: Patience = Patience { idle: Duration::from_millis(100), total: Duration::from_secs(20) };
+    const LONG: VersionTimeout =
+        VersionTimeout { idle: Duration::from_secs(20), total: Duration::from_secs(20) };
+    const SHORT: VersionTimeout =
+        VersionTimeout { idle: Duration::from_millis(100), total: Duration::from_secs(20) };
 
-    fn tell(path: &Path, timeout: Patience) -> Result<String, VersionError> {
+    fn tell(path: &Path, timeout: VersionTimeout) -> Result<String, VersionError> {
         ask(path, timeout, &mut |_| false)
     }
 
@@ -311,7 +313,7 @@ mod tests {
         assert_eq!(told.expect("told"), "0.169.0");
         assert!(looks >= 3);
         let (_folder, path) = script("sleep 1000");
-        let timeout = Patience { idle: Duration::from_millis(100), total: Duration::from_millis(300) };
+        let timeout = VersionTimeout { idle: Duration::from_millis(100), total: Duration::from_millis(300) };
         assert!(matches!(ask(&path, timeout, &mut |_| true), Err(VersionError::Slow { .. })));
     }
 }

@@ -1,4 +1,4 @@
-//! The loop of every changing command: look, decide, act, look again.
+//! The loop of every changing command: observe, decide, act, observe again.
 
 mod adopt;
 mod deferred;
@@ -102,7 +102,7 @@ struct Drive<'a> {
     replaced: Option<Process>,
     /// How often the supervisor was gone when it was needed.
     supervisors_lost: usize,
-    /// The record names nobody and cannot be removed, which does not matter here.
+    /// The record names no living process and cannot be removed, which does not matter here.
     record_stays: bool,
     /// How the handover goes, if there is one.
     handover: Option<Value>,

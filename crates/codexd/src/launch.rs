@@ -17,7 +17,9 @@ use codexd_host::ownership;
 use codexd_host::process;
 use codexd_host::process_table::Activity;
 use codexd_release::version;
-use codexd_release::{FoundCodex, Looked, NotFound, Patience, Search, VersionCache, VersionError, find};
+use codexd_release::{
+    FoundCodex, Looked, NotFound, Search, VersionCache, VersionError, VersionTimeout, find,
+};
 
 use crate::context::{Context, VERSION};
 use crate::failures;
@@ -120,7 +122,7 @@ impl Installed {
     ///
     /// # Errors
     /// See [`VersionError`].
-    pub fn version(&self, context: &Context, timeout: Patience) -> Result<String, VersionError> {
+    pub fn version(&self, context: &Context, timeout: VersionTimeout) -> Result<String, VersionError> {
         let path = context.home.binary_cache();
         let mut cache = VersionCache::parse(&atomic::read(&path).ok().flatten().unwrap_or_default());
         let executable = &self.found.executable;
@@ -144,7 +146,7 @@ impl Installed {
 
     /// Its version, if it tells it without delay.
     pub fn version_if_quick(&self, context: &Context) -> Option<String> {
-        let timeout = Patience {
+        let timeout = VersionTimeout {
             idle: Duration::from_millis(VERSION_DISPLAY_TIMEOUT_MS),
             total: Duration::from_millis(BUSY_VERSION_DISPLAY_TIMEOUT_MS),
         };
@@ -162,7 +164,7 @@ pub fn program(
     remote_control: bool,
     socket: Option<PathBuf>,
 ) -> Result<LaunchSpec, Failure> {
-    let timeout = Patience {
+    let timeout = VersionTimeout {
         idle: Duration::from_millis(VERSION_IDLE_TIMEOUT_MS),
         total: Duration::from_millis(VERSION_TIMEOUT_MS),
     };
@@ -353,7 +355,7 @@ impl InstalledFacts {
     }
 
     /// What upstream calls the version of the CLI: that of the Codex here, or codexd's own where there is none. Where there
-    /// is one that does not tell its version, that of the server that runs: nobody is told to update on a guess.
+    /// is one that does not tell its version, that of the server that runs: no user is told to update on a guess.
     pub fn cli_version(&self, running: Option<&str>) -> String {
         match (&self.version, &self.path, running) {
             (Some(version), ..) => version.clone(),

@@ -1,4 +1,4 @@
-//! A look at the machine: the record, the supervisor, the socket.
+//! Observation of a home: the record, the supervisor, the socket.
 
 mod listener;
 
@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub codexd: Option<CodexdRecord>,
     /// What was answered on the control socket.
     pub answer: Option<Answer>,
-    /// What a dead server had started and nobody has ended.
+    /// What a dead server had started and what still runs.
     pub orphaned: Option<Orphans>,
 }
 
@@ -139,7 +139,7 @@ fn is_changing(home: &Home, snapshot: &Snapshot) -> bool {
         || (snapshot.observation.supervisor == SupervisorSeen::Absent && is_supervised(home, snapshot))
 }
 
-/// The gateway is the child of a living supervisor, whom nobody can reach yet.
+/// The gateway is the child of a living supervisor, which does not accept connections yet.
 fn is_supervised(home: &Home, snapshot: &Snapshot) -> bool {
     let (ListenerSeen::Answering { pid: Some(pid), .. } | ListenerSeen::Unresponsive { pid: Some(pid), .. }) =
         snapshot.observation.listener

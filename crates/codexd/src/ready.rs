@@ -27,7 +27,7 @@ use crate::progress::ProgressReporter;
 /// The wait between two looks while a socket is being made: doubled from the first to the last.
 const FIRST_POLL: Duration = Duration::from_millis(1);
 const LAST_POLL: Duration = Duration::from_millis(50);
-/// Whoever is at work was seen to be within so long; towards the end of its time it is looked at this often.
+/// A process counts as idle if it was not at work for so long; near the end of its time it is checked this often.
 const IDLE_FOR: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -72,7 +72,7 @@ impl From<ConnectionError> for NotReady {
 pub enum Target {
     /// That of the server that the supervisor keeps or is about to start, as it was ordered.
     Current,
-    /// The same, though nobody has ordered it now: it ran before, or is to come again.
+    /// The same without an order now: it ran before, or is restarted.
     Found,
     /// That of the one that it starts beside the one that it keeps, on its own socket.
     Successor,
@@ -113,7 +113,7 @@ struct Wait<'a> {
     connection: &'a mut SupervisorConnection,
     whose: Target,
     expected: Option<Pid>,
-    /// One that ran when the wait began, and that nobody had ordered: if it dies, the supervisor starts another.
+    /// One that ran when the wait began, without an order: if it dies, the supervisor starts another.
     found: Option<Pid>,
     /// A process below the expected one answers: until when the supervisor may take to name it as the server.
     listener_identity_deadline: Option<Instant>,
@@ -264,7 +264,7 @@ impl Wait<'_> {
         self.ask(&self.context.home.control_socket(), None)
     }
 
-    /// Asks whoever listens on `socket`, which is to be `expected`, or else our own gateway.
+    /// Asks the listener on `socket`, which must be `expected`, or else our own gateway.
     fn ask(&mut self, socket: &Path, expected: Option<Pid>) -> Looked {
         let stream = match unix::connect(socket) {
             Ok(stream) => stream,

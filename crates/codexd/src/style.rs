@@ -24,7 +24,7 @@ impl Text {
     /// The lines of a log.
     pub fn of_log(bytes: &[u8]) -> Self {
         let lines = visible_lines(bytes);
-        // Whoever prints it ends the last line.
+        // The caller that prints it ends the last line.
         Self(lines.strip_suffix('\n').map(str::to_owned).unwrap_or(lines))
     }
 
@@ -60,7 +60,7 @@ pub enum Colour {
     Dim,
 }
 
-/// `text` in `colour` if stdout is a terminal that has colours and nobody asked for none.
+/// `text` in `colour` if stdout is a terminal that has colours and `NO_COLOR` is unset.
 pub fn paint(text: impl Into<Text>, colour: Colour) -> Text {
     let Text(text) = text.into();
     let plain = !io::stdout().is_terminal()

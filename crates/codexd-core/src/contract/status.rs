@@ -21,7 +21,7 @@ pub enum State {
     Draining,
     /// It was never started, or was stopped on purpose.
     Stopped,
-    /// It is gone, or deaf, and nobody is about to bring it back.
+    /// It is gone, or does not answer, and no supervisor is about to restart it.
     Failed,
     /// It keeps dying; the supervisor tries again at the ceiling of its backoff.
     CrashLooping,
@@ -35,7 +35,7 @@ pub enum State {
 pub struct LastExit {
     /// The process that ended.
     pub pid: Pid,
-    /// Its exit code; null when a signal ended it or nobody could observe it.
+    /// Its exit code; null when a signal ended it or its parent did not report it.
     pub code: Option<i32>,
     /// The signal that ended it, if one did.
     pub signal: Option<i32>,

@@ -15,7 +15,7 @@ use crate::launch_spec::{DrainSignal, StopPolicy};
 use crate::limits::{GATEWAY_STOP_GRACE_MS, SHUTDOWN_GRACE_SECONDS, WITHDRAW_GRACE_MS};
 use crate::supervise::{self, Phase, Restart, Supervision, Then};
 
-/// Who is kept.
+/// A managed process.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Name {
     /// A generation, by a number that no other one of this supervisor has. It stays its own over restarts after a crash.
@@ -52,21 +52,21 @@ pub enum Standing {
 /// What can happen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// Somebody wants a server to run. One that runs already keeps the front that it has.
+    /// A server is wanted. A server that runs already keeps its gateway, or stays without one.
     StartRequested {
-        /// With a gateway in front.
+        /// Behind a gateway.
         gateway: bool,
     },
-    /// Somebody wants everything to end and a new server in its place.
+    /// Every process is to end, and a new server is wanted in their place.
     ReplaceRequested {
         /// How to end what runs.
         policy: StopPolicy,
-        /// With a gateway in front.
+        /// Behind a gateway.
         gateway: bool,
     },
-    /// Somebody wants everything to end.
+    /// Every process is to end.
     StopRequested(StopPolicy),
-    /// Somebody wants another generation beside the current one.
+    /// Another generation is wanted beside the current one.
     SuccessionRequested,
     /// The successor is no longer wanted.
     WithdrawalRequested,
@@ -74,7 +74,7 @@ pub enum Event {
     PromotionRequested,
     /// An outgoing generation holds nothing any more.
     RetirementRequested(Name),
-    /// A gateway is wanted in front of the server that runs.
+    /// A gateway is wanted for the server that runs.
     GatewayRequested,
     /// Something happened to one of them.
     Of(Name, supervise::Event),
@@ -89,7 +89,7 @@ pub enum Action {
     Of(Name, supervise::Action),
     /// Nothing of this generation lives any more: forget it.
     Drop(Name),
-    /// Nothing is left to keep.
+    /// Nothing is left to manage.
     Leave,
 }
 
@@ -121,7 +121,7 @@ pub struct Generations {
 }
 
 impl Generations {
-    /// Nothing is kept yet. `seed` drives the jitter.
+    /// No process is managed yet. `seed` drives the jitter.
     pub fn new(seed: u64) -> Self {
         let mut gateway = Supervision::new(seed ^ 1);
         gateway.set_second_signal_grace_ms(0);
@@ -185,7 +185,7 @@ impl Generations {
         self.standing() == Standing::Running && self.gateway_wanted && self.successor().is_none()
     }
 
-    /// Whether a gateway is, or is to be, in front of the current generation.
+    /// Whether the current generation is, or is to be, behind a gateway.
     pub fn gateway_wanted(&self) -> bool {
         self.gateway_wanted
     }

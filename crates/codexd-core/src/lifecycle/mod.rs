@@ -31,7 +31,7 @@ pub enum Command {
 pub enum Recorded {
     /// There is no record.
     Absent,
-    /// There is one and it names nobody.
+    /// The record identifies no process.
     Unusable(RecordDefect),
     /// The process it names is gone.
     Gone(Gone),
@@ -46,7 +46,7 @@ pub enum Gone {
     Stale,
     /// Another process has the number now.
     Reused,
-    /// It ended and nobody has reaped it.
+    /// It ended and was not reaped.
     Zombie,
     /// The record is from before the machine's last boot.
     Reboot,
@@ -63,9 +63,9 @@ pub enum SupervisorSeen {
     Absent,
     /// A process holds the supervisor's lock and does not answer.
     Unresponsive(Option<Pid>),
-    /// It keeps nothing.
+    /// It manages no server.
     Idle,
-    /// It keeps this process.
+    /// It manages this process.
     Keeping(Pid),
     /// It waits to start the server again.
     Waiting,
@@ -78,25 +78,25 @@ pub enum SupervisorSeen {
 pub enum ListenerSeen {
     /// Nothing is at the path.
     Nothing,
-    /// A socket that nobody listens on.
+    /// A socket without a listening process.
     Stale,
-    /// A file that is no socket.
+    /// A file that is not a socket.
     NotASocket,
     /// A process of another user listens. It was told nothing.
     OtherUser {
         /// The user's number.
         uid: u32,
     },
-    /// Somebody listens and does not answer.
+    /// A process listens and does not answer.
     Unresponsive {
-        /// Who, if it can be told.
+        /// The process, if it is known.
         pid: Option<Pid>,
         /// Whether it is the recorded server or a child of it, or the gateway or the supervisor of this home.
         ours: bool,
     },
     /// `initialize` was answered.
     Answering {
-        /// By whom, if it can be told.
+        /// The process that answered, if it is known.
         pid: Option<Pid>,
         /// Whether it is the recorded server or a child of it, or the gateway of this home.
         ours: bool,
@@ -131,12 +131,12 @@ pub struct Progress {
     pub stopped: bool,
 }
 
-/// Something to put right before going on.
+/// Something to repair before going on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Repair {
-    /// Take the pid record away, which names nobody alive.
+    /// Remove the pid record, which names no living process.
     Record(RecordProblem),
-    /// Take the socket away, which nobody listens on.
+    /// Remove the socket, on which no process listens.
     Socket,
     /// End a supervisor that does not answer.
     UnresponsiveSupervisor(Option<Pid>),
@@ -158,18 +158,18 @@ pub enum RecordProblem {
 pub enum Refusal {
     /// A server that codexd does not manage answers.
     Unmanaged(Option<Pid>),
-    /// Somebody who does not answer holds the control socket.
+    /// A process that does not answer holds the control socket.
     Occupied(Option<Pid>),
     /// A process of another user, with this number, holds the control socket.
     OtherUser(u32),
-    /// A file that is no socket is in the socket's place.
+    /// A file that is not a socket is at the socket's path.
     NotASocket,
 }
 
 /// The next step.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// Put something right, then look again.
+    /// Repair something, then observe again.
     Repair(Repair),
     /// Have a supervisor take over the recorded process.
     AdoptRecorded,
@@ -239,7 +239,7 @@ fn start(seen: &Observation, progress: Progress, adopt: bool) -> Step {
     }
 }
 
-/// Nobody answers: get to the point where somebody does.
+/// No server answers: take the next step to one that does.
 fn bring_up(seen: &Observation, progress: Progress) -> Step {
     match seen.listener {
         ListenerSeen::Unresponsive { pid: pid @ Some(_), ours: false } => {

@@ -18,7 +18,7 @@ const FOREIGN: Pid = Pid(200);
 const GATEWAY: Pid = Pid(300);
 
 /// A machine: at most one current server of ours, perhaps behind a gateway and with one beside it, and at most one of
-/// somebody else.
+/// another process.
 #[derive(Clone, Debug)]
 struct World {
     record: Recorded,
@@ -146,7 +146,7 @@ impl World {
     }
 
     fn spawn(&mut self) {
-        assert_eq!(self.foreign, Foreign::None, "the control socket is somebody else's");
+        assert_eq!(self.foreign, Foreign::None, "the control socket is held by another process");
         // One that is just coming up keeps the front that it has.
         let coming = self.server.filter(|server| !server.answers).map(|server| server.behind_gateway);
         let behind_gateway = coming.unwrap_or(self.wanted);
@@ -268,7 +268,7 @@ proptest! {
             let end = world.run(command);
             match (command, &end) {
                 (_, Step::Refuse(Refusal::Unmanaged(_) | Refusal::Occupied(_))) => {
-                    prop_assert_ne!(world.foreign, Foreign::None, "refused only because of somebody else");
+                    prop_assert_ne!(world.foreign, Foreign::None, "refused only because of another process");
                 }
                 (Command::Stop, Step::Finish { status, .. }) => {
                     prop_assert!(world.server.is_none() && world.supervisor == Supervisor::Absent);
@@ -298,7 +298,7 @@ proptest! {
             (Command::Start { .. }, Step::Finish { managed, .. }, second) => prop_assert_eq!(
                 second, Step::Finish { status: LifecycleStatus::AlreadyRunning, managed }),
             (Command::Stop, Step::Finish { .. }, second) if world.foreign != Foreign::None => {
-                // Ours is gone; what is there now is somebody else's.
+                // Ours is gone; another process listens there now.
                 let refusal = if world.foreign == Foreign::Unresponsive { Refusal::Occupied } else { Refusal::Unmanaged };
                 prop_assert_eq!(second, Step::Refuse(refusal(Some(FOREIGN))));
             }

@@ -2,7 +2,7 @@
 //! that many hosts do not move in step.
 //!
 //! A pause is from start to start: what is to be bounded is how often a process is started. One that has lived for longer
-//! than its pause has had it, and whoever waits for it does not wait again.
+//! than its pause has had it, and its clients do not wait again.
 
 use std::collections::VecDeque;
 

@@ -95,7 +95,7 @@ pub enum Phase {
 /// What can happen to a supervised program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// Somebody wants it to run.
+    /// The process is wanted.
     StartRequested,
     /// A living process was taken over.
     Adopted,
@@ -111,7 +111,7 @@ pub enum Event {
     ProgramAppeared,
     /// The process ended.
     Exited,
-    /// Somebody wants it to end.
+    /// The process is to end.
     StopRequested(StopPolicy, Then),
     /// Time went by.
     Ticked,
@@ -138,7 +138,7 @@ pub enum Action {
     Leave,
 }
 
-/// What to do about an end that nobody asked for.
+/// What to do about an unrequested exit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Restart {
     /// Start it again.
@@ -170,7 +170,7 @@ impl Supervision {
         }
     }
 
-    /// From now on this is what is done about an end that nobody asked for.
+    /// Sets what to do about an unrequested exit.
     pub fn set_restart(&mut self, restart: Restart) {
         self.restart = restart;
     }
@@ -185,7 +185,7 @@ impl Supervision {
         self.phase
     }
 
-    /// How often it was restarted after a crash since somebody last asked for it.
+    /// How often it was restarted after a crash since its start was last requested.
     pub fn restarts(&self) -> u64 {
         self.restarts
     }

@@ -1,6 +1,6 @@
 //! Going on where one was in a log, also over its rotations.
 //!
-//! A place in the log is no number: a rotation cuts off the front, and nobody says how much. So a follower remembers the
+//! A place in the log is no number: a rotation cuts off the front, by an amount that is not recorded. So a follower remembers the
 //! last bytes that it has seen. It checks with every read that they still stand before the new ones, and where they do not
 //! looks for them at the end of what the rotated file and the log hold together. Memory is bounded, whatever the size of
 //! either.

@@ -13,13 +13,13 @@ use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, Setting
 use codexd_core::contract::{Backend, CodexSource, Failure, LifecycleStatus, State, StatusReport};
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
+use codexd_core::home_state::{HomeFacts, home_state};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, RecordProblem, Recorded};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
 use codexd_host::process_table::ProcessTable;
-use codexd_host::service::supervisor::StatePhase;
 use codexd_host::{Home, pid_record, process, settings_file};
 use serde::Serialize;
 
@@ -274,25 +274,14 @@ fn state(found: &Found) -> State {
     if let Some(served) = &found.elsewhere {
         return served.state(found.listening.seen);
     }
-    let supervisor = &found.supervisor;
-    let is_stopping =
-        supervisor.living().is_some_and(|state| matches!(state.phase, StatePhase::Stopping { .. }));
-    let answering = matches!(found.listening.seen, ListenerSeen::Answering { .. });
-    match (&found.recorded, found.listening.seen) {
-        (_, ListenerSeen::Answering { ours: false, .. }) => State::Unmanaged,
-        (Recorded::Alive(_), _) if is_stopping => State::Draining,
-        (Recorded::Alive(_), _) if answering => State::Running,
-        _ if supervisor.living().is_some_and(|state| state.crash_looping) => State::CrashLooping,
-        (Recorded::Alive(_), _) if is_starting(found.server.as_ref()) => State::Starting,
-        (Recorded::Alive(_), _) => State::Failed,
-        _ if supervisor.is_stopping() => State::Draining,
-        _ if supervisor.brings_one_up() => State::Starting,
-        _ => match supervisor.state.as_ref().map(|supervisor| supervisor.phase) {
-            None | Some(StatePhase::Stopped | StatePhase::Idle) => State::Stopped,
-            // It was to run, or never came to; and nobody is there to bring it back.
-            Some(_) => State::Failed,
-        },
-    }
+    let server_is_alive = matches!(found.recorded, Recorded::Alive(_));
+    let answers = matches!(found.listening.seen, ListenerSeen::Answering { .. });
+    home_state(&HomeFacts {
+        listener: found.listening.seen,
+        server_is_alive,
+        may_become_ready: server_is_alive && !answers && is_starting(found.server.as_ref()),
+        supervisor: found.supervisor.facts(),
+    })
 }
 
 /// Whether a server that does not answer yet still may.

@@ -1,4 +1,4 @@
-//! A server that nobody of ours keeps gets a supervisor.
+//! Adoption of a server that runs without a supervisor of codexd.
 
 use std::io;
 use std::time::Duration;

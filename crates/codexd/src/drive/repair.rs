@@ -1,6 +1,5 @@
 //! Putting right what a command found wrong on its way.
 
-use std::io;
 use std::time::Duration;
 
 use codexd_core::contract::{ErrorCode, Failure};
@@ -10,7 +9,7 @@ use codexd_core::limits::{BUSY_SUPERVISOR_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS}
 use codexd_core::record::RecordDefect;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::service::supervisor;
-use codexd_host::{orphans, pid_record, process, socket_path};
+use codexd_host::{atomic, orphans, pid_record, process, socket_path};
 use rustix::process::Signal;
 
 use super::Drive;
@@ -43,7 +42,7 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Looks once more right before removing: somebody may have begun to listen.
+    /// Checks once more right before removing: a process may have begun to listen.
     fn remove_stale_socket(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         let socket = self.context.home.control_socket();
         let ours = OwnServer::of(snapshot.server.as_ref(), snapshot.codexd.as_ref());
@@ -52,12 +51,8 @@ impl Drive<'_> {
             return Ok(());
         }
         let our_link = socket_path::is_ours(&socket);
-        match std::fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failures::state("remove the stale socket", &socket, &error));
-            }
-            _ => {}
-        }
+        atomic::remove_if_exists(&socket)
+            .map_err(|error| failures::state("remove the stale socket", &socket, &error))?;
         if our_link {
             return Ok(());
         }
@@ -128,7 +123,7 @@ impl Drive<'_> {
     }
 }
 
-/// What a record that names nobody alive is called, and what is wrong with it.
+/// The problem id of a record without a living process, and a sentence about it.
 pub fn name_problem(trouble: &RecordProblem) -> (&'static str, String) {
     match trouble {
         RecordProblem::Defect(defect) => {

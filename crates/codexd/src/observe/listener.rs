@@ -45,7 +45,7 @@ impl<'a> OwnServer<'a> {
         Self { pid: server.map(|server| server.pid), socket }
     }
 
-    /// Whether somebody could answer through the gateway: otherwise it need not be asked, it would wait for the server.
+    /// Whether a server could answer through the gateway. Without one the gateway would only wait.
     fn is_reachable(self) -> bool {
         self.pid.is_some() && self.socket.is_none_or(|socket| unix::connect(socket).is_ok())
     }
@@ -73,7 +73,7 @@ pub fn where_it_matters(
     }
 }
 
-/// Asks whoever listens on the control socket of a home. One that leaves meanwhile is none: who comes after it is asked.
+/// Asks the process that listens on the control socket. If that process exits meanwhile, the next listener is asked.
 pub fn listener(home: &Home, ours: OwnServer<'_>) -> ListenerReport {
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
     let mut pause = POLL_INTERVAL;
@@ -118,7 +118,7 @@ fn ask(home: &Home, ours: OwnServer<'_>) -> Asked {
         Ok(answer) => {
             let listening =
                 ListenerReport { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) };
-            // Who listens is told by the last listen(2): somebody else may answer by now.
+            // Who listens is told by the last listen(2): another process may answer by now.
             if has_a_name { Asked::Settled(listening) } else { Asked::Leaving(listening) }
         }
         Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
@@ -159,7 +159,7 @@ fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
         ErrorKind::ConnectionRefused if is_socket => ListenerSeen::Stale,
         _ if !there => ListenerSeen::Nothing,
         ErrorKind::ConnectionRefused => ListenerSeen::NotASocket,
-        // Not permitted, or too many wait already: somebody may well listen.
+        // Not permitted, or too many wait already: a process may well listen.
         _ => ListenerSeen::Unresponsive { pid: None, ours: false },
     }
 }

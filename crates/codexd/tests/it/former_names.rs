@@ -133,12 +133,12 @@ fn a_supervisor_under_its_former_name_is_ended_and_its_server_adopted() -> anyho
 fn a_process_that_holds_the_former_lock_for_another_home_is_not_signalled() -> anyhow::Result<()> {
     let (home, other) = (former_home()?, Home::new()?);
     let (codexd, server) = (Codexd::new(&home)?, recorded(&home)?);
-    let mut stranger = former_supervisor(&home, &other)?;
+    let mut unidentified = former_supervisor(&home, &other)?;
     let refused = codexd.run(&["start"])?.json()?;
     ensure!(refused["error"]["code"] == "running-elsewhere", "{refused:#}");
-    ensure!(stranger.try_wait()?.is_none() && server.is_alive() && home.state("keeper.json").exists());
-    stranger.kill()?;
-    stranger.wait()?;
+    ensure!(unidentified.try_wait()?.is_none() && server.is_alive() && home.state("keeper.json").exists());
+    unidentified.kill()?;
+    unidentified.wait()?;
     ensure!(codexd.json(&["start"])?["status"] == "alreadyRunning" && recorded(&home)?.pid == server.pid);
     codexd.json(&["stop"])?;
     home.assert_no_process_left();

@@ -114,7 +114,7 @@ impl Supervisor {
                 // The process that listens gets the signal, not a script around it.
                 self.check_sockets();
                 self.remember_descendants(name, false);
-                // Whoever comes after us must know that it was asked: a second signal would force it.
+                // The next supervisor must know that it was signalled: a second signal would force the exit.
                 let phase = self.phase();
                 let _ = self.write_state(phase);
                 // The gateway, too, is to know that the end of the server is no loss.
@@ -186,7 +186,7 @@ impl Supervisor {
             return;
         }
         if program.socket.is_some() {
-            // A door that cannot be opened is the gateway's failure, which is told when that is started.
+            // A failure to listen is reported when the gateway is started.
             let _ = self.open_control_listener();
         } else if let Some(control_listener) = self.control_listener.take_if(|_| current) {
             control_listener.close();
@@ -230,7 +230,7 @@ impl Supervisor {
         };
         let opened = self.open_control_listener();
         if self.server(Name::Gateway).is_some() {
-            // One that nobody knew of is there, and was taken over.
+            // A gateway that no state file named was adopted.
             return;
         }
         let started = opened.and_then(|()| match &self.control_listener {

@@ -1,4 +1,4 @@
-//! Taking over what a supervisor that was killed, or nobody, has left running.
+//! Adopting processes that run without a supervisor.
 
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::{Event, Name, Role};
@@ -168,7 +168,7 @@ impl Supervisor {
         });
         self.feed(Event::Of(name, supervise::Event::Adopted));
         match other.role {
-            // Whoever waited for its answer is gone with the supervisor before.
+            // The command that waited for its answer lost its supervisor.
             Role::Successor => self.feed(Event::WithdrawalRequested),
             _ if other.stopping => {
                 self.feed(Event::Of(name, supervise::Event::FoundDraining(Then::Leave)));

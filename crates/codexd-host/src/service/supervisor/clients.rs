@@ -1,4 +1,4 @@
-//! Those who are connected to the supervisor: commands, and the gateway.
+//! The clients of the supervisor: commands, and the gateway.
 //!
 //! Any program of our user may connect, and may send anything or nothing. So every collection here has a bound: an order that has not come
 //! to its end takes [`ORDER_MAX_BYTES`] of one connection and [`ORDERS_UNFINISHED_MAX_BYTES`] of all. When all places are taken, the
@@ -24,7 +24,7 @@ use super::wire::{self, Message, Order, ReadOrder, Refusal, Reply, ReplyStatus, 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ClientId(u64);
 
-/// Whoever is connected.
+/// A connected process.
 #[derive(Debug)]
 struct Client {
     id: ClientId,
@@ -51,10 +51,10 @@ pub struct Clients {
     received: u64,
 }
 
-/// What was heard of one of them.
+/// What one client sent.
 #[derive(Debug)]
 pub struct ReceivedOrders {
-    /// Of whom.
+    /// The client.
     pub from: ClientId,
     /// Its orders, with their ids.
     pub orders: Vec<(Option<u64>, Box<Order>)>,
@@ -94,10 +94,10 @@ impl Clients {
         client.inbox.take_descriptor()
     }
 
-    /// Takes in whoever waits at the door, if it is our user or root; greets with `greeting`.
+    /// Accepts a connection of our user or root, and sends it `greeting`.
     ///
     /// # Errors
-    /// The system's, but for nobody being there.
+    /// The system's, except when no client waits.
     pub fn accept(&mut self, listener: &UnixListener, greeting: &[Report]) -> io::Result<()> {
         let (stream, _) = match listener.accept() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -244,12 +244,12 @@ impl Clients {
         self.clients.iter_mut().filter(is_overdue).for_each(Client::cut_off);
     }
 
-    /// Lets one go.
+    /// Removes a client.
     pub fn remove(&mut self, id: ClientId) {
         self.clients.retain(|client| client.id != id);
     }
 
-    /// Lets everybody go.
+    /// Closes every connection.
     pub fn close_all(&mut self) {
         self.clients.clear();
     }
@@ -269,22 +269,22 @@ impl Clients {
         }
     }
 
-    /// Tells everybody; one that does not read is cut off, and has left when it is heard next.
+    /// Sends to every client. A client that does not read is disconnected.
     pub fn broadcast(&mut self, report: &Report) {
         self.send_matching(report, |_| true);
     }
 
-    /// Tells this one alone.
+    /// Sends to one client.
     pub fn send_to(&mut self, one: ClientId, report: &Report) {
         self.send_matching(report, |id| id == one);
     }
 
-    /// Tells everybody but this one.
+    /// Sends to every client but one.
     pub fn broadcast_except(&mut self, but: ClientId, report: &Report) {
         self.send_matching(report, |id| id != but);
     }
 
-    /// Tells the gateway, if it is connected.
+    /// Sends to the gateway, if it is connected.
     pub fn send_to_gateway(&mut self, report: &Report) {
         let gateway = self.clients.iter().find(|client| client.gateway.is_some()).map(|client| client.id);
         if let Some(id) = gateway {
@@ -292,14 +292,14 @@ impl Clients {
         }
     }
 
-    /// Tells this one, if it is the gateway.
+    /// Sends to a client, if it is the gateway.
     pub fn send_if_gateway(&mut self, id: ClientId, report: &Report) {
         if self.is_gateway(id) {
             self.send_to(id, report);
         }
     }
 
-    /// Whether this one is the gateway.
+    /// Whether this client is the gateway.
     pub fn is_gateway(&self, id: ClientId) -> bool {
         self.clients.iter().any(|client| client.id == id && client.gateway.is_some())
     }
@@ -338,7 +338,7 @@ fn refusal(id: Option<u64>, why: Refusal) -> Message {
     }
 }
 
-/// Answers whether the other end takes it.
+/// Whether the client accepts the message.
 fn send(stream: &mut UnixStream, message: &impl serde::Serialize) -> bool {
     wire::line(message).is_ok_and(|line| stream.write_all(&line).is_ok())
 }

@@ -321,10 +321,10 @@ impl SupervisorConnection {
     }
 
     /// Waits until the supervisor, which has said that it leaves, is gone and its lock is free. It counts as gone when it has no
-    /// memory any more: what it had open may take the kernel some more milliseconds, and holds nobody up.
+    /// memory any more: what it had open may take the kernel some more milliseconds, and delays no command.
     ///
     /// # Errors
-    /// [`ConnectionError::Silent`] if it is still there after `patience`.
+    /// [`ConnectionError::Silent`] if it is still there after `timeout`.
     pub fn await_departure(mut self, home: &Home, timeout: Duration) -> Result<(), ConnectionError> {
         let silent = || ConnectionError::Silent(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let deadline = Instant::now() + timeout;

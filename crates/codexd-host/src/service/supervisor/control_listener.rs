@@ -1,7 +1,7 @@
 //! The listening socket at the well-known place. The supervisor makes it and keeps it, gateways come and go: who connects while
 //! there is none waits in its queue.
 //!
-//! A client is told who listens by the credentials of whoever called listen(2) last (`unix(7)`, `SO_PEERCRED`): the
+//! A client is told who listens by the credentials of the last process that called listen(2) (`unix(7)`, `SO_PEERCRED`): the
 //! gateway does so when it takes over, the supervisor when a gateway is gone.
 
 use std::fs;
@@ -16,7 +16,7 @@ use codexd_core::limits::{BLOCKING_WAIT_MS, CONTROL_BACKLOG};
 use rustix::net::sockopt;
 
 use crate::home::Home;
-use crate::{ownership, process};
+use crate::{atomic, ownership, process};
 
 /// How often one who is about to end and holds the place is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub struct ControlListener {
     listener: OwnedFd,
     path: PathBuf,
-    /// The second name of the socket, by which it comes back to its place if somebody removes it there.
+    /// The second name of the socket, by which it comes back to its place if it is removed there.
     spare: PathBuf,
     /// What has these names.
     inode: Option<(u64, u64)>,
@@ -36,7 +36,7 @@ impl ControlListener {
     /// Binds the socket. What a dead server or supervisor has left at the place is removed.
     ///
     /// # Errors
-    /// `AddrInUse` if somebody listens there, `AlreadyExists` if something else than a socket is there; the system's.
+    /// `AddrInUse` if a process listens there, `AlreadyExists` if another kind of file is there; the system's.
     pub fn open(home: &Home) -> io::Result<ControlListener> {
         home.create_state()?;
         let path = home.control_socket();
@@ -50,7 +50,7 @@ impl ControlListener {
         };
         control_listener.listen()?;
         // Where there are no second names, a socket that is removed is made anew by the next restart.
-        let _ = remove_if_there(&control_listener.spare)
+        let _ = atomic::remove_if_exists(&control_listener.spare)
             .and_then(|()| fs::hard_link(&control_listener.path, &control_listener.spare));
         Ok(control_listener)
     }
@@ -70,7 +70,7 @@ impl ControlListener {
     /// Puts the socket back into its place, if nothing is there.
     pub fn restore_path(&self) {
         if !self.path.exists() && inode(&self.spare) == self.inode {
-            // What cannot be done shows when a client finds nobody.
+            // A client that cannot connect shows the failure.
             let _ = fs::hard_link(&self.spare, &self.path);
         }
     }
@@ -104,7 +104,7 @@ impl ControlListener {
     }
 }
 
-/// Removes what nobody listens on.
+/// Removes a socket without a listening process.
 fn make_room(path: &Path) -> io::Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Ok(found) => found.file_type(),
@@ -120,18 +120,18 @@ fn make_room(path: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_millis(BLOCKING_WAIT_MS);
     while !has_no_listener(path) {
         if !is_held_by_exiting_process(path) || Instant::now() >= deadline {
-            let message = format!("somebody listens on {} already", path.display());
+            let message = format!("another process listens on {} already", path.display());
             return Err(io::Error::new(ErrorKind::AddrInUse, message));
         }
         std::thread::sleep(POLL_INTERVAL);
     }
-    remove_if_there(path)
+    atomic::remove_if_exists(path)
 }
 
 /// A process that was killed has lost its memory, and with it its name, some moments before its sockets.
 fn is_held_by_exiting_process(path: &Path) -> bool {
     let peer = codexd_protocol::unix::connect(path).and_then(|stream| codexd_protocol::unix::peer(&stream));
-    // Nobody is there any more: the next look shows it.
+    // No process listens any more, as the next check shows.
     peer.map_or(true, |peer| peer.pid.is_some_and(|pid| process::is_exiting(Pid(pid))))
 }
 
@@ -146,22 +146,15 @@ pub fn remove_socket(path: &Path) {
             .is_ok_and(|found| found.file_type().is_socket() || found.file_type().is_symlink());
         if is_one {
             // The next server at this place removes what is left over, too.
-            let _ = remove_if_there(socket);
+            let _ = atomic::remove_if_exists(socket);
         }
     }
 }
 
-/// Whether nobody listens on a socket.
+/// Whether no process listens on a socket.
 pub(super) fn has_no_listener(path: &Path) -> bool {
     let gone = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused);
     codexd_protocol::unix::connect(path).is_err_and(|error| gone(error.kind()))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {
@@ -222,7 +215,7 @@ mod tests {
         assert!(control_listener.is_at_path());
         codexd_protocol::unix::connect(&home.control_socket()).expect("it is the same socket");
         std::fs::remove_file(home.control_socket()).expect("removed again");
-        let other = UnixListener::bind(home.control_socket()).expect("somebody else's");
+        let other = UnixListener::bind(home.control_socket()).expect("another process's");
         control_listener.restore_path();
         control_listener.close();
         assert!(home.control_socket().exists(), "it is not ours to remove");

@@ -100,7 +100,7 @@ pub fn upgrade(home: &Home) -> Result<Upgraded, UpgradeError> {
         if newest_state_file(home) == state_file(home) {
             fs::rename(state_file(home), home.supervisor_state())?;
         } else {
-            atomic::remove_if_there(&state_file(home))?;
+            atomic::remove_if_exists(&state_file(home))?;
         }
     }
     if is_there(&log(home)) && !is_there(&home.supervisor_log()) {
@@ -109,9 +109,9 @@ pub fn upgrade(home: &Home) -> Result<Upgraded, UpgradeError> {
     if lives_gateway(home) {
         link_socket(home)?;
     } else {
-        atomic::remove_if_there(&socket(home))?;
+        atomic::remove_if_exists(&socket(home))?;
     }
-    atomic::remove_if_there(&lock_file(home))?;
+    atomic::remove_if_exists(&lock_file(home))?;
     Ok(ended.map_or(Upgraded::Files, Upgraded::Supervisor))
 }
 
@@ -130,7 +130,7 @@ fn lives_gateway(home: &Home) -> bool {
 
 fn link_socket(home: &Home) -> io::Result<()> {
     let beside = home.state_file("keeper.sock.tmp");
-    atomic::remove_if_there(&beside)?;
+    atomic::remove_if_exists(&beside)?;
     std::os::unix::fs::symlink(home.supervisor_socket().file_name().unwrap_or_default(), &beside)?;
     fs::rename(&beside, socket(home))
 }

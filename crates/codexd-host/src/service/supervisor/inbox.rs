@@ -29,7 +29,7 @@ pub struct Inbox {
     /// So much of it has no end of a line.
     looked_at: usize,
     max_bytes: usize,
-    /// A descriptor that came along and that nobody has taken yet.
+    /// A descriptor that was received and not taken yet.
     descriptor: Option<OwnedFd>,
 }
 

@@ -1,4 +1,4 @@
-//! The table of what a supervisor keeps: for each generation and for the gateway what to run, and the process that runs it.
+//! The table of managed processes: for each generation and for the gateway what to run, and the process that runs it.
 
 use codexd_core::generations::{Name, Role};
 use codexd_core::identity::{Pid, Process};
@@ -10,33 +10,32 @@ use super::server::Server;
 use super::wire::Generation;
 use crate::orphans::{Excluded, OwnershipEvidence};
 
-/// One row.
+/// One managed process.
 #[derive(Debug)]
 pub struct ManagedProcess {
-    /// Whose.
     pub name: Name,
     /// What to run at the next start.
     pub program: LaunchSpec,
-    /// The mark of the process that lives, or is about to, or was the last; the gateway has none.
+    /// The generation id of the process that runs, is being started, or was the last; `None` for the gateway.
     pub generation_id: Option<String>,
     /// The process, if one lives.
     pub server: Option<Server>,
     /// What it had started, looked up when it was signalled: where that cannot be told any more when it is dead.
     pub descendants: Vec<Process>,
-    /// What leads to what the process that died last has left.
+    /// Evidence for what the last process left running.
     pub dead: Option<OwnershipEvidence>,
     /// The process that died last, if it was not the current one: it counts as living until nothing of it is left.
     pub ended: Option<Generation>,
     /// The file of its program was missing at the last attempt to start it.
     pub is_program_missing: bool,
-    /// Who wants it, while it is not promoted.
+    /// The client that waits for it, while it is not promoted.
     pub wanted_by: Option<ClientId>,
     /// What it was for when it was last looked at.
     pub role: Option<Role>,
 }
 
 impl ManagedProcess {
-    /// A row without a process.
+    /// An entry without a process.
     pub fn new(name: Name, program: LaunchSpec) -> Self {
         Self {
             name,
@@ -52,7 +51,7 @@ impl ManagedProcess {
         }
     }
 
-    /// A row of a living process.
+    /// An entry of a living process.
     pub fn of(name: Name, program: LaunchSpec, server: Server) -> Self {
         Self { generation_id: server.generation.clone(), server: Some(server), ..Self::new(name, program) }
     }
@@ -67,7 +66,7 @@ impl Supervisor {
         self.table.iter_mut().find(|managed| managed.name == name)
     }
 
-    /// Puts down what to run at the next start.
+    /// Sets what to run at the next start.
     pub(super) fn set_launch_spec(&mut self, name: Name, program: LaunchSpec) {
         match self.managed_mut(name) {
             Some(managed) => managed.program = program,
@@ -84,7 +83,7 @@ impl Supervisor {
         self.server(self.machine.current())
     }
 
-    /// Whose process this is.
+    /// The entry of a process.
     pub(super) fn name_of(&self, process: &Process) -> Option<Name> {
         let has = |managed: &&ManagedProcess| {
             managed.server.as_ref().is_some_and(|server| server.process == *process)
@@ -92,7 +91,7 @@ impl Supervisor {
         self.table.iter().find(has).map(|managed| managed.name)
     }
 
-    /// Who carries the mark.
+    /// The entry with this generation id.
     pub(super) fn name_of_generation(&self, generation_id: &str) -> Option<Name> {
         self.table
             .iter()
@@ -107,7 +106,7 @@ impl Supervisor {
         others.filter_map(|managed| Some(managed.server.as_ref()?.process.pid)).collect()
     }
 
-    /// Those whom nobody sweeps: whoever is connected, and every process that is kept.
+    /// The processes that no sweep signals: clients, and every managed process.
     pub(super) fn with_excluded<T>(&self, look: impl FnOnce(Excluded<'_>) -> T) -> T {
         let mut pids = self.clients.pids();
         pids.extend(self.server(Name::Gateway).map(|gateway| gateway.process.pid));

@@ -40,7 +40,7 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
     loop {
         match connect(home) {
             Ok(stream) => {
-                // Whoever has accepted has its own time: ours may be over for no fault of the supervisor.
+                // A supervisor that has accepted gets the full time to answer.
                 if let Some(seen) = greet(stream, Instant::now() + timeout)? {
                     return Ok(seen);
                 }

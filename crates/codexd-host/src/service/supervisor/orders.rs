@@ -1,4 +1,4 @@
-//! What the supervisor does when it is told to.
+//! Carrying out orders.
 
 use codexd_core::generations::{Event, Name, Role, Standing};
 use codexd_core::launch_spec::LaunchSpec;
@@ -20,7 +20,7 @@ impl Supervisor {
         }
         if received.left {
             self.clients.remove(received.from);
-            // Nobody is left to tell whether it answers.
+            // No command is left that would check whether it answers.
             let wanted = self.machine.successor().and_then(|name| self.managed(name)?.wanted_by);
             if wanted == Some(received.from) {
                 self.feed(Event::WithdrawalRequested);

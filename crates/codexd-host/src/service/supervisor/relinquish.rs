@@ -19,14 +19,14 @@ impl Supervisor {
         matches!((held, named), (Ok(held), Ok(named)) if held == named)
     }
 
-    /// Something has happened to a folder. If the lock is gone, somebody is taking the state away: in a moment he is done.
+    /// A watched folder changed. If the lock is gone, the state folder is being removed; wait until that is complete.
     pub(super) fn check_ownership(&mut self) {
         if !self.owns_the_home() && self.state_removed_until.is_none() {
             self.state_removed_until = Some(clock::monotonic() + STATE_FOLDER_REMOVED_PAUSE_MS);
         }
     }
 
-    /// If the state was taken away, it is made anew, and whoever lives is recorded there.
+    /// Creates the state folder again if it was removed, and records every living process there.
     pub(super) fn restore_state_folder(&mut self) {
         let now = clock::monotonic();
         if self.state_removed_until.is_none_or(|until| now < until) {

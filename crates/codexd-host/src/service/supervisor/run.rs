@@ -85,9 +85,9 @@ pub(super) struct Supervisor {
     pub(super) previous: Option<SupervisorState>,
     /// Something of a dead server could not be ended.
     pub(super) orphaned: bool,
-    /// While nobody can be let in for want of descriptors: until when the door is not looked at.
+    /// Until when no connection is accepted, because no descriptor is free.
     pub(super) accept_paused_until: Option<Monotonic>,
-    /// While somebody may be taking the state folder away: until when that is left to him.
+    /// Until when the removal of the state folder may still be under way.
     pub(super) state_removed_until: Option<Monotonic>,
     pub(super) listeners: ListenerSearch,
     pub(super) thread_settings: ThreadSettings,
@@ -172,7 +172,7 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
             supervisor.on(event);
         }
     }
-    // What it still has open takes long to close, and nobody waits for that: see `watches`.
+    // What it still has open takes long to close, and no process waits for that: see `watches`.
     std::mem::forget(supervisor);
     Ok(())
 }
@@ -187,7 +187,7 @@ fn not_normalized(unchanged: &Unchanged) -> LogEvent {
 /// The socket of a dead supervisor is in the way; the lock says that no living one listens on it.
 pub(super) fn listen(home: &Home) -> io::Result<UnixListener> {
     let path = home.supervisor_socket();
-    atomic::remove_if_there(&path)?;
+    atomic::remove_if_exists(&path)?;
     let listener = ownership::bind(&path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -273,7 +273,7 @@ impl Supervisor {
                 self.listeners.begin(clock::monotonic());
                 self.check_sockets();
                 let greeting = self.greeting();
-                // A command that is gone already is no trouble; with too many files open the door would never be quiet.
+                // A command that is gone already is no trouble; with too many files open the listening socket would stay readable.
                 if self.clients.accept(&self.listener, &greeting).is_err() {
                     self.accept_paused_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
                 }
@@ -307,7 +307,7 @@ impl Supervisor {
         {
             self.has_left = true;
             let _ = std::fs::remove_file(self.home.supervisor_socket());
-            self.log_event(LogEvent::new(EventLevel::Info, "daemon.stopped", "nobody said what to keep"));
+            self.log_event(LogEvent::new(EventLevel::Info, "daemon.stopped", "no command said what to run"));
         }
     }
 

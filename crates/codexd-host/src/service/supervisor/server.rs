@@ -221,7 +221,7 @@ impl Server {
         })
     }
 
-    /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while nobody else
+    /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while no other generation
     /// lives of whom that could be, what it started of its own, as a child of this supervisor, is
     /// in the supervisor's session and has become the supervisor's; of one that was taken over the supervisor before may be known.
     pub fn evidence(&self, known: Vec<Process>, previous: Option<&Process>) -> OwnershipEvidence {
@@ -293,7 +293,7 @@ fn command(home: &Home, program: &LaunchSpec, stdout: &Path, stderr: &Path) -> i
     Ok((command, stderr_from))
 }
 
-/// The identity of and a handle on a child that nobody has reaped: the number is still its own, alive or dead.
+/// The identity of and a handle on a child that was not reaped: the number is still its own, alive or dead.
 ///
 /// # Errors
 /// The system's; also if `/proc` does not tell when the child started: another process could pass for it later.

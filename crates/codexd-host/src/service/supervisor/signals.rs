@@ -18,7 +18,7 @@ pub struct Signals {
 pub struct Signalled {
     /// A child ended.
     pub child: bool,
-    /// Somebody wants the supervisor to leave.
+    /// The supervisor is to exit.
     pub leave: bool,
 }
 

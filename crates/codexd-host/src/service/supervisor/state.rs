@@ -4,38 +4,15 @@ use std::io;
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
+pub use codexd_core::home_state::StatePhase;
 use codexd_core::identity::Process;
 use codexd_core::launch_spec::LaunchSpec;
-use codexd_core::supervise::Then;
 use serde::{Deserialize, Serialize};
 
 use super::former_names;
 use crate::atomic::{self, Durability};
 use crate::home::Home;
 use crate::{pid_namespace, process};
-
-/// Where the server stands, as far as a file can tell.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "is")]
-pub enum StatePhase {
-    /// Nothing runs and nothing is due.
-    Idle,
-    /// A server is about to be started, or was and is not recorded yet.
-    Spawning,
-    /// A server lives.
-    Running,
-    /// The next attempt is due later.
-    Waiting,
-    /// The server was asked to leave.
-    Stopping {
-        /// What comes after.
-        then: Then,
-    },
-    /// The server was stopped on purpose.
-    Stopped,
-    /// The server never became ready and was given up.
-    Failed,
-}
 
 /// A server beside the current one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -45,7 +22,7 @@ pub struct OtherState {
     pub role: Role,
     /// It, if it is known to live: one that is being started is not yet.
     pub process: Option<Process>,
-    /// Its mark.
+    /// Its generation id.
     pub generation: Option<String>,
     /// What runs, without its environment.
     pub program: LaunchSpec,
@@ -82,7 +59,7 @@ pub struct SupervisorState {
     pub phase: StatePhase,
     /// The server, if one lives.
     pub server: Option<Process>,
-    /// The mark of the server that lives or is about to.
+    /// The generation id of the server that runs or is being started.
     pub generation: Option<String>,
     /// What runs, without its environment.
     pub program: Option<LaunchSpec>,

@@ -2,7 +2,7 @@
 //! control socket.
 //!
 //! The last close of an inotify descriptor takes some 13 ms in the kernel. So commands open none, they are told; and the supervisor
-//! leaves its own to its end, when nobody waits for it any more.
+//! leaves its own to its end, when no command waits for it any more.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -68,7 +68,7 @@ impl Watches {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, home.control_dir(), changes)?;
-        // That the folder itself goes is told only when nobody has a file of it open any more.
+        // That the folder itself goes is reported only when no process has a file of it open any more.
         let losses = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, home.state_dir(), losses)?;
         Ok(())

@@ -58,19 +58,19 @@ pub enum Order {
         #[serde(default)]
         gateway: Option<Box<LaunchSpec>>,
     },
-    /// Start this program beside the server. It is withdrawn if whoever gave the order leaves before promoting it.
+    /// Start this program beside the server. It is withdrawn if the client that gave the order disconnects before promoting it.
     Succeed {
         /// What to run.
         program: Box<LaunchSpec>,
     },
     /// End the successor that was started beside the server.
     Withdraw {
-        /// Its mark.
+        /// Its generation id.
         generation: String,
     },
     /// The successor answers: from now on it is the server, and the one before is on its way out.
     Promote {
-        /// Its mark.
+        /// Its generation id.
         generation: String,
         /// What to run in front of it from the next start of the gateway on.
         #[serde(default)]
@@ -78,7 +78,7 @@ pub enum Order {
     },
     /// From the gateway: this outgoing server holds nothing any more and may be ended.
     Retire {
-        /// Its mark.
+        /// Its generation id.
         generation: String,
     },
     /// From the gateway: it is the one at this end. The listening socket comes along with the message.
@@ -156,7 +156,7 @@ impl Order {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Generation {
-    /// The mark that it carries; `None` for one that codexd did not start.
+    /// The generation id that it carries; `None` for one that codexd did not start.
     #[serde(rename = "mark")]
     pub generation_id: Option<String>,
     /// Its process.
@@ -241,7 +241,7 @@ pub enum Message {
     Report(Report),
 }
 
-/// What the supervisor tells everybody who is connected.
+/// What the supervisor sends to every client.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "report", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Report {
@@ -301,7 +301,7 @@ pub enum Report {
     },
     /// Nothing of this server lives any more, and it is not missed.
     Retired {
-        /// Its mark.
+        /// Its generation id.
         generation: Option<String>,
     },
     /// The gateway could not be started.

@@ -1,5 +1,6 @@
 //! The supervisor, as far as it can be told without asking it: what it last wrote, and whether it lives.
 
+use codexd_core::home_state::SupervisorFacts;
 use codexd_host::service::supervisor::{StatePhase, SupervisorState, read_state};
 use codexd_host::{Home, process};
 
@@ -24,6 +25,16 @@ impl Supervisor {
         Self { state, is_alive, is_suspended }
     }
 
+    /// What decides about the state of the home.
+    pub(super) fn facts(&self) -> Option<SupervisorFacts> {
+        self.state.as_ref().map(|state| SupervisorFacts {
+            phase: state.phase,
+            is_crash_looping: state.crash_looping,
+            is_alive: self.is_alive,
+            is_suspended: self.is_suspended,
+        })
+    }
+
     /// What it last wrote, if it lives.
     pub(super) fn living(&self) -> Option<&SupervisorState> {
         self.state.as_ref().filter(|_| self.is_alive)
@@ -42,10 +53,5 @@ impl Supervisor {
     /// Whether the end of its server is news to it, which it is about to write down.
     pub(super) fn keeps_a_server(&self) -> bool {
         self.is_stopping() || self.acts() == Some(StatePhase::Running)
-    }
-
-    /// Whether there is going to be a server: it has seen the end of the last one, or is about to, and starts the next.
-    pub(super) fn brings_one_up(&self) -> bool {
-        matches!(self.acts(), Some(StatePhase::Running | StatePhase::Waiting | StatePhase::Spawning))
     }
 }
