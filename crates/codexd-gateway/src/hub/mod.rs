@@ -37,69 +37,69 @@ use clients::replayed_settings::EventStream;
 use codexd_core::settings::SubagentApprovals;
 use goals::Goals;
 use migration::Handover;
-use requests::pending::{Asker, Call, Errand};
-use requests::server_requests::Asks;
+use requests::pending::{InternalRequest, Origin, PendingRequest};
+use requests::server_requests::PendingServerRequests;
 use threads::thread::{Thread, ThreadId};
 use threads::thread_settings::AllThreadSettings;
-use upstream::servers::{Persona, Server};
+use upstream::servers::{ClientIdentity, Server};
 
 /// What a deadline is for. A deadline that has become pointless is found out when it comes.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Timer {
     /// Requests of a client wait too long.
-    Held(ClientId),
+    QueueTimeout(ClientId),
     /// The answer to a client's `initialize` takes too long.
-    Unwelcome(ClientId),
+    InitializeTimeout(ClientId),
     /// A slot is given back though its request is not answered yet.
-    Slots,
+    ReleasePermits,
     /// Nobody has watched a thread for long enough.
-    Unwatched(ThreadId),
+    UnloadIdle(ThreadId),
     /// A thread may have come to rest.
-    Quiet(ThreadId),
+    ReEvaluate(ThreadId),
     /// A thread takes too long on its way.
-    Stuck(ThreadId),
+    UnloadTimeout(ThreadId),
     /// Open again what broke.
     Reconnect,
     /// Try a thread again to load.
-    Again(ThreadId),
+    RetryLoad(ThreadId),
     /// Ask again what an app-server has loaded.
-    List(ServerId),
+    ListLoaded(ServerId),
     /// See whether threads that nobody can join are still there.
-    ListDeserted(ServerId),
+    ListUnresumable(ServerId),
     /// Subscribe to more of what was found.
-    Find,
+    AttachMore,
     /// Ask again how long the user wants unwatched threads to stay loaded.
     UnloadDelay(ServerId),
     /// Try again to let a goal go on.
-    Goal(ThreadId),
+    ResumeGoal(ThreadId),
     /// The disk takes too long to store goals.
-    GoalsStored(u64),
+    PersistGoalsTimeout(u64),
     /// Forget the settings of threads that no client has resumed.
     ParkedSettings,
     /// Load the threads of goals that were postponed.
-    Goals,
+    LoadPostponedGoals,
     /// Tell the host which threads are refused.
-    Refusals,
+    ReportRefusedThreads,
     /// Ask again about threads that the new app-server refuses.
-    Refused,
+    RetryRefused,
     /// Load more threads at once in the background again.
     BackgroundLoads,
     /// Something has changed in a handover that waits: report it.
     HandoverReport,
     /// Look at a thread again: what kept it where it is may be over, and nobody tells.
-    Look(ThreadId),
+    CheckAgain(ThreadId),
     /// Clients take too long to answer a server request about no thread.
-    ServerRequest(u64),
+    ServerRequestTimeout(u64),
     /// Ask again what a thread descends from.
     Lineage(ThreadId),
     /// Give the shared links a name again: the one before was refused.
-    Introduce,
+    RetryIdentity,
     /// The supervisor had time to report that the end of an app-server was requested.
     EndedServer(ServerId),
     /// Look for requests that the app-server has not answered in time.
     Overdue,
     /// The app-server has had time to take the answer to a server request.
-    Answer(u64),
+    ResolutionTimeout(u64),
 }
 
 /// The machine.
@@ -116,71 +116,71 @@ pub struct Hub {
     current: Option<ServerId>,
     /// The one whose shared link is open and to which everything new goes.
     serving: Option<ServerId>,
-    persona: Option<Persona>,
+    identity: Option<ClientIdentity>,
     /// An app-server has taken it.
-    persona_is_proven: bool,
+    identity_is_accepted: bool,
     /// The one that was refused last, and how often in a row any was.
-    refused_persona: Option<Persona>,
-    refused_introductions: u32,
+    refused_identity: Option<ClientIdentity>,
+    identity_refusals: u32,
     /// How long the user wants unwatched threads to stay loaded, if the configuration says so.
     unload_delay_ms: Option<u64>,
     threads: HashMap<ThreadId, Thread>,
-    calls: HashMap<u64, Call>,
+    pending: HashMap<u64, PendingRequest>,
     /// How many requests that name a thread are not answered yet. Kept beside the threads, for some are not known yet.
-    under_way: HashMap<ThreadId, u32>,
+    pending_per_thread: HashMap<ThreadId, u32>,
     /// Threads that were found loaded and are not subscribed yet.
-    finds: VecDeque<ThreadId>,
+    attach_queue: VecDeque<ThreadId>,
     /// Demands of clients for threads that are not loaded, so far; and whether one is new.
-    demands: u64,
+    demand_count: u64,
     has_new_demands: bool,
     /// Until then only one thread at once is loaded in the background.
     background_yields_until: Now,
     /// Threads that were started only to see whether they load: what is told of them concerns no client.
-    rehearsals: VecDeque<Box<str>>,
-    next_call: u64,
-    asks: Asks,
+    trial_threads: VecDeque<Box<str>>,
+    next_request_id: u64,
+    server_requests: PendingServerRequests,
     subagent_approvals: SubagentApprovals,
     /// Clients whose requests wait, in the order of their turns.
-    ring: VecDeque<ClientId>,
+    run_queue: VecDeque<ClientId>,
     /// Those of them that wait without a deadline yet.
-    untimed: Vec<ClientId>,
+    without_deadline: Vec<ClientId>,
     /// When each slot that is taken is given back at the latest.
-    slots: VecDeque<(Now, u64)>,
-    slots_taken: usize,
+    permits: VecDeque<(Now, u64)>,
+    in_flight: usize,
     /// Links over which no more requests are sent for now.
-    full_links: BTreeSet<Connection>,
+    full_connections: BTreeSet<Connection>,
     /// Bytes of clients' requests that were sent in this step.
     sent_bytes: usize,
     /// Upstream had too much to do: until then nothing more is sent on.
     overloaded_until: Now,
     /// [`Timer::Overdue`] is set.
-    looks_for_overdue: bool,
+    has_overdue_timer: bool,
     timers: BinaryHeap<Reverse<(Now, Timer)>>,
     handover: Option<Handover>,
     goals: Goals,
-    loss: Option<recovery::Loss>,
+    recovery: Option<recovery::Recovery>,
     ended_servers: Vec<recovery::EndedServer>,
-    not_loaded: recovery::Refusals,
+    refused_threads: recovery::Refusals,
     /// What every connection is told when it opens: the notification's name and text, and the last app-server that
     /// said so.
-    greetings: Vec<(Box<str>, Text, ServerId)>,
+    connect_notifications: Vec<(Box<str>, Text, ServerId)>,
     /// Streams of events.
-    streams: Vec<EventStream>,
+    event_streams: Vec<EventStream>,
     /// Settings that app-servers keep in memory only: the method and the parameters.
-    settings: Vec<(Box<str>, Text)>,
+    process_settings: Vec<(Box<str>, Text)>,
     thread_settings: AllThreadSettings,
     process_state: upstream::process_state::ProcessState,
     /// Who asked for threads with all their turns, and is to be told that this is of old; the oldest first.
-    resumers: VecDeque<ClientId>,
+    notice_recipients: VecDeque<ClientId>,
     /// Clients that may be heard again.
-    resumed: Vec<ClientId>,
+    readable: Vec<ClientId>,
     out: Vec<Action>,
 }
 
 impl Hub {
     /// A hub without clients and without an app-server.
     pub fn new(subagent_approvals: SubagentApprovals) -> Self {
-        Self { next_call: 1, subagent_approvals, ..Self::default() }
+        Self { next_request_id: 1, subagent_approvals, ..Self::default() }
     }
 
     /// The time of day, in milliseconds since 1970, from now on.
@@ -197,29 +197,29 @@ impl Hub {
             Event::ClientConnected(id) => {
                 self.clients.insert(id, Client::new(id));
             }
-            Event::ClientMessage(id, text) => self.client_said(id, &text),
-            Event::ClientDisconnected(id) => self.client_left(id),
-            Event::Servers { current, outgoing } => self.servers_changed(current, &outgoing),
-            Event::ServerDraining(server) => self.drains(server),
-            Event::ProbeAnswered(server, result) => self.greeted(server, result),
-            Event::ConnectionOpened(link, result) => self.link_up(link, &result),
-            Event::InitializeRefused(link, error) => self.link_refused(link, &error),
-            Event::ConnectionMessage(link, text) => self.link_said(link, &text),
-            Event::ConnectionFull(link) => self.link_full(link),
-            Event::ConnectionWritable(link) => self.link_has_room(link),
-            Event::ConnectionLost(link) => self.link_lost(link),
-            Event::RolloutChecked { thread, exists } => self.looked(&thread, exists),
-            Event::GoalsPersisted(number) => self.goals_stored(number),
-            Event::GoalsRestored(threads) => self.goals.kept_before(&threads),
-            Event::ThreadSettingsRestored { thread, settings } => self.settings_stored(&thread, &settings),
-            Event::ThreadSettingsLost => self.stored_settings_lost(),
-            Event::ClientIdentityRestored(kept) => self.persona_kept(&kept),
-            Event::InitializeTimedOut(link) => self.link_unanswered(link),
+            Event::ClientMessage(id, text) => self.on_client_message(id, &text),
+            Event::ClientDisconnected(id) => self.on_client_disconnected(id),
+            Event::Servers { current, outgoing } => self.on_servers_changed(current, &outgoing),
+            Event::ServerDraining(server) => self.on_draining(server),
+            Event::ProbeAnswered(server, result) => self.on_probe_answered(server, result),
+            Event::ConnectionOpened(connection, result) => self.on_connection_opened(connection, &result),
+            Event::InitializeRefused(connection, error) => self.on_initialize_refused(connection, &error),
+            Event::ConnectionMessage(connection, text) => self.on_connection_message(connection, &text),
+            Event::ConnectionFull(connection) => self.on_connection_full(connection),
+            Event::ConnectionWritable(connection) => self.on_connection_writable(connection),
+            Event::ConnectionLost(connection) => self.on_connection_lost(connection),
+            Event::RolloutChecked { thread, exists } => self.on_rollout_checked(&thread, exists),
+            Event::GoalsPersisted(number) => self.on_goals_persisted(number),
+            Event::GoalsRestored(threads) => self.goals.restore(&threads),
+            Event::ThreadSettingsRestored { thread, settings } => self.restore_settings(&thread, &settings),
+            Event::ThreadSettingsLost => self.on_stored_settings_lost(),
+            Event::ClientIdentityRestored(kept) => self.restore_identity(&kept),
+            Event::InitializeTimedOut(connection) => self.on_initialize_timeout(connection),
             Event::SubagentApprovals(approvals) => self.set_subagent_approvals(approvals),
-            Event::DeadlineReached => self.time_came(),
+            Event::DeadlineReached => self.on_deadline(),
         }
         if may_change_handover {
-            self.handover_may_have_changed();
+            self.schedule_handover_report();
         }
         out.append(&mut self.out);
     }
@@ -231,12 +231,12 @@ impl Hub {
 
     /// Whether more is to be read from a client: not while much of what it said waits to be sent on.
     pub fn wants_input(&self, client: ClientId) -> bool {
-        self.clients.get(&client).is_none_or(|client| !client.paused)
+        self.clients.get(&client).is_none_or(|client| !client.is_paused)
     }
 
     /// Clients that may be heard again since this was last asked.
     pub fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
-        resumed.append(&mut self.resumed);
+        resumed.append(&mut self.readable);
     }
 
     /// Whether a client has sent `initialize`.
@@ -245,113 +245,119 @@ impl Hub {
     }
 
     /// Whether an answer is to come over a link.
-    pub fn awaits(&self, link: Connection) -> bool {
-        self.calls.values().any(|call| call.link == link)
+    pub fn awaits(&self, connection: Connection) -> bool {
+        self.pending.values().any(|call| call.connection == connection)
     }
 
     /// Whether a client that came now would be answered.
     pub fn is_ready(&self) -> bool {
         self.current
             .and_then(|server| self.servers.get(&server))
-            .is_some_and(|server| server.greeting.is_some())
+            .is_some_and(|server| server.probe_result.is_some())
     }
 
     /// Tells a client something, unless it has left meanwhile.
-    fn tell(&mut self, client: ClientId, text: Text) {
+    fn send_to_client(&mut self, client: ClientId, text: Text) {
         if self.clients.contains_key(&client) {
             self.out.push(Action::SendToClient(client, text));
         }
     }
 
-    fn say(&mut self, link: Connection, text: Text) {
-        self.out.push(Action::SendUpstream(link, text));
+    fn send_upstream(&mut self, connection: Connection, text: Text) {
+        self.out.push(Action::SendUpstream(connection, text));
     }
 
-    fn timer(&mut self, after_ms: u64, timer: Timer) {
+    fn set_timer(&mut self, after_ms: u64, timer: Timer) {
         self.timers.push(Reverse((self.now + after_ms, timer)));
     }
 
-    fn call_id(&mut self) -> u64 {
-        let id = self.next_call;
-        self.next_call += 1;
+    fn take_request_id(&mut self) -> u64 {
+        let id = self.next_request_id;
+        self.next_request_id += 1;
         id
     }
 
     /// So many more requests that name a thread are under way.
-    fn requests_of(&mut self, thread: &ThreadId, more: u32) {
-        *self.under_way.entry(thread.clone()).or_default() += more;
+    fn add_pending_of_thread(&mut self, thread: &ThreadId, more: u32) {
+        *self.pending_per_thread.entry(thread.clone()).or_default() += more;
     }
 
     /// A request that names a thread is not under way any more.
-    fn request_ended(&mut self, thread: &ThreadId) {
-        let Some(count) = self.under_way.get_mut(thread) else { return };
+    fn on_thread_request_done(&mut self, thread: &ThreadId) {
+        let Some(count) = self.pending_per_thread.get_mut(thread) else { return };
         *count = count.saturating_sub(1);
         if *count > 0 {
             return;
         }
-        self.under_way.remove(thread);
+        self.pending_per_thread.remove(thread);
         let Some(known) = self.threads.get(thread) else { return };
         let moves = self.handover.as_ref().is_some_and(|handover| handover.to != known.server);
         if known.unwatched_since.is_some() {
-            self.timer(QUIET_MS, Timer::Quiet(thread.clone()));
+            self.set_timer(QUIET_MS, Timer::ReEvaluate(thread.clone()));
         } else if moves {
             // At once, before the next request about it: somebody may ask all the time.
-            self.thread_stirred(thread);
+            self.re_evaluate_thread(thread);
         }
     }
 
     /// Sends a request of the gateway's own.
-    fn errand(&mut self, link: Connection, errand: Errand, method: &str, params: &serde_json::Value) {
-        let id = self.call_id();
+    fn send_internal(
+        &mut self,
+        connection: Connection,
+        errand: InternalRequest,
+        method: &str,
+        params: &serde_json::Value,
+    ) {
+        let id = self.take_request_id();
         let text = text::request(id, method, params);
-        let (thread, pauses) = (errand.thread().cloned(), matches!(errand, Errand::PauseGoal(_)));
-        let call = Call {
-            link,
-            asker: Asker::Gateway(errand),
-            holds_slot: false,
-            is_shortened: false,
+        let (thread, pauses) = (errand.thread().cloned(), matches!(errand, InternalRequest::PauseGoal(_)));
+        let call = PendingRequest {
+            connection,
+            origin: Origin::Internal(errand),
+            has_permit: false,
+            is_truncated: false,
             overdue_at: None,
         };
-        self.calls.insert(id, call);
-        self.say_of_thread(link, thread.as_ref(), pauses, text);
+        self.pending.insert(id, call);
+        self.send_about_thread(connection, thread.as_ref(), pauses, text);
     }
 
-    fn time_came(&mut self) {
+    fn on_deadline(&mut self) {
         while let Some(Reverse((at, _))) = self.timers.peek()
             && *at <= self.now
         {
             let Some(Reverse((_, timer))) = self.timers.pop() else { break };
             match timer {
-                Timer::Held(client) => self.held_too_long(client),
-                Timer::Unwelcome(client) => self.not_welcomed(client),
-                Timer::Slots => self.give_back_slots(),
-                Timer::Unwatched(thread) => self.release_if_unwatched(&thread),
-                Timer::Quiet(thread) => self.thread_stirred(&thread),
-                Timer::Stuck(thread) => self.stuck(&thread),
+                Timer::QueueTimeout(client) => self.on_queue_timeout(client),
+                Timer::InitializeTimeout(client) => self.on_client_initialize_timeout(client),
+                Timer::ReleasePermits => self.release_expired_permits(),
+                Timer::UnloadIdle(thread) => self.unload_if_unwatched(&thread),
+                Timer::ReEvaluate(thread) => self.re_evaluate_thread(&thread),
+                Timer::UnloadTimeout(thread) => self.on_unload_timeout(&thread),
                 Timer::Reconnect => self.reconnect(),
-                Timer::Again(thread) => self.arrive_again(&thread),
-                Timer::List(server) if self.is_up(server) => self.ask_what_is_loaded(server),
-                Timer::List(_) => {}
-                Timer::ListDeserted(server) => self.look_for_deserted(server),
-                Timer::Find => self.find_more(),
-                Timer::UnloadDelay(server) => self.ask_for_unload_delay(server),
-                Timer::Goal(thread) => self.let_goal_go_on_unless_it_moves(&thread),
-                Timer::GoalsStored(number) => self.goals_stored(number),
+                Timer::RetryLoad(thread) => self.retry_load(&thread),
+                Timer::ListLoaded(server) if self.is_up(server) => self.request_loaded_list(server),
+                Timer::ListLoaded(_) => {}
+                Timer::ListUnresumable(server) => self.list_unresumable(server),
+                Timer::AttachMore => self.attach_more(),
+                Timer::UnloadDelay(server) => self.request_unload_delay(server),
+                Timer::ResumeGoal(thread) => self.resume_goal_unless_migrating(&thread),
+                Timer::PersistGoalsTimeout(number) => self.on_goals_persisted(number),
                 Timer::ParkedSettings => self.forget_parked_settings(),
-                Timer::Goals => self.load_postponed_goals(),
-                Timer::Refusals => self.tell_refusals(),
-                Timer::Look(thread) => self.time_to_look(&thread),
-                Timer::ServerRequest(number) => self.refuse_ask(number),
+                Timer::LoadPostponedGoals => self.load_postponed_goals(),
+                Timer::ReportRefusedThreads => self.report_refused_threads(),
+                Timer::CheckAgain(thread) => self.on_check_timer(&thread),
+                Timer::ServerRequestTimeout(number) => self.refuse_server_request(number),
                 Timer::Lineage(thread) => self.learn_lineage(&thread),
-                Timer::Introduce => self.introduce_again(),
+                Timer::RetryIdentity => self.retry_identity(),
                 Timer::EndedServer(server) => self.report_losses(server),
                 Timer::Overdue => self.answer_overdue_requests(),
-                Timer::Answer(number) => self.answer_was_not_taken(number),
-                Timer::Refused => self.stir_what_waits_to_move(),
-                Timer::BackgroundLoads => self.recover_lost(),
+                Timer::ResolutionTimeout(number) => self.on_resolution_timeout(number),
+                Timer::RetryRefused => self.re_evaluate_blocked_threads(),
+                Timer::BackgroundLoads => self.recover_orphaned(),
                 Timer::HandoverReport => self.report_handover_if_changed(),
             }
         }
-        self.pump();
+        self.schedule();
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::clients::client::Client;
 use super::event::{BlockedOn, Text};
-use super::requests::pending::{Asker, Call};
+use super::requests::pending::{Origin, PendingRequest};
 use super::threads::thread::Thread;
 use crate::limits::{SNAPSHOT_INNER_LIST_MAX, SNAPSHOT_LIST_MAX};
 
@@ -22,12 +22,12 @@ impl Hub {
             "servers": list(self.servers.iter().map(|(id, server)| json!({
                 "server": format!("{id:?}"),
                 "sharedConnection": name(&server.shared),
-                "isOutgoing": server.outgoing,
-                "isDraining": server.draining,
-                "isRetired": server.retired,
-                "hasListedThreads": server.listed,
+                "isOutgoing": server.is_outgoing,
+                "isDraining": server.is_draining,
+                "isRetired": server.is_retired,
+                "hasListedThreads": server.is_listed,
             }))),
-            "fullConnections": list(self.full_links.iter().map(|link| json!(format!("{link:?}")))),
+            "fullConnections": list(self.full_connections.iter().map(|connection| json!(format!("{connection:?}")))),
             "handover": self.handover.as_ref().map(|handover| json!({
                 "from": format!("{:?}", handover.from),
                 "to": format!("{:?}", handover.to),
@@ -35,16 +35,16 @@ impl Hub {
                 "ageMs": self.now.since_ms(handover.since),
                 "threadsMoved": handover.moved,
             })),
-            "isRecovering": self.loss.is_some(),
+            "isRecovering": self.recovery.is_some(),
             "queue": {
-                "clientsWaiting": self.ring.len(),
-                "requestsInFlight": self.slots_taken,
+                "clientsWaiting": self.run_queue.len(),
+                "requestsInFlight": self.in_flight,
                 "pausedForMs": self.overloaded_until.since_ms(self.now),
             },
             "clients": list(self.clients.values().map(|client| self.client_snapshot(client))),
             "threads": list(self.threads.values().map(|thread| self.thread_snapshot(thread))),
-            "pendingRequests": list(self.calls.iter().map(|(id, call)| self.call_snapshot(*id, call))),
-            "serverRequests": list(self.asks.snapshot()),
+            "pendingRequests": list(self.pending.iter().map(|(id, call)| self.call_snapshot(*id, call))),
+            "serverRequests": list(self.server_requests.snapshot()),
             "timers": self.timers.len(),
         })
     }
@@ -52,7 +52,7 @@ impl Hub {
     /// Each thread with its state and what blocks it, for the log.
     pub(crate) fn thread_states(&self) -> Vec<(String, String)> {
         let described = self.threads.iter().map(|(id, thread)| {
-            let (state, blocked) = (name(&thread.motion), blocked_on(thread));
+            let (state, blocked) = (name(&thread.state), blocked_on(thread));
             (id.to_string(), format!("{state} on {:?}, blocked on {blocked}", thread.server))
         });
         described.collect()
@@ -63,11 +63,11 @@ impl Hub {
             "client": client.id.0,
             "stage": name(&client.stage),
             "dedicatedConnection": client.dedicated.open().map(|server| format!("{server:?}")),
-            "requestsInFlight": client.slots,
-            "isPaused": client.paused,
-            "queuedRequests": client.waiting.len(),
-            "queuedBytes": client.waiting_bytes,
-            "queue": inner_list(client.waiting.iter().map(|waiting| json!({
+            "requestsInFlight": client.in_flight,
+            "isPaused": client.is_paused,
+            "queuedRequests": client.queued.len(),
+            "queuedBytes": client.queued_bytes,
+            "queue": inner_list(client.queued.iter().map(|waiting| json!({
                 "method": method(&waiting.text),
                 "ageMs": self.now.since_ms(waiting.since),
                 "refusedByDrainingServer": waiting.refused_by.map(|server| format!("{server:?}")),
@@ -79,7 +79,7 @@ impl Hub {
         json!({
             "threadId": thread.id.to_string(),
             "server": format!("{:?}", thread.server),
-            "state": name(&thread.motion),
+            "state": name(&thread.state),
             "blockedOn": blocked_on(thread),
             "isBusy": thread.is_busy(self.now),
             "turns": inner_list(thread.turns.iter().map(|turn| json!(*turn.id))),
@@ -87,33 +87,33 @@ impl Hub {
             "viewers": thread.viewers().len(),
             "isWatched": thread.is_watched(),
             "isSubagent": thread.is_child,
-            "isEphemeral": thread.ephemeral,
+            "isEphemeral": thread.is_ephemeral,
             "hasGoal": thread.goal.is_some(),
-            "isGoalSuspended": thread.goal_held,
-            "isRefused": thread.refused.is_some(),
-            "retries": thread.tries,
-            "retryInMs": thread.again_at.since_ms(self.now),
-            "requestsUnderWay": self.under_way.get(&thread.id).copied().unwrap_or_default(),
+            "isGoalSuspended": thread.goal_is_suspended,
+            "isRefused": thread.load_refusal.is_some(),
+            "retries": thread.load_attempts,
+            "retryInMs": thread.retry_at.since_ms(self.now),
+            "requestsUnderWay": self.pending_per_thread.get(&thread.id).copied().unwrap_or_default(),
         })
     }
 
-    fn call_snapshot(&self, id: u64, call: &Call) -> Value {
+    fn call_snapshot(&self, id: u64, call: &PendingRequest) -> Value {
         let overdue = call.overdue_at.map(|at| at.since_ms(self.now));
-        match &call.asker {
-            Asker::Client { client, kind, thread, text, .. } => json!({
+        match &call.origin {
+            Origin::Client { client, kind, thread, text, .. } => json!({
                 "id": id,
-                "connection": format!("{:?}", call.link),
+                "connection": format!("{:?}", call.connection),
                 "client": client.0,
                 "method": method(text),
                 "kind": name(kind),
                 "threadId": thread.as_ref().map(ToString::to_string),
                 "overdueInMs": overdue,
             }),
-            Asker::Gateway(errand) => json!({
+            Origin::Internal(request) => json!({
                 "id": id,
-                "connection": format!("{:?}", call.link),
-                "internal": name(errand),
-                "threadId": errand.thread().map(ToString::to_string),
+                "connection": format!("{:?}", call.connection),
+                "internal": name(request),
+                "threadId": request.thread().map(ToString::to_string),
                 "overdueInMs": overdue,
             }),
         }

@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 
 use codexd_protocol::envelope::{self, Message};
 
-use crate::hub::clients::client::Kept;
+use crate::hub::clients::client::ReplayableRequest;
 use crate::hub::clients::replayed_settings;
 use crate::hub::event::{ClientId, Connection, Now, Text};
-use crate::hub::requests::pending::{Asker, Call, Errand, Kind};
+use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest, RequestKind};
 use crate::hub::threads::thread::Thread;
-use crate::hub::upstream::connection_bound::{self, Placed};
+use crate::hub::upstream::connection_bound::{self, BoundResource};
 use crate::hub::{Hub, text};
 use crate::limits::{
     DEFERRED_BYTES_MAX, EVENT_STREAMS_MAX, KEPT_MEMBER_BYTES, KEPT_PARAMS_BYTES_MAX, KEPT_REQUEST_BYTES,
@@ -60,8 +60,8 @@ impl Hub {
         let again = |at: Now| at + UNANSWERED_COUNTED_EVERY_MS <= self.now;
         if !client.unanswered.was_high || client.unanswered.counted_at.is_none_or(again) {
             client.unanswered = Unanswered { counted_at: Some(self.now), ..Unanswered::default() };
-            for call in self.calls.values() {
-                if let Asker::Client { client: of, id: raw, thread, text, .. } = &call.asker
+            for call in self.pending.values() {
+                if let Origin::Client { client: of, id: raw, thread, text, .. } = &call.origin
                     && *of == id
                 {
                     client.unanswered.requests += 1;
@@ -76,9 +76,9 @@ impl Hub {
     }
 
     /// A client has left: what it asked is not sent again, nor told.
-    pub(in crate::hub) fn forget_texts_of(&mut self, id: ClientId) {
-        for call in self.calls.values_mut() {
-            if let Asker::Client { client, id: raw, .. } = &mut call.asker
+    pub(in crate::hub) fn drop_request_texts(&mut self, id: ClientId) {
+        for call in self.pending.values_mut() {
+            if let Origin::Client { client, id: raw, .. } = &mut call.origin
                 && *client == id
             {
                 *raw = Box::default();
@@ -88,11 +88,11 @@ impl Hub {
     }
 
     /// Why nothing more of a kind is taken from a client: too much of it is remembered already.
-    pub(in crate::hub) fn too_much_is_kept(
+    pub(in crate::hub) fn exceeds_client_bound(
         &self,
         id: ClientId,
         method: &str,
-        named: Option<(Placed, &str)>,
+        named: Option<(BoundResource, &str)>,
         params: Option<&RawValue>,
     ) -> Option<String> {
         let length = params.map_or(0, |params| params.get().len());
@@ -104,19 +104,19 @@ impl Hub {
             return None;
         }
         if placed.is_replayed() {
-            let bytes: usize = client.kept.iter().map(|kept| kept.params.len() + kept.name.len()).sum();
-            let is_full = placed.begins && client.kept.len() >= REPLAYED_MAX;
+            let bytes: usize = client.replayable.iter().map(|kept| kept.params.len() + kept.name.len()).sum();
+            let is_full = placed.begins && client.replayable.len() >= REPLAYED_MAX;
             return (is_full || bytes + length > REPLAYED_BYTES_MAX).then(|| {
                 format!(
                     "this client has {} watches and searches, {bytes} bytes of parameters",
-                    client.kept.len()
+                    client.replayable.len()
                 )
             });
         }
-        let bytes: usize = client.placed.iter().map(|(_, name, _)| name.len()).sum();
-        let is_full = client.placed.len() >= PLACED_MAX || bytes + name.len() > PLACED_BYTES_MAX;
+        let bytes: usize = client.bound_resources.iter().map(|(_, name, _)| name.len()).sum();
+        let is_full = client.bound_resources.len() >= PLACED_MAX || bytes + name.len() > PLACED_BYTES_MAX;
         (placed.begins && is_full)
-            .then(|| format!("this client has {} commands and processes", client.placed.len()))
+            .then(|| format!("this client has {} commands and processes", client.bound_resources.len()))
     }
 
     /// Why no more streams of events are begun for a client.
@@ -124,66 +124,83 @@ impl Hub {
         if request.len() > KEPT_PARAMS_BYTES_MAX {
             return Some(format!("codexd keeps parameters of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
         }
-        let count = self.streams.iter().filter(|stream| stream.owner == id).count();
+        let count = self.event_streams.iter().filter(|stream| stream.owner == id).count();
         (count >= EVENT_STREAMS_MAX).then(|| format!("this client has {count} streams of events"))
     }
 
     /// A watch or a search was accepted: it is begun again on the next connection.
-    pub(in crate::hub) fn replay_from_now_on(&mut self, id: ClientId, link: Connection, request: &str) {
+    pub(in crate::hub) fn add_replayable(&mut self, id: ClientId, connection: Connection, request: &str) {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return };
         let Some(placed) = connection_bound::placed(method) else { return };
         let (Some(name), Some(client)) = (placed.name(params), self.clients.get_mut(&id)) else { return };
-        let is_same = |kept: &Kept| kept.kind == placed.kind && *kept.name == *name;
+        let is_same = |kept: &ReplayableRequest| kept.kind == placed.kind && *kept.name == *name;
         // One that is there begins it, at most one more changes it since.
         client
-            .kept
+            .replayable
             .retain(|kept| !is_same(kept) || !(placed.begins || placed.ends || *kept.method == *method));
-        if placed.ends || !(placed.begins || client.kept.iter().any(is_same)) {
+        if placed.ends || !(placed.begins || client.replayable.iter().any(is_same)) {
             return;
         }
         let params = params.map_or("{}", RawValue::get);
         let (kind, text) = (placed.kind, Text::from(params));
-        client.kept.push(Kept { kind, name: name.into(), method: method.into(), params: text });
+        client.replayable.push(ReplayableRequest {
+            kind,
+            name: name.into(),
+            method: method.into(),
+            params: text,
+        });
         // It was asked of an app-server that is to leave, and the next connection is open already.
-        let next = client.dedicated.open().filter(|server| *server != link.server());
+        let next = client.dedicated.open().filter(|server| *server != connection.server());
         if let Some(server) = next {
             let params = serde_json::from_str(params).unwrap_or_else(|_| json!({}));
-            self.errand(Connection::Dedicated(id, server), Errand::Forget, method, &params);
+            self.send_internal(
+                Connection::Dedicated(id, server),
+                InternalRequest::IgnoreResponse,
+                method,
+                &params,
+            );
         }
     }
 
     /// A watch or a search ends before it is known whether it was accepted.
-    pub(in crate::hub) fn forget_replayed_under_way(&mut self, id: ClientId, placed: Placed, name: &str) {
-        for call in self.calls.values_mut() {
-            let Asker::Client { client, kind, text, .. } = &mut call.asker else { continue };
-            if *client == id && *kind == Kind::Replayed {
+    pub(in crate::hub) fn forget_pending_replayable(
+        &mut self,
+        id: ClientId,
+        placed: BoundResource,
+        name: &str,
+    ) {
+        for call in self.pending.values_mut() {
+            let Origin::Client { client, kind, text, .. } = &mut call.origin else { continue };
+            if *client == id && *kind == RequestKind::Replayed {
                 let params = text::member(text, "params");
                 if placed.name(params) == Some(name) {
-                    *kind = Kind::Plain;
+                    *kind = RequestKind::Plain;
                 }
             }
         }
     }
 }
 
-impl Call {
+impl PendingRequest {
     /// Keeps of a client's request only what its answer needs: it has long left upstream's queue, so it is not sent again.
     pub(in crate::hub) fn shorten(&mut self) {
-        let Asker::Client { kind, text, .. } = &mut self.asker else { return };
+        let Origin::Client { kind, text, .. } = &mut self.origin else { return };
         let (request_max, member_max) = match kind {
             // Its settings are learned when it is answered.
-            Kind::NewThread | Kind::Resume => (THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX / 2),
+            RequestKind::NewThread | RequestKind::Resume => {
+                (THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX / 2)
+            }
             _ => (KEPT_REQUEST_BYTES, KEPT_MEMBER_BYTES),
         };
         if text.len() > request_max {
-            *text = shortened(text, member_max);
-            self.is_shortened = true;
+            *text = truncated(text, member_max);
+            self.is_truncated = true;
         }
     }
 }
 
 /// A request with the small members of its parameters; a `config` that is too large is `true`, which no client sends.
-fn shortened(request: &str, member_max: usize) -> Text {
+fn truncated(request: &str, member_max: usize) -> Text {
     let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else {
         return Text::default();
     };
@@ -231,7 +248,7 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::shortened;
+    use super::truncated;
 
     #[test]
     fn what_is_small_in_a_request_is_kept() {
@@ -241,8 +258,8 @@ mod tests {
         );
         let expected = r#"{"id":0,"method":"m","params":{"threadId":"t","config":true}}"#;
         let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
-        assert_eq!(same(&shortened(&text, 1_024)), same(expected));
+        assert_eq!(same(&truncated(&text, 1_024)), same(expected));
         let array = format!(r#"{{"id":1,"method":"m","params":["t","{large}",3]}}"#);
-        assert_eq!(shortened(&array, 1_024).as_str(), r#"{"id":0,"method":"m","params":["t",null]}"#);
+        assert_eq!(truncated(&array, 1_024).as_str(), r#"{"id":0,"method":"m","params":["t",null]}"#);
     }
 }

@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 
 use crate::hub::clients::bounds::Unanswered;
 use crate::hub::event::{ClientId, Now, ServerId, Text};
-use crate::hub::requests::ordering::Lane;
+use crate::hub::requests::ordering::OrderingKey;
 use crate::hub::text::{self, Str};
 use crate::hub::upstream::backoff::Backoff;
-use crate::hub::upstream::dedicated::Dedicated;
+use crate::hub::upstream::dedicated::DedicatedConnections;
 
 /// What a client declared at `initialize`.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ impl Capabilities {
 
 /// A request that has not been sent on yet.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct QueuedRequest {
     pub text: Text,
     pub since: Now,
     /// The app-server that refused it unseen, since it drains.
@@ -39,21 +39,22 @@ pub struct Waiting {
     /// Under which number it was sent there.
     pub number: u64,
     /// Set when something before it has to wait.
-    pub lane: Option<Lane>,
+    pub lane: Option<OrderingKey>,
 }
 
-impl Waiting {
+impl QueuedRequest {
     pub fn new(text: Text, since: Now) -> Self {
         Self { text, since, refused_by: None, number: 0, lane: None }
     }
 
-    pub fn lane(&mut self) -> &Lane {
-        self.lane.get_or_insert_with(|| Lane::of(&self.text))
+    pub fn lane(&mut self) -> &OrderingKey {
+        self.lane.get_or_insert_with(|| OrderingKey::of(&self.text))
     }
 
     /// Whether it cannot be answered while what is in this lane is not loaded.
-    pub fn is_refused_with(&self, lane: &Lane) -> bool {
-        let is_in = self.lane.as_ref().map_or_else(|| Lane::of(&self.text) == *lane, |known| known == lane);
+    pub fn is_refused_with(&self, lane: &OrderingKey) -> bool {
+        let is_in =
+            self.lane.as_ref().map_or_else(|| OrderingKey::of(&self.text) == *lane, |known| known == lane);
         let leaves = matches!(
             codexd_protocol::parse(&self.text),
             Ok(codexd_protocol::Message::Request { method: "thread/unsubscribe", .. })
@@ -64,7 +65,7 @@ impl Waiting {
 
 /// A request in force that is made again on another connection.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct ReplayableRequest {
     pub kind: &'static str,
     /// What it is named, raw.
     pub name: Box<str>,
@@ -78,7 +79,7 @@ pub enum Stage {
     /// It has not introduced itself.
     New,
     /// It has, and waits for the answer to the request of this raw id.
-    Asked { id: Box<str>, asks_upstream: bool },
+    Initializing { id: Box<str>, asks_upstream: bool },
     /// It was answered.
     Ready,
 }
@@ -89,31 +90,31 @@ pub struct Client {
     pub id: ClientId,
     pub stage: Stage,
     /// The parameters of its `initialize`.
-    pub introduction: Option<Text>,
+    pub initialize_params: Option<Text>,
     pub capabilities: Capabilities,
-    pub dedicated: Dedicated,
-    pub waiting: VecDeque<Waiting>,
-    pub waiting_bytes: usize,
+    pub dedicated: DedicatedConnections,
+    pub queued: VecDeque<QueuedRequest>,
+    pub queued_bytes: usize,
     /// A deadline for what waits is set.
-    pub has_held_timer: bool,
+    pub has_queue_timer: bool,
     /// Whether it stands in the ring of those whose requests wait.
-    pub in_ring: bool,
+    pub is_in_run_queue: bool,
     /// Requests of it that count against its share.
-    pub slots: usize,
+    pub in_flight: usize,
     /// What can be made again on another connection: watches and searches.
-    pub kept: Vec<Kept>,
+    pub replayable: Vec<ReplayableRequest>,
     /// What runs on a connection of its own and where: the kind and the raw id.
-    pub placed: Vec<(&'static str, Box<str>, ServerId)>,
+    pub bound_resources: Vec<(&'static str, Box<str>, ServerId)>,
     /// What has ended before the request that began it was answered: the kind and the raw name.
-    pub ended_early: Option<(&'static str, Box<str>)>,
+    pub ended_before_response: Option<(&'static str, Box<str>)>,
     /// How often its own connection to this app-server was lost.
-    pub own_backoff: (Option<ServerId>, Backoff),
+    pub dedicated_backoff: (Option<ServerId>, Backoff),
     /// How many of its requests have no answer, at most.
     pub unanswered: Unanswered,
     /// Its own connection was lost under what it watches.
-    pub lost_own: bool,
+    pub lost_dedicated: bool,
     /// Whether reading from it has stopped.
-    pub paused: bool,
+    pub is_paused: bool,
 }
 
 impl Client {
@@ -121,21 +122,21 @@ impl Client {
         Self {
             id,
             stage: Stage::New,
-            introduction: None,
+            initialize_params: None,
             capabilities: Capabilities::default(),
-            dedicated: Dedicated::default(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            has_held_timer: false,
-            in_ring: false,
-            slots: 0,
-            kept: Vec::new(),
-            placed: Vec::new(),
-            ended_early: None,
-            own_backoff: Default::default(),
+            dedicated: DedicatedConnections::default(),
+            queued: VecDeque::new(),
+            queued_bytes: 0,
+            has_queue_timer: false,
+            is_in_run_queue: false,
+            in_flight: 0,
+            replayable: Vec::new(),
+            bound_resources: Vec::new(),
+            ended_before_response: None,
+            dedicated_backoff: Default::default(),
             unanswered: Unanswered::default(),
-            lost_own: false,
-            paused: false,
+            lost_dedicated: false,
+            is_paused: false,
         }
     }
 
@@ -144,13 +145,13 @@ impl Client {
     }
 
     /// Whether its own connection is open: then that one tells it what goes to every connection.
-    pub fn has_own(&self) -> bool {
+    pub fn has_dedicated(&self) -> bool {
         self.dedicated.open().is_some()
     }
 
     /// Where something that it started on a connection of its own is.
     pub fn place(&self, kind: &str, id: &str) -> Option<ServerId> {
-        self.placed
+        self.bound_resources
             .iter()
             .find(|(known, named, _)| *known == kind && **named == *id)
             .map(|&(.., server)| server)
@@ -179,7 +180,7 @@ impl<'a> ClientInfo<'a> {
 
 /// The parameters of `initialize`, as far as the gateway must know them.
 #[derive(Debug)]
-pub struct Introduction<'a> {
+pub struct InitializeParams<'a> {
     pub name: Cow<'a, str>,
     pub version: Cow<'a, str>,
     pub capabilities: Capabilities,
@@ -195,7 +196,7 @@ pub fn is_positional(params: &str) -> bool {
     params.starts_with('[') || is_array("clientInfo") || is_array("capabilities")
 }
 
-impl<'a> Introduction<'a> {
+impl<'a> InitializeParams<'a> {
     /// Reads the parameters; `None` where the app-server will have something to say about them.
     pub fn read(params: &'a str) -> Option<Self> {
         let ClientInfo { name, version, .. } = ClientInfo::of(params)?;

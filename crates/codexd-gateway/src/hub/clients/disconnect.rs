@@ -5,17 +5,18 @@ use crate::hub::event::{Action, ClientId, Connection};
 use crate::hub::threads::thread::{self, ThreadId};
 
 impl Hub {
-    pub(in crate::hub) fn client_left(&mut self, id: ClientId) {
+    pub(in crate::hub) fn on_client_disconnected(&mut self, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };
         for server in client.dedicated.servers() {
             self.out.push(Action::Close(Connection::Dedicated(id, server)));
             self.forget_calls(Connection::Dedicated(id, server));
         }
-        self.forget_texts_of(id);
-        self.resumers.retain(|resumer| *resumer != id);
-        self.full_links.retain(|link| !matches!(link, Connection::Dedicated(owner, _) if *owner == id));
-        self.asked_client_left(id);
-        self.streams.retain(|stream| stream.owner != id);
+        self.drop_request_texts(id);
+        self.notice_recipients.retain(|resumer| *resumer != id);
+        self.full_connections
+            .retain(|connection| !matches!(connection, Connection::Dedicated(owner, _) if *owner == id));
+        self.on_recipient_left(id);
+        self.event_streams.retain(|stream| stream.owner != id);
         let mut watched: Vec<ThreadId> = Vec::new();
         for thread in self.threads.values_mut() {
             match &mut thread.audience {
@@ -32,12 +33,12 @@ impl Hub {
         self.withdraw_demands(id);
         watched.sort_unstable();
         for thread in watched {
-            self.unwatch(&thread, id);
+            self.remove_viewer(&thread, id);
         }
         if self.clients.is_empty() {
-            self.leave_children_alone();
+            self.drop_subagent_viewers();
         }
-        self.see_whether_all_have_left();
-        self.pump();
+        self.retire_drained_servers();
+        self.schedule();
     }
 }

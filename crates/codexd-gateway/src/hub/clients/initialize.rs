@@ -2,10 +2,10 @@
 
 use codexd_protocol::envelope::INVALID_REQUEST;
 
-use crate::hub::clients::client::{Introduction, Stage, is_positional};
+use crate::hub::clients::client::{InitializeParams, Stage, is_positional};
 use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::fair_queue::unavailable;
-use crate::hub::requests::refusal::{Refusal, is_passing};
+use crate::hub::requests::refusal::{Refusal, is_transient};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::HELD_MAX_MS;
 use crate::routes;
@@ -14,152 +14,158 @@ use crate::routes;
 pub(in crate::hub) const DAEMON: &str = "codex_app_server_daemon";
 
 impl Hub {
-    pub(in crate::hub) fn introduced(&mut self, id: ClientId, raw_id: &str, params: Option<&str>) {
+    pub(in crate::hub) fn on_initialize(&mut self, id: ClientId, raw_id: &str, params: Option<&str>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         if !matches!(client.stage, Stage::New) {
-            return self.tell(id, text::error(raw_id, INVALID_REQUEST, "Already initialized", None));
+            return self
+                .send_to_client(id, text::error(raw_id, INVALID_REQUEST, "Already initialized", None));
         }
         let params = params.unwrap_or("{}");
         if is_positional(params) {
             let message =
                 "Invalid request: the params of initialize, clientInfo and capabilities must be objects";
-            return self.tell(id, text::error(raw_id, INVALID_REQUEST, message, None));
+            return self.send_to_client(id, text::error(raw_id, INVALID_REQUEST, message, None));
         }
         self.out.push(Action::Admit(id));
-        client.introduction = Some(params.into());
-        let read = Introduction::read(params);
+        client.initialize_params = Some(params.into());
+        let read = InitializeParams::read(params);
         let plain = read.as_ref().is_some_and(|read| read.plain);
-        client.stage = Stage::Asked { id: raw_id.into(), asks_upstream: !plain };
+        client.stage = Stage::Initializing { id: raw_id.into(), asks_upstream: !plain };
         if let Some(read) = read {
             client.capabilities = read.capabilities;
             if plain && read.name != DAEMON {
-                self.take_persona(params);
+                self.adopt_identity(params);
             }
         }
-        self.timer(HELD_MAX_MS, Timer::Unwelcome(id));
-        self.welcome(id);
+        self.set_timer(HELD_MAX_MS, Timer::InitializeTimeout(id));
+        self.answer_initialize(id);
     }
 
-    pub(in crate::hub) fn welcome_waiting_clients(&mut self) {
-        let asked =
-            |client: &&crate::hub::clients::client::Client| matches!(client.stage, Stage::Asked { .. });
+    pub(in crate::hub) fn answer_waiting_initializes(&mut self) {
+        let asked = |client: &&crate::hub::clients::client::Client| {
+            matches!(client.stage, Stage::Initializing { .. })
+        };
         let mut waiting: Vec<ClientId> =
             self.clients.values().filter(asked).map(|client| client.id).collect();
         waiting.sort_unstable();
         for id in waiting {
-            self.welcome(id);
+            self.answer_initialize(id);
         }
     }
 
     /// Answers a client's `initialize` as soon as there is something to answer with.
-    fn welcome(&mut self, id: ClientId) {
+    fn answer_initialize(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
-        let Stage::Asked { id: raw_id, asks_upstream } = client.stage.clone() else { return };
+        let Stage::Initializing { id: raw_id, asks_upstream } = client.stage.clone() else { return };
         if asks_upstream {
-            return self.open_own(id);
+            return self.open_dedicated(id);
         }
-        let Some(introduction) = client.introduction.clone() else { return };
-        let Some(read) = Introduction::read(&introduction) else { return };
-        let Some(result) = self.hello(&read.name, &read.version, read.name == DAEMON) else { return };
-        self.became_ready(id);
-        self.tell(id, text::result(&raw_id, &result));
-        self.tell_greetings(id);
-        self.queue_up(id);
+        let Some(introduction) = client.initialize_params.clone() else { return };
+        let Some(read) = InitializeParams::read(&introduction) else { return };
+        let Some(result) = self.initialize_result_for(&read.name, &read.version, read.name == DAEMON) else {
+            return;
+        };
+        self.set_ready(id);
+        self.send_to_client(id, text::result(&raw_id, &result));
+        self.send_connect_notifications(id);
+        self.join_run_queue(id);
     }
 
     /// No app-server has answered: the client may try again.
-    pub(in crate::hub) fn not_welcomed(&mut self, id: ClientId) {
+    pub(in crate::hub) fn on_client_initialize_timeout(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let Stage::Asked { id: raw_id, .. } = client.stage.clone() else { return };
+        let Stage::Initializing { id: raw_id, .. } = client.stage.clone() else { return };
         client.stage = Stage::New;
-        client.introduction = None;
+        client.initialize_params = None;
         // A connection under this introduction must not pass for one under the next.
         if let Some(server) = client.dedicated.current() {
             client.dedicated.lost(server);
             self.out.push(Action::Close(Connection::Dedicated(id, server)));
         }
-        self.tell(id, unavailable(&raw_id));
+        self.send_to_client(id, unavailable(&raw_id));
     }
 
-    fn became_ready(&mut self, id: ClientId) {
+    fn set_ready(&mut self, id: ClientId) {
         if let Some(client) = self.clients.get_mut(&id) {
             client.stage = Stage::Ready;
         }
     }
 
     /// What every connection is told right after its `initialize`.
-    fn tell_greetings(&mut self, id: ClientId) {
+    fn send_connect_notifications(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
-        let wanted = self.greetings.iter().filter(|(name, _, _)| client.capabilities.wants(name));
+        let wanted = self.connect_notifications.iter().filter(|(name, _, _)| client.capabilities.wants(name));
         self.out.extend(wanted.map(|(_, text, _)| Action::SendToClient(id, text.clone())));
     }
 
     /// Opens a client's own connection to the app-server that serves, if there is none.
-    pub(in crate::hub) fn open_own(&mut self, id: ClientId) {
+    pub(in crate::hub) fn open_dedicated(&mut self, id: ClientId) {
         let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let (of, backoff) = client.own_backoff;
+        let (of, backoff) = client.dedicated_backoff;
         if client.dedicated.current().is_none() && of == Some(server) && !backoff.may_try(self.now) {
             return;
         }
-        let Some(introduction) = client.introduction.clone() else { return };
+        let Some(introduction) = client.initialize_params.clone() else { return };
         let Some(begun) = client.dedicated.begin(server) else { return };
         if let Some(before) = begun.close {
             self.out.push(Action::Close(Connection::Dedicated(id, before)));
         }
         if begun.connect {
-            self.out
-                .push(Action::Connect(Connection::Dedicated(id, server), own_introduction(&introduction)));
+            self.out.push(Action::Connect(
+                Connection::Dedicated(id, server),
+                dedicated_initialize(&introduction),
+            ));
         } else {
             // It was left for one that is gone, and has been open all the time.
-            self.watch_again(id, server);
+            self.replay_requests(id, server);
             self.close_drained(id);
         }
     }
 
-    pub(in crate::hub) fn own_up(&mut self, id: ClientId, server: ServerId, result: &Text) {
+    pub(in crate::hub) fn on_dedicated_opened(&mut self, id: ClientId, server: ServerId, result: &Text) {
         let Some(client) = self.clients.get_mut(&id) else {
             return self.out.push(Action::Close(Connection::Dedicated(id, server)));
         };
         if !client.dedicated.opened(server) {
             return;
         }
-        client.own_backoff.1.opened(self.now);
-        if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
-            let introduction = client.introduction.clone().unwrap_or_default();
-            self.became_ready(id);
-            self.tell(id, text::result(&raw_id, result));
-            self.tell_greetings(id);
-            self.take_persona(&introduction);
-            self.queue_up(id);
+        client.dedicated_backoff.1.opened(self.now);
+        if let Stage::Initializing { id: raw_id, .. } = client.stage.clone() {
+            let introduction = client.initialize_params.clone().unwrap_or_default();
+            self.set_ready(id);
+            self.send_to_client(id, text::result(&raw_id, result));
+            self.send_connect_notifications(id);
+            self.adopt_identity(&introduction);
+            self.join_run_queue(id);
         }
-        self.watch_again(id, server);
+        self.replay_requests(id, server);
         self.close_drained(id);
     }
 
-    pub(in crate::hub) fn own_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
-        if is_passing(error) || Refusal::of(error) == Refusal::Draining {
+    pub(in crate::hub) fn on_dedicated_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
+        if is_transient(error) || Refusal::of(error) == Refusal::Draining {
             // Too much is asked at once, or it is about to end.
-            return self.link_lost(Connection::Dedicated(id, server));
+            return self.on_connection_lost(Connection::Dedicated(id, server));
         }
         let Some(client) = self.clients.get_mut(&id) else { return };
         if !client.dedicated.lost(server) {
             return;
         }
-        if let Stage::Asked { id: raw_id, .. } = client.stage.clone() {
+        if let Stage::Initializing { id: raw_id, .. } = client.stage.clone() {
             // As upstream has it: it may try again.
             client.stage = Stage::New;
-            client.introduction = None;
-            self.tell(id, format!(r#"{{"error":{error},"id":{raw_id}}}"#).into());
+            client.initialize_params = None;
+            self.send_to_client(id, format!(r#"{{"error":{error},"id":{raw_id}}}"#).into());
         } else {
-            self.refuse_waiting(id, error);
+            self.refuse_queued_dedicated(id, error);
         }
         self.close_drained(id);
     }
 }
 
 /// The client's own introduction, with everything opted out of that the shared link tells.
-fn own_introduction(params: &str) -> Text {
+fn dedicated_initialize(params: &str) -> Text {
     let capabilities = text::member(params, "capabilities").map(serde_json::value::RawValue::get);
     let mut members = text::members(capabilities.unwrap_or("{}"));
     let theirs = members.iter().position(|(name, _)| name == "optOutNotificationMethods");
@@ -189,7 +195,7 @@ fn with_member(object: &str, name: &str, value: &str) -> Text {
 
 #[cfg(test)]
 mod tests {
-    use super::own_introduction;
+    use super::dedicated_initialize;
 
     #[test]
     fn own_links_opt_out_of_what_the_shared_one_tells() {
@@ -198,7 +204,7 @@ mod tests {
             r#"{"clientInfo":{"name":"a","version":"1"},"capabilities":null}"#,
             r#"{"capabilities":{"x":1,"optOutNotificationMethods":["mine"]},"clientInfo":{}}"#,
         ] {
-            let text = own_introduction(params);
+            let text = dedicated_initialize(params);
             let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
             let names =
                 value["params"]["capabilities"]["optOutNotificationMethods"].as_array().expect("names");

@@ -7,7 +7,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::hub::event::{ClientId, Connection, ServerId, Text};
-use crate::hub::requests::pending::Errand;
+use crate::hub::requests::pending::InternalRequest;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, text};
 use crate::limits::SETTINGS_MAX;
@@ -36,55 +36,60 @@ impl EventStream {
 }
 
 impl Hub {
-    pub(in crate::hub) fn stream_begins(&mut self, owner: ClientId, thread: &ThreadId, text: &str) {
+    pub(in crate::hub) fn add_event_stream(&mut self, owner: ClientId, thread: &ThreadId, text: &str) {
         let params = text::member(text, "params");
         let Some((params, name)) =
             params.and_then(|params| Some((params, text::member(params.get(), STREAM)?)))
         else {
             return;
         };
-        self.streams.retain(|stream| !(stream.owner == owner && *stream.name == *name.get()));
+        self.event_streams.retain(|stream| !(stream.owner == owner && *stream.name == *name.get()));
         let (name, params) = (name.get().into(), params.get().into());
-        self.streams.push(EventStream { name, owner, thread: thread.clone(), params });
+        self.event_streams.push(EventStream { name, owner, thread: thread.clone(), params });
     }
 
     /// It was refused, or is stopped; gives the thread that it belongs to.
-    pub(in crate::hub) fn stream_ended(&mut self, owner: ClientId, request: &str) -> Option<ThreadId> {
+    pub(in crate::hub) fn remove_event_stream(&mut self, owner: ClientId, request: &str) -> Option<ThreadId> {
         let params = text::member(request, "params")?;
         let name = text::member(params.get(), STREAM)?.get();
-        let at = self.streams.iter().position(|stream| stream.owner == owner && *stream.name == *name)?;
-        Some(self.streams.remove(at).thread)
+        let at =
+            self.event_streams.iter().position(|stream| stream.owner == owner && *stream.name == *name)?;
+        Some(self.event_streams.remove(at).thread)
     }
 
     /// A thread is loaded anew: its streams begin again.
-    pub(in crate::hub) fn begin_streams_again(&mut self, id: &ThreadId) {
-        let Some(link) = self.threads.get(id).map(crate::hub::threads::thread::Thread::link) else { return };
-        let of_it = self.streams.iter().filter(|stream| stream.thread == *id);
+    pub(in crate::hub) fn replay_event_streams(&mut self, id: &ThreadId) {
+        let Some(connection) = self.threads.get(id).map(crate::hub::threads::thread::Thread::connection)
+        else {
+            return;
+        };
+        let of_it = self.event_streams.iter().filter(|stream| stream.thread == *id);
         let all: Vec<Text> = of_it.map(|stream| stream.params.clone()).collect();
         for params in all {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
-            self.errand(link, Errand::Forget, BEGIN, &params);
+            self.send_internal(connection, InternalRequest::IgnoreResponse, BEGIN, &params);
         }
     }
 
     /// A setting was made: a successor of this app-server is to have it, too.
-    pub(in crate::hub) fn setting_made(&mut self, request: &str) {
+    pub(in crate::hub) fn record_setting(&mut self, request: &str) {
         let Some(method) = text::string(request, "method") else { return };
         let params = text::member(request, "params").map_or("{}", RawValue::get);
         // The roots are set as a whole; features and environments are added to those there are.
         let replaces = *method == *"skills/extraRoots/set";
-        self.settings.retain(|(known, before)| **known != *method || !(replaces || **before == *params));
-        if self.settings.len() >= SETTINGS_MAX {
-            self.settings.remove(0);
+        self.process_settings
+            .retain(|(known, before)| **known != *method || !(replaces || **before == *params));
+        if self.process_settings.len() >= SETTINGS_MAX {
+            self.process_settings.remove(0);
         }
-        self.settings.push((method.as_ref().into(), params.into()));
+        self.process_settings.push((method.as_ref().into(), params.into()));
     }
 
     /// Makes all settings in an app-server that is new.
-    pub(in crate::hub) fn make_settings(&mut self, server: ServerId) {
-        for (method, params) in self.settings.clone() {
+    pub(in crate::hub) fn replay_settings(&mut self, server: ServerId) {
+        for (method, params) in self.process_settings.clone() {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
-            self.errand(Connection::Shared(server), Errand::Forget, &method, &params);
+            self.send_internal(Connection::Shared(server), InternalRequest::IgnoreResponse, &method, &params);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::limits::GOALS_STORED_WITHIN_MS;
 
 /// How far the disk is.
 #[derive(Debug, Default)]
-pub struct Storing {
+pub struct PersistQueue {
     /// The last number that was given out.
     last: u64,
     /// The last one that is on disk.
@@ -23,12 +23,12 @@ pub struct Storing {
 #[derive(Debug)]
 struct Unsent {
     number: u64,
-    link: Connection,
+    connection: Connection,
     thread: ThreadId,
     text: Text,
 }
 
-impl Storing {
+impl PersistQueue {
     pub fn begin(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -38,38 +38,38 @@ impl Storing {
 impl Hub {
     /// Sends a request about a thread: at once, unless one about the same thread waits; or, if it changes a goal, when that is on
     /// disk.
-    pub(in crate::hub) fn say_of_thread(
+    pub(in crate::hub) fn send_about_thread(
         &mut self,
-        link: Connection,
+        connection: Connection,
         thread: Option<&ThreadId>,
         changes_goal: bool,
         text: Text,
     ) {
-        let Some(thread) = thread else { return self.say(link, text) };
+        let Some(thread) = thread else { return self.send_upstream(connection, text) };
         let storing = &mut self.goals.storing;
         let waits_for_disk = changes_goal && storing.stored < storing.last;
         let is_behind = || storing.unsent.iter().any(|unsent| unsent.thread == *thread);
         if !waits_for_disk && !is_behind() {
-            return self.say(link, text);
+            return self.send_upstream(connection, text);
         }
         let number = storing.last;
-        storing.unsent.push_back(Unsent { number, link, thread: thread.clone(), text });
-        self.timer(GOALS_STORED_WITHIN_MS, Timer::GoalsStored(number));
+        storing.unsent.push_back(Unsent { number, connection, thread: thread.clone(), text });
+        self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
     }
 
-    pub(in crate::hub) fn goals_stored(&mut self, number: u64) {
+    pub(in crate::hub) fn on_goals_persisted(&mut self, number: u64) {
         let storing = &mut self.goals.storing;
         storing.stored = storing.stored.max(number);
         while let Some(first) = self.goals.storing.unsent.front()
             && first.number <= self.goals.storing.stored
         {
-            let Some(Unsent { link, text, .. }) = self.goals.storing.unsent.pop_front() else { return };
-            self.say(link, text);
+            let Some(Unsent { connection, text, .. }) = self.goals.storing.unsent.pop_front() else { return };
+            self.send_upstream(connection, text);
         }
     }
 
     /// Nothing more is sent over a link.
-    pub(in crate::hub) fn forget_unsent(&mut self, link: Connection) {
-        self.goals.storing.unsent.retain(|unsent| unsent.link != link);
+    pub(in crate::hub) fn drop_unsent(&mut self, connection: Connection) {
+        self.goals.storing.unsent.retain(|unsent| unsent.connection != connection);
     }
 }

@@ -3,34 +3,34 @@
 use crate::hub::event::{
     Action, BlockedOn, BlockedThread, Connection, HandoverReport, HandoverState, Report, ServerId,
 };
-use crate::hub::threads::thread::{Motion, Thread};
-use crate::hub::upstream::servers::LinkState;
+use crate::hub::threads::thread::{Thread, ThreadState};
+use crate::hub::upstream::servers::ConnectionState;
 use crate::hub::{Hub, Timer};
 use crate::limits::HANDOVER_REPORT_AFTER_MS;
 
 impl Hub {
     /// Lets app-servers leave that hold nothing any more: no thread, no connection in use, no request under way.
-    pub(in crate::hub) fn see_whether_all_have_left(&mut self) {
+    pub(in crate::hub) fn retire_drained_servers(&mut self) {
         let mut outgoing: Vec<ServerId> = (self.servers.iter())
-            .filter(|(_, server)| server.outgoing && !server.retired)
+            .filter(|(_, server)| server.is_outgoing && !server.is_retired)
             .map(|(&id, _)| id)
             .collect();
         outgoing.sort_unstable();
         for id in outgoing {
             // While the new one does not answer, the old one serves.
             let successor_serves = self.serving.is_some_and(|serving| serving != id)
-                || (self.persona.is_none() && self.is_ready());
+                || (self.identity.is_none() && self.is_ready());
             if !successor_serves || self.holds_anything(id) {
                 continue;
             }
             let Some(server) = self.servers.get_mut(&id) else { continue };
-            server.retired = true;
+            server.is_retired = true;
             let shared = std::mem::take(&mut server.shared);
             if self.serving == Some(id) {
                 self.serving = None;
             }
-            self.forget_asks(Connection::Shared(id));
-            if shared != LinkState::Down {
+            self.orphan_server_requests(Connection::Shared(id));
+            if shared != ConnectionState::Closed {
                 self.out.push(Action::Close(Connection::Shared(id)));
             }
             self.out.push(Action::Retire(id));
@@ -45,18 +45,18 @@ impl Hub {
 
     fn holds_anything(&self, id: ServerId) -> bool {
         // Before it has told what it has loaded, nobody knows.
-        let listed = self.servers.get(&id).is_some_and(|server| server.listed);
+        let listed = self.servers.get(&id).is_some_and(|server| server.is_listed);
         !listed
-            || self.threads.values().any(|thread| thread.server == id || thread.came_from == Some(id))
+            || self.threads.values().any(|thread| thread.server == id || thread.unloaded_from == Some(id))
             || self.clients.values().any(|client| client.dedicated.leads_to(id))
-            || self.calls.values().any(|call| call.link.server() == id)
+            || self.pending.values().any(|call| call.connection.server() == id)
     }
 
     pub(super) fn handover_progressed(&mut self) {
-        let is_rehearsing = self.is_rehearsing();
+        let has_pending_trial = self.has_pending_trial();
         let Some(handover) = &mut self.handover else { return };
-        let is_listed = self.servers.get(&handover.from).is_some_and(|server| server.listed);
-        if handover.state == HandoverState::Moving && is_listed && !is_rehearsing {
+        let is_listed = self.servers.get(&handover.from).is_some_and(|server| server.is_listed);
+        if handover.state == HandoverState::Moving && is_listed && !has_pending_trial {
             handover.state = HandoverState::Waiting;
             self.report_handover();
         }
@@ -66,9 +66,9 @@ impl Hub {
         if let Some(mut report) = self.handover_report() {
             if let Some(handover) = &mut self.handover {
                 report.is_news = match handover.state {
-                    HandoverState::Moving => !std::mem::replace(&mut handover.told_to_move, true),
+                    HandoverState::Moving => !std::mem::replace(&mut handover.has_reported_moving, true),
                     HandoverState::Waiting => {
-                        !std::mem::replace(&mut handover.told_to_wait, true)
+                        !std::mem::replace(&mut handover.has_reported_waiting, true)
                             || handover.reported.0 != report.threads_moved
                     }
                     HandoverState::Completed => true,
@@ -80,12 +80,12 @@ impl Hub {
     }
 
     /// Something happened: a thread may have moved, and what waits may wait for something else by now, or not any more.
-    pub(in crate::hub) fn handover_may_have_changed(&mut self) {
-        let goes_on =
+    pub(in crate::hub) fn schedule_handover_report(&mut self) {
+        let continues =
             |handover: &&mut crate::hub::migration::Handover| handover.state != HandoverState::Completed;
-        let Some(handover) = self.handover.as_mut().filter(goes_on) else { return };
+        let Some(handover) = self.handover.as_mut().filter(continues) else { return };
         if !std::mem::replace(&mut handover.report_is_due, true) {
-            self.timer(HANDOVER_REPORT_AFTER_MS, Timer::HandoverReport);
+            self.set_timer(HANDOVER_REPORT_AFTER_MS, Timer::HandoverReport);
         }
     }
 
@@ -104,18 +104,20 @@ impl Hub {
 
     pub(in crate::hub) fn handover_report(&self) -> Option<HandoverReport> {
         let handover = self.handover.as_ref()?;
-        let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.outgoing);
-        let is_between = |thread: &Thread| thread.came_from.as_ref().is_some_and(leaves);
+        let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.is_outgoing);
+        let is_between = |thread: &Thread| thread.unloaded_from.as_ref().is_some_and(leaves);
         let waiting = self.threads.values().filter(|thread| leaves(&thread.server) || is_between(thread));
         let mut threads_waiting: Vec<BlockedThread> = waiting
             .map(|thread| BlockedThread {
                 thread_id: thread.id.to_string(),
-                blocked_on: match thread.motion {
+                blocked_on: match thread.state {
                     // No app-server has it.
-                    Motion::Lost | Motion::Recovering if thread.refused.is_some() => BlockedOn::Refused,
-                    _ => self.obviously_waits_for(&thread.id).unwrap_or(thread.blocked_on),
+                    ThreadState::Orphaned | ThreadState::Recovering if thread.load_refusal.is_some() => {
+                        BlockedOn::Refused
+                    }
+                    _ => self.known_blocker(&thread.id).unwrap_or(thread.blocked_on),
                 },
-                reason: thread.refused.clone(),
+                reason: thread.load_refusal.clone(),
             })
             .collect();
         threads_waiting.sort_by(|one, other| one.thread_id.cmp(&other.thread_id));

@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::hub::event::{BlockedOn, Connection, Now, ServerId};
-use crate::hub::requests::pending::Errand;
+use crate::hub::requests::pending::InternalRequest;
 use crate::hub::requests::refusal::{Refusal, is_unknown_method, message_of};
-use crate::hub::threads::thread::{Motion, Thread, ThreadId};
+use crate::hub::threads::thread::{Thread, ThreadId, ThreadState};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{AGAIN_LATE_AFTER_MS, REFUSED_AGAIN_MAX_MS, REHEARSALS_REMEMBERED, REHEARSED_FOR_MS};
 
@@ -29,7 +29,7 @@ pub struct Profile {
 
 /// What is known of a profile in the app-server that threads move to.
 #[derive(Debug)]
-pub struct Rehearsal {
+pub struct TrialLoad {
     state: State,
     /// How often in a row it was refused.
     refusals: u32,
@@ -42,7 +42,7 @@ enum State {
     /// It loads, or did at that time.
     Loads(Now),
     /// It does not. It is asked for again at that time.
-    Refused { message: Box<str>, again_at: Now },
+    Refused { message: Box<str>, retry_at: Now },
 }
 
 /// Whether a thread may be unloaded to move it.
@@ -50,7 +50,7 @@ enum State {
 pub enum MayLoad {
     Yes,
     /// The new app-server is being asked. The thread is looked at again when it has answered.
-    Asked,
+    Pending,
     /// It would be refused: it stays where it is.
     No,
 }
@@ -60,42 +60,47 @@ impl Hub {
     pub(super) fn may_load(&mut self, id: &ThreadId, to: ServerId) -> MayLoad {
         let now = self.now;
         let (Some(thread), Some(handover)) = (self.threads.get_mut(id), self.handover.as_mut()) else {
-            return MayLoad::Asked;
+            return MayLoad::Pending;
         };
-        if thread.refused.is_some() && now < thread.again_at {
+        if thread.load_refusal.is_some() && now < thread.retry_at {
             return MayLoad::No;
         }
-        if !thread.is_watched() && !thread.goal_held && !thread.goal_is_active {
+        if !thread.is_watched() && !thread.goal_is_suspended && !thread.goal_is_active {
             // It is unloaded and not loaded again.
             return MayLoad::Yes;
         }
         let profile = Rc::new(thread.profile());
-        let known = handover.rehearsals.get(&profile);
+        let known = handover.trial_loads.get(&profile);
         let refusals = known.map(|known| known.refusals).unwrap_or_default();
         match known.map(|known| &known.state) {
-            Some(State::Asked) => return MayLoad::Asked,
+            Some(State::Asked) => return MayLoad::Pending,
             Some(State::Loads(at)) if now.since_ms(*at) < REHEARSED_FOR_MS => return MayLoad::Yes,
-            Some(State::Refused { message, again_at }) if now < *again_at => {
+            Some(State::Refused { message, retry_at }) if now < *retry_at => {
                 let message = message.clone();
-                self.refused(id, message);
+                self.record_refusal(id, message);
                 return MayLoad::No;
             }
             _ => {}
         }
-        handover.rehearsals.insert(profile.clone(), Rehearsal { state: State::Asked, refusals });
+        handover.trial_loads.insert(profile.clone(), TrialLoad { state: State::Asked, refusals });
         let params = profile.cwd.as_ref().map_or_else(|| json!({}), |cwd| json!({"cwd": cwd}));
-        self.errand(Connection::Shared(to), Errand::CheckConfig(profile), "config/read", &params);
-        MayLoad::Asked
+        self.send_internal(
+            Connection::Shared(to),
+            InternalRequest::CheckConfig(profile),
+            "config/read",
+            &params,
+        );
+        MayLoad::Pending
     }
 
     /// A thread stays loaded where it is, since it would be refused where it is to go.
-    pub(super) fn stays_refused(&mut self, id: &ThreadId) {
-        self.waits(id, BlockedOn::Refused);
-        self.let_goal_go_on(id);
+    pub(super) fn stay_on_old_server(&mut self, id: &ThreadId) {
+        self.set_blocked_on(id, BlockedOn::Refused);
+        self.resume_goal(id);
     }
 
     /// The answer to `config/read` in the new app-server.
-    pub(in crate::hub) fn config_told(
+    pub(in crate::hub) fn on_config_read(
         &mut self,
         to: ServerId,
         profile: &Rc<Profile>,
@@ -110,19 +115,19 @@ impl Hub {
                 {
                     params[name] = Value::from(&**value);
                 }
-                self.errand(
+                self.send_internal(
                     Connection::Shared(to),
-                    Errand::Rehearse(profile.clone()),
+                    InternalRequest::TrialLoad(profile.clone()),
                     "thread/start",
                     &params,
                 );
             }
-            outcome => self.rehearsal_ended(to, profile, outcome.map(|_| ())),
+            outcome => self.on_trial_done(to, profile, outcome.map(|_| ())),
         }
     }
 
     /// The answer to the start of a thread that is there to be tried only.
-    pub(in crate::hub) fn rehearsed(
+    pub(in crate::hub) fn on_trial_started(
         &mut self,
         to: ServerId,
         profile: &Rc<Profile>,
@@ -130,17 +135,22 @@ impl Hub {
     ) {
         let started = outcome.ok().and_then(|result| text::member(result, "thread"));
         if let Some(id) = started.and_then(|thread| text::string(thread.get(), "id")) {
-            self.hide_rehearsal(&id);
+            self.hide_trial_thread(&id);
             let params = json!({"threadId": &*id});
-            self.errand(Connection::Shared(to), Errand::Forget, "thread/unsubscribe", &params);
+            self.send_internal(
+                Connection::Shared(to),
+                InternalRequest::IgnoreResponse,
+                "thread/unsubscribe",
+                &params,
+            );
         }
-        self.rehearsal_ended(to, profile, outcome.map(|_| ()));
+        self.on_trial_done(to, profile, outcome.map(|_| ()));
     }
 
-    fn rehearsal_ended(&mut self, to: ServerId, profile: &Rc<Profile>, outcome: Result<(), &str>) {
+    fn on_trial_done(&mut self, to: ServerId, profile: &Rc<Profile>, outcome: Result<(), &str>) {
         let now = self.now;
         let Some(handover) = self.handover.as_mut().filter(|handover| handover.to == to) else { return };
-        let Some(rehearsal) = handover.rehearsals.get_mut(profile) else { return };
+        let Some(rehearsal) = handover.trial_loads.get_mut(profile) else { return };
         // One that drains, or has too much to do, is asked again; one that does not know the question is not.
         let refusal = outcome.err().filter(|error| !is_unknown_method(error));
         rehearsal.refusals = if refusal.is_some() { rehearsal.refusals + 1 } else { 0 };
@@ -150,63 +160,71 @@ impl Hub {
                 let wait = AGAIN_LATE_AFTER_MS << (rehearsal.refusals - 1).min(16);
                 let wait = wait.min(REFUSED_AGAIN_MAX_MS);
                 let message = message_of(error);
-                self.timers.push(std::cmp::Reverse((now + wait, Timer::Refused)));
-                State::Refused { message, again_at: now + wait }
+                self.timers.push(std::cmp::Reverse((now + wait, Timer::RetryRefused)));
+                State::Refused { message, retry_at: now + wait }
             }
         };
         if refusal.is_some_and(|error| Refusal::of(error) == Refusal::Draining) {
-            self.drains(to);
+            self.on_draining(to);
         }
-        self.stir_what_waits_to_move();
+        self.re_evaluate_blocked_threads();
     }
 
     /// The time has come to ask again about what was refused.
-    pub(in crate::hub) fn stir_what_waits_to_move(&mut self) {
+    pub(in crate::hub) fn re_evaluate_blocked_threads(&mut self) {
         let Some(to) = self.handover.as_ref().map(|handover| handover.to) else { return };
-        let waits = |thread: &&Thread| thread.server != to && thread.motion == Motion::Still;
+        let waits = |thread: &&Thread| thread.server != to && thread.state == ThreadState::Attached;
         let mut waiting: Vec<ThreadId> =
             self.threads.values().filter(waits).map(|thread| thread.id.clone()).collect();
         waiting.sort_unstable();
         for id in waiting {
-            self.enqueue(&id);
+            self.enqueue_migration(&id);
         }
-        self.moved_on();
+        self.re_evaluate();
     }
 
     /// Whether an answer is outstanding without which it is not known what moves.
-    pub(super) fn is_rehearsing(&self) -> bool {
-        let asked = |rehearsal: &Rehearsal| matches!(rehearsal.state, State::Asked);
-        self.handover.as_ref().is_some_and(|handover| handover.rehearsals.values().any(asked))
+    pub(super) fn has_pending_trial(&self) -> bool {
+        let asked = |rehearsal: &TrialLoad| matches!(rehearsal.state, State::Asked);
+        self.handover.as_ref().is_some_and(|handover| handover.trial_loads.values().any(asked))
     }
 
     /// Whether a thread, or one that is not known, is there to be tried only: its notifications go to no client.
-    pub(in crate::hub) fn is_rehearsal(&self, server: ServerId, thread: &str, method: &str) -> bool {
-        let starts = |call: &crate::hub::requests::pending::Call| {
-            call.link == Connection::Shared(server)
-                && matches!(&call.asker, crate::hub::requests::pending::Asker::Gateway(Errand::Rehearse(_)))
+    pub(in crate::hub) fn is_trial_thread(&self, server: ServerId, thread: &str, method: &str) -> bool {
+        let starts = |call: &crate::hub::requests::pending::PendingRequest| {
+            call.connection == Connection::Shared(server)
+                && matches!(
+                    &call.origin,
+                    crate::hub::requests::pending::Origin::Internal(InternalRequest::TrialLoad(_))
+                )
         };
-        self.rehearsals.iter().any(|known| **known == *thread)
+        self.trial_threads.iter().any(|known| **known == *thread)
             || (method.starts_with("mcpServer/")
                 && !self.threads.contains_key(thread)
-                && self.calls.values().any(starts))
+                && self.pending.values().any(starts))
     }
 
     /// Whether `thread/started` shows a thread that is there to be tried only.
-    pub(in crate::hub) fn shows_rehearsal(&self, server: ServerId, method: &str, params: &RawValue) -> bool {
+    pub(in crate::hub) fn announces_trial_thread(
+        &self,
+        server: ServerId,
+        method: &str,
+        params: &RawValue,
+    ) -> bool {
         let shown = text::member(params.get(), "thread").filter(|_| method == "thread/started");
         let id = shown.and_then(|thread| text::string(thread.get(), "id"));
-        id.is_some_and(|id| self.is_rehearsal(server, &id, method))
+        id.is_some_and(|id| self.is_trial_thread(server, &id, method))
     }
 
-    fn hide_rehearsal(&mut self, id: &str) {
-        self.rehearsals.push_back(id.into());
-        if self.rehearsals.len() > REHEARSALS_REMEMBERED {
-            self.rehearsals.pop_front();
+    fn hide_trial_thread(&mut self, id: &str) {
+        self.trial_threads.push_back(id.into());
+        if self.trial_threads.len() > REHEARSALS_REMEMBERED {
+            self.trial_threads.pop_front();
         }
         // It told something before its start was answered, and passed for a sub-agent's.
-        if let Some(known) = self.threads.get(id).filter(|known| known.motion == Motion::Finding) {
+        if let Some(known) = self.threads.get(id).filter(|known| known.state == ThreadState::Attaching) {
             let id = known.id.clone();
-            self.finds.retain(|found| *found != id);
+            self.attach_queue.retain(|found| *found != id);
             self.forget_thread(&id);
         }
     }
@@ -239,7 +257,7 @@ const DEFAULT_PROVIDER: &str = "openai";
 
 impl Thread {
     /// Takes over what an app-server tells of its folder and its provider.
-    pub(in crate::hub) fn describe_profile(&mut self, raw: &str) {
+    pub(in crate::hub) fn apply_profile(&mut self, raw: &str) {
         let told = |member: &str| text::string(raw, member).map(Box::from);
         self.cwd = told("cwd").or_else(|| self.cwd.take());
         self.model_provider = told("modelProvider").or_else(|| self.model_provider.take());

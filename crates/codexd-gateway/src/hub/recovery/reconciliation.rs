@@ -10,7 +10,7 @@ use crate::hub::threads::thread::{OpenItem, Thread, ThreadId, Turn, fingerprint}
 
 const DELTA: &str = "item/agentMessage/delta";
 /// Items that are told after the fact although their beginning was never seen.
-const TOLD_LATE: [&str; 4] = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall"];
+const SENT_AFTER_THE_FACT: [&str; 4] = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall"];
 
 /// Whether a notification belongs to what is told of a turn when it has ended: that was told already.
 pub(super) fn is_of(turn: &Turn, text: &str) -> bool {
@@ -26,12 +26,12 @@ pub(super) fn is_of(turn: &Turn, text: &str) -> bool {
 
 impl Hub {
     /// Tells the rest of a turn and gives its `turn/completed`.
-    pub(super) fn end_of(&mut self, id: &ThreadId, turn: &Turn, found: Option<&Value>) -> Text {
+    pub(super) fn reconcile_turn(&mut self, id: &ThreadId, turn: &Turn, found: Option<&Value>) -> Text {
         let whole = found.filter(|found| found["status"] != "inProgress" && found["status"] != "interrupted");
         let mut told: Value = serde_json::from_str(&turn.raw).unwrap_or(Value::Null);
         match whole {
             Some(found) => {
-                self.tell_rest(id, turn, found);
+                self.send_missing_items(id, turn, found);
                 told = found.clone();
                 let mut answers = found["items"].as_array().into_iter().flatten();
                 let last = answers.rfind(|item| item["type"] == "agentMessage");
@@ -39,7 +39,7 @@ impl Hub {
                 told["itemsView"] = "summary".into();
             }
             None => {
-                self.tell_partial(id, turn);
+                self.send_interrupted_items(id, turn);
                 for member in ["completedAt", "startedAt", "durationMs"] {
                     if let Some(known) = found.and_then(|found| found.get(member)) {
                         told[member] = known.clone();
@@ -48,7 +48,7 @@ impl Hub {
                 told["status"] = "interrupted".into();
             }
         }
-        if let Some(loss) = &mut self.loss {
+        if let Some(loss) = &mut self.recovery {
             match whole {
                 Some(_) => loss.completed += 1,
                 None => loss.interrupted += 1,
@@ -61,7 +61,7 @@ impl Hub {
     }
 
     /// A turn ended well, unheard: the missing end of its text, and its items.
-    pub(super) fn tell_rest(&mut self, id: &ThreadId, turn: &Turn, found: &Value) {
+    pub(super) fn send_missing_items(&mut self, id: &ThreadId, turn: &Turn, found: &Value) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let mut texts: Vec<(&'static str, Text)> = Vec::new();
         let same = |item: &Value, known: &OpenItem| {
@@ -74,8 +74,8 @@ impl Hub {
         let done = |item: &&Value| item["status"] != "inProgress";
         for item in found["items"].as_array().into_iter().flatten().filter(done) {
             let known = thread.items.iter().position(|known| *known.turn == *turn.id && same(item, known));
-            let begins = known.is_none() && TOLD_LATE.iter().any(|kind| item["type"] == **kind);
-            if thread.was_told(item) || (known.is_none() && !begins) {
+            let begins = known.is_none() && SENT_AFTER_THE_FACT.iter().any(|kind| item["type"] == **kind);
+            if thread.was_delivered(item) || (known.is_none() && !begins) {
                 continue;
             }
             let mut item = item.clone();
@@ -103,18 +103,18 @@ impl Hub {
             texts.push(("item/completed", text::notification("item/completed", &params)));
         }
         for (method, text) in texts {
-            self.tell_viewers(id, method, &text);
+            self.send_to_viewers(id, method, &text);
         }
     }
 
     /// A turn was cut: its open items end with what they had.
-    fn tell_partial(&mut self, id: &ThreadId, turn: &Turn) {
+    fn send_interrupted_items(&mut self, id: &ThreadId, turn: &Turn) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let (open, others) =
             std::mem::take(&mut thread.items).into_iter().partition(|item| item.turn == turn.id);
         thread.items = others;
         let open: Vec<OpenItem> = open;
-        self.tell_cut(id, &open);
+        self.send_ended_items(id, &open);
     }
 
     /// Commands that ran on behind their turn have ended with their app-server.
@@ -124,23 +124,23 @@ impl Hub {
         let (ended, others) = std::mem::take(&mut thread.items).into_iter().partition(ended);
         thread.items = others;
         let ended: Vec<OpenItem> = ended;
-        self.tell_cut(id, &ended);
+        self.send_ended_items(id, &ended);
     }
 
     /// Reports items as ended whose app-server was lost, with what they had.
-    fn tell_cut(&mut self, id: &ThreadId, items: &[OpenItem]) {
+    fn send_ended_items(&mut self, id: &ThreadId, items: &[OpenItem]) {
         for known in items {
-            let item = cut_item(known, self.unix_ms);
+            let item = interrupted_item(known, self.unix_ms);
             let params = json!({
                 "threadId": &**id, "turnId": &*known.turn, "item": item, "completedAtMs": self.unix_ms,
             });
-            self.tell_viewers(id, "item/completed", &text::notification("item/completed", &params));
+            self.send_to_viewers(id, "item/completed", &text::notification("item/completed", &params));
         }
     }
 }
 
 /// An item as it stood when its app-server was lost: in the form that upstream gives one that was cut (0.171.0).
-fn cut_item(known: &OpenItem, now: u64) -> Value {
+fn interrupted_item(known: &OpenItem, now: u64) -> Value {
     let started: Value = serde_json::from_str(&known.started).unwrap_or(Value::Null);
     let mut item = started["params"]["item"].clone();
     let began = started["params"]["startedAtMs"].as_u64();
@@ -174,7 +174,7 @@ fn is_continued(item: &Value, known: &OpenItem) -> bool {
 
 impl Thread {
     /// Whether an item on disk was told whole before the loss.
-    fn was_told(&self, item: &Value) -> bool {
+    fn was_delivered(&self, item: &Value) -> bool {
         let by =
             |member: &str| item[member].as_str().is_some_and(|text| self.told.contains(&fingerprint(text)));
         by("id") || by("text")

@@ -5,9 +5,9 @@
 use serde_json::{Value, json};
 
 use crate::hub::event::{Action, Connection, RefusedThread, Report};
-use crate::hub::recovery::{Errand, found_in};
+use crate::hub::recovery::{InternalRequest, found_in};
 use crate::hub::requests::refusal::{Refusal, message_of};
-use crate::hub::threads::thread::{Motion, Thread, ThreadId, Turn};
+use crate::hub::threads::thread::{Thread, ThreadId, ThreadState, Turn};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{HASTY_TRIES_MAX, REFUSALS_NAMED_MAX, REFUSALS_TOLD_AFTER_MS};
 
@@ -22,37 +22,37 @@ pub struct Refusals {
 
 impl Hub {
     /// The app-server that was asked to load a thread again says why it does not.
-    pub(super) fn load_refused(&mut self, id: &ThreadId, error: &str) {
+    pub(super) fn on_load_refused(&mut self, id: &ThreadId, error: &str) {
         let refusal = Refusal::of(error);
         let Some(thread) = self.threads.get_mut(id) else { return };
         let lasts = match refusal {
-            Refusal::MayHeal => true,
-            Refusal::NotYet => thread.tries > HASTY_TRIES_MAX,
+            Refusal::Recoverable => true,
+            Refusal::RetrySoon => thread.load_attempts > HASTY_TRIES_MAX,
             Refusal::Draining | Refusal::Gone => false,
         };
         if !lasts {
-            return self.not_recovered(id, refusal);
+            return self.retry_recovery(id, refusal);
         }
-        thread.refused = Some(message_of(error));
+        thread.load_refusal = Some(message_of(error));
         thread.demand = None;
-        let (link, is_cut) = (thread.link(), thread.turns.iter().any(|turn| turn.cut));
-        self.refusals_changed();
-        self.refuse_waiting_for(id, error);
+        let (connection, is_cut) = (thread.connection(), thread.turns.iter().any(|turn| turn.cut));
+        self.schedule_refusal_report();
+        self.refuse_queued_for_thread(id, error);
         match is_cut {
             // Its viewers need not wait until it is loaded to be told how its turn ended.
-            true => self.ask_for_last_turns(link, id),
-            false => self.not_recovered(id, refusal),
+            true => self.request_last_turns(connection, id),
+            false => self.retry_recovery(id, refusal),
         }
     }
 
-    pub(super) fn ask_for_last_turns(&mut self, link: Connection, id: &ThreadId) {
+    pub(super) fn request_last_turns(&mut self, connection: Connection, id: &ThreadId) {
         let params = json!({"threadId": &**id, "limit": 4, "sortDirection": "desc", "itemsView": "full"});
-        self.errand(link, Errand::LastTurn(id.clone()), "thread/turns/list", &params);
+        self.send_internal(connection, InternalRequest::LastTurns(id.clone()), "thread/turns/list", &params);
     }
 
     /// How the turns ended of a thread that cannot be loaded for now.
     pub(super) fn end_turns_of_refused(&mut self, id: &ThreadId, listed: Option<&Value>) {
-        self.withdraw_asks(id, true);
+        self.withdraw_server_requests(id, true);
         let Some(thread) = self.threads.get_mut(id) else { return };
         let (cut, others): (Vec<Turn>, Vec<Turn>) =
             std::mem::take(&mut thread.turns).into_iter().partition(|turn| turn.cut);
@@ -61,36 +61,36 @@ impl Hub {
         thread.status = status.to_string().into();
         let ends: Vec<_> = cut
             .iter()
-            .map(|turn| self.end_of(id, turn, listed.and_then(|all| found_in(all, turn))))
+            .map(|turn| self.reconcile_turn(id, turn, listed.and_then(|all| found_in(all, turn))))
             .collect();
         let method = "thread/status/changed";
         let params = json!({"threadId": &**id, "status": status});
-        self.tell_everyone(method, &text::notification(method, &params));
+        self.send_to_all(method, &text::notification(method, &params));
         for end in ends {
-            self.tell_viewers(id, "turn/completed", &end);
+            self.send_to_viewers(id, "turn/completed", &end);
         }
-        self.not_recovered(id, Refusal::MayHeal);
+        self.retry_recovery(id, Refusal::Recoverable);
     }
 
     /// A thread that was refused is loaded: what kept others from being loaded may be over as well.
-    pub(super) fn refusal_healed(&mut self) {
+    pub(super) fn on_refusal_resolved(&mut self) {
         for thread in self.threads.values_mut().filter(|thread| thread.is_refused()) {
-            thread.again_at = self.now;
+            thread.retry_at = self.now;
         }
-        self.refusals_changed();
+        self.schedule_refusal_report();
     }
 
     /// The host is told soon: there may be hundreds at once.
-    pub(in crate::hub) fn refusals_changed(&mut self) {
-        if !std::mem::replace(&mut self.not_loaded.is_due, true) {
-            self.timer(REFUSALS_TOLD_AFTER_MS, Timer::Refusals);
+    pub(in crate::hub) fn schedule_refusal_report(&mut self) {
+        if !std::mem::replace(&mut self.refused_threads.is_due, true) {
+            self.set_timer(REFUSALS_TOLD_AFTER_MS, Timer::ReportRefusedThreads);
         }
     }
 
-    pub(in crate::hub) fn tell_refusals(&mut self) {
-        self.not_loaded.is_due = false;
+    pub(in crate::hub) fn report_refused_threads(&mut self) {
+        self.refused_threads.is_due = false;
         let named = |thread: &Thread| {
-            let reason = thread.refused.as_ref().map(ToString::to_string).unwrap_or_default();
+            let reason = thread.load_refusal.as_ref().map(ToString::to_string).unwrap_or_default();
             RefusedThread { thread_id: thread.id.to_string(), reason }
         };
         let refused = self.threads.values().filter(|thread| thread.is_refused());
@@ -98,9 +98,9 @@ impl Hub {
         refused.sort_unstable_by(|one, other| one.thread_id.cmp(&other.thread_id));
         let count = refused.len();
         refused.truncate(REFUSALS_NAMED_MAX);
-        if count != self.not_loaded.count || refused != self.not_loaded.told {
+        if count != self.refused_threads.count || refused != self.refused_threads.told {
             self.out.push(Action::Report(Report::NotLoaded { count, threads: refused.clone() }));
-            (self.not_loaded.count, self.not_loaded.told) = (count, refused);
+            (self.refused_threads.count, self.refused_threads.told) = (count, refused);
         }
     }
 }
@@ -108,6 +108,6 @@ impl Hub {
 impl Thread {
     /// An app-server refused to load it, for a reason that may heal, and it is not loaded since.
     pub(in crate::hub) fn is_refused(&self) -> bool {
-        self.refused.is_some() && matches!(self.motion, Motion::Lost | Motion::Recovering)
+        self.load_refusal.is_some() && matches!(self.state, ThreadState::Orphaned | ThreadState::Recovering)
     }
 }

@@ -5,19 +5,19 @@ use crate::hub::{Hub, Timer};
 use crate::limits::SENT_AT_ONCE_BYTES;
 
 impl Hub {
-    pub(in crate::hub) fn link_full(&mut self, link: Connection) {
-        self.full_links.insert(link);
+    pub(in crate::hub) fn on_connection_full(&mut self, connection: Connection) {
+        self.full_connections.insert(connection);
     }
 
-    pub(in crate::hub) fn link_has_room(&mut self, link: Connection) {
-        if self.full_links.remove(&link) {
-            self.pump();
+    pub(in crate::hub) fn on_connection_writable(&mut self, connection: Connection) {
+        if self.full_connections.remove(&connection) {
+            self.schedule();
         }
     }
 
     /// Whether no more requests are to be sent over a link for now.
-    pub(in crate::hub) fn is_full(&self, link: Connection) -> bool {
-        self.full_links.contains(&link)
+    pub(in crate::hub) fn is_full(&self, connection: Connection) -> bool {
+        self.full_connections.contains(&connection)
     }
 
     /// Whether so much was sent in this step that the links are to be asked first whether they have room for more. If so, it
@@ -26,7 +26,7 @@ impl Hub {
         if self.sent_bytes < SENT_AT_ONCE_BYTES {
             return false;
         }
-        self.timer(0, Timer::Slots);
+        self.set_timer(0, Timer::ReleasePermits);
         true
     }
 }

@@ -5,60 +5,60 @@ use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
 
 use crate::hub::Hub;
 use crate::hub::clients::bounds::{TooMany, too_many};
-use crate::hub::clients::client::{Stage, Waiting};
+use crate::hub::clients::client::{QueuedRequest, Stage};
 use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text};
-use crate::hub::goals::word_of_goal;
+use crate::hub::goals::goal_intent;
 use crate::hub::requests::fair_queue::SERVER_ERROR;
-use crate::hub::requests::pending::{Asker, Call, Kind};
+use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
 use crate::hub::snapshot;
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Motion, ThreadId};
+use crate::hub::threads::thread::{ThreadId, ThreadState};
 use crate::limits::{QUIET_MS, RESUMERS_MAX, UNANSWERED_MAX};
 use crate::routes::{self, Route, Special, gates};
 
 /// What became of a request whose turn it was.
-pub(in crate::hub) enum Dispatched {
+pub(in crate::hub) enum DispatchOutcome {
     /// It was sent on, or answered.
     Done,
     /// Not now, nor anything else of this client.
-    Waits,
-    /// Not now, nor what must not overtake it ([`Lane`](crate::hub::requests::ordering::Lane)).
-    WaitsInLane,
+    Blocked,
+    /// Not now, nor what must not overtake it ([`OrderingKey`](crate::hub::requests::ordering::Lane)).
+    BlockedByKey,
 }
 
 impl Hub {
-    pub(in crate::hub) fn client_said(&mut self, id: ClientId, text: &Text) {
+    pub(in crate::hub) fn on_client_message(&mut self, id: ClientId, text: &Text) {
         let checked = match codexd_protocol::check(text) {
             Ok(checked) => checked,
             Err(refusal) => return self.refuse_text(id, &refusal),
         };
         if let Some(escaped) = checked.escaped_method {
-            return self.client_said_escaped(id, escaped, text);
+            return self.on_escaped_method(id, escaped, text);
         }
         let Some(client) = self.clients.get(&id) else { return };
         match checked.message {
             Message::Response { id: ask, outcome } => {
-                self.client_answered(id, ask.get(), outcome.is_ok(), text);
+                self.on_client_response(id, ask.get(), outcome.is_ok(), text);
             }
             Message::Notification { method: "initialized", .. } => {}
             Message::Notification { .. } => {
                 if let Some(server) = client.dedicated.open() {
-                    self.say(Connection::Dedicated(id, server), text.clone());
+                    self.send_upstream(Connection::Dedicated(id, server), text.clone());
                 }
             }
             Message::Request { id: raw, method: "initialize", params } => {
-                self.introduced(id, raw.get(), params.map(serde_json::value::RawValue::get));
+                self.on_initialize(id, raw.get(), params.map(serde_json::value::RawValue::get));
             }
             Message::Request { id: raw, method: snapshot::METHOD, .. } => {
-                self.tell(id, text::result(raw.get(), &self.snapshot().to_string()));
+                self.send_to_client(id, text::result(raw.get(), &self.snapshot().to_string()));
             }
             Message::Request { id: raw, .. } if matches!(client.stage, Stage::New) => {
-                self.tell(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
+                self.send_to_client(id, text::error(raw.get(), INVALID_REQUEST, "Not initialized", None));
             }
             Message::Request { .. } => {
-                self.take_persona_of(id);
-                self.hold(id, text.clone());
-                self.pump();
+                self.adopt_identity_of(id);
+                self.enqueue_request(id, text.clone());
+                self.schedule();
             }
         }
     }
@@ -67,9 +67,9 @@ impl Hub {
     fn refuse_text(&mut self, id: ClientId, refusal: &Refusal<'_>) {
         // The id of an answer is that of a server request: a request of the client may have the same.
         let raw = refusal.id.filter(|_| !refusal.is_answer).unwrap_or("null");
-        self.tell(id, text::error(raw, refusal.code, &refusal.reason, None));
+        self.send_to_client(id, text::error(raw, refusal.code, &refusal.reason, None));
         if refusal.is_answer
-            && let Some(ask) = refusal.id.filter(|ask| self.asks.awaits(id, ask))
+            && let Some(ask) = refusal.id.filter(|ask| self.server_requests.awaits(id, ask))
         {
             let (ask, reason) = (ask.to_owned(), refusal.reason.clone());
             self.out.push(Action::Report(Report::AnswerRefused { client: id, request: ask, reason }));
@@ -77,54 +77,54 @@ impl Hub {
     }
 
     /// Some JSON writers escape the slash of a method's name: it is read again without escapes.
-    fn client_said_escaped(&mut self, id: ClientId, escaped: &str, text: &Text) {
+    fn on_escaped_method(&mut self, id: ClientId, escaped: &str, text: &Text) {
         let method = serde_json::from_str::<String>(escaped).unwrap_or_default();
         let plain = serde_json::Value::from(method).to_string();
         if !plain.contains('\\') {
-            return self.client_said(id, &text::splice(text, escaped, &plain));
+            return self.on_client_message(id, &text::splice(text, escaped, &plain));
         }
         let raw = text::member(text, "id").map_or("null", serde_json::value::RawValue::get);
         let message = "Invalid request: no method has such a name";
-        self.tell(id, text::error(raw, INVALID_REQUEST, message, None));
+        self.send_to_client(id, text::error(raw, INVALID_REQUEST, message, None));
     }
 
     /// Puts a request behind those of its client.
-    fn hold(&mut self, id: ClientId, text: Text) {
+    fn enqueue_request(&mut self, id: ClientId, text: Text) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.waiting_bytes += text.len();
-        client.waiting.push_back(Waiting::new(text, self.now));
-        self.queue_up(id);
+        client.queued_bytes += text.len();
+        client.queued.push_back(QueuedRequest::new(text, self.now));
+        self.join_run_queue(id);
     }
 
     /// Sends on the request of a client whose turn it is.
-    pub(in crate::hub) fn dispatch(&mut self, id: ClientId, waiting: &Waiting) -> Dispatched {
-        let Some(client) = self.clients.get(&id) else { return Dispatched::Done };
-        let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.draining);
+    pub(in crate::hub) fn dispatch(&mut self, id: ClientId, waiting: &QueuedRequest) -> DispatchOutcome {
+        let Some(client) = self.clients.get(&id) else { return DispatchOutcome::Done };
+        let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.is_draining);
         // Before it is read: it may be large, and be looked at often.
-        if !client.is_ready() || !self.has_slot(id) {
-            return Dispatched::Waits;
+        if !client.is_ready() || !self.has_permit_for(id) {
+            return DispatchOutcome::Blocked;
         }
         if waiting.refused_by.as_ref().is_some_and(drains) {
-            return Dispatched::WaitsInLane;
+            return DispatchOutcome::BlockedByKey;
         }
         let Ok(Message::Request { id: raw, method, params }) = envelope::parse(&waiting.text) else {
-            return Dispatched::Done;
+            return DispatchOutcome::Done;
         };
         if params.is_some_and(|params| params.get().starts_with('[')) && !routes::may_be_positional(method) {
-            self.tell(id, text::error(raw.get(), INVALID_REQUEST, &positional(method), None));
-            return Dispatched::Done;
+            self.send_to_client(id, text::error(raw.get(), INVALID_REQUEST, &positional(method), None));
+            return DispatchOutcome::Done;
         }
         if let Err(message) = gates::check(method, params, client.capabilities.experimental) {
-            self.tell(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
-            return Dispatched::Done;
+            self.send_to_client(id, text::error(raw.get(), INVALID_REQUEST, &message, None));
+            return DispatchOutcome::Done;
         }
         match self.has_too_many_unanswered(id) {
             None => {}
-            Some(TooMany::Bytes) => return Dispatched::Waits,
+            Some(TooMany::Bytes) => return DispatchOutcome::Blocked,
             Some(TooMany::Requests) => {
                 let message = format!("{UNANSWERED_MAX} requests of this client have no answer yet");
-                self.tell(id, text::error(raw.get(), SERVER_ERROR, &message, Some(&too_many())));
-                return Dispatched::Done;
+                self.send_to_client(id, text::error(raw.get(), SERVER_ERROR, &message, Some(&too_many())));
+                return DispatchOutcome::Done;
             }
         }
         let route = routes::route(method);
@@ -137,13 +137,15 @@ impl Hub {
             Route::Gateway(Special::RequestId) => {
                 self.send_with_request_id(id, method, raw.get(), &waiting.text, params)
             }
-            Route::Gateway(_) => self.special(id, method, &names, raw.get(), &waiting.text),
-            Route::HubOrOwn | Route::Own(_) => self.send_own(id, method, raw.get(), &waiting.text, params),
+            Route::Gateway(_) => self.dispatch_special(id, method, &names, raw.get(), &waiting.text),
+            Route::HubOrOwn | Route::Own(_) => {
+                self.send_dedicated(id, method, raw.get(), &waiting.text, params)
+            }
         }
     }
 
     /// Whether [`Hub::dispatch`] sends a request over the client's dedicated connection.
-    pub(in crate::hub) fn is_dedicated(&self, request: &str) -> bool {
+    pub(in crate::hub) fn uses_dedicated(&self, request: &str) -> bool {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return false };
         match routes::route(method) {
             Route::Own(_) => true,
@@ -162,14 +164,14 @@ impl Hub {
     }
 
     /// What the gateway answers itself, or has to look at.
-    fn special(
+    fn dispatch_special(
         &mut self,
         id: ClientId,
         method: &str,
         names: &Names<'_>,
         raw: &str,
         text: &Text,
-    ) -> Dispatched {
+    ) -> DispatchOutcome {
         match method {
             "thread/unsubscribe" => self.unsubscribe(id, names, raw, text),
             "mcpServer/event/stream/stop" => {
@@ -177,10 +179,10 @@ impl Hub {
                 let of = |stream: &&crate::hub::clients::replayed_settings::EventStream| {
                     stream.owner == id && names.is_stream(&stream.name)
                 };
-                let thread = self.streams.iter().find(of).map(|stream| stream.thread().clone());
+                let thread = self.event_streams.iter().find(of).map(|stream| stream.thread().clone());
                 let sent = self.send_shared(id, method, thread.as_deref(), raw, text);
-                if matches!(sent, Dispatched::Done) {
-                    self.stream_ended(id, text);
+                if matches!(sent, DispatchOutcome::Done) {
+                    self.remove_event_stream(id, text);
                 }
                 sent
             }
@@ -190,7 +192,7 @@ impl Hub {
             }
             _ => {
                 let params = text::member(text, "params");
-                self.send_own(id, method, raw, text, params)
+                self.send_dedicated(id, method, raw, text, params)
             }
         }
     }
@@ -203,45 +205,46 @@ impl Hub {
         thread: Option<&str>,
         raw: &str,
         text: &Text,
-    ) -> Dispatched {
+    ) -> DispatchOutcome {
         let known = thread.and_then(|thread| self.threads.get(thread));
         // A client that resumes a refused thread asks for a new attempt, perhaps with the parameters that were missing.
         let resumes = |thread: &crate::hub::threads::thread::Thread| {
-            method == "thread/resume" && thread.motion == Motion::Lost && thread.is_refused()
+            method == "thread/resume" && thread.state == ThreadState::Orphaned && thread.is_refused()
         };
-        if let Some(known) = known.filter(|thread| thread.motion != Motion::Still && !resumes(thread)) {
+        if let Some(known) = known.filter(|thread| thread.state != ThreadState::Attached && !resumes(thread))
+        {
             let thread = known.id.clone();
             self.demand(id, &thread);
-            return Dispatched::WaitsInLane;
+            return DispatchOutcome::BlockedByKey;
         }
         // Another app-server may have it, which is about to say so.
         if known.is_none() && thread.is_some() && self.is_listing() {
-            return Dispatched::WaitsInLane;
+            return DispatchOutcome::BlockedByKey;
         }
         let Some(server) = known.map(|thread| thread.server).or(self.serving) else {
-            return Dispatched::Waits;
+            return DispatchOutcome::Blocked;
         };
         let starts = routes::starts_turn(method);
-        let draining = self.servers.get(&server).is_some_and(|server| server.draining);
+        let draining = self.servers.get(&server).is_some_and(|server| server.is_draining);
         let is_full = self.is_full(Connection::Shared(server));
         if is_full || !self.is_up(server) || (draining && (starts || method == "thread/start")) {
-            return Dispatched::WaitsInLane;
+            return DispatchOutcome::BlockedByKey;
         }
         let kind = match method {
-            "thread/start" | "thread/fork" => Kind::NewThread,
-            "thread/resume" => Kind::Resume,
-            "turn/start" => Kind::Turn,
-            "turn/interrupt" => Kind::Interrupt,
-            "thread/unsubscribe" => Kind::Unsubscribe,
-            "thread/loaded/list" => Kind::LoadedList,
-            _ if lists_threads(method) => Kind::ThreadList,
-            "mcpServer/event/stream/start" => Kind::EventStream,
-            "thread/goal/get" => Kind::Goal,
-            _ if starts => Kind::Starter,
-            _ => Kind::Plain,
+            "thread/start" | "thread/fork" => RequestKind::NewThread,
+            "thread/resume" => RequestKind::Resume,
+            "turn/start" => RequestKind::Turn,
+            "turn/interrupt" => RequestKind::Interrupt,
+            "thread/unsubscribe" => RequestKind::Unsubscribe,
+            "thread/loaded/list" => RequestKind::LoadedList,
+            _ if lists_threads(method) => RequestKind::ThreadList,
+            "mcpServer/event/stream/start" => RequestKind::EventStream,
+            "thread/goal/get" => RequestKind::Goal,
+            _ if starts => RequestKind::MayStartTurn,
+            _ => RequestKind::Plain,
         };
         let as_it_was = match (kind, thread) {
-            (Kind::Resume, Some(thread)) if known.is_none() => self.with_parked_settings(thread, text),
+            (RequestKind::Resume, Some(thread)) if known.is_none() => self.with_parked_settings(thread, text),
             _ => None,
         };
         let (text, raw) = match &as_it_was {
@@ -249,53 +252,55 @@ impl Hub {
             None => (text, raw),
         };
         let thread: Option<ThreadId> = thread.map(ThreadId::from);
-        if kind == Kind::EventStream
+        if kind == RequestKind::EventStream
             && let Some(thread) = &thread
         {
             if let Some(refusal) = self.too_many_streams(id, text) {
-                self.tell(id, text::error(raw, SERVER_ERROR, &refusal, Some(&too_many())));
-                return Dispatched::Done;
+                self.send_to_client(id, text::error(raw, SERVER_ERROR, &refusal, Some(&too_many())));
+                return DispatchOutcome::Done;
             }
-            self.stream_begins(id, thread, text);
+            self.add_event_stream(id, thread, text);
         }
         if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
             match kind {
-                Kind::Turn | Kind::Starter => thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS),
-                Kind::Resume => thread.joiner = Some(id),
+                RequestKind::Turn | RequestKind::MayStartTurn => {
+                    thread.busy_until = thread.busy_until.max(self.now + QUIET_MS)
+                }
+                RequestKind::Resume => thread.last_subscriber = Some(id),
                 _ => {}
             }
         }
         if asks_for_turns(method, text) {
-            self.resumers.push_back(id);
+            self.notice_recipients.push_back(id);
             // Older app-servers do not mind.
-            if self.resumers.len() > RESUMERS_MAX {
-                self.resumers.pop_front();
+            if self.notice_recipients.len() > RESUMERS_MAX {
+                self.notice_recipients.pop_front();
             }
         }
-        if let Some(word) = word_of_goal(method, text)
+        if let Some(word) = goal_intent(method, text)
             && let Some(thread) = &thread
         {
-            self.goal_said(thread, self.next_call, word);
+            self.on_goal_request(thread, self.next_request_id, word);
         }
         let number = self.send(Connection::Shared(server), id, kind, thread, raw, text);
         self.answer_is_due(number, method);
-        Dispatched::Done
+        DispatchOutcome::Done
     }
 
     /// Sends a client's request over a link, under an id of the gateway's own, which it returns. `raw` is the id as it stands
     /// in `text`.
     pub(in crate::hub) fn send(
         &mut self,
-        link: Connection,
+        connection: Connection,
         client: ClientId,
-        kind: Kind,
+        kind: RequestKind,
         thread: Option<ThreadId>,
         raw: &str,
         text: &Text,
     ) -> u64 {
-        let upstream = self.call_id();
+        let upstream = self.take_request_id();
         let spliced = text::splice(text, raw, &upstream.to_string());
-        self.send_spliced(upstream, link, client, kind, thread, raw, text, spliced);
+        self.send_spliced(upstream, connection, client, kind, thread, raw, text, spliced);
         upstream
     }
 
@@ -304,26 +309,28 @@ impl Hub {
     pub(in crate::hub) fn send_spliced(
         &mut self,
         upstream: u64,
-        link: Connection,
+        connection: Connection,
         client: ClientId,
-        kind: Kind,
+        kind: RequestKind,
         thread: Option<ThreadId>,
         raw: &str,
         text: &Text,
         spliced: Text,
     ) {
         if let Some(thread) = &thread {
-            self.requests_of(thread, 1);
+            self.add_pending_of_thread(thread, 1);
         }
-        let asker =
-            Asker::Client { client, id: raw.into(), kind, thread: thread.clone(), text: text.clone() };
-        self.calls
-            .insert(upstream, Call { link, asker, holds_slot: true, is_shortened: false, overdue_at: None });
-        self.take_slot(client, upstream);
+        let origin =
+            Origin::Client { client, id: raw.into(), kind, thread: thread.clone(), text: text.clone() };
+        self.pending.insert(
+            upstream,
+            PendingRequest { connection, origin, has_permit: true, is_truncated: false, overdue_at: None },
+        );
+        self.acquire_permit(client, upstream);
         self.sent_bytes += spliced.len();
         self.count_unanswered(client, text.len());
-        let changes_goal = self.goals.is_asked(upstream);
-        self.say_of_thread(link, thread.as_ref(), changes_goal, spliced);
+        let changes_goal = self.goals.changes_goal(upstream);
+        self.send_about_thread(connection, thread.as_ref(), changes_goal, spliced);
     }
 }
 

@@ -6,211 +6,226 @@ use std::collections::VecDeque;
 use serde_json::value::RawValue;
 
 use crate::hub::event::{BlockedOn, Connection, ServerId};
-use crate::hub::requests::pending::{Asker, Errand};
-use crate::hub::requests::refusal::{Refusal, is_passing};
-use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
+use crate::hub::requests::pending::{InternalRequest, Origin};
+use crate::hub::requests::refusal::{Refusal, is_transient};
+use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS, TAKE_OVERS_MAX};
 
 impl Hub {
-    pub(in crate::hub) fn errand_answered(
+    pub(in crate::hub) fn on_internal_response(
         &mut self,
-        link: Connection,
-        errand: Errand,
+        connection: Connection,
+        errand: InternalRequest,
         outcome: Result<&RawValue, &RawValue>,
     ) {
         let result = outcome.ok().map(RawValue::get);
         let outcome = outcome.map(RawValue::get).map_err(RawValue::get);
         if let (
-            Errand::Arrive(thread)
-            | Errand::Return(thread)
-            | Errand::Recover(thread)
-            | Errand::TakeOver(thread),
+            InternalRequest::Load(thread)
+            | InternalRequest::RollBack(thread)
+            | InternalRequest::Recover(thread)
+            | InternalRequest::Attach(thread),
             Some(result),
         ) = (&errand, result)
         {
-            let is_found = matches!(errand, Errand::TakeOver(_));
-            self.settings_came_back(thread, link.server(), is_found, result);
+            let is_found = matches!(errand, InternalRequest::Attach(_));
+            self.on_settings_restored(thread, connection.server(), is_found, result);
         }
         match errand {
-            Errand::LoadedList(server) => self.listed(server, outcome),
-            Errand::UnloadDelay => self.unload_delay_told(link.server(), outcome),
-            Errand::Read(thread) => self.path_told(&thread, result),
-            Errand::CheckQueue(thread) => self.check_list(&thread, outcome, BlockedOn::Queue),
-            Errand::CheckTerminals(thread) => {
-                self.check_list(&thread, outcome, BlockedOn::BackgroundTerminals);
+            InternalRequest::LoadedList(server) => self.on_loaded_list(server, outcome),
+            InternalRequest::UnloadDelay => self.on_unload_delay(connection.server(), outcome),
+            InternalRequest::ReadThread(thread) => self.on_thread_read(&thread, result),
+            InternalRequest::CheckQueue(thread) => self.on_list_checked(&thread, outcome, BlockedOn::Queue),
+            InternalRequest::CheckTerminals(thread) => {
+                self.on_list_checked(&thread, outcome, BlockedOn::BackgroundTerminals);
             }
-            Errand::CheckGoal(thread) => self.check_goal(&thread, outcome),
-            Errand::PauseGoal(thread) => self.goal_paused(&thread, result.is_some()),
-            Errand::LookAtGoal(thread) => self.held_goal_told(&thread, outcome),
-            Errand::ResumeGoal(thread) => self.goal_resumed(&thread, outcome),
-            Errand::Leave(thread) => self.left(&thread, result),
-            Errand::Return(thread) => self.returned(&thread, outcome),
-            Errand::CheckConfig(profile) => self.config_told(link.server(), &profile, outcome),
-            Errand::Rehearse(profile) => self.rehearsed(link.server(), &profile, outcome),
-            Errand::Arrive(thread) => self.arrived(&thread, outcome),
-            Errand::Release(thread) => self.released(&thread, result),
-            Errand::Recover(thread) => self.recovered(&thread, outcome),
-            Errand::LastTurn(thread) => self.last_turn_told(&thread, outcome),
-            Errand::Running(thread) => self.running_told(&thread, result),
-            Errand::ProcessState(part) => self.process_state_read(link.server(), part, outcome),
-            Errand::GiveEnvironments(thread) => self.environments_given(&thread, result.is_some()),
-            Errand::TakeOver(thread) => self.taken_over(link.server(), &thread, outcome),
-            Errand::Lineage { thread, of } => {
+            InternalRequest::CheckGoal(thread) => self.on_goal_checked(&thread, outcome),
+            InternalRequest::PauseGoal(thread) => self.on_goal_paused(&thread, result.is_some()),
+            InternalRequest::ReadSuspendedGoal(thread) => self.on_suspended_goal_read(&thread, outcome),
+            InternalRequest::ResumeGoal(thread) => self.on_goal_resumed(&thread, outcome),
+            InternalRequest::Unload(thread) => self.on_unload_response(&thread, result),
+            InternalRequest::RollBack(thread) => self.on_rollback_response(&thread, outcome),
+            InternalRequest::CheckConfig(profile) => {
+                self.on_config_read(connection.server(), &profile, outcome)
+            }
+            InternalRequest::TrialLoad(profile) => {
+                self.on_trial_started(connection.server(), &profile, outcome)
+            }
+            InternalRequest::Load(thread) => self.on_loaded_in_successor(&thread, outcome),
+            InternalRequest::Evict(thread) => self.on_evicted(&thread, result),
+            InternalRequest::Recover(thread) => self.on_recovered(&thread, outcome),
+            InternalRequest::LastTurns(thread) => self.on_last_turns(&thread, outcome),
+            InternalRequest::RunningTurn(thread) => self.on_running_turn(&thread, result),
+            InternalRequest::ProcessState(part) => {
+                self.on_process_state_read(connection.server(), part, outcome)
+            }
+            InternalRequest::RestoreEnvironments(thread) => {
+                self.on_environments_restored(&thread, result.is_some())
+            }
+            InternalRequest::Attach(thread) => self.on_attached(connection.server(), &thread, outcome),
+            InternalRequest::Lineage { thread, of } => {
                 if thread == of {
-                    self.child_told(&thread, link.server(), result);
+                    self.on_subagent_read(&thread, connection.server(), result);
                 }
-                self.lineage_told(&thread, &of, outcome);
+                self.on_lineage(&thread, &of, outcome);
             }
-            Errand::Forget => {}
+            InternalRequest::IgnoreResponse => {}
         }
     }
 
     /// The link broke before an errand was answered.
-    pub(in crate::hub) fn errand_lost(&mut self, errand: &Errand) {
+    pub(in crate::hub) fn on_internal_request_lost(&mut self, errand: &InternalRequest) {
         let Some(id) = errand.thread().cloned() else { return };
-        if let Errand::Lineage { .. } = errand {
+        if let InternalRequest::Lineage { .. } = errand {
             // It is asked again where the thread is by then.
-            return self.threads.get_mut(&id).into_iter().for_each(|thread| thread.lineage.answer_lost());
+            return self
+                .threads
+                .get_mut(&id)
+                .into_iter()
+                .for_each(|thread| thread.lineage.on_response_lost());
         }
         // Whoever lost it finds it again: it counts among those of the lost app-server.
-        if let Some(thread) = self.threads.get_mut(&id).filter(|thread| thread.motion != Motion::Still) {
-            thread.motion = Motion::Lost;
+        if let Some(thread) = self.threads.get_mut(&id).filter(|thread| thread.state != ThreadState::Attached)
+        {
+            thread.state = ThreadState::Orphaned;
         }
         // Whether it was done is not known: what is held stays so until it is known to go on.
-        if let Errand::LookAtGoal(_) | Errand::ResumeGoal(_) = errand {
-            self.request_ended(&id);
+        if let InternalRequest::ReadSuspendedGoal(_) | InternalRequest::ResumeGoal(_) = errand {
+            self.on_thread_request_done(&id);
         }
-        self.moved_on();
+        self.re_evaluate();
     }
 
-    pub(in crate::hub) fn ask_what_is_loaded(&mut self, server: ServerId) {
+    pub(in crate::hub) fn request_loaded_list(&mut self, server: ServerId) {
         if let Some(server) = self.servers.get_mut(&server) {
-            server.listed = false;
+            server.is_listed = false;
         }
-        self.ask_for_list(server);
+        self.send_loaded_list_request(server);
     }
 
-    fn ask_for_list(&mut self, server: ServerId) {
-        let errand = Errand::LoadedList(server);
-        self.errand(Connection::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
+    fn send_loaded_list_request(&mut self, server: ServerId) {
+        let errand = InternalRequest::LoadedList(server);
+        self.send_internal(Connection::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
     }
 
     /// What an app-server has loaded. What is not known here was there before this gateway, or belongs to a sub-agent.
-    fn listed(&mut self, server: ServerId, outcome: Result<&str, &str>) {
+    fn on_loaded_list(&mut self, server: ServerId, outcome: Result<&str, &str>) {
         if let Err(error) = outcome
-            && is_passing(error)
+            && is_transient(error)
         {
             // Too much is asked of it; without its list nobody may let it go.
-            return self.timer(AGAIN_AFTER_MS, Timer::List(server));
+            return self.set_timer(AGAIN_AFTER_MS, Timer::ListLoaded(server));
         }
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
         let listed: Option<Vec<String>> = data.and_then(|data| serde_json::from_str(data.get()).ok());
-        self.close_deserted(server, listed.as_deref());
+        self.close_ended_unresumable(server, listed.as_deref());
         let mut ids = listed.unwrap_or_default();
         // The answer to what is being asked there about a thread tells as much.
         let is_asked_about = |id: &str| {
-            self.under_way.contains_key(id)
-                && self.calls.values().any(|call| match &call.asker {
-                    Asker::Client { thread: Some(thread), .. } => {
-                        **thread == *id && call.link.server() == server
+            self.pending_per_thread.contains_key(id)
+                && self.pending.values().any(|call| match &call.origin {
+                    Origin::Client { thread: Some(thread), .. } => {
+                        **thread == *id && call.connection.server() == server
                     }
                     _ => false,
                 })
         };
         ids.retain(|id| !self.threads.contains_key(&**id) && !is_asked_about(id));
-        ids.retain(|id| !self.is_rehearsal(server, id, "thread/loaded/list"));
+        ids.retain(|id| !self.is_trial_thread(server, id, "thread/loaded/list"));
         for id in ids {
             let id: ThreadId = id.as_str().into();
             let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
             thread.unwatched_since = Some(self.now);
-            thread.motion = Motion::Finding;
+            thread.state = ThreadState::Attaching;
             self.threads.insert(id.clone(), thread);
-            self.finds.push_back(id);
+            self.attach_queue.push_back(id);
         }
         if let Some(server) = self.servers.get_mut(&server) {
-            server.listed = true;
+            server.is_listed = true;
         }
-        self.take_over_next();
+        self.attach_next();
         self.load_goals();
-        self.moved_on();
+        self.re_evaluate();
     }
 
     /// Threads that nobody can join end by themselves. That is told to everybody, but may have been said before it was heard:
     /// so the list is asked for again as long as there is one.
-    fn close_deserted(&mut self, server: ServerId, loaded: Option<&[String]>) {
-        let deserted =
-            |thread: &&Thread| thread.deserted && thread.server == server && thread.motion == Motion::Still;
+    fn close_ended_unresumable(&mut self, server: ServerId, loaded: Option<&[String]>) {
+        let is_unresumable = |thread: &&Thread| {
+            thread.is_unresumable && thread.server == server && thread.state == ThreadState::Attached
+        };
         let is_loaded = |id: &ThreadId| loaded.is_none_or(|all| all.iter().any(|loaded| **loaded == **id));
         let (still, mut gone): (Vec<ThreadId>, Vec<ThreadId>) =
-            self.threads.values().filter(deserted).map(|thread| thread.id.clone()).partition(is_loaded);
+            self.threads.values().filter(is_unresumable).map(|thread| thread.id.clone()).partition(is_loaded);
         gone.sort_unstable();
-        gone.iter().for_each(|id| self.tell_closed(id));
+        gone.iter().for_each(|id| self.send_thread_closed(id));
         if !still.is_empty() {
-            self.list_again(server);
+            self.schedule_list(server);
         }
     }
 
-    fn list_again(&mut self, server: ServerId) {
-        let again = Timer::ListDeserted(server);
+    fn schedule_list(&mut self, server: ServerId) {
+        let again = Timer::ListUnresumable(server);
         if self.timers.iter().all(|Reverse((_, timer))| *timer != again) {
-            self.timer(MOVE_STUCK_MS, again);
+            self.set_timer(MOVE_STUCK_MS, again);
         }
     }
 
     /// Asks whether those are still there that nobody can join. Nobody waits for it.
-    pub(in crate::hub) fn look_for_deserted(&mut self, server: ServerId) {
-        let some = self.threads.values().any(|thread| thread.deserted && thread.server == server);
+    pub(in crate::hub) fn list_unresumable(&mut self, server: ServerId) {
+        let some = self.threads.values().any(|thread| thread.is_unresumable && thread.server == server);
         if some && self.is_up(server) {
-            self.ask_for_list(server);
+            self.send_loaded_list_request(server);
         }
     }
 
     /// Subscribes to what was found, a few at a time.
-    fn take_over_next(&mut self) {
-        let under_way = |call: &crate::hub::requests::pending::Call| {
-            matches!(&call.asker, Asker::Gateway(Errand::TakeOver(_)))
+    fn attach_next(&mut self) {
+        let is_attach = |call: &crate::hub::requests::pending::PendingRequest| {
+            matches!(&call.origin, Origin::Internal(InternalRequest::Attach(_)))
         };
-        let mut free = match self.finds.is_empty() {
+        let mut free = match self.attach_queue.is_empty() {
             true => return,
             false => {
-                TAKE_OVERS_MAX.saturating_sub(self.calls.values().filter(|call| under_way(call)).count())
+                TAKE_OVERS_MAX.saturating_sub(self.pending.values().filter(|call| is_attach(call)).count())
             }
         };
         while free > 0
-            && let Some(id) = self.finds.pop_front()
+            && let Some(id) = self.attach_queue.pop_front()
         {
-            let found = self.threads.get(&id).filter(|thread| thread.motion == Motion::Finding);
-            let Some(link) = found.map(Thread::link) else { continue };
+            let found = self.threads.get(&id).filter(|thread| thread.state == ThreadState::Attaching);
+            let Some(connection) = found.map(Thread::connection) else { continue };
             free -= 1;
-            self.take_over(link, id);
+            self.attach(connection, id);
         }
     }
 
     /// Subscribes first to what clients wait for, however many are being subscribed to.
-    pub(in crate::hub) fn take_over_demanded(&mut self) {
+    pub(in crate::hub) fn attach_demanded(&mut self) {
         let is_demanded = |id: &ThreadId| {
             self.threads
                 .get(id)
-                .is_some_and(|thread| thread.motion == Motion::Finding && thread.demand.is_some())
+                .is_some_and(|thread| thread.state == ThreadState::Attaching && thread.demand.is_some())
         };
-        let (demanded, others) = std::mem::take(&mut self.finds).into_iter().partition(is_demanded);
-        self.finds = others;
+        let (demanded, others) = std::mem::take(&mut self.attach_queue).into_iter().partition(is_demanded);
+        self.attach_queue = others;
         let demanded: VecDeque<ThreadId> = demanded;
         for id in demanded {
-            let Some(link) = self.threads.get(&id).map(Thread::link) else { continue };
-            self.take_over(link, id);
+            let Some(connection) = self.threads.get(&id).map(Thread::connection) else { continue };
+            self.attach(connection, id);
         }
     }
 
-    fn take_over(&mut self, link: Connection, id: ThreadId) {
+    fn attach(&mut self, connection: Connection, id: ThreadId) {
         let params = self.resume_params(&id);
-        self.errand(link, Errand::TakeOver(id), "thread/resume", &params);
+        self.send_internal(connection, InternalRequest::Attach(id), "thread/resume", &params);
     }
 
-    fn taken_over(&mut self, server: ServerId, id: &ThreadId, outcome: Result<&str, &str>) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Finding) else {
-            return self.take_over_next();
+    fn on_attached(&mut self, server: ServerId, id: &ThreadId, outcome: Result<&str, &str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Attaching)
+        else {
+            return self.attach_next();
         };
         match outcome.map(|result| text::member(result, "thread")) {
             // It was closed before it was asked for.
@@ -218,60 +233,65 @@ impl Hub {
                 self.forget_thread(id);
                 self.load_goals();
             }
-            Err(error) if matches!(Refusal::of(error), Refusal::NotYet | Refusal::MayHeal) => {
+            Err(error) if matches!(Refusal::of(error), Refusal::RetrySoon | Refusal::Recoverable) => {
                 // As long as it is not known what runs there, it is not to be let go.
                 let wait = thread.try_again_after(Refusal::of(error)).unwrap_or(MOVE_STUCK_MS);
-                self.finds.push_back(id.clone());
-                return self.timer(wait, Timer::Find);
+                self.attach_queue.push_back(id.clone());
+                return self.set_timer(wait, Timer::AttachMore);
             }
             Err(error) if Refusal::of(error) == Refusal::Draining => {
                 // It ends by itself when its turns have ended: until then it is not to be told to again.
-                thread.motion = Motion::Lost;
-                self.drains(server);
+                thread.state = ThreadState::Orphaned;
+                self.on_draining(server);
             }
             Ok(Some(told)) => {
-                thread.motion = Motion::Still;
+                thread.state = ThreadState::Attached;
                 thread.demand = None;
-                thread.quiet_at = thread.quiet_at.max(self.now + QUIET_MS);
+                thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
                 // Upstream tells everybody of the goal that it has, or has not: they did not ask.
-                thread.hush_until = self.now + HUSH_MS;
-                thread.tries = 0;
+                thread.suppress_echo_until = self.now + HUSH_MS;
+                thread.load_attempts = 0;
                 thread.describe(told.get());
                 // Who comes later is no subscriber of a sub-agent's, as upstream has it.
                 if thread.is_child && !self.clients.is_empty() {
                     thread.audience = Audience::everyone();
                     thread.unwatched_since = None;
                 }
-                let (link, runs) = (thread.link(), thread.is_active());
+                let (connection, runs) = (thread.connection(), thread.is_active());
                 if runs {
                     let params = serde_json::json!({"threadId": &**id, "limit": 1, "sortDirection": "desc"});
-                    self.errand(link, Errand::Running(id.clone()), "thread/turns/list", &params);
+                    self.send_internal(
+                        connection,
+                        InternalRequest::RunningTurn(id.clone()),
+                        "thread/turns/list",
+                        &params,
+                    );
                 }
                 self.learn_lineage(id);
-                self.find_held_goal(id);
+                self.adopt_suspended_goal(id);
                 if !self.threads.get(id).is_some_and(Thread::is_watched) {
-                    self.left_alone(id);
+                    self.on_no_subscribers(id);
                 }
-                self.thread_stirred(id);
+                self.re_evaluate_thread(id);
             }
             // Never written to disk, or ephemeral. Its turn runs all the same.
             Err(_) => {
-                thread.motion = Motion::Still;
+                thread.state = ThreadState::Attached;
                 thread.demand = None;
-                (thread.ephemeral, thread.deserted) = (true, true);
+                (thread.is_ephemeral, thread.is_unresumable) = (true, true);
                 thread.blocked_on = BlockedOn::Ephemeral;
                 thread.unwatched_since = None;
                 self.learn_lineage(id);
-                self.list_again(server);
+                self.schedule_list(server);
             }
             Ok(None) => self.forget_thread(id),
         }
-        self.take_over_next();
-        self.moved_on();
+        self.attach_next();
+        self.re_evaluate();
     }
 
     /// The turn that runs in a thread that was found: its end has to be told even if its app-server is lost.
-    fn running_told(&mut self, id: &ThreadId, result: Option<&str>) {
+    fn on_running_turn(&mut self, id: &ThreadId, result: Option<&str>) {
         let data = result.and_then(|result| text::member(result, "data"));
         let turns: Vec<Box<RawValue>> =
             data.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default();
@@ -284,12 +304,12 @@ impl Hub {
         }
     }
 
-    pub(in crate::hub) fn find_more(&mut self) {
-        self.take_over_next();
+    pub(in crate::hub) fn attach_more(&mut self) {
+        self.attach_next();
     }
 
     /// A thread that nobody watches was unloaded: everybody is told, as upstream would.
-    pub(in crate::hub) fn unloaded(&mut self, id: &ThreadId) {
-        self.tell_closed(id);
+    pub(in crate::hub) fn close_unloaded(&mut self, id: &ThreadId) {
+        self.send_thread_closed(id);
     }
 }

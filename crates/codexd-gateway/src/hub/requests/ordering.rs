@@ -11,7 +11,7 @@ use crate::routes::{self, Route, Special};
 
 /// In which order a request stands.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Lane {
+pub enum OrderingKey {
     /// Behind what is about this thread.
     Thread(Box<str>),
     /// Behind what begins a thread.
@@ -22,52 +22,57 @@ pub enum Lane {
     Free,
 }
 
-impl Lane {
+impl OrderingKey {
     /// The lane of a request.
     pub fn of(text: &str) -> Self {
-        let Ok(Message::Request { method, params, .. }) = envelope::parse(text) else { return Lane::Last };
+        let Ok(Message::Request { method, params, .. }) = envelope::parse(text) else {
+            return OrderingKey::Last;
+        };
         let route = routes::route(method);
         if let Route::Own(_) = route {
-            return Lane::Free;
+            return OrderingKey::Free;
         }
         match (Names::of(params).thread(), route) {
-            (_, Route::Gateway(Special::RequestId)) => Lane::Last,
-            (_, Route::Gateway(Special::EventStreamStop)) => Lane::Last,
-            (Some(thread), _) => Lane::Thread(thread.into()),
-            (None, Route::Hub) => Lane::NewThread,
-            (None, _) => Lane::Free,
+            (_, Route::Gateway(Special::RequestId)) => OrderingKey::Last,
+            (_, Route::Gateway(Special::EventStreamStop)) => OrderingKey::Last,
+            (Some(thread), _) => OrderingKey::Thread(thread.into()),
+            (None, Route::Hub) => OrderingKey::NewThread,
+            (None, _) => OrderingKey::Free,
         }
     }
 
     /// Whether a request in this lane has to wait while an earlier one in that lane does.
-    pub fn is_behind(&self, earlier: &Lane) -> bool {
-        *self == Lane::Last || self == earlier
+    pub fn is_behind(&self, earlier: &OrderingKey) -> bool {
+        *self == OrderingKey::Last || self == earlier
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Lane;
+    use super::OrderingKey;
 
     #[test]
     fn only_what_is_about_the_same_thread_waits_behind_it() {
-        let thread = |id: &str| Lane::Thread(id.into());
+        let thread = |id: &str| OrderingKey::Thread(id.into());
         for (text, lane) in [
             (r#"{"id":1,"method":"turn/start","params":{"threadId":"a"}}"#, thread("a")),
             (r#"{"id":1,"method":"thread/unsubscribe","params":{"threadId":"a"}}"#, thread("a")),
             (r#"{"id":1,"method":"app/list","params":{"threadId":"b"}}"#, thread("b")),
-            (r#"{"id":1,"method":"app/list","params":{}}"#, Lane::Free),
-            (r#"{"id":1,"method":"thread/start","params":{}}"#, Lane::NewThread),
-            (r#"{"id":1,"method":"model/list","params":{"threadId":"a"}}"#, Lane::Free),
-            (r#"{"id":1,"method":"thread/sample/cancel","params":{"requestId":7}}"#, Lane::Last),
+            (r#"{"id":1,"method":"app/list","params":{}}"#, OrderingKey::Free),
+            (r#"{"id":1,"method":"thread/start","params":{}}"#, OrderingKey::NewThread),
+            (r#"{"id":1,"method":"model/list","params":{"threadId":"a"}}"#, OrderingKey::Free),
+            (r#"{"id":1,"method":"thread/sample/cancel","params":{"requestId":7}}"#, OrderingKey::Last),
             (
                 r#"{"id":1,"method":"mcpServer/event/stream/stop","params":{"subscriptionId":"s"}}"#,
-                Lane::Last,
+                OrderingKey::Last,
             ),
         ] {
-            assert_eq!(Lane::of(text), lane, "{text}");
+            assert_eq!(OrderingKey::of(text), lane, "{text}");
         }
         assert!(thread("a").is_behind(&thread("a")) && !thread("a").is_behind(&thread("b")));
-        assert!(Lane::Last.is_behind(&thread("a")) && !Lane::Free.is_behind(&Lane::NewThread));
+        assert!(
+            OrderingKey::Last.is_behind(&thread("a"))
+                && !OrderingKey::Free.is_behind(&OrderingKey::NewThread)
+        );
     }
 }

@@ -9,37 +9,37 @@ use crate::hub::upstream::connection_bound::Background;
 
 /// One request on its way.
 #[derive(Clone, Debug)]
-pub struct Call {
-    pub link: Connection,
-    pub asker: Asker,
+pub struct PendingRequest {
+    pub connection: Connection,
+    pub origin: Origin,
     /// It counts against the limits on requests under way.
-    pub holds_slot: bool,
+    pub has_permit: bool,
     /// Only the small members of a client's request are kept: it cannot be sent again.
-    pub is_shortened: bool,
+    pub is_truncated: bool,
     /// When its client is told that there is no answer.
     pub overdue_at: Option<Now>,
 }
 
 /// Whose request it is.
 #[derive(Clone, Debug)]
-pub enum Asker {
+pub enum Origin {
     /// A client's.
     Client {
         client: ClientId,
         /// The id that the client gave it, raw.
         id: Box<str>,
-        kind: Kind,
+        kind: RequestKind,
         thread: Option<ThreadId>,
         /// As the client sent it: it is sent again if the app-server refused it because it is draining.
         text: Text,
     },
     /// The gateway's own.
-    Gateway(Errand),
+    Internal(InternalRequest),
 }
 
 /// What the answer to a client's request means to the gateway.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum RequestKind {
     /// Nothing.
     Plain,
     /// It names a new thread that the client watches: `thread/start`, `thread/fork`.
@@ -49,7 +49,7 @@ pub enum Kind {
     /// It carries the turn that it began.
     Turn,
     /// It may have begun a turn that it does not name.
-    Starter,
+    MayStartTurn,
     /// It ended the turn that runs.
     Interrupt,
     /// The command that it ran has ended.
@@ -59,7 +59,7 @@ pub enum Kind {
     /// It began, changed or ended something that is begun again on another connection.
     Replayed,
     /// Something goes on in the app-server from now on, such as a login that waits for its user.
-    Begins(&'static Background),
+    StartsBackground(&'static Background),
     /// It changed a setting that a successor has to be told as well.
     Setting,
     /// It began a stream of events.
@@ -76,13 +76,13 @@ pub enum Kind {
 
 /// What the gateway asks for itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Errand {
+pub enum InternalRequest {
     /// Which threads an app-server has.
     LoadedList(ServerId),
     /// How long the user wants unwatched threads to stay loaded.
     UnloadDelay,
     /// Where the file of a thread is.
-    Read(ThreadId),
+    ReadThread(ThreadId),
     /// May it be moved: one of the questions about it.
     CheckQueue(ThreadId),
     CheckTerminals(ThreadId),
@@ -90,63 +90,66 @@ pub enum Errand {
     /// Keep its goal from beginning turns.
     PauseGoal(ThreadId),
     /// Let it again: what it is by now, and that it is to go on.
-    LookAtGoal(ThreadId),
+    ReadSuspendedGoal(ThreadId),
     ResumeGoal(ThreadId),
     /// Unload it to move it.
-    Leave(ThreadId),
+    Unload(ThreadId),
     /// Stay after all.
-    Return(ThreadId),
+    RollBack(ThreadId),
     /// Load it in its new place.
-    Arrive(ThreadId),
+    Load(ThreadId),
     /// Unload it since nobody watches it.
-    Release(ThreadId),
+    Evict(ThreadId),
     /// Load it in the successor of the app-server that was lost.
     Recover(ThreadId),
     /// How its last turn ended.
-    LastTurn(ThreadId),
+    LastTurns(ThreadId),
     /// Which turn runs in a thread that was found.
-    Running(ThreadId),
+    RunningTurn(ThreadId),
     /// How something stands that may differ in the next app-server.
     ProcessState(crate::hub::upstream::process_state::Part),
     /// Give it the environments again that it had before it moved.
-    GiveEnvironments(ThreadId),
+    RestoreEnvironments(ThreadId),
     /// Whether the configuration loads where threads are to move to, for those of one folder and provider.
     CheckConfig(Rc<Profile>),
     /// The same, by starting a thread for nothing else.
-    Rehearse(Rc<Profile>),
+    TrialLoad(Rc<Profile>),
     /// Take over a thread that an app-server had before this gateway was there.
-    TakeOver(ThreadId),
+    Attach(ThreadId),
     /// What a thread descends from: what the app-server knows of it, or of the farthest known ancestor.
     Lineage {
         thread: ThreadId,
         of: ThreadId,
     },
     /// Whatever comes of it.
-    Forget,
+    IgnoreResponse,
 }
 
-impl Errand {
+impl InternalRequest {
     pub fn thread(&self) -> Option<&ThreadId> {
         match self {
-            Errand::LoadedList(_) | Errand::UnloadDelay | Errand::ProcessState(_) | Errand::Forget => None,
-            Errand::CheckConfig(_) | Errand::Rehearse(_) => None,
-            Errand::Read(thread)
-            | Errand::CheckQueue(thread)
-            | Errand::CheckTerminals(thread)
-            | Errand::CheckGoal(thread)
-            | Errand::PauseGoal(thread)
-            | Errand::LookAtGoal(thread)
-            | Errand::ResumeGoal(thread)
-            | Errand::Leave(thread)
-            | Errand::Return(thread)
-            | Errand::Arrive(thread)
-            | Errand::Release(thread)
-            | Errand::Recover(thread)
-            | Errand::LastTurn(thread)
-            | Errand::Running(thread)
-            | Errand::GiveEnvironments(thread)
-            | Errand::TakeOver(thread)
-            | Errand::Lineage { thread, .. } => Some(thread),
+            InternalRequest::LoadedList(_)
+            | InternalRequest::UnloadDelay
+            | InternalRequest::ProcessState(_)
+            | InternalRequest::IgnoreResponse => None,
+            InternalRequest::CheckConfig(_) | InternalRequest::TrialLoad(_) => None,
+            InternalRequest::ReadThread(thread)
+            | InternalRequest::CheckQueue(thread)
+            | InternalRequest::CheckTerminals(thread)
+            | InternalRequest::CheckGoal(thread)
+            | InternalRequest::PauseGoal(thread)
+            | InternalRequest::ReadSuspendedGoal(thread)
+            | InternalRequest::ResumeGoal(thread)
+            | InternalRequest::Unload(thread)
+            | InternalRequest::RollBack(thread)
+            | InternalRequest::Load(thread)
+            | InternalRequest::Evict(thread)
+            | InternalRequest::Recover(thread)
+            | InternalRequest::LastTurns(thread)
+            | InternalRequest::RunningTurn(thread)
+            | InternalRequest::RestoreEnvironments(thread)
+            | InternalRequest::Attach(thread)
+            | InternalRequest::Lineage { thread, .. } => Some(thread),
         }
     }
 }

@@ -27,10 +27,10 @@ pub enum Refusal {
     /// The app-server is about to end: its successor loads the thread.
     Draining,
     /// The old process is not quite gone, another program has the thread, or too much is asked at once: try again soon.
-    NotYet,
+    RetrySoon,
     /// The server or its configuration is the cause, or the cause is unknown: the thread is on disk, and loads once
     /// the cause is gone. Try again with backoff; never treat the thread as ended.
-    MayHeal,
+    Recoverable,
     /// The thread itself has ended: no app-server can ever load it.
     Gone,
 }
@@ -46,23 +46,23 @@ impl Refusal {
         if crate::hub::requests::responses::is_draining(error) {
             Refusal::Draining
         } else if message.contains("active writer") || message.contains("is closing") || is_overload(error) {
-            Refusal::NotYet
+            Refusal::RetrySoon
         } else if is_request_error
             && !message.starts_with("failed to load configuration")
             && ENDS.iter().any(|end| message.contains(end))
         {
             Refusal::Gone
         } else {
-            Refusal::MayHeal
+            Refusal::Recoverable
         }
     }
 }
 
 /// Whether an error says nothing about what was asked, but that too much is asked at once or that something broke in the
 /// app-server. Not for loads: there the same code means a dead MCP server or an unreadable file.
-pub fn is_passing(error: &str) -> bool {
+pub fn is_transient(error: &str) -> bool {
     let code = text::member(error, "code").map(|code| code.get());
-    code == Some("-32603") || Refusal::of(error) == Refusal::NotYet
+    code == Some("-32603") || Refusal::of(error) == Refusal::RetrySoon
 }
 
 /// Whether an error says that the app-server does not know the method, or refuses the form of what was asked.
@@ -108,9 +108,9 @@ mod tests {
             (-32600, "something that no release has said so far"),
         ];
         for (code, message) in causes {
-            assert_eq!(of(code, message), Refusal::MayHeal, "{message}");
+            assert_eq!(of(code, message), Refusal::Recoverable, "{message}");
         }
-        assert_eq!(Refusal::of("{}"), Refusal::MayHeal);
+        assert_eq!(Refusal::of("{}"), Refusal::Recoverable);
     }
 
     #[test]
@@ -128,9 +128,9 @@ mod tests {
 
     #[test]
     fn what_another_process_or_the_moment_causes_is_tried_again_soon() {
-        assert_eq!(of(-32600, "thread 019a already has an active writer"), Refusal::NotYet);
-        assert_eq!(of(-32600, "thread 019a is closing; retry"), Refusal::NotYet);
-        assert_eq!(of(-32001, "Server overloaded; retry later."), Refusal::NotYet);
+        assert_eq!(of(-32600, "thread 019a already has an active writer"), Refusal::RetrySoon);
+        assert_eq!(of(-32600, "thread 019a is closing; retry"), Refusal::RetrySoon);
+        assert_eq!(of(-32001, "Server overloaded; retry later."), Refusal::RetrySoon);
         let drains = json!({"code": -32600, "message": "x", "data": {"reason": "serverShuttingDown"}});
         assert_eq!(Refusal::of(&drains.to_string()), Refusal::Draining);
     }

@@ -5,8 +5,8 @@ use codexd_protocol::RequestId;
 use serde_json::value::RawValue;
 
 use crate::hub::event::{ClientId, Connection, Text};
-use crate::hub::requests::dispatch::Dispatched;
-use crate::hub::requests::pending::{Asker, Kind};
+use crate::hub::requests::dispatch::DispatchOutcome;
+use crate::hub::requests::pending::{Origin, RequestKind};
 use crate::hub::{Hub, text};
 use crate::routes::{self, Requester};
 
@@ -21,47 +21,47 @@ impl Hub {
         raw: &str,
         text: &Text,
         params: Option<&RawValue>,
-    ) -> Dispatched {
+    ) -> DispatchOutcome {
         let named = request_id(method, params);
         let parsed = named.and_then(|named| serde_json::from_str::<RequestId>(named).ok());
         // Of another type it is upstream's to refuse.
         let (Some(named), Some(parsed)) = (named, parsed) else {
-            return self.send_own(id, method, raw, text, params);
+            return self.send_dedicated(id, method, raw, text, params);
         };
-        let known = self.calls.iter().filter_map(|(number, call)| match &call.asker {
-            Asker::Client { client, id: known, .. } if *client == id => {
-                (serde_json::from_str(known).ok() == Some(parsed.clone())).then_some((*number, call.link))
-            }
+        let known = self.pending.iter().filter_map(|(number, call)| match &call.origin {
+            Origin::Client { client, id: known, .. } if *client == id => (serde_json::from_str(known).ok()
+                == Some(parsed.clone()))
+            .then_some((*number, call.connection)),
             _ => None,
         });
-        let (number, link) = match known.max() {
+        let (number, connection) = match known.max() {
             Some(known) => known,
-            None => match self.own_link(id) {
-                Some(link) => (self.call_id(), link),
-                None => return Dispatched::Waits,
+            None => match self.dedicated_connection(id) {
+                Some(connection) => (self.take_request_id(), connection),
+                None => return DispatchOutcome::Blocked,
             },
         };
-        let upstream = self.call_id();
+        let upstream = self.take_request_id();
         let (number, own) = (number.to_string(), upstream.to_string());
         let spliced = text::splice_all(text, [(raw, own.as_str()), (named, number.as_str())]);
-        self.send_spliced(upstream, link, id, Kind::Plain, None, raw, text, spliced);
+        self.send_spliced(upstream, connection, id, RequestKind::Plain, None, raw, text, spliced);
         self.answer_is_due(upstream, method);
-        Dispatched::Done
+        DispatchOutcome::Done
     }
 
     /// Sends a notification about a client's request to that client, with the id that the client gave the request. One
     /// about a request that was answered comes too late.
-    pub(in crate::hub) fn tell_requester(
+    pub(in crate::hub) fn send_to_requester(
         &mut self,
-        link: Connection,
+        connection: Connection,
         method: &str,
         params: Option<&RawValue>,
         text: &Text,
     ) {
         let Some(named) = request_id(method, params) else { return };
-        let call = named.parse().ok().and_then(|number: u64| self.calls.get(&number));
-        let Some(Asker::Client { client, id, .. }) =
-            call.filter(|call| call.link == link).map(|call| &call.asker)
+        let call = named.parse().ok().and_then(|number: u64| self.pending.get(&number));
+        let Some(Origin::Client { client, id, .. }) =
+            call.filter(|call| call.connection == connection).map(|call| &call.origin)
         else {
             return;
         };
@@ -69,18 +69,18 @@ impl Hub {
             return;
         }
         let (client, id) = (*client, id.clone());
-        let listed = self.with_statuses(link, params, named, &id);
+        let listed = self.with_statuses(connection, params, named, &id);
         let text = match (&listed, params) {
             (Some(listed), Some(params)) => text::splice(text, params.get(), listed),
             _ => text::splice(text, named, &id),
         };
-        self.tell(client, text);
+        self.send_to_client(client, text);
     }
 
     /// The params of a list of threads with their status, where another app-server has some of them.
     fn with_statuses(
         &self,
-        link: Connection,
+        connection: Connection,
         params: Option<&RawValue>,
         named: &str,
         id: &str,
@@ -89,7 +89,7 @@ impl Hub {
         let params = text::splice(params.get(), named, id);
         let data = text::member(&params, "data")?;
         let mut threads: Vec<serde_json::Value> = serde_json::from_str(data.get()).ok()?;
-        let listed = self.correct_statuses(link.server(), &mut threads);
+        let listed = self.correct_statuses(connection.server(), &mut threads);
         listed.then(|| text::splice(&params, data.get(), &serde_json::Value::from(threads).to_string()))
     }
 }

@@ -3,13 +3,13 @@
 use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
 
-use crate::hub::clients::client::Waiting;
+use crate::hub::clients::client::QueuedRequest;
 use crate::hub::event::{ClientId, Connection, ServerId, Text};
-use crate::hub::goals::Fate;
+use crate::hub::goals::RequestFate;
 use crate::hub::requests::dispatch::asks_for_turns;
-use crate::hub::requests::pending::{Asker, Call, Kind};
+use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId, Viewer};
+use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState, Viewer};
 use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, Timer};
 use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
@@ -18,52 +18,54 @@ use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 const DRAINING: &str = "serverShuttingDown";
 
 impl Hub {
-    pub(in crate::hub) fn link_said(&mut self, link: Connection, text: &Text) {
+    pub(in crate::hub) fn on_connection_message(&mut self, connection: Connection, text: &Text) {
         match envelope::parse(text) {
-            Ok(Message::Response { id, outcome }) => self.answered(link, id, outcome, text),
-            Ok(Message::Notification { method, params }) => match link {
-                Connection::Shared(server) => self.noted(server, method, params, text),
+            Ok(Message::Response { id, outcome }) => self.on_response(connection, id, outcome, text),
+            Ok(Message::Notification { method, params }) => match connection {
+                Connection::Shared(server) => self.on_notification(server, method, params, text),
                 Connection::Dedicated(client, server) => {
-                    self.noted_by_own(client, server, method, params, text);
+                    self.on_dedicated_notification(client, server, method, params, text);
                 }
             },
-            Ok(Message::Request { id, method, params }) => self.asked(link, id, method, params, text),
+            Ok(Message::Request { id, method, params }) => {
+                self.on_server_request(connection, id, method, params, text)
+            }
             // The app-server said something that is none of the protocol: nobody could do anything with it.
             Err(_) => {}
         }
     }
 
-    fn answered(
+    fn on_response(
         &mut self,
-        link: Connection,
+        connection: Connection,
         id: &RawValue,
         outcome: Result<&RawValue, &RawValue>,
         text: &Text,
     ) {
         let Some(number) = id.get().parse().ok() else { return };
-        let Some(call) = self.calls.remove(&number) else { return };
-        if call.link != link {
-            self.calls.insert(number, call);
+        let Some(call) = self.pending.remove(&number) else { return };
+        if call.connection != connection {
+            self.pending.insert(number, call);
             return;
         }
-        let Call { asker, holds_slot, is_shortened, .. } = call;
-        match asker {
-            Asker::Gateway(errand) => self.errand_answered(link, errand, outcome),
-            Asker::Client { client, id: raw, kind, thread, text: request } => {
-                if holds_slot {
-                    self.give_back_slot(client);
+        let PendingRequest { origin, has_permit, is_truncated, .. } = call;
+        match origin {
+            Origin::Internal(errand) => self.on_internal_response(connection, errand, outcome),
+            Origin::Client { client, id: raw, kind, thread, text: request } => {
+                if has_permit {
+                    self.release_permit(client);
                 }
-                self.no_notice_follows(client, &request);
-                let mut fate = if outcome.is_ok() { Fate::Taken } else { Fate::Refused };
-                let is_unseen = self.was_refused_unseen(link.server(), outcome) && !is_shortened;
+                self.cancel_deprecation_notice(client, &request);
+                let mut fate = if outcome.is_ok() { RequestFate::Accepted } else { RequestFate::Refused };
+                let is_unseen = self.was_refused_unseen(connection.server(), outcome) && !is_truncated;
                 if is_unseen && self.clients.contains_key(&client) {
-                    fate = Fate::Again;
-                    self.hold_first(client, request, link.server(), number);
+                    fate = RequestFate::Requeued;
+                    self.requeue_first(client, request, connection.server(), number);
                 } else {
                     let told = match kind {
-                        Kind::Goal => self.goal_as_it_will_be(thread.as_ref(), text),
-                        Kind::LoadedList | Kind::ThreadList => {
-                            self.completed_list(link.server(), kind, text, &request)
+                        RequestKind::Goal => self.hide_suspension(thread.as_ref(), text),
+                        RequestKind::LoadedList | RequestKind::ThreadList => {
+                            self.completed_list(connection.server(), kind, text, &request)
                         }
                         _ => text.clone(),
                     };
@@ -71,42 +73,42 @@ impl Hub {
                         Some(id) => text::splice(&told, id.get(), &raw),
                         None => told,
                     };
-                    self.keep(link, client, kind, &request, outcome);
-                    self.settle(link, client, kind, thread.as_ref(), outcome, told);
+                    self.record_response(connection, client, kind, &request, outcome);
+                    self.deliver_response(connection, client, kind, thread.as_ref(), outcome, told);
                     if let Ok(result) = outcome {
-                        self.settings_given(link.server(), client, kind, &request, result.get());
+                        self.on_settings_response(connection.server(), client, kind, &request, result.get());
                     }
                 }
                 if let Some(thread) = thread {
-                    if self.goal_answered(&thread, number, fate) {
-                        self.let_goal_go_on_unless_it_moves(&thread);
+                    if self.on_goal_request_done(&thread, number, fate) {
+                        self.resume_goal_unless_migrating(&thread);
                     }
-                    self.request_ended(&thread);
+                    self.on_thread_request_done(&thread);
                 }
             }
         }
-        if !self.ring.is_empty() {
-            self.pump();
+        if !self.run_queue.is_empty() {
+            self.schedule();
         }
-        if self.servers.get(&link.server()).is_some_and(|server| server.outgoing) {
-            if let Connection::Dedicated(client, _) = link {
+        if self.servers.get(&connection.server()).is_some_and(|server| server.is_outgoing) {
+            if let Connection::Dedicated(client, _) = connection {
                 self.close_drained(client);
             }
-            self.see_whether_all_have_left();
+            self.retire_drained_servers();
         }
     }
 
     /// What upstream says about a request for all turns, it has said before it answers.
-    pub(in crate::hub) fn no_notice_follows(&mut self, client: ClientId, request: &str) {
-        if self.resumers.is_empty() {
+    pub(in crate::hub) fn cancel_deprecation_notice(&mut self, client: ClientId, request: &str) {
+        if self.notice_recipients.is_empty() {
             return;
         }
         let asked = match envelope::parse(request) {
             Ok(Message::Request { method, .. }) => asks_for_turns(method, request),
             _ => false,
         };
-        if asked && let Some(at) = self.resumers.iter().position(|waiting| *waiting == client) {
-            self.resumers.remove(at);
+        if asked && let Some(at) = self.notice_recipients.iter().position(|waiting| *waiting == client) {
+            self.notice_recipients.remove(at);
         }
     }
 
@@ -114,74 +116,76 @@ impl Hub {
     fn was_refused_unseen(&mut self, server: ServerId, outcome: Result<&RawValue, &RawValue>) -> bool {
         let draining = outcome.is_err_and(|error| is_draining(error.get()));
         if draining {
-            self.drains(server);
+            self.on_draining(server);
         }
         let code = outcome.err().and_then(|error| text::member(error.get(), "code"));
         let overloaded = code.is_some_and(|code| code.get().parse() == Ok(envelope::OVERLOADED));
         if overloaded {
             // A busy machine empties upstream's queue more slowly than slots are given back.
             self.overloaded_until = self.now + OVERLOADED_PAUSE_MS;
-            self.timer(OVERLOADED_PAUSE_MS, Timer::Slots);
+            self.set_timer(OVERLOADED_PAUSE_MS, Timer::ReleasePermits);
         }
         draining || overloaded
     }
 
     /// Keeps what an answer on a client's own connection, or of a stream, means for later.
-    fn keep(
+    fn record_response(
         &mut self,
-        link: Connection,
+        connection: Connection,
         client: ClientId,
-        kind: Kind,
+        kind: RequestKind,
         request: &str,
         outcome: Result<&RawValue, &RawValue>,
     ) {
         match (kind, outcome) {
-            (Kind::Exec, _) => self.begun_in_vain(client, connection_bound::EXEC, "processId", request),
-            (Kind::Spawn, Err(_)) => {
-                self.begun_in_vain(client, connection_bound::PROCESS, "processHandle", request);
+            (RequestKind::Exec, _) => {
+                self.end_resource_of_request(client, connection_bound::EXEC, "processId", request)
             }
-            (Kind::Begins(background), Ok(result)) => {
-                self.goes_on(client, link.server(), background, request, result.get());
+            (RequestKind::Spawn, Err(_)) => {
+                self.end_resource_of_request(client, connection_bound::PROCESS, "processHandle", request);
             }
-            (Kind::Replayed, Ok(_)) => self.replay_from_now_on(client, link, request),
-            (Kind::Setting, Ok(_)) => self.setting_made(request),
-            (Kind::EventStream, Err(_)) => {
-                self.stream_ended(client, request);
+            (RequestKind::StartsBackground(background), Ok(result)) => {
+                self.track_background(client, connection.server(), background, request, result.get());
+            }
+            (RequestKind::Replayed, Ok(_)) => self.add_replayable(client, connection, request),
+            (RequestKind::Setting, Ok(_)) => self.record_setting(request),
+            (RequestKind::EventStream, Err(_)) => {
+                self.remove_event_stream(client, request);
             }
             _ => {}
         }
     }
 
     /// Tells a client its answer, and keeps what it means.
-    fn settle(
+    fn deliver_response(
         &mut self,
-        link: Connection,
+        connection: Connection,
         client: ClientId,
-        kind: Kind,
+        kind: RequestKind,
         thread: Option<&ThreadId>,
         outcome: Result<&RawValue, &RawValue>,
         told: Text,
     ) {
         let result = outcome.ok().map(RawValue::get);
         match (kind, result) {
-            (Kind::NewThread | Kind::Resume, Some(result)) => {
-                let joined = self.loaded(link.server(), client, result, kind);
-                self.tell(client, told);
+            (RequestKind::NewThread | RequestKind::Resume, Some(result)) => {
+                let joined = self.on_loaded_by_client(connection.server(), client, result, kind);
+                self.send_to_client(client, told);
                 let Some((loaded, is_new)) = joined else { return };
-                if kind == Kind::Resume {
+                if kind == RequestKind::Resume {
                     self.catch_up(client, &loaded, is_new);
-                    self.ask_about(&loaded);
-                    self.find_held_goal(&loaded);
+                    self.update_recipients(&loaded);
+                    self.adopt_suspended_goal(&loaded);
                 }
                 if self.handover.is_some() {
-                    self.thread_stirred(&loaded);
+                    self.re_evaluate_thread(&loaded);
                 }
             }
-            (Kind::Turn | Kind::Starter, _) => {
+            (RequestKind::Turn | RequestKind::MayStartTurn, _) => {
                 let turn = result.and_then(|result| text::member(result, "turn"));
-                let quiet_at = self.now + QUIET_MS;
+                let busy_until = self.now + QUIET_MS;
                 if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
-                    thread.quiet_at = thread.quiet_at.max(quiet_at);
+                    thread.busy_until = thread.busy_until.max(busy_until);
                     if let Some(turn) = turn.filter(|turn| turn.get().starts_with('{'))
                         && let Some(turn_id) = text::string(turn.get(), "id")
                         && text::string(turn.get(), "status").is_none_or(|status| status == "inProgress")
@@ -189,58 +193,59 @@ impl Hub {
                         thread.turn_began(&turn_id, turn.get());
                     }
                 }
-                self.tell(client, told);
+                self.send_to_client(client, told);
             }
-            (Kind::Interrupt, Some(_)) => {
+            (RequestKind::Interrupt, Some(_)) => {
                 if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
-                    thread.interrupted = true;
+                    thread.is_interrupted = true;
                 }
-                self.keep_goals();
-                self.tell(client, told);
+                self.persist_goals();
+                self.send_to_client(client, told);
             }
-            (Kind::Unsubscribe, Some(_)) => {
+            (RequestKind::Unsubscribe, Some(_)) => {
                 if let Some(thread) = thread {
-                    self.unwatch(thread, client);
+                    self.remove_viewer(thread, client);
                 }
-                self.tell(client, told);
+                self.send_to_client(client, told);
             }
-            _ => self.tell(client, told),
+            _ => self.send_to_client(client, told),
         }
     }
 
     /// A thread was started, forked or resumed over the shared link; answers it and whether the client is new to it.
-    fn loaded(
+    fn on_loaded_by_client(
         &mut self,
         server: ServerId,
         client: ClientId,
         result: &str,
-        kind: Kind,
+        kind: RequestKind,
     ) -> Option<(ThreadId, bool)> {
         let thread = text::member(result, "thread")?.get();
         let id: ThreadId = text::string(thread, "id")?.as_ref().into();
         let viewer = self.viewer(client);
         let now = self.now;
-        let rests = |known: &Thread| known.motion == Motion::Still && !known.goal_is_active;
-        let is_joined = kind == Kind::Resume && self.threads.get(&id).is_some_and(rests);
+        let rests = |known: &Thread| known.state == ThreadState::Attached && !known.goal_is_active;
+        let is_joined = kind == RequestKind::Resume && self.threads.get(&id).is_some_and(rests);
         let known = self.threads.entry(id.clone());
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
-        known.deserted = false;
+        known.is_unresumable = false;
         // An active goal goes on by itself. Where there is none, somebody may join again and again, which begins nothing.
         if !is_joined {
-            known.quiet_at = known.quiet_at.max(now + QUIET_MS);
+            known.busy_until = known.busy_until.max(now + QUIET_MS);
         }
-        if known.motion == Motion::Finding {
+        if known.state == ThreadState::Attaching {
             // The answer says that it is subscribed.
-            known.motion = Motion::Still;
+            known.state = ThreadState::Attached;
             known.demand = None;
         }
-        if known.motion == Motion::Lost {
+        if known.state == ThreadState::Orphaned {
             // It was refused, and is loaded by this: the truth about it is read.
-            known.again_at = now;
+            known.retry_at = now;
             self.has_new_demands = true;
         }
-        if matches!(known.audience, Audience::Everyone { .. }) && (kind == Kind::NewThread || !known.is_child)
+        if matches!(known.audience, Audience::Everyone { .. })
+            && (kind == RequestKind::NewThread || !known.is_child)
         {
             // It told something before the answer came and passed for a sub-agent's.
             known.audience = Audience::Viewers(known.viewers().to_vec());
@@ -256,7 +261,7 @@ impl Hub {
             }
         };
         if !self.threads.get(&id).is_some_and(Thread::is_watched) {
-            self.left_alone(&id);
+            self.on_no_subscribers(&id);
         }
         self.trace_lineage(&id);
         Some((id, is_new))
@@ -285,38 +290,42 @@ impl Hub {
             texts.extend(streams.filter_map(crate::hub::threads::thread::Stream::whole));
         }
         for text in texts {
-            self.tell(client, text);
+            self.send_to_client(client, text);
         }
-        self.ask_joiner(&viewer, id);
+        self.send_pending_to_subscriber(&viewer, id);
     }
 
     /// Puts a request back before all others of its client, but behind those that were sent before it.
-    fn hold_first(&mut self, id: ClientId, text: Text, server: ServerId, number: u64) {
+    fn requeue_first(&mut self, id: ClientId, text: Text, server: ServerId, number: u64) {
         let since = self.now;
         let Some(client) = self.clients.get_mut(&id) else { return };
-        client.waiting_bytes += text.len();
-        let before = client.waiting.iter().take_while(|other| other.number != 0 && other.number < number);
+        client.queued_bytes += text.len();
+        let before = client.queued.iter().take_while(|other| other.number != 0 && other.number < number);
         let at = before.count();
-        let waiting = Waiting { refused_by: Some(server), number, ..Waiting::new(text, since) };
-        client.waiting.insert(at, waiting);
-        self.queue_up(id);
+        let waiting = QueuedRequest { refused_by: Some(server), number, ..QueuedRequest::new(text, since) };
+        client.queued.insert(at, waiting);
+        self.join_run_queue(id);
     }
 
     /// What was asked over a link that is gone, for a client that is gone, is not waited for.
-    pub(in crate::hub) fn forget_calls(&mut self, link: Connection) {
-        let gone: Vec<u64> =
-            self.calls.iter().filter(|(_, call)| call.link == link).map(|(&id, _)| id).collect();
+    pub(in crate::hub) fn forget_calls(&mut self, connection: Connection) {
+        let gone: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, call)| call.connection == connection)
+            .map(|(&id, _)| id)
+            .collect();
         for id in gone {
-            let Some(Call { asker: Asker::Client { client, thread, .. }, holds_slot, .. }) =
-                self.calls.remove(&id)
+            let Some(PendingRequest { origin: Origin::Client { client, thread, .. }, has_permit, .. }) =
+                self.pending.remove(&id)
             else {
                 continue;
             };
-            if holds_slot {
-                self.give_back_slot(client);
+            if has_permit {
+                self.release_permit(client);
             }
             if let Some(thread) = thread {
-                self.request_ended(&thread);
+                self.on_thread_request_done(&thread);
             }
         }
     }
@@ -328,9 +337,9 @@ impl Thread {
         if let Some(path) = text::string(raw, "path") {
             self.path = Some(path.into_owned());
         }
-        self.describe_profile(raw);
+        self.apply_profile(raw);
         if let Some(ephemeral) = text::member(raw, "ephemeral") {
-            self.ephemeral = ephemeral.get() == "true";
+            self.is_ephemeral = ephemeral.get() == "true";
         }
         if let Some(status) = text::member(raw, "status") {
             self.status = status.get().into();

@@ -49,11 +49,14 @@ fn a_background_terminal_ends_with_its_app_server() {
     let client = world.client(1, experimental());
     let thread = world.thread(client);
     background_terminal(&mut world, client, &thread, "c");
-    let joiner = world.client(2, experimental());
-    world.call(joiner, "thread/resume", json!({"threadId": thread}));
-    assert!(world.notes(joiner, "item/started").is_empty(), "upstream tells no joiner of it either");
+    let last_subscriber = world.client(2, experimental());
+    world.call(last_subscriber, "thread/resume", json!({"threadId": thread}));
+    assert!(
+        world.notes(last_subscriber, "item/started").is_empty(),
+        "upstream tells no late viewer of it either"
+    );
     crash(&mut world);
-    for viewer in [client, joiner] {
+    for viewer in [client, last_subscriber] {
         let ends = ends(&world, viewer, "c");
         assert_eq!(ends.len(), 1, "{ends:?}");
         let (params, item) = (&ends[0]["params"], &ends[0]["params"]["item"]);

@@ -153,10 +153,10 @@ fn a_request_that_is_never_answered_gets_an_error_and_blocks_no_handover() {
     assert_eq!(answer["error"]["data"]["reason"], "appServerUnresponsive");
     assert_eq!(world.retired, [old]);
     assert!(world.reports.iter().any(|report| matches!(report, Report::Unanswered { count: 1, .. })));
-    let link =
+    let connection =
         world.heard.iter().rfind(|(_, text)| text["method"] == "thread/turns/list").expect("heard").clone();
-    let late = json!({"id": link.1["id"], "result": {"data": []}}).to_string();
-    world.feed(Event::ConnectionMessage(link.0, late.into()));
+    let late = json!({"id": connection.1["id"], "result": {"data": []}}).to_string();
+    world.feed(Event::ConnectionMessage(connection.0, late.into()));
     assert_eq!(errors(&world, client, &json!(number)), 1, "a late answer is dropped");
 }
 
@@ -194,8 +194,9 @@ fn a_thread_that_is_named_in_another_way_is_found_where_it_is() {
         format!(r#"{{"thread\u0049d":"{thread}"}}"#),
     ] {
         say(&mut world, client, &format!(r#"{{"id":"r","method":"thread/read","params":{params}}}"#));
-        let (link, _) = world.heard.iter().rfind(|(_, text)| text["method"] == "thread/read").expect("heard");
-        assert_eq!(*link, Connection::Shared(old), "{params}");
+        let (connection, _) =
+            world.heard.iter().rfind(|(_, text)| text["method"] == "thread/read").expect("heard");
+        assert_eq!(*connection, Connection::Shared(old), "{params}");
     }
 }
 

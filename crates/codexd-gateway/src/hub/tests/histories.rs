@@ -81,9 +81,9 @@ impl History {
                 }
             }
             Step::Deliver(at) => {
-                let links = self.world.busy_links();
-                if let Some(link) = links.get(at % links.len().max(1)) {
-                    self.world.deliver(*link);
+                let connections = self.world.busy_links();
+                if let Some(connection) = connections.get(at % connections.len().max(1)) {
+                    self.world.deliver(*connection);
                 }
             }
             Step::Wait(ms) => {
@@ -333,19 +333,21 @@ impl History {
         let hub = &self.world.hub;
         // A goal that is held waits for somebody to come: before that, nothing goes to a new app-server.
         prop_assert!(
-            hub.threads.values().all(|thread| thread.goal_held)
-                && hub.calls.is_empty()
+            hub.threads.values().all(|thread| thread.goal_is_suspended)
+                && hub.pending.is_empty()
                 && hub.clients.is_empty(),
             "{}",
             summary(hub)
         );
         prop_assert!(
-            hub.asks.len() == 0 && hub.under_way.is_empty() && hub.finds.is_empty(),
+            hub.server_requests.len() == 0
+                && hub.pending_per_thread.is_empty()
+                && hub.attach_queue.is_empty(),
             "{}",
             summary(hub)
         );
         prop_assert!(
-            hub.ring.is_empty() && hub.slots_taken == 0 && hub.timers.is_empty(),
+            hub.run_queue.is_empty() && hub.in_flight == 0 && hub.timers.is_empty(),
             "{}",
             summary(hub)
         );

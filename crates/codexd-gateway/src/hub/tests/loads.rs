@@ -33,20 +33,20 @@ pub fn crash(world: &mut World) -> Connection {
     world.settle();
     world.bury(old);
     world.heard.clear();
-    let link = Connection::Shared(world.begin_server());
-    world.deliver(link);
-    world.deliver(link);
-    link
+    let connection = Connection::Shared(world.begin_server());
+    world.deliver(connection);
+    world.deliver(connection);
+    connection
 }
 
 #[test]
 fn after_a_crash_only_a_few_threads_are_loaded_at_once_in_the_background() {
     let mut world = World::new();
     let (_, threads) = with_threads(&mut world, THREADS);
-    let link = crash(&mut world);
+    let connection = crash(&mut world);
     assert_eq!(world.loads_sent().len(), BACKGROUND_LOADS_MAX);
-    while world.busy_links().contains(&link) {
-        world.deliver(link);
+    while world.busy_links().contains(&connection) {
+        world.deliver(connection);
     }
     let (mut loaded, mut all) = (world.loads_sent(), threads);
     loaded.sort_unstable();
@@ -71,20 +71,20 @@ fn a_load_that_a_client_waits_for_is_sent_at_once() {
 fn after_a_client_waited_for_a_thread_one_thread_at_once_is_loaded_in_the_background() {
     let mut world = World::new();
     let (owner, threads) = with_threads(&mut world, THREADS);
-    let link = crash(&mut world);
+    let connection = crash(&mut world);
     let wanted = threads.last().expect("one");
     let asked = world.ask(owner, "thread/read", json!({"threadId": wanted}));
     while world.answer(owner, asked).is_none() {
-        world.deliver(link);
+        world.deliver(connection);
     }
     // Threads whose load has begun and that are not attached.
     while world.loads_in_flight() > 1 {
-        world.deliver(link);
+        world.deliver(connection);
     }
     let sent = world.loads_sent().len();
     while world.loads_sent().len() < sent + 3 {
         assert!(world.loads_in_flight() <= 1, "{} at once", world.loads_in_flight());
-        world.deliver(link);
+        world.deliver(connection);
     }
     world.pass(BACKGROUND_LOADS_YIELD_MS);
     assert_eq!(world.loads_in_flight(), BACKGROUND_LOADS_MAX);
@@ -101,9 +101,9 @@ fn a_client_that_asks_while_no_app_server_answers_has_its_thread_loaded_first() 
     world.heard.clear();
     let wanted = &threads[THREADS / 2];
     world.ask(owner, "turn/start", json!({"threadId": wanted, "input": []}));
-    let link = Connection::Shared(world.begin_server());
-    world.deliver(link);
-    world.deliver(link);
+    let connection = Connection::Shared(world.begin_server());
+    world.deliver(connection);
+    world.deliver(connection);
     assert_eq!(world.loads_sent().first(), Some(wanted));
 }
 
@@ -113,7 +113,7 @@ fn a_client_that_waits_for_one_thread_is_not_behind_a_client_that_waits_for_all(
     let (owner, threads) = with_threads(&mut world, THREADS);
     let other = world.client(2, experimental());
     world.settle();
-    let link = crash(&mut world);
+    let connection = crash(&mut world);
     for thread in &threads[..THREADS - 1] {
         world.ask(owner, "thread/read", json!({"threadId": thread}));
     }
@@ -122,7 +122,7 @@ fn a_client_that_waits_for_one_thread_is_not_behind_a_client_that_waits_for_all(
     let wanted = &threads[THREADS - 1];
     world.ask(other, "thread/resume", json!({"threadId": wanted}));
     while world.loads_sent().len() <= sent {
-        world.deliver(link);
+        world.deliver(connection);
     }
     assert_eq!(world.loads_sent().last(), Some(wanted));
     world.settle();

@@ -58,7 +58,7 @@ fn twenty_viewers_are_one_subscription() {
         assert_eq!(world.notes(super::ClientId(id), "turn/completed").len(), 1, "client {id}");
     }
     assert!(
-        world.heard.iter().all(|(link, _)| matches!(link, Connection::Shared(_))),
+        world.heard.iter().all(|(connection, _)| matches!(connection, Connection::Shared(_))),
         "no own connection was needed"
     );
 }
@@ -71,14 +71,14 @@ fn a_joiner_in_mid_turn_gets_the_whole_text_once() {
     let turn = world.turn(first, &thread, "one ");
     world.delta(&thread, "two \"quoted\" ");
     world.settle();
-    let joiner = world.client(2, experimental());
-    world.call(joiner, "thread/resume", json!({"threadId": thread}));
+    let last_subscriber = world.client(2, experimental());
+    world.call(last_subscriber, "thread/resume", json!({"threadId": thread}));
     world.delta(&thread, "three");
     world.complete(&thread);
     world.settle();
-    assert_eq!(world.text(joiner, &turn), "one two \"quoted\" three");
-    assert_eq!(world.text(joiner, &turn), world.text(first, &turn));
-    assert_eq!(world.notes(joiner, "item/started").len(), 1);
+    assert_eq!(world.text(last_subscriber, &turn), "one two \"quoted\" three");
+    assert_eq!(world.text(last_subscriber, &turn), world.text(first, &turn));
+    assert_eq!(world.notes(last_subscriber, "item/started").len(), 1);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_new_thread_is_announced_to_those_with_a_connection_of_their_own_too() {
         world
             .heard
             .iter()
-            .any(|(link, _)| matches!(link, Connection::Dedicated(client, _) if *client == busy))
+            .any(|(connection, _)| matches!(connection, Connection::Dedicated(client, _) if *client == busy))
     );
     let server = world.current.expect("a server");
     let text = json!({"method": "thread/started", "params": {"thread": {"id": "t"}}}).to_string();
@@ -352,11 +352,11 @@ fn what_upstream_refuses_for_want_of_room_is_asked_again() {
     let client = world.client(1, experimental());
     world.call(client, "model/list", json!({}));
     let asked = world.ask(client, "model/list", json!({}));
-    let (link, upstream) =
-        world.heard.last().map(|(link, heard)| (*link, heard["id"].clone())).expect("heard");
+    let (connection, upstream) =
+        world.heard.last().map(|(connection, heard)| (*connection, heard["id"].clone())).expect("heard");
     let refusal =
         json!({"error": {"code": -32001, "message": "Server overloaded; retry later."}, "id": upstream});
-    world.feed(super::Event::ConnectionMessage(link, refusal.to_string().into()));
+    world.feed(super::Event::ConnectionMessage(connection, refusal.to_string().into()));
     let heard = world.heard.len();
     world.settle();
     assert!(world.answer(client, asked).is_none(), "held for a moment");

@@ -60,7 +60,7 @@ fn threads_that_have_moved_are_reported_while_others_still_move() {
     // A slow disk: each answer takes a while.
     while has_moved(&world) < threads.len() {
         match world.busy_links().first() {
-            Some(link) => world.deliver(*link),
+            Some(connection) => world.deliver(*connection),
             None => world.settle_for(10),
         }
         world.now += 50;
@@ -139,7 +139,7 @@ fn a_move_that_a_slow_disk_holds_up_is_not_heard_of_either() {
     let new = world.replace();
     while !world.has_loaded(new, &thread) {
         match world.busy_links().first() {
-            Some(link) => world.deliver(*link),
+            Some(connection) => world.deliver(*connection),
             None => world.settle_for(10),
         }
     }
@@ -221,9 +221,9 @@ fn a_goal_that_goes_on_and_on_moves_between_two_of_its_turns() {
     assert!(!world.has_loaded(new, &thread), "its turn runs");
     let answer = world.call(client, "thread/goal/get", json!({"threadId": thread}));
     assert_eq!(answer["result"]["goal"]["status"], "active", "that it is held concerns nobody");
-    let joiner = world.client(2, experimental());
-    world.call(joiner, "thread/resume", json!({"threadId": thread}));
-    let told = world.notes(joiner, "thread/goal/updated");
+    let last_subscriber = world.client(2, experimental());
+    world.call(last_subscriber, "thread/resume", json!({"threadId": thread}));
+    let told = world.notes(last_subscriber, "thread/goal/updated");
     assert!(!told.is_empty() && told.iter().all(|told| told["params"]["goal"]["status"] == "active"));
     world.complete(&thread);
     world.settle_for(200);
@@ -334,14 +334,14 @@ fn a_new_gateway_looks_everywhere_for_a_thread_before_it_has_it_loaded() {
     let new = world.replace();
     world.settle_for(100);
     world.restart_gateway();
-    let joiner = world.client(2, experimental());
-    let asked = world.ask(joiner, "thread/resume", json!({"threadId": thread}));
+    let last_subscriber = world.client(2, experimental());
+    let asked = world.ask(last_subscriber, "thread/resume", json!({"threadId": thread}));
     // The new app-server is the first to answer.
     while world.busy_links().contains(&Connection::Shared(new)) {
         world.deliver(Connection::Shared(new));
     }
     world.settle();
-    let answer = world.answer(joiner, asked).expect("an answer");
+    let answer = world.answer(last_subscriber, asked).expect("an answer");
     assert_eq!(answer["result"]["thread"]["id"], *thread, "{answer}");
     assert!(world.has_loaded(old, &thread) && world.cut.is_empty());
 }
@@ -381,7 +381,10 @@ fn a_connection_that_drains_is_used_again_when_its_server_serves_again() {
     world.bury(new);
     world.settle_for(100);
     world.call(client, "model/list", json!({}));
-    assert_eq!(world.heard.last().map(|(link, _)| *link), Some(Connection::Dedicated(client, old)));
+    assert_eq!(
+        world.heard.last().map(|(connection, _)| *connection),
+        Some(Connection::Dedicated(client, old))
+    );
     assert!(world.cut.is_empty(), "{:?}", world.cut);
 }
 

@@ -7,15 +7,15 @@ use super::world::World;
 use crate::hub::{ClientId, Connection, Event};
 
 /// Has an app-server ask something over a link.
-fn ask_over(world: &mut World, link: Connection, id: u64, method: &str, params: Value) {
+fn ask_over(world: &mut World, connection: Connection, id: u64, method: &str, params: Value) {
     let text = json!({"id": id, "method": method, "params": params}).to_string();
-    world.feed(Event::ConnectionMessage(link, text.into()));
+    world.feed(Event::ConnectionMessage(connection, text.into()));
 }
 
 /// The last that a server heard is that nobody answers its question.
 fn assert_refused(world: &World, over: Connection, id: u64) {
-    let (link, answer) = world.heard.last().expect("an answer");
-    assert_eq!((*link, &answer["id"]), (over, &json!(id)), "{answer}");
+    let (connection, answer) = world.heard.last().expect("an answer");
+    assert_eq!((*connection, &answer["id"]), (over, &json!(id)), "{answer}");
     assert!(answer["error"]["message"].is_string(), "{answer}");
 }
 
@@ -34,15 +34,18 @@ fn a_question_that_nobody_resolves_is_over_with_its_turn() {
     let text = json!({"id": asked, "result": {}}).to_string();
     world.feed(Event::ClientMessage(first, text.into()));
     let join = |world: &mut World, id: u64| {
-        let joiner = world.client(id, experimental());
-        world.call(joiner, "thread/resume", json!({"threadId": thread}));
-        (world.notes(joiner, "item/tool/call").len(), world.notes(joiner, "currentTime/read").len())
+        let last_subscriber = world.client(id, experimental());
+        world.call(last_subscriber, "thread/resume", json!({"threadId": thread}));
+        (
+            world.notes(last_subscriber, "item/tool/call").len(),
+            world.notes(last_subscriber, "currentTime/read").len(),
+        )
     };
     assert_eq!(join(&mut world, 2), (0, 1), "one of them is answered");
     world.complete(&thread);
     world.settle();
     assert_eq!(join(&mut world, 3), (0, 0));
-    assert_eq!(world.hub.asks.len(), 0);
+    assert_eq!(world.hub.server_requests.len(), 0);
 }
 
 #[test]
@@ -60,7 +63,7 @@ fn one_who_attests_is_asked_to_and_without_one_upstream_need_not_wait() {
     assert_eq!((asked(&world, plain), asked(&world, second)), (0, 1), "the next one that can");
     world.leave(second);
     assert_refused(&world, shared, 7);
-    assert_eq!(world.hub.asks.len(), 0);
+    assert_eq!(world.hub.server_requests.len(), 0);
     ask_over(&mut world, shared, 8, "attestation/generate", json!({}));
     assert_refused(&world, shared, 8);
     assert_eq!(asked(&world, plain), 0);
@@ -73,8 +76,14 @@ fn what_every_connection_is_asked_comes_to_a_client_once() {
     world.call(busy, "account/read", json!({}));
     world.settle();
     let server = world.current.expect("a server");
-    for link in [Connection::Dedicated(busy, server), Connection::Shared(server)] {
-        ask_over(&mut world, link, 7, "account/chatgptAuthTokens/refresh", json!({"reason": "unauthorized"}));
+    for connection in [Connection::Dedicated(busy, server), Connection::Shared(server)] {
+        ask_over(
+            &mut world,
+            connection,
+            7,
+            "account/chatgptAuthTokens/refresh",
+            json!({"reason": "unauthorized"}),
+        );
     }
     for client in [plain, busy] {
         assert_eq!(world.notes(client, "account/chatgptAuthTokens/refresh").len(), 1, "{client:?}");
@@ -102,7 +111,7 @@ fn a_token_refresh_goes_to_the_next_client_and_is_refused_without_one() {
     assert_refused(&world, shared, 7);
     ask_over(&mut world, shared, 8, REFRESH, json!({"reason": "unauthorized"}));
     assert_refused(&world, shared, 8);
-    assert_eq!(world.hub.asks.len(), 0);
+    assert_eq!(world.hub.server_requests.len(), 0);
 }
 
 #[test]
@@ -115,7 +124,7 @@ fn a_token_refresh_that_no_client_answers_is_refused_in_time() {
     assert_eq!(world.notes(client, REFRESH).len(), 1);
     world.settle_for(31_000);
     assert_refused(&world, shared, 7);
-    assert_eq!(world.hub.asks.len(), 0);
+    assert_eq!(world.hub.server_requests.len(), 0);
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn a_server_stays_until_its_last_thread_is_loaded_elsewhere() {
     let new = world.replace();
     while !world.has_loaded(new, &thread) {
         match world.busy_links().first() {
-            Some(link) => world.deliver(*link),
+            Some(connection) => world.deliver(*connection),
             None => world.settle_for(10),
         }
         assert!(world.retired.is_empty(), "it could not take the thread back");

@@ -27,9 +27,9 @@ fn searching(world: &mut World, id: u64, request: &Value) -> ClientId {
     client
 }
 
-fn tell(world: &mut World, link: Connection, method: &str, params: Value) {
+fn tell(world: &mut World, connection: Connection, method: &str, params: Value) {
     let text = json!({"method": method, "params": params}).to_string();
-    world.feed(Event::ConnectionMessage(link, text.into()));
+    world.feed(Event::ConnectionMessage(connection, text.into()));
     world.settle();
 }
 
@@ -40,13 +40,13 @@ fn a_request_names_another_one_by_the_id_that_upstream_knows() {
         for request in [json!("search-0"), json!(7), json!("ä\"\\")] {
             let mut world = World::new();
             let client = searching(&mut world, 1, &request);
-            let (link, search) = heard(&world, "thread/search/stream");
+            let (connection, search) = heard(&world, "thread/search/stream");
             let named = request;
             ask_as(&mut world, client, &json!("cancel"), row.message, &json!({(row.member): named}));
             let (cancel_link, cancel) = heard(&world, row.message);
             assert_eq!(
                 (cancel_link, &cancel["params"][row.member]),
-                (link, &search["id"]),
+                (connection, &search["id"]),
                 "{}",
                 row.message
             );
@@ -81,8 +81,11 @@ fn a_request_cannot_name_one_of_another_client_or_one_that_does_not_run() {
         for named in ids(&world).into_iter().chain([json!("mine"), json!("1")]) {
             let sent = ids(&world);
             ask_as(&mut world, other, &json!("cancel"), row.message, &json!({(row.member): named}));
-            let (link, cancel) = heard(&world, row.message);
-            assert!(matches!(link, Connection::Dedicated(client, _) if client == other), "{link:?}");
+            let (connection, cancel) = heard(&world, row.message);
+            assert!(
+                matches!(connection, Connection::Dedicated(client, _) if client == other),
+                "{connection:?}"
+            );
             assert!(!sent.contains(&cancel["params"][row.member]), "{named} is {cancel}");
         }
         // What is no id upstream refuses in its own words.
@@ -104,8 +107,8 @@ fn a_search_that_began_before_a_handover_is_cancelled_where_it_runs() {
     assert_ne!(heard(&world, "account/read").0, old, "what is new goes to the successor");
     let params = json!({"requestId": "long"});
     ask_as(&mut world, client, &json!("cancel"), "thread/search/stream/cancel", &params);
-    let (link, cancel) = heard(&world, "thread/search/stream/cancel");
-    assert_eq!((link, &cancel["params"]["requestId"]), (old, &search["id"]));
+    let (connection, cancel) = heard(&world, "thread/search/stream/cancel");
+    assert_eq!((connection, &cancel["params"]["requestId"]), (old, &search["id"]));
 }
 
 #[test]
@@ -118,22 +121,26 @@ fn what_a_search_finds_on_its_way_is_told_to_its_client_under_its_own_id() {
     let clients = [second, searching(&mut world, 1, &searches[1])];
     let sent: Vec<_> = (world.heard.iter())
         .filter(|(_, value)| value["method"] == "thread/search/stream")
-        .map(|(link, value)| (*link, value["id"].clone()))
+        .map(|(connection, value)| (*connection, value["id"].clone()))
         .collect();
     assert_eq!(sent.len(), 2);
-    for ((link, id), (client, request)) in sent.iter().zip(clients.iter().zip(&searches)) {
+    for ((connection, id), (client, request)) in sent.iter().zip(clients.iter().zip(&searches)) {
         let before: Vec<_> = clients.iter().map(|client| world.clients[client].texts.len()).collect();
         let params = json!({"requestId": id, "data": []});
-        tell(&mut world, *link, "thread/search/partial", params);
+        tell(&mut world, *connection, "thread/search/partial", params);
         let told = world.notes(*client, "thread/search/partial");
         assert_eq!(told.len(), 1);
         assert_eq!(told[0]["params"], json!({"requestId": request, "data": []}));
         let after = clients.iter().map(|client| world.clients[client].texts.len());
-        assert_eq!(after.zip(before).filter(|(after, before)| after != before).count(), 1, "only the asker");
+        assert_eq!(
+            after.zip(before).filter(|(after, before)| after != before).count(),
+            1,
+            "only the client that asked"
+        );
         // None follows the answer.
         let answer = json!({"id": id, "result": {"data": [], "nextCursor": null}}).to_string();
-        world.feed(Event::ConnectionMessage(*link, answer.into()));
-        tell(&mut world, *link, "thread/search/partial", json!({"requestId": id, "data": []}));
+        world.feed(Event::ConnectionMessage(*connection, answer.into()));
+        tell(&mut world, *connection, "thread/search/partial", json!({"requestId": id, "data": []}));
         assert_eq!(world.notes(*client, "thread/search/partial").len(), 1);
     }
 }
@@ -148,17 +155,17 @@ fn what_a_search_lists_during_a_handover_has_the_status_of_the_other_app_server(
     world.settle_for(200);
     let request = json!("search");
     ask_as(&mut world, client, &request, "thread/search/stream", &json!({"searchTerm": "long"}));
-    let (link, search) = heard(&world, "thread/search/stream");
+    let (connection, search) = heard(&world, "thread/search/stream");
     let listed =
         |status: &str| json!([{"thread": {"id": thread, "status": {"type": status}}, "snippet": "x"}]);
     let params = json!({"requestId": search["id"], "data": listed("notLoaded")});
-    tell(&mut world, link, "thread/search/partial", params);
+    tell(&mut world, connection, "thread/search/partial", params);
     let told = world.notes(client, "thread/search/partial")[0].clone();
     assert_eq!(told["params"]["requestId"], request);
     assert_eq!(told["params"]["data"][0]["thread"]["status"]["type"], "active");
     assert_eq!(told["params"]["data"][0]["snippet"], "x");
     let answer = json!({"id": search["id"], "result": {"data": listed("notLoaded"), "nextCursor": null}});
-    world.feed(Event::ConnectionMessage(link, answer.to_string().into()));
+    world.feed(Event::ConnectionMessage(connection, answer.to_string().into()));
     world.settle();
     let texts = &world.clients[&client].texts;
     let answer = texts.iter().find(|text| text["id"] == request).expect("an answer");

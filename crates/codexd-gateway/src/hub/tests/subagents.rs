@@ -119,7 +119,7 @@ fn a_request_of_a_subagent_is_withdrawn_with_its_app_server() {
     world.begin_server();
     world.settle();
     assert_eq!(world.notes(alice, RESOLVED).len(), 1);
-    assert_eq!(world.hub.asks.len(), 0);
+    assert_eq!(world.hub.server_requests.len(), 0);
 }
 
 #[test]

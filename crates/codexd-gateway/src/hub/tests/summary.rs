@@ -5,23 +5,29 @@ use crate::hub::Hub;
 /// What is left in a hub, in few words.
 pub fn summary(hub: &Hub) -> String {
     let thread = |thread: &crate::hub::Thread| {
-        let (id, server, motion) = (&thread.id, thread.server, &thread.motion);
+        let (id, server, state) = (&thread.id, thread.server, &thread.state);
         let (turns, status, alone) = (thread.turns.len(), &thread.status, thread.unwatched_since);
         format!(
-            "{id} on {server:?}: {motion:?}, {turns} turns, {status}, alone {alone:?}, {:?}",
+            "{id} on {server:?}: {state:?}, {turns} turns, {status}, alone {alone:?}, {:?}",
             thread.blocked_on
         )
     };
     let threads: Vec<String> = hub.threads.values().map(thread).collect();
     let servers: Vec<String> = (hub.servers.iter())
         .map(|(id, server)| {
-            format!("{id:?}: {:?} listed {} outgoing {}", server.shared, server.listed, server.outgoing)
+            format!("{id:?}: {:?} listed {} outgoing {}", server.shared, server.is_listed, server.is_outgoing)
         })
         .collect();
     let (current, serving, handover) = (hub.current, hub.serving, &hub.handover);
     format!(
         "now {:?}\nthreads {threads:#?}\nservers {servers:#?}\ncurrent {current:?} serving {serving:?}\n{handover:?}\n\
          calls {:?}\nunder way {:?}\nasks {:?}\nring {:?} slots {} timers {:?}",
-        hub.now, hub.calls, hub.under_way, hub.asks, hub.ring, hub.slots_taken, hub.timers
+        hub.now,
+        hub.pending,
+        hub.pending_per_thread,
+        hub.server_requests,
+        hub.run_queue,
+        hub.in_flight,
+        hub.timers
     )
 }

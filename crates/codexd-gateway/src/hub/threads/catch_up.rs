@@ -25,7 +25,7 @@ impl Thread {
             streams: Vec::new(),
             background: false,
             orphaned: false,
-            gapped: false,
+            has_gap: false,
         });
     }
 
@@ -41,7 +41,7 @@ impl Thread {
     }
 
     /// A turn has ended. What is not finished of it is over, but for commands, which run on as background terminals.
-    pub fn keep_background_terminals(&mut self, turn: &str) {
+    pub fn retain_background_terminals(&mut self, turn: &str) {
         self.items.retain(|item| *item.turn != *turn || item.is_command());
         self.items.iter_mut().filter(|item| *item.turn == *turn).for_each(|item| item.background = true);
         let background = self.items.iter().filter(|item| item.background).count();
@@ -54,7 +54,7 @@ impl Thread {
     }
 
     /// A turn is at work whose beginning was not seen: its end has to be told even if its app-server is lost.
-    pub fn turn_seen(&mut self, names: &text::Names<'_>) {
+    pub fn on_turn_activity(&mut self, names: &text::Names<'_>) {
         let Some(turn) = names.turn_id.as_ref().filter(|_| self.turns.is_empty() && self.is_active()) else {
             return;
         };
@@ -64,10 +64,10 @@ impl Thread {
     }
 
     /// The missing end of the text of an item of which something was missed, now that it is whole.
-    pub fn rest_of_gapped(&self, params: &RawValue) -> Option<Text> {
+    pub fn missing_text(&self, params: &RawValue) -> Option<Text> {
         let item = text::member(params.get(), "item")?;
         let id = text::string(item.get(), "id")?;
-        let open = self.items.iter().find(|open| open.gapped && *open.id == *id)?;
+        let open = self.items.iter().find(|open| open.has_gap && *open.id == *id)?;
         let whole = text::string(item.get(), "text")?;
         let rest =
             whole.strip_prefix(open.text_so_far().unwrap_or_default()).filter(|rest| !rest.is_empty())?;
@@ -86,8 +86,8 @@ impl Thread {
         item: &str,
         notification: &Text,
     ) -> bool {
-        let Some(open) = self.items.iter_mut().rfind(|open| *open.id == *item) else { return !self.gap };
-        if open.gapped && method == "item/agentMessage/delta" {
+        let Some(open) = self.items.iter_mut().rfind(|open| *open.id == *item) else { return !self.has_gap };
+        if open.has_gap && method == "item/agentMessage/delta" {
             return false;
         }
         let Some(delta) = text::string(params.get(), shape.text) else { return true };
@@ -101,17 +101,17 @@ impl Thread {
                     part: part.into(),
                     text: String::new(),
                     last: notification.clone(),
-                    overgrown: false,
+                    is_over_limit: false,
                 });
                 let last = open.streams.len() - 1;
                 &mut open.streams[last]
             }
         };
         if stream.text.len() + delta.len() > PARTIAL_TEXT_MAX_BYTES {
-            stream.overgrown = true;
+            stream.is_over_limit = true;
             stream.text = String::new();
         }
-        if !stream.overgrown {
+        if !stream.is_over_limit {
             stream.text.push_str(&delta);
             stream.last = notification.clone();
         }
@@ -122,7 +122,7 @@ impl Thread {
 impl Stream {
     /// One notification with all the text so far.
     pub fn whole(&self) -> Option<Text> {
-        if self.overgrown {
+        if self.is_over_limit {
             return None;
         }
         let params = text::member(&self.last, "params")?;
@@ -137,7 +137,7 @@ impl OpenItem {
     /// What was streamed so far of an answer.
     pub fn text_so_far(&self) -> Option<&str> {
         match self.streams.iter().find(|stream| &*stream.method == "item/agentMessage/delta") {
-            Some(stream) => (!stream.overgrown).then_some(&stream.text),
+            Some(stream) => (!stream.is_over_limit).then_some(&stream.text),
             None => self.is_answer().then_some(""),
         }
     }
@@ -146,7 +146,7 @@ impl OpenItem {
     pub fn output_so_far(&self) -> Option<&str> {
         let stream =
             self.streams.iter().find(|stream| &*stream.method == "item/commandExecution/outputDelta")?;
-        (!stream.overgrown).then_some(&stream.text)
+        (!stream.is_over_limit).then_some(&stream.text)
     }
 
     fn is_answer(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::hub::requests::pending::Errand;
+use crate::hub::requests::pending::InternalRequest;
 use crate::hub::requests::refusal::Refusal;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, Timer, text};
@@ -23,9 +23,9 @@ enum Progress {
     #[default]
     Open,
     /// The app-server is asked for it.
-    Asked,
+    Requested,
     /// There are no more, or no more can be learned.
-    Whole,
+    Complete,
 }
 
 impl Lineage {
@@ -37,7 +37,7 @@ impl Lineage {
     /// Takes over what upstream tells of the thread itself.
     pub fn describe(&mut self, thread: &str) {
         if self.ancestors.is_empty()
-            && self.progress != Progress::Whole
+            && self.progress != Progress::Complete
             && text::member(thread, "source").is_some()
         {
             self.found(parent_of(thread));
@@ -51,13 +51,13 @@ impl Lineage {
                 self.ancestors.push(parent);
                 self.progress = Progress::Open;
             }
-            _ => self.progress = Progress::Whole,
+            _ => self.progress = Progress::Complete,
         }
     }
 
     /// The app-server will not answer.
-    pub fn answer_lost(&mut self) {
-        if self.progress == Progress::Asked {
+    pub fn on_response_lost(&mut self) {
+        if self.progress == Progress::Requested {
             self.progress = Progress::Open;
         }
     }
@@ -78,7 +78,7 @@ impl Hub {
     /// Learns what a thread descends from, as far as that is not known; then others may have to decide what waits there.
     pub(in crate::hub) fn learn_lineage(&mut self, id: &ThreadId) {
         self.trace_lineage(id);
-        self.ask_about(id);
+        self.update_recipients(id);
     }
 
     pub(in crate::hub) fn trace_lineage(&mut self, id: &ThreadId) {
@@ -89,32 +89,32 @@ impl Hub {
             }
             let last = thread.lineage.ancestors.last().unwrap_or(id).clone();
             let known = self.threads.get(&last).filter(|_| last != *id).map(|known| known.lineage.clone());
-            let (link, next) =
-                (thread.link(), known.as_ref().and_then(|known| known.ancestors.first().cloned()));
-            let is_known = known.is_some_and(|known| next.is_some() || known.progress == Progress::Whole);
+            let (connection, next) =
+                (thread.connection(), known.as_ref().and_then(|known| known.ancestors.first().cloned()));
+            let is_known = known.is_some_and(|known| next.is_some() || known.progress == Progress::Complete);
             let Some(thread) = self.threads.get_mut(id) else { return };
             if is_known {
                 thread.lineage.found(next);
                 continue;
             }
-            thread.lineage.progress = Progress::Asked;
-            let errand = Errand::Lineage { thread: id.clone(), of: last.clone() };
-            return self.errand(link, errand, "thread/read", &json!({"threadId": &*last}));
+            thread.lineage.progress = Progress::Requested;
+            let errand = InternalRequest::Lineage { thread: id.clone(), of: last.clone() };
+            return self.send_internal(connection, errand, "thread/read", &json!({"threadId": &*last}));
         }
     }
 
     /// The answer to `thread/read` of a thread or of its farthest known ancestor.
-    pub(in crate::hub) fn lineage_told(&mut self, id: &ThreadId, of: &ThreadId, outcome: Result<&str, &str>) {
+    pub(in crate::hub) fn on_lineage(&mut self, id: &ThreadId, of: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.lineage.answer_lost();
+        thread.lineage.on_response_lost();
         if thread.lineage.ancestors.last().unwrap_or(id) == of {
             match outcome {
                 Ok(result) => {
                     let told = text::member(result, "thread");
                     thread.lineage.found(told.and_then(|told| parent_of(told.get())));
                 }
-                Err(error) if Refusal::of(error) == Refusal::NotYet => {
-                    return self.timer(AGAIN_AFTER_MS, Timer::Lineage(id.clone()));
+                Err(error) if Refusal::of(error) == Refusal::RetrySoon => {
+                    return self.set_timer(AGAIN_AFTER_MS, Timer::Lineage(id.clone()));
                 }
                 Err(_) => thread.lineage.found(None),
             }

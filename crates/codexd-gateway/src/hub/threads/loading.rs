@@ -8,13 +8,13 @@
 use crate::hub::Hub;
 use crate::hub::Timer;
 use crate::hub::event::{ClientId, ServerId};
-use crate::hub::threads::thread::{Motion, Thread, ThreadId};
-use crate::hub::upstream::servers::LinkState;
+use crate::hub::threads::thread::{Thread, ThreadId, ThreadState};
+use crate::hub::upstream::servers::ConnectionState;
 use crate::limits::{BACKGROUND_LOADS_MAX, BACKGROUND_LOADS_YIELD_MS, DEMANDED_LOADS_MAX};
 
 /// A client waits for a thread to be loaded.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Demand {
+pub struct LoadDemand {
     /// How many other threads that client was waiting for: a client that asks for one thread is not queued behind a client that asks for hundreds.
     earlier: usize,
     /// The order of the demands.
@@ -25,7 +25,7 @@ pub struct Demand {
 /// How urgent a load is; the least is the most urgent.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Urgency {
-    Demanded(Demand),
+    Demanded(LoadDemand),
     /// A turn ran: its viewers wait to be told how it ended.
     Running,
     GoalAtWork,
@@ -37,58 +37,58 @@ impl Hub {
     pub(in crate::hub) fn demand(&mut self, client: ClientId, id: &str) {
         let of_client = |thread: &&Thread| thread.demand.is_some_and(|demand| demand.client == client);
         let known = self.threads.get(id).filter(|thread| thread.demand.is_none());
-        let Some(motion) = known.map(|thread| &thread.motion) else { return };
-        if !matches!(motion, Motion::Lost | Motion::Recovering | Motion::Finding) {
+        let Some(state) = known.map(|thread| &thread.state) else { return };
+        if !matches!(state, ThreadState::Orphaned | ThreadState::Recovering | ThreadState::Attaching) {
             return;
         }
         let earlier = self.threads.values().filter(of_client).count();
-        self.demands += 1;
-        let demand = Demand { earlier, number: self.demands, client };
+        self.demand_count += 1;
+        let demand = LoadDemand { earlier, number: self.demand_count, client };
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.demand = Some(demand);
         if thread.is_refused() {
             // The cause may be repaired.
-            thread.again_at = self.now;
+            thread.retry_at = self.now;
         }
         self.has_new_demands = true;
         self.background_yields_until = self.now + BACKGROUND_LOADS_YIELD_MS;
-        self.timer(BACKGROUND_LOADS_YIELD_MS, Timer::BackgroundLoads);
+        self.set_timer(BACKGROUND_LOADS_YIELD_MS, Timer::BackgroundLoads);
     }
 
     /// Loads what clients have begun to wait for.
-    pub(in crate::hub) fn load_what_is_demanded(&mut self) {
+    pub(in crate::hub) fn load_demanded(&mut self) {
         if std::mem::take(&mut self.has_new_demands) {
-            self.take_over_demanded();
-            self.recover_lost();
+            self.attach_demanded();
+            self.recover_orphaned();
         }
     }
 
     /// Loads what was lost: where it was, if that process lives and only the connection broke; else in the app-server that
     /// serves.
-    pub(in crate::hub) fn recover_lost(&mut self) {
-        self.close_what_no_client_needs();
-        let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.is_well(*heir));
+    pub(in crate::hub) fn recover_orphaned(&mut self) {
+        self.close_unneeded_threads();
+        let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.accepts_work(*heir));
         let home = |thread: &Thread| match self.servers.get(&thread.server) {
             // One that was refused is loaded nowhere: an outgoing app-server is asked again only for what it had until now.
             Some(server)
-                if !(server.retired
-                    || server.outgoing && thread.is_refused() && thread.came_from.is_none()) =>
+                if !(server.is_retired
+                    || server.is_outgoing && thread.is_refused() && thread.unloaded_from.is_none()) =>
             {
-                (server.shared == LinkState::Up && !server.draining).then_some(thread.server)
+                (server.shared == ConnectionState::Open && !server.is_draining).then_some(thread.server)
             }
-            _ => heir.or(thread.came_from.filter(|before| self.is_well(*before))),
+            _ => heir.or(thread.unloaded_from.filter(|before| self.accepts_work(*before))),
         };
         let (mut demanded, mut background) = (0, 0);
         let mut lost: Vec<(Urgency, &ThreadId, ServerId)> = Vec::new();
         let mut ephemeral: Vec<(ThreadId, ServerId)> = Vec::new();
         for thread in self.threads.values() {
-            match thread.motion {
-                Motion::Recovering if thread.demand.is_some() => demanded += 1,
-                Motion::Recovering => background += 1,
-                Motion::Lost if thread.ephemeral => {
+            match thread.state {
+                ThreadState::Recovering if thread.demand.is_some() => demanded += 1,
+                ThreadState::Recovering => background += 1,
+                ThreadState::Orphaned if thread.is_ephemeral => {
                     ephemeral.extend(home(thread).map(|server| (thread.id.clone(), server)));
                 }
-                Motion::Lost if thread.again_at <= self.now => {
+                ThreadState::Orphaned if thread.retry_at <= self.now => {
                     lost.extend(home(thread).map(|server| (self.urgency_of(thread), &thread.id, server)));
                 }
                 _ => {}
@@ -117,14 +117,14 @@ impl Hub {
         for (id, server) in ephemeral.into_iter().chain(next) {
             self.recover_thread(&id, server);
         }
-        self.see_whether_recovered();
+        self.report_recovery_if_complete();
     }
 
     fn urgency_of(&self, thread: &Thread) -> Urgency {
         match thread.demand {
             Some(demand) => Urgency::Demanded(demand),
             None if !thread.turns.is_empty() => Urgency::Running,
-            None if self.goals.are_at_work_in(thread) => Urgency::GoalAtWork,
+            None if self.goals.has_work_in(thread) => Urgency::GoalAtWork,
             None => Urgency::Watched,
         }
     }
@@ -138,32 +138,35 @@ impl Hub {
 
     /// Whether a thread that was lost is not loaded again yet.
     pub(in crate::hub) fn is_recovering(&self) -> bool {
-        self.threads.values().any(|thread| matches!(thread.motion, Motion::Lost | Motion::Recovering))
+        self.threads
+            .values()
+            .any(|thread| matches!(thread.state, ThreadState::Orphaned | ThreadState::Recovering))
     }
 
     /// What was lost and is wanted by no client any more is not loaded again.
-    fn close_what_no_client_needs(&mut self) {
+    fn close_unneeded_threads(&mut self) {
         let is_needed = |thread: &Thread| {
             thread.is_watched()
                 || thread.demand.is_some()
                 || !thread.turns.is_empty()
-                || self.goals.are_at_work_in(thread)
+                || self.goals.has_work_in(thread)
         };
         let threads = self.threads.values();
         // A server that drains may be at work there still, and knows it alone.
-        let drains = |server: &crate::hub::upstream::servers::Server| server.draining && !server.retired;
+        let drains =
+            |server: &crate::hub::upstream::servers::Server| server.is_draining && !server.is_retired;
         let may_work = |thread: &Thread| self.servers.get(&thread.server).is_some_and(drains);
-        let lost = threads.filter(|thread| thread.motion == Motion::Lost);
+        let lost = threads.filter(|thread| thread.state == ThreadState::Orphaned);
         let lost = lost.filter(|thread| !is_needed(thread) && !may_work(thread));
         let mut closed: Vec<ThreadId> = lost.map(|thread| thread.id.clone()).collect();
         closed.sort_unstable();
         for id in &closed {
             self.park_settings(id);
-            self.end_unheard(id);
+            self.close_thread(id);
         }
         if !closed.is_empty() {
             // An outgoing app-server may have stayed for them alone.
-            self.see_whether_all_have_left();
+            self.retire_drained_servers();
         }
     }
 }

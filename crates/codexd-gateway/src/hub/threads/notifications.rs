@@ -6,8 +6,8 @@ use crate::hub::Hub;
 use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::request_ids::names_client_request;
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
-use crate::hub::threads::thread_events::Note;
+use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
+use crate::hub::threads::thread_events::ThreadNotification;
 use crate::hub::upstream::connection_bound;
 use crate::limits::GREETINGS_MAX;
 use crate::routes::{self, Audience as Hears, gates};
@@ -16,7 +16,7 @@ const REMOTE_CONTROL: &str = "remoteControl/status/changed";
 
 impl Hub {
     /// A notification on a shared link.
-    pub(in crate::hub) fn noted(
+    pub(in crate::hub) fn on_notification(
         &mut self,
         server: ServerId,
         method: &str,
@@ -25,32 +25,32 @@ impl Hub {
     ) {
         match routes::audience(method) {
             Some(Hears::RateLimits) => {
-                let counted = self.servers.get(&server).and_then(|server| server.counted.clone());
+                let counted = self.servers.get(&server).and_then(|server| server.last_usage_thread.clone());
                 if let Some(thread) = counted {
-                    self.tell_viewers(&thread, method, text);
+                    self.send_to_viewers(&thread, method, text);
                 }
             }
-            Some(Hears::Greeting) => self.greeting_told(server, method, params, text),
+            Some(Hears::Greeting) => self.on_connect_notification(server, method, params, text),
             Some(Hears::EventStream) => {
                 let names = Names::of(params);
-                let stream = self.streams.iter().find(|stream| names.is_stream(&stream.name));
+                let stream = self.event_streams.iter().find(|stream| names.is_stream(&stream.name));
                 let owner = stream.map(|stream| stream.owner);
                 if let Some(client) = owner.filter(|client| self.wants(*client, method)) {
-                    self.tell(client, text.clone());
+                    self.send_to_client(client, text.clone());
                 }
             }
             Some(Hears::EveryoneWithoutThread) => {
-                self.process_state_told(server, method);
-                self.tell_those_without_own(method, text);
+                self.on_process_state_changed(server, method);
+                self.send_to_clients_without_dedicated(method, text);
             }
             Some(Hears::Asker) if names_client_request(method) => {
-                self.tell_requester(Connection::Shared(server), method, params, text);
+                self.send_to_requester(Connection::Shared(server), method, params, text);
             }
             // What one connection asked for and others do not hear: here, whoever asked for a thread with all its turns.
             Some(Hears::Asker) => {
-                let joiner = self.resumers.pop_front();
-                if let Some(client) = joiner.filter(|client| self.wants(*client, method)) {
-                    self.tell(client, text.clone());
+                let last_subscriber = self.notice_recipients.pop_front();
+                if let Some(client) = last_subscriber.filter(|client| self.wants(*client, method)) {
+                    self.send_to_client(client, text.clone());
                 }
             }
             hears => {
@@ -58,58 +58,73 @@ impl Hub {
                 match (names.thread(), params) {
                     (Some(thread), Some(params)) => {
                         let everyone = hears == Some(Hears::Everyone);
-                        let note = Note { server, thread, method, params, names: &names, everyone, text };
-                        self.noted_of_thread(&note);
+                        let note = ThreadNotification {
+                            server,
+                            thread,
+                            method,
+                            params,
+                            names: &names,
+                            everyone,
+                            text,
+                        };
+                        self.on_thread_notification(&note);
                     }
                     // `thread/started` names its thread by showing it.
-                    (None, Some(params)) if self.shows_rehearsal(server, method, params) => {}
-                    _ if hears == Some(Hears::Everyone) => self.tell_everyone(method, text),
-                    _ => self.tell_those_without_own(method, text),
+                    (None, Some(params)) if self.announces_trial_thread(server, method, params) => {}
+                    _ if hears == Some(Hears::Everyone) => self.send_to_all(method, text),
+                    _ => self.send_to_clients_without_dedicated(method, text),
                 }
             }
         }
     }
 
     /// What every connection is told when it opens, and when it changes.
-    fn greeting_told(&mut self, server: ServerId, method: &str, params: Option<&RawValue>, text: &Text) {
+    fn on_connect_notification(
+        &mut self,
+        server: ServerId,
+        method: &str,
+        params: Option<&RawValue>,
+        text: &Text,
+    ) {
         let params = params.map(RawValue::get);
         let same = |known: &Text| text::member(known, "params").map(RawValue::get) == params;
-        let known = self.greetings.iter_mut().find(|(name, known, _)| **name == *method && same(known));
+        let known =
+            self.connect_notifications.iter_mut().find(|(name, known, _)| **name == *method && same(known));
         if let Some((_, _, said_by)) = known {
             *said_by = server;
             return;
         }
         // There is one state of remote control, and any number of warnings.
-        self.greetings.retain(|(name, _, _)| method != REMOTE_CONTROL || **name != *method);
-        if self.greetings.len() >= GREETINGS_MAX {
-            self.greetings.remove(0);
+        self.connect_notifications.retain(|(name, _, _)| method != REMOTE_CONTROL || **name != *method);
+        if self.connect_notifications.len() >= GREETINGS_MAX {
+            self.connect_notifications.remove(0);
         }
-        self.greetings.push((method.into(), text.clone(), server));
-        self.tell_everyone(method, text);
+        self.connect_notifications.push((method.into(), text.clone(), server));
+        self.send_to_all(method, text);
     }
 
     /// A thread is not loaded any more.
     pub(in crate::hub) fn forget_thread(&mut self, id: &ThreadId) {
         if let Some(thread) = self.threads.remove(id) {
             if thread.is_refused() {
-                self.refusals_changed();
+                self.schedule_refusal_report();
             }
             // One that was not found yet was never ours to forget: it is loaded again.
-            if thread.motion != Motion::Finding {
-                self.goals.is_seen(id);
+            if thread.state != ThreadState::Attaching {
+                self.goals.confirm(id);
             }
-            self.keep_goals();
+            self.persist_goals();
         }
         self.thread_settings_gone(id);
-        self.asks.thread_gone(id);
-        self.streams.retain(|stream| stream.thread() != id);
+        self.server_requests.thread_gone(id);
+        self.event_streams.retain(|stream| stream.thread() != id);
     }
 
     pub(in crate::hub) fn wants(&self, client: ClientId, method: &str) -> bool {
         self.clients.get(&client).is_some_and(|client| client.is_ready() && client.capabilities.wants(method))
     }
 
-    pub(in crate::hub) fn tell_everyone(&mut self, method: &str, text: &Text) {
+    pub(in crate::hub) fn send_to_all(&mut self, method: &str, text: &Text) {
         let experimental = gates::notification_needs_experimental(method);
         for client in self.clients.values() {
             let may = !experimental || client.capabilities.experimental;
@@ -120,16 +135,16 @@ impl Hub {
     }
 
     /// What goes to every connection: those who have one of their own hear it there.
-    fn tell_those_without_own(&mut self, method: &str, text: &Text) {
+    fn send_to_clients_without_dedicated(&mut self, method: &str, text: &Text) {
         for client in self.clients.values() {
-            if client.is_ready() && !client.has_own() && client.capabilities.wants(method) {
+            if client.is_ready() && !client.has_dedicated() && client.capabilities.wants(method) {
                 self.out.push(Action::SendToClient(client.id, text.clone()));
             }
         }
     }
 
     /// Tells all who watch a thread.
-    pub(in crate::hub) fn tell_viewers(&mut self, thread: &str, method: &str, text: &Text) {
+    pub(in crate::hub) fn send_to_viewers(&mut self, thread: &str, method: &str, text: &Text) {
         let Some(thread) = self.threads.get(thread) else { return };
         let experimental = gates::notification_needs_experimental(method);
         match &thread.audience {
@@ -154,7 +169,7 @@ impl Hub {
     }
 
     /// A notification on a client's own link.
-    pub(in crate::hub) fn noted_by_own(
+    pub(in crate::hub) fn on_dedicated_notification(
         &mut self,
         id: ClientId,
         server: ServerId,
@@ -171,44 +186,44 @@ impl Hub {
         if let Some(params) = params.map(RawValue::get) {
             if method == "process/exited" {
                 let handle = text::member(params, "processHandle").map(RawValue::get);
-                self.place_ended(id, connection_bound::PROCESS, handle);
+                self.end_resource(id, connection_bound::PROCESS, handle);
             }
-            self.background_ended(id, method, params);
+            self.on_background_ended(id, method, params);
         }
         if names_client_request(method) {
-            self.tell_requester(Connection::Dedicated(id, server), method, params, text);
+            self.send_to_requester(Connection::Dedicated(id, server), method, params, text);
         } else if self.clients.get(&id).is_some_and(crate::hub::clients::client::Client::is_ready) {
-            self.tell(id, text.clone());
+            self.send_to_client(id, text.clone());
         }
         self.close_drained(id);
     }
 
-    pub(in crate::hub) fn unwatch(&mut self, id: &ThreadId, client: ClientId) {
+    pub(in crate::hub) fn remove_viewer(&mut self, id: &ThreadId, client: ClientId) {
         let now = self.now;
         let Some(thread) = self.threads.get_mut(id) else { return };
-        if thread.joiner == Some(client) {
-            thread.joiner = None;
+        if thread.last_subscriber == Some(client) {
+            thread.last_subscriber = None;
         }
         if thread.unwatch(client, now) && !thread.is_watched() {
-            self.left_alone(id);
+            self.on_no_subscribers(id);
         }
     }
 
     /// Nobody watches a thread any more.
-    pub(in crate::hub) fn left_alone(&mut self, id: &ThreadId) {
+    pub(in crate::hub) fn on_no_subscribers(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
-        let leaves = self.servers.get(&thread.server).is_some_and(|server| server.outgoing);
-        if thread.ephemeral || leaves {
-            self.release_if_unwatched(&id.clone());
+        let leaves = self.servers.get(&thread.server).is_some_and(|server| server.is_outgoing);
+        if thread.is_ephemeral || leaves {
+            self.unload_if_unwatched(&id.clone());
         } else {
-            self.look_whether_watched(id, self.unwatched_max_ms());
+            self.schedule_unload_check(id, self.unwatched_max_ms());
         }
     }
 }
 
 impl Thread {
     /// The link that the thread is told over.
-    pub(in crate::hub) fn link(&self) -> Connection {
+    pub(in crate::hub) fn connection(&self) -> Connection {
         Connection::Shared(self.server)
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::hub::event::{BlockedOn, ClientId, Now, ServerId, Text};
 use crate::hub::requests::refusal::Refusal;
 use crate::hub::threads::lineage::Lineage;
-use crate::hub::threads::loading::Demand;
+use crate::hub::threads::loading::LoadDemand;
 use crate::limits::{
     AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, LATE_TRIES_MAX, REFUSED_AGAIN_MAX_MS,
     TURNS_REMEMBERED,
@@ -48,23 +48,23 @@ impl Audience {
 
 /// Where a thread is on its way from one app-server to another.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Motion {
+pub enum ThreadState {
     /// It stays.
-    Still,
+    Attached,
     /// It was loaded already when its app-server was found; it is being subscribed.
-    Finding,
+    Attaching,
     /// It is being looked at: may it leave?
     Checking(Check),
     /// It was asked to unload.
-    Leaving,
+    Unloading,
     /// It was asked to unload and did not; it is being subscribed again where it is.
-    Returning,
+    RollingBack,
     /// It is being loaded in its new place.
-    Arriving,
+    Loading,
     /// It was asked to unload since nobody watches it.
-    Releasing,
+    Evicting,
     /// Its app-server is gone; nobody has it.
-    Lost,
+    Orphaned,
     /// It is being loaded in the successor of a lost one.
     Recovering,
 }
@@ -77,7 +77,7 @@ pub struct Check {
     pub blocked_on: Option<BlockedOn>,
     pub goal_is_active: bool,
     /// To unload it because nobody watches it, not to move it.
-    pub to_release: bool,
+    pub to_evict: bool,
 }
 
 /// A turn that runs.
@@ -106,7 +106,7 @@ pub struct OpenItem {
     /// The app-server that ran it is gone.
     pub orphaned: bool,
     /// Something of it was missed: what comes now is told in one piece at its end.
-    pub gapped: bool,
+    pub has_gap: bool,
 }
 
 /// One stream of text into an item.
@@ -120,7 +120,7 @@ pub struct Stream {
     /// The last notification, as the mould of one that carries the whole text.
     pub last: Text,
     /// It grew too large to be kept; a joiner gets none of it.
-    pub overgrown: bool,
+    pub is_over_limit: bool,
 }
 
 /// One thread.
@@ -128,12 +128,12 @@ pub struct Stream {
 pub struct Thread {
     pub id: ThreadId,
     pub server: ServerId,
-    pub motion: Motion,
+    pub state: ThreadState,
     pub audience: Audience,
     /// It is not on disk and never will be, or passes for such a one.
-    pub ephemeral: bool,
+    pub is_ephemeral: bool,
     /// Nobody can join it any more, but a turn may run in it. When that has ended it is closed.
-    pub deserted: bool,
+    pub is_unresumable: bool,
     /// A sub-agent's: every connection was subscribed to it.
     pub is_child: bool,
     /// What it descends from.
@@ -145,8 +145,8 @@ pub struct Thread {
     pub model_provider: Option<Box<str>>,
     /// The app-server that it was unloaded from to move it, until it is loaded again: that one stays until then, and loads it
     /// again if the new one refuses.
-    pub came_from: Option<ServerId>,
-    pub materialised: bool,
+    pub unloaded_from: Option<ServerId>,
+    pub is_on_disk: bool,
     /// Its status as last told, raw.
     pub status: Box<str>,
     pub turns: Vec<Turn>,
@@ -154,56 +154,56 @@ pub struct Thread {
     pub ended: VecDeque<Box<str>>,
     pub items: Vec<OpenItem>,
     /// Until then it counts as busy: what follows a turn takes a moment to show.
-    pub quiet_at: Now,
+    pub busy_until: Now,
     /// Since when nobody watches it.
     pub unwatched_since: Option<Now>,
     /// When it is looked at next for that.
-    pub unwatched_look_at: Now,
+    pub unload_check_at: Now,
     /// Parameters of the last `thread/tokenUsage/updated` and `thread/goal/…`, raw.
     pub token_usage: Option<Box<str>>,
     pub goal: Option<Box<str>>,
     /// The goal was active and is paused by the gateway until the thread has moved.
-    pub goal_held: bool,
+    pub goal_is_suspended: bool,
     /// Until then what only repeats what is known is the echo of a resume of the gateway's own.
-    pub hush_until: Now,
+    pub suppress_echo_until: Now,
     /// That goal goes on by itself.
     pub goal_is_active: bool,
     /// A client has made its goal rest, which was not told yet.
-    pub goal_rests: bool,
+    pub goal_is_pausing: bool,
     /// Its user has interrupted its last turn: upstream lets an active goal rest then until somebody begins another.
-    pub interrupted: bool,
+    pub is_interrupted: bool,
     /// It is loaded for its goal's sake, and nobody was told of it.
-    pub loads_unasked: bool,
+    pub is_background_load: bool,
     /// So many app-servers died in a row while it was being loaded, or right after.
-    pub losses: u32,
+    pub crash_count: u32,
     /// When it was loaded again after a loss.
-    pub loaded_at: Option<Now>,
+    pub recovered_at: Option<Now>,
     /// Who resumed it last: what then repeats what is known is meant for that one.
-    pub joiner: Option<ClientId>,
+    pub last_subscriber: Option<ClientId>,
     /// What keeps it where it is, as last seen.
     pub blocked_on: BlockedOn,
     /// It stands in the queue of those to be moved.
-    pub queued: bool,
+    pub is_queued: bool,
     /// It is looked at again later: a timer runs.
-    pub looked_at_again: bool,
+    pub has_check_timer: bool,
     /// Its queue was left alone for a while: nothing of it begins by itself, and it is on disk.
-    pub queue_rests: bool,
+    pub is_queue_paused: bool,
     /// A realtime session is open in it.
-    pub realtime: bool,
+    pub has_realtime_session: bool,
     /// Its status as its new place has it, until the truth about its turn is known.
-    pub status_now: Option<Box<str>>,
+    pub status_after_load: Option<Box<str>>,
     /// Something of the turn that runs was missed: texts whose beginning was not seen are told when they are whole.
-    pub gap: bool,
+    pub has_gap: bool,
     /// What was told while the truth about its turn was not known yet.
     pub deferred: Vec<Text>,
     pub deferred_bytes: usize,
     /// How often it refused to load, and when it is tried again.
-    pub tries: u32,
+    pub load_attempts: u32,
     /// Why an app-server refused to load it, in that one's words; `None` once it is loaded.
-    pub refused: Option<Box<str>>,
-    pub again_at: Now,
+    pub load_refusal: Option<Box<str>>,
+    pub retry_at: Now,
     /// A client waits for it to be loaded.
-    pub demand: Option<Demand>,
+    pub demand: Option<LoadDemand>,
     /// Fingerprints of the items of the running turn that were told whole: by id, and by text, since 0.169.0 gives an
     /// answer another id when it reads it from disk.
     pub told: Vec<u64>,
@@ -214,47 +214,47 @@ impl Thread {
         Self {
             id,
             server,
-            motion: Motion::Still,
+            state: ThreadState::Attached,
             audience,
-            ephemeral: false,
-            deserted: false,
+            is_ephemeral: false,
+            is_unresumable: false,
             is_child: false,
             lineage: Lineage::default(),
             path: None,
             cwd: None,
             model_provider: None,
-            came_from: None,
-            materialised: false,
+            unloaded_from: None,
+            is_on_disk: false,
             status: Box::from(r#"{"type":"idle"}"#),
             turns: Vec::new(),
             ended: VecDeque::new(),
             items: Vec::new(),
-            quiet_at: Now::default(),
+            busy_until: Now::default(),
             unwatched_since: None,
-            unwatched_look_at: Now::default(),
+            unload_check_at: Now::default(),
             token_usage: None,
             goal: None,
-            goal_held: false,
-            hush_until: Now::default(),
+            goal_is_suspended: false,
+            suppress_echo_until: Now::default(),
             goal_is_active: false,
-            goal_rests: false,
-            interrupted: false,
-            loads_unasked: false,
-            losses: 0,
-            loaded_at: None,
-            joiner: None,
+            goal_is_pausing: false,
+            is_interrupted: false,
+            is_background_load: false,
+            crash_count: 0,
+            recovered_at: None,
+            last_subscriber: None,
             blocked_on: BlockedOn::Nothing,
-            queued: false,
-            looked_at_again: false,
-            queue_rests: false,
-            realtime: false,
-            status_now: None,
-            gap: false,
+            is_queued: false,
+            has_check_timer: false,
+            is_queue_paused: false,
+            has_realtime_session: false,
+            status_after_load: None,
+            has_gap: false,
             deferred: Vec::new(),
             deferred_bytes: 0,
-            tries: 0,
-            refused: None,
-            again_at: Now::default(),
+            load_attempts: 0,
+            load_refusal: None,
+            retry_at: Now::default(),
             demand: None,
             told: Vec::new(),
         }
@@ -263,22 +263,22 @@ impl Thread {
     /// Whether a turn runs, or may be about to: a little longer than it is told, for a queued message or a goal begins
     /// the next.
     pub fn is_busy(&self, now: Now) -> bool {
-        !self.turns.is_empty() || self.is_active() || now < self.quiet_at
+        !self.turns.is_empty() || self.is_active() || now < self.busy_until
     }
 
     /// An app-server refused to load it, but may later: in how many ms it is to be tried again. `None` where it is loaded for
     /// its goal's sake alone and no client waits for it: the goal is postponed.
     pub fn try_again_after(&mut self, refusal: Refusal) -> Option<u64> {
-        self.tries += 1;
-        let hasty = if refusal == Refusal::NotYet { HASTY_TRIES_MAX } else { 0 };
-        if self.loads_unasked && self.tries > hasty && !self.is_watched() {
+        self.load_attempts += 1;
+        let hasty = if refusal == Refusal::RetrySoon { HASTY_TRIES_MAX } else { 0 };
+        if self.is_background_load && self.load_attempts > hasty && !self.is_watched() {
             return None;
         }
         Some(match refusal {
-            Refusal::NotYet if self.tries <= HASTY_TRIES_MAX => AGAIN_AFTER_MS,
-            Refusal::NotYet if self.tries <= LATE_TRIES_MAX => AGAIN_LATE_AFTER_MS,
-            Refusal::NotYet => REFUSED_AGAIN_MAX_MS,
-            _ => (AGAIN_LATE_AFTER_MS << (self.tries - 1).min(16)).min(REFUSED_AGAIN_MAX_MS),
+            Refusal::RetrySoon if self.load_attempts <= HASTY_TRIES_MAX => AGAIN_AFTER_MS,
+            Refusal::RetrySoon if self.load_attempts <= LATE_TRIES_MAX => AGAIN_LATE_AFTER_MS,
+            Refusal::RetrySoon => REFUSED_AGAIN_MAX_MS,
+            _ => (AGAIN_LATE_AFTER_MS << (self.load_attempts - 1).min(16)).min(REFUSED_AGAIN_MAX_MS),
         })
     }
 
@@ -362,15 +362,15 @@ impl Thread {
         if self.ended.iter().any(|ended| **ended == *id) {
             return;
         }
-        self.materialised = true;
-        self.queue_rests = false;
+        self.is_on_disk = true;
+        self.is_queue_paused = false;
         match self.turns.iter_mut().find(|turn| *turn.id == *id) {
             Some(turn) => {
                 turn.raw = raw.into();
                 turn.lost = false;
             }
             None => {
-                self.interrupted = false;
+                self.is_interrupted = false;
                 self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false, cut: false });
             }
         }
@@ -378,8 +378,8 @@ impl Thread {
 
     pub fn turn_ended(&mut self, id: &str) {
         self.turns.retain(|turn| *turn.id != *id);
-        self.keep_background_terminals(id);
-        self.gap &= !self.turns.is_empty();
+        self.retain_background_terminals(id);
+        self.has_gap &= !self.turns.is_empty();
         self.told.clear();
         self.ended.push_back(id.into());
         if self.ended.len() > TURNS_REMEMBERED {

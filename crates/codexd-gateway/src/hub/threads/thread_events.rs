@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::hub::event::{ServerId, Text};
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Motion, Thread, ThreadId};
+use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
 use crate::hub::{Hub, Timer};
 use crate::limits::{QUEUE_STARTS_MS, QUIET_MS};
 use crate::routes;
@@ -14,7 +14,7 @@ const GOAL: &str = "thread/goal/";
 
 /// A notification that names a thread.
 #[derive(Clone, Copy, Debug)]
-pub struct Note<'a> {
+pub struct ThreadNotification<'a> {
     pub server: ServerId,
     pub thread: &'a str,
     pub method: &'a str,
@@ -26,92 +26,98 @@ pub struct Note<'a> {
 }
 
 /// Whether a notification is still to be told after it was kept.
-enum Kept {
+enum Delivery {
     /// Yes.
-    Tell,
+    Deliver,
     /// No: that was done.
-    Told,
+    Handled,
 }
 
 impl Hub {
-    pub(in crate::hub) fn noted_of_thread(&mut self, note: &Note<'_>) {
-        let &Note { server, thread, method, params, names, everyone, text } = note;
-        if self.is_rehearsal(server, thread, method) {
+    pub(in crate::hub) fn on_thread_notification(&mut self, note: &ThreadNotification<'_>) {
+        let &ThreadNotification { server, thread, method, params, names, everyone, text } = note;
+        if self.is_trial_thread(server, thread, method) {
             return;
         }
         if !self.threads.contains_key(thread) && !everyone {
             // Whose turn begins is known from here on; of any other somebody has to ask what it is doing.
-            let is_known = method == "turn/started" || self.under_way.contains_key(thread);
-            self.found_child(server, thread, is_known);
+            let is_known = method == "turn/started" || self.pending_per_thread.contains_key(thread);
+            self.add_subagent_thread(server, thread, is_known);
         }
         let Some(known) = self.threads.get_mut(thread) else {
             // Somebody else's thread, which only its status concerns.
             let is_gone = matches!(method, "thread/archived" | "thread/deleted");
             if is_gone || (method.starts_with(GOAL) && !self.is_listing()) {
-                self.goals.is_seen(thread);
-                self.keep_goals();
+                self.goals.confirm(thread);
+                self.persist_goals();
             }
-            return self.tell_everyone(method, text);
+            return self.send_to_all(method, text);
         };
-        if known.server != server || matches!(known.motion, Motion::Leaving | Motion::Returning) {
-            return self.told_by_the_one_it_leaves(thread, server, method);
+        if known.server != server || matches!(known.state, ThreadState::Unloading | ThreadState::RollingBack)
+        {
+            return self.on_event_from_previous_server(thread, server, method);
         }
-        if known.motion == Motion::Lost {
+        if known.state == ThreadState::Orphaned {
             // Of what it was before: what it is now is told when it is found.
             return;
         }
-        if known.motion == Motion::Recovering {
-            // Told behind the truth about what ran before.
+        if known.state == ThreadState::Recovering {
+            // Handled behind the truth about what ran before.
             return known.defer(text.clone());
         }
         // The hot path first.
         if let (Some(shape), Some(item)) = (routes::delta_of(method), &names.item_id) {
             if known.streamed(method, shape, params, &item.0, text) {
-                self.tell_viewers(thread, method, text);
+                self.send_to_viewers(thread, method, text);
             }
             return;
         }
         let is_echo = known.is_echo(method, params, self.now);
-        let joiner = known.joiner;
+        let last_subscriber = known.last_subscriber;
         let id = known.id.clone();
-        if let Kept::Told = self.keep_note(note, &id, is_echo) {
+        if let Delivery::Handled = self.apply_notification(note, &id, is_echo) {
             return;
         }
-        match (is_echo, joiner) {
+        match (is_echo, last_subscriber) {
             // The echo of a resume of our own: nobody needs to hear it.
             (true, None) => {}
-            (true, Some(joiner)) if !everyone => {
-                if self.wants(joiner, method) {
-                    self.tell(joiner, text.clone());
+            (true, Some(last_subscriber)) if !everyone => {
+                if self.wants(last_subscriber, method) {
+                    self.send_to_client(last_subscriber, text.clone());
                 }
             }
-            _ if everyone => self.tell_everyone(method, text),
-            _ => self.tell_viewers(thread, method, text),
+            _ if everyone => self.send_to_all(method, text),
+            _ => self.send_to_viewers(thread, method, text),
         }
         if self.handover.is_some() && method != "thread/status/changed" {
-            self.thread_stirred(&id);
+            self.re_evaluate_thread(&id);
         }
     }
 
     /// Keeps what a notification means for its thread.
-    fn keep_note(&mut self, note: &Note<'_>, id: &ThreadId, is_echo: bool) -> Kept {
-        let &Note { server, thread, method, params, names, text, .. } = note;
-        let Some(known) = self.threads.get_mut(id) else { return Kept::Tell };
+    fn apply_notification(
+        &mut self,
+        note: &ThreadNotification<'_>,
+        id: &ThreadId,
+        is_echo: bool,
+    ) -> Delivery {
+        let &ThreadNotification { server, thread, method, params, names, text, .. } = note;
+        let Some(known) = self.threads.get_mut(id) else { return Delivery::Deliver };
         match method {
             "item/started" => {
-                known.turn_seen(names);
+                known.on_turn_activity(names);
                 known.item_started(params, text);
             }
             "item/completed" => {
-                known.turn_seen(names);
-                if let Some(rest) = known.rest_of_gapped(params) {
-                    self.tell_viewers(thread, DELTA, &rest);
+                known.on_turn_activity(names);
+                if let Some(rest) = known.missing_text(params) {
+                    self.send_to_viewers(thread, DELTA, &rest);
                 }
                 if let Some(known) = self.threads.get_mut(id) {
                     known.item_completed(params);
                 }
             }
-            "turn/started" | "turn/completed" => self.turn_told(note, id),
+            "turn/started" | "turn/completed" => self.on_turn_event(note, id),
             "thread/status/changed" => {
                 if let Some(status) = text::member(params.get(), "status") {
                     let is_news = *known.status != *status.get();
@@ -122,105 +128,105 @@ impl Hub {
                         && !known.is_active()
                         && (known.unwatched_since.is_some() || self.handover.is_some())
                     {
-                        known.quiet_at = known.quiet_at.max(self.now + QUIET_MS);
-                        self.timer(QUIET_MS, Timer::Quiet(id.clone()));
+                        known.busy_until = known.busy_until.max(self.now + QUIET_MS);
+                        self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
                     }
                 }
             }
-            "thread/settings/updated" => self.settings_told(id, params.get()),
+            "thread/settings/updated" => self.on_settings_updated(id, params.get()),
             "thread/queue/changed" if known.turns.is_empty() => {
                 // A message that left the queue is in no list until its turn begins.
-                known.quiet_at = known.quiet_at.max(self.now + QUEUE_STARTS_MS);
-                self.timer(QUEUE_STARTS_MS, Timer::Quiet(id.clone()));
+                known.busy_until = known.busy_until.max(self.now + QUEUE_STARTS_MS);
+                self.set_timer(QUEUE_STARTS_MS, Timer::ReEvaluate(id.clone()));
             }
-            "thread/realtime/started" => known.realtime = true,
-            "thread/realtime/closed" => known.realtime = false,
+            "thread/realtime/started" => known.has_realtime_session = true,
+            "thread/realtime/closed" => known.has_realtime_session = false,
             "thread/tokenUsage/updated" => {
                 known.token_usage = Some(params.get().into());
                 if let Some(server) = self.servers.get_mut(&server) {
-                    server.counted = Some(id.clone());
+                    server.last_usage_thread = Some(id.clone());
                 }
             }
-            "thread/goal/updated" if is_echo && known.goal_held => {
+            "thread/goal/updated" if is_echo && known.goal_is_suspended => {
                 // That it is paused is the gateway's doing. Whoever joins makes upstream repeat the goal to everybody.
-                let goal = known.goal.clone().filter(|_| known.joiner.is_some());
+                let goal = known.goal.clone().filter(|_| known.last_subscriber.is_some());
                 if let Some(goal) = goal {
                     let text = text::notification(method, &goal);
-                    self.tell_everyone(method, &text);
+                    self.send_to_all(method, &text);
                 }
-                return Kept::Told;
+                return Delivery::Handled;
             }
             "thread/goal/updated" | "thread/goal/cleared" => {
                 if !is_echo {
-                    known.learn_goal(params.get());
+                    known.apply_goal(params.get());
                 }
-                known.goal_rests &= known.goal_is_active;
+                known.goal_is_pausing &= known.goal_is_active;
                 // It has ended while it was held.
-                known.goal_held &= known.goal_is_active;
+                known.goal_is_suspended &= known.goal_is_active;
                 // One that is being found may be unloaded before it is.
-                if known.motion != Motion::Finding {
-                    self.goals.is_seen(id);
+                if known.state != ThreadState::Attaching {
+                    self.goals.confirm(id);
                 }
-                self.keep_goals();
+                self.persist_goals();
             }
             "serverRequest/resolved" => {
-                self.resolved(server, id, names.request_id, method, text);
-                return Kept::Told;
+                self.on_resolved(server, id, names.request_id, method, text);
+                return Delivery::Handled;
             }
             "thread/closed" | "thread/deleted" | "thread/archived" => {
                 // One that is being subscribed may be loaded again by that: the answer tells.
-                let is_asked_for = known.motion == Motion::Finding && !self.finds.contains(id);
-                self.tell_everyone(method, text);
+                let is_asked_for = known.state == ThreadState::Attaching && !self.attach_queue.contains(id);
+                self.send_to_all(method, text);
                 if !is_asked_for {
                     self.forget_thread(id);
                     self.load_goals();
                 }
-                self.moved_on();
-                return Kept::Told;
+                self.re_evaluate();
+                return Delivery::Handled;
             }
             _ => {}
         }
-        Kept::Tell
+        Delivery::Deliver
     }
 
     /// A turn begins or ends.
-    fn turn_told(&mut self, note: &Note<'_>, id: &ThreadId) {
+    fn on_turn_event(&mut self, note: &ThreadNotification<'_>, id: &ThreadId) {
         let Some(turn) = text::member(note.params.get(), "turn") else { return };
         let (Some(turn_id), Some(known)) = (text::string(turn.get(), "id"), self.threads.get_mut(id)) else {
             return;
         };
         if note.method == "turn/started" {
-            known.joiner = None;
-            known.quiet_at = known.quiet_at.min(self.now + QUIET_MS);
+            known.last_subscriber = None;
+            known.busy_until = known.busy_until.min(self.now + QUIET_MS);
             known.turn_began(&turn_id, turn.get());
             // Also a turn that fails before any token is counted tells of limits.
             if let Some(server) = self.servers.get_mut(&note.server) {
-                server.counted = Some(id.clone());
+                server.last_usage_thread = Some(id.clone());
             }
         } else {
             known.turn_ended(&turn_id);
-            self.asks.turn_ended(id);
-            known.quiet_at = known.quiet_at.max(self.now + QUIET_MS);
-            self.timer(QUIET_MS, Timer::Quiet(id.clone()));
+            self.server_requests.turn_ended(id);
+            known.busy_until = known.busy_until.max(self.now + QUIET_MS);
+            self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
         }
     }
 
     /// A thread that nobody has started here: a sub-agent's, which upstream tells everybody about.
-    pub(in crate::hub) fn found_child(&mut self, server: ServerId, thread: &str, is_known: bool) {
+    pub(in crate::hub) fn add_subagent_thread(&mut self, server: ServerId, thread: &str, is_known: bool) {
         let id: ThreadId = thread.into();
         let mut child = Thread::new(id.clone(), server, Audience::everyone());
         if !is_known {
-            child.motion = Motion::Finding;
-            self.finds.push_back(id.clone());
+            child.state = ThreadState::Attaching;
+            self.attach_queue.push_back(id.clone());
         }
         self.threads.insert(id.clone(), child);
-        self.find_more();
+        self.attach_more();
         if is_known {
             // Of one that is being subscribed the answer to that tells it.
             self.learn_lineage(&id);
         }
         if self.clients.is_empty() {
-            self.leave_children_alone();
+            self.drop_subagent_viewers();
         }
     }
 }
@@ -231,20 +237,20 @@ impl Thread {
         let params = params.get();
         match method {
             "thread/tokenUsage/updated" => self.token_usage.as_deref() == Some(params),
-            "thread/goal/updated" if self.goal_held => {
+            "thread/goal/updated" if self.goal_is_suspended => {
                 let goal = text::member(params, "goal");
                 goal.is_some_and(|goal| text::string(goal.get(), "status").as_deref() == Some("paused"))
             }
-            "thread/goal/cleared" if now < self.hush_until => {
+            "thread/goal/cleared" if now < self.suppress_echo_until => {
                 self.goal.as_deref().is_none_or(|goal| text::member(goal, "goal").is_none())
             }
-            "thread/goal/updated" if now < self.hush_until => {
+            "thread/goal/updated" if now < self.suppress_echo_until => {
                 let known = self.goal.as_deref().and_then(|goal| text::member(goal, "goal"));
                 known.is_some_and(|known| {
                     text::member(params, "goal").is_some_and(|goal| goal.get() == known.get())
                 })
             }
-            "thread/status/changed" if now < self.hush_until => {
+            "thread/status/changed" if now < self.suppress_echo_until => {
                 text::member(params, "status").is_some_and(|status| *status.get() == *self.status)
             }
             _ => false,

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::hub::event::{ServerId, Text};
-use crate::hub::requests::pending::Kind;
-use crate::hub::threads::thread::{Motion, Thread};
+use crate::hub::requests::pending::RequestKind;
+use crate::hub::threads::thread::{Thread, ThreadState};
 use crate::hub::{Hub, text};
 
 impl Hub {
@@ -13,12 +13,12 @@ impl Hub {
     pub(in crate::hub) fn completed_list(
         &self,
         server: ServerId,
-        kind: Kind,
+        kind: RequestKind,
         text: &Text,
         request: &str,
     ) -> Text {
         // What was asked before a handover began may be answered during it, and the other way round.
-        if kind == Kind::ThreadList && !self.completes_lists() {
+        if kind == RequestKind::ThreadList && !self.completes_lists() {
             return text.clone();
         }
         let Some(result) = text::member(text, "result") else { return text.clone() };
@@ -31,7 +31,7 @@ impl Hub {
         };
         let elsewhere = |thread: &&Thread| thread.is_unknown_to(server);
         match kind {
-            Kind::LoadedList if last_page => {
+            RequestKind::LoadedList if last_page => {
                 let params = text::member(request, "params");
                 let cursor =
                     params.and_then(|params| text::string(params.get(), "cursor")).unwrap_or_default();
@@ -41,7 +41,7 @@ impl Hub {
                 data.sort_unstable_by(|one, other| one.as_str().cmp(&other.as_str()));
                 data.dedup();
             }
-            Kind::ThreadList if !self.correct_statuses(server, data) => return text.clone(),
+            RequestKind::ThreadList if !self.correct_statuses(server, data) => return text.clone(),
             _ => {}
         }
         text::splice(text, result.get(), &value.to_string())
@@ -76,7 +76,8 @@ impl Thread {
     /// Whether an app-server does not know what its clients were told of the thread.
     fn is_unknown_to(&self, server: ServerId) -> bool {
         // Its viewers were not told that it is not loaded, and it is about to be.
-        let is_lost = matches!(self.motion, Motion::Lost | Motion::Recovering) && !self.loads_unasked;
+        let is_lost =
+            matches!(self.state, ThreadState::Orphaned | ThreadState::Recovering) && !self.is_background_load;
         self.server != server || is_lost
     }
 }

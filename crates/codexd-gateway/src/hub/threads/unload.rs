@@ -5,11 +5,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::hub::event::{BlockedOn, ClientId, Connection, ServerId, Text};
-use crate::hub::requests::dispatch::Dispatched;
-use crate::hub::requests::pending::Errand;
+use crate::hub::requests::dispatch::DispatchOutcome;
+use crate::hub::requests::pending::InternalRequest;
 use crate::hub::requests::refusal::Refusal;
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Motion, ThreadId};
+use crate::hub::threads::thread::{Audience, ThreadId, ThreadState};
 use crate::hub::{Hub, Timer};
 use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, UNLOAD_DELAY_MAX_MS, UNWATCHED_MAX_MS};
 
@@ -21,39 +21,39 @@ impl Hub {
         names: &Names<'_>,
         raw: &str,
         text: &Text,
-    ) -> Dispatched {
+    ) -> DispatchOutcome {
         let Some(thread) = names.thread() else {
             // Named in a way that is not read here: on the shared link it would unsubscribe everybody.
-            return self.send_own(id, "thread/unsubscribe", raw, text, None);
+            return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
             if self.is_listing() {
-                return Dispatched::WaitsInLane;
+                return DispatchOutcome::BlockedByKey;
             }
             // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.
-            return self.send_own(id, "thread/unsubscribe", raw, text, None);
+            return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
         // One that is not loaded any more need not be loaded to be left.
-        if !matches!(known.motion, Motion::Still | Motion::Lost) {
-            return Dispatched::WaitsInLane;
+        if !matches!(known.state, ThreadState::Attached | ThreadState::Orphaned) {
+            return DispatchOutcome::BlockedByKey;
         }
         let was_watching = known.is_watched_by(id);
         let status = if was_watching { "unsubscribed" } else { "notSubscribed" };
         let thread = known.id.clone();
-        self.tell(id, text::result(raw, &json!({"status": status}).to_string()));
+        self.send_to_client(id, text::result(raw, &json!({"status": status}).to_string()));
         if was_watching {
-            self.unwatch(&thread, id);
+            self.remove_viewer(&thread, id);
         }
-        Dispatched::Done
+        DispatchOutcome::Done
     }
 
     /// Looks after a while whether a thread is to be unloaded, unless it is looked at before that anyway.
-    pub(in crate::hub) fn look_whether_watched(&mut self, id: &ThreadId, wait_ms: u64) {
+    pub(in crate::hub) fn schedule_unload_check(&mut self, id: &ThreadId, wait_ms: u64) {
         let at = self.now + wait_ms;
         let Some(thread) = self.threads.get_mut(id) else { return };
-        if thread.unwatched_look_at <= self.now || at < thread.unwatched_look_at {
-            thread.unwatched_look_at = at;
-            self.timer(wait_ms, Timer::Unwatched(id.clone()));
+        if thread.unload_check_at <= self.now || at < thread.unload_check_at {
+            thread.unload_check_at = at;
+            self.set_timer(wait_ms, Timer::UnloadIdle(id.clone()));
         }
     }
 
@@ -63,20 +63,25 @@ impl Hub {
     }
 
     /// Asks what the user has set.
-    pub(in crate::hub) fn ask_for_unload_delay(&mut self, server: ServerId) {
+    pub(in crate::hub) fn request_unload_delay(&mut self, server: ServerId) {
         if self.is_up(server) {
             let params = json!({"includeLayers": true});
-            self.errand(Connection::Shared(server), Errand::UnloadDelay, "config/read", &params);
+            self.send_internal(
+                Connection::Shared(server),
+                InternalRequest::UnloadDelay,
+                "config/read",
+                &params,
+            );
         }
     }
 
     /// The answer to `config/read`. The app-server itself was started with a delay of zero, since the gateway decides; what the
     /// user wants stands in the next layer below that says anything (0.169.0 lists them from the highest on).
-    pub(in crate::hub) fn unload_delay_told(&mut self, server: ServerId, outcome: Result<&str, &str>) {
+    pub(in crate::hub) fn on_unload_delay(&mut self, server: ServerId, outcome: Result<&str, &str>) {
         let result = match outcome {
             Ok(result) => result,
-            Err(error) if Refusal::of(error) == Refusal::NotYet => {
-                return self.timer(AGAIN_AFTER_MS, Timer::UnloadDelay(server));
+            Err(error) if Refusal::of(error) == Refusal::RetrySoon => {
+                return self.set_timer(AGAIN_AFTER_MS, Timer::UnloadDelay(server));
             }
             // Then what was known before holds.
             Err(_) => return,
@@ -94,70 +99,75 @@ impl Hub {
         let unwatched = self.threads.values().filter(|thread| thread.unwatched_since.is_some());
         let mut unwatched: Vec<ThreadId> = unwatched.map(|thread| thread.id.clone()).collect();
         unwatched.sort_unstable();
-        unwatched.iter().for_each(|id| self.release_if_unwatched(id));
+        unwatched.iter().for_each(|id| self.unload_if_unwatched(id));
     }
 
     /// Unloads a thread if nobody has watched it for long enough and nothing could be cut by it.
-    pub(in crate::hub) fn release_if_unwatched(&mut self, id: &ThreadId) {
+    pub(in crate::hub) fn unload_if_unwatched(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
         let Some(since) = thread.unwatched_since.filter(|_| !thread.is_watched()) else { return };
-        let leaves = self.servers.get(&thread.server).is_some_and(|server| server.outgoing);
-        let due = if thread.ephemeral || leaves { since } else { since + self.unwatched_max_ms() };
+        let leaves = self.servers.get(&thread.server).is_some_and(|server| server.is_outgoing);
+        let due = if thread.is_ephemeral || leaves { since } else { since + self.unwatched_max_ms() };
         if due > self.now {
-            return self.look_whether_watched(id, due.since_ms(self.now));
+            return self.schedule_unload_check(id, due.since_ms(self.now));
         }
         let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
-        if moves && !thread.ephemeral {
+        if moves && !thread.is_ephemeral {
             // It leaves by the same door as those that move, with the same questions asked first.
-            return self.thread_stirred(id);
+            return self.re_evaluate_thread(id);
         }
-        if thread.motion != Motion::Still || thread.looked_at_again {
+        if thread.state != ThreadState::Attached || thread.has_check_timer {
             return;
         }
-        let is_ephemeral = thread.ephemeral;
+        let is_ephemeral = thread.is_ephemeral;
         // A busy one is looked at again when it comes to rest.
         if let Some(blocked_on) =
-            self.obviously_waits_for(id).filter(|blocked_on| *blocked_on != BlockedOn::Ephemeral)
+            self.known_blocker(id).filter(|blocked_on| *blocked_on != BlockedOn::Ephemeral)
         {
-            return self.waits(id, blocked_on);
+            return self.set_blocked_on(id, blocked_on);
         }
         match is_ephemeral {
             // Nothing of it is meant to last.
-            true => self.release(id),
-            false => self.look_at(id, true),
+            true => self.evict(id),
+            false => self.start_checks(id, true),
         }
     }
 
     /// Lets the app-server unload a thread. Until it says that it has, nothing reaches the thread: a resume in between
     /// would be lost with it.
-    pub(in crate::hub) fn release(&mut self, id: &ThreadId) {
+    pub(in crate::hub) fn evict(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.motion = Motion::Releasing;
-        let link = thread.link();
-        self.unsubscribe_own_links(id);
-        self.errand(link, Errand::Release(id.clone()), "thread/unsubscribe", &json!({"threadId": &**id}));
-        self.timer(MOVE_STUCK_MS, Timer::Stuck(id.clone()));
+        thread.state = ThreadState::Evicting;
+        let connection = thread.connection();
+        self.unsubscribe_dedicated(id);
+        self.send_internal(
+            connection,
+            InternalRequest::Evict(id.clone()),
+            "thread/unsubscribe",
+            &json!({"threadId": &**id}),
+        );
+        self.set_timer(MOVE_STUCK_MS, Timer::UnloadTimeout(id.clone()));
     }
 
     /// Nobody is connected any more: the threads of sub-agents, which everybody watches, are watched by nobody.
-    pub(in crate::hub) fn leave_children_alone(&mut self) {
+    pub(in crate::hub) fn drop_subagent_viewers(&mut self) {
         let now = self.now;
         let mut children = Vec::new();
         for thread in self.threads.values_mut() {
-            if matches!(thread.audience, Audience::Everyone { .. }) && !thread.deserted {
+            if matches!(thread.audience, Audience::Everyone { .. }) && !thread.is_unresumable {
                 thread.audience = Audience::Viewers(Vec::new());
                 thread.unwatched_since = Some(now);
                 children.push(thread.id.clone());
             }
         }
         for child in children {
-            self.left_alone(&child);
+            self.on_no_subscribers(&child);
         }
     }
 
     /// The app-server lets go of a thread, or had done so: if it is unloaded now, it tells so.
-    pub(in crate::hub) fn released(&mut self, id: &ThreadId, result: Option<&str>) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.motion == Motion::Releasing)
+    pub(in crate::hub) fn on_evicted(&mut self, id: &ThreadId, result: Option<&str>) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Evicting)
         else {
             return;
         };
@@ -166,10 +176,10 @@ impl Hub {
             Some("unsubscribed") => {}
             Some(_) => self.forget_thread(id),
             None => {
-                thread.motion = Motion::Still;
-                self.look_again(id, UNWATCHED_MAX_MS);
+                thread.state = ThreadState::Attached;
+                self.check_again_after(id, UNWATCHED_MAX_MS);
             }
         }
-        self.moved_on();
+        self.re_evaluate();
     }
 }

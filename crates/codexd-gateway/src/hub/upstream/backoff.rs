@@ -8,7 +8,7 @@ use crate::limits::{RECONNECT_AFTER_MS, RECONNECT_LAST_WAIT_MS, RECONNECT_STABLE
 pub struct Backoff {
     failures: u32,
     opened_at: Option<Now>,
-    again_at: Now,
+    retry_at: Now,
 }
 
 impl Backoff {
@@ -23,12 +23,12 @@ impl Backoff {
         }
         let wait = (RECONNECT_AFTER_MS << self.failures.min(16)).min(RECONNECT_LAST_WAIT_MS);
         self.failures += 1;
-        self.again_at = now + wait;
+        self.retry_at = now + wait;
         wait
     }
 
     pub fn may_try(&self, now: Now) -> bool {
-        now >= self.again_at
+        now >= self.retry_at
     }
 }
 

@@ -6,7 +6,7 @@ use crate::hub::text;
 
 /// How a request concerns something that lives on a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Placed {
+pub struct BoundResource {
     /// What it is.
     pub kind: &'static str,
     /// The member of the parameters that names it; empty where there is no name.
@@ -15,7 +15,7 @@ pub struct Placed {
     pub ends: bool,
 }
 
-impl Placed {
+impl BoundResource {
     /// Whether it can be begun again on another connection.
     pub fn is_replayed(&self) -> bool {
         matches!(self.kind, WATCH | SEARCH)
@@ -46,8 +46,8 @@ pub const WATCH: &str = "watch";
 pub const SEARCH: &str = "search";
 
 /// How a method concerns something that lives on a connection; `None` if it does not.
-pub fn placed(method: &str) -> Option<Placed> {
-    let place = |kind, member, begins, ends| Some(Placed { kind, member, begins, ends });
+pub fn placed(method: &str) -> Option<BoundResource> {
+    let place = |kind, member, begins, ends| Some(BoundResource { kind, member, begins, ends });
     match method {
         "command/exec" => place(EXEC, "processId", true, false),
         "command/exec/write" | "command/exec/terminate" | "command/exec/resize" => {
@@ -121,8 +121,8 @@ pub fn background(method: &str) -> Option<&'static Background> {
 /// What a notification may end. One that names a status ends it unless it says that it has only begun.
 pub fn ended_by(notification: &str, params: &str) -> Option<&'static Background> {
     let status = text::string(params, "status");
-    let goes_on = status.is_some_and(|status| status == "started");
-    BACKGROUND.iter().find(|background| background.ends == notification && !goes_on)
+    let has_only_begun = status.is_some_and(|status| status == "started");
+    BACKGROUND.iter().find(|background| background.ends == notification && !has_only_begun)
 }
 
 impl Background {

@@ -8,7 +8,7 @@ use crate::hub::event::ServerId;
 
 /// The dedicated connections of one client.
 #[derive(Debug, Default)]
-pub struct Dedicated {
+pub struct DedicatedConnections {
     current: Current,
     /// Connections that stay open for what still runs there.
     draining: Vec<ServerId>,
@@ -24,16 +24,16 @@ enum Current {
     Open(ServerId),
 }
 
-/// What follows from [`Dedicated::begin`].
+/// What follows from [`DedicatedConnections::begin`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Begun {
+pub struct Switched {
     /// The connection before was still opening: it is to be closed.
     pub close: Option<ServerId>,
     /// The connection is to be opened. It is not if it was draining: it is the current one again.
     pub connect: bool,
 }
 
-impl Dedicated {
+impl DedicatedConnections {
     /// Where the current connection leads, open or not.
     pub fn current(&self) -> Option<ServerId> {
         match self.current {
@@ -76,7 +76,7 @@ impl Dedicated {
 
     /// From now on the current connection is one to this app-server; `None` if it was already. An open one to another
     /// app-server drains.
-    pub fn begin(&mut self, server: ServerId) -> Option<Begun> {
+    pub fn begin(&mut self, server: ServerId) -> Option<Switched> {
         if self.current() == Some(server) {
             return None;
         }
@@ -89,7 +89,7 @@ impl Dedicated {
         let was_draining = self.draining.contains(&server);
         self.draining.retain(|draining| *draining != server);
         self.current = if was_draining { Current::Open(server) } else { Current::Opening(server) };
-        Some(Begun { close, connect: !was_draining })
+        Some(Switched { close, connect: !was_draining })
     }
 
     /// The connection to an app-server is open; false if it is not wanted any more.

@@ -4,12 +4,12 @@
 //! Upstream has a notification for the login, the sign-in of a model provider's gateway, and skills. It has none for models,
 //! model providers, the configuration, permission profiles, experimental features and the like: they are read, and clients
 //! are told nothing. Warnings of the configuration and the state of remote control are told by the successor itself when its
-//! first connection opens ([`Hub::greeting_told`]); the state of MCP servers, limits and apps belongs to threads and turns.
+//! first connection opens ([`Hub::on_connect_notification`]); the state of MCP servers, limits and apps belongs to threads and turns.
 
 use serde_json::{Value, json};
 
 use crate::hub::event::{Connection, ServerId};
-use crate::hub::requests::pending::Errand;
+use crate::hub::requests::pending::InternalRequest;
 use crate::hub::{Hub, text};
 
 const ACCOUNT_UPDATED: &str = "account/updated";
@@ -55,20 +55,20 @@ impl Part {
 
 impl Hub {
     /// An app-server has become the current one: asks for what may differ from the one before it.
-    pub(in crate::hub) fn ask_process_state(&mut self, server: ServerId) {
+    pub(in crate::hub) fn request_process_state(&mut self, server: ServerId) {
         self.process_state.heard.clear();
         for part in PARTS {
-            self.ask_for_part(server, part);
+            self.request_part(server, part);
         }
     }
 
-    fn ask_for_part(&mut self, server: ServerId, part: Part) {
+    fn request_part(&mut self, server: ServerId, part: Part) {
         let (method, params) = part.request();
-        self.errand(Connection::Shared(server), Errand::ProcessState(part), method, &params);
+        self.send_internal(Connection::Shared(server), InternalRequest::ProcessState(part), method, &params);
     }
 
     /// The current app-server tells of a change itself: what is known is out of date.
-    pub(in crate::hub) fn process_state_told(&mut self, server: ServerId, method: &str) {
+    pub(in crate::hub) fn on_process_state_changed(&mut self, server: ServerId, method: &str) {
         let parts: &[Part] = match method {
             ACCOUNT_UPDATED => &[Part::AuthMode, Part::Account],
             "account/gatewayOAuth/changed" => &[Part::GatewayOAuth],
@@ -78,13 +78,13 @@ impl Hub {
         if self.current == Some(server) {
             for part in parts {
                 self.process_state.heard.push(*part);
-                self.ask_for_part(server, *part);
+                self.request_part(server, *part);
             }
         }
     }
 
     /// An app-server said how it stands: clients are told if it is not as before.
-    pub(in crate::hub) fn process_state_read(
+    pub(in crate::hub) fn on_process_state_read(
         &mut self,
         server: ServerId,
         part: Part,
@@ -97,9 +97,9 @@ impl Hub {
             return;
         }
         // It has said by now what it warns of: what only those before it warned of holds no more.
-        self.greetings.retain(|(_, _, said_by)| *said_by == server);
+        self.connect_notifications.retain(|(_, _, said_by)| *said_by == server);
         let state = &mut self.process_state;
-        let was_told = match state.heard.iter().position(|heard| *heard == part) {
+        let was_reported = match state.heard.iter().position(|heard| *heard == part) {
             Some(at) => {
                 state.heard.remove(at);
                 true
@@ -142,8 +142,8 @@ impl Hub {
                 ("skills/changed", json!({}))
             }
         };
-        if !was_told {
-            self.tell_everyone(method, &text::notification(method, &params));
+        if !was_reported {
+            self.send_to_all(method, &text::notification(method, &params));
         }
     }
 }

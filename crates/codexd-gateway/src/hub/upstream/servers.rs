@@ -13,50 +13,50 @@ use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAI
 
 /// How open a link is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum LinkState {
+pub enum ConnectionState {
     #[default]
-    Down,
+    Closed,
     Opening,
-    Up,
+    Open,
 }
 
 /// One process of the app-server.
 #[derive(Debug, Default)]
 pub struct Server {
     /// It is to leave when it holds nothing any more.
-    pub outgoing: bool,
+    pub is_outgoing: bool,
     /// What it answered to a first `initialize`.
-    pub greeting: Option<Text>,
-    pub shared: LinkState,
+    pub probe_result: Option<Text>,
+    pub shared: ConnectionState,
     /// What it answered to the shared link's `initialize`.
-    pub shared_greeting: Option<Text>,
+    pub initialize_result: Option<Text>,
     /// It refuses to begin anything: it drains.
-    pub draining: bool,
+    pub is_draining: bool,
     /// It has been told to leave.
-    pub retired: bool,
+    pub is_retired: bool,
     /// It has told what it has loaded.
-    pub listed: bool,
+    pub is_listed: bool,
     /// Until then it is expected to answer for the first time, if it was there before this gateway.
     pub answers_until: Now,
     pub backoff: Backoff,
     /// It was told the settings that it cannot know.
-    pub settings_made: bool,
+    pub has_settings: bool,
     /// The thread whose tokens were told last: the limits that follow belong to it.
-    pub counted: Option<Rc<str>>,
+    pub last_usage_thread: Option<Rc<str>>,
 }
 
 impl Server {
     /// It is about to tell what it has loaded. One that was there before this gateway may have threads already, so a moment
     /// is left for it to answer at all.
     pub fn is_being_listed(&self, now: Now) -> bool {
-        let is_asked = self.shared != LinkState::Down || now < self.answers_until;
-        is_asked && !self.listed && !self.retired
+        let is_asked = self.shared != ConnectionState::Closed || now < self.answers_until;
+        is_asked && !self.is_listed && !self.is_retired
     }
 }
 
 /// As whom the shared links introduce themselves: the first real client, since its name becomes that of the process.
 #[derive(Clone, Debug)]
-pub struct Persona {
+pub struct ClientIdentity {
     /// `clientInfo`, raw.
     pub client_info: Box<str>,
     /// It attests requests to the model. Whether somebody does changes what upstream sends with them, so it is asked to
@@ -64,7 +64,7 @@ pub struct Persona {
     pub attests: bool,
 }
 
-impl Persona {
+impl ClientIdentity {
     /// From the parameters of an `initialize`; `None` where they name nobody. Nothing goes on but the three strings that every
     /// app-server reads: what else a client says may keep one from answering.
     pub fn of(params: &str) -> Option<Self> {
@@ -97,24 +97,24 @@ impl Persona {
 }
 
 /// As whom an app-server is asked before any client has come.
-fn nobody() -> Persona {
+fn nobody() -> ClientIdentity {
     let info = format!(r#"{{"name":"{}","version":"0"}}"#, crate::hub::clients::initialize::DAEMON);
-    Persona { client_info: info.into(), attests: false }
+    ClientIdentity { client_info: info.into(), attests: false }
 }
 
 impl Hub {
-    pub(in crate::hub) fn servers_changed(&mut self, current: Option<ServerId>, outgoing: &[ServerId]) {
+    pub(in crate::hub) fn on_servers_changed(&mut self, current: Option<ServerId>, outgoing: &[ServerId]) {
         let is_gone = |id: &ServerId| current != Some(*id) && !outgoing.contains(id);
         let mut gone: Vec<ServerId> = self.servers.keys().copied().filter(is_gone).collect();
         gone.sort_unstable();
         for id in gone {
-            self.server_gone(id);
+            self.on_server_gone(id);
         }
         let was_there = !std::mem::replace(&mut self.has_begun, true);
         for id in current.iter().chain(outgoing) {
             let known = self.servers.contains_key(id);
             let server = self.servers.entry(*id).or_default();
-            server.outgoing = current != Some(*id);
+            server.is_outgoing = current != Some(*id);
             if !known {
                 if was_there {
                     server.answers_until = self.now + FOUND_WITHIN_MS;
@@ -129,188 +129,197 @@ impl Hub {
         if self.serving.is_some_and(|serving| !self.servers.contains_key(&serving)) {
             self.serving = None;
         }
-        self.connect_where_needed();
+        self.open_shared_connections();
         self.ensure_handover();
-        self.recover_lost();
+        self.recover_orphaned();
         self.load_goals();
-        self.see_whether_all_have_left();
-        self.pump();
+        self.retire_drained_servers();
+        self.schedule();
     }
 
     /// The host says that an app-server is gone; its links may not have noticed yet.
-    fn server_gone(&mut self, id: ServerId) {
+    fn on_server_gone(&mut self, id: ServerId) {
         let own = self.clients.values().filter(|client| client.dedicated.leads_to(id));
-        let mut links: Vec<Connection> = own.map(|client| Connection::Dedicated(client.id, id)).collect();
-        links.sort_unstable();
+        let mut connections: Vec<Connection> =
+            own.map(|client| Connection::Dedicated(client.id, id)).collect();
+        connections.sort_unstable();
         let Some(server) = self.servers.get_mut(&id) else { return };
         // There is nothing to ask of it any more, not even to leave.
-        server.retired = true;
-        let was_open = server.shared != LinkState::Down;
+        server.is_retired = true;
+        let was_open = server.shared != ConnectionState::Closed;
         // Nor is a connection to it to be opened again, while those that it had are given up one by one.
         self.serving = self.serving.filter(|serving| *serving != id);
-        links.extend(was_open.then_some(Connection::Shared(id)));
-        for link in links {
-            self.link_lost(link);
-            self.out.push(Action::Close(link));
+        connections.extend(was_open.then_some(Connection::Shared(id)));
+        for connection in connections {
+            self.on_connection_lost(connection);
+            self.out.push(Action::Close(connection));
         }
-        self.postpone_what_is_lost_too_often(id);
+        self.postpone_crashing_threads(id);
         self.report_losses(id);
         self.servers.remove(&id);
     }
 
-    pub(in crate::hub) fn drains(&mut self, id: ServerId) {
+    pub(in crate::hub) fn on_draining(&mut self, id: ServerId) {
         if let Some(server) = self.servers.get_mut(&id) {
-            server.draining = true;
+            server.is_draining = true;
         }
         self.report_expected_ends();
     }
 
-    pub(in crate::hub) fn greeted(&mut self, id: ServerId, result: Text) {
+    pub(in crate::hub) fn on_probe_answered(&mut self, id: ServerId, result: Text) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        server.greeting = Some(result);
-        self.connect_where_needed();
-        self.welcome_waiting_clients();
-        self.see_whether_all_have_left();
-        self.pump();
+        server.probe_result = Some(result);
+        self.open_shared_connections();
+        self.answer_waiting_initializes();
+        self.retire_drained_servers();
+        self.schedule();
     }
 
     /// The first real client gives the shared links their name.
-    pub(in crate::hub) fn take_persona(&mut self, introduction: &str) {
-        if self.persona.is_none() {
-            self.persona = Persona::of(introduction);
-            self.out
-                .extend(self.persona.as_ref().map(|persona| Action::PersistClientIdentity(persona.kept())));
-            self.connect_where_needed();
+    pub(in crate::hub) fn adopt_identity(&mut self, introduction: &str) {
+        if self.identity.is_none() {
+            self.identity = ClientIdentity::of(introduction);
+            self.out.extend(
+                self.identity.as_ref().map(|identity| Action::PersistClientIdentity(identity.kept())),
+            );
+            self.open_shared_connections();
         }
     }
 
     /// As whom the gateway before this one introduced itself. An older one stored whatever the first client sent.
-    pub(in crate::hub) fn persona_kept(&mut self, kept: &str) {
-        self.persona = Persona::of(kept);
-        if self.persona.is_none() {
-            self.discarded_client_info("what was stored is no client information");
+    pub(in crate::hub) fn restore_identity(&mut self, kept: &str) {
+        self.identity = ClientIdentity::of(kept);
+        if self.identity.is_none() {
+            self.report_discarded_identity("what was stored is no client information");
         }
     }
 
-    fn discarded_client_info(&mut self, reason: &str) {
+    fn report_discarded_identity(&mut self, reason: &str) {
         self.out.push(Action::Report(Report::ClientInfoDiscarded { reason: reason.to_owned() }));
     }
 
     /// Nobody answered the `initialize` of a link in time. If no app-server has taken this client information before, that may be
     /// why.
-    pub(in crate::hub) fn link_unanswered(&mut self, link: Connection) {
-        let is_suspect =
-            matches!(link, Connection::Shared(_)) && self.persona.is_some() && !self.persona_is_proven;
+    pub(in crate::hub) fn on_initialize_timeout(&mut self, connection: Connection) {
+        let is_suspect = matches!(connection, Connection::Shared(_))
+            && self.identity.is_some()
+            && !self.identity_is_accepted;
         if is_suspect {
-            self.persona_refused("no app-server answered it");
+            self.on_identity_refused("no app-server answered it");
         }
-        self.link_lost(link);
+        self.on_connection_lost(connection);
     }
 
     /// The app-server rejects the name of the shared link. The next client that asks for something gives another; without
     /// one, those who only watch and goals that are at work are not to wait for it.
-    fn persona_refused(&mut self, reason: &str) {
-        if let Some(refused) = self.persona.take() {
-            self.refused_persona = Some(refused);
-            self.persona_is_proven = false;
-            self.discarded_client_info(reason);
+    fn on_identity_refused(&mut self, reason: &str) {
+        if let Some(refused) = self.identity.take() {
+            self.refused_identity = Some(refused);
+            self.identity_is_accepted = false;
+            self.report_discarded_identity(reason);
         }
-        let wait = INTRODUCE_FIRST_WAIT_MS << self.refused_introductions.min(16);
-        self.refused_introductions += 1;
-        self.timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::Introduce);
+        let wait = INTRODUCE_FIRST_WAIT_MS << self.identity_refusals.min(16);
+        self.identity_refusals += 1;
+        self.set_timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::RetryIdentity);
     }
 
     /// Gives the shared links a name again: that of a client that is connected and has not been refused; else the gateway's own.
-    pub(in crate::hub) fn introduce_again(&mut self) {
-        if self.persona.is_some() {
+    pub(in crate::hub) fn retry_identity(&mut self) {
+        if self.identity.is_some() {
             return;
         }
-        let refused = self.refused_persona.as_ref().map(|refused| refused.client_info.clone());
+        let refused = self.refused_identity.as_ref().map(|refused| refused.client_info.clone());
         let mut ready: Vec<_> = self.clients.values().filter(|client| client.is_ready()).collect();
         ready.sort_unstable_by_key(|client| client.id);
-        let personas = ready.iter().filter_map(|client| Persona::of(client.introduction.as_ref()?));
-        let others = personas.filter(|persona| Some(&persona.client_info) != refused.as_ref());
-        let turn = usize::try_from(self.refused_introductions).unwrap_or_default();
-        let others: Vec<Persona> = others.collect();
+        let personas =
+            ready.iter().filter_map(|client| ClientIdentity::of(client.initialize_params.as_ref()?));
+        let others = personas.filter(|identity| Some(&identity.client_info) != refused.as_ref());
+        let turn = usize::try_from(self.identity_refusals).unwrap_or_default();
+        let others: Vec<ClientIdentity> = others.collect();
         let other = others.get(turn.checked_rem(others.len()).unwrap_or_default()).cloned();
-        self.persona = Some(other.unwrap_or_else(nobody));
-        self.out.extend(self.persona.as_ref().map(|persona| Action::PersistClientIdentity(persona.kept())));
-        self.connect_where_needed();
+        self.identity = Some(other.unwrap_or_else(nobody));
+        self.out
+            .extend(self.identity.as_ref().map(|identity| Action::PersistClientIdentity(identity.kept())));
+        self.open_shared_connections();
     }
 
     /// Opens the shared link of every app-server that answers: also of an outgoing one that this gateway found there.
-    pub(in crate::hub) fn connect_where_needed(&mut self) {
-        let persona = self.persona.as_ref().map(Persona::introduction);
+    pub(in crate::hub) fn open_shared_connections(&mut self) {
+        let identity = self.identity.as_ref().map(ClientIdentity::introduction);
         for (id, server) in &mut self.servers {
-            let is_open = server.shared != LinkState::Down;
-            if server.greeting.is_none() || is_open || server.retired || !server.backoff.may_try(self.now) {
+            let is_open = server.shared != ConnectionState::Closed;
+            if server.probe_result.is_none()
+                || is_open
+                || server.is_retired
+                || !server.backoff.may_try(self.now)
+            {
                 continue;
             }
-            let introduction = match &persona {
-                Some(persona) => persona.clone(),
+            let introduction = match &identity {
+                Some(identity) => identity.clone(),
                 // Also before anybody comes it has to be known what an outgoing one holds; this name is never its own.
-                None if server.outgoing => nobody().introduction(),
+                None if server.is_outgoing => nobody().introduction(),
                 None => continue,
             };
-            server.shared = LinkState::Opening;
+            server.shared = ConnectionState::Opening;
             self.out.push(Action::Connect(Connection::Shared(*id), introduction));
         }
     }
 
-    pub(in crate::hub) fn link_up(&mut self, link: Connection, result: &Text) {
-        self.full_links.remove(&link);
-        match link {
-            Connection::Shared(id) => self.shared_up(id, result),
-            Connection::Dedicated(client, server) => self.own_up(client, server, result),
+    pub(in crate::hub) fn on_connection_opened(&mut self, connection: Connection, result: &Text) {
+        self.full_connections.remove(&connection);
+        match connection {
+            Connection::Shared(id) => self.on_shared_opened(id, result),
+            Connection::Dedicated(client, server) => self.on_dedicated_opened(client, server, result),
         }
-        self.pump();
+        self.schedule();
     }
 
-    fn shared_up(&mut self, id: ServerId, result: &Text) {
+    fn on_shared_opened(&mut self, id: ServerId, result: &Text) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        (self.refused_introductions, self.refused_persona) = (0, None);
-        self.persona_is_proven = true;
-        server.shared = LinkState::Up;
+        (self.identity_refusals, self.refused_identity) = (0, None);
+        self.identity_is_accepted = true;
+        server.shared = ConnectionState::Open;
         server.backoff.opened(self.now);
-        server.shared_greeting = Some(result.clone());
-        server.listed = false;
-        let is_new = self.current == Some(id) && !std::mem::replace(&mut server.settings_made, true);
+        server.initialize_result = Some(result.clone());
+        server.is_listed = false;
+        let is_new = self.current == Some(id) && !std::mem::replace(&mut server.has_settings, true);
         if is_new {
-            self.make_settings(id);
-            self.ask_process_state(id);
+            self.replay_settings(id);
+            self.request_process_state(id);
         }
         if self.current == Some(id) {
-            self.ask_for_unload_delay(id);
+            self.request_unload_delay(id);
         }
         // What it has already: this gateway is not its first, or it resumed threads by itself.
-        self.ask_what_is_loaded(id);
+        self.request_loaded_list(id);
         if self.current == Some(id) || self.serving.is_none() {
             // While the current one does not answer yet, an outgoing one still does.
             self.serving = Some(id);
         }
         self.ensure_handover();
         // What clients wait for comes first.
-        self.pump();
-        self.recover_lost();
-        self.welcome_waiting_clients();
+        self.schedule();
+        self.recover_orphaned();
+        self.answer_waiting_initializes();
     }
 
-    pub(in crate::hub) fn link_refused(&mut self, link: Connection, error: &Text) {
-        match link {
+    pub(in crate::hub) fn on_initialize_refused(&mut self, connection: Connection, error: &Text) {
+        match connection {
             Connection::Shared(id) => {
                 // The name of the first client is not to its taste: the next one gives another.
                 let Some(server) = self.servers.get_mut(&id) else { return };
-                server.shared = LinkState::Down;
-                if crate::hub::requests::refusal::is_passing(error) {
+                server.shared = ConnectionState::Closed;
+                if crate::hub::requests::refusal::is_transient(error) {
                     let wait = server.backoff.lost(self.now);
-                    self.timer(wait, Timer::Reconnect);
+                    self.set_timer(wait, Timer::Reconnect);
                 } else {
-                    self.persona_refused(&crate::hub::requests::refusal::message_of(error));
+                    self.on_identity_refused(&crate::hub::requests::refusal::message_of(error));
                 }
             }
-            Connection::Dedicated(client, server) => self.own_refused(client, server, error),
+            Connection::Dedicated(client, server) => self.on_dedicated_refused(client, server, error),
         }
-        self.pump();
+        self.schedule();
     }
 
     /// Whether an app-server is about to tell which threads it has.
@@ -319,28 +328,34 @@ impl Hub {
     }
 
     pub(in crate::hub) fn is_up(&self, id: ServerId) -> bool {
-        self.servers.get(&id).is_some_and(|server| server.shared == LinkState::Up)
+        self.servers.get(&id).is_some_and(|server| server.shared == ConnectionState::Open)
     }
 
     /// Whether it is up and begins what it is asked to.
-    pub(in crate::hub) fn is_well(&self, id: ServerId) -> bool {
-        self.is_up(id) && self.servers.get(&id).is_some_and(|server| !server.draining)
+    pub(in crate::hub) fn accepts_work(&self, id: ServerId) -> bool {
+        self.is_up(id) && self.servers.get(&id).is_some_and(|server| !server.is_draining)
     }
 
     /// One that is no real client, but asks for more than an answer, gives the shared links its name if nobody else has.
-    pub(in crate::hub) fn take_persona_of(&mut self, id: ClientId) {
-        if self.persona.is_none()
+    pub(in crate::hub) fn adopt_identity_of(&mut self, id: ClientId) {
+        if self.identity.is_none()
             && let Some(client) = self.clients.get(&id).filter(|client| client.is_ready())
-            && let Some(introduction) = client.introduction.clone()
+            && let Some(introduction) = client.initialize_params.clone()
         {
-            self.take_persona(&introduction);
+            self.adopt_identity(&introduction);
         }
     }
 
     /// The answer to a client's `initialize`: upstream's own, with the client's name where upstream puts it.
-    pub(in crate::hub) fn hello(&self, name: &str, version: &str, as_first: bool) -> Option<Text> {
+    pub(in crate::hub) fn initialize_result_for(
+        &self,
+        name: &str,
+        version: &str,
+        as_first: bool,
+    ) -> Option<Text> {
         let server = self.servers.get(&self.serving.or(self.current)?)?;
-        let greeting = if as_first { server.greeting.as_ref() } else { server.shared_greeting.as_ref() }?;
+        let greeting =
+            if as_first { server.probe_result.as_ref() } else { server.initialize_result.as_ref() }?;
         let Some(agent) = text::member(greeting, "userAgent") else { return Some(greeting.clone()) };
         let told = text::string(greeting, "userAgent")?;
         let head = told.rfind(" (").filter(|_| told.ends_with(')')).map_or(&*told, |at| &told[..at]);

@@ -35,10 +35,10 @@ fn unanswered(id: &str) -> Text {
 
 /// A question that waits for an answer.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct PendingServerRequest {
     /// The gateway's number.
     number: u64,
-    link: Connection,
+    connection: Connection,
     /// Upstream's id, raw.
     upstream: Box<str>,
     thread: Option<ThreadId>,
@@ -62,10 +62,10 @@ pub struct Ask {
     /// Only clients with `experimentalApi` know it.
     experimental_only: bool,
     /// Nobody tells that it is answered, or that it does not matter any more: it is over with its turn.
-    is_over_untold: bool,
+    ends_with_turn: bool,
 }
 
-impl Ask {
+impl PendingServerRequest {
     fn may_see(&self, experimental: bool, human_approval: bool) -> bool {
         (human_approval || !self.human_only) && (experimental || !self.experimental_only)
     }
@@ -73,15 +73,16 @@ impl Ask {
 
 /// All questions.
 #[derive(Debug, Default)]
-pub struct Asks {
-    waiting: HashMap<u64, Ask>,
+pub struct PendingServerRequests {
+    waiting: HashMap<u64, PendingServerRequest>,
     next: u64,
 }
 
-impl Asks {
+impl PendingServerRequests {
     /// Gives the numbers of those about no thread that no client is left to answer.
-    fn client_left(&mut self, client: ClientId) -> Vec<u64> {
-        self.waiting.retain(|_, ask| !matches!(ask.link, Connection::Dedicated(owner, _) if owner == client));
+    fn on_client_disconnected(&mut self, client: ClientId) -> Vec<u64> {
+        self.waiting
+            .retain(|_, ask| !matches!(ask.connection, Connection::Dedicated(owner, _) if owner == client));
         let mut abandoned = Vec::new();
         for ask in self.waiting.values_mut() {
             ask.asked.retain(|asked| *asked != client);
@@ -99,7 +100,7 @@ impl Asks {
 
     /// Of some questions nobody tells that they are over.
     pub fn turn_ended(&mut self, thread: &ThreadId) {
-        self.waiting.retain(|_, ask| !ask.is_over_untold || ask.thread.as_ref() != Some(thread));
+        self.waiting.retain(|_, ask| !ask.ends_with_turn || ask.thread.as_ref() != Some(thread));
     }
 
     /// Whether a thread waits for an answer.
@@ -118,16 +119,19 @@ impl Asks {
         self.waiting.len()
     }
 
-    fn find(&self, link: Connection, upstream: &str) -> Option<u64> {
-        self.waiting.values().find(|ask| ask.link == link && *ask.upstream == *upstream).map(|ask| ask.number)
+    fn find(&self, connection: Connection, upstream: &str) -> Option<u64> {
+        self.waiting
+            .values()
+            .find(|ask| ask.connection == connection && *ask.upstream == *upstream)
+            .map(|ask| ask.number)
     }
 }
 
 impl Hub {
     /// An app-server asks something.
-    pub(in crate::hub) fn asked(
+    pub(in crate::hub) fn on_server_request(
         &mut self,
-        link: Connection,
+        connection: Connection,
         id: &RawValue,
         method: &str,
         params: Option<&RawValue>,
@@ -140,23 +144,23 @@ impl Hub {
         };
         // Every connection is asked about the threads of sub-agents: the shared one has asked already.
         let asks_all = thread.is_some() || scope == Some(ServerRequestScope::All);
-        if matches!(link, Connection::Dedicated(..)) && asks_all {
+        if matches!(connection, Connection::Dedicated(..)) && asks_all {
             return;
         }
-        if let Some(number) = self.asks.find(link, id.get()) {
-            return self.asked_again(link, number);
+        if let Some(number) = self.server_requests.find(connection, id.get()) {
+            return self.on_repeated_request(connection, number);
         }
         if let Some(thread) = thread.as_ref().filter(|thread| !self.threads.contains_key(*thread)) {
-            let is_known = self.under_way.contains_key(thread);
-            self.found_child(link.server(), thread, is_known);
+            let is_known = self.pending_per_thread.contains_key(thread);
+            self.add_subagent_thread(connection.server(), thread, is_known);
         }
-        let number = self.asks.next;
-        self.asks.next += 1;
+        let number = self.server_requests.next;
+        self.server_requests.next += 1;
         let kind = params.and_then(|params| text::string(params.get(), "kind"));
         let mode = params.and_then(|params| text::string(params.get(), "mode"));
-        let ask = Ask {
+        let ask = PendingServerRequest {
             number,
-            link,
+            connection,
             upstream: id.get().into(),
             thread,
             text: text::splice(text, id.get(), &number.to_string()),
@@ -167,25 +171,28 @@ impl Hub {
             next_answer: None,
             is_repeated: false,
             lost: false,
-            is_over_untold: !routes::is_resolved(method),
+            ends_with_turn: !routes::is_resolved(method),
             experimental_only: mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
             is_attestation: method == ATTESTATION,
         };
-        self.asks.waiting.insert(number, ask);
-        self.ask_recipients(number);
-        if let Some(ask) = self.asks.waiting.get(&number)
+        self.server_requests.waiting.insert(number, ask);
+        self.send_to_recipients(number);
+        if let Some(ask) = self.server_requests.waiting.get(&number)
             && ask.thread.is_none()
         {
-            self.timer(SERVER_REQUEST_MAX_MS, Timer::ServerRequest(number));
+            self.set_timer(SERVER_REQUEST_MAX_MS, Timer::ServerRequestTimeout(number));
         }
     }
 
     /// Asks every client that is to decide and was not asked yet. What is about a thread waits if there is none; what is not
     /// is refused.
-    pub(in crate::hub) fn ask_recipients(&mut self, number: u64) {
-        let Some(ask) = self.asks.waiting.get(&number) else { return };
+    pub(in crate::hub) fn send_to_recipients(&mut self, number: u64) {
+        let Some(ask) = self.server_requests.waiting.get(&number) else { return };
         let recipients = self.recipients(ask);
-        let Some(ask) = self.asks.waiting.get_mut(&number).filter(|ask| ask.answer.is_none()) else { return };
+        let Some(ask) = self.server_requests.waiting.get_mut(&number).filter(|ask| ask.answer.is_none())
+        else {
+            return;
+        };
         let text = ask.text.clone();
         let new: Vec<ClientId> = recipients
             .into_iter()
@@ -193,41 +200,41 @@ impl Hub {
             .collect();
         ask.asked.extend(&new);
         if ask.asked.is_empty() && ask.thread.is_none() {
-            return self.refuse_ask(number);
+            return self.refuse_server_request(number);
         }
         for client in new {
-            self.tell(client, text.clone());
+            self.send_to_client(client, text.clone());
         }
     }
 
     /// No client answers a server request about no thread: upstream is told, and waits no longer.
-    pub(in crate::hub) fn refuse_ask(&mut self, number: u64) {
-        let Some(ask) = self.asks.waiting.remove(&number) else { return };
+    pub(in crate::hub) fn refuse_server_request(&mut self, number: u64) {
+        let Some(ask) = self.server_requests.waiting.remove(&number) else { return };
         if !ask.lost {
-            self.say(ask.link, unanswered(&ask.upstream));
+            self.send_upstream(ask.connection, unanswered(&ask.upstream));
         }
     }
 
     /// A client has left: what only that one was asked goes to the next client.
-    pub(in crate::hub) fn asked_client_left(&mut self, client: ClientId) {
-        for number in self.asks.client_left(client) {
-            self.ask_recipients(number);
+    pub(in crate::hub) fn on_recipient_left(&mut self, client: ClientId) {
+        for number in self.server_requests.on_client_disconnected(client) {
+            self.send_to_recipients(number);
         }
     }
 
     /// The same question once more, behind a resume. If its link had broken, the answer may not have arrived.
-    fn asked_again(&mut self, link: Connection, number: u64) {
-        let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
+    fn on_repeated_request(&mut self, connection: Connection, number: u64) {
+        let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
         if std::mem::take(&mut ask.lost)
             && let Some(answer) = ask.answer.clone()
         {
-            self.say(link, answer);
+            self.send_upstream(connection, answer);
         }
     }
 
     /// A client answers. An answer by a client that was not asked is dropped. A second one goes on only if the app-server does
-    /// not take the first ([`Self::answer_was_not_taken`]).
-    pub(in crate::hub) fn client_answered(
+    /// not take the first ([`Self::on_resolution_timeout`]).
+    pub(in crate::hub) fn on_client_response(
         &mut self,
         client: ClientId,
         id: &str,
@@ -235,7 +242,7 @@ impl Hub {
         text: &Text,
     ) {
         let Ok(number) = id.parse::<u64>() else { return };
-        let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
+        let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
         if !ask.asked.contains(&client) {
             return;
         }
@@ -248,25 +255,25 @@ impl Hub {
             ask.declined.push(client);
             return ask.asked.retain(|asked| *asked != client);
         }
-        let (link, lost, answer) = (ask.link, ask.lost, text::splice(text, id, &ask.upstream));
+        let (connection, lost, answer) = (ask.connection, ask.lost, text::splice(text, id, &ask.upstream));
         ask.answer = Some(answer.clone());
-        let is_over_untold = ask.is_over_untold;
+        let ends_with_turn = ask.ends_with_turn;
         // Of those about no thread nobody tells that they are resolved.
         if ask.thread.is_none() {
-            self.asks.waiting.remove(&number);
-        } else if !is_over_untold {
-            self.timer(ANSWER_TAKEN_WITHIN_MS, Timer::Answer(number));
+            self.server_requests.waiting.remove(&number);
+        } else if !ends_with_turn {
+            self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
         }
         // It is said when the question comes again.
         if !lost {
-            self.say(link, answer);
+            self.send_upstream(connection, answer);
         }
     }
 
     /// The app-server has not told that a question is resolved, though it had the answer: it could not read it, or has lost it.
     /// The next answer goes on; if there is none yet, the clients are asked once more.
-    pub(in crate::hub) fn answer_was_not_taken(&mut self, number: u64) {
-        let Some(ask) = self.asks.waiting.get_mut(&number) else { return };
+    pub(in crate::hub) fn on_resolution_timeout(&mut self, number: u64) {
+        let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
         let is_told = ask.answer.is_some() && !ask.lost;
         let Some(thread) = ask.thread.clone().filter(|_| is_told) else { return };
         if ask.next_answer.is_none() && std::mem::replace(&mut ask.is_repeated, true) {
@@ -277,9 +284,9 @@ impl Hub {
         self.out.push(Action::Report(report));
         match ask.answer.clone() {
             Some(answer) => {
-                let link = ask.link;
-                self.timer(ANSWER_TAKEN_WITHIN_MS, Timer::Answer(number));
-                self.say(link, answer);
+                let connection = ask.connection;
+                self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
+                self.send_upstream(connection, answer);
             }
             None => {
                 let repeated = ask.asked.iter().map(|client| Action::SendToClient(*client, ask.text.clone()));
@@ -289,7 +296,7 @@ impl Hub {
     }
 
     /// Upstream says that a question is answered, or does not matter any more.
-    pub(in crate::hub) fn resolved(
+    pub(in crate::hub) fn on_resolved(
         &mut self,
         server: ServerId,
         thread: &ThreadId,
@@ -297,33 +304,37 @@ impl Hub {
         method: &str,
         text: &Text,
     ) {
-        let Some(id) = id else { return self.tell_viewers(thread, method, text) };
+        let Some(id) = id else { return self.send_to_viewers(thread, method, text) };
         // Of one that was asked before this gateway was there nobody knows.
-        if let Some(number) = self.asks.find(Connection::Shared(server), id.get())
-            && let Some(ask) = self.asks.waiting.remove(&number)
+        if let Some(number) = self.server_requests.find(Connection::Shared(server), id.get())
+            && let Some(ask) = self.server_requests.waiting.remove(&number)
         {
             let text = text::splice(text, id.get(), &number.to_string());
-            self.tell_resolved(thread, &ask, method, &text);
+            self.send_resolved(thread, &ask, method, &text);
         }
     }
 
     /// The app-server that asked is gone: nobody can answer any more.
-    pub(in crate::hub) fn withdraw_asks(&mut self, thread: &ThreadId, only_lost: bool) {
-        let mut numbers: Vec<u64> = (self.asks.waiting.values())
+    pub(in crate::hub) fn withdraw_server_requests(&mut self, thread: &ThreadId, only_lost: bool) {
+        let mut numbers: Vec<u64> = (self.server_requests.waiting.values())
             .filter(|ask| ask.thread.as_ref() == Some(thread) && (ask.lost || !only_lost))
             .map(|ask| ask.number)
             .collect();
         numbers.sort_unstable();
         for number in numbers {
-            let Some(ask) = self.asks.waiting.remove(&number) else { continue };
+            let Some(ask) = self.server_requests.waiting.remove(&number) else { continue };
             let params = serde_json::json!({"threadId": &**thread, "requestId": number});
             let method = "serverRequest/resolved";
-            self.tell_resolved(thread, &ask, method, &text::notification(method, &params));
+            self.send_resolved(thread, &ask, method, &text::notification(method, &params));
         }
     }
 
-    pub(in crate::hub) fn forget_asks(&mut self, link: Connection) {
-        self.asks.waiting.retain(|_, ask| ask.link != link || ask.thread.is_some());
-        self.asks.waiting.values_mut().filter(|ask| ask.link == link).for_each(|ask| ask.lost = true);
+    pub(in crate::hub) fn orphan_server_requests(&mut self, connection: Connection) {
+        self.server_requests.waiting.retain(|_, ask| ask.connection != connection || ask.thread.is_some());
+        self.server_requests
+            .waiting
+            .values_mut()
+            .filter(|ask| ask.connection == connection)
+            .for_each(|ask| ask.lost = true);
     }
 }

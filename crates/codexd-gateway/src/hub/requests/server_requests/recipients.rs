@@ -6,15 +6,15 @@
 
 use crate::hub::Hub;
 use crate::hub::event::{Action, ClientId, Connection, Text};
-use crate::hub::requests::server_requests::Ask;
+use crate::hub::requests::server_requests::PendingServerRequest;
 use crate::hub::threads::thread::{Audience, Thread, ThreadId, Viewer};
 use codexd_core::settings::SubagentApprovals;
 
 impl Hub {
     /// Every client that may decide now.
-    pub(super) fn recipients(&self, ask: &Ask) -> Vec<ClientId> {
+    pub(super) fn recipients(&self, ask: &PendingServerRequest) -> Vec<ClientId> {
         let ready = self.clients.values().filter(|client| client.is_ready());
-        let mut recipients: Vec<ClientId> = match (&ask.thread, ask.link) {
+        let mut recipients: Vec<ClientId> = match (&ask.thread, ask.connection) {
             (None, Connection::Dedicated(client, _)) => return vec![client],
             // Upstream asks one of those who can, and waits for the answer before it asks the model.
             (None, _) if ask.is_attestation => {
@@ -22,7 +22,7 @@ impl Hub {
                 return attests.map(|client| client.id).min().into_iter().collect();
             }
             (None, _) => ready.map(|client| client.id).collect(),
-            (Some(thread), _) => self.who_decides(thread),
+            (Some(thread), _) => self.approvers(thread),
         };
         recipients.retain(|client| {
             let capabilities = self.clients.get(client).map(|client| &client.capabilities);
@@ -34,7 +34,7 @@ impl Hub {
     }
 
     /// Who decides what happens in a thread.
-    fn who_decides(&self, id: &ThreadId) -> Vec<ClientId> {
+    fn approvers(&self, id: &ThreadId) -> Vec<ClientId> {
         let Some(thread) = self.threads.get(id) else { return Vec::new() };
         if let Audience::Everyone { but, .. } = &thread.audience
             && self.subagent_approvals == SubagentApprovals::All
@@ -50,9 +50,9 @@ impl Hub {
 
     /// A client has joined a thread: it is asked what waits for an answer there, once more if it was already, as upstream
     /// has it; and what waits in the threads of sub-agents below.
-    pub(in crate::hub) fn ask_joiner(&mut self, viewer: &Viewer, thread: &ThreadId) {
-        let mut here: Vec<&mut Ask> = self
-            .asks
+    pub(in crate::hub) fn send_pending_to_subscriber(&mut self, viewer: &Viewer, thread: &ThreadId) {
+        let mut here: Vec<&mut PendingServerRequest> = self
+            .server_requests
             .waiting
             .values_mut()
             .filter(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
@@ -68,30 +68,37 @@ impl Hub {
         let descends = |id: &ThreadId| {
             self.threads.get(id).is_some_and(|other| other.lineage.ancestors().contains(thread))
         };
-        let below = self.asks.waiting.values().filter(|ask| ask.thread.as_ref().is_some_and(descends));
+        let below =
+            self.server_requests.waiting.values().filter(|ask| ask.thread.as_ref().is_some_and(descends));
         let mut below: Vec<u64> = below.map(|ask| ask.number).collect();
         below.sort_unstable();
-        below.into_iter().for_each(|number| self.ask_recipients(number));
+        below.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
     /// Others may have to decide what waits for an answer.
     pub(in crate::hub) fn set_subagent_approvals(&mut self, approvals: SubagentApprovals) {
         self.subagent_approvals = approvals;
-        let mut numbers: Vec<u64> = self.asks.waiting.keys().copied().collect();
+        let mut numbers: Vec<u64> = self.server_requests.waiting.keys().copied().collect();
         numbers.sort_unstable();
-        numbers.into_iter().for_each(|number| self.ask_recipients(number));
+        numbers.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
     /// More is known of what a thread descends from: others may have to decide.
-    pub(in crate::hub) fn ask_about(&mut self, thread: &ThreadId) {
-        let waiting = self.asks.waiting.values().filter(|ask| ask.thread.as_ref() == Some(thread));
+    pub(in crate::hub) fn update_recipients(&mut self, thread: &ThreadId) {
+        let waiting = self.server_requests.waiting.values().filter(|ask| ask.thread.as_ref() == Some(thread));
         let mut numbers: Vec<u64> = waiting.map(|ask| ask.number).collect();
         numbers.sort_unstable();
-        numbers.into_iter().for_each(|number| self.ask_recipients(number));
+        numbers.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
     /// A question is settled: told to those who were asked, and to all who chose to watch the thread.
-    pub(super) fn tell_resolved(&mut self, thread: &ThreadId, ask: &Ask, method: &str, text: &Text) {
+    pub(super) fn send_resolved(
+        &mut self,
+        thread: &ThreadId,
+        ask: &PendingServerRequest,
+        method: &str,
+        text: &Text,
+    ) {
         let mut clients = ask.asked.clone();
         if let Some(thread) = self.threads.get(thread) {
             clients.extend(thread.viewers().iter().map(|viewer| viewer.client));
@@ -100,7 +107,7 @@ impl Hub {
         clients.dedup();
         for client in clients {
             if self.wants(client, method) {
-                self.tell(client, text.clone());
+                self.send_to_client(client, text.clone());
             }
         }
     }

@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::Asks;
+use super::PendingServerRequests;
 use crate::hub::snapshot::{inner_list, method};
 
-impl Asks {
+impl PendingServerRequests {
     /// The requests of app-servers that no client has answered, or whose answer the app-server has not taken yet.
     pub(in crate::hub) fn snapshot(&self) -> impl Iterator<Item = Value> {
         self.waiting.values().map(|ask| {
             json!({
                 "number": ask.number,
-                "connection": format!("{:?}", ask.link),
+                "connection": format!("{:?}", ask.connection),
                 "method": method(&ask.text),
                 "threadId": ask.thread.as_ref().map(ToString::to_string),
                 "recipients": inner_list(ask.asked.iter().map(|client| json!(client.0))),

@@ -34,7 +34,7 @@ impl World {
 
     /// An active goal, or a queued message, begins a turn in a thread that is idle.
     pub(super) fn begin_by_itself(&mut self, server: ServerId, thread: &str) {
-        let goes_on = self.goals.get(thread) == Some(&"active");
+        let continues = self.goals.get(thread) == Some(&"active");
         let queued = self.queues.get(thread).is_some_and(|count| *count > 0);
         let id = format!("turn{}", self.next_name);
         let drains = self.servers.get(&server).is_none_or(|model| model.draining);
@@ -43,7 +43,7 @@ impl World {
         else {
             return;
         };
-        if drains || !(goes_on || queued) {
+        if drains || !(continues || queued) {
             return;
         }
         loaded.turn = Some(Running { id, shown: false, text: String::new(), asks: None });
@@ -139,10 +139,10 @@ impl World {
         let params = json!({"kind": "command", "threadId": thread});
         let method = "item/commandExecution/requestApproval";
         let Some(loaded) = self.loaded(server, thread) else { return };
-        let mut links: Vec<Connection> = loaded.own.iter().copied().collect();
-        links.extend(loaded.subscribed.then_some(Connection::Shared(server)));
-        for link in links {
-            self.push(link, json!({"method": method, "id": number, "params": params}));
+        let mut connections: Vec<Connection> = loaded.own.iter().copied().collect();
+        connections.extend(loaded.subscribed.then_some(Connection::Shared(server)));
+        for connection in connections {
+            self.push(connection, json!({"method": method, "id": number, "params": params}));
         }
     }
 
@@ -231,43 +231,43 @@ impl World {
 
     /// What runs on own links ends.
     pub fn end_what_runs_there(&mut self) {
-        for (link, value) in std::mem::take(&mut self.running_there) {
+        for (connection, value) in std::mem::take(&mut self.running_there) {
             let handle = &value["params"]["processHandle"];
             match value["method"] == "command/exec" {
-                true => self.push(link, json!({"id": value["id"], "result": {"exitCode": 0}})),
+                true => self.push(connection, json!({"id": value["id"], "result": {"exitCode": 0}})),
                 false => {
                     let params = json!({"processHandle": handle, "exitCode": 0});
-                    self.push(link, json!({"method": "process/exited", "params": params}));
+                    self.push(connection, json!({"method": "process/exited", "params": params}));
                 }
             }
         }
     }
 
     /// The gateway closed a link.
-    pub(super) fn closed(&mut self, link: Connection) {
-        self.forget_link(link);
+    pub(super) fn closed(&mut self, connection: Connection) {
+        self.forget_link(connection);
         let left = |client| self.clients.get(&client).is_none_or(|seen| seen.left);
-        if let Connection::Dedicated(client, _) = link
+        if let Connection::Dedicated(client, _) = connection
             && !left(client)
-            && self.running_there.iter().any(|(running, _)| *running == link)
+            && self.running_there.iter().any(|(running, _)| *running == connection)
         {
-            self.cut.push(format!("what runs on {link:?}"));
+            self.cut.push(format!("what runs on {connection:?}"));
         }
-        self.running_there.retain(|(running, _)| *running != link);
+        self.running_there.retain(|(running, _)| *running != connection);
     }
 
-    pub(super) fn forget_link(&mut self, link: Connection) {
-        let Some(model) = self.servers.get_mut(&link.server()) else { return };
+    pub(super) fn forget_link(&mut self, connection: Connection) {
+        let Some(model) = self.servers.get_mut(&connection.server()) else { return };
         for loaded in model.threads.values_mut() {
-            loaded.own.remove(&link);
+            loaded.own.remove(&connection);
         }
     }
 
     /// A shared link breaks while its server lives: it is subscribed to nothing there any more.
     pub fn break_shared(&mut self, server: ServerId) {
-        let link = Connection::Shared(server);
-        if self.is_connected(link) {
-            self.break_link(link);
+        let connection = Connection::Shared(server);
+        if self.is_connected(connection) {
+            self.break_link(connection);
             self.shared_broke(server);
         }
     }
@@ -308,6 +308,6 @@ impl World {
         let threads = self.servers.get(&server).into_iter().flat_map(|model| &model.threads);
         let mut threads = threads.into_iter();
         threads.any(|(thread, loaded)| loaded.terminals > 0 || !self.disk.contains_key(thread))
-            || self.running_there.iter().any(|(link, _)| link.server() == server)
+            || self.running_there.iter().any(|(connection, _)| connection.server() == server)
     }
 }

@@ -3,13 +3,13 @@
 use serde_json::Value;
 
 use super::World;
-use crate::hub::threads::thread::{Motion, Thread};
+use crate::hub::threads::thread::{Thread, ThreadState};
 use crate::hub::{Connection, Event, Text};
 use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 
 impl World {
     /// A load that no client waits for is one of a few, and none of those that clients wait for stands back for it.
-    pub(super) fn check_load(&self, link: Connection, text: &Text) {
+    pub(super) fn check_load(&self, connection: Connection, text: &Text) {
         let value: Value = serde_json::from_str(text).expect("JSON");
         let is_own = value["params"].get("from").is_none();
         let id = value["params"]["threadId"].as_str().unwrap_or_default();
@@ -17,22 +17,22 @@ impl World {
         else {
             return;
         };
-        if thread.motion != Motion::Recovering || thread.demand.is_some() {
+        if thread.state != ThreadState::Recovering || thread.demand.is_some() {
             return;
         }
         let count = |which: &dyn Fn(&Thread) -> bool| {
             self.hub.threads.values().filter(|thread| which(thread)).count()
         };
-        let background = count(&|thread| thread.motion == Motion::Recovering && thread.demand.is_none());
+        let background = count(&|thread| thread.state == ThreadState::Recovering && thread.demand.is_none());
         assert!(background <= BACKGROUND_LOADS_MAX, "{background} loads in the background");
-        let demanded = count(&|thread| thread.motion == Motion::Recovering && thread.demand.is_some());
+        let demanded = count(&|thread| thread.state == ThreadState::Recovering && thread.demand.is_some());
         // An outgoing app-server is not asked again for what it has refused: the successor is, once it answers.
-        let is_outgoing = self.hub.servers.get(&link.server()).is_some_and(|server| server.outgoing);
+        let is_outgoing = self.hub.servers.get(&connection.server()).is_some_and(|server| server.is_outgoing);
         let standing_back = count(&|thread| {
-            thread.motion == Motion::Lost
+            thread.state == ThreadState::Orphaned
                 && thread.demand.is_some()
-                && thread.again_at <= self.hub.now
-                && thread.server == link.server()
+                && thread.retry_at <= self.hub.now
+                && thread.server == connection.server()
                 && !(is_outgoing && thread.is_refused())
         });
         assert!(
@@ -51,7 +51,7 @@ impl World {
 
     /// Threads that the gateway loads at this moment.
     pub fn loads_in_flight(&self) -> usize {
-        self.hub.threads.values().filter(|thread| thread.motion == Motion::Recovering).count()
+        self.hub.threads.values().filter(|thread| thread.state == ThreadState::Recovering).count()
     }
 
     /// Lets time pass in which nothing else happens.

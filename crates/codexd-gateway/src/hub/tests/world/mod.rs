@@ -11,9 +11,9 @@ use codexd_core::settings::SubagentApprovals;
 use crate::hub::{Action, ClientId, Connection, Event, Hub, Report, ServerId, Text};
 
 mod bystanders;
+mod connections;
 mod goals;
 mod happens;
-mod links;
 mod loads;
 mod passing;
 mod refusing;
@@ -21,8 +21,8 @@ mod seen;
 mod server;
 pub mod settings;
 
-use links::Phase;
-pub use links::Refuses;
+use connections::Phase;
+pub use connections::Refuses;
 pub use refusing::Obstacle;
 use server::Model;
 pub use server::{Closing, DiskTurn};
@@ -63,7 +63,7 @@ pub struct World {
     /// Under way to the hub, first in first out on each link.
     up: BTreeMap<Connection, VecDeque<Event>>,
     /// The links that the hub has asked for and that it does not know to be gone.
-    links: BTreeMap<Connection, Phase>,
+    connections: BTreeMap<Connection, Phase>,
     pub clients: BTreeMap<ClientId, Seen>,
     pub reports: Vec<Report>,
     pub retired: Vec<ServerId>,
@@ -156,7 +156,7 @@ impl World {
             disk: BTreeMap::new(),
             next_name: 1,
             up: BTreeMap::new(),
-            links: BTreeMap::new(),
+            connections: BTreeMap::new(),
             clients: BTreeMap::new(),
             reports: Vec::new(),
             retired: Vec::new(),
@@ -308,9 +308,10 @@ impl World {
     pub fn settle_for(&mut self, ms: u64) {
         let end = self.now + ms;
         loop {
-            while let Some(link) = self.up.iter().find(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link)
+            while let Some(connection) =
+                self.up.iter().find(|(_, queue)| !queue.is_empty()).map(|(connection, _)| *connection)
             {
-                self.deliver(link);
+                self.deliver(connection);
             }
             match self.hub.deadline() {
                 due if due.map(|due| due.0).into_iter().chain(self.next_due()).any(|due| due <= end) => {
@@ -326,11 +327,11 @@ impl World {
 
     /// Links with something under way.
     pub fn busy_links(&self) -> Vec<Connection> {
-        self.up.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| *link).collect()
+        self.up.iter().filter(|(_, queue)| !queue.is_empty()).map(|(connection, _)| *connection).collect()
     }
 
-    pub fn deliver(&mut self, link: Connection) {
-        if let Some(event) = self.up.get_mut(&link).and_then(VecDeque::pop_front) {
+    pub fn deliver(&mut self, connection: Connection) {
+        if let Some(event) = self.up.get_mut(&connection).and_then(VecDeque::pop_front) {
             self.link_changes(&event);
             self.feed(event);
         }
@@ -378,12 +379,12 @@ impl World {
             }
             Action::Admit(_) => {}
             Action::Probe(server) => self.greeted(server),
-            Action::Connect(link, initialize) => self.connect(link, &initialize),
-            Action::SendUpstream(link, text) => {
-                self.check_load(link, &text);
-                self.said_over(link, &text);
+            Action::Connect(connection, initialize) => self.connect(connection, &initialize),
+            Action::SendUpstream(connection, text) => {
+                self.check_load(connection, &text);
+                self.said_over(connection, &text);
             }
-            Action::Close(link) => self.close(link),
+            Action::Close(connection) => self.close(connection),
             Action::CheckRollout { thread, .. } => {
                 let exists = self.disk.contains_key(&thread);
                 self.feed(Event::RolloutChecked { thread, exists });
@@ -394,7 +395,7 @@ impl World {
                 self.kept_goals = goals;
                 self.feed(Event::GoalsPersisted(number));
             }
-            Action::PersistClientIdentity(persona) => self.kept_persona = Some(persona),
+            Action::PersistClientIdentity(identity) => self.kept_persona = Some(identity),
             Action::StoreThreadSettings { thread, settings: Some(settings) } => {
                 self.stored_settings.insert(thread, settings);
             }

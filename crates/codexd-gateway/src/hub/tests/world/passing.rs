@@ -20,15 +20,15 @@ impl World {
             }
         }
         let servers: Vec<ServerId> = self.outgoing.iter().chain(&self.current).copied().collect();
-        let links: Vec<Connection> = self.links.keys().copied().collect();
-        for link in links {
-            self.forget_link(link);
+        let connections: Vec<Connection> = self.connections.keys().copied().collect();
+        for connection in connections {
+            self.forget_link(connection);
         }
         for server in servers {
             self.shared_broke(server);
         }
         self.up.clear();
-        self.links.clear();
+        self.connections.clear();
         self.running_there.clear();
     }
 
@@ -39,8 +39,8 @@ impl World {
         self.retired.clear();
         self.last.clear();
         self.feed(Event::GoalsRestored(self.kept_goals.clone()));
-        if let Some(persona) = self.kept_persona.clone() {
-            self.feed(Event::ClientIdentityRestored(persona));
+        if let Some(identity) = self.kept_persona.clone() {
+            self.feed(Event::ClientIdentityRestored(identity));
         }
         if std::mem::take(&mut self.settings_are_lost) {
             self.stored_settings.clear();

@@ -66,10 +66,10 @@ fn refused(message: &str) -> Answer {
 }
 
 impl World {
-    pub(super) fn push(&mut self, link: Connection, value: Value) {
-        if self.is_connected(link) {
-            let event = Event::ConnectionMessage(link, Text::from(value.to_string()));
-            self.up.entry(link).or_default().push_back(event);
+    pub(super) fn push(&mut self, connection: Connection, value: Value) {
+        if self.is_connected(connection) {
+            let event = Event::ConnectionMessage(connection, Text::from(value.to_string()));
+            self.up.entry(connection).or_default().push_back(event);
         }
     }
 
@@ -84,10 +84,10 @@ impl World {
         );
     }
 
-    pub(super) fn hear(&mut self, link: Connection, text: &Text) {
+    pub(super) fn hear(&mut self, connection: Connection, text: &Text) {
         let value: Value = serde_json::from_str(text).expect("JSON");
-        self.heard.push((link, value.clone()));
-        let server = link.server();
+        self.heard.push((connection, value.clone()));
+        let server = connection.server();
         if value.get("method").is_none() {
             if let Some(left) = self.drops_answers.checked_sub(1) {
                 self.drops_answers = left;
@@ -105,11 +105,11 @@ impl World {
         let outcome = match method {
             "fs/watch" if params["path"] == "refused" => refused("no such path"),
             "process/spawn" if params["cwd"] != "/" => refused("no such directory"),
-            "command/exec" | "process/spawn" if self.is_taken(link, method, params) => {
+            "command/exec" | "process/spawn" if self.is_taken(connection, method, params) => {
                 refused("duplicate active process")
             }
             "command/exec" | "process/spawn" => {
-                self.running_there.push((link, value.clone()));
+                self.running_there.push((connection, value.clone()));
                 if method == "command/exec" {
                     return;
                 }
@@ -117,7 +117,7 @@ impl World {
             }
             // Until the test has it answered.
             "thread/search" | "thread/search/stream" if params["searchTerm"] == "long" => return,
-            _ => self.serve(link, method, params),
+            _ => self.serve(connection, method, params),
         };
         let (client, number) = (params["from"][0].as_u64(), params["from"][1].as_i64());
         if let (Some(client), Some(number)) = (client, number) {
@@ -138,9 +138,9 @@ impl World {
                     json!({"code": Obstacle::code_of(&message), "message": message, "data": data});
             }
         }
-        self.push(link, reply);
+        self.push(connection, reply);
         if !is_stranger && !is_refused {
-            self.after_answer(link, method, params);
+            self.after_answer(connection, method, params);
         }
     }
 
@@ -155,9 +155,9 @@ impl World {
     }
 
     /// What is told behind an answer.
-    fn after_answer(&mut self, link: Connection, method: &str, params: &Value) {
+    fn after_answer(&mut self, connection: Connection, method: &str, params: &Value) {
         let Some(thread) = params["threadId"].as_str().map(str::to_owned) else { return };
-        let server = link.server();
+        let server = connection.server();
         let Some(loaded) = self.loaded(server, &thread).cloned() else { return };
         match method {
             "thread/unsubscribe" if !loaded.subscribed && loaded.own.is_empty() && !loaded.closing => {
@@ -172,7 +172,7 @@ impl World {
                     _ => self.unload(server, &thread),
                 }
             }
-            "thread/resume" if matches!(link, Connection::Shared(_)) => {
+            "thread/resume" if matches!(connection, Connection::Shared(_)) => {
                 let status = self.thread_json(server, &thread)["status"].clone();
                 self.note(server, "thread/status/changed", json!({"threadId": thread, "status": status}));
                 match self.goals.get(&thread) {
@@ -246,8 +246,8 @@ impl World {
             "cwd": "/work", "modelProvider": provider})
     }
 
-    fn serve(&mut self, link: Connection, method: &str, params: &Value) -> Answer {
-        let server = link.server();
+    fn serve(&mut self, connection: Connection, method: &str, params: &Value) -> Answer {
+        let server = connection.server();
         let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
         let refusal = self.obstructed(server, method, params);
         let model = self.servers.get_mut(&server).expect("a server");
@@ -286,10 +286,10 @@ impl World {
                 settings.environments = params["environments"].clone();
                 Ok(json!({}))
             }
-            "thread/unsubscribe" => match (self.loaded(server, &thread), link) {
+            "thread/unsubscribe" => match (self.loaded(server, &thread), connection) {
                 (None, _) => Ok(json!({"status": "notLoaded"})),
                 (Some(loaded), Connection::Dedicated(..)) => {
-                    let was = loaded.own.remove(&link);
+                    let was = loaded.own.remove(&connection);
                     Ok(json!({"status": if was { "unsubscribed" } else { "notSubscribed" }}))
                 }
                 (Some(loaded), _) => {
@@ -429,7 +429,7 @@ impl World {
                 self.disk.entry(thread).or_default().push(DiskTurn { id: turn.id, status, text });
             }
         }
-        self.running_there.retain(|(link, _)| link.server() != id);
+        self.running_there.retain(|(connection, _)| connection.server() != id);
         self.break_links_of(id);
     }
 }

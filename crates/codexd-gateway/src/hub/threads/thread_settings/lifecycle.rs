@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
-use crate::hub::requests::pending::{Errand, Kind};
+use crate::hub::requests::pending::{InternalRequest, RequestKind};
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::threads::thread_settings::ThreadSettings;
 use crate::hub::{Hub, Now, Timer, text};
@@ -32,28 +32,28 @@ impl Hub {
         params.insert("threadId".to_owned(), (&**id).into());
         params.insert("excludeTurns".to_owned(), true.into());
         if let Some(settings) = self.thread_settings.threads.get(id) {
-            settings.give_again(&mut params);
+            settings.add_to_resume(&mut params);
         }
         Value::Object(params)
     }
 
     /// A client's request was answered well: what it means for the settings of its thread.
-    pub(in crate::hub) fn settings_given(
+    pub(in crate::hub) fn on_settings_response(
         &mut self,
         server: ServerId,
         client: ClientId,
-        kind: Kind,
+        kind: RequestKind,
         request: &str,
         result: &str,
     ) {
         let params = text::member(request, "params").map_or("null", |params| params.get());
         match kind {
-            Kind::NewThread | Kind::Resume => {
+            RequestKind::NewThread | RequestKind::Resume => {
                 let Ok(result) = serde_json::from_str::<Value>(result) else { return };
                 let Some(id) = result.pointer("/thread/id").and_then(Value::as_str) else { return };
                 self.thread_loaded_by_client(server, client, kind, &id.into(), params, &result);
             }
-            Kind::Turn => {
+            RequestKind::Turn => {
                 let names = text::Names::of_text(params);
                 let Some(id) = names.thread().map(ThreadId::from) else { return };
                 let Some(settings) = self.thread_settings.threads.get_mut(&id) else { return };
@@ -74,12 +74,12 @@ impl Hub {
         &mut self,
         server: ServerId,
         client: ClientId,
-        kind: Kind,
+        kind: RequestKind,
         id: &ThreadId,
         params: &str,
         result: &Value,
     ) {
-        let known = self.thread_settings.threads.get_mut(id).filter(|_| kind == Kind::Resume);
+        let known = self.thread_settings.threads.get_mut(id).filter(|_| kind == RequestKind::Resume);
         if let Some(known) = known {
             // Upstream ignores what a resume of a loaded thread gives.
             let was_parked = known.parked_until.is_some();
@@ -97,13 +97,13 @@ impl Hub {
         if !self.store_settings(id) {
             self.warn_client(client, id, &too_large());
         }
-        if kind == Kind::Resume && self.stored_settings_are_lost() {
+        if kind == RequestKind::Resume && self.stored_settings_are_lost() {
             self.warn_client(client, id, &lost_settings(&["config".to_owned()]));
         }
     }
 
     /// `thread/settings/updated` was told.
-    pub(in crate::hub) fn settings_told(&mut self, id: &ThreadId, params: &str) {
+    pub(in crate::hub) fn on_settings_updated(&mut self, id: &ThreadId, params: &str) {
         let Some(settings) = self.thread_settings.threads.get_mut(id) else { return };
         let update =
             text::member(params, "threadSettings").and_then(|told| serde_json::from_str(told.get()).ok());
@@ -113,7 +113,7 @@ impl Hub {
 
     /// A `thread/resume` of the gateway's own was answered: what differs is given again, or told. `is_found`: the app-server had
     /// the thread before.
-    pub(in crate::hub) fn settings_came_back(
+    pub(in crate::hub) fn on_settings_restored(
         &mut self,
         id: &ThreadId,
         server: ServerId,
@@ -122,7 +122,7 @@ impl Hub {
     ) {
         let Ok(result) = serde_json::from_str::<Value>(result) else { return };
         if !self.thread_settings.threads.contains_key(id) {
-            let settings = self.settings_of_found(&result);
+            let settings = self.settings_of_attached(&result);
             self.thread_settings.threads.insert(id.clone(), settings);
         }
         let before = self.thread_settings.threads.get(id).and_then(|settings| settings.loaded_in);
@@ -142,8 +142,8 @@ impl Hub {
         if let Some(environments) = environments {
             settings.in_effect.insert("environments".to_owned(), environments.clone());
             let params = json!({"threadId": &**id, "environments": environments});
-            let errand = Errand::GiveEnvironments(id.clone());
-            self.errand(Connection::Shared(server), errand, "thread/settings/update", &params);
+            let errand = InternalRequest::RestoreEnvironments(id.clone());
+            self.send_internal(Connection::Shared(server), errand, "thread/settings/update", &params);
         }
         if !lost.is_empty() {
             let lost: Vec<String> = lost.into_iter().collect();
@@ -154,7 +154,7 @@ impl Hub {
 
     /// A thread that no client of this gateway has started: a sub-agent has the `config` of its parent; of one that was there
     /// before the gateway nothing is known.
-    fn settings_of_found(&self, result: &Value) -> ThreadSettings {
+    fn settings_of_attached(&self, result: &Value) -> ThreadSettings {
         let thread = result.get("thread").unwrap_or(&Value::Null);
         let parent = thread.pointer("/source/subAgent/thread_spawn/parent_thread_id");
         let parent = parent.or_else(|| thread.get("parentThreadId")).and_then(Value::as_str);
@@ -168,14 +168,14 @@ impl Hub {
     }
 
     /// What a sub-agent that was found by what it told is, and whose: its parent's `config` is its own.
-    pub(in crate::hub) fn child_told(&mut self, id: &ThreadId, server: ServerId, result: Option<&str>) {
+    pub(in crate::hub) fn on_subagent_read(&mut self, id: &ThreadId, server: ServerId, result: Option<&str>) {
         if self.threads.contains_key(id) && !self.thread_settings.threads.contains_key(id) {
-            self.settings_came_back(id, server, true, result.unwrap_or("null"));
+            self.on_settings_restored(id, server, true, result.unwrap_or("null"));
         }
     }
 
     /// The answer to the environments that were given again.
-    pub(in crate::hub) fn environments_given(&mut self, id: &ThreadId, is_good: bool) {
+    pub(in crate::hub) fn on_environments_restored(&mut self, id: &ThreadId, is_good: bool) {
         if !is_good {
             self.warn_viewers(id, lost_settings(&["environments".to_owned()]));
         }
@@ -184,7 +184,7 @@ impl Hub {
     /// Tells the viewers of a thread; the next one, if there is none now.
     fn warn_viewers(&mut self, id: &ThreadId, message: String) {
         if self.threads.get(id).is_some_and(crate::hub::Thread::is_watched) {
-            return self.tell_viewers(id, WARNING, &warning(id, &message));
+            return self.send_to_viewers(id, WARNING, &warning(id, &message));
         }
         if let Some(settings) = self.thread_settings.threads.get_mut(id) {
             settings.warning = Some(message);
@@ -193,7 +193,7 @@ impl Hub {
 
     fn warn_client(&mut self, client: ClientId, id: &ThreadId, message: &str) {
         if self.wants(client, WARNING) {
-            self.tell(client, warning(id, message));
+            self.send_to_client(client, warning(id, message));
         }
     }
 
@@ -204,7 +204,7 @@ impl Hub {
         if let Some(settings) = self.thread_settings.threads.get_mut(id) {
             settings.parked_until = Some(until);
             settings.loaded_in = None;
-            self.timer(until.since_ms(self.now), Timer::ParkedSettings);
+            self.set_timer(until.since_ms(self.now), Timer::ParkedSettings);
         }
     }
 
@@ -229,7 +229,7 @@ impl Hub {
         for name in ["config", "permissions", "sandbox"] {
             given.remove(name);
         }
-        settings.give_again(&mut given);
+        settings.add_to_resume(&mut given);
         Some(text::splice(request, params.get(), &Value::Object(given).to_string()))
     }
 
@@ -251,11 +251,11 @@ impl Hub {
 
     /// What the gateway before this one had stored. The app-server has unloaded what the gateway alone had subscribed to: a
     /// client that comes back and resumes its thread gets it as it was.
-    pub(in crate::hub) fn settings_stored(&mut self, thread: &str, settings: &str) {
+    pub(in crate::hub) fn restore_settings(&mut self, thread: &str, settings: &str) {
         if let Ok(mut known) = serde_json::from_str::<ThreadSettings>(settings) {
             let id: ThreadId = thread.into();
             known.parked_until = Some(self.now + UNWATCHED_MAX_MS);
-            self.timer(UNWATCHED_MAX_MS, Timer::ParkedSettings);
+            self.set_timer(UNWATCHED_MAX_MS, Timer::ParkedSettings);
             self.thread_settings.stored_bytes += settings.len();
             self.thread_settings.stored.insert(id.clone(), (settings.len(), fingerprint(settings)));
             self.thread_settings.threads.insert(id, known);
@@ -263,7 +263,7 @@ impl Hub {
     }
 
     /// There was a gateway before this one, and what it had stored is lost.
-    pub(in crate::hub) fn stored_settings_lost(&mut self) {
+    pub(in crate::hub) fn on_stored_settings_lost(&mut self) {
         self.thread_settings.lost_until = Some(self.now + UNWATCHED_MAX_MS);
     }
 
@@ -284,7 +284,7 @@ impl Hub {
         let mut stored = serde_json::to_string(settings).unwrap_or_default();
         let is_whole = fits(stored.len());
         if !is_whole {
-            settings.give_up();
+            settings.drop_large_settings();
             stored = serde_json::to_string(settings).unwrap_or_default();
         }
         let now = (stored.len(), fingerprint(&stored));
@@ -300,7 +300,7 @@ impl Hub {
 
 impl ThreadSettings {
     /// Too much to be kept: what is small and concerns security stays.
-    fn give_up(&mut self) {
+    fn drop_large_settings(&mut self) {
         self.config = Map::new();
         self.not_restorable.insert("config".to_owned());
         for name in ["environments", "runtimeWorkspaceRoots"] {

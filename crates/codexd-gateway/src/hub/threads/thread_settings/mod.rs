@@ -190,7 +190,7 @@ impl ThreadSettings {
 
     /// The members of a `thread/resume` that give a fresh app-server what the thread had. One that has the thread loaded
     /// ignores them (0.131.0 to 0.171.0).
-    pub(in crate::hub) fn give_again(&self, params: &mut Map<String, Value>) {
+    pub(in crate::hub) fn add_to_resume(&self, params: &mut Map<String, Value>) {
         for name in ["approvalPolicy", "approvalsReviewer", "cwd", "runtimeWorkspaceRoots", "serviceTier"] {
             let is_told =
                 |value: &&Value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty());
