@@ -1,27 +1,27 @@
-//! Everything that can happen to the hub, and everything it can want.
+//! The hub's interface: every event that can reach it and every action that it can request.
 
 use codexd_core::clock::Monotonic;
 use codexd_core::settings::SubagentApprovals;
 
 use crate::host::PersistedGoals;
 
-/// The text of one protocol message. A clone shares the bytes.
+/// Text of one protocol message. Clones share the bytes.
 pub type Text = tungstenite::Utf8Bytes;
 
-/// A client, for as long as the gateway lives.
+/// Id of a client connection, unique for the lifetime of the gateway.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ClientId(pub u64);
 
-/// One process of the app-server, numbered by the gateway.
+/// Id of one app-server process, assigned by the gateway.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServerId(pub u64);
 
 /// A connection to an app-server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Connection {
-    /// The one that all clients share: it holds the subscriptions.
+    /// Shared by all clients. It holds the thread subscriptions.
     Shared(ServerId),
-    /// A client's own.
+    /// Dedicated to one client.
     Dedicated(ClientId, ServerId),
 }
 
@@ -34,295 +34,295 @@ impl Connection {
     }
 }
 
-/// What happened. This is all that can wake the hub.
+/// An event. Nothing else wakes the hub.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A client is connected.
+    /// A client connected.
     ClientConnected(ClientId),
-    /// A client sent a text.
+    /// A client sent a message.
     ClientMessage(ClientId, Text),
-    /// A client is gone, or was cut.
+    /// A client disconnected, or the gateway closed its connection.
     ClientDisconnected(ClientId),
-    /// The app-servers that live, as the host tells: the current one, and those that are to leave. Both may be empty.
+    /// The running app-servers, as the host reports them. Both members may be empty.
     Servers {
-        /// Where new threads go, once it has answered.
+        /// Receives new threads once it has answered a readiness probe.
         current: Option<ServerId>,
-        /// What is to leave when it holds nothing any more.
+        /// To be retired once they hold nothing.
         outgoing: Vec<ServerId>,
     },
-    /// An app-server was asked to leave when its turns have ended: nothing is to be begun there. (0.131.0 would begin it,
-    /// and cut it.)
+    /// An app-server is draining: nothing new may be started there (0.131.0 would start it and then cut it).
     ServerDraining(ServerId),
-    /// An app-server answered a first `initialize`, sent by [`Action::Probe`]: it serves. The text is the result.
+    /// An app-server answered a readiness probe ([`Action::Probe`]). The text is the `initialize` result.
     ProbeAnswered(ServerId, Text),
-    /// A link is open and its `initialize` was answered; the text is the result.
+    /// A connection is open and `initialize` succeeded. The text is the result.
     ConnectionOpened(Connection, Text),
-    /// A link is open and its `initialize` was refused; the text is the error object. The link is closed again.
+    /// The app-server refused `initialize` on a new connection, which is closed again. The text is the error object.
     InitializeRefused(Connection, Text),
-    /// A link was opened and its `initialize` was not answered in time. The link is closed again.
+    /// The app-server did not answer `initialize` on a new connection in time. The connection is closed again.
     InitializeTimedOut(Connection),
-    /// A message came over a link.
+    /// A message arrived on a connection.
     ConnectionMessage(Connection, Text),
-    /// So much waits for the app-server on a link that no more requests are to be sent over it.
+    /// The outbox of a connection is full: send no more requests over it.
     ConnectionFull(Connection),
-    /// A link that was full has room again.
+    /// The outbox of a full connection has room again.
     ConnectionWritable(Connection),
-    /// A link is gone, or could not be opened. Nothing more comes over it.
+    /// A connection broke or could not be opened. Nothing more arrives on it.
     ConnectionLost(Connection),
-    /// The answer to [`Action::CheckRollout`].
+    /// Result of [`Action::CheckRollout`].
     RolloutChecked {
         /// The thread.
         thread: String,
-        /// Whether its file exists.
+        /// Whether the rollout file exists.
         exists: bool,
     },
-    /// The goals of [`Action::PersistGoals`] with this number, and those before it, are on disk, or cannot be written now.
+    /// The goals of the [`Action::PersistGoals`] with this number, and of all before it, are on disk, or cannot be
+    /// written now.
     GoalsPersisted(u64),
-    /// The goals that were at work when the gateway before this one ended: they are to go on. Comes before everything else,
-    /// or not at all.
+    /// Goals that were active when the previous gateway ended. Comes before every other event, or not at all.
     GoalsRestored(PersistedGoals),
-    /// What the gateway before this one had stored with [`Action::StoreThreadSettings`]. Comes before the first list that names
-    /// an app-server, or not at all.
+    /// Thread settings that the previous gateway stored with [`Action::StoreThreadSettings`]. Comes before the first
+    /// [`Event::Servers`] that names an app-server, or not at all.
     ThreadSettingsRestored {
         /// The thread.
         thread: String,
         /// Its settings.
         settings: Text,
     },
-    /// There was a gateway before this one, and what it had stored of threads is lost.
+    /// A previous gateway existed and the thread settings that it stored are lost.
     ThreadSettingsLost,
-    /// As whom the gateway before this one introduced itself: what was to be kept with [`Action::PersistClientIdentity`]. Comes before
-    /// the first list that names an app-server if one that knows it still lives, or if goals are to go on; or not at all.
+    /// The client identity that the previous gateway stored with [`Action::PersistClientIdentity`]. Comes before the
+    /// first [`Event::Servers`] that names an app-server, if an app-server that knows the identity still runs or if
+    /// goals have to be resumed; or not at all.
     ClientIdentityRestored(Text),
-    /// Which clients decide what a sub-agent asks, from now on.
+    /// Which clients answer the approval requests of sub-agents, from now on.
     SubagentApprovals(SubagentApprovals),
-    /// The moment that [`Hub::deadline`](crate::hub::Hub::deadline) named has come.
+    /// The time given by [`Hub::deadline`](crate::hub::Hub::deadline) was reached.
     DeadlineReached,
 }
 
-/// What to do.
+/// A command of the hub to the I/O half.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Send a client a text.
+    /// Send a message to a client.
     SendToClient(ClientId, Text),
-    /// A client has introduced itself: from now on it may send, and be told, as much as any.
+    /// A client sent a valid `initialize`: lift the limits for uninitialized clients.
     Admit(ClientId),
-    /// Ask an app-server for an `initialize` answer under the name that does not become the name of the process, on a
-    /// connection of its own that is closed again; try until it answers or the host says that it is gone.
+    /// Probe an app-server for readiness: send `initialize` on a temporary connection, under a name that does not
+    /// become the process's client name. Retry until it answers or the host reports it gone.
     Probe(ServerId),
-    /// Open a link and send this `initialize` request first (id 0), then the notification `initialized`. Until
-    /// [`Event::ConnectionOpened`] nothing else is sent over it.
+    /// Open a connection; send this `initialize` request first (id 0), then the notification `initialized`. Nothing
+    /// else may be sent before [`Event::ConnectionOpened`].
     Connect(Connection, Text),
-    /// Send a text over a link.
+    /// Send a message over an open connection.
     SendUpstream(Connection, Text),
-    /// Close a link. No [`Event::ConnectionLost`] follows.
+    /// Close a connection. No [`Event::ConnectionLost`] follows.
     Close(Connection),
-    /// Look whether the file of a thread exists.
+    /// Check whether the rollout file of a thread exists. [`Event::RolloutChecked`] follows.
     CheckRollout {
         /// The thread.
         thread: String,
-        /// Its file.
+        /// Path of the rollout file.
         path: String,
     },
-    /// An outgoing app-server holds nothing any more: it may leave.
+    /// An outgoing app-server holds nothing: stop it.
     Retire(ServerId),
-    /// Remember, also if this gateway is killed the next moment, which goals are at work: in place of those before.
-    /// [`Event::GoalsPersisted`] follows.
+    /// Persist which goals are active, replacing the previous set. [`Event::GoalsPersisted`] follows.
     PersistGoals {
-        /// Counts from 1.
+        /// Sequence number, starting at 1.
         number: u64,
         /// All of them.
         goals: PersistedGoals,
     },
-    /// Remember, for a gateway that comes after this one, as whom it introduces itself.
+    /// Persist the client identity for the next gateway.
     PersistClientIdentity(Text),
-    /// Store the settings of a thread in memory that outlives the gateway, never on disk: they may hold credentials.
+    /// Keep the settings of a thread in memory that outlives the gateway, never on disk: they may hold credentials.
     StoreThreadSettings {
         /// The thread.
         thread: String,
-        /// Its settings; nothing if they are to be forgotten.
+        /// The settings; `None` deletes them.
         settings: Option<Text>,
     },
-    /// What people and commands are to know.
+    /// Report to the event log and to waiting commands.
     Report(Report),
 }
 
-/// Something worth an event, or the ear of a waiting command.
+/// A report for the event log or for a waiting command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// An app-server ended, or its link broke, under its threads.
+    /// An app-server ended, or its shared connection broke, while it had threads loaded.
     ServerLost {
-        /// Which.
+        /// The app-server.
         server: ServerId,
-        /// So many threads were loaded there.
+        /// Threads that were loaded there.
         threads: usize,
-        /// So many requests had to be answered with an error.
+        /// Requests that were answered with an error.
         requests: usize,
-        /// It had been asked to leave.
+        /// The app-server was draining or outgoing.
         was_expected: bool,
     },
-    /// The threads of a lost app-server are loaded in its successor.
+    /// All threads of a lost app-server are loaded in its successor.
     Recovered {
-        /// The successor.
+        /// The app-server.
         server: ServerId,
-        /// So many threads are back.
+        /// Threads that were loaded again.
         threads: usize,
-        /// So many turns turned out to have ended well.
+        /// Turns that had completed, according to the disk.
         completed: usize,
-        /// So many were cut.
+        /// Turns that were interrupted.
         interrupted: usize,
-        /// From the loss to now.
+        /// Time since the loss.
         took_ms: u64,
     },
-    /// The threads that the app-server refuses to load, for reasons that may heal, have changed.
+    /// The set of threads that the app-server refuses to load for recoverable reasons has changed.
     NotLoaded {
-        /// How many there are.
+        /// Total number.
         count: usize,
-        /// The first of them.
+        /// At most `REFUSALS_NAMED_MAX` of them.
         threads: Vec<RefusedThread>,
     },
-    /// Threads that no app-server has are about to be loaded, for their goals are at work.
+    /// Unloaded threads with active goals are about to be loaded.
     GoalsToLoad {
-        /// Where.
+        /// The app-server.
         server: ServerId,
-        /// Their ids.
+        /// Thread ids.
         threads: Vec<String>,
     },
-    /// The thread of a goal that is at work cannot be loaded now, or its app-server dies of it: it is tried again later.
+    /// A thread with an active goal cannot be loaded now, or loading it crashed the app-server; loading is postponed.
     GoalPostponed {
-        /// The thread's id.
+        /// Thread id.
         thread: String,
     },
-    /// A goal that was at work does not go on: its thread cannot be loaded again.
+    /// An active goal ended because its thread cannot be loaded again.
     GoalLost {
         /// The thread's id.
         thread: String,
     },
-    /// A thread cannot be loaded where it is to move to. It stays where it is, or is loaded again there, and is tried again.
+    /// The successor refused to load a migrating thread. The thread stays on the old app-server, or is loaded there
+    /// again, and the migration is retried.
     MigrationRefused {
         /// The thread's id.
         thread: String,
-        /// Why, in the app-server's words.
+        /// The app-server's error message.
         reason: String,
     },
-    /// A handover has got somewhere.
+    /// A handover has made progress.
     Handover(HandoverReport),
-    /// Requests were not answered in time; their clients got an error.
+    /// Requests timed out; their clients received an error.
     Unanswered {
-        /// So many.
+        /// Number of requests.
         count: usize,
-        /// Their methods, each once.
+        /// Distinct methods.
         methods: Vec<String>,
     },
-    /// A client's answer to a server request is none that an app-server takes: the next answer counts.
+    /// A client's answer to a server request is malformed: the next answer counts.
     AnswerRefused {
         /// The client.
         client: ClientId,
-        /// The gateway's number of the server request.
+        /// The gateway's id of the server request.
         request: String,
         /// Why.
         reason: String,
     },
-    /// An app-server did not say that it took the answer to a server request: the next answer counts.
+    /// An app-server did not resolve a server request after an answer was sent: the next answer counts.
     AnswerNotTaken {
-        /// The thread that the server request is about.
+        /// Thread of the server request.
         thread: String,
         /// The gateway's number of the server request.
         request: String,
     },
-    /// The client information under which the gateway introduced itself, or was to, is of no use: other is used.
+    /// The client identity was refused by an app-server or is unreadable; another is used.
     ClientInfoDiscarded {
         /// Why.
         reason: String,
     },
 }
 
-/// A thread that the app-server refuses to load.
+/// A thread that an app-server refuses to load.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedThread {
-    /// Its id.
+    /// Thread id.
     pub thread_id: String,
     /// Why, in the app-server's words.
     pub reason: String,
 }
 
-/// How far a handover has come.
+/// Progress of a handover.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HandoverReport {
-    /// Where from.
+    /// The old app-server.
     #[serde(skip)]
     pub from: Option<ServerId>,
-    /// Where to.
+    /// The successor.
     #[serde(skip)]
     pub to: Option<ServerId>,
-    /// How far.
+    /// The phase.
     pub state: HandoverState,
-    /// So many threads have moved.
+    /// Threads that have migrated.
     pub threads_moved: usize,
-    /// The threads that have not, and for what each waits.
+    /// Threads that have not migrated, with what blocks each.
     pub threads_waiting: Vec<BlockedThread>,
-    /// So many connections of clients are still in use on the old one.
+    /// Dedicated connections to the old app-server that are still in use.
     pub connections_waiting: usize,
-    /// Since its beginning.
+    /// Time since the handover began.
     pub took_ms: u64,
-    /// It is worth a line in the event log.
+    /// Whether to write an event.
     #[serde(skip)]
     pub is_news: bool,
 }
 
-/// How far a handover has come.
+/// Phase of a handover.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HandoverState {
-    /// New threads go to the new app-server; the first round of moves is under way.
+    /// The successor receives new threads; the first round of migrations is running.
     Moving,
-    /// Everything that could move at once has moved; the rest waits for something.
+    /// Every thread that could migrate has done so; the others are blocked.
     Waiting,
-    /// The old app-server holds nothing any more.
+    /// The old app-server holds nothing and was retired.
     Completed,
 }
 
-/// A thread that cannot move yet.
+/// A thread that cannot migrate yet.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockedThread {
-    /// Which.
+    /// Thread id.
     pub thread_id: String,
-    /// For what.
+    /// What blocks it.
     pub blocked_on: BlockedOn,
-    /// Why the new app-server refuses it, in that one's words.
+    /// The successor's error message if it refuses the thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
 }
 
-/// What keeps a thread where it is.
+/// Why a thread cannot migrate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BlockedOn {
-    /// A turn runs, or is about to.
+    /// A turn is running or about to start.
     Turn,
-    /// A turn waits for somebody's approval.
+    /// A turn is waiting for an approval.
     Approval,
-    /// A request about it is not answered yet.
+    /// A request about the thread is pending.
     Request,
     /// A realtime session is open.
     Realtime,
-    /// Messages are queued.
+    /// Its message queue is not empty.
     Queue,
-    /// Commands run in the background.
+    /// Background terminals are running.
     BackgroundTerminals,
-    /// Nothing was said in it yet, so it is not on disk.
+    /// It has had no turn and is not on disk.
     FirstTurn,
-    /// It is ephemeral: it stays until its client lets it go.
+    /// It is ephemeral, or cannot be resumed: it stays until its client unsubscribes or it ends.
     Ephemeral,
-    /// Nothing: its turn has not come yet.
+    /// Nothing: it is queued for migration.
     Nothing,
-    /// It refused to leave or to arrive; tried again later.
+    /// Unloading failed or the app-server was overloaded; retried later.
     RetryLater,
-    /// The new app-server cannot load it, for a cause that may go: an invalid configuration, a missing provider, a required MCP
-    /// server that does not start. It stays where it is and is tried again with backoff.
+    /// The successor refuses to load it for a recoverable reason (invalid configuration, missing provider, failing
+    /// required MCP server). It stays where it is and is retried with backoff.
     Refused,
 }
 

@@ -1,14 +1,19 @@
-//! The hub: which client is told what, which app-server is asked what, and what becomes of both when the app-server
-//! underneath changes. A pure machine: [`Hub::step`] takes one [`Event`] and the time, and pushes the [`Action`]s that
-//! follow.
+//! The hub: routes messages between clients and app-servers, and keeps clients connected when an app-server crashes
+//! or is replaced. It is a pure state machine: [`Hub::step`] takes one [`Event`] and the time, and pushes
+//! [`Action`]s.
 //!
 //! Invariants
-//! - Every request of a client gets exactly one answer, and none is sent on twice unless it was refused unseen.
-//! - One upstream subscription per thread. What a thread tells, the shared link tells; own links opt out of it.
-//! - Nothing is unloaded while a turn could be cut by it ([`Thread::is_busy`]).
-//! - After the loss of an app-server the truth is read before it is told.
-//! - Only a client that was asked may answer, and only the first answer goes on. What is about a thread is asked of
-//!   those who chose to watch it or one that it descends from.
+//! - Every request of a client gets exactly one answer. A request is sent again only if the app-server refused it
+//!   unseen.
+//! - There is one upstream subscription per thread, on the shared connection. Dedicated connections opt out of thread
+//!   notifications.
+//! - A thread is not unloaded while that could cut a turn ([`Thread::is_busy`]).
+//! - After the loss of an app-server, the last turns are read from disk before their end is reported to clients.
+//! - Only a client that received a server request may answer it, and only the first answer counts. A server request
+//!   about a thread goes to the clients that watch the thread or one of its ancestors.
+//!
+//! Reading order: `event`, `clients/client`, `threads/thread`, `requests/dispatch`, `requests/responses`,
+//! `threads/thread_events`, `recovery`, `migration`, `goals`.
 
 mod clients;
 mod event;
@@ -43,115 +48,117 @@ use threads::thread::{Thread, ThreadId};
 use threads::thread_settings::AllThreadSettings;
 use upstream::servers::{ClientIdentity, Server};
 
-/// What a deadline is for. A deadline that has become pointless is found out when it comes.
+/// What a deadline is for. A handler ignores a deadline that no longer applies.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Timer {
-    /// Requests of a client wait too long.
+    /// Queued requests of a client time out.
     QueueTimeout(ClientId),
-    /// The answer to a client's `initialize` takes too long.
+    /// A client's `initialize` times out.
     InitializeTimeout(ClientId),
-    /// A slot is given back though its request is not answered yet.
+    /// In-flight permits expire although their requests are unanswered; also resumes scheduling after a pause.
     ReleasePermits,
-    /// Nobody has watched a thread for long enough.
+    /// Check whether an unwatched thread is due for unloading.
     UnloadIdle(ThreadId),
-    /// A thread may have come to rest.
+    /// A thread may have become idle.
     ReEvaluate(ThreadId),
-    /// A thread takes too long on its way.
+    /// Unloading a thread takes too long.
     UnloadTimeout(ThreadId),
-    /// Open again what broke.
+    /// Reconnect lost connections.
     Reconnect,
-    /// Try a thread again to load.
+    /// Retry loading a thread.
     RetryLoad(ThreadId),
-    /// Ask again what an app-server has loaded.
+    /// Repeat a failed `thread/loaded/list`.
     ListLoaded(ServerId),
-    /// See whether threads that nobody can join are still there.
+    /// Check whether unresumable threads are still loaded.
     ListUnresumable(ServerId),
-    /// Subscribe to more of what was found.
+    /// Attach more of the threads that were found loaded.
     AttachMore,
-    /// Ask again how long the user wants unwatched threads to stay loaded.
+    /// Repeat the request for the user's unload delay.
     UnloadDelay(ServerId),
-    /// Try again to let a goal go on.
+    /// Retry resuming a suspended goal.
     ResumeGoal(ThreadId),
-    /// The disk takes too long to store goals.
+    /// Persisting goals takes too long.
     PersistGoalsTimeout(u64),
-    /// Forget the settings of threads that no client has resumed.
+    /// Drop expired settings of unloaded threads.
     ParkedSettings,
-    /// Load the threads of goals that were postponed.
+    /// Load the threads of postponed goals.
     LoadPostponedGoals,
-    /// Tell the host which threads are refused.
+    /// Report the refused threads to the host.
     ReportRefusedThreads,
-    /// Ask again about threads that the new app-server refuses.
+    /// Retry migrations that the successor refused.
     RetryRefused,
-    /// Load more threads at once in the background again.
+    /// Return to the full number of background loads.
     BackgroundLoads,
-    /// Something has changed in a handover that waits: report it.
+    /// Report a changed handover.
     HandoverReport,
-    /// Look at a thread again: what kept it where it is may be over, and nobody tells.
+    /// Check again whether a thread can be unloaded; nothing reports that its blocker is gone.
     CheckAgain(ThreadId),
-    /// Clients take too long to answer a server request about no thread.
+    /// A server request about no thread times out.
     ServerRequestTimeout(u64),
-    /// Ask again what a thread descends from.
+    /// Repeat the request for a thread's parent.
     Lineage(ThreadId),
-    /// Give the shared links a name again: the one before was refused.
+    /// Choose another client identity after a refusal.
     RetryIdentity,
-    /// The supervisor had time to report that the end of an app-server was requested.
+    /// The supervisor has had time to report that the end of an app-server was requested.
     EndedServer(ServerId),
-    /// Look for requests that the app-server has not answered in time.
+    /// Check for overdue requests.
     Overdue,
-    /// The app-server has had time to take the answer to a server request.
+    /// The app-server has had time to resolve an answered server request.
     ResolutionTimeout(u64),
 }
 
-/// The machine.
+/// The hub's state.
 #[derive(Debug, Default)]
 pub struct Hub {
     now: Now,
-    /// The time of day, for what clients are told: milliseconds since 1970. Nothing is decided by it.
+    /// Wall-clock time in milliseconds since 1970, for timestamps in messages only. No decision depends on it.
     unix_ms: u64,
     clients: HashMap<ClientId, Client>,
     servers: HashMap<ServerId, Server>,
-    /// The host has told which app-servers live.
+    /// The host has reported the running app-servers at least once.
     has_begun: bool,
-    /// The newest that the host wants used.
+    /// The app-server that the host wants used.
     current: Option<ServerId>,
-    /// The one whose shared link is open and to which everything new goes.
+    /// The app-server that receives new work: its shared connection is open. While `current` does not answer, an
+    /// outgoing one.
     serving: Option<ServerId>,
     identity: Option<ClientIdentity>,
-    /// An app-server has taken it.
+    /// An app-server has accepted `identity`.
     identity_is_accepted: bool,
-    /// The one that was refused last, and how often in a row any was.
+    /// The identity that was refused last, and the number of consecutive refusals.
     refused_identity: Option<ClientIdentity>,
     identity_refusals: u32,
-    /// How long the user wants unwatched threads to stay loaded, if the configuration says so.
+    /// The user's `thread_unload_delay_secs` in milliseconds; `None` if not configured.
     unload_delay_ms: Option<u64>,
     threads: HashMap<ThreadId, Thread>,
     pending: HashMap<u64, PendingRequest>,
-    /// How many requests that name a thread are not answered yet. Kept beside the threads, for some are not known yet.
+    /// Number of unanswered requests per thread. Kept apart from `threads`, because some of these threads are not
+    /// known yet.
     pending_per_thread: HashMap<ThreadId, u32>,
     /// Threads that were found loaded and are not subscribed yet.
     attach_queue: VecDeque<ThreadId>,
-    /// Demands of clients for threads that are not loaded, so far; and whether one is new.
+    /// Number of demands for unloaded threads so far, and whether one is new.
     demand_count: u64,
     has_new_demands: bool,
-    /// Until then only one thread at once is loaded in the background.
+    /// Until then only one thread at a time is loaded in the background.
     background_yields_until: Now,
-    /// Threads that were started only to see whether they load: what is told of them concerns no client.
+    /// Threads of trial loads: their notifications go to no client.
     trial_threads: VecDeque<Box<str>>,
     next_request_id: u64,
     server_requests: PendingServerRequests,
     subagent_approvals: SubagentApprovals,
-    /// Clients whose requests wait, in the order of their turns.
+    /// Clients with queued requests, in scheduling order.
     run_queue: VecDeque<ClientId>,
-    /// Those of them that wait without a deadline yet.
+    /// Clients in `run_queue` whose queue timeout is not set yet.
     without_deadline: Vec<ClientId>,
-    /// When each slot that is taken is given back at the latest.
+    /// Expiry time and request id of each in-flight permit.
     permits: VecDeque<(Now, u64)>,
     in_flight: usize,
-    /// Links over which no more requests are sent for now.
+    /// Connections whose outbox is full.
     full_connections: BTreeSet<Connection>,
-    /// Bytes of clients' requests that were sent in this step.
+    /// Bytes of client requests that were sent in this step.
     sent_bytes: usize,
-    /// Upstream had too much to do: until then nothing more is sent on.
+    /// Upstream reported overload: until then nothing is dispatched.
     overloaded_until: Now,
     /// [`Timer::Overdue`] is set.
     has_overdue_timer: bool,
@@ -161,18 +168,17 @@ pub struct Hub {
     recovery: Option<recovery::Recovery>,
     ended_servers: Vec<recovery::EndedServer>,
     refused_threads: recovery::Refusals,
-    /// What every connection is told when it opens: the notification's name and text, and the last app-server that
-    /// said so.
+    /// Notifications that every new connection receives: method, text, and the last app-server that sent it.
     connect_notifications: Vec<(Box<str>, Text, ServerId)>,
-    /// Streams of events.
+    /// MCP event streams of clients.
     event_streams: Vec<EventStream>,
-    /// Settings that app-servers keep in memory only: the method and the parameters.
+    /// Process-wide settings that app-servers keep in memory only: method and parameters.
     process_settings: Vec<(Box<str>, Text)>,
     thread_settings: AllThreadSettings,
     process_state: upstream::process_state::ProcessState,
-    /// Who asked for threads with all their turns, and is to be told that this is of old; the oldest first.
+    /// Clients that requested full turns and will receive upstream's deprecation notice; oldest first.
     notice_recipients: VecDeque<ClientId>,
-    /// Clients that may be heard again.
+    /// Clients that may be read from again.
     readable: Vec<ClientId>,
     out: Vec<Action>,
 }
@@ -183,12 +189,12 @@ impl Hub {
         Self { next_request_id: 1, subagent_approvals, ..Self::default() }
     }
 
-    /// The time of day, in milliseconds since 1970, from now on.
+    /// Sets the wall-clock time in milliseconds since 1970.
     pub fn set_unix_time(&mut self, unix_ms: u64) {
         self.unix_ms = unix_ms;
     }
 
-    /// Takes one event at `now` and pushes what follows from it, in order.
+    /// Handles one event at `now` and pushes the resulting actions in order.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.now = now;
         self.sent_bytes = 0;
@@ -229,12 +235,12 @@ impl Hub {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Whether more is to be read from a client: not while much of what it said waits to be sent on.
+    /// Whether to read more from a client: not while its queue is full.
     pub fn wants_input(&self, client: ClientId) -> bool {
         self.clients.get(&client).is_none_or(|client| !client.is_paused)
     }
 
-    /// Clients that may be heard again since this was last asked.
+    /// Takes the clients that may be read from again since the last call.
     pub fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
         resumed.append(&mut self.readable);
     }
@@ -244,19 +250,19 @@ impl Hub {
         self.clients.get(&client).is_some_and(|client| !matches!(client.stage, clients::client::Stage::New))
     }
 
-    /// Whether an answer is to come over a link.
+    /// Whether a response is pending on a connection.
     pub fn awaits(&self, connection: Connection) -> bool {
         self.pending.values().any(|call| call.connection == connection)
     }
 
-    /// Whether a client that came now would be answered.
+    /// Whether `initialize` of a new client could be answered now.
     pub fn is_ready(&self) -> bool {
         self.current
             .and_then(|server| self.servers.get(&server))
             .is_some_and(|server| server.probe_result.is_some())
     }
 
-    /// Tells a client something, unless it has left meanwhile.
+    /// Sends a message to a client unless it has disconnected.
     fn send_to_client(&mut self, client: ClientId, text: Text) {
         if self.clients.contains_key(&client) {
             self.out.push(Action::SendToClient(client, text));
@@ -277,12 +283,12 @@ impl Hub {
         id
     }
 
-    /// So many more requests that name a thread are under way.
+    /// Counts pending requests about a thread.
     fn add_pending_of_thread(&mut self, thread: &ThreadId, more: u32) {
         *self.pending_per_thread.entry(thread.clone()).or_default() += more;
     }
 
-    /// A request that names a thread is not under way any more.
+    /// A request about a thread is no longer pending.
     fn on_thread_request_done(&mut self, thread: &ThreadId) {
         let Some(count) = self.pending_per_thread.get_mut(thread) else { return };
         *count = count.saturating_sub(1);
@@ -295,7 +301,7 @@ impl Hub {
         if known.unwatched_since.is_some() {
             self.set_timer(QUIET_MS, Timer::ReEvaluate(thread.clone()));
         } else if moves {
-            // At once, before the next request about it: somebody may ask all the time.
+            // At once, before the next request about it: a client may send requests without a pause.
             self.re_evaluate_thread(thread);
         }
     }

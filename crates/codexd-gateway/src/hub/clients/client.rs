@@ -51,7 +51,7 @@ impl QueuedRequest {
         self.lane.get_or_insert_with(|| OrderingKey::of(&self.text))
     }
 
-    /// Whether it cannot be answered while what is in this lane is not loaded.
+    /// Whether it cannot be answered while what is with this ordering key is not loaded.
     pub fn is_refused_with(&self, lane: &OrderingKey) -> bool {
         let is_in =
             self.lane.as_ref().map_or_else(|| OrderingKey::of(&self.text) == *lane, |known| known == lane);
@@ -97,21 +97,21 @@ pub struct Client {
     pub queued_bytes: usize,
     /// A deadline for what waits is set.
     pub has_queue_timer: bool,
-    /// Whether it stands in the ring of those whose requests wait.
+    /// Whether it stands in the run queue of those whose requests wait.
     pub is_in_run_queue: bool,
     /// Requests of it that count against its share.
     pub in_flight: usize,
     /// What can be made again on another connection: watches and searches.
     pub replayable: Vec<ReplayableRequest>,
-    /// What runs on a connection of its own and where: the kind and the raw id.
+    /// What runs on a dedicated connection and where: the kind and the raw id.
     pub bound_resources: Vec<(&'static str, Box<str>, ServerId)>,
     /// What has ended before the request that began it was answered: the kind and the raw name.
     pub ended_before_response: Option<(&'static str, Box<str>)>,
-    /// How often its own connection to this app-server was lost.
+    /// How often its dedicated connection to this app-server was lost.
     pub dedicated_backoff: (Option<ServerId>, Backoff),
     /// How many of its requests have no answer, at most.
     pub unanswered: Unanswered,
-    /// Its own connection was lost under what it watches.
+    /// Its dedicated connection was lost under what it watches.
     pub lost_dedicated: bool,
     /// Whether reading from it has stopped.
     pub is_paused: bool,
@@ -144,12 +144,12 @@ impl Client {
         matches!(self.stage, Stage::Ready)
     }
 
-    /// Whether its own connection is open: then that one tells it what goes to every connection.
+    /// Whether its dedicated connection is open: then that one tells it what goes to every connection.
     pub fn has_dedicated(&self) -> bool {
         self.dedicated.open().is_some()
     }
 
-    /// Where something that it started on a connection of its own is.
+    /// Where something that it started on a dedicated connection is.
     pub fn place(&self, kind: &str, id: &str) -> Option<ServerId> {
         self.bound_resources
             .iter()

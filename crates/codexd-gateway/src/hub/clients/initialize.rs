@@ -98,7 +98,7 @@ impl Hub {
         self.out.extend(wanted.map(|(_, text, _)| Action::SendToClient(id, text.clone())));
     }
 
-    /// Opens a client's own connection to the app-server that serves, if there is none.
+    /// Opens a client's dedicated connection to the app-server that serves, if there is none.
     pub(in crate::hub) fn open_dedicated(&mut self, id: ClientId) {
         let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -164,7 +164,7 @@ impl Hub {
     }
 }
 
-/// The client's own introduction, with everything opted out of that the shared link tells.
+/// The client's own introduction, with everything opted out of that the shared connection tells.
 fn dedicated_initialize(params: &str) -> Text {
     let capabilities = text::member(params, "capabilities").map(serde_json::value::RawValue::get);
     let mut members = text::members(capabilities.unwrap_or("{}"));

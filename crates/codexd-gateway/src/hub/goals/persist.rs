@@ -68,7 +68,7 @@ impl Hub {
         }
     }
 
-    /// Nothing more is sent over a link.
+    /// Nothing more is sent over a connection.
     pub(in crate::hub) fn drop_unsent(&mut self, connection: Connection) {
         self.goals.storing.unsent.retain(|unsent| unsent.connection != connection);
     }

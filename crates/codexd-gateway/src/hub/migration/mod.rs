@@ -85,7 +85,7 @@ impl Hub {
             report_is_due: false,
         });
         self.reopen_dedicated();
-        // What it loaded by itself meanwhile. One whose link is not open tells it when it is.
+        // What it loaded by itself meanwhile. One whose connection is not open tells it when it is.
         if self.is_up(from) {
             self.request_loaded_list(from);
         }
@@ -340,7 +340,7 @@ impl Hub {
     pub(super) fn on_unload_timeout(&mut self, id: &ThreadId) {
         match self.threads.get(id).map(|thread| &thread.state) {
             Some(ThreadState::Unloading) => self.reattach_after_failed_unload(id),
-            // Nothing will come of it: whoever wants it subscribes the shared link anew.
+            // Nothing will come of it: whoever wants it subscribes the shared connection anew.
             Some(ThreadState::Evicting) => {
                 self.forget_thread(id);
                 self.re_evaluate();

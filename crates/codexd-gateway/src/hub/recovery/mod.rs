@@ -99,7 +99,7 @@ impl Hub {
         self.schedule();
     }
 
-    /// Whoever waits for an answer over a link is told that there will be none: nobody knows how far the request came.
+    /// Whoever waits for an answer over a connection is told that there will be none: nobody knows how far the request came.
     fn fail_pending_requests(&mut self, connection: Connection) -> usize {
         let mut ids: Vec<u64> = self
             .pending
@@ -143,7 +143,7 @@ impl Hub {
     fn on_shared_lost(&mut self, id: ServerId, was_up: bool, requests: usize) {
         let Some(server) = self.servers.get_mut(&id) else { return };
         server.is_listed = false;
-        // The process may live on: then its link is opened anew.
+        // The process may live on: then its connection is opened anew.
         let wait = server.backoff.lost(self.now);
         self.set_timer(wait, Timer::Reconnect);
         if !was_up {
@@ -325,7 +325,7 @@ impl Hub {
         let changed = *thread.status != *status;
         thread.status = status.into();
         let runs = thread.is_active();
-        // The process may live and only the link have broken: then the turn goes on.
+        // The process may live and only the connection have broken: then the turn goes on.
         let continues =
             |turn: &Turn| runs && found(turn).is_some_and(|found| found["status"] == "inProgress");
         let (going_on, lost): (Vec<Turn>, Vec<Turn>) =
@@ -431,7 +431,7 @@ impl crate::hub::threads::thread::Thread {
         self.crash_count >= GOAL_LOSSES_MAX && !self.is_watched()
     }
 
-    /// The link that told it broke.
+    /// The connection that told it broke.
     fn lose(&mut self) {
         self.state = ThreadState::Orphaned;
         self.retry_at = Now::default();

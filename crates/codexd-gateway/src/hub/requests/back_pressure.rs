@@ -15,12 +15,12 @@ impl Hub {
         }
     }
 
-    /// Whether no more requests are to be sent over a link for now.
+    /// Whether no more requests are to be sent over a connection for now.
     pub(in crate::hub) fn is_full(&self, connection: Connection) -> bool {
         self.full_connections.contains(&connection)
     }
 
-    /// Whether so much was sent in this step that the links are to be asked first whether they have room for more. If so, it
+    /// Whether so much was sent in this step that the connections are to be asked first whether they have room for more. If so, it
     /// goes on in a step of its own.
     pub(in crate::hub) fn has_sent_enough(&mut self) -> bool {
         if self.sent_bytes < SENT_AT_ONCE_BYTES {

@@ -186,7 +186,7 @@ impl Hub {
                 }
                 sent
             }
-            // The shared link asks for all of them, so that one answer can be completed from what the hub knows.
+            // The shared connection asks for all of them, so that one answer can be completed from what the hub knows.
             _ if (method == "thread/loaded/list" || lists_threads(method)) && self.completes_lists() => {
                 self.send_shared(id, method, None, raw, text)
             }
@@ -197,7 +197,7 @@ impl Hub {
         }
     }
 
-    /// Sends a request over the shared link of the app-server that has its thread.
+    /// Sends a request over the shared connection of the app-server that has its thread.
     pub(in crate::hub) fn send_shared(
         &mut self,
         id: ClientId,
@@ -287,7 +287,7 @@ impl Hub {
         DispatchOutcome::Done
     }
 
-    /// Sends a client's request over a link, under an id of the gateway's own, which it returns. `raw` is the id as it stands
+    /// Sends a client's request over a connection, under an id of the gateway's own, which it returns. `raw` is the id as it stands
     /// in `text`.
     pub(in crate::hub) fn send(
         &mut self,
@@ -304,7 +304,7 @@ impl Hub {
         upstream
     }
 
-    /// Sends a client's request over a link as `spliced`, under the gateway's id `upstream`.
+    /// Sends a client's request over a connection as `spliced`, under the gateway's id `upstream`.
     #[expect(clippy::too_many_arguments, reason = "what is known of a request, once more")]
     pub(in crate::hub) fn send_spliced(
         &mut self,

@@ -1,7 +1,7 @@
 //! Whose turn it is: requests of all clients share the way upstream, in turns, and never more at once than upstream takes.
 //!
 //! App-server 0.169.0 has one queue of 128 for everybody and refuses what does not fit. It is emptied quickly, whatever
-//! the requests then take, so a slot is given back when its request was answered or after [`SLOT_MAX_MS`].
+//! the requests then take, so a permit is given back when its request was answered or after [`SLOT_MAX_MS`].
 
 use crate::hub::clients::client::QueuedRequest;
 use crate::hub::event::{ClientId, Text};
@@ -19,7 +19,7 @@ use codexd_protocol::envelope::{self, Message};
 pub(in crate::hub) const SERVER_ERROR: i64 = -32000;
 
 impl Hub {
-    /// Gives a client its place in the ring if a request of it waits.
+    /// Gives a client its place in the run queue if a request of it waits.
     pub(in crate::hub) fn join_run_queue(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let most = if client.is_ready() { WAITING_BYTES_MAX } else { WAITING_BEFORE_READY_BYTES };

@@ -74,7 +74,7 @@ impl Hub {
         }
     }
 
-    /// The link broke before an errand was answered.
+    /// The connection broke before an internal request was answered.
     pub(in crate::hub) fn on_internal_request_lost(&mut self, errand: &InternalRequest) {
         let Some(id) = errand.thread().cloned() else { return };
         if let InternalRequest::Lineage { .. } = errand {

@@ -23,7 +23,7 @@ pub enum OrderingKey {
 }
 
 impl OrderingKey {
-    /// The lane of a request.
+    /// The ordering key of a request.
     pub fn of(text: &str) -> Self {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(text) else {
             return OrderingKey::Last;
@@ -41,7 +41,7 @@ impl OrderingKey {
         }
     }
 
-    /// Whether a request in this lane has to wait while an earlier one in that lane does.
+    /// Whether a request with this ordering key has to wait while an earlier one with that key does.
     pub fn is_behind(&self, earlier: &OrderingKey) -> bool {
         *self == OrderingKey::Last || self == earlier
     }

@@ -1,4 +1,4 @@
-//! A request that was sent upstream and not answered yet.
+//! Requests that were sent upstream and are unanswered.
 
 use std::rc::Rc;
 
@@ -7,121 +7,118 @@ use crate::hub::migration::Profile;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::upstream::connection_bound::Background;
 
-/// One request on its way.
+/// One unanswered request.
 #[derive(Clone, Debug)]
 pub struct PendingRequest {
     pub connection: Connection,
     pub origin: Origin,
-    /// It counts against the limits on requests under way.
+    /// Whether the request counts against the in-flight limits.
     pub has_permit: bool,
-    /// Only the small members of a client's request are kept: it cannot be sent again.
+    /// Whether large members of the client's request were dropped: such a request cannot be sent again.
     pub is_truncated: bool,
-    /// When its client is told that there is no answer.
+    /// When the client receives a timeout error. `None` if the method has no deadline.
     pub overdue_at: Option<Now>,
 }
 
-/// Whose request it is.
+/// Where a request came from.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// A client's.
     Client {
         client: ClientId,
-        /// The id that the client gave it, raw.
+        /// The client's request id, raw JSON.
         id: Box<str>,
         kind: RequestKind,
         thread: Option<ThreadId>,
-        /// As the client sent it: it is sent again if the app-server refused it because it is draining.
+        /// The client's request, sent again if a draining app-server refuses it.
         text: Text,
     },
-    /// The gateway's own.
     Internal(InternalRequest),
 }
 
-/// What the answer to a client's request means to the gateway.
+/// What the response to a client's request means to the gateway.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RequestKind {
-    /// Nothing.
     Plain,
-    /// It names a new thread that the client watches: `thread/start`, `thread/fork`.
+    /// Names a new thread that the client now watches: `thread/start`, `thread/fork`.
     NewThread,
-    /// The client watches the thread now.
+    /// The client now watches the thread.
     Resume,
-    /// It carries the turn that it began.
+    /// Contains the started turn.
     Turn,
-    /// It may have begun a turn that it does not name.
+    /// May have started a turn without naming it.
     MayStartTurn,
-    /// It ended the turn that runs.
+    /// Interrupted the running turn.
     Interrupt,
-    /// The command that it ran has ended.
+    /// The command has ended.
     Exec,
-    /// The process that it began runs until it is told to have ended; refused, it never ran.
+    /// The process runs until `process/exited`; after an error it never ran.
     Spawn,
-    /// It began, changed or ended something that is begun again on another connection.
+    /// Started, changed or ended a resource that is replayed on another connection.
     Replayed,
-    /// Something goes on in the app-server from now on, such as a login that waits for its user.
+    /// Started background work in the app-server, such as a login that waits for its user.
     StartsBackground(&'static Background),
-    /// It changed a setting that a successor has to be told as well.
+    /// Changed a process-wide setting that a successor must be given as well.
     Setting,
-    /// It began a stream of events.
+    /// Started an MCP event stream.
     EventStream,
-    /// The client does not watch the thread any more.
+    /// The client no longer watches the thread.
     Unsubscribe,
-    /// A goal, which the gateway may have paused.
+    /// A goal, which the gateway may have suspended.
     Goal,
-    /// A list of loaded threads, which lacks those on other app-servers.
+    /// A list of loaded threads, which lacks those of other app-servers.
     LoadedList,
-    /// A list of threads, whose status is wrong for those on other app-servers.
+    /// A list of threads with status, which is wrong for threads of other app-servers.
     ThreadList,
 }
 
-/// What the gateway asks for itself.
+/// A request of the gateway's own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum InternalRequest {
-    /// Which threads an app-server has.
+    /// Which threads an app-server has loaded.
     LoadedList(ServerId),
-    /// How long the user wants unwatched threads to stay loaded.
+    /// The user's unload delay.
     UnloadDelay,
-    /// Where the file of a thread is.
+    /// Where the rollout file of a thread is.
     ReadThread(ThreadId),
-    /// May it be moved: one of the questions about it.
+    /// Checks before unloading.
     CheckQueue(ThreadId),
     CheckTerminals(ThreadId),
     CheckGoal(ThreadId),
-    /// Keep its goal from beginning turns.
+    /// Suspend the goal.
     PauseGoal(ThreadId),
-    /// Let it again: what it is by now, and that it is to go on.
+    /// Resume the goal: read it, then activate it.
     ReadSuspendedGoal(ThreadId),
     ResumeGoal(ThreadId),
-    /// Unload it to move it.
+    /// Unload to migrate.
     Unload(ThreadId),
-    /// Stay after all.
+    /// Subscribe again on the old app-server after a failed migration.
     RollBack(ThreadId),
-    /// Load it in its new place.
+    /// Load in the successor.
     Load(ThreadId),
-    /// Unload it since nobody watches it.
+    /// Unload because no client watches it.
     Evict(ThreadId),
-    /// Load it in the successor of the app-server that was lost.
+    /// Load in the successor of a lost app-server.
     Recover(ThreadId),
-    /// How its last turn ended.
+    /// How the last turns ended.
     LastTurns(ThreadId),
-    /// Which turn runs in a thread that was found.
+    /// Which turn is running in an attached thread.
     RunningTurn(ThreadId),
-    /// How something stands that may differ in the next app-server.
+    /// One part of the process-wide state.
     ProcessState(crate::hub::upstream::process_state::Part),
-    /// Give it the environments again that it had before it moved.
+    /// Restore the environments that the thread had before it moved.
     RestoreEnvironments(ThreadId),
-    /// Whether the configuration loads where threads are to move to, for those of one folder and provider.
+    /// Whether the configuration loads in the successor, for threads of one folder and provider.
     CheckConfig(Rc<Profile>),
-    /// The same, by starting a thread for nothing else.
+    /// The same, by starting an ephemeral thread.
     TrialLoad(Rc<Profile>),
-    /// Take over a thread that an app-server had before this gateway was there.
+    /// Subscribe to a thread that was loaded before this gateway started.
     Attach(ThreadId),
-    /// What a thread descends from: what the app-server knows of it, or of the farthest known ancestor.
+    /// The parent of a thread, or of its farthest known ancestor (`of`).
     Lineage {
         thread: ThreadId,
         of: ThreadId,
     },
-    /// Whatever comes of it.
+    /// The response does not matter.
     IgnoreResponse,
 }
 

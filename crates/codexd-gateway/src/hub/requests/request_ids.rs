@@ -11,7 +11,7 @@ use crate::hub::{Hub, text};
 use crate::routes::{self, Requester};
 
 impl Hub {
-    /// Sends on a request that names another one of the same client, over the link on which that one went.
+    /// Sends on a request that names another one of the same client, over the connection on which that one went.
     ///
     /// One that is not under way is passed on all the same, for upstream's answer: under an id that no request there has.
     pub(in crate::hub) fn send_with_request_id(

@@ -1,4 +1,4 @@
-//! What comes back over a link: answers to what was asked.
+//! What comes back over a connection: answers to what was asked.
 
 use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
@@ -121,14 +121,14 @@ impl Hub {
         let code = outcome.err().and_then(|error| text::member(error.get(), "code"));
         let overloaded = code.is_some_and(|code| code.get().parse() == Ok(envelope::OVERLOADED));
         if overloaded {
-            // A busy machine empties upstream's queue more slowly than slots are given back.
+            // A busy machine empties upstream's queue more slowly than permits are given back.
             self.overloaded_until = self.now + OVERLOADED_PAUSE_MS;
             self.set_timer(OVERLOADED_PAUSE_MS, Timer::ReleasePermits);
         }
         draining || overloaded
     }
 
-    /// Keeps what an answer on a client's own connection, or of a stream, means for later.
+    /// Keeps what an answer on a client's dedicated connection, or of a stream, means for later.
     fn record_response(
         &mut self,
         connection: Connection,
@@ -212,7 +212,7 @@ impl Hub {
         }
     }
 
-    /// A thread was started, forked or resumed over the shared link; answers it and whether the client is new to it.
+    /// A thread was started, forked or resumed over the shared connection; answers it and whether the client is new to it.
     fn on_loaded_by_client(
         &mut self,
         server: ServerId,
@@ -307,7 +307,7 @@ impl Hub {
         self.join_run_queue(id);
     }
 
-    /// What was asked over a link that is gone, for a client that is gone, is not waited for.
+    /// What was asked over a connection that is gone, for a client that is gone, is not waited for.
     pub(in crate::hub) fn forget_calls(&mut self, connection: Connection) {
         let gone: Vec<u64> = self
             .pending

@@ -116,7 +116,7 @@ fn a_sub_agent_that_is_found_in_mid_turn_is_asked_what_it_does() {
     .expect("it holds");
 }
 
-/// A client asks the new app-server for a thread that the old one, whose link had broken, has begun unheard.
+/// A client asks the new app-server for a thread that the old one, whose connection had broken, has begun unheard.
 #[test]
 fn what_another_server_is_asked_about_is_found_all_the_same() {
     run(&[

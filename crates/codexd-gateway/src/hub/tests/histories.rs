@@ -103,7 +103,7 @@ impl History {
         self.bury_the_retired();
     }
 
-    /// A client's own connection begins to open: that of another client if this one has one already.
+    /// A client's dedicated connection begins to open: that of another client if this one has one already.
     fn begin_to_open(&mut self, chair: u64) {
         if self.lives(chair) && self.world.has_own_link(self.sitting(chair)) {
             self.take(&Step::Leave(chair));

@@ -6,7 +6,7 @@ use super::experimental;
 use super::world::World;
 use crate::hub::{ClientId, Connection, Event};
 
-/// Has an app-server ask something over a link.
+/// Has an app-server ask something over a connection.
 fn ask_over(world: &mut World, connection: Connection, id: u64, method: &str, params: Value) {
     let text = json!({"id": id, "method": method, "params": params}).to_string();
     world.feed(Event::ConnectionMessage(connection, text.into()));

@@ -14,7 +14,7 @@ fn ask_as(world: &mut World, client: ClientId, id: &Value, method: &str, params:
     world.settle();
 }
 
-/// The last request of this method that came upstream, and over which link.
+/// The last request of this method that came upstream, and over which connection.
 fn heard(world: &World, method: &str) -> (Connection, Value) {
     let last = world.heard.iter().rfind(|(_, value)| value["method"] == method);
     last.unwrap_or_else(|| panic!("{method} did not come")).clone()

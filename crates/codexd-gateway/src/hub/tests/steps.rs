@@ -34,7 +34,7 @@ pub enum Step {
     Restart(bool),
     Own(u64, u8),
     OwnEnds,
-    /// While a connection of the client's own opens, this happens.
+    /// While a dedicated connection opens, this happens.
     WhileOpening(u64, Box<Step>),
     /// The configuration is broken, or mended.
     Config(bool),

@@ -15,7 +15,7 @@ use crate::routes::{self, Audience as Hears, gates};
 const REMOTE_CONTROL: &str = "remoteControl/status/changed";
 
 impl Hub {
-    /// A notification on a shared link.
+    /// A notification on a shared connection.
     pub(in crate::hub) fn on_notification(
         &mut self,
         server: ServerId,
@@ -168,7 +168,7 @@ impl Hub {
         }
     }
 
-    /// A notification on a client's own link.
+    /// A notification on a client's dedicated connection.
     pub(in crate::hub) fn on_dedicated_notification(
         &mut self,
         id: ClientId,
@@ -177,7 +177,7 @@ impl Hub {
         params: Option<&RawValue>,
         text: &Text,
     ) {
-        // The shared link tells it.
+        // The shared connection tells it.
         match routes::audience(method) {
             Some(Hears::Everyone | Hears::Subscribers | Hears::RateLimits | Hears::Greeting) => return,
             Some(Hears::SubscribersOrEveryone) | None if Names::of(params).thread().is_some() => return,
@@ -222,7 +222,7 @@ impl Hub {
 }
 
 impl Thread {
-    /// The link that the thread is told over.
+    /// The connection that the thread is told over.
     pub(in crate::hub) fn connection(&self) -> Connection {
         Connection::Shared(self.server)
     }

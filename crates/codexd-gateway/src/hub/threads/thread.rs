@@ -1,4 +1,4 @@
-//! One thread: where it is loaded, who watches it, what runs in it, what was streamed so far.
+//! One thread: the app-server that has it, its state, viewers, running turns and partial text.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -30,96 +30,94 @@ impl Viewer {
     }
 }
 
-/// Who is told what happens in a thread.
+/// Which clients receive the notifications of a thread.
 #[derive(Clone, Debug)]
 pub enum Audience {
-    /// Those who started or resumed it.
+    /// The clients that started or resumed it.
     Viewers(Vec<Viewer>),
-    /// Every client but these: the thread of a sub-agent. Some have joined it by themselves.
+    /// Every client except `but`: the thread of a sub-agent. The clients in `joined` resumed it explicitly.
     Everyone { but: Vec<ClientId>, joined: Vec<Viewer> },
 }
 
 impl Audience {
-    /// Every client.
     pub fn everyone() -> Self {
         Audience::Everyone { but: Vec::new(), joined: Vec::new() }
     }
 }
 
-/// Where a thread is on its way from one app-server to another.
+/// The state of a thread.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ThreadState {
-    /// It stays.
+    /// Loaded and subscribed.
     Attached,
-    /// It was loaded already when its app-server was found; it is being subscribed.
+    /// Loaded before this gateway knew it; being subscribed.
     Attaching,
-    /// It is being looked at: may it leave?
+    /// Checks before unloading are pending.
     Checking(Check),
-    /// It was asked to unload.
+    /// Being unloaded to migrate.
     Unloading,
-    /// It was asked to unload and did not; it is being subscribed again where it is.
+    /// Migration failed; being subscribed again on the old app-server.
     RollingBack,
-    /// It is being loaded in its new place.
+    /// Being loaded in the successor.
     Loading,
-    /// It was asked to unload since nobody watches it.
+    /// Being unloaded because no client watches it.
     Evicting,
-    /// Its app-server is gone; nobody has it.
+    /// Its app-server is gone; no app-server has it.
     Orphaned,
-    /// It is being loaded in the successor of a lost one.
+    /// Being loaded after its app-server was lost.
     Recovering,
 }
 
-/// What a look at a thread has found so far.
+/// Results of the checks before unloading.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Check {
-    /// So many answers are outstanding.
+    /// Number of pending responses.
     pub outstanding: u32,
     pub blocked_on: Option<BlockedOn>,
     pub goal_is_active: bool,
-    /// To unload it because nobody watches it, not to move it.
+    /// Unload because no client watches the thread, not to migrate.
     pub to_evict: bool,
 }
 
-/// A turn that runs.
+/// A running turn.
 #[derive(Clone, Debug)]
 pub struct Turn {
     pub id: Box<str>,
-    /// The turn as upstream last told it, raw.
+    /// The turn as last reported, raw JSON.
     pub raw: Box<str>,
-    /// The link that told it broke: how it goes on is not known.
+    /// The connection broke: whether the turn continues is unknown.
     pub lost: bool,
     /// Its app-server is gone.
     pub cut: bool,
 }
 
-/// An item that has begun and not ended.
+/// An item that has started and not completed.
 #[derive(Clone, Debug)]
 pub struct OpenItem {
     pub id: Box<str>,
     pub turn: Box<str>,
-    /// The notification that began it.
+    /// Its `item/started` notification.
     pub started: Text,
-    /// What was streamed into it.
+    /// Streamed text.
     pub streams: Vec<Stream>,
-    /// Its turn has ended and it runs on: a background terminal.
+    /// Its turn has ended and it is still running: a background terminal.
     pub background: bool,
-    /// The app-server that ran it is gone.
+    /// Its app-server is gone.
     pub orphaned: bool,
-    /// Something of it was missed: what comes now is told in one piece at its end.
+    /// Some deltas were missed: the rest is sent in one piece when the item completes.
     pub has_gap: bool,
 }
 
-/// One stream of text into an item.
+/// One stream of deltas of an item.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    /// The notification that carries it, and what tells it from others of the item, raw.
+    /// Notification method, and the raw member that tells parallel streams of one item apart.
     pub method: Box<str>,
     pub part: Box<str>,
-    /// All text so far.
     pub text: String,
-    /// The last notification, as the mould of one that carries the whole text.
+    /// The last delta notification: the template for one with the whole text.
     pub last: Text,
-    /// It grew too large to be kept; a joiner gets none of it.
+    /// The text exceeded its limit and was dropped; late viewers do not receive it.
     pub is_over_limit: bool,
 }
 
@@ -130,82 +128,82 @@ pub struct Thread {
     pub server: ServerId,
     pub state: ThreadState,
     pub audience: Audience,
-    /// It is not on disk and never will be, or passes for such a one.
+    /// Never on disk. Also set for unresumable threads.
     pub is_ephemeral: bool,
-    /// Nobody can join it any more, but a turn may run in it. When that has ended it is closed.
+    /// Loaded upstream but impossible to resume. It is closed when its turn ends.
     pub is_unresumable: bool,
-    /// A sub-agent's: every connection was subscribed to it.
+    /// A sub-agent's thread: upstream subscribes every connection to it.
     pub is_child: bool,
-    /// What it descends from.
     pub lineage: Lineage,
-    /// Its file; `None` until somebody has told.
+    /// Rollout path; `None` until reported.
     pub path: Option<String>,
-    /// Its folder and its provider: what decides whether an app-server loads it. `None` until an app-server has told.
+    /// Working directory and model provider, which decide whether an app-server loads the thread; `None` until
+    /// reported.
     pub cwd: Option<Box<str>>,
     pub model_provider: Option<Box<str>>,
-    /// The app-server that it was unloaded from to move it, until it is loaded again: that one stays until then, and loads it
-    /// again if the new one refuses.
+    /// The app-server that it was unloaded from to migrate. That one is not retired until the thread is loaded
+    /// somewhere, and loads it again if the successor refuses.
     pub unloaded_from: Option<ServerId>,
     pub is_on_disk: bool,
-    /// Its status as last told, raw.
+    /// Status as last sent to clients, raw JSON.
     pub status: Box<str>,
     pub turns: Vec<Turn>,
-    /// The turns that ended last: an answer may come after the end of what it began.
+    /// Ids of the turns that ended last: a response may arrive after the end of the turn that it started.
     pub ended: VecDeque<Box<str>>,
     pub items: Vec<OpenItem>,
-    /// Until then it counts as busy: what follows a turn takes a moment to show.
+    /// Counts as busy until then: what follows a turn takes a moment to show.
     pub busy_until: Now,
-    /// Since when nobody watches it.
+    /// When the last viewer left; `None` while the thread is watched.
     pub unwatched_since: Option<Now>,
-    /// When it is looked at next for that.
+    /// When the next unload check is due.
     pub unload_check_at: Now,
-    /// Parameters of the last `thread/tokenUsage/updated` and `thread/goal/…`, raw.
+    /// Parameters of the last `thread/tokenUsage/updated` and `thread/goal/…`, raw JSON.
     pub token_usage: Option<Box<str>>,
     pub goal: Option<Box<str>>,
-    /// The goal was active and is paused by the gateway until the thread has moved.
+    /// The gateway suspended the active goal until the thread has migrated.
     pub goal_is_suspended: bool,
-    /// Until then what only repeats what is known is the echo of a resume of the gateway's own.
+    /// Until then a notification that repeats known state is the echo of the gateway's own resume.
     pub suppress_echo_until: Now,
-    /// That goal goes on by itself.
+    /// The goal is active.
     pub goal_is_active: bool,
-    /// A client has made its goal rest, which was not told yet.
+    /// A client paused the goal and upstream has not reported that yet.
     pub goal_is_pausing: bool,
-    /// Its user has interrupted its last turn: upstream lets an active goal rest then until somebody begins another.
+    /// A client interrupted the last turn: upstream then pauses an active goal until the next turn starts.
     pub is_interrupted: bool,
-    /// It is loaded for its goal's sake, and nobody was told of it.
+    /// Loaded in the background for its goal; clients were not notified.
     pub is_background_load: bool,
-    /// So many app-servers died in a row while it was being loaded, or right after.
+    /// Consecutive app-server crashes while the thread was loading, or right after.
     pub crash_count: u32,
-    /// When it was loaded again after a loss.
+    /// When it was recovered; `None` if it was not.
     pub recovered_at: Option<Now>,
-    /// Who resumed it last: what then repeats what is known is meant for that one.
+    /// The client that resumed it last: it receives echoes.
     pub last_subscriber: Option<ClientId>,
-    /// What keeps it where it is, as last seen.
+    /// What blocks its migration, as last seen.
     pub blocked_on: BlockedOn,
-    /// It stands in the queue of those to be moved.
+    /// It is in the migration queue.
     pub is_queued: bool,
-    /// It is looked at again later: a timer runs.
+    /// [`Timer::CheckAgain`](crate::hub::Timer) is set.
     pub has_check_timer: bool,
-    /// Its queue was left alone for a while: nothing of it begins by itself, and it is on disk.
+    /// Its message queue has not moved for a while: nothing starts by itself, and it is on disk.
     pub is_queue_paused: bool,
-    /// A realtime session is open in it.
     pub has_realtime_session: bool,
-    /// Its status as its new place has it, until the truth about its turn is known.
+    /// Status reported by the recovering app-server, held back until the last turns are read.
     pub status_after_load: Option<Box<str>>,
-    /// Something of the turn that runs was missed: texts whose beginning was not seen are told when they are whole.
+    /// Part of the running turn was missed: deltas of items whose start was not seen are withheld until the item
+    /// completes.
     pub has_gap: bool,
-    /// What was told while the truth about its turn was not known yet.
+    /// Notifications that arrived during recovery, sent after the last turns are reported.
     pub deferred: Vec<Text>,
     pub deferred_bytes: usize,
-    /// How often it refused to load, and when it is tried again.
+    /// Consecutive refused loads.
     pub load_attempts: u32,
-    /// Why an app-server refused to load it, in that one's words; `None` once it is loaded.
+    /// Error message of the last refused load; `None` once it is loaded.
     pub load_refusal: Option<Box<str>>,
     pub retry_at: Now,
-    /// A client waits for it to be loaded.
+    /// A client is waiting for it to be loaded.
     pub demand: Option<LoadDemand>,
-    /// Fingerprints of the items of the running turn that were told whole: by id, and by text, since 0.169.0 gives an
-    /// answer another id when it reads it from disk.
+    /// Fingerprints of the completed items of the running turn that clients received: of the id and of the text,
+    /// because 0.169.0 assigns other ids when it reads items from disk.
     pub told: Vec<u64>,
 }
 
@@ -260,14 +258,14 @@ impl Thread {
         }
     }
 
-    /// Whether a turn runs, or may be about to: a little longer than it is told, for a queued message or a goal begins
-    /// the next.
+    /// Whether a turn is running or may be about to start: a queued message or a goal starts the next one shortly
+    /// after.
     pub fn is_busy(&self, now: Now) -> bool {
         !self.turns.is_empty() || self.is_active() || now < self.busy_until
     }
 
-    /// An app-server refused to load it, but may later: in how many ms it is to be tried again. `None` where it is loaded for
-    /// its goal's sake alone and no client waits for it: the goal is postponed.
+    /// Milliseconds until the next load attempt. `None` if the thread is loaded for its goal alone and no client
+    /// waits: the goal is postponed.
     pub fn try_again_after(&mut self, refusal: Refusal) -> Option<u64> {
         self.load_attempts += 1;
         let hasty = if refusal == Refusal::RetrySoon { HASTY_TRIES_MAX } else { 0 };
@@ -286,7 +284,7 @@ impl Thread {
         crate::hub::text::string(&self.status, "type").is_some_and(|kind| kind == "active")
     }
 
-    /// Whether it was told last that it is not loaded.
+    /// Whether its last reported status is `notLoaded`.
     pub fn is_unloaded(&self) -> bool {
         crate::hub::text::string(&self.status, "type").is_some_and(|kind| kind == "notLoaded")
     }
@@ -298,7 +296,7 @@ impl Thread {
         }
     }
 
-    /// The clients that have started, resumed or forked it.
+    /// The clients that started, resumed or forked it.
     pub fn viewers(&self) -> &[Viewer] {
         match &self.audience {
             Audience::Viewers(viewers) => viewers,
@@ -306,7 +304,7 @@ impl Thread {
         }
     }
 
-    /// Whether a client that upstream told about it has unsubscribed from it.
+    /// Whether a client unsubscribed from this sub-agent's thread.
     pub fn has_left(&self, client: ClientId) -> bool {
         matches!(&self.audience, Audience::Everyone { but, .. } if but.contains(&client))
     }
@@ -318,7 +316,7 @@ impl Thread {
         }
     }
 
-    /// Adds a viewer; answers whether it was none before.
+    /// Adds a viewer. Returns whether it is new.
     pub fn watch(&mut self, viewer: Viewer) -> bool {
         self.unwatched_since = None;
         match &mut self.audience {
@@ -339,7 +337,7 @@ impl Thread {
         }
     }
 
-    /// Takes a viewer away; answers whether it was one.
+    /// Removes a viewer. Returns whether it was one.
     pub fn unwatch(&mut self, client: ClientId, now: Now) -> bool {
         let was = self.is_watched_by(client);
         match &mut self.audience {

@@ -23,14 +23,14 @@ impl Hub {
         text: &Text,
     ) -> DispatchOutcome {
         let Some(thread) = names.thread() else {
-            // Named in a way that is not read here: on the shared link it would unsubscribe everybody.
+            // Named in a way that is not read here: on the shared connection it would unsubscribe everybody.
             return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
             if self.is_listing() {
                 return DispatchOutcome::BlockedByKey;
             }
-            // Nobody watches it from here, or is about to: on the shared link this would unsubscribe whoever just joins.
+            // Nobody watches it from here, or is about to: on the shared connection this would unsubscribe whoever just joins.
             return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
         // One that is not loaded any more need not be loaded to be left.

@@ -1,4 +1,4 @@
-//! Requests on a connection of the client's own: whatever is not about a thread, and whatever nobody here has heard of.
+//! Requests on a dedicated connection: whatever is not about a thread, and whatever nobody here has heard of.
 
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -61,7 +61,7 @@ impl Hub {
         self.clients.get(&id).is_some_and(|client| client.dedicated.is_open_to(server))
     }
 
-    /// The client's own connection to the app-server that serves; `None` while it opens.
+    /// The client's dedicated connection to the app-server that serves; `None` while it opens.
     pub(in crate::hub) fn dedicated_connection(&mut self, id: ClientId) -> Option<Connection> {
         let server = self.serving?;
         if !self.has_open_dedicated(id, server) {
@@ -130,7 +130,7 @@ impl Hub {
         }
     }
 
-    /// A client's own connection is gone: its processes have ended, for all that anybody can know. (Commands are answered
+    /// A client's dedicated connection is gone: its processes have ended, for all that anybody can know. (Commands are answered
     /// with an error, as every request; watches and searches are made again.)
     pub(in crate::hub) fn on_dedicated_lost(&mut self, id: ClientId, server: ServerId) {
         let Some(client) = self.clients.get_mut(&id) else { return };

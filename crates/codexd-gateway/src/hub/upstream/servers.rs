@@ -1,4 +1,4 @@
-//! The app-servers underneath and the links to them.
+//! The app-servers underneath and the connections to them.
 
 use std::cmp::Reverse;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::hub::upstream::backoff::Backoff;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{FOUND_WITHIN_MS, INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS};
 
-/// How open a link is.
+/// How open a connection is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ConnectionState {
     #[default]
@@ -28,7 +28,7 @@ pub struct Server {
     /// What it answered to a first `initialize`.
     pub probe_result: Option<Text>,
     pub shared: ConnectionState,
-    /// What it answered to the shared link's `initialize`.
+    /// What it answered to the shared connection's `initialize`.
     pub initialize_result: Option<Text>,
     /// It refuses to begin anything: it drains.
     pub is_draining: bool,
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// As whom the shared links introduce themselves: the first real client, since its name becomes that of the process.
+/// As whom the shared connections introduce themselves: the first real client, since its name becomes that of the process.
 #[derive(Clone, Debug)]
 pub struct ClientIdentity {
     /// `clientInfo`, raw.
@@ -85,7 +85,7 @@ impl ClientIdentity {
         format!(r#"{{"clientInfo":{client_info},"capabilities":{{"requestAttestation":{attests}}}}}"#).into()
     }
 
-    /// The shared link may do whatever any client may; what each client may is checked here.
+    /// The shared connection may do whatever any client may; what each client may is checked here.
     fn introduction(&self) -> Text {
         let info = &self.client_info;
         let attests = if self.attests { r#","requestAttestation":true"# } else { "" };
@@ -137,7 +137,7 @@ impl Hub {
         self.schedule();
     }
 
-    /// The host says that an app-server is gone; its links may not have noticed yet.
+    /// The host says that an app-server is gone; its connections may not have noticed yet.
     fn on_server_gone(&mut self, id: ServerId) {
         let own = self.clients.values().filter(|client| client.dedicated.leads_to(id));
         let mut connections: Vec<Connection> =
@@ -175,7 +175,7 @@ impl Hub {
         self.schedule();
     }
 
-    /// The first real client gives the shared links their name.
+    /// The first real client gives the shared connections their name.
     pub(in crate::hub) fn adopt_identity(&mut self, introduction: &str) {
         if self.identity.is_none() {
             self.identity = ClientIdentity::of(introduction);
@@ -198,7 +198,7 @@ impl Hub {
         self.out.push(Action::Report(Report::ClientInfoDiscarded { reason: reason.to_owned() }));
     }
 
-    /// Nobody answered the `initialize` of a link in time. If no app-server has taken this client information before, that may be
+    /// Nobody answered the `initialize` of a connection in time. If no app-server has taken this client information before, that may be
     /// why.
     pub(in crate::hub) fn on_initialize_timeout(&mut self, connection: Connection) {
         let is_suspect = matches!(connection, Connection::Shared(_))
@@ -210,7 +210,7 @@ impl Hub {
         self.on_connection_lost(connection);
     }
 
-    /// The app-server rejects the name of the shared link. The next client that asks for something gives another; without
+    /// The app-server rejects the name of the shared connection. The next client that asks for something gives another; without
     /// one, those who only watch and goals that are at work are not to wait for it.
     fn on_identity_refused(&mut self, reason: &str) {
         if let Some(refused) = self.identity.take() {
@@ -223,7 +223,7 @@ impl Hub {
         self.set_timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::RetryIdentity);
     }
 
-    /// Gives the shared links a name again: that of a client that is connected and has not been refused; else the gateway's own.
+    /// Gives the shared connections a name again: that of a client that is connected and has not been refused; else the gateway's own.
     pub(in crate::hub) fn retry_identity(&mut self) {
         if self.identity.is_some() {
             return;
@@ -243,7 +243,7 @@ impl Hub {
         self.open_shared_connections();
     }
 
-    /// Opens the shared link of every app-server that answers: also of an outgoing one that this gateway found there.
+    /// Opens the shared connection of every app-server that answers: also of an outgoing one that this gateway found there.
     pub(in crate::hub) fn open_shared_connections(&mut self) {
         let identity = self.identity.as_ref().map(ClientIdentity::introduction);
         for (id, server) in &mut self.servers {
@@ -336,7 +336,7 @@ impl Hub {
         self.is_up(id) && self.servers.get(&id).is_some_and(|server| !server.is_draining)
     }
 
-    /// One that is no real client, but asks for more than an answer, gives the shared links its name if nobody else has.
+    /// One that is no real client, but asks for more than an answer, gives the shared connections its name if nobody else has.
     pub(in crate::hub) fn adopt_identity_of(&mut self, id: ClientId) {
         if self.identity.is_none()
             && let Some(client) = self.clients.get(&id).filter(|client| client.is_ready())

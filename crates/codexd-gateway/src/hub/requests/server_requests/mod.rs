@@ -57,7 +57,7 @@ pub struct PendingServerRequest {
     next_answer: Option<Text>,
     /// Its clients were asked once more, since no answer was taken.
     is_repeated: bool,
-    /// The link that asked broke; if the process lives, it will ask again.
+    /// The connection that asked broke; if the process lives, it will ask again.
     lost: bool,
     /// Only clients with `experimentalApi` know it.
     experimental_only: bool,
@@ -222,7 +222,7 @@ impl Hub {
         }
     }
 
-    /// The same question once more, behind a resume. If its link had broken, the answer may not have arrived.
+    /// The same question once more, behind a resume. If its connection had broken, the answer may not have arrived.
     fn on_repeated_request(&mut self, connection: Connection, number: u64) {
         let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
         if std::mem::take(&mut ask.lost)

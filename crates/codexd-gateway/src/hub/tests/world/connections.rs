@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::World;
 use crate::hub::{Connection, Event, ServerId, Text};
 
-/// How far a link is.
+/// How far a connection is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Phase {
     /// It is being opened: the app-server may know it already, the hub does not.
@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    /// The hub wants a link.
+    /// The hub wants a connection.
     pub(super) fn connect(&mut self, connection: Connection, initialize: &Text) {
         let is_named = |name: &str| initialize.contains(&format!(r#""name":"{name}""#));
         self.connects += 1;
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// The hub sends something over a link.
+    /// The hub sends something over a connection.
     pub(super) fn said_over(&mut self, connection: Connection, text: &Text) {
         match self.connections.get(&connection) {
             Some(Phase::Up) => self.hear(connection, text),
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// The hub closes a link.
+    /// The hub closes a connection.
     pub(super) fn close(&mut self, connection: Connection) {
         let before = self.connections.remove(&connection);
         assert!(before.is_some(), "{connection:?} is closed and was not open");
@@ -84,7 +84,7 @@ impl World {
         self.closed(connection);
     }
 
-    /// The hub is about to hear of a link.
+    /// The hub is about to hear of a connection.
     pub(super) fn link_changes(&mut self, event: &Event) {
         match event {
             Event::ConnectionOpened(connection, _) => {
@@ -100,13 +100,13 @@ impl World {
         }
     }
 
-    /// A link breaks; from here on it is counted how often one is opened.
+    /// A connection breaks; from here on it is counted how often one is opened.
     pub fn break_and_count(&mut self, connection: Connection) {
         self.connects = 0;
         self.break_link(connection);
     }
 
-    /// A link breaks: what was on its way over it is lost.
+    /// A connection breaks: what was on its way over it is lost.
     pub fn break_link(&mut self, connection: Connection) {
         if let Some(phase) = self.connections.get_mut(&connection) {
             *phase = Phase::Broken;
@@ -114,7 +114,7 @@ impl World {
         }
     }
 
-    /// All links to an app-server break.
+    /// All connections to an app-server break.
     pub(super) fn break_links_of(&mut self, server: ServerId) {
         self.up.retain(|connection, _| connection.server() != server);
         let connections: Vec<Connection> =
@@ -122,13 +122,13 @@ impl World {
         connections.into_iter().for_each(|connection| self.break_link(connection));
     }
 
-    /// Whether an app-server has a link for one of its connections.
+    /// Whether an app-server has a connection for one of its connections.
     pub(super) fn is_connected(&self, connection: Connection) -> bool {
         self.lives(connection.server())
             && matches!(self.connections.get(&connection), Some(Phase::Opening | Phase::Up))
     }
 
-    /// The links to an app-server that belong to clients.
+    /// The connections to an app-server that belong to clients.
     pub(super) fn own_links_to(&self, server: ServerId) -> Vec<Connection> {
         let is_own = |connection: &Connection| {
             matches!(connection, Connection::Dedicated(..)) && connection.server() == server
@@ -140,7 +140,7 @@ impl World {
             .collect()
     }
 
-    /// Whether a client has a link of its own, open or being opened.
+    /// Whether a client has a connection of its own, open or being opened.
     pub fn has_own_link(&self, client: crate::hub::ClientId) -> bool {
         self.connections
             .keys()

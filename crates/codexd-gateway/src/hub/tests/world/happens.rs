@@ -229,7 +229,7 @@ impl World {
         Some(child)
     }
 
-    /// What runs on own links ends.
+    /// What runs on dedicated connections ends.
     pub fn end_what_runs_there(&mut self) {
         for (connection, value) in std::mem::take(&mut self.running_there) {
             let handle = &value["params"]["processHandle"];
@@ -243,7 +243,7 @@ impl World {
         }
     }
 
-    /// The gateway closed a link.
+    /// The gateway closed a connection.
     pub(super) fn closed(&mut self, connection: Connection) {
         self.forget_link(connection);
         let left = |client| self.clients.get(&client).is_none_or(|seen| seen.left);
@@ -263,7 +263,7 @@ impl World {
         }
     }
 
-    /// A shared link breaks while its server lives: it is subscribed to nothing there any more.
+    /// A shared connection breaks while its server lives: it is subscribed to nothing there any more.
     pub fn break_shared(&mut self, server: ServerId) {
         let connection = Connection::Shared(server);
         if self.is_connected(connection) {

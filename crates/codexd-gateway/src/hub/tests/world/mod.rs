@@ -47,7 +47,7 @@ pub struct Seen {
 pub struct World {
     pub hub: Hub,
     subagent_approvals: SubagentApprovals,
-    /// The `initialize` of the next links of these kinds is refused.
+    /// The `initialize` of the next connections of these kinds is refused.
     pub refuses: Vec<Refuses>,
     /// A sub-agent's thread begins with a warning, before its turn.
     pub warns: bool,
@@ -60,9 +60,9 @@ pub struct World {
     pub disk: BTreeMap<String, Vec<DiskTurn>>,
     /// Unmaterialised threads are only in memory.
     next_name: u64,
-    /// Under way to the hub, first in first out on each link.
+    /// Under way to the hub, first in first out on each connection.
     up: BTreeMap<Connection, VecDeque<Event>>,
-    /// The links that the hub has asked for and that it does not know to be gone.
+    /// The connections that the hub has asked for and that it does not know to be gone.
     connections: BTreeMap<Connection, Phase>,
     pub clients: BTreeMap<ClientId, Seen>,
     pub reports: Vec<Report>,
@@ -119,7 +119,7 @@ pub struct World {
     due: Vec<(u64, String)>,
     /// Words that come late.
     late: Vec<(u64, ServerId, String)>,
-    /// Commands and processes that run on own links: the link, the request or the handle.
+    /// Commands and processes that run on dedicated connections: the connection, the request or the handle.
     pub running_there: Vec<(Connection, Value)>,
     /// Requests that a draining server refused unseen.
     pub(super) refused: Vec<(u64, i64)>,

@@ -4,7 +4,7 @@ use super::World;
 use crate::hub::{ClientId, Connection, Event, Hub, ServerId};
 
 impl World {
-    /// The gateway ends and another one comes at once: all clients are gone, all links closed.
+    /// The gateway ends and another one comes at once: all clients are gone, all connections closed.
     pub fn restart_gateway(&mut self) {
         self.lose_gateway();
         self.begin_gateway();

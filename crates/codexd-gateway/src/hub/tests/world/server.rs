@@ -36,7 +36,7 @@ pub struct Loaded {
     pub ephemeral: bool,
     /// Commands in the background: unloading kills them.
     pub terminals: u32,
-    /// Own links that are subscribed as well: to a sub-agent's.
+    /// Own connections that are subscribed as well: to a sub-agent's.
     pub own: BTreeSet<Connection>,
     /// It is being unloaded; nobody can have it yet.
     pub closing: bool,
