@@ -1,4 +1,4 @@
-//! What a client can make grow in the hub, and where that ends.
+//! Bounds on what one client can make the hub keep.
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -18,18 +18,18 @@ use crate::limits::{
     UNANSWERED_BYTES_MAX, UNANSWERED_COUNTED_EVERY_MS, UNANSWERED_MAX,
 };
 
-/// The data of a refusal because of a bound of the gateway.
+/// Error data of a refusal because of a bound.
 pub(in crate::hub) fn too_many() -> Value {
     json!({"reason": "tooMany"})
 }
 
-/// A count of a client's requests without an answer that is never too low, and exact when it matters.
+/// Number and bytes of a client's unanswered requests: an upper bound, recounted when a limit seems reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unanswered {
     requests: usize,
     bytes: usize,
     counted_at: Option<Now>,
-    /// The last count was so high that the next one follows soon: it is not made each time.
+    /// The last recount was above half of a limit: wait before the next recount.
     was_high: bool,
 }
 
@@ -48,7 +48,7 @@ impl Hub {
         }
     }
 
-    /// Whether a client has so many requests without an answer that it gets no more for now.
+    /// Which bound of unanswered requests a client has reached, if any.
     pub(in crate::hub) fn has_too_many_unanswered(&mut self, id: ClientId) -> Option<TooMany> {
         let reached = |unanswered: &Unanswered| match unanswered {
             Unanswered { requests: UNANSWERED_MAX.., .. } => Some(TooMany::Requests),
@@ -75,7 +75,7 @@ impl Hub {
         reached(&client.unanswered)
     }
 
-    /// A client has left: what it asked is not sent again, nor told.
+    /// A client disconnected: drop the texts of its pending requests, which are neither sent again nor answered.
     pub(in crate::hub) fn drop_request_texts(&mut self, id: ClientId) {
         for call in self.pending.values_mut() {
             if let Origin::Client { client, id: raw, .. } = &mut call.origin
@@ -87,7 +87,7 @@ impl Hub {
         }
     }
 
-    /// Why nothing more of a kind is taken from a client: too much of it is remembered already.
+    /// Why a request is refused because the client reached a bound, if it is.
     pub(in crate::hub) fn exceeds_client_bound(
         &self,
         id: ClientId,
@@ -119,7 +119,7 @@ impl Hub {
             .then(|| format!("this client has {} commands and processes", client.bound_resources.len()))
     }
 
-    /// Why no more streams of events are begun for a client.
+    /// Why no more event streams may be started by a client, if so.
     pub(in crate::hub) fn too_many_streams(&self, id: ClientId, request: &str) -> Option<String> {
         if request.len() > KEPT_PARAMS_BYTES_MAX {
             return Some(format!("codexd keeps parameters of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
@@ -128,13 +128,13 @@ impl Hub {
         (count >= EVENT_STREAMS_MAX).then(|| format!("this client has {count} streams of events"))
     }
 
-    /// A watch or a search was accepted: it is begun again on the next connection.
+    /// A watch or search was accepted: replay it on the next connection.
     pub(in crate::hub) fn add_replayable(&mut self, id: ClientId, connection: Connection, request: &str) {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return };
         let Some(placed) = connection_bound::placed(method) else { return };
         let (Some(name), Some(client)) = (placed.name(params), self.clients.get_mut(&id)) else { return };
         let is_same = |kept: &ReplayableRequest| kept.kind == placed.kind && *kept.name == *name;
-        // One that is there begins it, at most one more changes it since.
+        // At most one request starts it and one changes it.
         client
             .replayable
             .retain(|kept| !is_same(kept) || !(placed.begins || placed.ends || *kept.method == *method));
@@ -149,7 +149,7 @@ impl Hub {
             method: method.into(),
             params: text,
         });
-        // It was asked of an app-server that is to leave, and the next connection is open already.
+        // It was sent to an outgoing app-server, and the next connection is already open.
         let next = client.dedicated.open().filter(|server| *server != connection.server());
         if let Some(server) = next {
             let params = serde_json::from_str(params).unwrap_or_else(|_| json!({}));
@@ -162,7 +162,7 @@ impl Hub {
         }
     }
 
-    /// A watch or a search ends before it is known whether it was accepted.
+    /// A watch or search ends before its start was answered.
     pub(in crate::hub) fn forget_pending_replayable(
         &mut self,
         id: ClientId,
@@ -182,11 +182,11 @@ impl Hub {
 }
 
 impl PendingRequest {
-    /// Keeps of a client's request only what its answer needs: it has long left upstream's queue, so it is not sent again.
+    /// Drops the large members of a client's request: it has left upstream's queue and will not be sent again.
     pub(in crate::hub) fn shorten(&mut self) {
         let Origin::Client { kind, text, .. } = &mut self.origin else { return };
         let (request_max, member_max) = match kind {
-            // Its settings are learned when it is answered.
+            // The response handler reads its settings.
             RequestKind::NewThread | RequestKind::Resume => {
                 (THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX / 2)
             }
@@ -199,7 +199,7 @@ impl PendingRequest {
     }
 }
 
-/// A request with the small members of its parameters; a `config` that is too large is `true`, which no client sends.
+/// A request with its small parameters only. A `config` that is too large becomes `true`, which no client sends.
 fn truncated(request: &str, member_max: usize) -> Text {
     let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else {
         return Text::default();
@@ -232,7 +232,7 @@ fn truncated(request: &str, member_max: usize) -> Text {
 }
 
 impl Thread {
-    /// Keeps what is told until the truth about the running turn is known.
+    /// Holds a notification back until the last turns are reported.
     pub(in crate::hub) fn defer(&mut self, text: Text) {
         if self.deferred.is_empty() {
             self.deferred_bytes = 0;

@@ -1,4 +1,4 @@
-//! One client: what it may do, what it waits for, which connections it has.
+//! One client: identity, capabilities, queued requests and connections.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -13,13 +13,13 @@ use crate::hub::text::{self, Str};
 use crate::hub::upstream::backoff::Backoff;
 use crate::hub::upstream::dedicated::DedicatedConnections;
 
-/// What a client declared at `initialize`.
+/// What a client declared in `initialize`.
 #[derive(Clone, Debug, Default)]
 pub struct Capabilities {
     pub experimental: bool,
     pub human_approval: bool,
     pub attests: bool,
-    /// Names of notifications that it does not want; shared with its subscriptions.
+    /// Notifications that the client opted out of; shared with its viewers.
     pub opted_out: Option<Rc<[Box<str>]>>,
 }
 
@@ -29,16 +29,16 @@ impl Capabilities {
     }
 }
 
-/// A request that has not been sent on yet.
+/// A client's request that is waiting to be dispatched.
 #[derive(Clone, Debug)]
 pub struct QueuedRequest {
     pub text: Text,
     pub since: Now,
-    /// The app-server that refused it unseen, since it drains.
+    /// The draining app-server that refused it unseen.
     pub refused_by: Option<ServerId>,
-    /// Under which number it was sent there.
+    /// The request id under which it was sent there; 0 if it was not.
     pub number: u64,
-    /// Set when something before it has to wait.
+    /// Cached when an earlier request is blocked.
     pub lane: Option<OrderingKey>,
 }
 
@@ -51,7 +51,7 @@ impl QueuedRequest {
         self.lane.get_or_insert_with(|| OrderingKey::of(&self.text))
     }
 
-    /// Whether it cannot be answered while what is with this ordering key is not loaded.
+    /// Whether the request fails while the thread with this key is refused. `thread/unsubscribe` does not.
     pub fn is_refused_with(&self, lane: &OrderingKey) -> bool {
         let is_in =
             self.lane.as_ref().map_or_else(|| OrderingKey::of(&self.text) == *lane, |known| known == lane);
@@ -63,24 +63,24 @@ impl QueuedRequest {
     }
 }
 
-/// A request in force that is made again on another connection.
+/// A watch or search that is started again on another connection.
 #[derive(Clone, Debug)]
 pub struct ReplayableRequest {
     pub kind: &'static str,
-    /// What it is named, raw.
+    /// The client's name for it, raw JSON.
     pub name: Box<str>,
     pub method: Box<str>,
     pub params: Text,
 }
 
-/// How far a client's `initialize` is.
+/// Progress of a client's `initialize`.
 #[derive(Clone, Debug)]
 pub enum Stage {
-    /// It has not introduced itself.
+    /// Not received.
     New,
-    /// It has, and waits for the answer to the request of this raw id.
+    /// Received and unanswered. `asks_upstream`: only the app-server can answer it.
     Initializing { id: Box<str>, asks_upstream: bool },
-    /// It was answered.
+    /// Answered.
     Ready,
 }
 
@@ -89,31 +89,31 @@ pub enum Stage {
 pub struct Client {
     pub id: ClientId,
     pub stage: Stage,
-    /// The parameters of its `initialize`.
+    /// Parameters of its `initialize`.
     pub initialize_params: Option<Text>,
     pub capabilities: Capabilities,
     pub dedicated: DedicatedConnections,
     pub queued: VecDeque<QueuedRequest>,
     pub queued_bytes: usize,
-    /// A deadline for what waits is set.
+    /// [`Timer::QueueTimeout`](crate::hub::Timer) is set.
     pub has_queue_timer: bool,
-    /// Whether it stands in the run queue of those whose requests wait.
+    /// Whether the client is in the run queue.
     pub is_in_run_queue: bool,
-    /// Requests of it that count against its share.
+    /// Number of its in-flight permits.
     pub in_flight: usize,
-    /// What can be made again on another connection: watches and searches.
+    /// Watches and searches to replay.
     pub replayable: Vec<ReplayableRequest>,
-    /// What runs on a dedicated connection and where: the kind and the raw id.
+    /// Commands, processes and logins on dedicated connections: kind, raw name, app-server.
     pub bound_resources: Vec<(&'static str, Box<str>, ServerId)>,
-    /// What has ended before the request that began it was answered: the kind and the raw name.
+    /// Background work that ended before the response to the request that started it: kind and raw name.
     pub ended_before_response: Option<(&'static str, Box<str>)>,
-    /// How often its dedicated connection to this app-server was lost.
+    /// Reconnect backoff of its dedicated connection, and the app-server that it applies to.
     pub dedicated_backoff: (Option<ServerId>, Backoff),
-    /// How many of its requests have no answer, at most.
+    /// Upper bound of its unanswered requests.
     pub unanswered: Unanswered,
-    /// Its dedicated connection was lost under what it watches.
+    /// Its dedicated connection was lost while it had watches or searches.
     pub lost_dedicated: bool,
-    /// Whether reading from it has stopped.
+    /// Whether reading from the client is paused.
     pub is_paused: bool,
 }
 
@@ -144,12 +144,12 @@ impl Client {
         matches!(self.stage, Stage::Ready)
     }
 
-    /// Whether its dedicated connection is open: then that one tells it what goes to every connection.
+    /// Whether its dedicated connection is open. That one then delivers what goes to every connection.
     pub fn has_dedicated(&self) -> bool {
         self.dedicated.open().is_some()
     }
 
-    /// Where something that it started on a dedicated connection is.
+    /// The app-server on which a resource of this client lives.
     pub fn place(&self, kind: &str, id: &str) -> Option<ServerId> {
         self.bound_resources
             .iter()
@@ -158,7 +158,7 @@ impl Client {
     }
 }
 
-/// The `clientInfo` of an `initialize`, as every app-server reads it.
+/// The `clientInfo` of an `initialize`, parsed as every app-server parses it.
 #[derive(Debug)]
 pub struct ClientInfo<'a> {
     pub name: Cow<'a, str>,
@@ -167,7 +167,7 @@ pub struct ClientInfo<'a> {
 }
 
 impl<'a> ClientInfo<'a> {
-    /// Reads the parameters of an `initialize`; `None` where an app-server would refuse them or not read them.
+    /// Parses the parameters; `None` where an app-server would refuse them.
     pub fn of(params: &'a str) -> Option<Self> {
         let info = text::member(params, "clientInfo")?.get();
         let title = match text::member(info, "title") {
@@ -178,18 +178,18 @@ impl<'a> ClientInfo<'a> {
     }
 }
 
-/// The parameters of `initialize`, as far as the gateway must know them.
+/// The parameters of `initialize` that the gateway must know.
 #[derive(Debug)]
 pub struct InitializeParams<'a> {
     pub name: Cow<'a, str>,
     pub version: Cow<'a, str>,
     pub capabilities: Capabilities,
-    /// Nothing stands in it that only the app-server can judge.
+    /// Whether the gateway can answer: the parameters hold nothing that only an app-server can judge.
     pub plain: bool,
 }
 
-/// Whether the parameters of an `initialize`, or what the gateway has to read in them, are written as arrays. An app-server
-/// takes those, with the members in an order that the schema does not tell.
+/// Whether the parameters, or members that the gateway has to read, are arrays. An app-server accepts arrays, in an
+/// order that the schema does not give.
 pub fn is_positional(params: &str) -> bool {
     let is_array =
         |name: &str| text::member(params, name).is_some_and(|member| member.get().starts_with('['));
@@ -197,7 +197,7 @@ pub fn is_positional(params: &str) -> bool {
 }
 
 impl<'a> InitializeParams<'a> {
-    /// Reads the parameters; `None` where the app-server will have something to say about them.
+    /// Parses the parameters; `None` where the app-server will refuse them.
     pub fn read(params: &'a str) -> Option<Self> {
         let ClientInfo { name, version, .. } = ClientInfo::of(params)?;
         let mut plain = is_plain(&name) && is_plain(&version);
@@ -225,7 +225,7 @@ impl<'a> InitializeParams<'a> {
     }
 }
 
-/// Whether upstream repeats it unchanged in its `userAgent`.
+/// Whether upstream repeats the name unchanged in `userAgent`.
 fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && name

@@ -1,4 +1,4 @@
-//! A client leaves: what was its own goes with it.
+//! A client disconnects: its connections, requests, event streams and views end.
 
 use crate::hub::Hub;
 use crate::hub::event::{Action, ClientId, Connection};

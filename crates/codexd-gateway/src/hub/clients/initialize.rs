@@ -1,4 +1,5 @@
-//! A client introduces itself.
+//! `initialize` of a client: answered from what the app-server reported, or by the app-server on the client's
+//! dedicated connection.
 
 use codexd_protocol::envelope::INVALID_REQUEST;
 
@@ -10,7 +11,7 @@ use crate::hub::{Hub, Timer, text};
 use crate::limits::HELD_MAX_MS;
 use crate::routes;
 
-/// The name under which daemons ask whether a server answers. It never becomes the name of an app-server's process.
+/// The client name of readiness probes. It never becomes the client name of an app-server process.
 pub(in crate::hub) const DAEMON: &str = "codex_app_server_daemon";
 
 impl Hub {
@@ -53,7 +54,7 @@ impl Hub {
         }
     }
 
-    /// Answers a client's `initialize` as soon as there is something to answer with.
+    /// Answers a client's `initialize` as soon as an app-server's result is known.
     fn answer_initialize(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
         let Stage::Initializing { id: raw_id, asks_upstream } = client.stage.clone() else { return };
@@ -71,13 +72,13 @@ impl Hub {
         self.join_run_queue(id);
     }
 
-    /// No app-server has answered: the client may try again.
+    /// No app-server has answered in time: the client may retry.
     pub(in crate::hub) fn on_client_initialize_timeout(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Stage::Initializing { id: raw_id, .. } = client.stage.clone() else { return };
         client.stage = Stage::New;
         client.initialize_params = None;
-        // A connection under this introduction must not pass for one under the next.
+        // A connection with these parameters must not be used for the next `initialize`.
         if let Some(server) = client.dedicated.current() {
             client.dedicated.lost(server);
             self.out.push(Action::Close(Connection::Dedicated(id, server)));
@@ -91,14 +92,14 @@ impl Hub {
         }
     }
 
-    /// What every connection is told right after its `initialize`.
+    /// Sends what every connection receives right after its `initialize`.
     fn send_connect_notifications(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
         let wanted = self.connect_notifications.iter().filter(|(name, _, _)| client.capabilities.wants(name));
         self.out.extend(wanted.map(|(_, text, _)| Action::SendToClient(id, text.clone())));
     }
 
-    /// Opens a client's dedicated connection to the app-server that serves, if there is none.
+    /// Opens a client's dedicated connection to the serving app-server if there is none.
     pub(in crate::hub) fn open_dedicated(&mut self, id: ClientId) {
         let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -117,7 +118,7 @@ impl Hub {
                 dedicated_initialize(&introduction),
             ));
         } else {
-            // It was left for one that is gone, and has been open all the time.
+            // It was draining in favor of an app-server that is gone, and stayed open.
             self.replay_requests(id, server);
             self.close_drained(id);
         }
@@ -145,7 +146,7 @@ impl Hub {
 
     pub(in crate::hub) fn on_dedicated_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
         if is_transient(error) || Refusal::of(error) == Refusal::Draining {
-            // Too much is asked at once, or it is about to end.
+            // The app-server is overloaded or draining.
             return self.on_connection_lost(Connection::Dedicated(id, server));
         }
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -153,7 +154,7 @@ impl Hub {
             return;
         }
         if let Stage::Initializing { id: raw_id, .. } = client.stage.clone() {
-            // As upstream has it: it may try again.
+            // As upstream does: the client may try again.
             client.stage = Stage::New;
             client.initialize_params = None;
             self.send_to_client(id, format!(r#"{{"error":{error},"id":{raw_id}}}"#).into());
@@ -164,7 +165,7 @@ impl Hub {
     }
 }
 
-/// The client's own introduction, with everything opted out of that the shared connection tells.
+/// The client's `initialize`, opted out of everything that the shared connection delivers.
 fn dedicated_initialize(params: &str) -> Text {
     let capabilities = text::member(params, "capabilities").map(serde_json::value::RawValue::get);
     let mut members = text::members(capabilities.unwrap_or("{}"));
@@ -184,7 +185,7 @@ fn dedicated_initialize(params: &str) -> Text {
     format!(r#"{{"id":0,"method":"initialize","params":{params}}}"#).into()
 }
 
-/// The object with one more member.
+/// A JSON object with one more member.
 fn with_member(object: &str, name: &str, value: &str) -> Text {
     let Some(end) = object.rfind('}').filter(|_| object.trim_start().starts_with('{')) else {
         return object.into();

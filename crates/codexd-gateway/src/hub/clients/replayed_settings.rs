@@ -1,7 +1,7 @@
-//! What would be lost with an app-server although it can be made again: streams of events, and settings that app-servers
-//! keep in memory only.
+//! Event streams and process-wide settings, which an app-server keeps in memory only and which the gateway replays on
+//! its successor.
 //!
-//! Settings are kept as long as the gateway lives; one that starts anew does not know them.
+//! Settings live as long as the gateway: a new gateway does not know them.
 
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -13,18 +13,18 @@ use crate::hub::{Hub, text};
 use crate::limits::SETTINGS_MAX;
 use crate::routes::{self, OwnState, Route};
 
-/// What names a stream of events.
+/// The member that names an event stream.
 const STREAM: &str = "subscriptionId";
 const BEGIN: &str = "mcpServer/event/stream/start";
 
-/// A stream of events that a client began.
+/// An MCP event stream of a client.
 #[derive(Clone, Debug)]
 pub struct EventStream {
-    /// Its raw name.
+    /// Its name, raw JSON.
     pub name: Box<str>,
     pub owner: ClientId,
     thread: ThreadId,
-    /// The parameters that began it.
+    /// The parameters that started it.
     params: Text,
 }
 
@@ -48,7 +48,7 @@ impl Hub {
         self.event_streams.push(EventStream { name, owner, thread: thread.clone(), params });
     }
 
-    /// It was refused, or is stopped; gives the thread that it belongs to.
+    /// An event stream was refused or stopped. Returns its thread.
     pub(in crate::hub) fn remove_event_stream(&mut self, owner: ClientId, request: &str) -> Option<ThreadId> {
         let params = text::member(request, "params")?;
         let name = text::member(params.get(), STREAM)?.get();
@@ -57,7 +57,7 @@ impl Hub {
         Some(self.event_streams.remove(at).thread)
     }
 
-    /// A thread is loaded anew: its streams begin again.
+    /// A thread was loaded again: restart its event streams.
     pub(in crate::hub) fn replay_event_streams(&mut self, id: &ThreadId) {
         let Some(connection) = self.threads.get(id).map(crate::hub::threads::thread::Thread::connection)
         else {
@@ -71,11 +71,11 @@ impl Hub {
         }
     }
 
-    /// A setting was made: a successor of this app-server is to have it, too.
+    /// A setting was accepted: its successor is given it as well.
     pub(in crate::hub) fn record_setting(&mut self, request: &str) {
         let Some(method) = text::string(request, "method") else { return };
         let params = text::member(request, "params").map_or("{}", RawValue::get);
-        // The roots are set as a whole; features and environments are added to those there are.
+        // Skill roots are replaced as a whole; features and environments accumulate.
         let replaces = *method == *"skills/extraRoots/set";
         self.process_settings
             .retain(|(known, before)| **known != *method || !(replaces || **before == *params));
@@ -85,7 +85,7 @@ impl Hub {
         self.process_settings.push((method.as_ref().into(), params.into()));
     }
 
-    /// Makes all settings in an app-server that is new.
+    /// Replays all settings on a new app-server.
     pub(in crate::hub) fn replay_settings(&mut self, server: ServerId) {
         for (method, params) in self.process_settings.clone() {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
@@ -94,7 +94,7 @@ impl Hub {
     }
 }
 
-/// Whether a request makes a setting that can be made again. Remote control is the host's.
+/// Whether a request changes a setting that is replayed. Remote control belongs to the host.
 pub(in crate::hub) fn is_setting(method: &str) -> bool {
     routes::route(method) == Route::Own(OwnState::ProcessSetting) && !method.starts_with("remoteControl/")
 }

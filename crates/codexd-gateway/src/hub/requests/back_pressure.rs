@@ -1,4 +1,4 @@
-//! Connections to app-servers that are full: requests wait until the app-server has read what was sent before.
+//! Back pressure: requests stay queued while the connection that they need has a full outbox.
 
 use crate::hub::event::Connection;
 use crate::hub::{Hub, Timer};
@@ -15,13 +15,13 @@ impl Hub {
         }
     }
 
-    /// Whether no more requests are to be sent over a connection for now.
+    /// Whether a connection's outbox is full.
     pub(in crate::hub) fn is_full(&self, connection: Connection) -> bool {
         self.full_connections.contains(&connection)
     }
 
-    /// Whether so much was sent in this step that the connections are to be asked first whether they have room for more. If so, it
-    /// goes on in a step of its own.
+    /// Whether this step has sent so much that outboxes must be checked before more is sent. If so, scheduling
+    /// continues in the next step.
     pub(in crate::hub) fn has_sent_enough(&mut self) -> bool {
         if self.sent_bytes < SENT_AT_ONCE_BYTES {
             return false;

@@ -1,4 +1,4 @@
-//! What a client says: which way it goes.
+//! A client's message: validation, and the connection that it is sent over.
 
 use codexd_protocol::check::Refusal;
 use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
@@ -16,13 +16,14 @@ use crate::hub::threads::thread::{ThreadId, ThreadState};
 use crate::limits::{QUIET_MS, RESUMERS_MAX, UNANSWERED_MAX};
 use crate::routes::{self, Route, Special, gates};
 
-/// What became of a request whose turn it was.
+/// Result of trying to dispatch a queued request.
 pub(in crate::hub) enum DispatchOutcome {
-    /// It was sent on, or answered.
+    /// Sent, or answered by the gateway.
     Done,
-    /// Not now, nor anything else of this client.
+    /// Blocked, and with it every request of this client.
     Blocked,
-    /// Not now, nor what must not overtake it ([`OrderingKey`](crate::hub::requests::ordering::Lane)).
+    /// Blocked, and with it every request that must not overtake it
+    /// ([`OrderingKey`](crate::hub::requests::ordering::OrderingKey)).
     BlockedByKey,
 }
 
@@ -63,9 +64,9 @@ impl Hub {
         }
     }
 
-    /// An app-server would drop the text without a reply: its sender would wait, and so would whatever waits for the answer.
+    /// Refuses a message that an app-server would drop without a reply, which would leave the client waiting.
     fn refuse_text(&mut self, id: ClientId, refusal: &Refusal<'_>) {
-        // The id of an answer is that of a server request: a request of the client may have the same.
+        // The id of a response is that of a server request; a request of the client may use the same.
         let raw = refusal.id.filter(|_| !refusal.is_answer).unwrap_or("null");
         self.send_to_client(id, text::error(raw, refusal.code, &refusal.reason, None));
         if refusal.is_answer
@@ -76,7 +77,7 @@ impl Hub {
         }
     }
 
-    /// Some JSON writers escape the slash of a method's name: it is read again without escapes.
+    /// Some JSON writers escape the slash in method names: the message is read again without escapes.
     fn on_escaped_method(&mut self, id: ClientId, escaped: &str, text: &Text) {
         let method = serde_json::from_str::<String>(escaped).unwrap_or_default();
         let plain = serde_json::Value::from(method).to_string();
@@ -88,7 +89,7 @@ impl Hub {
         self.send_to_client(id, text::error(raw, INVALID_REQUEST, message, None));
     }
 
-    /// Puts a request behind those of its client.
+    /// Appends a request to its client's queue.
     fn enqueue_request(&mut self, id: ClientId, text: Text) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.queued_bytes += text.len();
@@ -96,11 +97,11 @@ impl Hub {
         self.join_run_queue(id);
     }
 
-    /// Sends on the request of a client whose turn it is.
+    /// Dispatches a client's queued request, or returns why not.
     pub(in crate::hub) fn dispatch(&mut self, id: ClientId, waiting: &QueuedRequest) -> DispatchOutcome {
         let Some(client) = self.clients.get(&id) else { return DispatchOutcome::Done };
         let drains = |server: &ServerId| self.servers.get(server).is_some_and(|server| server.is_draining);
-        // Before it is read: it may be large, and be looked at often.
+        // Before parsing: the text may be large and may be tried often.
         if !client.is_ready() || !self.has_permit_for(id) {
             return DispatchOutcome::Blocked;
         }
@@ -157,13 +158,13 @@ impl Hub {
                 let names = Names::of(params);
                 names.thread().is_none_or(|thread| !self.is_listing() && !self.threads.contains_key(thread))
             }
-            // One whose request is under way does not wait.
+            // One whose request is pending is not queued.
             Route::Gateway(Special::RequestId) => true,
             Route::Hub | Route::Gateway(_) => false,
         }
     }
 
-    /// What the gateway answers itself, or has to look at.
+    /// Requests that the gateway answers or inspects.
     fn dispatch_special(
         &mut self,
         id: ClientId,
@@ -175,7 +176,7 @@ impl Hub {
         match method {
             "thread/unsubscribe" => self.unsubscribe(id, names, raw, text),
             "mcpServer/event/stream/stop" => {
-                // It goes where the thread is that the stream belongs to.
+                // It goes to the app-server that has the stream's thread.
                 let of = |stream: &&crate::hub::clients::replayed_settings::EventStream| {
                     stream.owner == id && names.is_stream(&stream.name)
                 };
@@ -186,7 +187,7 @@ impl Hub {
                 }
                 sent
             }
-            // The shared connection asks for all of them, so that one answer can be completed from what the hub knows.
+            // Over the shared connection, so that the answer can be completed from what the hub knows.
             _ if (method == "thread/loaded/list" || lists_threads(method)) && self.completes_lists() => {
                 self.send_shared(id, method, None, raw, text)
             }
@@ -207,7 +208,7 @@ impl Hub {
         text: &Text,
     ) -> DispatchOutcome {
         let known = thread.and_then(|thread| self.threads.get(thread));
-        // A client that resumes a refused thread asks for a new attempt, perhaps with the parameters that were missing.
+        // Resuming a refused thread requests a new attempt, possibly with the parameters that were missing.
         let resumes = |thread: &crate::hub::threads::thread::Thread| {
             method == "thread/resume" && thread.state == ThreadState::Orphaned && thread.is_refused()
         };
@@ -217,7 +218,7 @@ impl Hub {
             self.demand(id, &thread);
             return DispatchOutcome::BlockedByKey;
         }
-        // Another app-server may have it, which is about to say so.
+        // Another app-server may have it and is about to report it.
         if known.is_none() && thread.is_some() && self.is_listing() {
             return DispatchOutcome::BlockedByKey;
         }
@@ -264,7 +265,7 @@ impl Hub {
         if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
             match kind {
                 RequestKind::Turn | RequestKind::MayStartTurn => {
-                    thread.busy_until = thread.busy_until.max(self.now + QUIET_MS)
+                    thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
                 }
                 RequestKind::Resume => thread.last_subscriber = Some(id),
                 _ => {}
@@ -272,7 +273,7 @@ impl Hub {
         }
         if asks_for_turns(method, text) {
             self.notice_recipients.push_back(id);
-            // Older app-servers do not mind.
+            // Older app-servers send no notice.
             if self.notice_recipients.len() > RESUMERS_MAX {
                 self.notice_recipients.pop_front();
             }
@@ -334,18 +335,17 @@ impl Hub {
     }
 }
 
-/// The refusal of parameters that are an array. The app-server takes one, with every member in its own order, which the schema
-/// does not tell: what the gateway has to read there it would have to guess.
+/// Error for positional parameters: the schema does not give their order, so the gateway cannot read them.
 fn positional(method: &str) -> String {
     format!("Invalid request: the params of {method} must be an object, not an array")
 }
 
-/// Whether a request lists threads with their status, which an app-server knows of its own threads only.
+/// Whether a request lists threads with status, which an app-server knows of its own threads only.
 pub(in crate::hub) fn lists_threads(method: &str) -> bool {
     matches!(routes::route(method), Route::Gateway(Special::ThreadList | Special::ThreadSearch))
 }
 
-/// Whether a thread is asked for with all its turns, which is of old: upstream says so before it answers (0.169.0).
+/// Whether a request asks for full turns, for which 0.169.0 sends a deprecation notice before it answers.
 pub(in crate::hub) fn asks_for_turns(method: &str, request: &str) -> bool {
     let says = |name: &str| {
         text::member(request, "params")

@@ -1,7 +1,7 @@
-//! Whose turn it is: requests of all clients share the way upstream, in turns, and never more at once than upstream takes.
+//! Fair scheduling: requests of all clients are dispatched round robin, and never more at once than upstream takes.
 //!
-//! App-server 0.169.0 has one queue of 128 for everybody and refuses what does not fit. It is emptied quickly, whatever
-//! the requests then take, so a permit is given back when its request was answered or after [`SLOT_MAX_MS`].
+//! App-server 0.169.0 has one queue of 128 for all connections and refuses what does not fit. The queue empties
+//! quickly, however long the requests then take, so a permit is released with the response or after [`SLOT_MAX_MS`].
 
 use crate::hub::clients::client::QueuedRequest;
 use crate::hub::event::{ClientId, Text};
@@ -15,11 +15,11 @@ use crate::limits::{
 };
 use codexd_protocol::envelope::{self, Message};
 
-/// The code of a failure that is not the request's fault.
+/// Error code of a failure that the request did not cause.
 pub(in crate::hub) const SERVER_ERROR: i64 = -32000;
 
 impl Hub {
-    /// Gives a client its place in the run queue if a request of it waits.
+    /// Adds a client with queued requests to the run queue.
     pub(in crate::hub) fn join_run_queue(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let most = if client.is_ready() { WAITING_BYTES_MAX } else { WAITING_BEFORE_READY_BYTES };
@@ -32,11 +32,11 @@ impl Hub {
         }
     }
 
-    /// Sends on what can be sent on, one request of each client in turn.
+    /// Dispatches what can be dispatched, one request of each client in turn.
     pub(in crate::hub) fn schedule(&mut self) {
         self.dispatch_queued();
         self.load_demanded();
-        // Whoever still waits does not wait for ever.
+        // Every request that is still queued has a deadline.
         while let Some(id) = self.without_deadline.pop() {
             if let Some(client) = self.clients.get_mut(&id)
                 && client.is_in_run_queue
@@ -70,7 +70,7 @@ impl Hub {
         }
     }
 
-    /// Sends on the first request of a client that need not wait; answers whether there was one.
+    /// Dispatches the first request of a client that is not blocked. Returns whether there was one.
     fn dispatch_next(&mut self, id: ClientId) -> bool {
         let mut held: Vec<OrderingKey> = Vec::new();
         let mut at = 0;
@@ -99,7 +99,7 @@ impl Hub {
         }
     }
 
-    /// A request of a client does not wait any more.
+    /// A request has left its client's queue.
     fn on_dequeued(&mut self, id: ClientId, bytes: usize) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.queued_bytes = client.queued_bytes.saturating_sub(bytes);
@@ -159,7 +159,7 @@ impl Hub {
         }
     }
 
-    /// Requests of a client have waited as long as any may: nobody answers.
+    /// Queued requests of a client time out.
     pub(in crate::hub) fn on_queue_timeout(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.has_queue_timer = false;
@@ -179,8 +179,8 @@ impl Hub {
         }
     }
 
-    /// Answers what waits for a thread with the refusal of the app-server to load it, an error object. To be left, a thread
-    /// need not be loaded.
+    /// Answers requests that are queued for a thread with the error of the app-server that refuses to load it.
+    /// Unsubscribing does not need the thread.
     pub(in crate::hub) fn refuse_queued_for_thread(&mut self, thread: &str, error: &str) {
         let mut clients: Vec<ClientId> = self.clients.keys().copied().collect();
         clients.sort_unstable();
@@ -200,7 +200,7 @@ impl Hub {
         }
     }
 
-    /// The app-server refused a client's dedicated connection: what waits for that connection is answered with an error.
+    /// The app-server refused a client's dedicated connection: answers the requests that need it with an error.
     pub(in crate::hub) fn refuse_queued_dedicated(&mut self, id: ClientId, error: &str) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let waiting = std::mem::take(&mut client.queued);
@@ -220,7 +220,7 @@ impl Hub {
     }
 }
 
-/// The answer to what has waited as long as anything may.
+/// The response to a request that timed out in the queue.
 pub(in crate::hub) fn unavailable(raw_id: &str) -> Text {
     let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
     let message = format!("no app-server has answered for {} s; try again", HELD_MAX_MS / 1_000);

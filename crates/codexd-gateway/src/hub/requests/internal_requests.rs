@@ -1,4 +1,4 @@
-//! Answers to what the gateway asked for itself.
+//! Responses to the gateway's own requests, and attaching to threads that were loaded before this gateway started.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -47,10 +47,10 @@ impl Hub {
             InternalRequest::Unload(thread) => self.on_unload_response(&thread, result),
             InternalRequest::RollBack(thread) => self.on_rollback_response(&thread, outcome),
             InternalRequest::CheckConfig(profile) => {
-                self.on_config_read(connection.server(), &profile, outcome)
+                self.on_config_read(connection.server(), &profile, outcome);
             }
             InternalRequest::TrialLoad(profile) => {
-                self.on_trial_started(connection.server(), &profile, outcome)
+                self.on_trial_started(connection.server(), &profile, outcome);
             }
             InternalRequest::Load(thread) => self.on_loaded_in_successor(&thread, outcome),
             InternalRequest::Evict(thread) => self.on_evicted(&thread, result),
@@ -58,10 +58,10 @@ impl Hub {
             InternalRequest::LastTurns(thread) => self.on_last_turns(&thread, outcome),
             InternalRequest::RunningTurn(thread) => self.on_running_turn(&thread, result),
             InternalRequest::ProcessState(part) => {
-                self.on_process_state_read(connection.server(), part, outcome)
+                self.on_process_state_read(connection.server(), part, outcome);
             }
             InternalRequest::RestoreEnvironments(thread) => {
-                self.on_environments_restored(&thread, result.is_some())
+                self.on_environments_restored(&thread, result.is_some());
             }
             InternalRequest::Attach(thread) => self.on_attached(connection.server(), &thread, outcome),
             InternalRequest::Lineage { thread, of } => {
@@ -78,19 +78,19 @@ impl Hub {
     pub(in crate::hub) fn on_internal_request_lost(&mut self, errand: &InternalRequest) {
         let Some(id) = errand.thread().cloned() else { return };
         if let InternalRequest::Lineage { .. } = errand {
-            // It is asked again where the thread is by then.
+            // Repeated on the app-server that has the thread by then.
             return self
                 .threads
                 .get_mut(&id)
                 .into_iter()
                 .for_each(|thread| thread.lineage.on_response_lost());
         }
-        // Whoever lost it finds it again: it counts among those of the lost app-server.
+        // It counts among the threads of the lost app-server.
         if let Some(thread) = self.threads.get_mut(&id).filter(|thread| thread.state != ThreadState::Attached)
         {
             thread.state = ThreadState::Orphaned;
         }
-        // Whether it was done is not known: what is held stays so until it is known to go on.
+        // Whether it took effect is unknown: the goal stays suspended until it is known to be active.
         if let InternalRequest::ReadSuspendedGoal(_) | InternalRequest::ResumeGoal(_) = errand {
             self.on_thread_request_done(&id);
         }
@@ -109,19 +109,20 @@ impl Hub {
         self.send_internal(Connection::Shared(server), errand, "thread/loaded/list", &serde_json::json!({}));
     }
 
-    /// What an app-server has loaded. What is not known here was there before this gateway, or belongs to a sub-agent.
+    /// The loaded threads of an app-server. Unknown ones were loaded before this gateway started, or belong to
+    /// sub-agents.
     fn on_loaded_list(&mut self, server: ServerId, outcome: Result<&str, &str>) {
         if let Err(error) = outcome
             && is_transient(error)
         {
-            // Too much is asked of it; without its list nobody may let it go.
+            // It is overloaded. Without its list it must not be retired.
             return self.set_timer(AGAIN_AFTER_MS, Timer::ListLoaded(server));
         }
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
         let listed: Option<Vec<String>> = data.and_then(|data| serde_json::from_str(data.get()).ok());
         self.close_ended_unresumable(server, listed.as_deref());
         let mut ids = listed.unwrap_or_default();
-        // The answer to what is being asked there about a thread tells as much.
+        // The response to a pending request about the thread says as much.
         let is_asked_about = |id: &str| {
             self.pending_per_thread.contains_key(id)
                 && self.pending.values().any(|call| match &call.origin {
@@ -149,8 +150,8 @@ impl Hub {
         self.re_evaluate();
     }
 
-    /// Threads that nobody can join end by themselves. That is told to everybody, but may have been said before it was heard:
-    /// so the list is asked for again as long as there is one.
+    /// Unresumable threads end by themselves. Upstream reports the end, but may have done so before it was observed:
+    /// the list is requested again while there are such threads.
     fn close_ended_unresumable(&mut self, server: ServerId, loaded: Option<&[String]>) {
         let is_unresumable = |thread: &&Thread| {
             thread.is_unresumable && thread.server == server && thread.state == ThreadState::Attached
@@ -172,7 +173,7 @@ impl Hub {
         }
     }
 
-    /// Asks whether those are still there that nobody can join. Nobody waits for it.
+    /// Lists loaded threads to see which unresumable ones remain. No client waits for it.
     pub(in crate::hub) fn list_unresumable(&mut self, server: ServerId) {
         let some = self.threads.values().any(|thread| thread.is_unresumable && thread.server == server);
         if some && self.is_up(server) {
@@ -180,7 +181,7 @@ impl Hub {
         }
     }
 
-    /// Subscribes to what was found, a few at a time.
+    /// Attaches to found threads, a few at a time.
     fn attach_next(&mut self) {
         let is_attach = |call: &crate::hub::requests::pending::PendingRequest| {
             matches!(&call.origin, Origin::Internal(InternalRequest::Attach(_)))
@@ -201,7 +202,7 @@ impl Hub {
         }
     }
 
-    /// Subscribes first to what clients wait for, however many are being subscribed to.
+    /// Attaches to the threads that clients wait for, without a limit.
     pub(in crate::hub) fn attach_demanded(&mut self) {
         let is_demanded = |id: &ThreadId| {
             self.threads
@@ -228,19 +229,19 @@ impl Hub {
             return self.attach_next();
         };
         match outcome.map(|result| text::member(result, "thread")) {
-            // It was closed before it was asked for.
+            // It was closed before the request arrived.
             Err(_) if thread.is_unloaded() => {
                 self.forget_thread(id);
                 self.load_goals();
             }
             Err(error) if matches!(Refusal::of(error), Refusal::RetrySoon | Refusal::Recoverable) => {
-                // As long as it is not known what runs there, it is not to be let go.
+                // While it is unknown what runs there, the thread must not be dropped.
                 let wait = thread.try_again_after(Refusal::of(error)).unwrap_or(MOVE_STUCK_MS);
                 self.attach_queue.push_back(id.clone());
                 return self.set_timer(wait, Timer::AttachMore);
             }
             Err(error) if Refusal::of(error) == Refusal::Draining => {
-                // It ends by itself when its turns have ended: until then it is not to be told to again.
+                // It is draining and ends by itself.
                 thread.state = ThreadState::Orphaned;
                 self.on_draining(server);
             }
@@ -248,11 +249,11 @@ impl Hub {
                 thread.state = ThreadState::Attached;
                 thread.demand = None;
                 thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
-                // Upstream tells everybody of the goal that it has, or has not: they did not ask.
+                // Upstream sends its goal to every subscriber, unasked.
                 thread.suppress_echo_until = self.now + HUSH_MS;
                 thread.load_attempts = 0;
                 thread.describe(told.get());
-                // Who comes later is no subscriber of a sub-agent's, as upstream has it.
+                // Clients that connect later are not subscribed to sub-agent threads (same as upstream).
                 if thread.is_child && !self.clients.is_empty() {
                     thread.audience = Audience::everyone();
                     thread.unwatched_since = None;
@@ -274,7 +275,7 @@ impl Hub {
                 }
                 self.re_evaluate_thread(id);
             }
-            // Never written to disk, or ephemeral. Its turn runs all the same.
+            // Not on disk, or ephemeral. Its turn continues.
             Err(_) => {
                 thread.state = ThreadState::Attached;
                 thread.demand = None;
@@ -290,7 +291,7 @@ impl Hub {
         self.re_evaluate();
     }
 
-    /// The turn that runs in a thread that was found: its end has to be told even if its app-server is lost.
+    /// The running turn of an attached thread: its end is reported even if the app-server is lost.
     fn on_running_turn(&mut self, id: &ThreadId, result: Option<&str>) {
         let data = result.and_then(|result| text::member(result, "data"));
         let turns: Vec<Box<RawValue>> =
@@ -308,7 +309,7 @@ impl Hub {
         self.attach_next();
     }
 
-    /// A thread that nobody watches was unloaded: everybody is told, as upstream would.
+    /// An unwatched thread was unloaded: all clients are notified, as upstream does.
     pub(in crate::hub) fn close_unloaded(&mut self, id: &ThreadId) {
         self.send_thread_closed(id);
     }

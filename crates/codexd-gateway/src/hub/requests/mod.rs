@@ -1,5 +1,10 @@
-//! Requests, from a frame of a client to the one answer: ordering and fairness, dispatch to a connection, what is pending,
-//! responses, the gateway's own requests, and the requests of app-servers to clients.
+//! Requests: queueing and fairness, ordering, dispatch to a connection, pending requests, responses, the gateway's
+//! own requests, and server requests to clients.
+//!
+//! Invariants: a client's request is answered once and sent again only if it was refused unseen; at most `SLOTS_MAX`
+//! are in flight; requests of one client about one thread stay in order. Failure: a lost connection answers its
+//! pending requests with `appServerRestarted`; an unanswered request times out with `appServerUnresponsive`, a queued
+//! one with `appServerUnavailable`.
 
 pub(super) mod back_pressure;
 pub(super) mod dispatch;

@@ -1,24 +1,24 @@
-//! What of one client must not overtake what.
+//! Ordering constraints between one client's queued requests.
 //!
-//! Upstream keeps no order between threads, nor between what is about a thread and what is not; the two even take different
-//! connections. So a request that waits for its thread, which is on its way to another app-server, holds up only what is
-//! about the same thread.
+//! Upstream keeps no order between threads, nor between requests with and without a thread, which take different
+//! connections. So a request that is blocked because its thread is not attached delays only requests about the same
+//! thread.
 
 use codexd_protocol::envelope::{self, Message};
 
 use crate::hub::text::Names;
 use crate::routes::{self, Route, Special};
 
-/// In which order a request stands.
+/// The ordering key of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum OrderingKey {
-    /// Behind what is about this thread.
+    /// Behind earlier requests about this thread.
     Thread(Box<str>),
-    /// Behind what begins a thread.
+    /// Behind earlier requests that start a thread.
     NewThread,
-    /// Behind everything of its client: it is about a request, which may be waiting.
+    /// Behind every earlier request of the client: it refers to a request that may be queued.
     Last,
-    /// In no order with what waits for a thread.
+    /// Unordered.
     Free,
 }
 
@@ -41,7 +41,7 @@ impl OrderingKey {
         }
     }
 
-    /// Whether a request with this ordering key has to wait while an earlier one with that key does.
+    /// Whether a request with this key waits for an earlier blocked one.
     pub fn is_behind(&self, earlier: &OrderingKey) -> bool {
         *self == OrderingKey::Last || self == earlier
     }

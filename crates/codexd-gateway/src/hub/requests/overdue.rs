@@ -1,5 +1,5 @@
-//! Requests that an app-server never answers. Each class of requests has its time ([`routes::answer_within_ms`]): after it the
-//! client gets an error, and the request blocks nothing any more. An answer that comes later is dropped.
+//! Requests that an app-server does not answer in time ([`routes::answer_within_ms`]): the client gets an error, and
+//! the request blocks nothing any more. A later response is dropped.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::limits::OVERDUE_LOOK_MS;
 use crate::routes;
 
 impl Hub {
-    /// From now on the answer to this request is waited for.
+    /// Starts the timeout of a request.
     pub(in crate::hub) fn answer_is_due(&mut self, number: u64, method: &str) {
         let Some(within_ms) = routes::answer_within_ms(method) else { return };
         let Some(call) = self.pending.get_mut(&number) else { return };
@@ -44,7 +44,7 @@ impl Hub {
         }
     }
 
-    /// Answers a client's request with an error; returns the method.
+    /// Answers a client's request with a timeout error. Returns the method.
     fn give_up_request(&mut self, number: u64) -> Option<String> {
         let PendingRequest { connection, origin, has_permit, .. } = self.pending.remove(&number)?;
         let Origin::Client { client, id, kind, thread, text: request } = origin else { return None };

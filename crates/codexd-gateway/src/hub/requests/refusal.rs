@@ -24,22 +24,22 @@ use crate::hub::text;
 /// Why an app-server did not load a thread.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refusal {
-    /// The app-server is about to end: its successor loads the thread.
+    /// The app-server is draining: its successor loads the thread.
     Draining,
-    /// The old process is not quite gone, another program has the thread, or too much is asked at once: try again soon.
+    /// Another process still has the thread, or the app-server is overloaded: retry soon.
     RetrySoon,
-    /// The server or its configuration is the cause, or the cause is unknown: the thread is on disk, and loads once
-    /// the cause is gone. Try again with backoff; never treat the thread as ended.
+    /// The configuration is the cause, or the cause is unknown. The thread is on disk and loads once the cause is
+    /// gone: retry with backoff, never treat the thread as ended.
     Recoverable,
-    /// The thread itself has ended: no app-server can ever load it.
+    /// The thread has ended: no app-server can load it.
     Gone,
 }
 
-/// How a refusal begins, or what it contains, that is the thread's own end.
+/// Message parts that mean that the thread has ended.
 const ENDS: [&str; 4] = ["no rollout found", "is archived", "invalid session id", "invalid thread id"];
 
 impl Refusal {
-    /// Reads the error object that `thread/resume` was answered with.
+    /// Classifies the error object of a `thread/resume`.
     pub fn of(error: &str) -> Self {
         let message = text::string(error, "message").unwrap_or_default();
         let is_request_error = text::member(error, "code").is_some_and(|code| code.get() == "-32600");
@@ -58,14 +58,14 @@ impl Refusal {
     }
 }
 
-/// Whether an error says nothing about what was asked, but that too much is asked at once or that something broke in the
-/// app-server. Not for loads: there the same code means a dead MCP server or an unreadable file.
+/// Whether an error is transient: overload or an internal failure. Not for loads, where the same code means a dead
+/// MCP server or an unreadable file.
 pub fn is_transient(error: &str) -> bool {
     let code = text::member(error, "code").map(|code| code.get());
     code == Some("-32603") || Refusal::of(error) == Refusal::RetrySoon
 }
 
-/// Whether an error says that the app-server does not know the method, or refuses the form of what was asked.
+/// Whether the app-server does not know the method or rejects the parameters.
 pub fn is_unknown_method(error: &str) -> bool {
     let message = text::string(error, "message").unwrap_or_default();
     text::member(error, "code").is_some_and(|code| code.get() == "-32601")
@@ -76,7 +76,7 @@ fn is_overload(error: &str) -> bool {
     text::member(error, "code").is_some_and(|code| code.get().parse() == Ok(OVERLOADED))
 }
 
-/// The message of an error, for people: its first line, and not more than fits into one.
+/// An error's message as one short line for people.
 pub fn message_of(error: &str) -> Box<str> {
     let message = text::string(error, "message").unwrap_or_default();
     let line = message.trim().lines().next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Messages that name another request by its id. Upstream knows each request under an id of the gateway's, the client under
-//! its own: the member that [`routes::request_id_member`] tells is rewritten in both directions.
+//! Messages that refer to another request by id. Upstream knows each request under an id of the gateway, the client
+//! under its own: the member given by [`routes::request_id_member`] is rewritten in both directions.
 
 use codexd_protocol::RequestId;
 use serde_json::value::RawValue;
@@ -11,9 +11,9 @@ use crate::hub::{Hub, text};
 use crate::routes::{self, Requester};
 
 impl Hub {
-    /// Sends on a request that names another one of the same client, over the connection on which that one went.
+    /// Forwards a request that refers to another one of the same client, over that one's connection.
     ///
-    /// One that is not under way is passed on all the same, for upstream's answer: under an id that no request there has.
+    /// If that one is not pending, the request is forwarded with an unused id, so that upstream answers it.
     pub(in crate::hub) fn send_with_request_id(
         &mut self,
         id: ClientId,
@@ -24,7 +24,7 @@ impl Hub {
     ) -> DispatchOutcome {
         let named = request_id(method, params);
         let parsed = named.and_then(|named| serde_json::from_str::<RequestId>(named).ok());
-        // Of another type it is upstream's to refuse.
+        // Upstream refuses an id of another type.
         let (Some(named), Some(parsed)) = (named, parsed) else {
             return self.send_dedicated(id, method, raw, text, params);
         };
@@ -49,8 +49,8 @@ impl Hub {
         DispatchOutcome::Done
     }
 
-    /// Sends a notification about a client's request to that client, with the id that the client gave the request. One
-    /// about a request that was answered comes too late.
+    /// Sends a notification about a client's request to that client, under the client's id. If the request was
+    /// answered, the notification is dropped.
     pub(in crate::hub) fn send_to_requester(
         &mut self,
         connection: Connection,
@@ -77,7 +77,7 @@ impl Hub {
         self.send_to_client(client, text);
     }
 
-    /// The params of a list of threads with their status, where another app-server has some of them.
+    /// Parameters of a thread list with corrected status.
     fn with_statuses(
         &self,
         connection: Connection,
@@ -94,12 +94,12 @@ impl Hub {
     }
 }
 
-/// Whether a message carries the id of a request that a client sent.
+/// Whether a message refers to a client's request.
 pub(in crate::hub) fn names_client_request(method: &str) -> bool {
     routes::request_id_member(method).is_some_and(|row| row.requester == Requester::Client)
 }
 
-/// The id of the client's request that a message names, raw.
+/// The raw id of the client's request.
 fn request_id<'a>(method: &str, params: Option<&'a RawValue>) -> Option<&'a str> {
     let row = routes::request_id_member(method).filter(|row| row.requester == Requester::Client)?;
     let params = params?.get();

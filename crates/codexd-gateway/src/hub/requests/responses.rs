@@ -1,4 +1,4 @@
-//! What comes back over a connection: answers to what was asked.
+//! Messages from app-servers, and what a response to a client's request means.
 
 use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, Timer};
 use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 
-/// The reason with which a draining app-server (0.169.0) refuses what would begin something.
+/// The reason with which a draining app-server refuses new work (0.169.0).
 const DRAINING: &str = "serverShuttingDown";
 
 impl Hub {
@@ -28,9 +28,9 @@ impl Hub {
                 }
             },
             Ok(Message::Request { id, method, params }) => {
-                self.on_server_request(connection, id, method, params, text)
+                self.on_server_request(connection, id, method, params, text);
             }
-            // The app-server said something that is none of the protocol: nobody could do anything with it.
+            // Not a protocol message: dropped.
             Err(_) => {}
         }
     }
@@ -98,7 +98,7 @@ impl Hub {
         }
     }
 
-    /// What upstream says about a request for all turns, it has said before it answers.
+    /// Upstream sends its deprecation notice before the response: none follows.
     pub(in crate::hub) fn cancel_deprecation_notice(&mut self, client: ClientId, request: &str) {
         if self.notice_recipients.is_empty() {
             return;
@@ -112,7 +112,8 @@ impl Hub {
         }
     }
 
-    /// A draining app-server refuses before it does anything: the request can be sent to its successor.
+    /// Whether a request was refused before it was processed, so that it can be sent again: the app-server drains or
+    /// is overloaded.
     fn was_refused_unseen(&mut self, server: ServerId, outcome: Result<&RawValue, &RawValue>) -> bool {
         let draining = outcome.is_err_and(|error| is_draining(error.get()));
         if draining {
@@ -121,14 +122,14 @@ impl Hub {
         let code = outcome.err().and_then(|error| text::member(error.get(), "code"));
         let overloaded = code.is_some_and(|code| code.get().parse() == Ok(envelope::OVERLOADED));
         if overloaded {
-            // A busy machine empties upstream's queue more slowly than permits are given back.
+            // A busy machine empties upstream's queue more slowly than permits expire.
             self.overloaded_until = self.now + OVERLOADED_PAUSE_MS;
             self.set_timer(OVERLOADED_PAUSE_MS, Timer::ReleasePermits);
         }
         draining || overloaded
     }
 
-    /// Keeps what an answer on a client's dedicated connection, or of a stream, means for later.
+    /// Records resources, settings and event streams that a response created or ended.
     fn record_response(
         &mut self,
         connection: Connection,
@@ -139,7 +140,7 @@ impl Hub {
     ) {
         match (kind, outcome) {
             (RequestKind::Exec, _) => {
-                self.end_resource_of_request(client, connection_bound::EXEC, "processId", request)
+                self.end_resource_of_request(client, connection_bound::EXEC, "processId", request);
             }
             (RequestKind::Spawn, Err(_)) => {
                 self.end_resource_of_request(client, connection_bound::PROCESS, "processHandle", request);
@@ -156,7 +157,7 @@ impl Hub {
         }
     }
 
-    /// Tells a client its answer, and keeps what it means.
+    /// Sends a client its response and applies it to the thread.
     fn deliver_response(
         &mut self,
         connection: Connection,
@@ -212,7 +213,7 @@ impl Hub {
         }
     }
 
-    /// A thread was started, forked or resumed over the shared connection; answers it and whether the client is new to it.
+    /// A thread was started, forked or resumed by a client. Returns it and whether the client is a new viewer.
     fn on_loaded_by_client(
         &mut self,
         server: ServerId,
@@ -230,29 +231,29 @@ impl Hub {
         let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
         known.describe(thread);
         known.is_unresumable = false;
-        // An active goal goes on by itself. Where there is none, somebody may join again and again, which begins nothing.
+        // An active goal starts turns. Without one, a resume starts nothing, however often it is repeated.
         if !is_joined {
             known.busy_until = known.busy_until.max(now + QUIET_MS);
         }
         if known.state == ThreadState::Attaching {
-            // The answer says that it is subscribed.
+            // The response proves the subscription.
             known.state = ThreadState::Attached;
             known.demand = None;
         }
         if known.state == ThreadState::Orphaned {
-            // It was refused, and is loaded by this: the truth about it is read.
+            // It was refused and is now loaded: recover it.
             known.retry_at = now;
             self.has_new_demands = true;
         }
         if matches!(known.audience, Audience::Everyone { .. })
             && (kind == RequestKind::NewThread || !known.is_child)
         {
-            // It told something before the answer came and passed for a sub-agent's.
+            // A notification before the response made it look like a sub-agent's thread.
             known.audience = Audience::Viewers(known.viewers().to_vec());
         }
         let is_new = match viewer {
             Some(viewer) => known.watch(viewer),
-            // It has left meanwhile.
+            // The client has disconnected.
             None => {
                 if !known.is_watched() {
                     known.unwatched_since.get_or_insert(now);
@@ -277,8 +278,8 @@ impl Hub {
         })
     }
 
-    /// What a client who joins has missed: what was streamed so far into what is not finished. And what waits for an
-    /// answer, also for one who had joined before, as upstream has it.
+    /// Sends a new viewer the partial text of open items, and any viewer the pending server requests, as upstream
+    /// does.
     fn catch_up(&mut self, client: ClientId, id: &ThreadId, is_new: bool) {
         let (Some(viewer), Some(thread)) = (self.viewer(client), self.threads.get(id)) else { return };
         let mut texts = Vec::new();
@@ -295,7 +296,7 @@ impl Hub {
         self.send_pending_to_subscriber(&viewer, id);
     }
 
-    /// Puts a request back before all others of its client, but behind those that were sent before it.
+    /// Requeues a request at the front, behind earlier requeued ones.
     fn requeue_first(&mut self, id: ClientId, text: Text, server: ServerId, number: u64) {
         let since = self.now;
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -307,7 +308,7 @@ impl Hub {
         self.join_run_queue(id);
     }
 
-    /// What was asked over a connection that is gone, for a client that is gone, is not waited for.
+    /// Drops the pending requests of a connection whose client has disconnected.
     pub(in crate::hub) fn forget_calls(&mut self, connection: Connection) {
         let gone: Vec<u64> = self
             .pending
@@ -332,7 +333,7 @@ impl Hub {
 }
 
 impl Thread {
-    /// Takes over what upstream tells of a thread.
+    /// Applies upstream's description of the thread.
     pub fn describe(&mut self, raw: &str) {
         if let Some(path) = text::string(raw, "path") {
             self.path = Some(path.into_owned());
@@ -351,7 +352,7 @@ impl Thread {
     }
 }
 
-/// Whether an error is that of an app-server that drains.
+/// Whether an error comes from a draining app-server.
 pub(in crate::hub) fn is_draining(error: &str) -> bool {
     let reason = text::member(error, "data").and_then(|data| text::string(data.get(), "reason"));
     reason.is_some_and(|reason| reason == DRAINING)

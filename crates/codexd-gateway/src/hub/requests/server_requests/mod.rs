@@ -1,7 +1,7 @@
-//! What app-servers ask clients: approvals above all.
+//! Server requests: what app-servers ask clients, above all approvals.
 //!
-//! Upstream counts its questions from 0 in every process, so two of them use the same numbers; the gateway gives each
-//! question a number of its own for all clients. Whom it asks: `recipients.rs`.
+//! Upstream numbers its requests from 0 in every process, so ids of two app-servers collide; the gateway assigns an
+//! id of its own to each. Recipients: `recipients.rs`.
 
 mod recipients;
 mod snapshot;
@@ -17,13 +17,13 @@ use crate::hub::{Hub, Timer, text};
 use crate::limits::{ANSWER_TAKEN_WITHIN_MS, SERVER_REQUEST_MAX_MS};
 use crate::routes::{self, ServerRequestScope, gates};
 
-/// A kind of approval that only clients may see that promise a person's answer.
+/// An approval kind for clients that declare `requiredHumanApproval`.
 const HUMAN: &str = "humanCommand";
 
-/// Asked of one client that has said at `initialize` that it can.
+/// Sent to one client that declares `requestAttestation`.
 const ATTESTATION: &str = "attestation/generate";
 
-/// The answer to a server request about no thread that no client answers.
+/// Response to a server request about no thread that no client answered.
 fn unanswered(id: &str) -> Text {
     text::error(
         id,
@@ -33,35 +33,35 @@ fn unanswered(id: &str) -> Text {
     )
 }
 
-/// A question that waits for an answer.
+/// A server request that is not resolved.
 #[derive(Clone, Debug)]
 pub struct PendingServerRequest {
-    /// The gateway's number.
+    /// The gateway's id.
     number: u64,
     connection: Connection,
-    /// Upstream's id, raw.
+    /// Upstream's id, raw JSON.
     upstream: Box<str>,
     thread: Option<ThreadId>,
-    /// The question under the gateway's number.
+    /// The request under the gateway's id.
     text: Text,
     human_only: bool,
-    /// One client that attests requests is asked.
+    /// It is `attestation/generate`, for one client.
     is_attestation: bool,
-    /// Who may answer.
+    /// Clients that received it.
     asked: Vec<ClientId>,
-    /// Clients that cannot answer.
+    /// Clients that answered with an error while others may still answer.
     declined: Vec<ClientId>,
-    /// The answer of the first who gave one, as it went on.
+    /// The first answer, as sent upstream.
     answer: Option<Text>,
-    /// The answer of the next who gave one: it goes on if the app-server does not take the first.
+    /// The second answer: sent if the app-server does not resolve the request after the first.
     next_answer: Option<Text>,
-    /// Its clients were asked once more, since no answer was taken.
+    /// It was sent to its recipients again, because no answer was accepted.
     is_repeated: bool,
-    /// The connection that asked broke; if the process lives, it will ask again.
+    /// Its connection broke. If the process is alive, it sends the request again.
     lost: bool,
-    /// Only clients with `experimentalApi` know it.
+    /// Only for clients with `experimentalApi`.
     experimental_only: bool,
-    /// Nobody tells that it is answered, or that it does not matter any more: it is over with its turn.
+    /// Upstream does not report its end: it ends with its turn.
     ends_with_turn: bool,
 }
 
@@ -71,7 +71,7 @@ impl PendingServerRequest {
     }
 }
 
-/// All questions.
+/// All unresolved server requests.
 #[derive(Debug, Default)]
 pub struct PendingServerRequests {
     waiting: HashMap<u64, PendingServerRequest>,
@@ -79,7 +79,7 @@ pub struct PendingServerRequests {
 }
 
 impl PendingServerRequests {
-    /// Gives the numbers of those about no thread that no client is left to answer.
+    /// Removes a client. Returns the ids of requests about no thread that have no recipient left.
     fn on_client_disconnected(&mut self, client: ClientId) -> Vec<u64> {
         self.waiting
             .retain(|_, ask| !matches!(ask.connection, Connection::Dedicated(owner, _) if owner == client));
@@ -98,17 +98,17 @@ impl PendingServerRequests {
         self.waiting.retain(|_, ask| ask.thread.as_ref() != Some(thread));
     }
 
-    /// Of some questions nobody tells that they are over.
+    /// Drops the requests whose end upstream does not report.
     pub fn turn_ended(&mut self, thread: &ThreadId) {
         self.waiting.retain(|_, ask| !ask.ends_with_turn || ask.thread.as_ref() != Some(thread));
     }
 
-    /// Whether a thread waits for an answer.
+    /// Whether a request about the thread is unanswered.
     pub fn is_pending(&self, thread: &ThreadId) -> bool {
         self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
     }
 
-    /// Whether this client's answer to the question of this number, raw, is waited for.
+    /// Whether an answer of this client to this raw id is expected.
     pub fn awaits(&self, client: ClientId, id: &str) -> bool {
         let ask = id.parse().ok().and_then(|number: u64| self.waiting.get(&number));
         ask.is_some_and(|ask| ask.answer.is_none() && ask.asked.contains(&client))
@@ -128,7 +128,7 @@ impl PendingServerRequests {
 }
 
 impl Hub {
-    /// An app-server asks something.
+    /// An app-server sent a request.
     pub(in crate::hub) fn on_server_request(
         &mut self,
         connection: Connection,
@@ -142,7 +142,7 @@ impl Hub {
             Some(ServerRequestScope::Connection | ServerRequestScope::All) => None,
             _ => thread_of(params),
         };
-        // Every connection is asked about the threads of sub-agents: the shared one has asked already.
+        // Upstream sends it on every connection; the shared one delivers it.
         let asks_all = thread.is_some() || scope == Some(ServerRequestScope::All);
         if matches!(connection, Connection::Dedicated(..)) && asks_all {
             return;
@@ -184,8 +184,8 @@ impl Hub {
         }
     }
 
-    /// Asks every client that is to decide and was not asked yet. What is about a thread waits if there is none; what is not
-    /// is refused.
+    /// Sends the request to every recipient that has not received it. Without recipients, one about a thread waits
+    /// and one about no thread is refused.
     pub(in crate::hub) fn send_to_recipients(&mut self, number: u64) {
         let Some(ask) = self.server_requests.waiting.get(&number) else { return };
         let recipients = self.recipients(ask);
@@ -207,7 +207,7 @@ impl Hub {
         }
     }
 
-    /// No client answers a server request about no thread: upstream is told, and waits no longer.
+    /// Refuses a server request about no thread that no client answers.
     pub(in crate::hub) fn refuse_server_request(&mut self, number: u64) {
         let Some(ask) = self.server_requests.waiting.remove(&number) else { return };
         if !ask.lost {
@@ -215,14 +215,14 @@ impl Hub {
         }
     }
 
-    /// A client has left: what only that one was asked goes to the next client.
+    /// A client disconnected: requests that only it received go to the next client.
     pub(in crate::hub) fn on_recipient_left(&mut self, client: ClientId) {
         for number in self.server_requests.on_client_disconnected(client) {
             self.send_to_recipients(number);
         }
     }
 
-    /// The same question once more, behind a resume. If its connection had broken, the answer may not have arrived.
+    /// Upstream repeats a request after a resume. If the connection had broken, the answer may not have arrived.
     fn on_repeated_request(&mut self, connection: Connection, number: u64) {
         let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
         if std::mem::take(&mut ask.lost)
@@ -232,8 +232,8 @@ impl Hub {
         }
     }
 
-    /// A client answers. An answer by a client that was not asked is dropped. A second one goes on only if the app-server does
-    /// not take the first ([`Self::on_resolution_timeout`]).
+    /// A client answered. Answers of clients that did not receive the request are dropped. A second answer is used
+    /// only if the app-server does not accept the first ([`Self::on_resolution_timeout`]).
     pub(in crate::hub) fn on_client_response(
         &mut self,
         client: ClientId,
@@ -251,27 +251,27 @@ impl Hub {
             return;
         }
         if ask.thread.is_none() && !is_result && ask.asked.len() > 1 {
-            // One that cannot tell does not speak for those that may.
+            // An error of one client does not decide for the others.
             ask.declined.push(client);
             return ask.asked.retain(|asked| *asked != client);
         }
         let (connection, lost, answer) = (ask.connection, ask.lost, text::splice(text, id, &ask.upstream));
         ask.answer = Some(answer.clone());
         let ends_with_turn = ask.ends_with_turn;
-        // Of those about no thread nobody tells that they are resolved.
+        // Upstream does not report the resolution of requests about no thread.
         if ask.thread.is_none() {
             self.server_requests.waiting.remove(&number);
         } else if !ends_with_turn {
             self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
         }
-        // It is said when the question comes again.
+        // Sent when upstream repeats the request.
         if !lost {
             self.send_upstream(connection, answer);
         }
     }
 
-    /// The app-server has not told that a question is resolved, though it had the answer: it could not read it, or has lost it.
-    /// The next answer goes on; if there is none yet, the clients are asked once more.
+    /// The app-server did not resolve an answered request: it could not read the answer or lost it. The next answer
+    /// is sent; if there is none, the recipients receive the request again.
     pub(in crate::hub) fn on_resolution_timeout(&mut self, number: u64) {
         let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
         let is_told = ask.answer.is_some() && !ask.lost;
@@ -295,7 +295,7 @@ impl Hub {
         }
     }
 
-    /// Upstream says that a question is answered, or does not matter any more.
+    /// Upstream resolved a request.
     pub(in crate::hub) fn on_resolved(
         &mut self,
         server: ServerId,
@@ -305,7 +305,7 @@ impl Hub {
         text: &Text,
     ) {
         let Some(id) = id else { return self.send_to_viewers(thread, method, text) };
-        // Of one that was asked before this gateway was there nobody knows.
+        // Requests from before this gateway started are unknown.
         if let Some(number) = self.server_requests.find(Connection::Shared(server), id.get())
             && let Some(ask) = self.server_requests.waiting.remove(&number)
         {
@@ -314,7 +314,7 @@ impl Hub {
         }
     }
 
-    /// The app-server that asked is gone: nobody can answer any more.
+    /// The app-server is gone: its requests cannot be answered any more.
     pub(in crate::hub) fn withdraw_server_requests(&mut self, thread: &ThreadId, only_lost: bool) {
         let mut numbers: Vec<u64> = (self.server_requests.waiting.values())
             .filter(|ask| ask.thread.as_ref() == Some(thread) && (ask.lost || !only_lost))

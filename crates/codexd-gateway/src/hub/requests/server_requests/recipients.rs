@@ -1,8 +1,7 @@
-//! Which clients a server request is put to.
+//! Which clients receive a server request.
 //!
-//! What is about a thread is decided by those who chose to watch the thread or one that it descends from. A client that
-//! upstream merely tells about the threads of sub-agents, as it tells every connection, is no such client, unless the
-//! setting says so.
+//! A request about a thread goes to the clients that explicitly watch the thread or one of its ancestors. A client
+//! that upstream merely notifies about sub-agent threads does not receive it, unless the setting says so.
 
 use crate::hub::Hub;
 use crate::hub::event::{Action, ClientId, Connection, Text};
@@ -11,12 +10,12 @@ use crate::hub::threads::thread::{Audience, Thread, ThreadId, Viewer};
 use codexd_core::settings::SubagentApprovals;
 
 impl Hub {
-    /// Every client that may decide now.
+    /// Every client that should receive the request now.
     pub(super) fn recipients(&self, ask: &PendingServerRequest) -> Vec<ClientId> {
         let ready = self.clients.values().filter(|client| client.is_ready());
         let mut recipients: Vec<ClientId> = match (&ask.thread, ask.connection) {
             (None, Connection::Dedicated(client, _)) => return vec![client],
-            // Upstream asks one of those who can, and waits for the answer before it asks the model.
+            // Upstream asks one client that can attest, and waits for the answer before it calls the model.
             (None, _) if ask.is_attestation => {
                 let attests = ready.filter(|client| client.capabilities.attests);
                 return attests.map(|client| client.id).min().into_iter().collect();
@@ -33,7 +32,7 @@ impl Hub {
         recipients
     }
 
-    /// Who decides what happens in a thread.
+    /// The clients that decide requests about a thread.
     fn approvers(&self, id: &ThreadId) -> Vec<ClientId> {
         let Some(thread) = self.threads.get(id) else { return Vec::new() };
         if let Audience::Everyone { but, .. } = &thread.audience
@@ -48,8 +47,8 @@ impl Hub {
         thread.viewers().iter().chain(of_ancestors).map(|viewer| viewer.client).collect()
     }
 
-    /// A client has joined a thread: it is asked what waits for an answer there, once more if it was already, as upstream
-    /// has it; and what waits in the threads of sub-agents below.
+    /// Sends a new viewer the unanswered requests of the thread, repeated if necessary (same as upstream), and those
+    /// of sub-agent threads below it.
     pub(in crate::hub) fn send_pending_to_subscriber(&mut self, viewer: &Viewer, thread: &ThreadId) {
         let mut here: Vec<&mut PendingServerRequest> = self
             .server_requests
@@ -75,7 +74,7 @@ impl Hub {
         below.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
-    /// Others may have to decide what waits for an answer.
+    /// The setting has changed: updates the recipients of all requests.
     pub(in crate::hub) fn set_subagent_approvals(&mut self, approvals: SubagentApprovals) {
         self.subagent_approvals = approvals;
         let mut numbers: Vec<u64> = self.server_requests.waiting.keys().copied().collect();
@@ -83,7 +82,7 @@ impl Hub {
         numbers.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
-    /// More is known of what a thread descends from: others may have to decide.
+    /// A thread's ancestors have changed: updates the recipients of its requests.
     pub(in crate::hub) fn update_recipients(&mut self, thread: &ThreadId) {
         let waiting = self.server_requests.waiting.values().filter(|ask| ask.thread.as_ref() == Some(thread));
         let mut numbers: Vec<u64> = waiting.map(|ask| ask.number).collect();
@@ -91,7 +90,7 @@ impl Hub {
         numbers.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
-    /// A question is settled: told to those who were asked, and to all who chose to watch the thread.
+    /// Sends the resolution to the recipients and to all explicit viewers of the thread.
     pub(super) fn send_resolved(
         &mut self,
         thread: &ThreadId,
