@@ -194,7 +194,7 @@ impl HubDriver {
         let goals =
             self.persistence.goals.borrow().as_ref().map(|(_, goals)| goals.clone()).unwrap_or_default();
         let detail = json!({"active": goals.active, "held": goals.held});
-        self.host_commands.note(EventLevel::Warn, "goals.forgotten", message, detail);
+        self.host_commands.note(EventLevel::Warn, "goals.persist_failed", message, detail);
     }
 
     fn note_client_identity_failed(&self, generations: &[String], error: &io::Error) {
@@ -204,7 +204,7 @@ impl HubDriver {
         );
         self.host_commands.note(
             EventLevel::Warn,
-            "client_identity.forgotten",
+            "client_identity.persist_failed",
             message,
             json!({"generations": generations}),
         );

@@ -40,7 +40,7 @@ fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
         let Some(HostCommand::Note { kind, .. }) = gateway.host_commands.recv().await else {
             panic!("a word of it")
         };
-        assert_eq!(kind, "goals.forgotten");
+        assert_eq!(kind, "goals.persist_failed");
         let kept = async {
             while *gateway.store.goals.lock().expect("whole") != now {
                 tokio::time::sleep(Duration::from_millis(10)).await;
