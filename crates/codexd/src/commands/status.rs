@@ -172,30 +172,9 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         );
     }
     let listening = observe::listener(home, OwnServer::of(record.process.as_ref(), record.codexd.as_ref()));
-    match listening.seen {
-        ListenerSeen::Stale => {
-            add(&mut problems, "stale-socket", "the control socket is stale: no process listens on it");
-        }
-        ListenerSeen::NotASocket => {
-            add(
-                &mut problems,
-                "no-socket",
-                format!("{} exists but is not a socket", home.control_socket().display()),
-            );
-        }
-        ListenerSeen::OtherUser { uid } => {
-            let user = codexd_host::users::named(uid);
-            add(&mut problems, "foreign-owner", format!("a process of {user} listens on the control socket"));
-        }
-        // It waits for the server that its supervisor is about to start, has started, or ends.
-        ListenerSeen::Unresponsive { ours: true, .. }
-            if supervisor.is_stopping()
-                || (supervisor.acts().is_some() && is_starting(record.process.as_ref())) => {}
-        ListenerSeen::Unresponsive { .. } => {
-            add(&mut problems, "unresponsive-listener", MUTE_LISTENER);
-        }
-        _ => {}
-    }
+    let is_expected =
+        supervisor.is_stopping() || (supervisor.acts().is_some() && is_starting(record.process.as_ref()));
+    find_wrong_with_listener(&mut problems, home, listening.seen, is_expected);
     if let Some(message) = gateway_status::not_loaded(home) {
         add(&mut problems, "threads-not-loaded", message);
     }
@@ -249,6 +228,31 @@ fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFact
         add(&mut problems, "state-unwritable", format!("{} is not a folder", home.state_dir().display()));
     }
     problems
+}
+
+/// `is_expected`: our own server may be silent, because its supervisor is about to start it, has started it, or ends it.
+fn find_wrong_with_listener(problems: &mut Problems, home: &Home, seen: ListenerSeen, is_expected: bool) {
+    match seen {
+        ListenerSeen::Stale => {
+            add(problems, "stale-socket", "the control socket is stale: no process listens on it");
+        }
+        ListenerSeen::NotASocket => {
+            add(
+                problems,
+                "no-socket",
+                format!("{} exists but is not a socket", home.control_socket().display()),
+            );
+        }
+        ListenerSeen::OtherUser { uid } => {
+            let user = codexd_host::users::named(uid);
+            add(problems, "foreign-owner", format!("a process of {user} listens on the control socket"));
+        }
+        ListenerSeen::Unresponsive { ours: true, .. } if is_expected => {}
+        ListenerSeen::Unresponsive { .. } => {
+            add(problems, "unresponsive-listener", MUTE_LISTENER);
+        }
+        _ => {}
+    }
 }
 
 fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed, supervisor: &Supervisor) {

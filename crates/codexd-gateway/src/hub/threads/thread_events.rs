@@ -118,21 +118,7 @@ impl Hub {
                 }
             }
             "turn/started" | "turn/completed" => self.on_turn_event(note, id),
-            "thread/status/changed" => {
-                if let Some(status) = text::member(params.get(), "status") {
-                    let is_news = *known.status != *status.get();
-                    known.status = status.get().into();
-                    // What follows may begin a turn; if nothing does, nobody else tells that it has come to rest. An echo of a
-                    // resume tells nothing: there may be one all the time.
-                    if is_news
-                        && !known.is_active()
-                        && (known.unwatched_since.is_some() || self.handover.is_some())
-                    {
-                        known.busy_until = known.busy_until.max(self.now + QUIET_MS);
-                        self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
-                    }
-                }
-            }
+            "thread/status/changed" => self.on_status_changed(id, params.get()),
             "thread/settings/updated" => self.on_settings_updated(id, params.get()),
             "thread/queue/changed" if known.turns.is_empty() => {
                 // A message that left the queue is in no list until its turn begins.
@@ -156,19 +142,7 @@ impl Hub {
                 }
                 return Delivery::Handled;
             }
-            "thread/goal/updated" | "thread/goal/cleared" => {
-                if !is_echo {
-                    known.apply_goal(params.get());
-                }
-                known.goal_is_pausing &= known.goal_is_active;
-                // It has ended while it was held.
-                known.goal_is_suspended &= known.goal_is_active;
-                // One that is being found may be unloaded before it is.
-                if known.state != ThreadState::Attaching {
-                    self.goals.confirm(id);
-                }
-                self.persist_goals();
-            }
+            "thread/goal/updated" | "thread/goal/cleared" => self.on_goal_changed(id, params.get(), is_echo),
             "serverRequest/resolved" => {
                 self.on_resolved(server, id, names.request_id, method, text);
                 return Delivery::Handled;
@@ -187,6 +161,34 @@ impl Hub {
             _ => {}
         }
         Delivery::Deliver
+    }
+
+    fn on_status_changed(&mut self, id: &ThreadId, params: &str) {
+        let Some(known) = self.threads.get_mut(id) else { return };
+        let Some(status) = text::member(params, "status") else { return };
+        let is_news = *known.status != *status.get();
+        known.status = status.get().into();
+        // A turn may begin next; if none does, no other notification says that the thread is idle. An echo of a resume is no news:
+        // resumes may come all the time.
+        if is_news && !known.is_active() && (known.unwatched_since.is_some() || self.handover.is_some()) {
+            known.busy_until = known.busy_until.max(self.now + QUIET_MS);
+            self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
+        }
+    }
+
+    fn on_goal_changed(&mut self, id: &ThreadId, params: &str, is_echo: bool) {
+        let Some(known) = self.threads.get_mut(id) else { return };
+        if !is_echo {
+            known.apply_goal(params);
+        }
+        known.goal_is_pausing &= known.goal_is_active;
+        // The goal ended while it was suspended.
+        known.goal_is_suspended &= known.goal_is_active;
+        // A thread that is being attached may be unloaded before it is.
+        if known.state != ThreadState::Attaching {
+            self.goals.confirm(id);
+        }
+        self.persist_goals();
     }
 
     /// A turn begins or ends.

@@ -34,7 +34,7 @@ const HOSTILE_CLIENTS: usize = 50;
 const HOSTILE_WORKERS: usize = 2;
 /// How long the good clients are alone before the attack.
 const CALM: Duration = Duration::from_secs(3);
-/// How long the attack lasts when nobody asks for more.
+/// How long the attack lasts by default.
 const ATTACK_SECONDS: u64 = 6;
 /// The 99th percentile of the good clients may be so many times that of the calm part of the same run.
 const P99_FACTOR: u32 = 10;
@@ -81,7 +81,7 @@ impl Field {
     }
 }
 
-/// The attacks that are named, or all in a run of some length; `None` if nobody asks for such a run.
+/// The attacks that are named, or all in a run of some length; `None` if the environment asks for no such run.
 fn asked_for() -> anyhow::Result<Option<Vec<Kind>>> {
     let Ok(names) = std::env::var("CODEXD_ATTACK_KINDS") else {
         return Ok(std::env::var_os("CODEXD_ATTACK_SECONDS").map(|_| Kind::ALL.to_vec()));

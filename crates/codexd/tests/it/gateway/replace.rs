@@ -32,7 +32,7 @@ const LONG_TURN_SECONDS: u64 = 6;
 const PACE: usize = 20;
 /// Idle threads answer again within this time on a machine that has nothing else to do.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
-/// A busy machine gets so many times the longest wait for a server that is asked just as often and that nobody replaces.
+/// A busy machine gets so many times the longest wait for a server that is asked just as often and is not replaced.
 const BUSY_FACTOR: u32 = 10;
 /// What the mock model waits for before it ends a long turn. The embedded server has no model: there it ends by itself.
 const HELD: &str = "long";

@@ -177,9 +177,9 @@ fn another_users_listener_in_the_place_of_the_supervisor_is_given_no_order() -> 
     }
     let socket = home.state("supervisor.sock");
     let listening = std::thread::spawn(move || {
-        let nobody = rustix::process::Uid::from_raw(65_534);
+        let other_user = rustix::process::Uid::from_raw(65_534);
         // Of this thread alone: that is what the system call does.
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody)?;
+        rustix::thread::set_thread_res_uid(other_user, other_user, other_user)?;
         UnixListener::bind(socket)
     });
     let listener = listening.join().expect("no panic")?;

@@ -45,7 +45,7 @@ pub(super) enum Kind {
     Silence,
     /// A viewer that does not read.
     StalledViewer,
-    /// Requests without end, whose answers nobody reads.
+    /// Requests without end, whose answers it does not read.
     UnreadFlood,
     /// Requests without end, whose answers are read.
     Flood,

@@ -50,8 +50,8 @@ pub(super) fn introduction() -> Vec<u8> {
 
 /// A cheap request that gets an answer.
 pub(super) fn request(rng: &mut Rng) -> Vec<u8> {
-    let nobody = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.below(1 << 31));
-    let request = json!({"id": rng.below(1 << 31), "method": "thread/read", "params": {"threadId": nobody}});
+    let unknown = format!("01a1f753-6b57-7b12-90c4-{:012x}", rng.below(1 << 31));
+    let request = json!({"id": rng.below(1 << 31), "method": "thread/read", "params": {"threadId": unknown}});
     text(request.to_string().as_bytes())
 }
 
