@@ -1,135 +1,36 @@
-//! Where each message goes, as data: which request takes which way, and who is told a notification.
+//! Where each message goes, as data: which request takes which way, and which clients receive a notification.
 //!
-//! The tables hold every name that the reference releases of Codex have (0.131.0, 0.169.0 and 0.171.0); `cargo xtask schema` holds
-//! them against the schema that those releases print, both ways. Nothing here does I/O, allocates or fails: a name that
-//! no table has takes the safe way, which is a connection of the client's own. Classes that the schema cannot tell
-//! (who is told what, what begins a turn) were observed on 0.169.0, unless a row says otherwise.
+//! Requests are the rows of [`codexd_protocol::methods`]; here are the tables of notifications and server requests. They hold every
+//! name that the reference releases of Codex have (0.131.0, 0.169.0 and 0.171.0); `cargo xtask schema` checks
+//! them against the schema that those releases print, in both directions. Nothing here does I/O, allocates or fails: a name
+//! without a row takes the safe way, which is the client's dedicated connection. Classes that the schema does not show
+//! (which client receives what, what starts a turn) were observed on 0.169.0, unless a row says otherwise.
 //!
-//! * [`route`]: requests of clients. * [`audience`]: notifications of the app-server. * [`server_request`]: what the
-//!   app-server asks. * [`delta_of`]: streamed text. * [`request_id_member`]: ids of other requests. * [`gates`]: what a
-//!   client without `experimentalApi` may not do. * [`answer_within_ms`]: how long an answer may take.
+//! - [`route`]: requests of clients. * [`audience`]: notifications of the app-server. * [`server_request`]: server requests.
+//!   * [`delta_of`]: streamed text. * [`request_id_member`]: ids of other requests. * [`gates`]: what a
+//!   client without `experimentalApi` may not send.
+//! - [`answer_within_ms`]: how long a response may take.
 
-mod deadlines;
 pub mod gates;
 mod notifications;
-mod request_ids;
-mod requests;
 #[cfg(test)]
 mod tests;
 
-pub use deadlines::answer_within_ms;
-pub use request_ids::{RequestIdMember, Requester};
+pub use codexd_protocol::methods::{
+    self, RequestIdMember, Requester, Route, Special, is_known, may_be_positional, request_id_member,
+    request_id_members, route, starts_turn,
+};
 
-/// The way of a client's request.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Route {
-    /// Names a thread in `params.threadId`, or is `thread/start`: through the hub, to the generation that has the thread.
-    Hub,
-    /// `params.threadId` is optional: as [`Route::Hub`] when it is there and not null, else as [`Route::Own`].
-    HubOrOwn,
-    /// On a connection of the client's own. What it makes, uses or ends there decides whether that connection can be made
-    /// anew in another generation.
-    Own(OwnState),
-    /// Answered, or changed on its way, by the gateway.
-    Gateway(Special),
-}
+use crate::limits::{ANSWER_WITHIN_MS, SLOW_ANSWER_WITHIN_MS};
+use methods::Deadline;
 
-/// What a request makes, uses or ends that dies with its connection or with its app-server.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum OwnState {
-    /// Nothing: the same request on another connection does the same.
-    None,
-    /// A file watch. It can be made again with the same `watchId`.
-    Watch,
-    /// A running command, named by a `processId` that no other connection knows.
-    Exec,
-    /// A process, named by a `processHandle`.
-    Process,
-    /// A fuzzy file search session. (Its notifications come to every connection.)
-    FuzzySession,
-    /// A login that waits for its user in this very app-server.
-    Login,
-    /// A user verification in flight. (By name; not run.)
-    Verification,
-    /// A setting that the app-server keeps in memory only: a successor starts without it. (Seen of `skills/extraRoots/set`,
-    /// `experimentalFeature/enablement/set` and `environment/add`; remote control needs an account and was not run.)
-    ProcessSetting,
-}
-
-/// What the gateway does itself.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Special {
-    /// `initialize`: each client's capabilities are kept here.
-    ///
-    /// The first connection names the process (`userAgent`, and on 0.169.0 the `originator` of the threads that are started
-    /// from then on), unless its `clientInfo.name` is `codex_app_server_daemon`: that one leaves the naming to the next, also
-    /// when it comes first, and is told and asked whatever any other is. (0.131.0 and 0.169.0.) Until somebody else has come,
-    /// the name is `codex_cli_rs`, and on 0.169.0 a thread keeps the originator that it was started with.
-    Initialize,
-    /// `thread/unsubscribe {threadId}`: ends the client's subscription; the hub's lasts while anybody has one.
-    Unsubscribe,
-    /// `thread/loaded/list`: the union over all generations. Params `{cursor?, limit?}`, result `{data: [threadId],
-    /// nextCursor}`, the same on 0.131.0 and 0.169.0. The ids are sorted; a cursor is the last id of the page before, and
-    /// anything but a thread id is `-32600 invalid cursor: …`; a limit of 0 counts as 1, none as no limit.
-    LoadedList,
-    /// Names another request of the client by its JSON-RPC id ([`request_id_member`]), which is another one upstream: sent
-    /// on with that one, over the connection of the request that it names.
-    RequestId,
-    /// `mcpServer/event/stream/stop {subscriptionId}`: follows its `…/start`, which went through the hub.
-    EventStreamStop,
-    /// `thread/list`: own connection; the `status` of threads of another generation is patched.
-    ThreadList,
-    /// `thread/search` and `thread/search/stream`: as [`Special::ThreadList`].
-    ThreadSearch,
-}
-
-/// The way of a request. An unknown one goes to the client's own connection, where it is passed on untouched.
-pub fn route(method: &str) -> Route {
-    requests::find(method).map_or(Route::Own(OwnState::None), |request| request.route)
-}
-
-/// Whether a table has this request.
-pub fn is_known(method: &str) -> bool {
-    requests::find(method).is_some()
-}
-
-/// Whether the params of a request may be an array. The app-server takes one, with every member in its own order, which the
-/// schema does not tell. So only what the gateway reads nothing of may be one, and what names a request, which is all there is.
-pub fn may_be_positional(method: &str) -> bool {
-    !is_known(method) || route(method) == Route::Gateway(Special::RequestId)
-}
-
-/// Whether a request can begin a turn, or leave work with the thread that begins one later: from its forwarding on the
-/// thread is busy, until its effect was seen to be over.
-///
-/// Wide on purpose. Left out: `turn/steer`, which is refused unless a turn runs; `thread/resume` and `thread/fork`, where an
-/// active goal goes on by itself (the goal itself says so); what is said to a realtime session that `thread/realtime/start`
-/// opened, for that lasts until `thread/realtime/closed`.
-pub fn starts_turn(method: &str) -> bool {
-    requests::find(method).is_some_and(|request| request.marks & requests::TURN != 0)
-}
-
-/// Whether a thread that has not said anything yet is on disk after this request, and so can be resumed by another
-/// generation.
-///
-/// Once it was accepted, that is: `thread/inject_items` without items and `thread/name/set` without a name are refused.
-pub fn materialises(method: &str) -> bool {
-    requests::find(method).is_some_and(|request| request.marks & requests::DISK != 0)
-}
-
-/// Every request that a table has, sorted.
-pub fn requests() -> impl Iterator<Item = (&'static str, Route)> {
-    requests::TABLE.iter().map(|request| (request.method, request.route))
-}
-
-/// The member of the params of a request or a notification that carries the id of another request; `None` if there is none.
-pub fn request_id_member(message: &str) -> Option<&'static RequestIdMember> {
-    request_ids::find(message)
-}
-
-/// Every member that carries the id of another request, sorted by message.
-pub fn request_id_members() -> impl Iterator<Item = &'static RequestIdMember> {
-    request_ids::TABLE.iter()
+/// The time after which the client of a request gets an error in place of a response; `None` if there is no such time.
+pub fn answer_within_ms(method: &str) -> Option<u64> {
+    match methods::deadline(method) {
+        Deadline::Short => Some(ANSWER_WITHIN_MS),
+        Deadline::Long => Some(SLOW_ANSWER_WITHIN_MS),
+        Deadline::None => None,
+    }
 }
 
 /// Who is told a notification.

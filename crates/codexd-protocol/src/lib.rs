@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod envelope;
+pub mod methods;
 pub mod probe;
 pub mod session;
 pub mod unix;

@@ -6,10 +6,10 @@ use super::gates;
 use super::release::{Names, Params, Protocol, Release};
 use super::request_ids;
 use codexd_gateway::routes::{
-    Audience, Route, ServerRequestScope, delta_of, notifications, requests, server_requests,
+    Audience, Route, ServerRequestScope, delta_of, methods, notifications, server_requests,
 };
 
-const REQUESTS: &str = "crates/codexd-gateway/src/routes/requests.rs";
+const REQUESTS: &str = "crates/codexd-protocol/src/methods/table.rs";
 const NOTIFICATIONS: &str = "crates/codexd-gateway/src/routes/notifications.rs";
 const ROUTES: &str = "crates/codexd-gateway/src/routes.rs";
 
@@ -77,15 +77,15 @@ impl Thread {
 }
 
 fn check_requests(schema: &Merged<'_>) -> Vec<String> {
-    let table: BTreeMap<_, _> = requests().collect();
+    let table: BTreeMap<_, _> = methods::all().map(|row| (row.name, row.route)).collect();
     let mut complaints = both_ways("request", schema, table.keys().copied(), REQUESTS, NOT_IN_THE_SCHEMA);
     for (name, told) in schema {
         let Some(route) = table.get(name) else { continue };
         let thread = Thread::of(told.params, &["threadId"]);
         let fits = match route {
             Route::Hub => thread == Thread::Always || *name == "thread/start",
-            Route::HubOrOwn => thread == Thread::Sometimes,
-            Route::Own(_) => thread == Thread::Never,
+            Route::HubOrDedicated => thread == Thread::Sometimes,
+            Route::Dedicated => thread == Thread::Never,
             // The gateway knows what it does.
             Route::Gateway(_) => true,
         };

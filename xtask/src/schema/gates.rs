@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use codexd_gateway::routes::gates::{
-    FIELDS, Gated, METHODS, server_request_fields, server_request_needs_experimental,
-};
+use codexd_gateway::routes::gates::{server_request_fields, server_request_needs_experimental};
+use codexd_gateway::routes::methods::{self, Gate, GatedValue};
 use serde_json::Value;
 
 use super::release::{Params, Release};
 
-const TABLE: &str = "crates/codexd-gateway/src/routes/gates/table.rs";
+const TABLE: &str = "crates/codexd-protocol/src/methods/table.rs";
+const MEMBERS: &str = "crates/codexd-protocol/src/methods/experimental.rs";
 const GATES: &str = "crates/codexd-gateway/src/routes/gates.rs";
 
 /// Refused by a rule of its own, which the schema does not tell.
@@ -34,33 +34,38 @@ pub fn check(newest: &Release) -> Vec<String> {
 
 fn check_methods(newest: &Release) -> Vec<String> {
     let version = newest.version();
-    let table: BTreeMap<_, _> = METHODS.iter().copied().collect();
+    let required_of = |row: &methods::Method| match row.gate {
+        Gate::Method(required) => Some((row.name, required)),
+        _ => None,
+    };
+    let table: BTreeMap<_, _> = methods::all().filter_map(required_of).collect();
     let (stable, full) = (&newest.stable.requests, &newest.full.requests);
     let mut complaints = Vec::new();
     for (name, params) in full.iter().filter(|(name, _)| !stable.contains_key(*name)) {
         let Some(required) = table.get(name.as_str()) else {
-            complaints
-                .push(format!("{name} of {version} needs experimentalApi; add it to METHODS in {TABLE}"));
+            complaints.push(format!("{name} of {version} needs experimentalApi; gate it in {TABLE}"));
             continue;
         };
         let wanted = (!params.optional).then(|| params.required.clone());
         let listed = required.map(|required| required.iter().map(|&name| name.to_owned()).collect());
         if listed != wanted {
-            complaints.push(format!(
-                "{name} of {version} requires {wanted:?}, but METHODS in {TABLE} says {listed:?}"
-            ));
+            complaints.push(format!("{name} of {version} requires {wanted:?}, but {TABLE} says {listed:?}"));
         }
     }
     let free = |name: &&&str| stable.contains_key(**name) || !full.contains_key(**name);
     complaints.extend(table.keys().filter(free).map(|name| {
-        format!("{name} is in METHODS of {TABLE}, but needs no experimentalApi in {version}, or is gone")
+        format!("{name} is gated in {TABLE}, but needs no experimentalApi in {version}, or is gone")
     }));
     complaints
 }
 
 fn check_fields(newest: &Release) -> Vec<String> {
     let version = newest.version();
-    let table: BTreeMap<_, _> = FIELDS.iter().copied().collect();
+    let members_of = |row: &methods::Method| match row.gate {
+        Gate::Members(members) => Some((row.name, members)),
+        _ => None,
+    };
+    let table: BTreeMap<_, _> = methods::all().filter_map(members_of).collect();
     let mut complaints = Vec::new();
     for (method, stable) in &newest.stable.requests {
         let full = newest.full.requests.get(method).unwrap_or(stable);
@@ -69,23 +74,22 @@ fn check_fields(newest: &Release) -> Vec<String> {
             table.get(method.as_str()).into_iter().flat_map(|fields| fields.iter().copied()).collect();
         let names: BTreeSet<_> = listed.keys().map(|&name| name.to_owned()).collect();
         complaints.extend(wanted.difference(&names).map(|field| {
-            format!("{method}.{field} of {version} needs experimentalApi; add it to FIELDS in {TABLE}")
+            format!("{method}.{field} of {version} needs experimentalApi; add it to {MEMBERS}")
         }));
         complaints.extend(names.difference(&wanted).map(|field| {
-            format!("{method}.{field} is in FIELDS of {TABLE}, but needs no experimentalApi in {version}, or is gone")
+            format!("{method}.{field} is in {MEMBERS}, but needs no experimentalApi in {version}, or is gone")
         }));
         complaints.extend(listed.iter().filter(|(field, _)| wanted.contains(**field)).filter_map(
             |(field, gated)| {
                 let schema = &full.members[*field];
-                (!fits(*gated, field, schema)).then(|| {
-                    format!("{method}.{field} of {version} is {schema}, but {gated:?} in FIELDS of {TABLE}")
-                })
+                (!fits(*gated, field, schema))
+                    .then(|| format!("{method}.{field} of {version} is {schema}, but {gated:?} in {MEMBERS}"))
             },
         ));
     }
     let gone = |method: &&&str| !newest.stable.requests.contains_key(**method);
     complaints.extend(table.keys().filter(gone).map(|method| {
-        format!("{method} is in FIELDS of {TABLE}, but {version} has no such method without experimentalApi")
+        format!("{method} is in {MEMBERS}, but {version} has no such method without experimentalApi")
     }));
     complaints
 }
@@ -97,18 +101,18 @@ fn experimental(stable: &Params, full: &Params) -> BTreeSet<String> {
 }
 
 /// Whether the values that are gated can be told of a member with this schema.
-fn fits(gated: Gated, field: &str, schema: &Value) -> bool {
+fn fits(gated: GatedValue, field: &str, schema: &Value) -> bool {
     let kind = |name: &str| schema["type"] == name;
     let or_null = |name: &str| schema["type"] == serde_json::json!([name, "null"]);
     match gated {
-        Gated::Flag => kind("boolean"),
-        Gated::Bool => or_null("boolean"),
+        GatedValue::Flag => kind("boolean"),
+        GatedValue::Bool => or_null("boolean"),
         // An enumeration, or null.
-        Gated::Text => or_null("string") || schema["anyOf"][1]["type"] == "null",
-        Gated::TextOrNull | Gated::Path => or_null("string"),
-        Gated::List => or_null("array"),
-        Gated::Map => or_null("object") || schema["anyOf"][1]["type"] == "null",
-        Gated::Granular => field == POLICY,
+        GatedValue::Text => or_null("string") || schema["anyOf"][1]["type"] == "null",
+        GatedValue::TextOrNull | GatedValue::Path => or_null("string"),
+        GatedValue::List => or_null("array"),
+        GatedValue::Map => or_null("object") || schema["anyOf"][1]["type"] == "null",
+        GatedValue::Granular => field == POLICY,
     }
 }
 

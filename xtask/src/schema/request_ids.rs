@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::release::Release;
 
-const TABLE: &str = "crates/codexd-gateway/src/routes/request_ids.rs";
+const TABLE: &str = "crates/codexd-protocol/src/methods/table.rs";
 
 /// The files of a schema that have messages by their method, and what those are.
 const MESSAGES: [(&str, &str); 3] = [
@@ -128,7 +128,7 @@ fn collect(schema: &Value, of: &Value, walk: &mut Walk<'_>) {
 /// What the schemas have and the table has not, and the other way round.
 pub fn check(releases: &[Release]) -> Vec<String> {
     let has_row = |place: &RequestIdPlace| {
-        let is_it = |row: &_| is_row(row, place);
+        let is_it = |row| is_row(&row, place);
         place.what != "result" && place.what != "server request" && request_id_members().any(is_it)
     };
     let mut complaints = Vec::new();

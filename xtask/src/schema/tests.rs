@@ -66,7 +66,7 @@ fn changes_of_tables() -> Vec<(Change, &'static str)> {
     vec![
         (
             |release| add(&mut release.full.requests, "thread/new", &[], &[]),
-            "request thread/new of 0.171.0 is in no table; add a row to crates/codexd-gateway/src/routes/requests.rs",
+            "request thread/new of 0.171.0 is in no table; add a row to crates/codexd-protocol/src/methods/table.rs",
         ),
         (
             |release| add(&mut release.full.notifications, "new/told", &["threadId"], &[]),
@@ -78,7 +78,7 @@ fn changes_of_tables() -> Vec<(Change, &'static str)> {
         ),
         (
             |release| drop(release.full.requests.remove("thread/realtime/list")),
-            "request thread/realtime/list is in crates/codexd-gateway/src/routes/requests.rs, but no release has it",
+            "request thread/realtime/list is in crates/codexd-protocol/src/methods/table.rs, but no release has it",
         ),
         (
             |release| add(&mut release.full.requests, "getAuthStatus", &[], &[]),
@@ -129,7 +129,7 @@ fn changes_of_request_ids() -> Vec<(Change, &'static str)> {
         ),
         (
             |release| release.full.request_ids.retain(|place| place.message != "thread/search/cancel"),
-            "thread/search/cancel.requestId is in crates/codexd-gateway/src/routes/request_ids.rs, but no release",
+            "thread/search/cancel.requestId is in crates/codexd-protocol/src/methods/table.rs, but no release",
         ),
     ]
 }
@@ -138,36 +138,36 @@ fn changes_of_gates() -> Vec<(Change, &'static str)> {
     vec![
         (
             |release| add(&mut release.stable.requests, "thread/search", &[], &[]),
-            "thread/search is in METHODS of crates/codexd-gateway/src/routes/gates/table.rs, but needs no experimentalApi",
+            "thread/search is gated in crates/codexd-protocol/src/methods/table.rs, but needs no experimentalApi",
         ),
         (
             |release| drop(release.stable.requests.remove("account/read")),
-            "account/read of 0.171.0 needs experimentalApi; add it to METHODS",
+            "account/read of 0.171.0 needs experimentalApi; gate it in crates",
         ),
         (
             |release| add(&mut release.full.requests, "thread/search", &[], &["new"]),
-            "thread/search of 0.171.0 requires Some({\"new\"}), but METHODS",
+            "thread/search of 0.171.0 requires Some({\"new\"}), but crates/codexd-protocol/src/methods/table.rs",
         ),
         (
             |release| {
                 let method = release.full.requests.get_mut("thread/read").expect("it is there");
                 method.members.insert("newField".to_owned(), json!({"type": "boolean"}));
             },
-            "thread/read.newField of 0.171.0 needs experimentalApi; add it to FIELDS",
+            "thread/read.newField of 0.171.0 needs experimentalApi; add it to crates/codexd-protocol/src/methods/experimental.rs",
         ),
         (
             |release| {
                 let method = release.full.requests.get_mut("thread/start").expect("it is there");
                 method.members.insert("environments".to_owned(), json!({"type": "boolean"}));
             },
-            "but List in FIELDS",
+            "but List in crates/codexd-protocol/src/methods/experimental.rs",
         ),
         (
             |release| {
                 let method = release.full.requests.get_mut("turn/steer").expect("it is there");
                 method.members.remove("additionalContext");
             },
-            "turn/steer.additionalContext is in FIELDS of",
+            "turn/steer.additionalContext is in crates/codexd-protocol/src/methods/experimental.rs",
         ),
     ]
 }

@@ -1,6 +1,6 @@
 //! What a client that did not ask for `experimentalApi` may not do.
 //!
-//! The hub asks for it, so what it is given by such a client has to be refused here, in upstream's words. The tables are
+//! The hub asks for it, so what it is given by such a client has to be refused here, in upstream's words. The rows are
 //! the difference of the two schemas of the newest reference release (0.171.0), without and with `--experimental`. Older
 //! releases are served by the same tables: what became free since is let through, and what no longer exists is passed on.
 //!
@@ -24,11 +24,10 @@ use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-mod table;
+use codexd_protocol::methods::{self, Gate, GatedValue};
+
 #[cfg(test)]
 mod tests;
-
-pub use table::{FIELDS, Gated, METHODS};
 
 /// The code of the refusal.
 pub const CODE: i64 = -32600;
@@ -44,16 +43,17 @@ pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Res
     if experimental {
         return Ok(());
     }
-    if let Ok(at) = METHODS.binary_search_by_key(&method, |(name, _)| name) {
-        return if is_complete(params, METHODS[at].1) { Err(refusal(method)) } else { Ok(()) };
-    }
-    let Ok(at) = FIELDS.binary_search_by_key(&method, |(name, _)| name) else { return Ok(()) };
-    let fields = FIELDS[at].1;
+    let fields = match methods::find(method).map_or(Gate::Free, |row| row.gate) {
+        Gate::Free => return Ok(()),
+        Gate::Method(required) if is_complete(params, required) => return Err(refusal(method)),
+        Gate::Method(_) => return Ok(()),
+        Gate::Members(fields) => fields,
+    };
     let mut present = 0_u32;
     members(params, |name, value| {
         if let Some(at) = fields.iter().position(|(field, _)| *field == name) {
             // A member that is there twice counts as upstream reads it: the last one.
-            present = present & !(1 << at) | u32::from(fields[at].1.holds(value)) << at;
+            present = present & !(1 << at) | u32::from(holds(fields[at].1, value)) << at;
         }
     });
     if present == 0 {
@@ -61,7 +61,7 @@ pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Res
     }
     let (field, gated) = fields[present.trailing_zeros() as usize];
     Err(match gated {
-        Gated::Granular => refusal("askForApproval.granular"),
+        GatedValue::Granular => refusal("askForApproval.granular"),
         _ => refusal(&format!("{method}.{field}")),
     })
 }
@@ -117,27 +117,25 @@ fn is_complete(params: Option<&RawValue>, required: Option<&[&str]>) -> bool {
     is_object && seen.count_ones() as usize == required.len()
 }
 
-impl Gated {
-    /// Whether this value of a member is gated.
-    fn holds(self, value: &RawValue) -> bool {
-        let text = value.get();
-        match self {
-            Gated::Flag => text == "true",
-            Gated::Bool => text == "true" || text == "false",
-            // A word of a list may be written as the only member of an object.
-            Gated::Text => text.starts_with(['"', '{']),
-            Gated::TextOrNull => text.starts_with(['"', '{']) || text == "null",
-            Gated::Path => text.starts_with('"') && text != r#""""#,
-            Gated::List => text.starts_with('['),
-            // An array is taken for an object with the members in upstream's order.
-            Gated::Map => text.starts_with(['{', '[']),
-            Gated::Granular => {
-                let mut granular = false;
-                members(Some(value), |name, value| {
-                    granular |= name == "granular" && value.get().starts_with(['{', '[']);
-                });
-                granular
-            }
+/// Whether this value of a member is gated.
+fn holds(gated: GatedValue, value: &RawValue) -> bool {
+    let text = value.get();
+    match gated {
+        GatedValue::Flag => text == "true",
+        GatedValue::Bool => text == "true" || text == "false",
+        // A word of a list may be written as the only member of an object.
+        GatedValue::Text => text.starts_with(['"', '{']),
+        GatedValue::TextOrNull => text.starts_with(['"', '{']) || text == "null",
+        GatedValue::Path => text.starts_with('"') && text != r#""""#,
+        GatedValue::List => text.starts_with('['),
+        // An array is taken for an object with the members in upstream's order.
+        GatedValue::Map => text.starts_with(['{', '[']),
+        GatedValue::Granular => {
+            let mut granular = false;
+            members(Some(value), |name, value| {
+                granular |= name == "granular" && value.get().starts_with(['{', '[']);
+            });
+            granular
         }
     }
 }

@@ -3,11 +3,16 @@ use std::collections::BTreeSet;
 use proptest::prelude::{any, prop, prop_oneof};
 use proptest::{prop_assert, proptest};
 
+use super::methods::Deadline;
 use super::{
-    Audience, OwnState, Requester, Route, ServerRequestScope, Special, answer_within_ms, audience, delta_of,
-    gates, hub_told, is_known, materialises, notifications, request_id_members, requests, route,
-    server_request, server_requests, starts_turn,
+    Audience, Requester, Route, ServerRequestScope, Special, answer_within_ms, audience, delta_of, gates,
+    hub_told, is_known, methods, notifications, request_id_members, route, server_request, server_requests,
+    starts_turn,
 };
+
+fn requests() -> impl Iterator<Item = (&'static str, Route)> {
+    methods::all().map(|row| (row.name, row.route))
+}
 
 fn assert_sorted(names: impl Iterator<Item = &'static str>) {
     let names: Vec<_> = names.collect();
@@ -57,8 +62,8 @@ fn a_request_that_names_a_thread_goes_through_the_hub() {
     }
     assert_eq!(route("thread/rollback"), Route::Hub, "0.131.0 has it");
     assert_eq!(route("mcpServer/event/stream/start"), Route::Hub);
-    assert_eq!(route("hooks/list"), Route::HubOrOwn);
-    assert_eq!(route("account/usage/read"), Route::HubOrOwn);
+    assert_eq!(route("hooks/list"), Route::HubOrDedicated);
+    assert_eq!(route("account/usage/read"), Route::HubOrDedicated);
 }
 
 #[test]
@@ -82,7 +87,6 @@ fn what_refers_to_something_begun_elsewhere_is_the_gateways() {
 
 #[test]
 fn a_request_that_names_another_one_by_its_id_is_rewritten_and_no_other_one() {
-    assert_sorted(request_id_members().map(|row| row.message));
     let of_clients: Vec<_> = request_id_members()
         .filter(|row| row.requester == Requester::Client && is_known(row.message))
         .map(|row| row.message)
@@ -103,27 +107,24 @@ fn a_request_that_names_another_one_by_its_id_is_rewritten_and_no_other_one() {
 
 #[test]
 fn what_lives_on_a_connection_is_known() {
-    for (method, state) in [
-        ("fs/watch", OwnState::Watch),
-        ("command/exec", OwnState::Exec),
-        ("process/spawn", OwnState::Process),
-        ("fuzzyFileSearch/sessionStart", OwnState::FuzzySession),
-        ("account/login/start", OwnState::Login),
-        ("account/read", OwnState::None),
+    use methods::ResourceKind::{Command, Login, Process, Search, Watch};
+    for (method, kind) in [
+        ("fs/watch", Watch),
+        ("command/exec", Command),
+        ("process/spawn", Process),
+        ("fuzzyFileSearch/sessionStart", Search),
+        ("account/login/start", Login),
     ] {
-        assert_eq!(route(method), Route::Own(state), "{method}");
+        assert_eq!(route(method), Route::Dedicated, "{method}");
+        assert_eq!(methods::resource(method).map(|resource| resource.kind), Some(kind), "{method}");
     }
+    assert_eq!((route("account/read"), methods::resource("account/read")), (Route::Dedicated, None));
 }
 
 #[test]
 fn every_request_but_what_waits_for_something_has_to_be_answered_in_time() {
-    use super::deadlines::{ENDLESS, SLOW};
-    assert_sorted(ENDLESS.iter().copied());
-    assert_sorted(SLOW.iter().copied());
-    assert!(
-        ENDLESS.iter().chain(SLOW).all(|name| is_known(name))
-            && ENDLESS.iter().all(|name| !SLOW.contains(name))
-    );
+    let of = |deadline| methods::all().filter(move |row| row.deadline == deadline).count();
+    assert_eq!((of(Deadline::None), of(Deadline::Long)), (9, 77));
     let times = ["thread/read", "thread/resume", "some/futureThing", "command/exec"].map(answer_within_ms);
     assert!(times[0] < times[1] && times[1] == times[2] && times[3].is_none(), "{times:?}");
     let loads = ["thread/start", "thread/fork", "thread/resume"];
@@ -137,8 +138,8 @@ fn every_request_but_what_waits_for_something_has_to_be_answered_in_time() {
 
 #[test]
 fn an_unknown_request_takes_the_own_connection() {
-    assert_eq!(route("thread/futureThing"), Route::Own(OwnState::None));
-    assert!(!is_known("thread/futureThing") && !starts_turn("") && !materialises("turn"));
+    assert_eq!(route("thread/futureThing"), Route::Dedicated);
+    assert!(!is_known("thread/futureThing") && !starts_turn(""));
 }
 
 #[test]
@@ -146,9 +147,7 @@ fn whatever_can_cut_a_turn_goes_through_the_hub() {
     let starters: Vec<_> = requests().filter(|(name, _)| starts_turn(name)).collect();
     assert_eq!(starters.len(), 14);
     assert!(starters.iter().all(|(_, way)| *way == Route::Hub), "{starters:?}");
-    assert!(requests().filter(|(name, _)| materialises(name)).all(|(_, way)| way == Route::Hub));
     assert!(starts_turn("turn/start") && starts_turn("thread/queue/add") && !starts_turn("turn/steer"));
-    assert!(materialises("thread/name/set") && !materialises("thread/metadata/update"));
 }
 
 #[test]
@@ -205,9 +204,9 @@ proptest! {
         "[a-z]{1,9}(/[a-zA-Z]{1,9}){0,3}",
         prop::sample::select(requests().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()),
     ]) {
-        prop_assert!(is_known(&name) || route(&name) == Route::Own(OwnState::None));
+        prop_assert!(is_known(&name) || route(&name) == Route::Dedicated);
         let _told = (audience(&name), server_request(&name), delta_of(&name));
-        let _marks = (starts_turn(&name), materialises(&name));
+        let _starts = starts_turn(&name);
         prop_assert!(gates::check(&name, None, true).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The gates beside a real server: its answers to a client without `experimentalApi`.
 
-use codexd_gateway::routes::gates::{CODE, FIELDS, METHODS, check};
+use codexd_gateway::routes::gates::{CODE, check};
+use codexd_gateway::routes::methods::{self, Gate};
 use codexd_testkit::{AppServer, Client, Home, Server, Version, codex, skip};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -56,15 +57,17 @@ async fn the_gates_judge_as_the_real_server_does() -> anyhow::Result<()> {
             differ.push(format!("{method} {params}: the server says {theirs:?}, the gate {ours:?}"));
         }
     };
-    for (method, _) in METHODS {
+    let gated_methods = methods::all().filter(|row| matches!(row.gate, Gate::Method(_)));
+    for method in gated_methods.map(|row| row.name) {
         for params in [json!({}), json!([]), Value::Null, json!({"threadId": NO_THREAD})] {
             let (theirs, ours) = both(&client, method, &params).await?;
             judge(method, &params, theirs, ours);
         }
     }
     let policy = json!({"granular": {"sandbox_approval": true, "rules": true, "mcp_elicitations": true}});
-    for (method, fields) in FIELDS {
-        for (field, _) in *fields {
+    for row in methods::all() {
+        let (method, Gate::Members(fields)) = (row.name, row.gate) else { continue };
+        for (field, _) in fields {
             for value in [
                 json!(null),
                 json!(false),

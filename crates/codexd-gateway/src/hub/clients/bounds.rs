@@ -10,13 +10,14 @@ use crate::hub::clients::replayed_settings;
 use crate::hub::event::{ClientId, Connection, Now, Text};
 use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest, RequestKind};
 use crate::hub::threads::thread::Thread;
-use crate::hub::upstream::connection_bound::{self, BoundResource};
+use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, text};
 use crate::limits::{
     DEFERRED_BYTES_MAX, EVENT_STREAMS_MAX, KEPT_MEMBER_BYTES, KEPT_PARAMS_BYTES_MAX, KEPT_REQUEST_BYTES,
     PLACED_BYTES_MAX, PLACED_MAX, REPLAYED_BYTES_MAX, REPLAYED_MAX, THREAD_SETTINGS_BYTES_MAX,
     UNANSWERED_BYTES_MAX, UNANSWERED_COUNTED_EVERY_MS, UNANSWERED_MAX,
 };
+use codexd_protocol::methods::Resource;
 
 /// Error data of a refusal because of a bound.
 pub(in crate::hub) fn too_many() -> Value {
@@ -92,7 +93,7 @@ impl Hub {
         &self,
         id: ClientId,
         method: &str,
-        named: Option<(BoundResource, &str)>,
+        named: Option<(Resource, &str)>,
         params: Option<&RawValue>,
     ) -> Option<String> {
         let length = params.map_or(0, |params| params.get().len());
@@ -100,12 +101,12 @@ impl Hub {
             return Some(format!("codexd keeps settings of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
         }
         let ((placed, name), client) = (named?, self.clients.get(&id)?);
-        if placed.ends {
+        if placed.ends() {
             return None;
         }
         if placed.is_replayed() {
             let bytes: usize = client.replayable.iter().map(|kept| kept.params.len() + kept.name.len()).sum();
-            let is_full = placed.begins && client.replayable.len() >= REPLAYED_MAX;
+            let is_full = placed.begins() && client.replayable.len() >= REPLAYED_MAX;
             return (is_full || bytes + length > REPLAYED_BYTES_MAX).then(|| {
                 format!(
                     "this client has {} watches and searches, {bytes} bytes of parameters",
@@ -115,7 +116,7 @@ impl Hub {
         }
         let bytes: usize = client.bound_resources.iter().map(|(_, name, _)| name.len()).sum();
         let is_full = client.bound_resources.len() >= PLACED_MAX || bytes + name.len() > PLACED_BYTES_MAX;
-        (placed.begins && is_full)
+        (placed.begins() && is_full)
             .then(|| format!("this client has {} commands and processes", client.bound_resources.len()))
     }
 
@@ -131,14 +132,17 @@ impl Hub {
     /// A watch or search was accepted: replay it on the next connection.
     pub(in crate::hub) fn add_replayable(&mut self, id: ClientId, connection: Connection, request: &str) {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return };
-        let Some(placed) = connection_bound::placed(method) else { return };
-        let (Some(name), Some(client)) = (placed.name(params), self.clients.get_mut(&id)) else { return };
+        let Some(placed) = connection_bound::of_request(method) else { return };
+        let (Some(name), Some(client)) = (connection_bound::name(&placed, params), self.clients.get_mut(&id))
+        else {
+            return;
+        };
         let is_same = |kept: &ReplayableRequest| kept.kind == placed.kind && *kept.name == *name;
         // At most one request starts it and one changes it.
         client
             .replayable
-            .retain(|kept| !is_same(kept) || !(placed.begins || placed.ends || *kept.method == *method));
-        if placed.ends || !(placed.begins || client.replayable.iter().any(is_same)) {
+            .retain(|kept| !is_same(kept) || !(placed.begins() || placed.ends() || *kept.method == *method));
+        if placed.ends() || !(placed.begins() || client.replayable.iter().any(is_same)) {
             return;
         }
         let params = params.map_or("{}", RawValue::get);
@@ -163,17 +167,12 @@ impl Hub {
     }
 
     /// A watch or search ends before its start was answered.
-    pub(in crate::hub) fn forget_pending_replayable(
-        &mut self,
-        id: ClientId,
-        placed: BoundResource,
-        name: &str,
-    ) {
+    pub(in crate::hub) fn forget_pending_replayable(&mut self, id: ClientId, placed: Resource, name: &str) {
         for call in self.pending.values_mut() {
             let Origin::Client { client, kind, text, .. } = &mut call.origin else { continue };
             if *client == id && *kind == RequestKind::Replayed {
                 let params = text::member(text, "params");
-                if placed.name(params) == Some(name) {
+                if connection_bound::name(&placed, params) == Some(name) {
                     *kind = RequestKind::Plain;
                 }
             }

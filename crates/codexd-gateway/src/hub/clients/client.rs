@@ -1,5 +1,6 @@
 //! One client: identity, capabilities, queued requests and connections.
 
+use codexd_protocol::methods::ResourceKind;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -66,7 +67,7 @@ impl QueuedRequest {
 /// A watch or search that is started again on another connection.
 #[derive(Clone, Debug)]
 pub struct ReplayableRequest {
-    pub kind: &'static str,
+    pub kind: ResourceKind,
     /// The client's name for it, raw JSON.
     pub name: Box<str>,
     pub method: Box<str>,
@@ -104,9 +105,9 @@ pub struct Client {
     /// Watches and searches to replay.
     pub replayable: Vec<ReplayableRequest>,
     /// Commands, processes and logins on dedicated connections: kind, raw name, app-server.
-    pub bound_resources: Vec<(&'static str, Box<str>, ServerId)>,
+    pub bound_resources: Vec<(ResourceKind, Box<str>, ServerId)>,
     /// Background work that ended before the response to the request that started it: kind and raw name.
-    pub ended_before_response: Option<(&'static str, Box<str>)>,
+    pub ended_before_response: Option<(ResourceKind, Box<str>)>,
     /// Reconnect backoff of its dedicated connection, and the app-server that it applies to.
     pub dedicated_backoff: (Option<ServerId>, Backoff),
     /// Upper bound of its unanswered requests.
@@ -150,7 +151,7 @@ impl Client {
     }
 
     /// The app-server on which a resource of this client lives.
-    pub fn place(&self, kind: &str, id: &str) -> Option<ServerId> {
+    pub fn place(&self, kind: ResourceKind, id: &str) -> Option<ServerId> {
         self.bound_resources
             .iter()
             .find(|(known, named, _)| *known == kind && **named == *id)

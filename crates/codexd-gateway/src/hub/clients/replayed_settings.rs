@@ -11,7 +11,7 @@ use crate::hub::requests::pending::InternalRequest;
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, text};
 use crate::limits::SETTINGS_MAX;
-use crate::routes::{self, OwnState, Route};
+use crate::routes::methods::{self, RequestKind};
 
 /// The member that names an event stream.
 const STREAM: &str = "subscriptionId";
@@ -96,5 +96,5 @@ impl Hub {
 
 /// Whether a request changes a setting that is replayed. Remote control belongs to the host.
 pub(in crate::hub) fn is_setting(method: &str) -> bool {
-    routes::route(method) == Route::Own(OwnState::ProcessSetting) && !method.starts_with("remoteControl/")
+    methods::kind(method) == RequestKind::Setting
 }

@@ -132,14 +132,14 @@ impl Hub {
         let names = Names::of(params);
         match route {
             Route::Hub => self.send_shared(id, method, names.thread(), raw.get(), &waiting.text),
-            Route::HubOrOwn if names.thread().is_some() => {
+            Route::HubOrDedicated if names.thread().is_some() => {
                 self.send_shared(id, method, names.thread(), raw.get(), &waiting.text)
             }
             Route::Gateway(Special::RequestId) => {
                 self.send_with_request_id(id, method, raw.get(), &waiting.text, params)
             }
             Route::Gateway(_) => self.dispatch_special(id, method, &names, raw.get(), &waiting.text),
-            Route::HubOrOwn | Route::Own(_) => {
+            Route::HubOrDedicated | Route::Dedicated => {
                 self.send_dedicated(id, method, raw.get(), &waiting.text, params)
             }
         }
@@ -149,8 +149,8 @@ impl Hub {
     pub(in crate::hub) fn uses_dedicated(&self, request: &str) -> bool {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return false };
         match routes::route(method) {
-            Route::Own(_) => true,
-            Route::HubOrOwn => Names::of(params).thread().is_none(),
+            Route::Dedicated => true,
+            Route::HubOrDedicated => Names::of(params).thread().is_none(),
             Route::Gateway(Special::ThreadList | Special::ThreadSearch | Special::LoadedList) => {
                 !self.completes_lists()
             }
@@ -231,19 +231,7 @@ impl Hub {
         if is_full || !self.is_up(server) || (draining && (starts || method == "thread/start")) {
             return DispatchOutcome::BlockedByKey;
         }
-        let kind = match method {
-            "thread/start" | "thread/fork" => RequestKind::NewThread,
-            "thread/resume" => RequestKind::Resume,
-            "turn/start" => RequestKind::Turn,
-            "turn/interrupt" => RequestKind::Interrupt,
-            "thread/unsubscribe" => RequestKind::Unsubscribe,
-            "thread/loaded/list" => RequestKind::LoadedList,
-            _ if lists_threads(method) => RequestKind::ThreadList,
-            "mcpServer/event/stream/start" => RequestKind::EventStream,
-            "thread/goal/get" => RequestKind::Goal,
-            _ if starts => RequestKind::MayStartTurn,
-            _ => RequestKind::Plain,
-        };
+        let kind = routes::methods::kind(method).over_shared();
         let as_it_was = match (kind, thread) {
             (RequestKind::Resume, Some(thread)) if known.is_none() => self.with_parked_settings(thread, text),
             _ => None,
@@ -342,7 +330,7 @@ fn positional(method: &str) -> String {
 
 /// Whether a request lists threads with status, which an app-server knows of its own threads only.
 pub(in crate::hub) fn lists_threads(method: &str) -> bool {
-    matches!(routes::route(method), Route::Gateway(Special::ThreadList | Special::ThreadSearch))
+    routes::methods::kind(method) == RequestKind::ThreadList
 }
 
 /// Whether a request asks for full turns, for which 0.169.0 sends a deprecation notice before it answers.

@@ -29,7 +29,7 @@ impl OrderingKey {
             return OrderingKey::Last;
         };
         let route = routes::route(method);
-        if let Route::Own(_) = route {
+        if let Route::Dedicated = route {
             return OrderingKey::Free;
         }
         match (Names::of(params).thread(), route) {

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use crate::hub::event::{ClientId, Connection, Now, ServerId, Text};
 use crate::hub::migration::Profile;
 use crate::hub::threads::thread::ThreadId;
-use crate::hub::upstream::connection_bound::Background;
 
 /// One unanswered request.
 #[derive(Clone, Debug)]
@@ -36,40 +35,7 @@ pub enum Origin {
 }
 
 /// What the response to a client's request means to the gateway.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum RequestKind {
-    Plain,
-    /// Names a new thread that the client now watches: `thread/start`, `thread/fork`.
-    NewThread,
-    /// The client now watches the thread.
-    Resume,
-    /// Contains the started turn.
-    Turn,
-    /// May have started a turn without naming it.
-    MayStartTurn,
-    /// Interrupted the running turn.
-    Interrupt,
-    /// The command has ended.
-    Exec,
-    /// The process runs until `process/exited`; after an error it never ran.
-    Spawn,
-    /// Started, changed or ended a resource that is replayed on another connection.
-    Replayed,
-    /// Started background work in the app-server, such as a login that waits for its user.
-    StartsBackground(&'static Background),
-    /// Changed a process-wide setting that a successor must be given as well.
-    Setting,
-    /// Started an MCP event stream.
-    EventStream,
-    /// The client no longer watches the thread.
-    Unsubscribe,
-    /// A goal, which the gateway may have suspended.
-    Goal,
-    /// A list of loaded threads, which lacks those of other app-servers.
-    LoadedList,
-    /// A list of threads with status, which is wrong for threads of other app-servers.
-    ThreadList,
-}
+pub use codexd_protocol::methods::RequestKind;
 
 /// A request of the gateway's own.
 #[derive(Clone, Debug, Eq, PartialEq)]

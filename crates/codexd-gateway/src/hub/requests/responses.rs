@@ -10,9 +10,9 @@ use crate::hub::requests::dispatch::asks_for_turns;
 use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
 use crate::hub::text::{self, Names};
 use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState, Viewer};
-use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, Timer};
 use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
+use codexd_protocol::methods::ResourceKind;
 
 /// The reason with which a draining app-server refuses new work (0.169.0).
 const DRAINING: &str = "serverShuttingDown";
@@ -140,10 +140,10 @@ impl Hub {
     ) {
         match (kind, outcome) {
             (RequestKind::Exec, _) => {
-                self.end_resource_of_request(client, connection_bound::EXEC, "processId", request);
+                self.end_resource_of_request(client, ResourceKind::Command, "processId", request);
             }
             (RequestKind::Spawn, Err(_)) => {
-                self.end_resource_of_request(client, connection_bound::PROCESS, "processHandle", request);
+                self.end_resource_of_request(client, ResourceKind::Process, "processHandle", request);
             }
             (RequestKind::StartsBackground(background), Ok(result)) => {
                 self.track_background(client, connection.server(), background, request, result.get());

@@ -35,7 +35,7 @@ fn tell(world: &mut World, connection: Connection, method: &str, params: Value) 
 
 #[test]
 fn a_request_names_another_one_by_the_id_that_upstream_knows() {
-    let names = |row: &&crate::routes::RequestIdMember| row.message.ends_with("/cancel");
+    let names = |row: &crate::routes::RequestIdMember| row.message.ends_with("/cancel");
     for row in request_id_members().filter(names) {
         for request in [json!("search-0"), json!(7), json!("ä\"\\")] {
             let mut world = World::new();

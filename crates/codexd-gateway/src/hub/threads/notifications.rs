@@ -1,5 +1,6 @@
 //! What app-servers tell without being asked, and who hears it.
 
+use codexd_protocol::methods::ResourceKind;
 use serde_json::value::RawValue;
 
 use crate::hub::Hub;
@@ -8,7 +9,6 @@ use crate::hub::requests::request_ids::names_client_request;
 use crate::hub::text::{self, Names};
 use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
 use crate::hub::threads::thread_events::ThreadNotification;
-use crate::hub::upstream::connection_bound;
 use crate::limits::GREETINGS_MAX;
 use crate::routes::{self, Audience as Hears, gates};
 
@@ -186,7 +186,7 @@ impl Hub {
         if let Some(params) = params.map(RawValue::get) {
             if method == "process/exited" {
                 let handle = text::member(params, "processHandle").map(RawValue::get);
-                self.end_resource(id, connection_bound::PROCESS, handle);
+                self.end_resource(id, ResourceKind::Process, handle);
             }
             self.on_background_ended(id, method, params);
         }

@@ -1,17 +1,17 @@
 //! Requests on a dedicated connection: whatever is not about a thread, and whatever nobody here has heard of.
 
+use codexd_protocol::methods::{self, Resource, ResourceKind};
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::hub::clients::bounds::too_many;
 use crate::hub::clients::client::ReplayableRequest;
-use crate::hub::clients::replayed_settings;
 use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
-use crate::hub::requests::dispatch::{DispatchOutcome, lists_threads};
+use crate::hub::requests::dispatch::DispatchOutcome;
 use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{InternalRequest, Origin, RequestKind};
 use crate::hub::upstream::backoff::Backoff;
-use crate::hub::upstream::connection_bound::{self, Background, BoundResource};
+use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, Timer, text};
 
 impl Hub {
@@ -23,8 +23,8 @@ impl Hub {
         text: &Text,
         params: Option<&RawValue>,
     ) -> DispatchOutcome {
-        let placed = connection_bound::placed(method);
-        let name = placed.and_then(|placed| placed.name(params));
+        let placed = connection_bound::of_request(method);
+        let name = placed.and_then(|placed| connection_bound::name(&placed, params));
         let named = placed.zip(name);
         let there = named.and_then(|(placed, name)| self.clients.get(&id)?.place(placed.kind, name));
         let Some(server) = there.or(self.serving) else { return DispatchOutcome::Blocked };
@@ -42,16 +42,7 @@ impl Hub {
             return DispatchOutcome::Done;
         }
         self.track_resource(id, server, named);
-        let kind = match method {
-            "command/exec" => RequestKind::Exec,
-            "process/spawn" => RequestKind::Spawn,
-            _ if placed.is_some_and(|placed| placed.is_replayed()) => RequestKind::Replayed,
-            _ if lists_threads(method) => RequestKind::ThreadList,
-            _ if replayed_settings::is_setting(method) => RequestKind::Setting,
-            _ => {
-                connection_bound::background(method).map_or(RequestKind::Plain, RequestKind::StartsBackground)
-            }
-        };
+        let kind = methods::kind(method).over_dedicated();
         let number = self.send(Connection::Dedicated(id, server), id, kind, None, raw, text);
         self.answer_is_due(number, method);
         DispatchOutcome::Done
@@ -72,18 +63,18 @@ impl Hub {
 
     /// Remembers what is begun on a connection, so that it can be found there. What is made again elsewhere is remembered when
     /// it was accepted ([`Hub::add_replayable`]).
-    fn track_resource(&mut self, id: ClientId, server: ServerId, named: Option<(BoundResource, &str)>) {
+    fn track_resource(&mut self, id: ClientId, server: ServerId, named: Option<(Resource, &str)>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let Some((placed, name)) = named else { return };
         if placed.is_replayed() {
-            if placed.ends {
+            if placed.ends() {
                 client.replayable.retain(|kept| !(kept.kind == placed.kind && *kept.name == *name));
                 self.forget_pending_replayable(id, placed, name);
             }
-        } else if placed.begins {
+        } else if placed.begins() {
             // A name may be taken again before the first of that name is known to have ended.
             client.bound_resources.push((placed.kind, name.into(), server));
-        } else if placed.ends {
+        } else if placed.ends() {
             self.end_resource(id, placed.kind, Some(name));
         }
     }
@@ -93,12 +84,13 @@ impl Hub {
         &mut self,
         id: ClientId,
         server: ServerId,
-        background: &Background,
+        background: Resource,
         request: &str,
         result: &str,
     ) {
         let params = text::member(request, "params").map_or("{}", RawValue::get);
-        let name = background.name(if background.is_in_result { result } else { params });
+        let members = if background.kind.is_named_by_result() { result } else { params };
+        let name = connection_bound::continuing_name(&background, members);
         let (Some(client), Some(name)) = (self.clients.get_mut(&id), name) else { return };
         if client
             .ended_before_response
@@ -115,7 +107,7 @@ impl Hub {
     /// A notification on a client's dedicated connection says that something has ended.
     pub(in crate::hub) fn on_background_ended(&mut self, id: ClientId, method: &str, params: &str) {
         let Some(background) = connection_bound::ended_by(method, params) else { return };
-        let Some(name) = background.name(params) else { return };
+        let Some(name) = connection_bound::continuing_name(&background, params) else { return };
         if self.end_resource(id, background.kind, Some(name)) {
             return;
         }
@@ -137,7 +129,7 @@ impl Hub {
         let was_current = client.dedicated.lost(server);
         let (gone, kept) = client.bound_resources.drain(..).partition(|(.., at)| *at == server);
         client.bound_resources = kept;
-        let gone: Vec<(&str, Box<str>, ServerId)> = gone;
+        let gone: Vec<(ResourceKind, Box<str>, ServerId)> = gone;
         if was_current {
             client.lost_dedicated = !client.replayable.is_empty();
             let (of, backoff) = &mut client.dedicated_backoff;
@@ -147,7 +139,7 @@ impl Hub {
             let wait = backoff.lost(self.now);
             self.set_timer(wait, Timer::Reconnect);
         }
-        for (_, name, _) in gone.iter().filter(|(kind, ..)| *kind == connection_bound::PROCESS) {
+        for (_, name, _) in gone.iter().filter(|(kind, ..)| *kind == ResourceKind::Process) {
             let name = serde_json::from_str(name).unwrap_or(serde_json::Value::Null);
             let why = "the app-server ended under this process";
             let params = json!({
@@ -176,7 +168,7 @@ impl Hub {
     pub(in crate::hub) fn end_resource_of_request(
         &mut self,
         id: ClientId,
-        kind: &str,
+        kind: ResourceKind,
         member: &str,
         request: &str,
     ) {
@@ -186,7 +178,12 @@ impl Hub {
     }
 
     /// Answers whether it was known.
-    pub(in crate::hub) fn end_resource(&mut self, id: ClientId, kind: &str, name: Option<&str>) -> bool {
+    pub(in crate::hub) fn end_resource(
+        &mut self,
+        id: ClientId,
+        kind: ResourceKind,
+        name: Option<&str>,
+    ) -> bool {
         if let (Some(client), Some(name)) = (self.clients.get_mut(&id), name)
             && let Some(at) =
                 client.bound_resources.iter().position(|(known, named, _)| *known == kind && **named == *name)
@@ -225,10 +222,7 @@ impl Hub {
         }
         let idle = |server: &ServerId| {
             let connection = Connection::Dedicated(id, *server);
-            !client
-                .bound_resources
-                .iter()
-                .any(|(kind, _, at)| at == server && *kind != connection_bound::EXEC)
+            !client.bound_resources.iter().any(|(kind, _, at)| at == server && *kind != ResourceKind::Command)
                 && !self.pending.values().any(|call| call.connection == connection)
         };
         let done: Vec<ServerId> = client.dedicated.draining().iter().copied().filter(idle).collect();

@@ -3,7 +3,7 @@ use proptest::{prop_assert, proptest};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{FIELDS, METHODS, check, notification_needs_experimental};
+use super::{Gate, check, methods, notification_needs_experimental};
 use crate::routes::{Route, route};
 
 fn refused(method: &str, params: &str) -> Option<String> {
@@ -17,22 +17,10 @@ fn sentence(what: &str) -> Option<String> {
 }
 
 #[test]
-fn the_tables_are_sorted_and_disjoint() {
-    assert!(METHODS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-    assert!(FIELDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-    for (method, fields) in FIELDS {
-        assert!(METHODS.iter().all(|(name, _)| name != method), "{method}");
-        assert!(fields.len() <= 32, "{method}: the bits of a word");
-    }
-    assert!(METHODS.iter().all(|(_, required)| required.is_none_or(|fields| fields.len() <= 32)));
-    assert_eq!(METHODS.len(), 79);
-}
-
-#[test]
-fn every_gated_request_is_in_the_routing_table() {
-    for method in METHODS.iter().map(|(name, _)| name).chain(FIELDS.iter().map(|(name, _)| name)) {
-        assert!(crate::routes::is_known(method), "{method}");
-    }
+fn as_many_methods_are_gated_as_the_newest_release_gates() {
+    let gated = methods::all().filter(|row| matches!(row.gate, Gate::Method(_))).count();
+    let of_members = methods::all().filter(|row| matches!(row.gate, Gate::Members(_))).count();
+    assert_eq!((gated, of_members), (79, 8));
     assert_eq!(route("thread/settings/update"), Route::Hub);
 }
 
@@ -152,8 +140,8 @@ fn json() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn any_params_are_judged_and_never_those_of_who_asked(
-        method in prop::sample::select(FIELDS.iter().map(|(name, _)| *name)
-            .chain(METHODS.iter().map(|(name, _)| *name)).collect::<Vec<_>>()),
+        method in prop::sample::select(methods::all().filter(|row| row.gate != Gate::Free).map(|row| row.name)
+            .collect::<Vec<_>>()),
         params in json(),
     ) {
         let params = to_raw_value(&params).expect("JSON");
