@@ -6,9 +6,12 @@
 //! without a row takes the safe way, which is the client's dedicated connection. Classes that the schema does not show
 //! (which client receives what, what starts a turn) were observed on 0.169.0, unless a row says otherwise.
 //!
-//! - [`route`]: requests of clients. * [`audience`]: notifications of the app-server. * [`server_request`]: server requests.
-//!   * [`delta_of`]: streamed text. * [`request_id_member`]: ids of other requests. * [`gates`]: what a
-//!   client without `experimentalApi` may not send.
+//! - [`route`]: requests of clients.
+//! - [`audience`]: notifications of the app-server.
+//! - [`server_request`]: server requests.
+//! - [`delta_of`]: streamed text.
+//! - [`request_id_member`]: ids of other requests.
+//! - [`gates`]: what a client without `experimentalApi` may not send.
 //! - [`answer_within_ms`]: how long a response may take.
 
 pub mod gates;

@@ -67,7 +67,7 @@ fn a_full_disk_is_told_and_leaves_nothing_running_unrecorded() -> anyhow::Result
     let run = in_a_namespace(&home, full, &["start", "--embedded"])?;
     let error = run.json()?["error"].clone();
     assert_eq!((run.code(), &error["code"]), (Some(13), &"disk-full".into()), "{run}");
-    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("make room")), "{error}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("free disk space")), "{error}");
     // A program that goes by the path must find something there.
     assert!(error["path"].as_str().is_none_or(|path| path.starts_with('/')), "{error}");
     home.assert_no_process_left();
