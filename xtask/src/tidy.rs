@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 
@@ -42,6 +43,9 @@ fn check(rules: &[&str], findings: &[Finding]) -> anyhow::Result<()> {
         let key = (finding.rule.to_owned(), finding.folder.clone(), finding.item.clone());
         found.entry(key).or_default().push(&finding.message);
     }
+    // The tests run at once and rewrite one file.
+    static ALLOWANCES_FILE: Mutex<()> = Mutex::new(());
+    let _guard = ALLOWANCES_FILE.lock().unwrap_or_else(PoisonError::into_inner);
     let path = source::root().join(ALLOWANCES);
     let text = fs::read_to_string(&path).unwrap_or_default();
     if std::env::var_os("TIDY_SHRINK").is_some() {

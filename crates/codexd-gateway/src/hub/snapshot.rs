@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::clients::client::Client;
-use super::event::{BlockedOn, Text};
+use super::event::{BlockedOn, Connection, Text};
 use super::requests::pending::{Origin, PendingRequest};
 use super::threads::thread::Thread;
 use crate::limits::{SNAPSHOT_INNER_LIST_MAX, SNAPSHOT_LIST_MAX};
@@ -12,25 +12,35 @@ use crate::limits::{SNAPSHOT_INNER_LIST_MAX, SNAPSHOT_LIST_MAX};
 /// The request that asks for the snapshot. The gateway answers it itself, also before `initialize`.
 pub(super) const METHOD: &str = "codexd/debug/hub";
 
+impl Connection {
+    /// The app-server of the connection and, for a dedicated connection, its client.
+    pub(in crate::hub) fn snapshot(self) -> Value {
+        match self {
+            Connection::Shared(server) => json!({"server": server.0}),
+            Connection::Dedicated(client, server) => json!({"server": server.0, "client": client.0}),
+        }
+    }
+}
+
 impl Hub {
     /// Everything that explains why a thread, a client or a request waits.
     pub(super) fn snapshot(&self) -> Value {
         json!({
             "nowMs": self.now.0,
-            "currentServer": self.current.map(|server| format!("{server:?}")),
-            "servingServer": self.serving.map(|server| format!("{server:?}")),
+            "currentServer": self.current.map(|server| server.0),
+            "servingServer": self.serving.map(|server| server.0),
             "servers": list(self.servers.iter().map(|(id, server)| json!({
-                "server": format!("{id:?}"),
+                "server": id.0,
                 "sharedConnection": name(&server.shared),
                 "isOutgoing": server.is_outgoing,
                 "isDraining": server.is_draining,
                 "isRetired": server.is_retired,
                 "hasListedThreads": server.is_listed,
             }))),
-            "fullConnections": list(self.full_connections.iter().map(|connection| json!(format!("{connection:?}")))),
+            "fullConnections": list(self.full_connections.iter().map(|connection| connection.snapshot())),
             "handover": self.handover.as_ref().map(|handover| json!({
-                "from": format!("{:?}", handover.from),
-                "to": format!("{:?}", handover.to),
+                "from": handover.from.0,
+                "to": handover.to.0,
                 "state": name(&handover.state),
                 "ageMs": self.now.since_ms(handover.since),
                 "threadsMoved": handover.moved,
@@ -53,7 +63,7 @@ impl Hub {
     pub(crate) fn thread_states(&self) -> Vec<(String, String)> {
         let described = self.threads.iter().map(|(id, thread)| {
             let (state, blocked) = (name(&thread.state), blocked_on(thread));
-            (id.to_string(), format!("{state} on {:?}, blocked on {blocked}", thread.server))
+            (id.to_string(), format!("{state} on app-server {}, blocked on {blocked}", thread.server.0))
         });
         described.collect()
     }
@@ -62,7 +72,7 @@ impl Hub {
         json!({
             "client": client.id.0,
             "stage": name(&client.stage),
-            "dedicatedConnection": client.dedicated.open().map(|server| format!("{server:?}")),
+            "dedicatedConnection": client.dedicated.open().map(|server| server.0),
             "requestsInFlight": client.in_flight,
             "isPaused": client.is_paused,
             "queuedRequests": client.queued.len(),
@@ -70,7 +80,7 @@ impl Hub {
             "queue": inner_list(client.queued.iter().map(|waiting| json!({
                 "method": method(&waiting.text),
                 "ageMs": self.now.since_ms(waiting.since),
-                "refusedByDrainingServer": waiting.refused_by.map(|server| format!("{server:?}")),
+                "refusedByDrainingServer": waiting.refused_by.map(|server| server.0),
             }))),
         })
     }
@@ -78,7 +88,7 @@ impl Hub {
     fn thread_snapshot(&self, thread: &Thread) -> Value {
         json!({
             "threadId": thread.id.to_string(),
-            "server": format!("{:?}", thread.server),
+            "server": thread.server.0,
             "state": name(&thread.state),
             "blockedOn": blocked_on(thread),
             "isBusy": thread.is_busy(self.now),
@@ -102,7 +112,7 @@ impl Hub {
         match &call.origin {
             Origin::Client { client, kind, thread, text, .. } => json!({
                 "id": id,
-                "connection": format!("{:?}", call.connection),
+                "connection": call.connection.snapshot(),
                 "client": client.0,
                 "method": method(text),
                 "kind": name(kind),
@@ -111,7 +121,7 @@ impl Hub {
             }),
             Origin::Internal(request) => json!({
                 "id": id,
-                "connection": format!("{:?}", call.connection),
+                "connection": call.connection.snapshot(),
                 "internal": name(request),
                 "threadId": request.thread().map(ToString::to_string),
                 "overdueInMs": overdue,

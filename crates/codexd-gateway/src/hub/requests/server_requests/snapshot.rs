@@ -11,7 +11,7 @@ impl PendingServerRequests {
         self.waiting.values().map(|ask| {
             json!({
                 "number": ask.number,
-                "connection": format!("{:?}", ask.connection),
+                "connection": ask.connection.snapshot(),
                 "method": method(&ask.text),
                 "threadId": ask.thread.as_ref().map(ToString::to_string),
                 "recipients": inner_list(ask.asked.iter().map(|client| json!(client.0))),
