@@ -24,7 +24,7 @@ fn started() -> anyhow::Result<Home> {
 }
 
 /// The gateway, by what the supervisor wrote.
-fn gateway(home: &Home) -> anyhow::Result<Process> {
+pub fn gateway(home: &Home) -> anyhow::Result<Process> {
     let state: Value = serde_json::from_slice(&std::fs::read(home.state("supervisor.json"))?)?;
     let pid = state["gateway"]["process"]["pid"].as_u64().context("the supervisor names a gateway")?;
     Process::of(u32::try_from(pid)?).with_context(|| format!("the gateway {pid} lives"))

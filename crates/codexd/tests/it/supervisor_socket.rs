@@ -10,6 +10,7 @@ use codexd_testkit::{Client, Codexd, Fake, Home, Layout, Place, block_on, limits
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::gateway_lifecycle::gateway;
 use crate::lifecycle::{recorded, supervisor};
 
 /// What a supervisor may hold in memory however it is attacked.
@@ -204,10 +205,14 @@ fn a_program_that_reads_nothing_is_disconnected() -> anyhow::Result<()> {
 #[test]
 fn orders_of_the_version_before_are_carried_out_and_answered_as_it_expects() -> anyhow::Result<()> {
     let (home, start) = started()?;
+    // The gateway of this version would subscribe again at once, and the supervisor would close the older connection.
+    let this_version = gateway(&home)?;
+    this_version.signal(Signal::STOP)?;
     let mut gateway = Connection::open(&home)?;
     gateway.send(&json!({"order": "subscribe", "moves": true, "knowsThreadSettings": false}))?;
     gateway.send(&json!({"order": "sendThreadSettings", "after": null}))?;
     gateway.until(|message| message["report"] == "threadSettings" && message["isLast"] == true)?;
+    this_version.signal(Signal::CONT)?;
     let mut command = Connection::open(&home)?;
     let heard = command.until(|message| message["report"] == "generations")?;
     assert_eq!((&heard[0]["report"], &heard[0]["pid"]), (&json!("state"), &start["pid"]));
