@@ -21,6 +21,7 @@ mod goals;
 mod migration;
 mod recovery;
 mod requests;
+mod settle;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use goals::Goals;
 use migration::Handover;
 use requests::pending::{InternalRequest, Origin, PendingRequest};
 use requests::server_requests::PendingServerRequests;
+use settle::Changes;
 use threads::thread::{Thread, ThreadId};
 use threads::thread_settings::AllThreadSettings;
 use upstream::servers::{ClientIdentity, Server};
@@ -137,9 +139,8 @@ pub struct Hub {
     pending_per_thread: HashMap<ThreadId, u32>,
     /// Threads that were found loaded and are not subscribed yet.
     attach_queue: VecDeque<ThreadId>,
-    /// Number of demands for unloaded threads so far, and whether one is new.
+    /// Number of demands for unloaded threads so far.
     demand_count: u64,
-    has_new_demands: bool,
     /// Until then only one thread at a time is loaded in the background.
     background_yields_until: Now,
     /// Threads of trial loads: their notifications go to no client.
@@ -180,6 +181,8 @@ pub struct Hub {
     notice_recipients: VecDeque<ClientId>,
     /// Clients that may be read from again.
     readable: Vec<ClientId>,
+    /// What [`Hub::settle`] has to act on.
+    changes: Changes,
     out: Vec<Action>,
 }
 
@@ -194,7 +197,8 @@ impl Hub {
         self.unix_ms = unix_ms;
     }
 
-    /// Handles one event at `now` and pushes the resulting actions in order.
+    /// Handles one event at `now` and pushes the resulting actions in order: the handler records what has changed, then
+    /// [`Hub::settle`] does what follows from it.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.now = now;
         self.sent_bytes = 0;
@@ -224,6 +228,7 @@ impl Hub {
             Event::SubagentApprovals(approvals) => self.set_subagent_approvals(approvals),
             Event::DeadlineReached => self.on_deadline(),
         }
+        self.settle();
         if may_change_handover {
             self.schedule_handover_report();
         }
@@ -301,8 +306,7 @@ impl Hub {
         if known.unwatched_since.is_some() {
             self.set_timer(QUIET_MS, Timer::ReEvaluate(thread.clone()));
         } else if moves {
-            // At once, before the next request about it: a client may send requests without a pause.
-            self.re_evaluate_thread(thread);
+            self.changes.thread_changed(thread);
         }
     }
 
@@ -338,7 +342,7 @@ impl Hub {
                 Timer::InitializeTimeout(client) => self.on_client_initialize_timeout(client),
                 Timer::ReleasePermits => self.release_expired_permits(),
                 Timer::UnloadIdle(thread) => self.unload_if_unwatched(&thread),
-                Timer::ReEvaluate(thread) => self.re_evaluate_thread(&thread),
+                Timer::ReEvaluate(thread) => self.changes.thread_changed(&thread),
                 Timer::UnloadTimeout(thread) => self.on_unload_timeout(&thread),
                 Timer::Reconnect => self.reconnect(),
                 Timer::RetryLoad(thread) => self.retry_load(&thread),
@@ -360,10 +364,10 @@ impl Hub {
                 Timer::Overdue => self.answer_overdue_requests(),
                 Timer::ResolutionTimeout(number) => self.on_resolution_timeout(number),
                 Timer::RetryRefused => self.re_evaluate_blocked_threads(),
-                Timer::BackgroundLoads => self.recover_orphaned(),
+                Timer::BackgroundLoads => self.changes.loads_changed(),
                 Timer::HandoverReport => self.report_handover_if_changed(),
             }
         }
-        self.schedule();
+        self.changes.requests_changed();
     }
 }

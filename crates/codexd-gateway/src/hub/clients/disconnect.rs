@@ -38,7 +38,7 @@ impl Hub {
         if self.clients.is_empty() {
             self.drop_subagent_viewers();
         }
-        self.retire_drained_servers();
-        self.schedule();
+        self.changes.holding_released();
+        self.changes.requests_changed();
     }
 }

@@ -150,11 +150,11 @@ impl Hub {
                 now.active.insert(thread.id.clone());
             }
         }
-        if now != self.goals.kept {
-            let number = self.goals.storing.begin();
-            self.out.push(Action::PersistGoals { number, goals: now.kept() });
-            self.goals.kept = now;
+        if now == self.goals.kept {
+            return self.keep_stored_goals();
         }
+        self.store_goals(now.kept());
+        self.goals.kept = now;
     }
 
     /// What a client says of a goal holds, whatever the gateway was about to do with it.
@@ -167,7 +167,7 @@ impl Hub {
             said.wants_it_active = word == GoalIntent::Active;
         }
         self.goals.asked.insert(call, (id.clone(), word));
-        self.persist_goals();
+        self.changes.goals_changed();
     }
 
     /// What became of a client's request, if it was one about a goal that was held. Whether the goal is held again: since what was
@@ -197,7 +197,7 @@ impl Hub {
                 None => _ = self.goals.unseen.held.insert(id.clone()),
             }
         }
-        self.persist_goals();
+        self.changes.goals_changed();
         is_held_again
     }
 
@@ -216,7 +216,7 @@ impl Hub {
         {
             self.goals.unseen.active.insert(id.clone());
         }
-        self.persist_goals();
+        self.changes.goals_changed();
     }
 
     /// A thread is not loaded again for its goal's sake for a while: whoever opens it is not to wait for that.
@@ -225,7 +225,7 @@ impl Hub {
         let is_held = self.goals.unseen.held.remove(id) || is_held;
         self.close_thread(id);
         self.goals.postponed.insert(id.clone(), is_held);
-        self.persist_goals();
+        self.changes.goals_changed();
         self.set_timer(GOAL_POSTPONED_MS, Timer::LoadPostponedGoals);
         self.out.push(Action::Report(Report::GoalPostponed { thread: id.to_string() }));
     }
@@ -235,7 +235,7 @@ impl Hub {
             self.goals.unseen.held.extend(is_held.then(|| id.clone()));
             self.goals.unseen.active.insert(id);
         }
-        self.load_goals();
+        self.changes.goal_unloaded();
     }
 
     /// Forgets a thread; whoever knew of it is told that it is not loaded.
@@ -268,7 +268,7 @@ impl Hub {
         if !threads.is_empty() {
             self.out.push(Action::Report(Report::GoalsToLoad { server, threads }));
         }
-        self.recover_orphaned();
+        self.changes.loads_changed();
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use crate::hub::event::{Connection, Text};
+use crate::host::PersistedGoals;
+use crate::hub::event::{Action, Connection, Text};
 use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, Timer};
 use crate::limits::GOALS_STORED_WITHIN_MS;
@@ -28,13 +29,6 @@ struct Unsent {
     text: Text,
 }
 
-impl PersistQueue {
-    pub fn begin(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-}
-
 impl Hub {
     /// Sends a request about a thread: at once, unless one about the same thread waits; or, if it changes a goal, when that is on
     /// disk.
@@ -46,15 +40,43 @@ impl Hub {
         text: Text,
     ) {
         let Some(thread) = thread else { return self.send_upstream(connection, text) };
+        let have_changed = self.changes.have_goals_changed();
         let storing = &mut self.goals.storing;
-        let waits_for_disk = changes_goal && storing.stored < storing.last;
+        let waits_for_disk = changes_goal && (have_changed || storing.stored < storing.last);
         let is_behind = || storing.unsent.iter().any(|unsent| unsent.thread == *thread);
         if !waits_for_disk && !is_behind() {
             return self.send_upstream(connection, text);
         }
-        let number = storing.last;
+        // What has changed is persisted at the end of this step, under the next number.
+        let number = storing.last + u64::from(have_changed);
         storing.unsent.push_back(Unsent { number, connection, thread: thread.clone(), text });
-        self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+        if !have_changed {
+            self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+        }
+    }
+
+    /// Has the host store which goals are active and suspended.
+    pub(super) fn store_goals(&mut self, goals: PersistedGoals) {
+        let storing = &mut self.goals.storing;
+        storing.last += 1;
+        let number = storing.last;
+        let waits = storing.unsent.back().is_some_and(|unsent| unsent.number == number);
+        self.out.push(Action::PersistGoals { number, goals });
+        if waits {
+            self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+        }
+    }
+
+    /// The goals are as they were stored last: what waits for a next number waits for the last one.
+    pub(super) fn keep_stored_goals(&mut self) {
+        let PersistQueue { last, unsent, .. } = &mut self.goals.storing;
+        let number = *last;
+        let early = unsent.iter_mut().rev().take_while(|unsent| unsent.number > number);
+        let count = early.map(|unsent| unsent.number = number).count();
+        self.on_goals_persisted(0);
+        if count > 0 && !self.goals.storing.unsent.is_empty() {
+            self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+        }
     }
 
     pub(in crate::hub) fn on_goals_persisted(&mut self, number: u64) {

@@ -17,8 +17,8 @@ impl Hub {
         thread.goal_is_suspended = true;
         thread.blocked_on = BlockedOn::Turn;
         let connection = thread.connection();
-        // First of all: from here on it would stay paused if this gateway were killed.
-        self.persist_goals();
+        // The pause waits until that is on disk: from here on it would stay paused if this gateway were killed.
+        self.changes.goals_changed();
         let params = json!({"threadId": &**id, "status": "paused"});
         self.send_internal(connection, InternalRequest::PauseGoal(id.clone()), "thread/goal/set", &params);
     }
@@ -60,7 +60,7 @@ impl Hub {
             thread.goal_is_suspended = false;
             thread.blocked_on = BlockedOn::RetryLater;
         }
-        self.persist_goals();
+        self.changes.goals_changed();
         self.check_again_after(id, MOVE_STUCK_MS);
     }
 
@@ -119,12 +119,12 @@ impl Hub {
                 thread.apply_goal(&params);
                 let text = text::notification(method, &params);
                 self.send_to_all(method, &text);
-                self.persist_goals();
+                self.changes.goals_changed();
                 self.on_thread_request_done(id);
             }
             _ => {
                 thread.goal_is_suspended = false;
-                self.persist_goals();
+                self.changes.goals_changed();
                 self.on_thread_request_done(id);
             }
         }
@@ -162,13 +162,13 @@ impl Hub {
             }
             (_, None) => {}
         }
-        self.persist_goals();
+        self.changes.goals_changed();
         self.on_thread_request_done(id);
     }
 
     /// A goal that is held again goes on, unless its thread is on its way or about to be.
     pub(in crate::hub) fn resume_goal_unless_migrating(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id) else { return self.load_goals() };
+        let Some(thread) = self.threads.get(id) else { return self.changes.goal_unloaded() };
         let is_to_move = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
         if thread.state == ThreadState::Attached && !is_to_move {
             self.resume_goal(id);

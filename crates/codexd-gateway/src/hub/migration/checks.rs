@@ -128,7 +128,7 @@ impl Hub {
 
     /// One of the questions about a thread is answered.
     fn on_check_done(&mut self, id: &ThreadId, note: impl FnOnce(&mut Check)) {
-        let Some(thread) = self.threads.get_mut(id) else { return self.re_evaluate() };
+        let Some(thread) = self.threads.get_mut(id) else { return self.changes.thread_state_changed() };
         let ThreadState::Checking(check) = &mut thread.state else { return };
         note(check);
         check.outstanding = check.outstanding.saturating_sub(1);
@@ -145,7 +145,7 @@ impl Hub {
         if is_alone && late.is_none() && check.blocked_on == Some(BlockedOn::FirstTurn) {
             // Nothing was said in it, and nobody can find it again.
             self.evict(id);
-            return self.re_evaluate();
+            return self.changes.thread_state_changed();
         }
         if let Some(blocked_on) = check.blocked_on.or(late) {
             self.set_blocked_on(id, blocked_on);
@@ -157,11 +157,11 @@ impl Hub {
             if late.is_none() && blocked_on != BlockedOn::FirstTurn {
                 self.check_again_after(id, MOVE_STUCK_MS);
             }
-            return self.re_evaluate();
+            return self.changes.thread_state_changed();
         }
         if check.goal_is_active {
             self.suspend_goal(id);
-            return self.re_evaluate();
+            return self.changes.thread_state_changed();
         }
         self.unload(id);
     }
@@ -178,7 +178,7 @@ impl Hub {
         } else {
             self.evict(id);
         }
-        self.re_evaluate();
+        self.changes.thread_state_changed();
     }
 
     /// Looks at a thread again later; once, however often this is asked for.
@@ -193,7 +193,7 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.has_check_timer = false;
         thread.is_queue_paused |= thread.blocked_on == BlockedOn::Queue && !thread.is_busy(self.now);
-        self.re_evaluate_thread(id);
+        self.changes.thread_changed(id);
     }
 }
 

@@ -102,7 +102,7 @@ impl Hub {
                     (thread.load_refusal, thread.load_attempts) = (None, 0);
                 }
             }
-            self.re_evaluate_thread(&id);
+            self.changes.thread_changed(&id);
         }
     }
 
@@ -113,8 +113,8 @@ impl Hub {
         }
     }
 
-    /// Something happened to a thread: it may be able to move now.
-    pub(super) fn re_evaluate_thread(&mut self, id: &ThreadId) {
+    /// Something happened to a thread: queues it for migration, or unloads it, if it may be able to now.
+    pub(super) fn evaluate_thread(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
         // An ephemeral one has nowhere to move to: all that can come of it is that it is let go.
@@ -122,7 +122,6 @@ impl Hub {
             return self.unload_if_unwatched(id);
         }
         self.enqueue_migration(id);
-        self.migrate_next();
     }
 
     /// Puts a thread that is to move behind those that are looked at.
@@ -136,7 +135,8 @@ impl Hub {
         }
     }
 
-    fn migrate_next(&mut self) {
+    /// Moves the threads of the migration queue, one at a time.
+    pub(super) fn migrate_next(&mut self) {
         loop {
             let Some(handover) = &mut self.handover else { return };
             if let Some(id) = &handover.migrating
@@ -256,13 +256,13 @@ impl Hub {
             }
             self.park_settings(id);
             self.close_unloaded(id);
-            return self.re_evaluate();
+            return self.changes.thread_state_changed();
         }
         let Some(to) = to else {
             // The one that it was to go to is gone meanwhile: the next one loads it.
             thread.state = ThreadState::Orphaned;
-            self.re_evaluate();
-            return self.recover_orphaned();
+            self.changes.thread_state_changed();
+            return self.changes.loads_changed();
         };
         thread.state = ThreadState::Loading;
         thread.unloaded_from = Some(thread.server);
@@ -286,7 +286,7 @@ impl Hub {
         let Some(thread) = self.threads.get(id) else { return };
         match &thread.state {
             ThreadState::Loading => self.send_load(&id.clone(), thread.server),
-            ThreadState::Orphaned => self.recover_orphaned(),
+            ThreadState::Orphaned => self.changes.loads_changed(),
             _ => {}
         }
     }
@@ -295,7 +295,7 @@ impl Hub {
     pub(super) fn on_loaded_in_successor(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Loading)
         else {
-            return self.re_evaluate();
+            return self.changes.thread_state_changed();
         };
         let (server, now) = (thread.server, self.now);
         let Err(error) = outcome else {
@@ -316,8 +316,8 @@ impl Hub {
                 self.on_no_subscribers(id);
             }
             // The one that it came to may be leaving as well by now.
-            self.re_evaluate_thread(id);
-            return self.re_evaluate();
+            self.changes.thread_changed(id);
+            return self.changes.thread_state_changed();
         };
         match Refusal::of(error) {
             Refusal::Draining => {
@@ -325,7 +325,7 @@ impl Hub {
                 thread.retry_at = now + AGAIN_AFTER_MS;
                 self.on_draining(server);
                 self.set_timer(AGAIN_AFTER_MS, Timer::RetryLoad(id.clone()));
-                self.re_evaluate();
+                self.changes.thread_state_changed();
             }
             Refusal::RetrySoon if thread.load_attempts < LATE_TRIES_MAX => {
                 let wait = thread.try_again_after(Refusal::RetrySoon).unwrap_or(AGAIN_AFTER_MS);
@@ -343,7 +343,6 @@ impl Hub {
             // Nothing will come of it: whoever wants it subscribes the shared connection anew.
             Some(ThreadState::Evicting) => {
                 self.forget_thread(id);
-                self.re_evaluate();
             }
             _ => {}
         }
@@ -360,13 +359,6 @@ impl Hub {
         thread.state = ThreadState::RollingBack;
         let params = self.resume_params(id);
         self.send_internal(connection, InternalRequest::RollBack(id.clone()), "thread/resume", &params);
-    }
-
-    /// The thread that was on its way is there, or stays: the next one.
-    pub(super) fn re_evaluate(&mut self) {
-        self.schedule();
-        self.migrate_next();
-        self.retire_drained_servers();
     }
 }
 

@@ -39,7 +39,7 @@ impl Hub {
                 self.report_handover();
             }
             // Others may be waiting to leave still.
-            self.ensure_handover();
+            self.changes.servers_changed();
         }
     }
 

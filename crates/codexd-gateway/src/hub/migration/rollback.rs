@@ -46,7 +46,7 @@ impl Hub {
         if refusal == Refusal::Gone {
             thread.unloaded_from = None;
             self.end_unrecoverable(id);
-            return self.re_evaluate();
+            return self.changes.thread_state_changed();
         }
         thread.is_background_load = false;
         let wait = thread.try_again_after(Refusal::Recoverable).unwrap_or(REFUSED_AGAIN_MAX_MS);
@@ -55,7 +55,7 @@ impl Hub {
         thread.retry_at = self.now + wait;
         self.set_timer(wait, Timer::RetryLoad(id.clone()));
         self.schedule_refusal_report();
-        self.re_evaluate();
+        self.changes.thread_state_changed();
     }
 
     /// The app-server that had a thread has loaded it again, or says why not.
@@ -76,7 +76,7 @@ impl Hub {
                 } else {
                     self.check_again_after(id, MOVE_STUCK_MS);
                 }
-                self.re_evaluate();
+                self.changes.thread_state_changed();
             }
             Err(error) if is_rolled_back => {
                 let refusal = Refusal::of(error);

@@ -180,7 +180,7 @@ impl Hub {
         for id in waiting {
             self.enqueue_migration(&id);
         }
-        self.re_evaluate();
+        self.changes.thread_state_changed();
     }
 
     /// Whether an answer is outstanding without which it is not known what moves.

@@ -95,8 +95,8 @@ impl Hub {
             Connection::Shared(server) => self.on_shared_lost(server, was_up, owed),
             Connection::Dedicated(id, _) => self.close_drained(id),
         }
-        self.retire_drained_servers();
-        self.schedule();
+        self.changes.holding_released();
+        self.changes.requests_changed();
     }
 
     /// Whoever waits for an answer over a connection is told that there will be none: nobody knows how far the request came.
@@ -160,7 +160,7 @@ impl Hub {
         // Another one serves already.
         let up = self.servers.iter().filter(|(_, server)| server.shared == ConnectionState::Open);
         self.serving = self.serving.or(up.map(|(&other, _)| other).max());
-        self.recover_orphaned();
+        self.changes.loads_changed();
     }
 
     /// An app-server died that had these threads, perhaps of one of them: those that nobody watches wait a while.
@@ -275,7 +275,7 @@ impl Hub {
                 Refusal::Gone => self.end_unrecoverable(id),
                 _ => self.postpone_goal(id),
             }
-            return self.recover_orphaned();
+            return self.changes.loads_changed();
         };
         thread.state = ThreadState::Orphaned;
         thread.retry_at = self.now + wait;
@@ -286,7 +286,7 @@ impl Hub {
             self.on_draining(server);
         }
         self.set_timer(wait, Timer::RetryLoad(id.clone()));
-        self.recover_orphaned();
+        self.changes.loads_changed();
     }
 
     /// How the turns that were running have ended, as it stands on disk.
@@ -370,9 +370,9 @@ impl Hub {
         if is_alone {
             self.on_no_subscribers(id);
         }
-        self.recover_orphaned();
-        self.re_evaluate_thread(id);
-        self.re_evaluate();
+        self.changes.loads_changed();
+        self.changes.thread_changed(id);
+        self.changes.thread_state_changed();
     }
 
     /// A thread that cannot be loaded again: ephemeral, or never written to disk.
@@ -388,8 +388,6 @@ impl Hub {
         }
         self.end_background_terminals(id);
         self.close_thread(id);
-        self.report_recovery_if_complete();
-        self.schedule();
     }
 
     pub(super) fn send_thread_closed(&mut self, id: &ThreadId) {
@@ -401,7 +399,11 @@ impl Hub {
         self.forget_thread(id);
     }
 
+    /// Reports the recovery once no thread is missing that can be loaded.
     pub(super) fn report_recovery_if_complete(&mut self) {
+        if self.recovery.is_none() {
+            return;
+        }
         let missing = |thread: &crate::hub::threads::thread::Thread| {
             matches!(thread.state, ThreadState::Orphaned | ThreadState::Recovering) && !thread.is_refused()
         };

@@ -11,7 +11,7 @@ impl Hub {
 
     pub(in crate::hub) fn on_connection_writable(&mut self, connection: Connection) {
         if self.full_connections.remove(&connection) {
-            self.schedule();
+            self.changes.requests_changed();
         }
     }
 

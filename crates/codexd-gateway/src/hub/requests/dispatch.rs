@@ -59,7 +59,6 @@ impl Hub {
             Message::Request { .. } => {
                 self.adopt_identity_of(id);
                 self.enqueue_request(id, text.clone());
-                self.schedule();
             }
         }
     }
@@ -95,6 +94,7 @@ impl Hub {
         client.queued_bytes += text.len();
         client.queued.push_back(QueuedRequest::new(text, self.now));
         self.join_run_queue(id);
+        self.changes.requests_changed();
     }
 
     /// Dispatches a client's queued request, or returns why not.

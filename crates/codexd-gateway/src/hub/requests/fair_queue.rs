@@ -35,7 +35,6 @@ impl Hub {
     /// Dispatches what can be dispatched, one request of each client in turn.
     pub(in crate::hub) fn schedule(&mut self) {
         self.dispatch_queued();
-        self.load_demanded();
         // Every request that is still queued has a deadline.
         while let Some(id) = self.without_deadline.pop() {
             if let Some(client) = self.clients.get_mut(&id)

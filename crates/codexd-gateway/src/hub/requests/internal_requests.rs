@@ -94,7 +94,7 @@ impl Hub {
         if let InternalRequest::ReadSuspendedGoal(_) | InternalRequest::ResumeGoal(_) = errand {
             self.on_thread_request_done(&id);
         }
-        self.re_evaluate();
+        self.changes.thread_state_changed();
     }
 
     pub(in crate::hub) fn request_loaded_list(&mut self, server: ServerId) {
@@ -146,8 +146,8 @@ impl Hub {
             server.is_listed = true;
         }
         self.attach_next();
-        self.load_goals();
-        self.re_evaluate();
+        self.changes.goal_unloaded();
+        self.changes.thread_state_changed();
     }
 
     /// Unresumable threads end by themselves. Upstream reports the end, but may have done so before it was observed:
@@ -232,7 +232,7 @@ impl Hub {
             // It was closed before the request arrived.
             Err(_) if thread.is_unloaded() => {
                 self.forget_thread(id);
-                self.load_goals();
+                self.changes.goal_unloaded();
             }
             Err(error) if matches!(Refusal::of(error), Refusal::RetrySoon | Refusal::Recoverable) => {
                 // While it is unknown what runs there, the thread must not be dropped.
@@ -273,7 +273,7 @@ impl Hub {
                 if !self.threads.get(id).is_some_and(Thread::is_watched) {
                     self.on_no_subscribers(id);
                 }
-                self.re_evaluate_thread(id);
+                self.changes.thread_changed(id);
             }
             // Not on disk, or ephemeral. Its turn continues.
             Err(_) => {
@@ -288,7 +288,7 @@ impl Hub {
             Ok(None) => self.forget_thread(id),
         }
         self.attach_next();
-        self.re_evaluate();
+        self.changes.thread_state_changed();
     }
 
     /// The running turn of an attached thread: its end is reported even if the app-server is lost.

@@ -36,7 +36,7 @@ impl Hub {
             methods.sort_unstable();
             methods.dedup();
             self.out.push(Action::Report(Report::Unanswered { count, methods }));
-            self.retire_drained_servers();
+            self.changes.holding_released();
         }
         self.has_overdue_timer = self.pending.values().any(|call| call.overdue_at.is_some());
         if self.has_overdue_timer {

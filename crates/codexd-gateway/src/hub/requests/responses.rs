@@ -87,14 +87,12 @@ impl Hub {
                 }
             }
         }
-        if !self.run_queue.is_empty() {
-            self.schedule();
-        }
+        self.changes.requests_changed();
         if self.servers.get(&connection.server()).is_some_and(|server| server.is_outgoing) {
             if let Connection::Dedicated(client, _) = connection {
                 self.close_drained(client);
             }
-            self.retire_drained_servers();
+            self.changes.holding_released();
         }
     }
 
@@ -179,7 +177,7 @@ impl Hub {
                     self.adopt_suspended_goal(&loaded);
                 }
                 if self.handover.is_some() {
-                    self.re_evaluate_thread(&loaded);
+                    self.changes.thread_changed(&loaded);
                 }
             }
             (RequestKind::Turn | RequestKind::MayStartTurn, _) => {
@@ -200,7 +198,7 @@ impl Hub {
                 if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
                     thread.is_interrupted = true;
                 }
-                self.persist_goals();
+                self.changes.goals_changed();
                 self.send_to_client(client, told);
             }
             (RequestKind::Unsubscribe, Some(_)) => {
@@ -243,7 +241,7 @@ impl Hub {
         if known.state == ThreadState::Orphaned {
             // It was refused and is now loaded: recover it.
             known.retry_at = now;
-            self.has_new_demands = true;
+            self.changes.demand_added();
         }
         if matches!(known.audience, Audience::Everyone { .. })
             && (kind == RequestKind::NewThread || !known.is_child)

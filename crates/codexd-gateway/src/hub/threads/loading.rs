@@ -50,17 +50,9 @@ impl Hub {
             // The cause may be repaired.
             thread.retry_at = self.now;
         }
-        self.has_new_demands = true;
+        self.changes.demand_added();
         self.background_yields_until = self.now + BACKGROUND_LOADS_YIELD_MS;
         self.set_timer(BACKGROUND_LOADS_YIELD_MS, Timer::BackgroundLoads);
-    }
-
-    /// Loads what clients have begun to wait for.
-    pub(in crate::hub) fn load_demanded(&mut self) {
-        if std::mem::take(&mut self.has_new_demands) {
-            self.attach_demanded();
-            self.recover_orphaned();
-        }
     }
 
     /// Loads what was lost: where it was, if that process lives and only the connection broke; else in the app-server that
@@ -117,7 +109,6 @@ impl Hub {
         for (id, server) in ephemeral.into_iter().chain(next) {
             self.recover_thread(&id, server);
         }
-        self.report_recovery_if_complete();
     }
 
     fn urgency_of(&self, thread: &Thread) -> Urgency {
@@ -163,10 +154,6 @@ impl Hub {
         for id in &closed {
             self.park_settings(id);
             self.close_thread(id);
-        }
-        if !closed.is_empty() {
-            // An outgoing app-server may have stayed for them alone.
-            self.retire_drained_servers();
         }
     }
 }

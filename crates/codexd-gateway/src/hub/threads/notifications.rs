@@ -113,7 +113,8 @@ impl Hub {
             if thread.state != ThreadState::Attaching {
                 self.goals.confirm(id);
             }
-            self.persist_goals();
+            self.changes.goals_changed();
+            self.changes.thread_state_changed();
         }
         self.thread_settings_gone(id);
         self.server_requests.thread_gone(id);

@@ -49,7 +49,7 @@ impl Hub {
             let is_gone = matches!(method, "thread/archived" | "thread/deleted");
             if is_gone || (method.starts_with(GOAL) && !self.is_listing()) {
                 self.goals.confirm(thread);
-                self.persist_goals();
+                self.changes.goals_changed();
             }
             return self.send_to_all(method, text);
         };
@@ -90,7 +90,7 @@ impl Hub {
             _ => self.send_to_viewers(thread, method, text),
         }
         if self.handover.is_some() && method != "thread/status/changed" {
-            self.re_evaluate_thread(&id);
+            self.changes.thread_changed(&id);
         }
     }
 
@@ -153,9 +153,9 @@ impl Hub {
                 self.send_to_all(method, text);
                 if !is_asked_for {
                     self.forget_thread(id);
-                    self.load_goals();
+                    self.changes.goal_unloaded();
                 }
-                self.re_evaluate();
+                self.changes.thread_state_changed();
                 return Delivery::Handled;
             }
             _ => {}
@@ -188,7 +188,7 @@ impl Hub {
         if known.state != ThreadState::Attaching {
             self.goals.confirm(id);
         }
-        self.persist_goals();
+        self.changes.goals_changed();
     }
 
     /// A turn begins or ends.

@@ -114,7 +114,7 @@ impl Hub {
         let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
         if moves && !thread.is_ephemeral {
             // It leaves by the same door as those that move, with the same questions asked first.
-            return self.re_evaluate_thread(id);
+            return self.changes.thread_changed(id);
         }
         if thread.state != ThreadState::Attached || thread.has_check_timer {
             return;
@@ -180,6 +180,6 @@ impl Hub {
                 self.check_again_after(id, UNWATCHED_MAX_MS);
             }
         }
-        self.re_evaluate();
+        self.changes.thread_state_changed();
     }
 }

@@ -237,6 +237,6 @@ impl Hub {
             self.orphan_server_requests(Connection::Dedicated(id, server));
             self.out.push(Action::Close(Connection::Dedicated(id, server)));
         }
-        self.retire_drained_servers();
+        self.changes.holding_released();
     }
 }

@@ -130,11 +130,7 @@ impl Hub {
             self.serving = None;
         }
         self.open_shared_connections();
-        self.ensure_handover();
-        self.recover_orphaned();
-        self.load_goals();
-        self.retire_drained_servers();
-        self.schedule();
+        self.changes.servers_changed();
     }
 
     /// The host says that an app-server is gone; its connections may not have noticed yet.
@@ -171,8 +167,7 @@ impl Hub {
         server.probe_result = Some(result);
         self.open_shared_connections();
         self.answer_waiting_initializes();
-        self.retire_drained_servers();
-        self.schedule();
+        self.changes.servers_changed();
     }
 
     /// The first real client gives the shared connections their name.
@@ -272,7 +267,7 @@ impl Hub {
             Connection::Shared(id) => self.on_shared_opened(id, result),
             Connection::Dedicated(client, server) => self.on_dedicated_opened(client, server, result),
         }
-        self.schedule();
+        self.changes.requests_changed();
     }
 
     fn on_shared_opened(&mut self, id: ServerId, result: &Text) {
@@ -297,10 +292,7 @@ impl Hub {
             // While the current one does not answer yet, an outgoing one still does.
             self.serving = Some(id);
         }
-        self.ensure_handover();
-        // What clients wait for comes first.
-        self.schedule();
-        self.recover_orphaned();
+        self.changes.servers_changed();
         self.answer_waiting_initializes();
     }
 
@@ -319,7 +311,7 @@ impl Hub {
             }
             Connection::Dedicated(client, server) => self.on_dedicated_refused(client, server, error),
         }
-        self.schedule();
+        self.changes.requests_changed();
     }
 
     /// Whether an app-server is about to tell which threads it has.
