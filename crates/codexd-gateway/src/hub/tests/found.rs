@@ -4,9 +4,8 @@ use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
-    Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
-    NextClosing, Obstruct, Own, OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Terminal, Turn,
-    Unsubscribe, Wait, WhileOpening,
+    Approve, Break, Come, Complete, Deliver, Delta, Drain, Join, Kill, NextClosing, Obstruct, Own, OwnEnds,
+    Queue, Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait, WhileOpening,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -24,26 +23,6 @@ fn a_late_unload_does_not_cost_the_turn_that_waited() {
         Deliver(0),
         Wait(61_000),
         Kill(false),
-        Start(1, false),
-    ])
-    .expect("it holds");
-}
-
-/// The gateway itself is replaced between the looks at a thread and its leaving, and its goal goes on meanwhile.
-#[test]
-fn a_goal_that_goes_on_under_a_new_gateway_is_not_cut() {
-    run(&[
-        Goal(1, 0, true),
-        Wait(30),
-        Replace,
-        Restart(false),
-        Deliver(0),
-        Deliver(0),
-        Start(1, false),
-        Complete(0),
-        Start(1, false),
-        Start(1, false),
-        Deliver(2),
         Start(1, false),
     ])
     .expect("it holds");
@@ -139,69 +118,6 @@ fn what_another_server_is_asked_about_is_found_all_the_same() {
     .expect("it holds");
 }
 
-/// Two gateways end in the middle of a handover, the second when it has just let a goal go on.
-#[test]
-fn a_goal_that_may_be_held_is_held_for_certain() {
-    run(&[
-        Replace,
-        Goal(1, 0, true),
-        Wait(30),
-        Start(1, false),
-        Restart(false),
-        Deliver(6),
-        Deliver(2),
-        Deliver(2),
-        Deliver(6),
-        Restart(false),
-        Come(1, 0),
-        Deliver(1),
-        Queue(1, 0),
-        Start(2, false),
-        Deliver(5),
-    ])
-    .expect("it holds");
-}
-
-/// Nobody watches a thread whose goal is held, and the app-server that it was to go to ends.
-#[test]
-fn a_thread_whose_goal_is_held_is_not_let_go() {
-    run(&[
-        Goal(1, 0, true),
-        Show(0),
-        Drain,
-        Start(1, false),
-        Leave(1),
-        Replace,
-        Complete(0),
-        Deliver(0),
-        Start(1, false),
-        Deliver(1),
-        Deliver(1),
-        Deliver(2),
-        Deliver(2),
-        Kill(false),
-        Wait(60),
-    ])
-    .expect("it holds");
-}
-
-/// A client says of a held goal that it be active, and nobody has the thread: the goal is held still, and goes on.
-#[test]
-fn what_is_said_of_a_goal_in_vain_leaves_it_held() {
-    run(&[
-        Replace,
-        Goal(1, 1, true),
-        Show(1),
-        Start(1, false),
-        Complete(1),
-        Restart(false),
-        Come(1, 0),
-        Goal(1, 1, true),
-        Replace,
-    ])
-    .expect("it holds");
-}
-
 /// The gateway is killed while a turn of an ephemeral thread runs on an app-server that is to leave.
 #[test]
 fn a_turn_that_nobody_can_join_any_more_is_waited_for() {
@@ -226,160 +142,6 @@ fn a_turn_that_nobody_can_join_any_more_is_waited_for() {
         Deliver(0),
         Start(1, false),
         Spawn(3),
-    ])
-    .expect("it holds");
-}
-
-/// A thread whose goal the gateway before this one held is loaded by a client before the gateway has looked everywhere.
-#[test]
-fn a_held_goal_goes_on_in_a_thread_that_a_client_loads() {
-    run(&[
-        Start(1, false),
-        Replace,
-        Start(1, false),
-        Replace,
-        Goal(1, 0, true),
-        Wait(30),
-        Start(1, false),
-        Restart(false),
-        Kill(false),
-        KillOutgoing(false),
-        Start(1, false),
-        Deliver(0),
-        Come(1, 0),
-        Deliver(1),
-        Start(2, false),
-        Come(1, 0),
-        Replace,
-        Turn(1, 0),
-        Come(1, 0),
-        Come(1, 0),
-        Join(1, 0),
-    ])
-    .expect("it holds");
-}
-
-/// A goal that was held comes to its end while no gateway lives, and its thread takes long to be unloaded.
-#[test]
-fn a_held_goal_whose_thread_is_unloaded_late_behind_no_gateway() {
-    run(&[
-        Goal(1, 0, true),
-        NextClosing(Late(7_000)),
-        Replace,
-        Start(1, false),
-        Wait(30),
-        Restart(true),
-        Come(1, 0),
-    ])
-    .expect("it holds");
-}
-
-/// The gateway ends when it was just asked for a goal.
-#[test]
-fn a_goal_that_was_asked_for_when_the_gateway_ends() {
-    run(&[
-        Start(1, false),
-        Queue(1, 1),
-        Terminal(0),
-        Deliver(0),
-        Join(1, 1),
-        Deliver(0),
-        Goal(1, 1, true),
-        Deliver(0),
-        Deliver(0),
-        Turn(1, 0),
-        Restart(false),
-        Come(1, 0),
-    ])
-    .expect("it holds");
-}
-
-/// The current app-server drains when the one that holds a goal dies, and nobody is there.
-#[test]
-fn a_held_goal_of_a_dead_app_server_beside_one_that_drains() {
-    run(&[
-        Goal(1, 0, true),
-        Wait(30),
-        Replace,
-        Drain,
-        Approve(0),
-        Start(1, false),
-        Restart(false),
-        Deliver(2),
-        Deliver(6),
-        Deliver(2),
-        KillOutgoing(false),
-        NextClosing(Late(7_000)),
-    ])
-    .expect("it holds");
-}
-
-/// A goal is asked for again while its thread moves, and its app-server dies.
-#[test]
-fn a_goal_that_is_asked_for_again_while_it_is_held() {
-    run(&[
-        Turn(1, 0),
-        Start(1, false),
-        Start(1, false),
-        Turn(1, 3),
-        Goal(1, 3, true),
-        Deliver(0),
-        Kill(false),
-        Deliver(0),
-        Deliver(0),
-        Deliver(0),
-        Deliver(0),
-        Deliver(0),
-        Goal(1, 3, true),
-        Replace,
-        Deliver(1),
-        Turn(1, 0),
-        Wait(30),
-        Deliver(0),
-        Come(1, 0),
-        Turn(1, 0),
-        Deliver(1),
-        Complete(3),
-    ])
-    .expect("it holds");
-}
-
-/// A goal is paused by its user while the gateway begins to hold it.
-#[test]
-fn a_goal_that_is_paused_when_it_is_about_to_be_held() {
-    run(&[
-        Come(1, 0),
-        Replace,
-        Deliver(0),
-        Deliver(0),
-        Goal(1, 1, true),
-        Start(1, false),
-        Show(1),
-        Turn(1, 0),
-        Start(1, false),
-        Start(1, false),
-        Delta(2),
-        Leave(3),
-        Goal(1, 1, false),
-        Deliver(0),
-        Wait(61_000),
-    ])
-    .expect("it holds");
-}
-
-/// A turn ends its goal when the gateway is about to pause it.
-#[test]
-fn a_goal_that_ends_when_it_is_about_to_be_held() {
-    run(&[
-        Goal(1, 0, true),
-        Start(1, false),
-        Drain,
-        Replace,
-        Achieve(0),
-        Queue(1, 0),
-        Turn(1, 0),
-        Deliver(1),
-        Deliver(1),
     ])
     .expect("it holds");
 }

@@ -6,6 +6,7 @@ mod bounds;
 pub(super) mod composed;
 mod edge;
 mod found;
+mod found_goals;
 mod goals;
 mod goals_stored;
 mod histories;
@@ -21,6 +22,7 @@ mod snapshot;
 mod steps;
 mod subagents;
 mod summary;
+mod suspended_goals;
 mod world;
 
 use serde_json::{Value, json};

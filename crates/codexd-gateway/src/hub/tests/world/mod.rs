@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::host::PersistedGoals;
 use codexd_core::settings::SubagentApprovals;
 
-use crate::hub::{Action, ClientId, Connection, Event, Hub, Report, ServerId, Text};
+use crate::hub::{ClientId, Connection, Event, Hub, Report, ServerId, Text};
 
 mod bystanders;
 mod connections;
@@ -17,7 +17,9 @@ mod happens;
 mod loads;
 mod passing;
 mod refusing;
+mod run;
 mod seen;
+mod serve;
 mod server;
 pub mod settings;
 
@@ -298,111 +300,5 @@ impl World {
         self.delta(thread, text);
         self.settle();
         turn
-    }
-
-    /// Delivers everything, and lets time pass for what is due within `ms`.
-    pub fn settle(&mut self) {
-        self.settle_for(0);
-    }
-
-    pub fn settle_for(&mut self, ms: u64) {
-        let end = self.now + ms;
-        loop {
-            while let Some(connection) =
-                self.up.iter().find(|(_, queue)| !queue.is_empty()).map(|(connection, _)| *connection)
-            {
-                self.deliver(connection);
-            }
-            match self.hub.deadline() {
-                due if due.map(|due| due.0).into_iter().chain(self.next_due()).any(|due| due <= end) => {
-                    let due = due.map(|due| due.0).into_iter().chain(self.next_due()).min();
-                    self.now = self.now.max(due.unwrap_or_default());
-                    self.feed(Event::DeadlineReached);
-                }
-                _ => break,
-            }
-        }
-        self.now = end;
-    }
-
-    /// Links with something under way.
-    pub fn busy_links(&self) -> Vec<Connection> {
-        self.up.iter().filter(|(_, queue)| !queue.is_empty()).map(|(connection, _)| *connection).collect()
-    }
-
-    pub fn deliver(&mut self, connection: Connection) {
-        if let Some(event) = self.up.get_mut(&connection).and_then(VecDeque::pop_front) {
-            self.link_changes(&event);
-            self.feed(event);
-        }
-    }
-
-    pub fn feed(&mut self, event: Event) {
-        self.time_passed();
-        let mut out = Vec::new();
-        if self.trace {
-            println!("{} {event:?}", self.now);
-        }
-        self.hub.set_unix_time(1_800_000_000_000 + self.now);
-        self.hub.step(event, codexd_core::clock::Monotonic(self.now), &mut out);
-        for action in out {
-            if self.trace {
-                println!("      {action:?}");
-            }
-            self.perform(action);
-        }
-    }
-
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::SendToClient(client, text) => {
-                let value: Value = serde_json::from_str(&text).expect("JSON");
-                if let Some(seen) = self.clients.get_mut(&client) {
-                    assert!(!seen.left, "a client that left is told {value}");
-                    if let (Some(id), None) = (value["id"].as_i64(), value.get("method")) {
-                        let open = seen.open.remove(&id);
-                        let Some((method, asked)) = open else { panic!("a second answer: {value}") };
-                        if method == "thread/unsubscribe" {
-                            // A join that was asked for before it is answered by now.
-                            let thread = asked["threadId"].as_str().unwrap_or_default();
-                            seen.watching.remove(thread);
-                            seen.through.retain(|_, of| of != thread);
-                        }
-                        let thread = value["result"]["thread"]["id"].as_str();
-                        if let (Some(thread), "thread/start" | "thread/resume") = (thread, &*method) {
-                            seen.watching.insert(thread.to_owned());
-                            seen.joined.insert(thread.to_owned());
-                        }
-                    }
-                }
-                self.seen(client, value);
-            }
-            Action::Admit(_) => {}
-            Action::Probe(server) => self.greeted(server),
-            Action::Connect(connection, initialize) => self.connect(connection, &initialize),
-            Action::SendUpstream(connection, text) => {
-                self.check_load(connection, &text);
-                self.said_over(connection, &text);
-            }
-            Action::Close(connection) => self.close(connection),
-            Action::CheckRollout { thread, .. } => {
-                let exists = self.disk.contains_key(&thread);
-                self.feed(Event::RolloutChecked { thread, exists });
-            }
-            Action::Retire(server) => self.retire(server),
-            Action::PersistGoals { number, .. } if self.disk_hangs => self.unstored = Some(number),
-            Action::PersistGoals { number, goals } => {
-                self.kept_goals = goals;
-                self.feed(Event::GoalsPersisted(number));
-            }
-            Action::PersistClientIdentity(identity) => self.kept_persona = Some(identity),
-            Action::StoreThreadSettings { thread, settings: Some(settings) } => {
-                self.stored_settings.insert(thread, settings);
-            }
-            Action::StoreThreadSettings { thread, settings: None } => {
-                self.stored_settings.remove(&thread);
-            }
-            Action::Report(report) => self.reports.push(report),
-        }
     }
 }
