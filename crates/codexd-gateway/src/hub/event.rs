@@ -1,5 +1,7 @@
 //! The hub's interface: every event that can reach it and every action that it can request.
 
+use std::rc::Rc;
+
 use codexd_core::clock::Monotonic;
 use codexd_core::settings::SubagentApprovals;
 
@@ -15,6 +17,9 @@ pub struct ClientId(pub u64);
 /// Id of one app-server process, assigned by the gateway.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServerId(pub u64);
+
+/// Id of a thread.
+pub type ThreadId = Rc<str>;
 
 /// A connection to an app-server.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

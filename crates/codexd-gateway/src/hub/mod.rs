@@ -20,6 +20,7 @@ mod event;
 mod goals;
 mod migration;
 mod recovery;
+mod refusal;
 mod requests;
 mod settle;
 mod snapshot;
@@ -27,10 +28,10 @@ mod snapshot;
 mod tests;
 mod text;
 mod threads;
+mod timers;
 mod upstream;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::HashMap;
 
 pub use event::{
     Action, BlockedOn, BlockedThread, ClientId, Connection, Event, HandoverReport, HandoverState, Now,
@@ -39,75 +40,24 @@ pub use event::{
 
 use crate::limits::QUIET_MS;
 use clients::client::Client;
-use clients::replayed_settings::EventStream;
+use clients::connect_notifications::ConnectNotifications;
+use clients::replayed_settings::ReplayedSettings;
 use codexd_core::settings::SubagentApprovals;
+use event::ThreadId;
 use goals::Goals;
-use migration::Handover;
-use requests::pending::{InternalRequest, Origin, PendingRequest};
+use migration::Migration;
+use recovery::Recovery;
+use requests::back_pressure::BackPressure;
+use requests::deprecation_notices::DeprecationNotices;
+use requests::fair_queue::FairQueue;
+use requests::pending::{InternalRequest, Origin, PendingRequest, PendingRequests};
 use requests::server_requests::PendingServerRequests;
 use settle::Changes;
-use threads::thread::{Thread, ThreadId};
+use threads::table::ThreadTable;
 use threads::thread_settings::AllThreadSettings;
-use upstream::servers::{ClientIdentity, Server};
-
-/// What a deadline is for. A handler ignores a deadline that no longer applies.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Timer {
-    /// Queued requests of a client time out.
-    QueueTimeout(ClientId),
-    /// A client's `initialize` times out.
-    InitializeTimeout(ClientId),
-    /// In-flight permits expire although their requests are unanswered; also resumes scheduling after a pause.
-    ReleasePermits,
-    /// Check whether an unwatched thread is due for unloading.
-    UnloadIdle(ThreadId),
-    /// A thread may have become idle.
-    ReEvaluate(ThreadId),
-    /// Unloading a thread takes too long.
-    UnloadTimeout(ThreadId),
-    /// Reconnect lost connections.
-    Reconnect,
-    /// Retry loading a thread.
-    RetryLoad(ThreadId),
-    /// Repeat a failed `thread/loaded/list`.
-    ListLoaded(ServerId),
-    /// Check whether unresumable threads are still loaded.
-    ListUnresumable(ServerId),
-    /// Attach more of the threads that were found loaded.
-    AttachMore,
-    /// Repeat the request for the user's unload delay.
-    UnloadDelay(ServerId),
-    /// Retry resuming a suspended goal.
-    ResumeGoal(ThreadId),
-    /// Persisting goals takes too long.
-    PersistGoalsTimeout(u64),
-    /// Drop expired settings of unloaded threads.
-    ParkedSettings,
-    /// Load the threads of postponed goals.
-    LoadPostponedGoals,
-    /// Report the refused threads to the host.
-    ReportRefusedThreads,
-    /// Retry migrations that the successor refused.
-    RetryRefused,
-    /// Return to the full number of background loads.
-    BackgroundLoads,
-    /// Report a changed handover.
-    HandoverReport,
-    /// Check again whether a thread can be unloaded; nothing reports that its blocker is gone.
-    CheckAgain(ThreadId),
-    /// A server request about no thread times out.
-    ServerRequestTimeout(u64),
-    /// Repeat the request for a thread's parent.
-    Lineage(ThreadId),
-    /// Choose another client identity after a refusal.
-    RetryIdentity,
-    /// The supervisor has had time to report that the end of an app-server was requested.
-    EndedServer(ServerId),
-    /// Check for overdue requests.
-    Overdue,
-    /// The app-server has had time to resolve an answered server request.
-    ResolutionTimeout(u64),
-}
+use timers::{Timer, Timers};
+use upstream::identity::SharedIdentity;
+use upstream::servers::Servers;
 
 /// The hub's state.
 #[derive(Debug, Default)]
@@ -116,71 +66,22 @@ pub struct Hub {
     /// Wall-clock time in milliseconds since 1970, for timestamps in messages only. No decision depends on it.
     unix_ms: u64,
     clients: HashMap<ClientId, Client>,
-    servers: HashMap<ServerId, Server>,
-    /// The host has reported the running app-servers at least once.
-    has_begun: bool,
-    /// The app-server that the host wants used.
-    current: Option<ServerId>,
-    /// The app-server that receives new work: its shared connection is open. While `current` does not answer, an
-    /// outgoing one.
-    serving: Option<ServerId>,
-    identity: Option<ClientIdentity>,
-    /// An app-server has accepted `identity`.
-    identity_is_accepted: bool,
-    /// The identity that was refused last, and the number of consecutive refusals.
-    refused_identity: Option<ClientIdentity>,
-    identity_refusals: u32,
-    /// The user's `thread_unload_delay_secs` in milliseconds; `None` if not configured.
-    unload_delay_ms: Option<u64>,
-    threads: HashMap<ThreadId, Thread>,
-    pending: HashMap<u64, PendingRequest>,
-    /// Number of unanswered requests per thread. Kept apart from `threads`, because some of these threads are not
-    /// known yet.
-    pending_per_thread: HashMap<ThreadId, u32>,
-    /// Threads that were found loaded and are not subscribed yet.
-    attach_queue: VecDeque<ThreadId>,
-    /// Number of demands for unloaded threads so far.
-    demand_count: u64,
-    /// Until then only one thread at a time is loaded in the background.
-    background_yields_until: Now,
-    /// Threads of trial loads: their notifications go to no client.
-    trial_threads: VecDeque<Box<str>>,
-    next_request_id: u64,
+    servers: Servers,
+    identity: SharedIdentity,
+    threads: ThreadTable,
+    pending: PendingRequests,
     server_requests: PendingServerRequests,
-    subagent_approvals: SubagentApprovals,
-    /// Clients with queued requests, in scheduling order.
-    run_queue: VecDeque<ClientId>,
-    /// Clients in `run_queue` whose queue timeout is not set yet.
-    without_deadline: Vec<ClientId>,
-    /// Expiry time and request id of each in-flight permit.
-    permits: VecDeque<(Now, u64)>,
-    in_flight: usize,
-    /// Connections whose outbox is full.
-    full_connections: BTreeSet<Connection>,
-    /// Bytes of client requests that were sent in this step.
-    sent_bytes: usize,
-    /// Upstream reported overload: until then nothing is dispatched.
-    overloaded_until: Now,
-    /// [`Timer::Overdue`] is set.
-    has_overdue_timer: bool,
-    timers: BinaryHeap<Reverse<(Now, Timer)>>,
-    handover: Option<Handover>,
+    queue: FairQueue,
+    back_pressure: BackPressure,
+    timers: Timers,
+    migration: Migration,
     goals: Goals,
-    recovery: Option<recovery::Recovery>,
-    ended_servers: Vec<recovery::EndedServer>,
-    refused_threads: recovery::Refusals,
-    /// Notifications that every new connection receives: method, text, and the last app-server that sent it.
-    connect_notifications: Vec<(Box<str>, Text, ServerId)>,
-    /// MCP event streams of clients.
-    event_streams: Vec<EventStream>,
-    /// Process-wide settings that app-servers keep in memory only: method and parameters.
-    process_settings: Vec<(Box<str>, Text)>,
+    recovery: Recovery,
+    connect_notifications: ConnectNotifications,
+    replayed: ReplayedSettings,
     thread_settings: AllThreadSettings,
     process_state: upstream::process_state::ProcessState,
-    /// Clients that requested full turns and will receive upstream's deprecation notice; oldest first.
-    notice_recipients: VecDeque<ClientId>,
-    /// Clients that may be read from again.
-    readable: Vec<ClientId>,
+    deprecation_notices: DeprecationNotices,
     /// What [`Hub::settle`] has to act on.
     changes: Changes,
     out: Vec<Action>,
@@ -189,7 +90,7 @@ pub struct Hub {
 impl Hub {
     /// A hub without clients and without an app-server.
     pub fn new(subagent_approvals: SubagentApprovals) -> Self {
-        Self { next_request_id: 1, subagent_approvals, ..Self::default() }
+        Self { server_requests: PendingServerRequests::new(subagent_approvals), ..Self::default() }
     }
 
     /// Sets the wall-clock time in milliseconds since 1970.
@@ -201,7 +102,7 @@ impl Hub {
     /// [`Hub::settle`] does what follows from it.
     pub fn step(&mut self, event: Event, now: Now, out: &mut Vec<Action>) {
         self.now = now;
-        self.sent_bytes = 0;
+        self.back_pressure.begin_step();
         let may_change_handover = !matches!(event, Event::DeadlineReached);
         match event {
             Event::ClientConnected(id) => {
@@ -223,7 +124,7 @@ impl Hub {
             Event::GoalsRestored(threads) => self.goals.restore(&threads),
             Event::ThreadSettingsRestored { thread, settings } => self.restore_settings(&thread, &settings),
             Event::ThreadSettingsLost => self.on_stored_settings_lost(),
-            Event::ClientIdentityRestored(kept) => self.restore_identity(&kept),
+            Event::ClientIdentityRestored(identity) => self.restore_identity(&identity),
             Event::InitializeTimedOut(connection) => self.on_initialize_timeout(connection),
             Event::SubagentApprovals(approvals) => self.set_subagent_approvals(approvals),
             Event::DeadlineReached => self.on_deadline(),
@@ -237,7 +138,7 @@ impl Hub {
 
     /// When [`Event::DeadlineReached`] is due.
     pub fn deadline(&self) -> Option<Now> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        self.timers.next_due()
     }
 
     /// Whether to read more from a client: not while its queue is full.
@@ -247,7 +148,7 @@ impl Hub {
 
     /// Takes the clients that may be read from again since the last call.
     pub fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
-        resumed.append(&mut self.readable);
+        self.queue.take_readable(resumed);
     }
 
     /// Whether a client has sent `initialize`.
@@ -257,14 +158,13 @@ impl Hub {
 
     /// Whether a response is pending on a connection.
     pub fn awaits(&self, connection: Connection) -> bool {
-        self.pending.values().any(|call| call.connection == connection)
+        self.pending.values().any(|pending| pending.connection == connection)
     }
 
     /// Whether `initialize` of a new client could be answered now.
     pub fn is_ready(&self) -> bool {
-        self.current
-            .and_then(|server| self.servers.get(&server))
-            .is_some_and(|server| server.probe_result.is_some())
+        let current = self.servers.current().and_then(|server| self.servers.get(&server));
+        current.is_some_and(|server| server.probe_result.is_some())
     }
 
     /// Sends a message to a client unless it has disconnected.
@@ -279,30 +179,16 @@ impl Hub {
     }
 
     fn set_timer(&mut self, after_ms: u64, timer: Timer) {
-        self.timers.push(Reverse((self.now + after_ms, timer)));
-    }
-
-    fn take_request_id(&mut self) -> u64 {
-        let id = self.next_request_id;
-        self.next_request_id += 1;
-        id
-    }
-
-    /// Counts pending requests about a thread.
-    fn add_pending_of_thread(&mut self, thread: &ThreadId, more: u32) {
-        *self.pending_per_thread.entry(thread.clone()).or_default() += more;
+        self.timers.set(self.now + after_ms, timer);
     }
 
     /// A request about a thread is no longer pending.
     fn on_thread_request_done(&mut self, thread: &ThreadId) {
-        let Some(count) = self.pending_per_thread.get_mut(thread) else { return };
-        *count = count.saturating_sub(1);
-        if *count > 0 {
+        if !self.pending.thread_request_done(thread) {
             return;
         }
-        self.pending_per_thread.remove(thread);
         let Some(known) = self.threads.get(thread) else { return };
-        let moves = self.handover.as_ref().is_some_and(|handover| handover.to != known.server);
+        let moves = self.migration.moves_threads_of(known.server);
         if known.unwatched_since.is_some() {
             self.set_timer(QUIET_MS, Timer::ReEvaluate(thread.clone()));
         } else if moves {
@@ -314,60 +200,21 @@ impl Hub {
     fn send_internal(
         &mut self,
         connection: Connection,
-        errand: InternalRequest,
+        request: InternalRequest,
         method: &str,
         params: &serde_json::Value,
     ) {
-        let id = self.take_request_id();
+        let id = self.pending.take_id();
         let text = text::request(id, method, params);
-        let (thread, pauses) = (errand.thread().cloned(), matches!(errand, InternalRequest::PauseGoal(_)));
-        let call = PendingRequest {
+        let (thread, pauses) = (request.thread().cloned(), matches!(request, InternalRequest::PauseGoal(_)));
+        let pending = PendingRequest {
             connection,
-            origin: Origin::Internal(errand),
+            origin: Origin::Internal(request),
             has_permit: false,
             is_truncated: false,
             overdue_at: None,
         };
-        self.pending.insert(id, call);
+        self.pending.insert(id, pending);
         self.send_about_thread(connection, thread.as_ref(), pauses, text);
-    }
-
-    fn on_deadline(&mut self) {
-        while let Some(Reverse((at, _))) = self.timers.peek()
-            && *at <= self.now
-        {
-            let Some(Reverse((_, timer))) = self.timers.pop() else { break };
-            match timer {
-                Timer::QueueTimeout(client) => self.on_queue_timeout(client),
-                Timer::InitializeTimeout(client) => self.on_client_initialize_timeout(client),
-                Timer::ReleasePermits => self.release_expired_permits(),
-                Timer::UnloadIdle(thread) => self.unload_if_unwatched(&thread),
-                Timer::ReEvaluate(thread) => self.changes.thread_changed(&thread),
-                Timer::UnloadTimeout(thread) => self.on_unload_timeout(&thread),
-                Timer::Reconnect => self.reconnect(),
-                Timer::RetryLoad(thread) => self.retry_load(&thread),
-                Timer::ListLoaded(server) if self.is_up(server) => self.request_loaded_list(server),
-                Timer::ListLoaded(_) => {}
-                Timer::ListUnresumable(server) => self.list_unresumable(server),
-                Timer::AttachMore => self.attach_more(),
-                Timer::UnloadDelay(server) => self.request_unload_delay(server),
-                Timer::ResumeGoal(thread) => self.resume_goal_unless_migrating(&thread),
-                Timer::PersistGoalsTimeout(number) => self.on_goals_persisted(number),
-                Timer::ParkedSettings => self.forget_parked_settings(),
-                Timer::LoadPostponedGoals => self.load_postponed_goals(),
-                Timer::ReportRefusedThreads => self.report_refused_threads(),
-                Timer::CheckAgain(thread) => self.on_check_timer(&thread),
-                Timer::ServerRequestTimeout(number) => self.refuse_server_request(number),
-                Timer::Lineage(thread) => self.learn_lineage(&thread),
-                Timer::RetryIdentity => self.retry_identity(),
-                Timer::EndedServer(server) => self.report_losses(server),
-                Timer::Overdue => self.answer_overdue_requests(),
-                Timer::ResolutionTimeout(number) => self.on_resolution_timeout(number),
-                Timer::RetryRefused => self.re_evaluate_blocked_threads(),
-                Timer::BackgroundLoads => self.changes.loads_changed(),
-                Timer::HandoverReport => self.report_handover_if_changed(),
-            }
-        }
-        self.changes.requests_changed();
     }
 }

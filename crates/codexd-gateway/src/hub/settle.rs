@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 
 use crate::hub::Hub;
-use crate::hub::threads::thread::ThreadId;
+use crate::hub::event::{ClientId, ThreadId};
 
 /// More rounds than any event needs: each round ends at least one load, migration, or app-server.
 #[cfg(debug_assertions)]
@@ -29,6 +29,8 @@ pub struct Changes {
     migration: bool,
     loads: bool,
     unloaded_goals: bool,
+    attaches: bool,
+    dedicated: BTreeSet<ClientId>,
     holdings: bool,
     recovery: bool,
     goals: bool,
@@ -71,9 +73,19 @@ impl Changes {
         self.loads = true;
     }
 
+    /// A thread is to be attached, or one has been.
+    pub fn attach_changed(&mut self) {
+        self.attaches = true;
+    }
+
     /// An active goal may have no loaded thread.
     pub fn goal_unloaded(&mut self) {
         self.unloaded_goals = true;
+    }
+
+    /// Something that a client's dedicated connections were needed for may have ended.
+    pub fn dedicated_released(&mut self, client: ClientId) {
+        self.dedicated.insert(client);
     }
 
     /// A connection or a request that an app-server was needed for has ended.
@@ -93,10 +105,18 @@ impl Changes {
 
     /// Whether nothing is left to do but to persist goals and to report a recovery.
     fn is_settled(&self) -> bool {
-        let Self { servers, threads, requests, demands, migration, loads, unloaded_goals, holdings, .. } =
+        let Self { servers, requests, demands, migration, loads, unloaded_goals, attaches, holdings, .. } =
             self;
-        threads.is_empty()
-            && !(*servers || *requests || *demands || *migration || *loads || *unloaded_goals || *holdings)
+        self.threads.is_empty()
+            && self.dedicated.is_empty()
+            && !(*servers
+                || *requests
+                || *demands
+                || *migration
+                || *loads
+                || *unloaded_goals
+                || *attaches
+                || *holdings)
     }
 }
 
@@ -138,6 +158,9 @@ impl Hub {
             self.attach_demanded();
             self.changes.loads_changed();
         }
+        if std::mem::take(&mut self.changes.attaches) {
+            self.attach_next();
+        }
         if std::mem::take(&mut self.changes.migration) {
             self.migrate_next();
         }
@@ -147,6 +170,9 @@ impl Hub {
         }
         if std::mem::take(&mut self.changes.unloaded_goals) {
             self.load_goals();
+        }
+        while let Some(client) = self.changes.dedicated.pop_first() {
+            self.close_drained(client);
         }
         if std::mem::take(&mut self.changes.holdings) {
             self.retire_drained_servers();

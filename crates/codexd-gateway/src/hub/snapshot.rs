@@ -27,8 +27,8 @@ impl Hub {
     pub(super) fn snapshot(&self) -> Value {
         json!({
             "nowMs": self.now.0,
-            "currentServer": self.current.map(|server| server.0),
-            "servingServer": self.serving.map(|server| server.0),
+            "currentServer": self.servers.current().map(|server| server.0),
+            "servingServer": self.servers.serving().map(|server| server.0),
             "servers": list(self.servers.iter().map(|(id, server)| json!({
                 "server": id.0,
                 "sharedConnection": name(&server.shared),
@@ -37,23 +37,23 @@ impl Hub {
                 "isRetired": server.is_retired,
                 "hasListedThreads": server.is_listed,
             }))),
-            "fullConnections": list(self.full_connections.iter().map(|connection| connection.snapshot())),
-            "handover": self.handover.as_ref().map(|handover| json!({
-                "from": handover.from.0,
-                "to": handover.to.0,
-                "state": name(&handover.state),
-                "ageMs": self.now.since_ms(handover.since),
-                "threadsMoved": handover.moved,
+            "fullConnections": list(self.back_pressure.full_connections().map(Connection::snapshot)),
+            "handover": self.handover_report().map(|report| json!({
+                "from": report.from.map(|server| server.0),
+                "to": report.to.map(|server| server.0),
+                "state": name(&report.state),
+                "ageMs": report.took_ms,
+                "threadsMoved": report.threads_moved,
             })),
-            "isRecovering": self.recovery.is_some(),
+            "isRecovering": self.recovery.is_under_way(),
             "queue": {
-                "clientsWaiting": self.run_queue.len(),
-                "requestsInFlight": self.in_flight,
-                "pausedForMs": self.overloaded_until.since_ms(self.now),
+                "clientsWaiting": self.queue.clients_waiting(),
+                "requestsInFlight": self.queue.in_flight(),
+                "pausedForMs": self.queue.paused_until().since_ms(self.now),
             },
             "clients": list(self.clients.values().map(|client| self.client_snapshot(client))),
             "threads": list(self.threads.values().map(|thread| self.thread_snapshot(thread))),
-            "pendingRequests": list(self.pending.iter().map(|(id, call)| self.call_snapshot(*id, call))),
+            "pendingRequests": list(self.pending.iter().map(|(id, pending)| self.request_snapshot(id, pending))),
             "serverRequests": list(self.server_requests.snapshot()),
             "timers": self.timers.len(),
         })
@@ -97,22 +97,22 @@ impl Hub {
             "viewers": thread.viewers().len(),
             "isWatched": thread.is_watched(),
             "isSubagent": thread.is_child,
-            "isEphemeral": thread.is_ephemeral,
-            "hasGoal": thread.goal.is_some(),
-            "isGoalSuspended": thread.goal_is_suspended,
+            "isEphemeral": thread.is_ephemeral(),
+            "hasGoal": thread.goal.reported().is_some(),
+            "isGoalSuspended": thread.goal.is_suspended(),
             "isRefused": thread.load_refusal.is_some(),
             "retries": thread.load_attempts,
             "retryInMs": thread.retry_at.since_ms(self.now),
-            "requestsUnderWay": self.pending_per_thread.get(&thread.id).copied().unwrap_or_default(),
+            "requestsUnderWay": self.pending.count_of_thread(&thread.id),
         })
     }
 
-    fn call_snapshot(&self, id: u64, call: &PendingRequest) -> Value {
-        let overdue = call.overdue_at.map(|at| at.since_ms(self.now));
-        match &call.origin {
+    fn request_snapshot(&self, id: u64, pending: &PendingRequest) -> Value {
+        let overdue = pending.overdue_at.map(|at| at.since_ms(self.now));
+        match &pending.origin {
             Origin::Client { client, kind, thread, text, .. } => json!({
                 "id": id,
-                "connection": call.connection.snapshot(),
+                "connection": pending.connection.snapshot(),
                 "client": client.0,
                 "method": method(text),
                 "kind": name(kind),
@@ -121,7 +121,7 @@ impl Hub {
             }),
             Origin::Internal(request) => json!({
                 "id": id,
-                "connection": call.connection.snapshot(),
+                "connection": pending.connection.snapshot(),
                 "internal": name(request),
                 "threadId": request.thread().map(ToString::to_string),
                 "overdueInMs": overdue,

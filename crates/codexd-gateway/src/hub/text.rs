@@ -1,20 +1,22 @@
-//! Reading and writing messages without touching what is not ours in them.
+//! Reading and writing protocol messages without changing members that the gateway does not own.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::hub::event::Text;
+use crate::hub::event::{Text, ThreadId};
+use crate::limits::HELD_MAX_MS;
 
 /// A string that is borrowed where it holds no escapes.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Str<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
-/// The names that parameters carry.
-///
-/// They are read as an app-server reads them: of a member that stands there twice the last one counts, and a member of another
-/// type says nothing about the others.
+/// Error code of a failure that the request did not cause.
+pub const SERVER_ERROR: i64 = -32000;
+
+/// The ids in the parameters of a message, read as an app-server reads them: of a repeated member the last one
+/// counts, and a member of another type does not affect the others.
 #[derive(Debug, Default)]
 pub struct Names<'a> {
     pub thread_id: Option<Str<'a>>,
@@ -26,12 +28,12 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// The names in `params`; none where they are no object.
+    /// The ids in `params`; none if they are no object.
     pub fn of(params: Option<&'a RawValue>) -> Self {
         params.map(|params| Self::of_text(params.get())).unwrap_or_default()
     }
 
-    /// The same where the raw parameters are a text.
+    /// The ids in raw parameters.
     pub fn of_text(params: &'a str) -> Self {
         let mut names = Self::default();
         each_member(params, |name, value| names.take(name, value));
@@ -51,19 +53,19 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Whether the stream of events of this raw name is meant.
+    /// Whether this event stream is named; `name` is raw.
     pub fn is_stream(&self, name: &str) -> bool {
         self.subscription_id.is_some_and(|raw| raw.get() == name)
     }
 
-    /// The thread, under its newer or its older name.
+    /// The thread id, under its newer or its older name.
     pub fn thread(&self) -> Option<&str> {
         self.thread_id.as_ref().or(self.conversation_id.as_ref()).map(|name| &*name.0)
     }
 }
 
-/// The id of a thread as an app-server writes it. It reads a UUID also in capitals, without hyphens, in braces or as a URN
-/// (0.171.0), and all of them name the same thread.
+/// A thread id in the form of the app-server, which also reads a UUID in capitals, without hyphens, in braces or as a
+/// URN (0.171.0).
 fn canonical(id: Str<'_>) -> Str<'_> {
     let is_canonical = |text: &str| text.len() == 36 && !text.bytes().any(|byte| byte.is_ascii_uppercase());
     if is_canonical(&id.0) {
@@ -84,6 +86,11 @@ fn canonical(id: Str<'_>) -> Str<'_> {
     Str(format!("{a}-{b}-{c}-{d}-{e}").into())
 }
 
+/// The thread that parameters name.
+pub fn thread_of(params: Option<&RawValue>) -> Option<ThreadId> {
+    Names::of(params).thread().map(ThreadId::from)
+}
+
 /// The members of an object, raw; none if it is no object.
 pub fn members(object: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
     let mut members = Vec::new();
@@ -96,7 +103,7 @@ fn each_member<'a>(object: &'a str, mut each: impl FnMut(&str, &'a RawValue)) {
     each_member_named(object, |name, value| each(&name, value));
 }
 
-/// Calls `each` with the members of an object, and says whether it is one.
+/// Calls `each` with the members of an object. Returns whether it is one.
 fn each_member_named<'a>(object: &'a str, each: impl FnMut(Cow<'a, str>, &'a RawValue)) -> bool {
     struct Each<F>(F);
     impl<'de, F: FnMut(Cow<'de, str>, &'de RawValue)> serde::de::Visitor<'de> for Each<F> {
@@ -146,22 +153,22 @@ pub fn splice_all<const N: usize>(text: &str, mut parts: [(&str, &str); N]) -> T
     spliced.into()
 }
 
-/// A request of the gateway's own.
+/// The gateway's own request.
 pub fn request(id: u64, method: &str, params: &serde_json::Value) -> Text {
     format!(r#"{{"id":{id},"method":"{method}","params":{params}}}"#).into()
 }
 
-/// A notification of the gateway's own; `params` is raw, or a value.
+/// The gateway's own notification; `params` is raw, or a value.
 pub fn notification(method: &str, params: &impl std::fmt::Display) -> Text {
     composed(format!(r#"{{"method":"{method}","params":{params}}}"#))
 }
 
-/// A good answer; `id` and `result` are raw.
+/// A successful response; `id` and `result` are raw.
 pub fn result(id: &str, result: &str) -> Text {
     format!(r#"{{"id":{id},"result":{result}}}"#).into()
 }
 
-/// A refusal, as upstream writes it; `id` is raw.
+/// An error response in upstream's form; `id` is raw.
 pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value>) -> Text {
     let message = serde_json::Value::from(message);
     composed(match data {
@@ -170,7 +177,22 @@ pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value
     })
 }
 
-/// A message for clients that the gateway has composed itself. The tests hold each against the schema of every reference
+/// The response to a request that timed out in the queue.
+pub fn unavailable(raw_id: &str) -> Text {
+    let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
+    let message = format!("no app-server has answered for {} s; try again", HELD_MAX_MS / 1_000);
+    error(raw_id, SERVER_ERROR, &message, Some(&data))
+}
+
+/// A fingerprint of an id or a text.
+pub fn fingerprint(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A message that the gateway composes for clients. The tests check each against the schema of every reference
 /// release.
 fn composed(text: String) -> Text {
     #[cfg(test)]

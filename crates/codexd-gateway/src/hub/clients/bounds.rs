@@ -7,83 +7,25 @@ use codexd_protocol::envelope::{self, Message};
 
 use crate::hub::clients::client::ReplayableRequest;
 use crate::hub::clients::replayed_settings;
-use crate::hub::event::{ClientId, Connection, Now, Text};
+use crate::hub::event::{ClientId, Connection, Text};
 use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest, RequestKind};
-use crate::hub::threads::thread::Thread;
 use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, text};
 use crate::limits::{
-    DEFERRED_BYTES_MAX, EVENT_STREAMS_MAX, KEPT_MEMBER_BYTES, KEPT_PARAMS_BYTES_MAX, KEPT_REQUEST_BYTES,
-    PLACED_BYTES_MAX, PLACED_MAX, REPLAYED_BYTES_MAX, REPLAYED_MAX, THREAD_SETTINGS_BYTES_MAX,
-    UNANSWERED_BYTES_MAX, UNANSWERED_COUNTED_EVERY_MS, UNANSWERED_MAX,
+    EVENT_STREAMS_MAX, KEPT_MEMBER_BYTES, KEPT_PARAMS_BYTES_MAX, KEPT_REQUEST_BYTES, PLACED_BYTES_MAX,
+    PLACED_MAX, REPLAYED_BYTES_MAX, REPLAYED_MAX, THREAD_SETTINGS_BYTES_MAX,
 };
 use codexd_protocol::methods::Resource;
 
-/// Error data of a refusal because of a bound.
-pub(in crate::hub) fn too_many() -> Value {
-    json!({"reason": "tooMany"})
-}
-
-/// Number and bytes of a client's unanswered requests: an upper bound, recounted when a limit seems reached.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unanswered {
-    requests: usize,
-    bytes: usize,
-    counted_at: Option<Now>,
-    /// The last recount was above half of a limit: wait before the next recount.
-    was_high: bool,
-}
-
-/// Which bound is reached.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::hub) enum TooMany {
-    Requests,
-    Bytes,
-}
-
 impl Hub {
-    pub(in crate::hub) fn count_unanswered(&mut self, id: ClientId, bytes: usize) {
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.unanswered.requests += 1;
-            client.unanswered.bytes += bytes;
-        }
-    }
-
-    /// Which bound of unanswered requests a client has reached, if any.
-    pub(in crate::hub) fn has_too_many_unanswered(&mut self, id: ClientId) -> Option<TooMany> {
-        let reached = |unanswered: &Unanswered| match unanswered {
-            Unanswered { requests: UNANSWERED_MAX.., .. } => Some(TooMany::Requests),
-            Unanswered { bytes: UNANSWERED_BYTES_MAX.., .. } => Some(TooMany::Bytes),
-            _ => None,
-        };
-        let client = self.clients.get_mut(&id)?;
-        reached(&client.unanswered)?;
-        let again = |at: Now| at + UNANSWERED_COUNTED_EVERY_MS <= self.now;
-        if !client.unanswered.was_high || client.unanswered.counted_at.is_none_or(again) {
-            client.unanswered = Unanswered { counted_at: Some(self.now), ..Unanswered::default() };
-            for call in self.pending.values() {
-                if let Origin::Client { client: of, id: raw, thread, text, .. } = &call.origin
-                    && *of == id
-                {
-                    client.unanswered.requests += 1;
-                    client.unanswered.bytes +=
-                        text.len() + raw.len() + thread.as_ref().map_or(0, |id| id.len());
-                }
-            }
-            let Unanswered { requests, bytes, was_high, .. } = &mut client.unanswered;
-            *was_high = *requests >= UNANSWERED_MAX / 2 || *bytes >= UNANSWERED_BYTES_MAX / 2;
-        }
-        reached(&client.unanswered)
-    }
-
     /// A client disconnected: drop the texts of its pending requests, which are neither sent again nor answered.
     pub(in crate::hub) fn drop_request_texts(&mut self, id: ClientId) {
-        for call in self.pending.values_mut() {
-            if let Origin::Client { client, id: raw, .. } = &mut call.origin
+        for pending in self.pending.values_mut() {
+            if let Origin::Client { client, id: raw, .. } = &mut pending.origin
                 && *client == id
             {
                 *raw = Box::default();
-                call.shorten();
+                pending.shorten();
             }
         }
     }
@@ -100,13 +42,13 @@ impl Hub {
         if replayed_settings::is_setting(method) && length > KEPT_PARAMS_BYTES_MAX {
             return Some(format!("codexd keeps settings of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
         }
-        let ((placed, name), client) = (named?, self.clients.get(&id)?);
-        if placed.ends() {
+        let ((resource, name), client) = (named?, self.clients.get(&id)?);
+        if resource.ends() {
             return None;
         }
-        if placed.is_replayed() {
+        if resource.is_replayed() {
             let bytes: usize = client.replayable.iter().map(|kept| kept.params.len() + kept.name.len()).sum();
-            let is_full = placed.begins() && client.replayable.len() >= REPLAYED_MAX;
+            let is_full = resource.begins() && client.replayable.len() >= REPLAYED_MAX;
             return (is_full || bytes + length > REPLAYED_BYTES_MAX).then(|| {
                 format!(
                     "this client has {} watches and searches, {bytes} bytes of parameters",
@@ -116,7 +58,7 @@ impl Hub {
         }
         let bytes: usize = client.bound_resources.iter().map(|(_, name, _)| name.len()).sum();
         let is_full = client.bound_resources.len() >= PLACED_MAX || bytes + name.len() > PLACED_BYTES_MAX;
-        (placed.begins() && is_full)
+        (resource.begins() && is_full)
             .then(|| format!("this client has {} commands and processes", client.bound_resources.len()))
     }
 
@@ -125,28 +67,29 @@ impl Hub {
         if request.len() > KEPT_PARAMS_BYTES_MAX {
             return Some(format!("codexd keeps parameters of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
         }
-        let count = self.event_streams.iter().filter(|stream| stream.owner == id).count();
+        let count = self.replayed.event_streams().iter().filter(|stream| stream.owner == id).count();
         (count >= EVENT_STREAMS_MAX).then(|| format!("this client has {count} streams of events"))
     }
 
     /// A watch or search was accepted: replay it on the next connection.
     pub(in crate::hub) fn add_replayable(&mut self, id: ClientId, connection: Connection, request: &str) {
         let Ok(Message::Request { method, params, .. }) = envelope::parse(request) else { return };
-        let Some(placed) = connection_bound::of_request(method) else { return };
-        let (Some(name), Some(client)) = (connection_bound::name(&placed, params), self.clients.get_mut(&id))
+        let Some(resource) = connection_bound::of_request(method) else { return };
+        let (Some(name), Some(client)) =
+            (connection_bound::name(&resource, params), self.clients.get_mut(&id))
         else {
             return;
         };
-        let is_same = |kept: &ReplayableRequest| kept.kind == placed.kind && *kept.name == *name;
+        let is_same = |kept: &ReplayableRequest| kept.kind == resource.kind && *kept.name == *name;
         // At most one request starts it and one changes it.
-        client
-            .replayable
-            .retain(|kept| !is_same(kept) || !(placed.begins() || placed.ends() || *kept.method == *method));
-        if placed.ends() || !(placed.begins() || client.replayable.iter().any(is_same)) {
+        client.replayable.retain(|kept| {
+            !is_same(kept) || !(resource.begins() || resource.ends() || *kept.method == *method)
+        });
+        if resource.ends() || !(resource.begins() || client.replayable.iter().any(is_same)) {
             return;
         }
         let params = params.map_or("{}", RawValue::get);
-        let (kind, text) = (placed.kind, Text::from(params));
+        let (kind, text) = (resource.kind, Text::from(params));
         client.replayable.push(ReplayableRequest {
             kind,
             name: name.into(),
@@ -167,12 +110,12 @@ impl Hub {
     }
 
     /// A watch or search ends before its start was answered.
-    pub(in crate::hub) fn forget_pending_replayable(&mut self, id: ClientId, placed: Resource, name: &str) {
-        for call in self.pending.values_mut() {
-            let Origin::Client { client, kind, text, .. } = &mut call.origin else { continue };
+    pub(in crate::hub) fn forget_pending_replayable(&mut self, id: ClientId, resource: Resource, name: &str) {
+        for pending in self.pending.values_mut() {
+            let Origin::Client { client, kind, text, .. } = &mut pending.origin else { continue };
             if *client == id && *kind == RequestKind::Replayed {
                 let params = text::member(text, "params");
-                if connection_bound::name(&placed, params) == Some(name) {
+                if connection_bound::name(&resource, params) == Some(name) {
                     *kind = RequestKind::Plain;
                 }
             }
@@ -228,21 +171,6 @@ fn truncated(request: &str, member_max: usize) -> Text {
         }
     };
     text::request(0, method, &kept)
-}
-
-impl Thread {
-    /// Holds a notification back until the last turns are reported.
-    pub(in crate::hub) fn defer(&mut self, text: Text) {
-        if self.deferred.is_empty() {
-            self.deferred_bytes = 0;
-        }
-        self.deferred_bytes += text.len();
-        self.deferred.push(text);
-        while self.deferred_bytes > DEFERRED_BYTES_MAX && self.deferred.len() > 1 {
-            let oldest = self.deferred.remove(0);
-            self.deferred_bytes -= oldest.len();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use serde_json::value::RawValue;
 
-use crate::hub::clients::bounds::Unanswered;
+use crate::hub::clients::unanswered::Unanswered;
 use crate::hub::event::{ClientId, Now, ServerId, Text};
 use crate::hub::requests::ordering::OrderingKey;
 use crate::hub::text::{self, Str};
@@ -40,22 +40,22 @@ pub struct QueuedRequest {
     /// The request id under which it was sent there; 0 if it was not.
     pub number: u64,
     /// Cached when an earlier request is blocked.
-    pub lane: Option<OrderingKey>,
+    pub key: Option<OrderingKey>,
 }
 
 impl QueuedRequest {
     pub fn new(text: Text, since: Now) -> Self {
-        Self { text, since, refused_by: None, number: 0, lane: None }
+        Self { text, since, refused_by: None, number: 0, key: None }
     }
 
-    pub fn lane(&mut self) -> &OrderingKey {
-        self.lane.get_or_insert_with(|| OrderingKey::of(&self.text))
+    pub fn key(&mut self) -> &OrderingKey {
+        self.key.get_or_insert_with(|| OrderingKey::of(&self.text))
     }
 
     /// Whether the request fails while the thread with this key is refused. `thread/unsubscribe` does not.
-    pub fn is_refused_with(&self, lane: &OrderingKey) -> bool {
+    pub fn is_refused_with(&self, key: &OrderingKey) -> bool {
         let is_in =
-            self.lane.as_ref().map_or_else(|| OrderingKey::of(&self.text) == *lane, |known| known == lane);
+            self.key.as_ref().map_or_else(|| OrderingKey::of(&self.text) == *key, |known| known == key);
         let leaves = matches!(
             codexd_protocol::parse(&self.text),
             Ok(codexd_protocol::Message::Request { method: "thread/unsubscribe", .. })

@@ -1,22 +1,21 @@
 //! A client disconnects: its connections, requests, event streams and views end.
 
 use crate::hub::Hub;
-use crate::hub::event::{Action, ClientId, Connection};
-use crate::hub::threads::thread::{self, ThreadId};
+use crate::hub::event::{Action, ClientId, Connection, ThreadId};
+use crate::hub::threads::thread;
 
 impl Hub {
     pub(in crate::hub) fn on_client_disconnected(&mut self, id: ClientId) {
         let Some(client) = self.clients.remove(&id) else { return };
         for server in client.dedicated.servers() {
             self.out.push(Action::Close(Connection::Dedicated(id, server)));
-            self.forget_calls(Connection::Dedicated(id, server));
+            self.forget_pending_requests(Connection::Dedicated(id, server));
         }
         self.drop_request_texts(id);
-        self.notice_recipients.retain(|resumer| *resumer != id);
-        self.full_connections
-            .retain(|connection| !matches!(connection, Connection::Dedicated(owner, _) if *owner == id));
+        self.deprecation_notices.client_disconnected(id);
+        self.back_pressure.client_disconnected(id);
         self.on_recipient_left(id);
-        self.event_streams.retain(|stream| stream.owner != id);
+        self.replayed.client_disconnected(id);
         let mut watched: Vec<ThreadId> = Vec::new();
         for thread in self.threads.values_mut() {
             match &mut thread.audience {

@@ -5,8 +5,8 @@ use codexd_protocol::envelope::INVALID_REQUEST;
 
 use crate::hub::clients::client::{InitializeParams, Stage, is_positional};
 use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
-use crate::hub::requests::fair_queue::unavailable;
-use crate::hub::requests::refusal::{Refusal, is_transient};
+use crate::hub::refusal::{Refusal, is_transient};
+use crate::hub::text::unavailable;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::HELD_MAX_MS;
 use crate::routes;
@@ -61,8 +61,8 @@ impl Hub {
         if asks_upstream {
             return self.open_dedicated(id);
         }
-        let Some(introduction) = client.initialize_params.clone() else { return };
-        let Some(read) = InitializeParams::read(&introduction) else { return };
+        let Some(params) = client.initialize_params.clone() else { return };
+        let Some(read) = InitializeParams::read(&params) else { return };
         let Some(result) = self.initialize_result_for(&read.name, &read.version, read.name == DAEMON) else {
             return;
         };
@@ -92,35 +92,29 @@ impl Hub {
         }
     }
 
-    /// Sends what every connection receives right after its `initialize`.
-    fn send_connect_notifications(&mut self, id: ClientId) {
-        let Some(client) = self.clients.get(&id) else { return };
-        let wanted = self.connect_notifications.iter().filter(|(name, _, _)| client.capabilities.wants(name));
-        self.out.extend(wanted.map(|(_, text, _)| Action::SendToClient(id, text.clone())));
-    }
-
     /// Opens a client's dedicated connection to the serving app-server if there is none.
     pub(in crate::hub) fn open_dedicated(&mut self, id: ClientId) {
-        let Some(server) = self.serving.or_else(|| self.current.filter(|_| self.is_ready())) else { return };
+        let Some(server) =
+            self.servers.serving().or_else(|| self.servers.current().filter(|_| self.is_ready()))
+        else {
+            return;
+        };
         let Some(client) = self.clients.get_mut(&id) else { return };
         let (of, backoff) = client.dedicated_backoff;
         if client.dedicated.current().is_none() && of == Some(server) && !backoff.may_try(self.now) {
             return;
         }
-        let Some(introduction) = client.initialize_params.clone() else { return };
-        let Some(begun) = client.dedicated.begin(server) else { return };
-        if let Some(before) = begun.close {
+        let Some(params) = client.initialize_params.clone() else { return };
+        let Some(switched) = client.dedicated.begin(server) else { return };
+        if let Some(before) = switched.close {
             self.out.push(Action::Close(Connection::Dedicated(id, before)));
         }
-        if begun.connect {
-            self.out.push(Action::Connect(
-                Connection::Dedicated(id, server),
-                dedicated_initialize(&introduction),
-            ));
+        if switched.connect {
+            self.out.push(Action::Connect(Connection::Dedicated(id, server), dedicated_initialize(&params)));
         } else {
             // It was draining in favor of an app-server that is gone, and stayed open.
             self.replay_requests(id, server);
-            self.close_drained(id);
+            self.changes.dedicated_released(id);
         }
     }
 
@@ -133,15 +127,15 @@ impl Hub {
         }
         client.dedicated_backoff.1.opened(self.now);
         if let Stage::Initializing { id: raw_id, .. } = client.stage.clone() {
-            let introduction = client.initialize_params.clone().unwrap_or_default();
+            let params = client.initialize_params.clone().unwrap_or_default();
             self.set_ready(id);
             self.send_to_client(id, text::result(&raw_id, result));
             self.send_connect_notifications(id);
-            self.adopt_identity(&introduction);
+            self.adopt_identity(&params);
             self.join_run_queue(id);
         }
         self.replay_requests(id, server);
-        self.close_drained(id);
+        self.changes.dedicated_released(id);
     }
 
     pub(in crate::hub) fn on_dedicated_refused(&mut self, id: ClientId, server: ServerId, error: &Text) {
@@ -161,7 +155,7 @@ impl Hub {
         } else {
             self.refuse_queued_dedicated(id, error);
         }
-        self.close_drained(id);
+        self.changes.dedicated_released(id);
     }
 }
 

@@ -7,6 +7,8 @@
 
 pub(super) mod bounds;
 pub(super) mod client;
+pub(super) mod connect_notifications;
 mod disconnect;
 pub(super) mod initialize;
 pub(super) mod replayed_settings;
+pub(super) mod unanswered;

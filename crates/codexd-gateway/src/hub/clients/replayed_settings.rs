@@ -6,9 +6,8 @@
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::hub::event::{ClientId, Connection, ServerId, Text};
+use crate::hub::event::{ClientId, Connection, ServerId, Text, ThreadId};
 use crate::hub::requests::pending::InternalRequest;
-use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, text};
 use crate::limits::SETTINGS_MAX;
 use crate::routes::methods::{self, RequestKind};
@@ -28,6 +27,30 @@ pub struct EventStream {
     params: Text,
 }
 
+/// What is replayed on another app-server.
+#[derive(Debug, Default)]
+pub struct ReplayedSettings {
+    event_streams: Vec<EventStream>,
+    /// Process-wide settings that app-servers keep in memory only: method and parameters.
+    process_settings: Vec<(Box<str>, Text)>,
+}
+
+impl ReplayedSettings {
+    /// The MCP event streams of clients.
+    pub fn event_streams(&self) -> &[EventStream] {
+        &self.event_streams
+    }
+
+    pub fn client_disconnected(&mut self, client: ClientId) {
+        self.event_streams.retain(|stream| stream.owner != client);
+    }
+
+    /// A thread is not loaded any more.
+    pub fn thread_gone(&mut self, thread: &ThreadId) {
+        self.event_streams.retain(|stream| stream.thread != *thread);
+    }
+}
+
 impl EventStream {
     /// The thread that it belongs to.
     pub fn thread(&self) -> &ThreadId {
@@ -43,18 +66,21 @@ impl Hub {
         else {
             return;
         };
-        self.event_streams.retain(|stream| !(stream.owner == owner && *stream.name == *name.get()));
+        self.replayed.event_streams.retain(|stream| !(stream.owner == owner && *stream.name == *name.get()));
         let (name, params) = (name.get().into(), params.get().into());
-        self.event_streams.push(EventStream { name, owner, thread: thread.clone(), params });
+        self.replayed.event_streams.push(EventStream { name, owner, thread: thread.clone(), params });
     }
 
     /// An event stream was refused or stopped. Returns its thread.
     pub(in crate::hub) fn remove_event_stream(&mut self, owner: ClientId, request: &str) -> Option<ThreadId> {
         let params = text::member(request, "params")?;
         let name = text::member(params.get(), STREAM)?.get();
-        let at =
-            self.event_streams.iter().position(|stream| stream.owner == owner && *stream.name == *name)?;
-        Some(self.event_streams.remove(at).thread)
+        let at = self
+            .replayed
+            .event_streams
+            .iter()
+            .position(|stream| stream.owner == owner && *stream.name == *name)?;
+        Some(self.replayed.event_streams.remove(at).thread)
     }
 
     /// A thread was loaded again: restart its event streams.
@@ -63,7 +89,7 @@ impl Hub {
         else {
             return;
         };
-        let of_it = self.event_streams.iter().filter(|stream| stream.thread == *id);
+        let of_it = self.replayed.event_streams.iter().filter(|stream| stream.thread == *id);
         let all: Vec<Text> = of_it.map(|stream| stream.params.clone()).collect();
         for params in all {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
@@ -77,17 +103,18 @@ impl Hub {
         let params = text::member(request, "params").map_or("{}", RawValue::get);
         // Skill roots are replaced as a whole; features and environments accumulate.
         let replaces = *method == *"skills/extraRoots/set";
-        self.process_settings
+        self.replayed
+            .process_settings
             .retain(|(known, before)| **known != *method || !(replaces || **before == *params));
-        if self.process_settings.len() >= SETTINGS_MAX {
-            self.process_settings.remove(0);
+        if self.replayed.process_settings.len() >= SETTINGS_MAX {
+            self.replayed.process_settings.remove(0);
         }
-        self.process_settings.push((method.as_ref().into(), params.into()));
+        self.replayed.process_settings.push((method.as_ref().into(), params.into()));
     }
 
     /// Replays all settings on a new app-server.
     pub(in crate::hub) fn replay_settings(&mut self, server: ServerId) {
-        for (method, params) in self.process_settings.clone() {
+        for (method, params) in self.replayed.process_settings.clone() {
             let params = serde_json::from_str(&params).unwrap_or_else(|_| json!({}));
             self.send_internal(Connection::Shared(server), InternalRequest::IgnoreResponse, &method, &params);
         }

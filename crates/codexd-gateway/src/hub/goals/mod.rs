@@ -1,244 +1,230 @@
-//! Goals at work: nobody has to be there for them to go on, so the gateway sees to it that their threads are loaded.
+//! Goals. An active goal starts turns without a client, so the gateway keeps its thread loaded. Its turns follow each
+//! other without a pause, so it is suspended, that is, paused by the gateway, until its thread has migrated.
 //!
-//! The turns of an active goal follow each other without a pause, so it is held, that is, paused by the gateway, until its
-//! thread has moved.
-//!
-//! Which ones are active and which are held outlives the gateway. A goal whose turn ends while no gateway is subscribed is
-//! unloaded, and would rest until somebody opens its thread; one that is held would stay paused for ever.
+//! Invariant: which goals are active and which are suspended outlives the gateway (`persist.rs`): otherwise a
+//! suspended goal would stay paused for good. Failure: a goal whose thread cannot be loaded is postponed for
+//! `GOAL_POSTPONED_MS`.
 
 mod persist;
 mod suspend;
+pub(super) mod thread_goal;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
 use crate::host::PersistedGoals;
-use crate::hub::event::{Action, Report};
-use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
+use crate::hub::event::{Action, Report, ThreadId};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::{Audience, Thread};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::GOAL_POSTPONED_MS;
 
-/// What is remembered of goals.
+/// The goals that are active, and what clients have requested of them.
 #[derive(Debug, Default)]
 pub struct Goals {
-    /// At work as far as was heard, in threads that do not say so yet: they were so behind the gateway before this one, or a
-    /// client was promised it.
-    unseen: ActiveGoals,
-    /// What clients said of goals and is not answered yet.
-    asked: BTreeMap<u64, (ThreadId, GoalIntent)>,
-    /// Of which a client said something while they were held, and it is not answered yet.
-    said: BTreeMap<ThreadId, Said>,
-    /// Of which the threads are to be loaded later, and whether they are held.
+    /// Goals that are expected to be active or suspended in threads that have not reported it: the previous gateway
+    /// stored them, or a client's request was accepted.
+    expected: ActiveGoals,
+    /// Unanswered requests of clients that change a goal.
+    requests: BTreeMap<u64, (ThreadId, GoalIntent)>,
+    /// Goals that a client's unanswered request changes and that were suspended before.
+    overridden: BTreeMap<ThreadId, OverriddenSuspension>,
+    /// Goals whose threads are loaded later, and whether they are suspended.
     postponed: BTreeMap<ThreadId, bool>,
-    /// As last kept.
-    kept: ActiveGoals,
-    /// Whether that is on disk, and what waits for it.
-    storing: persist::PersistQueue,
+    /// As persisted last.
+    persisted: ActiveGoals,
+    /// Whether that is on disk, and which requests wait for it.
+    queue: persist::PersistQueue,
 }
 
-/// The threads whose goals are at work.
+/// The threads with active goals and with suspended goals.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct ActiveGoals {
     active: BTreeSet<ThreadId>,
-    held: BTreeSet<ThreadId>,
+    suspended: BTreeSet<ThreadId>,
 }
 
-/// What clients said of a goal that was held.
+/// Requests of clients about a goal that was suspended.
 #[derive(Debug, Default)]
-struct Said {
-    /// The requests.
-    calls: BTreeSet<u64>,
-    /// The last of them wants it active.
-    wants_it_active: bool,
+struct OverriddenSuspension {
+    /// Ids of the requests.
+    requests: BTreeSet<u64>,
+    /// The last request activates it.
+    activates: bool,
 }
 
-/// What a request decides of a goal.
+/// What a request makes of a goal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::hub) enum GoalIntent {
-    /// It is to be active.
+    /// It activates the goal.
     Active,
-    /// It is to rest, or to end.
+    /// It pauses or ends the goal.
     Inactive,
 }
 
-/// What became of such a request.
+/// The outcome of such a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::hub) enum RequestFate {
-    /// It holds.
+    /// The app-server accepted it.
     Accepted,
-    /// It was refused.
+    /// The app-server refused it.
     Refused,
-    /// Nobody knows.
+    /// Its outcome is unknown.
     Unknown,
-    /// It is sent again.
+    /// It was refused unseen and is queued again.
     Requeued,
 }
 
 impl Goals {
-    pub fn restore(&mut self, kept: &PersistedGoals) {
+    pub fn restore(&mut self, stored: &PersistedGoals) {
         let named = |threads: &[String]| threads.iter().map(|id| ThreadId::from(id.as_str())).collect();
-        self.unseen = ActiveGoals { active: named(&kept.active), held: named(&kept.held) };
-        self.kept = self.unseen.clone();
+        self.expected = ActiveGoals { active: named(&stored.active), suspended: named(&stored.held) };
+        self.persisted = self.expected.clone();
     }
 
-    /// Whether a thread is to be loaded although nobody watches it.
+    /// Whether a thread is to stay loaded without viewers.
     pub fn has_work_in(&self, thread: &Thread) -> bool {
-        let ActiveGoals { active, held } = &self.unseen;
-        thread.goal_is_suspended
-            || thread.goal_is_running()
+        let ActiveGoals { active, suspended } = &self.expected;
+        thread.goal.is_suspended()
+            || thread.goal.is_running()
             || active.contains(&thread.id)
-            || held.contains(&thread.id)
+            || suspended.contains(&thread.id)
     }
 
-    /// Whether a client's request says what a goal is to be.
-    pub fn changes_goal(&self, call: u64) -> bool {
-        self.asked.contains_key(&call)
+    /// Whether an unanswered request changes a goal.
+    pub fn changes_goal(&self, request: u64) -> bool {
+        self.requests.contains_key(&request)
     }
 
-    /// What its goal is has been told, or it is not to be found: whatever was heard before does not count any more.
+    /// Upstream has reported the goal of a thread, or the thread does not exist: earlier expectations are void.
     pub fn confirm(&mut self, id: &str) {
-        self.unseen.active.remove(id);
-        self.postponed.retain(|postponed, held| **postponed != *id || *held);
+        self.expected.active.remove(id);
+        self.postponed.retain(|postponed, suspended| **postponed != *id || *suspended);
     }
 }
 
 impl ActiveGoals {
-    fn kept(&self) -> PersistedGoals {
+    fn to_persist(&self) -> PersistedGoals {
         let named = |threads: &BTreeSet<ThreadId>| threads.iter().map(ToString::to_string).collect();
-        PersistedGoals { active: named(&self.active), held: named(&self.held) }
-    }
-}
-
-impl Thread {
-    /// What was told of its goal: the parameters of `thread/goal/updated` or of `thread/goal/cleared`.
-    pub(in crate::hub) fn apply_goal(&mut self, params: &str) {
-        self.goal = Some(params.into());
-        self.goal_is_active = self.goal_status().is_some_and(|status| status == "active");
-    }
-
-    fn goal_status(&self) -> Option<Cow<'_, str>> {
-        let goal = text::member(self.goal.as_deref()?, "goal")?;
-        text::string(goal.get(), "status")
-    }
-
-    /// Whether its goal goes on by itself, as far as was told.
-    fn goal_is_running(&self) -> bool {
-        self.goal_is_active && !self.is_interrupted
+        PersistedGoals { active: named(&self.active), held: named(&self.suspended) }
     }
 }
 
 impl Hub {
-    /// Has it remembered which goals are at work, if that has changed.
+    /// Persists which goals are active and suspended, if that has changed.
     pub(in crate::hub) fn persist_goals(&mut self) {
-        let said = self.goals.said.iter().filter(|(_, said)| said.wants_it_active).map(|(id, _)| id);
-        let mut now = self.goals.unseen.clone();
-        for (id, held) in &self.goals.postponed {
+        let overridden =
+            self.goals.overridden.iter().filter(|(_, overridden)| overridden.activates).map(|(id, _)| id);
+        let mut now = self.goals.expected.clone();
+        for (id, suspended) in &self.goals.postponed {
             now.active.insert(id.clone());
-            now.held.extend(held.then(|| id.clone()));
+            now.suspended.extend(suspended.then(|| id.clone()));
         }
-        now.held.extend(said.cloned());
-        let asked = self.goals.asked.values().filter(|(_, word)| *word == GoalIntent::Active);
-        now.active.extend(asked.map(|(id, _)| id.clone()));
+        now.suspended.extend(overridden.cloned());
+        let requests = self.goals.requests.values().filter(|(_, intent)| *intent == GoalIntent::Active);
+        now.active.extend(requests.map(|(id, _)| id.clone()));
         for thread in self.threads.values() {
-            if thread.goal_is_suspended {
-                now.held.insert(thread.id.clone());
+            if thread.goal.is_suspended() {
+                now.suspended.insert(thread.id.clone());
             }
-            // That of a sub-agent goes on with its parent's, and nobody can load an ephemeral one again.
-            if thread.goal_is_running() && !thread.is_child && !thread.is_ephemeral {
+            // A sub-agent's goal continues with its parent's, and an ephemeral thread cannot be loaded again.
+            if thread.goal.is_running() && !thread.is_child && !thread.is_ephemeral() {
                 now.active.insert(thread.id.clone());
             }
         }
-        if now == self.goals.kept {
+        if now == self.goals.persisted {
             return self.keep_stored_goals();
         }
-        self.store_goals(now.kept());
-        self.goals.kept = now;
+        self.store_goals(now.to_persist());
+        self.goals.persisted = now;
     }
 
-    /// What a client says of a goal holds, whatever the gateway was about to do with it.
-    pub(in crate::hub) fn on_goal_request(&mut self, id: &ThreadId, call: u64, word: GoalIntent) {
+    /// A client's request changes a goal: it takes precedence over a suspension.
+    pub(in crate::hub) fn on_goal_request(&mut self, id: &ThreadId, request: u64, intent: GoalIntent) {
         let thread = self.threads.get_mut(id);
-        let was_held = thread.is_some_and(|thread| std::mem::take(&mut thread.goal_is_suspended));
-        if self.goals.unseen.held.remove(id) || was_held || self.goals.said.contains_key(id) {
-            let said = self.goals.said.entry(id.clone()).or_default();
-            said.calls.insert(call);
-            said.wants_it_active = word == GoalIntent::Active;
+        let was_suspended = thread.is_some_and(|thread| thread.goal.end_suspension());
+        if self.goals.expected.suspended.remove(id) || was_suspended || self.goals.overridden.contains_key(id)
+        {
+            let overridden = self.goals.overridden.entry(id.clone()).or_default();
+            overridden.requests.insert(request);
+            overridden.activates = intent == GoalIntent::Active;
         }
-        self.goals.asked.insert(call, (id.clone(), word));
+        self.goals.requests.insert(request, (id.clone(), intent));
         self.changes.goals_changed();
     }
 
-    /// What became of a client's request, if it was one about a goal that was held. Whether the goal is held again: since what was
-    /// said was refused; or since it was to be active anyway.
+    /// A client's request that changes a goal is no longer pending. Returns whether the goal is suspended again: the
+    /// request was refused, or would have activated it.
     pub(in crate::hub) fn on_goal_request_done(
         &mut self,
         id: &ThreadId,
-        call: u64,
+        request: u64,
         fate: RequestFate,
     ) -> bool {
-        if let Some((_, word)) = self.goals.asked.remove(&call) {
-            self.apply_goal_intent(id, word, fate);
+        if let Some((_, intent)) = self.goals.requests.remove(&request) {
+            self.apply_goal_intent(id, intent, fate);
         }
-        let Some(said) = self.goals.said.get_mut(id) else { return false };
-        if !said.calls.remove(&call) || (!said.calls.is_empty() && fate != RequestFate::Accepted) {
+        let Some(overridden) = self.goals.overridden.get_mut(id) else { return false };
+        if !overridden.requests.remove(&request)
+            || (!overridden.requests.is_empty() && fate != RequestFate::Accepted)
+        {
             return false;
         }
-        let is_held_again = match fate {
+        let is_suspended_again = match fate {
             RequestFate::Accepted => false,
             RequestFate::Refused => true,
-            RequestFate::Unknown | RequestFate::Requeued => said.wants_it_active,
+            RequestFate::Unknown | RequestFate::Requeued => overridden.activates,
         };
-        self.goals.said.remove(id);
-        if is_held_again {
+        self.goals.overridden.remove(id);
+        if is_suspended_again {
             match self.threads.get_mut(id) {
-                Some(thread) => thread.goal_is_suspended = true,
-                None => _ = self.goals.unseen.held.insert(id.clone()),
+                Some(thread) => thread.goal.suspend(),
+                None => _ = self.goals.expected.suspended.insert(id.clone()),
             }
         }
         self.changes.goals_changed();
-        is_held_again
+        is_suspended_again
     }
 
-    /// The word of a client was taken, or may have been: it is known before the app-server tells it.
-    fn apply_goal_intent(&mut self, id: &ThreadId, word: GoalIntent, fate: RequestFate) {
+    /// A client's request was accepted, or may have been: its effect counts before the app-server reports it.
+    fn apply_goal_intent(&mut self, id: &ThreadId, intent: GoalIntent, fate: RequestFate) {
         let thread = self.threads.get_mut(id);
-        let is_told = thread.as_ref().is_some_and(|thread| thread.goal_is_active);
+        let is_reported = thread.as_ref().is_some_and(|thread| thread.goal.is_active());
         if fate == RequestFate::Accepted
             && let Some(thread) = thread
         {
-            thread.goal_is_pausing = word == GoalIntent::Inactive && is_told;
+            thread.goal.set_pausing(intent == GoalIntent::Inactive && is_reported);
         }
         if matches!(fate, RequestFate::Accepted | RequestFate::Unknown)
-            && word == GoalIntent::Active
-            && !is_told
+            && intent == GoalIntent::Active
+            && !is_reported
         {
-            self.goals.unseen.active.insert(id.clone());
+            self.goals.expected.active.insert(id.clone());
         }
         self.changes.goals_changed();
     }
 
-    /// A thread is not loaded again for its goal's sake for a while: whoever opens it is not to wait for that.
+    /// Postpones loading a thread for its goal. A client that resumes the thread does not wait for that.
     pub(in crate::hub) fn postpone_goal(&mut self, id: &ThreadId) {
-        let is_held = self.threads.get(id).is_some_and(|thread| thread.goal_is_suspended);
-        let is_held = self.goals.unseen.held.remove(id) || is_held;
+        let is_suspended = self.threads.get(id).is_some_and(|thread| thread.goal.is_suspended());
+        let is_suspended = self.goals.expected.suspended.remove(id) || is_suspended;
         self.close_thread(id);
-        self.goals.postponed.insert(id.clone(), is_held);
+        self.goals.postponed.insert(id.clone(), is_suspended);
         self.changes.goals_changed();
         self.set_timer(GOAL_POSTPONED_MS, Timer::LoadPostponedGoals);
         self.out.push(Action::Report(Report::GoalPostponed { thread: id.to_string() }));
     }
 
     pub(in crate::hub) fn load_postponed_goals(&mut self) {
-        for (id, is_held) in std::mem::take(&mut self.goals.postponed) {
-            self.goals.unseen.held.extend(is_held.then(|| id.clone()));
-            self.goals.unseen.active.insert(id);
+        for (id, is_suspended) in std::mem::take(&mut self.goals.postponed) {
+            self.goals.expected.suspended.extend(is_suspended.then(|| id.clone()));
+            self.goals.expected.active.insert(id);
         }
         self.changes.goal_unloaded();
     }
 
-    /// Forgets a thread; whoever knew of it is told that it is not loaded.
+    /// Forgets a thread. Clients that know it receive `thread/closed`.
     pub(in crate::hub) fn close_thread(&mut self, id: &ThreadId) {
         match self.threads.get(id).is_some_and(|thread| thread.is_background_load) {
             true => self.forget_thread(id),
@@ -246,22 +232,24 @@ impl Hub {
         }
     }
 
-    /// No app-server has the threads of these goals any more: they are loaded, so that they go on.
+    /// Loads the threads of active goals that no app-server has loaded.
     pub(in crate::hub) fn load_goals(&mut self) {
         let all_listed = self.servers.values().all(|server| server.is_listed || server.is_retired);
-        let Some(server) = self.serving.filter(|server| self.current == Some(*server) && all_listed) else {
+        let Some(server) = self.servers.serving_current().filter(|_| all_listed) else {
             return;
         };
-        let ActiveGoals { active, held } = self.goals.unseen.clone();
+        let ActiveGoals { active, suspended } = self.goals.expected.clone();
         let mut threads = Vec::new();
-        for id in active.union(&held) {
+        for id in active.union(&suspended) {
             if !self.threads.contains_key(id) {
                 let mut thread = Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
                 thread.unwatched_since = Some(self.now);
                 thread.state = ThreadState::Orphaned;
                 thread.is_background_load = true;
-                thread.goal_is_suspended = self.goals.unseen.held.remove(id);
-                self.threads.insert(id.clone(), thread);
+                if self.goals.expected.suspended.remove(id) {
+                    thread.goal.suspend();
+                }
+                self.threads.insert(thread);
                 threads.push(id.to_string());
             }
         }
@@ -277,13 +265,13 @@ pub(in crate::hub) fn goal_notification_params(id: &ThreadId, goal: &RawValue) -
     format!(r#"{{"threadId":{},"goal":{}}}"#, serde_json::Value::from(&**id), goal.get())
 }
 
-/// What a request decides of a goal, if anything.
+/// What a request makes of a goal, if anything.
 pub(in crate::hub) fn goal_intent(method: &str, request: &str) -> Option<GoalIntent> {
     match method {
         "thread/goal/clear" => Some(GoalIntent::Inactive),
         "thread/goal/set" => {
             let params = text::member(request, "params")?;
-            // One that is not named, or null, stays what it is.
+            // Without a status, or with null, the goal's status stays as it is.
             let status = text::member(params.get(), "status").filter(|status| status.get() != "null")?;
             Some(if status.get() == r#""active""# { GoalIntent::Active } else { GoalIntent::Inactive })
         }

@@ -1,29 +1,30 @@
-//! Holding goals: the gateway pauses one until its thread has moved, and nobody else is to notice.
+//! Suspending a goal while its thread migrates, hidden from clients, and resuming it.
 
 use serde_json::json;
 
-use crate::hub::event::{Action, BlockedOn, Report, Text};
+use crate::hub::event::{Action, BlockedOn, Report, Text, ThreadId};
 use crate::hub::goals::goal_notification_params;
+use crate::hub::refusal::{Refusal, is_transient};
 use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest};
-use crate::hub::requests::refusal::{Refusal, is_transient};
-use crate::hub::threads::thread::{Thread, ThreadId, ThreadState};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::Thread;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
 
 impl Hub {
-    /// Keeps a goal from beginning turns. Its turn, if one runs, ends first; then the look is taken again.
+    /// Suspends a goal, so that it starts no turns. A running turn ends first; then the thread is checked again.
     pub(in crate::hub) fn suspend_goal(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        thread.goal_is_suspended = true;
+        thread.goal.suspend();
         thread.blocked_on = BlockedOn::Turn;
         let connection = thread.connection();
-        // The pause waits until that is on disk: from here on it would stay paused if this gateway were killed.
+        // The pause is sent once this is on disk: otherwise the goal would stay paused if this gateway were killed.
         self.changes.goals_changed();
         let params = json!({"threadId": &**id, "status": "paused"});
         self.send_internal(connection, InternalRequest::PauseGoal(id.clone()), "thread/goal/set", &params);
     }
 
-    /// The turns of an active goal follow each other without a pause: it is held while one of them runs.
+    /// Suspends a goal while one of its turns runs: its turns follow each other without a pause.
     pub(in crate::hub) fn suspend_goal_of_busy(&mut self, id: &ThreadId) {
         if self.would_suspend_goal(id) {
             self.suspend_goal(id);
@@ -33,21 +34,22 @@ impl Hub {
     pub(in crate::hub) fn would_suspend_goal(&self, id: &ThreadId) -> bool {
         self.threads.get(id).is_some_and(|thread| {
             let runs = !thread.turns.is_empty() && thread.state == ThreadState::Attached;
-            runs && !thread.goal_is_suspended && thread.goal_is_active && !self.is_goal_changing(thread)
+            runs && !thread.goal.is_suspended() && thread.goal.is_active() && !self.is_goal_changing(thread)
         })
     }
 
-    /// Something was said of a goal and is not answered or not told yet: to hold it now would override that.
+    /// Whether a request about a goal is unanswered, or its effect not reported yet: a suspension now would override
+    /// it.
     fn is_goal_changing(&self, thread: &Thread) -> bool {
         let id = &thread.id;
-        let resumes = |call: &PendingRequest| match &call.origin {
+        let resumes = |pending: &PendingRequest| match &pending.origin {
             Origin::Internal(InternalRequest::ReadSuspendedGoal(of) | InternalRequest::ResumeGoal(of)) => {
                 of == id
             }
             _ => false,
         };
-        thread.goal_is_pausing
-            || self.goals.asked.values().any(|(of, _)| of == id)
+        thread.goal.is_pausing()
+            || self.goals.requests.values().any(|(of, _)| of == id)
             || self.pending.values().any(resumes)
     }
 
@@ -57,30 +59,32 @@ impl Hub {
             return self.restore_ended_goal(id);
         }
         if let Some(thread) = self.threads.get_mut(id) {
-            thread.goal_is_suspended = false;
+            thread.goal.end_suspension();
             thread.blocked_on = BlockedOn::RetryLater;
         }
         self.changes.goals_changed();
         self.check_again_after(id, MOVE_STUCK_MS);
     }
 
-    /// The turn had ended its goal when the pause came there: it is not paused, but what it was.
+    /// The turn ended its goal before the pause arrived: restores the status that the goal had.
     fn restore_ended_goal(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get(id).filter(|thread| !thread.goal_is_suspended) else { return };
-        if let Some(status) = thread.goal_status().filter(|status| !matches!(&**status, "active" | "paused"))
+        let Some(thread) = self.threads.get(id).filter(|thread| !thread.goal.is_suspended()) else { return };
+        if let Some(status) = thread.goal.status().filter(|status| !matches!(&**status, "active" | "paused"))
         {
             let (connection, params) = (thread.connection(), json!({"threadId": &**id, "status": status}));
             self.send_internal(connection, InternalRequest::IgnoreResponse, "thread/goal/set", &params);
         }
     }
 
-    /// A goal that was held goes on where the thread is now, if it still is what it was: its turn may have ended it, and
-    /// whoever opened the thread behind no gateway may have.
+    /// Resumes a suspended goal where its thread is now, if it is still paused or active: its turn may have ended it,
+    /// and so may a client without a gateway.
     pub(in crate::hub) fn resume_goal(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal_is_suspended) else { return };
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal.is_suspended()) else {
+            return;
+        };
         let (connection, params) = (thread.connection(), json!({"threadId": &**id}));
         thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
-        self.add_pending_of_thread(id, 1);
+        self.pending.add_of_thread(id);
         self.send_internal(
             connection,
             InternalRequest::ReadSuspendedGoal(id.clone()),
@@ -90,8 +94,8 @@ impl Hub {
     }
 
     pub(in crate::hub) fn on_suspended_goal_read(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal_is_suspended) else {
-            // A client has said meanwhile what it is to be.
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal.is_suspended()) else {
+            // A client has changed the goal meanwhile.
             return self.on_thread_request_done(id);
         };
         let goal = match outcome {
@@ -100,8 +104,8 @@ impl Hub {
         };
         let status = goal.and_then(|goal| text::string(goal.get(), "status"));
         match (status.as_deref(), goal) {
-            // Whether the pause has come there by now is not known.
-            (Some("paused" | "active"), _) if !thread.is_interrupted => {
+            // Whether the pause has arrived is unknown.
+            (Some("paused" | "active"), _) if !thread.goal.is_interrupted() => {
                 let (connection, params) =
                     (thread.connection(), json!({"threadId": &**id, "status": "active"}));
                 self.send_internal(
@@ -111,32 +115,33 @@ impl Hub {
                     &params,
                 );
             }
-            // Its user has stopped the agent: that it is paused is not hidden any longer.
+            // The user has interrupted the agent: the pause is not hidden any longer.
             (Some("paused"), Some(goal)) => {
                 let params = goal_notification_params(id, goal);
                 let method = "thread/goal/updated";
-                thread.goal_is_suspended = false;
-                thread.apply_goal(&params);
+                thread.goal.end_suspension();
+                thread.goal.apply(&params);
                 let text = text::notification(method, &params);
                 self.send_to_all(method, &text);
                 self.changes.goals_changed();
                 self.on_thread_request_done(id);
             }
             _ => {
-                thread.goal_is_suspended = false;
+                thread.goal.end_suspension();
                 self.changes.goals_changed();
                 self.on_thread_request_done(id);
             }
         }
     }
 
-    /// Nothing is to leave any more: what was held for a move goes on.
+    /// The handover is over: resumes the goals that were suspended for it.
     pub(in crate::hub) fn resume_all_goals(&mut self) {
-        let held = |thread: &&Thread| thread.goal_is_suspended && thread.state == ThreadState::Attached;
-        let mut held: Vec<ThreadId> =
-            self.threads.values().filter(held).map(|thread| thread.id.clone()).collect();
-        held.sort_unstable();
-        for id in held {
+        let suspended =
+            |thread: &&Thread| thread.goal.is_suspended() && thread.state == ThreadState::Attached;
+        let mut suspended: Vec<ThreadId> =
+            self.threads.values().filter(suspended).map(|thread| thread.id.clone()).collect();
+        suspended.sort_unstable();
+        for id in suspended {
             self.resume_goal(&id);
         }
     }
@@ -148,13 +153,13 @@ impl Hub {
             (Some(_), _) if outcome.is_err_and(is_transient) => {
                 self.set_timer(AGAIN_AFTER_MS, Timer::ResumeGoal(id.clone()));
             }
-            // It goes on where the thread is loaded next.
+            // It continues where the thread is loaded next.
             (Some(Refusal::Draining), Some(thread)) => {
                 let server = thread.server;
                 self.on_draining(server);
             }
             (refusal, Some(thread)) => {
-                thread.goal_is_suspended = false;
+                thread.goal.end_suspension();
                 thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
                 if refusal.is_some() {
                     self.out.push(Action::Report(Report::GoalLost { thread: id.to_string() }));
@@ -166,20 +171,21 @@ impl Hub {
         self.on_thread_request_done(id);
     }
 
-    /// A goal that is held again goes on, unless its thread is on its way or about to be.
+    /// Resumes a goal that is suspended again, unless its thread migrates or is about to.
     pub(in crate::hub) fn resume_goal_unless_migrating(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return self.changes.goal_unloaded() };
-        let is_to_move = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
+        let is_to_move = self.migration.moves_threads_of(thread.server);
         if thread.state == ThreadState::Attached && !is_to_move {
             self.resume_goal(id);
         }
     }
 
-    /// The answer to `thread/goal/get`: that a goal is held concerns nobody.
+    /// The response to `thread/goal/get`, with a suspended goal shown as active.
     pub(in crate::hub) fn hide_suspension(&self, thread: Option<&ThreadId>, text: &Text) -> Text {
-        let held =
-            thread.and_then(|thread| self.threads.get(thread)).is_some_and(|thread| thread.goal_is_suspended);
-        let result = text::member(text, "result").filter(|_| held);
+        let suspended = thread
+            .and_then(|thread| self.threads.get(thread))
+            .is_some_and(|thread| thread.goal.is_suspended());
+        let result = text::member(text, "result").filter(|_| suspended);
         let goal = result.and_then(|result| text::member(result.get(), "goal"));
         match goal.and_then(|goal| text::member(goal.get(), "status")) {
             Some(status) if status.get() == r#""paused""# => text::splice(text, status.get(), r#""active""#),
@@ -187,14 +193,15 @@ impl Hub {
         }
     }
 
-    /// A thread was found whose goal the gateway before this one may have held. Answers whether it has.
+    /// A thread was attached or loaded: takes over the suspension by the previous gateway. Returns whether there was
+    /// one.
     pub(in crate::hub) fn adopt_suspended_goal(&mut self, id: &ThreadId) -> bool {
         let was_postponed = self.goals.postponed.remove(id) == Some(true);
-        let is_found = self.goals.unseen.held.remove(id) || was_postponed;
+        let is_found = self.goals.expected.suspended.remove(id) || was_postponed;
         if is_found && let Some(thread) = self.threads.get_mut(id) {
-            // Whether it is paused by now is not known.
-            thread.goal_is_suspended = true;
-            match self.handover.as_ref().is_some_and(|handover| handover.to != thread.server) {
+            // Whether the pause has arrived is unknown.
+            thread.goal.suspend();
+            match self.migration.moves_threads_of(thread.server) {
                 true => self.suspend_goal(id),
                 false => self.resume_goal(id),
             }

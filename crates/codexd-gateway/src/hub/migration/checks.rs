@@ -1,38 +1,40 @@
-//! What speaks against unloading a thread: what is known of it, and what has to be asked.
+//! Checks before a thread is unloaded: known blockers, and what the app-server has to be asked.
 
 use serde_json::json;
 
-use crate::hub::event::{Action, BlockedOn};
+use crate::hub::event::{Action, BlockedOn, ThreadId};
 use crate::hub::goals::goal_notification_params;
 use crate::hub::requests::pending::InternalRequest;
-use crate::hub::threads::thread::{Check, ThreadId, ThreadState};
+use crate::hub::threads::state::{Check, ThreadState};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
 
 impl Hub {
-    /// What keeps a thread where it is, as far as that is known without asking: whatever runs in it, and whatever was
-    /// asked about it and not answered, which may begin something or fail by the unloading.
+    /// What is known to block a thread: whatever runs in it, and unanswered requests about it, which may start
+    /// something or fail because of the unloading.
     pub(in crate::hub) fn known_blocker(&self, id: &ThreadId) -> Option<BlockedOn> {
         let thread = self.threads.get(id)?;
         if thread.is_busy(self.now) {
             Some(if self.server_requests.is_pending(id) { BlockedOn::Approval } else { BlockedOn::Turn })
-        } else if self.pending_per_thread.contains_key(id) {
+        } else if self.pending.concern(id) {
             Some(BlockedOn::Request)
         } else if thread.has_realtime_session {
             Some(BlockedOn::Realtime)
-        } else if thread.is_ephemeral {
+        } else if thread.is_ephemeral() {
             Some(BlockedOn::Ephemeral)
         } else {
             None
         }
     }
 
-    /// Asks everything that could speak against it. Until the answers are there, nothing new reaches the thread.
+    /// Requests everything that could block the unloading. Until the responses are there, nothing new reaches the
+    /// thread.
     pub(in crate::hub) fn start_checks(&mut self, id: &ThreadId, to_evict: bool) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let outstanding = if to_evict { 3 } else { 4 };
         thread.state = ThreadState::Checking(Check { outstanding, to_evict, ..Check::default() });
-        let (connection, path, is_on_disk) = (thread.connection(), thread.path.clone(), thread.is_on_disk);
+        let (connection, path, is_on_disk) =
+            (thread.connection(), thread.path.clone(), thread.residency.is_on_disk());
         let params = json!({"threadId": &**id});
         self.send_internal(connection, InternalRequest::CheckGoal(id.clone()), "thread/goal/get", &params);
         self.send_internal(connection, InternalRequest::CheckQueue(id.clone()), "thread/queue/list", &params);
@@ -55,16 +57,16 @@ impl Hub {
         }
     }
 
-    /// `thread/read` told where the file of a thread is.
+    /// `thread/read` returned the path of the rollout file.
     pub(in crate::hub) fn on_thread_read(&mut self, id: &ThreadId, result: Option<&str>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        if let Some(told) = result.and_then(|result| text::member(result, "thread")) {
-            thread.describe(told.get());
+        if let Some(reported) = result.and_then(|result| text::member(result, "thread")) {
+            thread.describe(reported.get());
         }
         if !matches!(thread.state, ThreadState::Checking(_)) {
             return;
         }
-        match (&thread.path, thread.is_ephemeral) {
+        match (&thread.path, thread.is_ephemeral()) {
             (Some(path), false) => {
                 let path = path.clone();
                 self.out.push(Action::CheckRollout { thread: id.to_string(), path });
@@ -79,7 +81,9 @@ impl Hub {
 
     pub(in crate::hub) fn on_rollout_checked(&mut self, thread: &str, exists: bool) {
         let Some(known) = self.threads.get_mut(thread) else { return };
-        known.is_on_disk |= exists;
+        if exists {
+            known.residency.found_on_disk();
+        }
         let id = known.id.clone();
         self.on_check_done(&id, |check| {
             if !exists {
@@ -88,16 +92,16 @@ impl Hub {
         });
     }
 
-    /// What is said of the goal of a thread.
+    /// The response to the goal check.
     pub(in crate::hub) fn on_goal_checked(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
         let goal = outcome.ok().and_then(|result| text::member(result, "goal"));
         let status = goal.and_then(|goal| text::string(goal.get(), "status"));
         let active = status.is_some_and(|status| status == "active");
         if let Some(goal) = goal.filter(|goal| goal.get() != "null")
-            && let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal.is_none())
+            && let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.goal.reported().is_none())
         {
-            // So that its clearing is news, also when nobody was told of it since this gateway is there.
-            thread.apply_goal(&goal_notification_params(id, goal));
+            // So that its clearing is reported, even if upstream has not reported the goal to this gateway.
+            thread.goal.apply(&goal_notification_params(id, goal));
         }
         self.on_check_done(id, |check| {
             check.goal_is_active |= active;
@@ -105,7 +109,7 @@ impl Hub {
         });
     }
 
-    /// Whether a list is empty: of queued messages, or of background terminals.
+    /// The response to the check of queued messages or of background terminals.
     pub(in crate::hub) fn on_list_checked(
         &mut self,
         id: &ThreadId,
@@ -126,7 +130,7 @@ impl Hub {
         });
     }
 
-    /// One of the questions about a thread is answered.
+    /// One of the checks of a thread is done.
     fn on_check_done(&mut self, id: &ThreadId, note: impl FnOnce(&mut Check)) {
         let Some(thread) = self.threads.get_mut(id) else { return self.changes.thread_state_changed() };
         let ThreadState::Checking(check) = &mut thread.state else { return };
@@ -143,17 +147,17 @@ impl Hub {
         let is_alone = !thread.is_watched();
         let late = self.known_blocker(id);
         if is_alone && late.is_none() && check.blocked_on == Some(BlockedOn::FirstTurn) {
-            // Nothing was said in it, and nobody can find it again.
+            // It had no turn, and no client can find it again.
             self.evict(id);
             return self.changes.thread_state_changed();
         }
         if let Some(blocked_on) = check.blocked_on.or(late) {
             self.set_blocked_on(id, blocked_on);
             if late.is_none() {
-                // How long that takes is not known.
+                // How long that takes is unknown.
                 self.resume_goal(id);
             }
-            // Of some nobody tells when they are over.
+            // Nothing reports the end of some of these.
             if late.is_none() && blocked_on != BlockedOn::FirstTurn {
                 self.check_again_after(id, MOVE_STUCK_MS);
             }
@@ -168,9 +172,9 @@ impl Hub {
 
     fn on_eviction_checked(&mut self, id: &ThreadId, check: &Check) {
         let late = self.known_blocker(id).filter(|blocked_on| *blocked_on != BlockedOn::Ephemeral);
-        let goal_is_held = self.threads.get(id).is_some_and(|thread| thread.goal_is_suspended);
-        if check.blocked_on.or(late).is_some() || check.goal_is_active || goal_is_held {
-            // What goes on in it goes on, watched or not.
+        let goal_is_suspended = self.threads.get(id).is_some_and(|thread| thread.goal.is_suspended());
+        if check.blocked_on.or(late).is_some() || check.goal_is_active || goal_is_suspended {
+            // What runs in it continues without viewers.
             if let Some(thread) = self.threads.get_mut(id) {
                 thread.blocked_on = check.blocked_on.unwrap_or(BlockedOn::Turn);
             }
@@ -181,7 +185,7 @@ impl Hub {
         self.changes.thread_state_changed();
     }
 
-    /// Looks at a thread again later; once, however often this is asked for.
+    /// Checks a thread again later, once.
     pub(in crate::hub) fn check_again_after(&mut self, id: &ThreadId, after_ms: u64) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         if !std::mem::replace(&mut thread.has_check_timer, true) {
@@ -198,8 +202,8 @@ impl Hub {
 }
 
 impl Check {
-    /// An error that says nothing about the thread, but that too much is asked at once, or that something broke, must not
-    /// pass for "nothing is there". Any other may: the app-server does not know the method, or the thread has no such thing.
+    /// Overload and internal errors block the unloading for now. Any other error does not: the app-server does not
+    /// know the method, or the thread has no such thing.
     fn trouble(&mut self, outcome: Result<&str, &str>) {
         let code = outcome.err().and_then(|error| text::member(error, "code")).map(|code| code.get());
         if matches!(code, Some("-32001" | "-32603")) {

@@ -1,68 +1,94 @@
-//! Live replacement: threads move from app-servers that are to leave to the one that serves, one at a time, each only
-//! when nothing of it could be cut.
+//! Migration: threads move from outgoing app-servers to the serving one, one at a time, each only when that cuts
+//! nothing.
 //!
-//! A move is: hold what names the thread; ask whether anything would be lost (queue, goal, background terminals, not on
-//! disk yet: `checks.rs`); unsubscribe, which unloads it; wait for `thread/closed`; resume it in its new place; let go of
-//! what was held. An app-server that holds nothing any more is retired (`leaving.rs`).
+//! Steps: queue requests about the thread; check queue, goal, background terminals and rollout (`checks.rs`);
+//! unsubscribe, which unloads it; wait for `thread/closed`; resume it in the successor; dispatch the queued requests.
+//! An app-server that holds nothing is retired (`retire.rs`).
+//!
+//! Invariants: a busy thread does not move; a thread that the successor would refuse stays where it is
+//! (`trial_load.rs`). Failure: a thread that is refused after unloading is loaded again on the old app-server
+//! (`rollback.rs`).
 
 mod checks;
 mod retire;
 mod rollback;
 mod trial_load;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use serde_json::json;
 
-use crate::hub::event::{BlockedOn, BlockedThread, Connection, HandoverState, Now, ServerId};
+use crate::hub::event::{BlockedOn, BlockedThread, Connection, HandoverState, Now, ServerId, ThreadId};
+use crate::hub::refusal::{Refusal, message_of};
 use crate::hub::requests::pending::InternalRequest;
-use crate::hub::requests::refusal::{Refusal, message_of};
-use crate::hub::threads::thread::{Audience, ThreadId, ThreadState};
+use crate::hub::threads::profile::Profile;
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::Audience;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LATE_TRIES_MAX, MOVE_STUCK_MS, QUIET_MS};
 
-pub use trial_load::Profile;
 use trial_load::{MayLoad, TrialLoad};
 
-/// A handover that is under way.
+/// The handover that is under way, and the threads of trial loads.
+#[derive(Debug, Default)]
+pub struct Migration {
+    handover: Option<Handover>,
+    /// Threads of trial loads: their notifications go to no client.
+    trial_threads: VecDeque<Box<str>>,
+}
+
+impl Migration {
+    /// Whether a handover is under way.
+    pub fn is_under_way(&self) -> bool {
+        self.handover.is_some()
+    }
+
+    /// Whether the threads of this app-server are to move to another one.
+    pub fn moves_threads_of(&self, server: ServerId) -> bool {
+        self.handover.as_ref().is_some_and(|handover| handover.to != server)
+    }
+}
+
+/// A handover.
 #[derive(Debug)]
-pub struct Handover {
-    /// The newest of those that are to leave.
-    pub from: ServerId,
-    pub to: ServerId,
-    pub since: Now,
-    pub state: HandoverState,
-    pub moved: usize,
-    /// Threads to look at, in turn.
+struct Handover {
+    /// The newest of the outgoing app-servers.
+    from: ServerId,
+    to: ServerId,
+    since: Now,
+    state: HandoverState,
+    moved: usize,
+    /// Threads to check, in order.
     queue: VecDeque<ThreadId>,
-    /// The one that is on its way.
+    /// The threads in `queue`.
+    queued: BTreeSet<ThreadId>,
+    /// The thread that migrates now.
     migrating: Option<ThreadId>,
-    /// Whether the new app-server loads threads of a folder and a provider.
+    /// Whether the successor loads threads of a folder and a provider.
     trial_loads: HashMap<Rc<Profile>, TrialLoad>,
-    /// As last reported: how many have moved, and what waits.
+    /// As last reported: the number of migrated threads, and the blocked ones.
     reported: (usize, Vec<BlockedThread>),
-    /// That it has begun has been reported.
+    /// [`HandoverState::Moving`] was reported.
     has_reported_moving: bool,
-    /// That it waits has been reported.
+    /// [`HandoverState::Waiting`] was reported.
     has_reported_waiting: bool,
-    /// A report is due soon.
+    /// [`Timer::HandoverReport`] is set.
     report_is_due: bool,
 }
 
 impl Hub {
-    /// Begins what outgoing app-servers make necessary, or begins it again when those at its ends have changed.
+    /// Begins a handover if there are outgoing app-servers, and begins it again if its app-servers have changed.
     pub(super) fn ensure_handover(&mut self) {
-        let serves = |to: &ServerId| self.current == Some(*to) && self.is_up(*to);
-        let Some(to) = self.serving.filter(serves) else { return };
+        let Some(to) = self.servers.serving_current().filter(|to| self.is_up(*to)) else { return };
         let leaves =
             |server: &crate::hub::upstream::servers::Server| server.is_outgoing && !server.is_retired;
         let from = self.servers.iter().filter(|(_, server)| leaves(server)).map(|(&id, _)| id).max();
-        let known = self.handover.as_ref().map(|handover| (handover.from, handover.to));
+        let known = self.migration.handover.as_ref().map(|handover| (handover.from, handover.to));
         match from {
             Some(from) if known != Some((from, to)) => self.begin_handover(from, to),
             None if known.is_some() => {
-                self.handover = None;
+                self.migration.handover = None;
                 self.resume_all_goals();
             }
             _ => {}
@@ -70,13 +96,14 @@ impl Hub {
     }
 
     fn begin_handover(&mut self, from: ServerId, to: ServerId) {
-        self.handover = Some(Handover {
+        self.migration.handover = Some(Handover {
             from,
             to,
             since: self.now,
             state: HandoverState::Moving,
             moved: 0,
             queue: VecDeque::new(),
+            queued: BTreeSet::new(),
             migrating: None,
             trial_loads: HashMap::new(),
             reported: (0, Vec::new()),
@@ -85,7 +112,7 @@ impl Hub {
             report_is_due: false,
         });
         self.reopen_dedicated();
-        // What it loaded by itself meanwhile. One whose connection is not open tells it when it is.
+        // It may have loaded threads by itself. If its connection is not open, it is asked when it opens.
         if self.is_up(from) {
             self.request_loaded_list(from);
         }
@@ -95,42 +122,43 @@ impl Hub {
             .collect();
         threads.sort_unstable();
         for id in threads {
-            if let Some(thread) = self.threads.get_mut(&id) {
-                thread.is_queued = false;
-                if thread.state == ThreadState::Attached {
-                    // What another one has refused this one may load.
-                    (thread.load_refusal, thread.load_attempts) = (None, 0);
-                }
+            if let Some(thread) =
+                self.threads.get_mut(&id).filter(|thread| thread.state == ThreadState::Attached)
+            {
+                // Another app-server may load what the previous one refused.
+                (thread.load_refusal, thread.load_attempts) = (None, 0);
             }
             self.changes.thread_changed(&id);
         }
     }
 
-    /// The app-server that threads were to go to is gone: another one will come.
+    /// The successor is gone: another one follows.
     pub(super) fn abort_handover(&mut self, server: ServerId) {
-        if self.handover.as_ref().is_some_and(|handover| handover.to == server) {
-            self.handover = None;
+        if self.migration.handover.as_ref().is_some_and(|handover| handover.to == server) {
+            self.migration.handover = None;
         }
     }
 
-    /// Something happened to a thread: queues it for migration, or unloads it, if it may be able to now.
+    /// A thread may be able to migrate or to be unloaded: queues it for migration, or unloads it.
     pub(super) fn evaluate_thread(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
-        let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
-        // An ephemeral one has nowhere to move to: all that can come of it is that it is let go.
-        if thread.unwatched_since.is_some() && (thread.is_ephemeral || !moves) {
+        let moves = self.migration.moves_threads_of(thread.server);
+        // An ephemeral thread cannot migrate: it can only be unloaded.
+        if thread.unwatched_since.is_some() && (thread.is_ephemeral() || !moves) {
             return self.unload_if_unwatched(id);
         }
         self.enqueue_migration(id);
     }
 
-    /// Puts a thread that is to move behind those that are looked at.
+    /// Adds a thread to the migration queue.
     fn enqueue_migration(&mut self, id: &ThreadId) {
-        let (Some(handover), Some(thread)) = (self.handover.as_mut(), self.threads.get_mut(id)) else {
+        let (Some(handover), Some(thread)) = (self.migration.handover.as_mut(), self.threads.get(id)) else {
             return;
         };
-        if handover.to != thread.server && thread.state == ThreadState::Attached && !thread.is_queued {
-            thread.is_queued = true;
+        if handover.to != thread.server
+            && thread.state == ThreadState::Attached
+            && handover.queued.insert(id.clone())
+        {
             handover.queue.push_back(id.clone());
         }
     }
@@ -138,7 +166,7 @@ impl Hub {
     /// Moves the threads of the migration queue, one at a time.
     pub(super) fn migrate_next(&mut self) {
         loop {
-            let Some(handover) = &mut self.handover else { return };
+            let Some(handover) = &mut self.migration.handover else { return };
             if let Some(id) = &handover.migrating
                 && self.threads.get(id).is_some_and(crate::hub::threads::thread::Thread::is_moving)
             {
@@ -147,8 +175,8 @@ impl Hub {
             handover.migrating = None;
             let Some(id) = handover.queue.pop_front() else { break };
             let to = handover.to;
-            let Some(thread) = self.threads.get_mut(&id) else { continue };
-            thread.is_queued = false;
+            handover.queued.remove(&id);
+            let Some(thread) = self.threads.get(&id) else { continue };
             if thread.server == to || thread.state != ThreadState::Attached {
                 continue;
             }
@@ -167,7 +195,7 @@ impl Hub {
                     continue;
                 }
             }
-            if let Some(handover) = &mut self.handover {
+            if let Some(handover) = &mut self.migration.handover {
                 handover.migrating = Some(id.clone());
             }
             self.start_checks(&id, false);
@@ -175,7 +203,7 @@ impl Hub {
         self.handover_progressed();
     }
 
-    /// A thread cannot move yet; if only time has to pass, it is looked at again then.
+    /// A thread is blocked. If only time has to pass, it is checked again then.
     pub(super) fn set_blocked_on(&mut self, id: &ThreadId, blocked_on: BlockedOn) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.blocked_on = blocked_on;
@@ -200,18 +228,18 @@ impl Hub {
         self.set_timer(MOVE_STUCK_MS, Timer::UnloadTimeout(id.clone()));
     }
 
-    /// Every connection is subscribed to the threads of sub-agents: none may be left when one is to unload.
+    /// Unsubscribes the dedicated connections from a sub-agent's thread: upstream subscribes every connection to it.
     pub(super) fn unsubscribe_dedicated(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
         if !thread.is_child && !matches!(thread.audience, Audience::Everyone { .. }) {
             return;
         }
         let from = thread.server;
-        let own = self.clients.values().filter(|client| client.dedicated.is_open_to(from));
-        let mut own: Vec<_> = own.map(|client| client.id).collect();
-        own.sort_unstable();
+        let connected = self.clients.values().filter(|client| client.dedicated.is_open_to(from));
+        let mut connected: Vec<_> = connected.map(|client| client.id).collect();
+        connected.sort_unstable();
         let params = json!({"threadId": &**id});
-        for client in own {
+        for client in connected {
             self.send_internal(
                 Connection::Dedicated(client, from),
                 InternalRequest::IgnoreResponse,
@@ -221,19 +249,19 @@ impl Hub {
         }
     }
 
-    /// The answer to the unsubscribe of a move.
+    /// The response to the unsubscribe of a migration.
     pub(super) fn on_unload_response(&mut self, id: &ThreadId, result: Option<&str>) {
         let status = result.and_then(|result| text::string(result, "status"));
         match status.as_deref() {
             // `thread/closed` follows.
             Some("unsubscribed") => {}
-            // It was not loaded any more: nothing follows.
+            // It was not loaded any more: no notification follows.
             Some("notLoaded" | "notSubscribed") => self.load_in_successor(id),
             _ => self.reattach_after_failed_unload(id),
         }
     }
 
-    /// A word about a thread from an app-server that does not have it, or is about to lose it.
+    /// A notification about a thread from an app-server that does not have it, or is unloading it.
     pub(super) fn on_event_from_previous_server(&mut self, thread: &str, server: ServerId, method: &str) {
         let Some(known) = self.threads.get(thread) else { return };
         if known.server == server && known.state == ThreadState::Unloading && method == "thread/closed" {
@@ -244,22 +272,22 @@ impl Hub {
 
     fn load_in_successor(&mut self, id: &ThreadId) {
         let suppress_echo_until = self.now + HUSH_MS;
-        let to = self.serving.filter(|to| self.is_up(*to));
+        let to = self.servers.serving().filter(|to| self.is_up(*to));
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Unloading)
         else {
             return;
         };
-        if !thread.is_watched() && !thread.goal_is_suspended {
-            // Nobody asks for it: it is loaded again when somebody does.
-            if let Some(handover) = &mut self.handover {
+        if !thread.is_watched() && !thread.goal.is_suspended() {
+            // It has no viewers: it is loaded when a client resumes it.
+            if let Some(handover) = &mut self.migration.handover {
                 handover.moved += 1;
             }
             self.park_settings(id);
-            self.close_unloaded(id);
+            self.send_thread_closed(id);
             return self.changes.thread_state_changed();
         }
         let Some(to) = to else {
-            // The one that it was to go to is gone meanwhile: the next one loads it.
+            // The successor is gone: the next one loads it.
             thread.state = ThreadState::Orphaned;
             self.changes.thread_state_changed();
             return self.changes.loads_changed();
@@ -291,7 +319,7 @@ impl Hub {
         }
     }
 
-    /// The new app-server has the thread, or says why not.
+    /// The response to the resume in the successor.
     pub(super) fn on_loaded_in_successor(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Loading)
         else {
@@ -301,13 +329,13 @@ impl Hub {
         let Err(error) = outcome else {
             thread.state = ThreadState::Attached;
             thread.busy_until = thread.busy_until.max(now + QUIET_MS);
-            // The echoes come behind the answer, which a slow disk may hold up.
+            // The echoes follow the response, which a slow disk may delay.
             thread.suppress_echo_until = now + HUSH_MS;
             thread.load_attempts = 0;
             (thread.load_refusal, thread.unloaded_from) = (None, None);
             thread.blocked_on = BlockedOn::Nothing;
             let is_alone = !thread.is_watched();
-            if let Some(handover) = &mut self.handover {
+            if let Some(handover) = &mut self.migration.handover {
                 handover.moved += 1;
             }
             self.resume_goal(id);
@@ -315,7 +343,7 @@ impl Hub {
             if is_alone {
                 self.on_no_subscribers(id);
             }
-            // The one that it came to may be leaving as well by now.
+            // Its app-server may be outgoing as well by now.
             self.changes.thread_changed(id);
             return self.changes.thread_state_changed();
         };
@@ -331,34 +359,9 @@ impl Hub {
                 let wait = thread.try_again_after(Refusal::RetrySoon).unwrap_or(AGAIN_AFTER_MS);
                 self.set_timer(wait, Timer::RetryLoad(id.clone()));
             }
-            // Also the thread's own end is taken from the one that had it until now, if that is there.
+            // Whether the thread has ended is decided by the app-server that had it, if that is up.
             refusal => self.roll_back(id, refusal, message_of(error)),
         }
-    }
-
-    /// It was asked to unload and did not: it is subscribed again where it is, and tried later.
-    pub(super) fn on_unload_timeout(&mut self, id: &ThreadId) {
-        match self.threads.get(id).map(|thread| &thread.state) {
-            Some(ThreadState::Unloading) => self.reattach_after_failed_unload(id),
-            // Nothing will come of it: whoever wants it subscribes the shared connection anew.
-            Some(ThreadState::Evicting) => {
-                self.forget_thread(id);
-            }
-            _ => {}
-        }
-    }
-
-    fn reattach_after_failed_unload(&mut self, id: &ThreadId) {
-        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Unloading)
-        else {
-            return;
-        };
-        let connection = thread.connection();
-        thread.blocked_on = BlockedOn::RetryLater;
-        // Until it is known to be loaded and subscribed, nothing reaches it: the unloading may only be late.
-        thread.state = ThreadState::RollingBack;
-        let params = self.resume_params(id);
-        self.send_internal(connection, InternalRequest::RollBack(id.clone()), "thread/resume", &params);
     }
 }
 

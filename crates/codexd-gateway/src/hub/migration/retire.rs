@@ -1,15 +1,17 @@
-//! When an app-server may leave, and what is reported of it.
+//! Retirement of outgoing app-servers, and the reports of a handover.
 
 use crate::hub::event::{
     Action, BlockedOn, BlockedThread, Connection, HandoverReport, HandoverState, Report, ServerId,
 };
-use crate::hub::threads::thread::{Thread, ThreadState};
+use crate::hub::migration::Handover;
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::Thread;
 use crate::hub::upstream::servers::ConnectionState;
 use crate::hub::{Hub, Timer};
 use crate::limits::HANDOVER_REPORT_AFTER_MS;
 
 impl Hub {
-    /// Lets app-servers leave that hold nothing any more: no thread, no connection in use, no request under way.
+    /// Retires outgoing app-servers that hold nothing any more: no thread, no connection in use, no pending request.
     pub(in crate::hub) fn retire_drained_servers(&mut self) {
         let mut outgoing: Vec<ServerId> = (self.servers.iter())
             .filter(|(_, server)| server.is_outgoing && !server.is_retired)
@@ -17,44 +19,42 @@ impl Hub {
             .collect();
         outgoing.sort_unstable();
         for id in outgoing {
-            // While the new one does not answer, the old one serves.
-            let successor_serves = self.serving.is_some_and(|serving| serving != id)
-                || (self.identity.is_none() && self.is_ready());
+            // While the current app-server does not answer, the outgoing one serves.
+            let successor_serves = self.servers.serving().is_some_and(|serving| serving != id)
+                || (!self.identity.is_known() && self.is_ready());
             if !successor_serves || self.holds_anything(id) {
                 continue;
             }
             let Some(server) = self.servers.get_mut(&id) else { continue };
             server.is_retired = true;
             let shared = std::mem::take(&mut server.shared);
-            if self.serving == Some(id) {
-                self.serving = None;
-            }
+            self.servers.stop_serving(id);
             self.orphan_server_requests(Connection::Shared(id));
             if shared != ConnectionState::Closed {
                 self.out.push(Action::Close(Connection::Shared(id)));
             }
             self.out.push(Action::Retire(id));
-            if let Some(handover) = self.handover.as_mut().filter(|handover| handover.from == id) {
+            if let Some(handover) = self.migration.handover.as_mut().filter(|handover| handover.from == id) {
                 handover.state = HandoverState::Completed;
                 self.report_handover();
             }
-            // Others may be waiting to leave still.
+            // Other outgoing app-servers may remain.
             self.changes.servers_changed();
         }
     }
 
     fn holds_anything(&self, id: ServerId) -> bool {
-        // Before it has told what it has loaded, nobody knows.
+        // What it has loaded is unknown until it has reported that.
         let listed = self.servers.get(&id).is_some_and(|server| server.is_listed);
         !listed
             || self.threads.values().any(|thread| thread.server == id || thread.unloaded_from == Some(id))
             || self.clients.values().any(|client| client.dedicated.leads_to(id))
-            || self.pending.values().any(|call| call.connection.server() == id)
+            || self.pending.values().any(|pending| pending.connection.server() == id)
     }
 
     pub(super) fn handover_progressed(&mut self) {
         let has_pending_trial = self.has_pending_trial();
-        let Some(handover) = &mut self.handover else { return };
+        let Some(handover) = &mut self.migration.handover else { return };
         let is_listed = self.servers.get(&handover.from).is_some_and(|server| server.is_listed);
         if handover.state == HandoverState::Moving && is_listed && !has_pending_trial {
             handover.state = HandoverState::Waiting;
@@ -64,7 +64,7 @@ impl Hub {
 
     pub(super) fn report_handover(&mut self) {
         if let Some(mut report) = self.handover_report() {
-            if let Some(handover) = &mut self.handover {
+            if let Some(handover) = &mut self.migration.handover {
                 report.is_news = match handover.state {
                     HandoverState::Moving => !std::mem::replace(&mut handover.has_reported_moving, true),
                     HandoverState::Waiting => {
@@ -79,31 +79,30 @@ impl Hub {
         }
     }
 
-    /// Something happened: a thread may have moved, and what waits may wait for something else by now, or not any more.
+    /// Reports a handover soon: threads may have migrated, or be blocked on something else.
     pub(in crate::hub) fn schedule_handover_report(&mut self) {
-        let continues =
-            |handover: &&mut crate::hub::migration::Handover| handover.state != HandoverState::Completed;
-        let Some(handover) = self.handover.as_mut().filter(continues) else { return };
+        let continues = |handover: &&mut Handover| handover.state != HandoverState::Completed;
+        let Some(handover) = self.migration.handover.as_mut().filter(continues) else { return };
         if !std::mem::replace(&mut handover.report_is_due, true) {
             self.set_timer(HANDOVER_REPORT_AFTER_MS, Timer::HandoverReport);
         }
     }
 
     pub(in crate::hub) fn report_handover_if_changed(&mut self) {
-        let Some(handover) = &mut self.handover else { return };
+        let Some(handover) = &mut self.migration.handover else { return };
         handover.report_is_due = false;
         let state = handover.state;
         let Some(report) = self.handover_report() else { return };
         let now = (report.threads_moved, report.threads_waiting);
         if state != HandoverState::Completed
-            && self.handover.as_ref().is_some_and(|known| known.reported != now)
+            && self.migration.handover.as_ref().is_some_and(|known| known.reported != now)
         {
             self.report_handover();
         }
     }
 
     pub(in crate::hub) fn handover_report(&self) -> Option<HandoverReport> {
-        let handover = self.handover.as_ref()?;
+        let handover = self.migration.handover.as_ref()?;
         let leaves = |id: &ServerId| self.servers.get(id).is_some_and(|server| server.is_outgoing);
         let is_between = |thread: &Thread| thread.unloaded_from.as_ref().is_some_and(leaves);
         let waiting = self.threads.values().filter(|thread| leaves(&thread.server) || is_between(thread));
@@ -112,7 +111,9 @@ impl Hub {
                 thread_id: thread.id.to_string(),
                 blocked_on: match thread.state {
                     // No app-server has it.
-                    ThreadState::Orphaned | ThreadState::Recovering if thread.load_refusal.is_some() => {
+                    ThreadState::Orphaned | ThreadState::Recovering { .. }
+                        if thread.load_refusal.is_some() =>
+                    {
                         BlockedOn::Refused
                     }
                     _ => self.known_blocker(&thread.id).unwrap_or(thread.blocked_on),

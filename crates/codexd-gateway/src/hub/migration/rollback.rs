@@ -1,15 +1,38 @@
-//! A migration that fails: the thread is loaded again where it was. The app-server that it came from stays until the thread
-//! is loaded somewhere.
+//! Rollback of a failed migration: the thread is loaded again on the old app-server, which stays until the thread is
+//! loaded somewhere.
 
-use crate::hub::event::{Action, BlockedOn, Connection, Report, ServerId};
+use crate::hub::event::{Action, BlockedOn, Connection, Report, ServerId, ThreadId};
+use crate::hub::refusal::Refusal;
 use crate::hub::requests::pending::InternalRequest;
-use crate::hub::requests::refusal::Refusal;
-use crate::hub::threads::thread::{ThreadId, ThreadState};
+use crate::hub::threads::state::ThreadState;
 use crate::hub::{Hub, Timer};
 use crate::limits::{HUSH_MS, MOVE_STUCK_MS, QUIET_MS, REFUSED_AGAIN_MAX_MS};
 
 impl Hub {
-    /// The new app-server refuses a thread: the one that had it loads it again, and stays for it.
+    /// A thread was not unloaded in time: it is subscribed again where it is, and retried later.
+    pub(in crate::hub) fn on_unload_timeout(&mut self, id: &ThreadId) {
+        match self.threads.get(id).map(|thread| &thread.state) {
+            Some(ThreadState::Unloading) => self.reattach_after_failed_unload(id),
+            // The next client that resumes it subscribes the shared connection again.
+            Some(ThreadState::Evicting) => self.forget_thread(id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn reattach_after_failed_unload(&mut self, id: &ThreadId) {
+        let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Unloading)
+        else {
+            return;
+        };
+        let connection = thread.connection();
+        thread.blocked_on = BlockedOn::RetryLater;
+        // Nothing reaches it until it is known to be subscribed: the unloading may only be late.
+        thread.state = ThreadState::RollingBack;
+        let params = self.resume_params(id);
+        self.send_internal(connection, InternalRequest::RollBack(id.clone()), "thread/resume", &params);
+    }
+
+    /// The successor refuses a thread: the old app-server loads it again, and stays for it.
     pub(super) fn roll_back(&mut self, id: &ThreadId, refusal: Refusal, message: Box<str>) {
         self.record_refusal(id, message);
         let before = self.threads.get(id).and_then(|thread| thread.unloaded_from);
@@ -28,7 +51,7 @@ impl Hub {
         );
     }
 
-    /// Keeps why a thread is refused, and has it written down if that is news.
+    /// Records why a thread is refused, and reports it if it is new.
     pub(super) fn record_refusal(&mut self, id: &ThreadId, message: Box<str>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         if thread.load_refusal.as_ref() != Some(&message) {
@@ -38,10 +61,9 @@ impl Hub {
         }
     }
 
-    /// Neither app-server loads a thread that was to move. It stays known, and is tried again with backoff until one does,
-    /// unless it has ended.
+    /// Neither app-server loads a migrating thread. It is retried with backoff, unless it has ended.
     fn on_no_server_loads(&mut self, id: &ThreadId, refusal: Refusal) {
-        let to = self.serving;
+        let to = self.servers.serving();
         let Some(thread) = self.threads.get_mut(id) else { return };
         if refusal == Refusal::Gone {
             thread.unloaded_from = None;
@@ -58,7 +80,7 @@ impl Hub {
         self.changes.thread_state_changed();
     }
 
-    /// The app-server that had a thread has loaded it again, or says why not.
+    /// The response to the resume on the old app-server.
     pub(in crate::hub) fn on_rollback_response(&mut self, id: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::RollingBack)
         else {
@@ -87,14 +109,14 @@ impl Hub {
                 self.on_no_server_loads(id, refusal);
             }
             Err(_) => {
-                // Then it is not there any more.
+                // Then it is not loaded there any more.
                 thread.state = ThreadState::Unloading;
                 self.load_in_successor(id);
             }
         }
     }
 
-    /// A thread that the new app-server refuses is loaded again where it was, and is tried again later.
+    /// A thread that the successor refuses is loaded on the old app-server again; the migration is retried later.
     fn on_rolled_back(&mut self, id: &ThreadId) {
         let now = self.now;
         let Some(thread) = self.threads.get_mut(id) else { return };
@@ -106,7 +128,7 @@ impl Hub {
         self.resume_goal(id);
     }
 
-    /// An app-server cannot take back any more what was unloaded from it.
+    /// An app-server cannot load again what was unloaded from it.
     pub(in crate::hub) fn drop_rollback_origin(&mut self, server: ServerId) {
         let between = self.threads.values_mut().filter(|thread| thread.unloaded_from == Some(server));
         between.for_each(|thread| thread.unloaded_from = None);
@@ -114,7 +136,7 @@ impl Hub {
 }
 
 impl crate::hub::threads::thread::Thread {
-    /// Of the two app-servers that may load it, the other one is asked next time.
+    /// Of the two app-servers that may load it, the next attempt uses the other one.
     pub(in crate::hub) fn try_other_server_next(&mut self) {
         if let Some(other) = self.unloaded_from {
             self.unloaded_from = Some(std::mem::replace(&mut self.server, other));

@@ -1,18 +1,19 @@
-//! How turns ended whose app-server was lost: as it stands on disk, told as if it had been heard.
+//! Reconciliation of turns whose app-server was lost: their end is read from disk and sent as upstream would have
+//! sent it.
 
 use codexd_protocol::envelope::{self, Message};
 use serde_json::{Value, json};
 
 use crate::hub::Hub;
-use crate::hub::event::Text;
-use crate::hub::text;
-use crate::hub::threads::thread::{OpenItem, Thread, ThreadId, Turn, fingerprint};
+use crate::hub::event::{Text, ThreadId};
+use crate::hub::text::{self, fingerprint};
+use crate::hub::threads::thread::{OpenItem, Thread, Turn};
 
 const DELTA: &str = "item/agentMessage/delta";
-/// Items that are told after the fact although their beginning was never seen.
+/// Items that are reported although their start was not seen.
 const SENT_AFTER_THE_FACT: [&str; 4] = ["agentMessage", "commandExecution", "fileChange", "mcpToolCall"];
 
-/// Whether a notification belongs to what is told of a turn when it has ended: that was told already.
+/// Whether a notification is about a turn whose end has been reported.
 pub(super) fn is_of(turn: &Turn, text: &str) -> bool {
     let Ok(Message::Notification { method, params }) = envelope::parse(text) else { return false };
     let of_turn = method.starts_with("item/") || matches!(method, "turn/started" | "turn/completed");
@@ -24,31 +25,36 @@ pub(super) fn is_of(turn: &Turn, text: &str) -> bool {
     of_turn && id.is_some_and(|id| *id == *turn.id)
 }
 
+/// A turn in a response to `thread/turns/list`.
+pub(super) fn found_in<'a>(listed: &'a Value, turn: &Turn) -> Option<&'a Value> {
+    listed["data"].as_array()?.iter().find(|listed| listed["id"] == *turn.id)
+}
+
 impl Hub {
-    /// Tells the rest of a turn and gives its `turn/completed`.
+    /// Sends the rest of a turn and returns its `turn/completed`.
     pub(super) fn reconcile_turn(&mut self, id: &ThreadId, turn: &Turn, found: Option<&Value>) -> Text {
         let whole = found.filter(|found| found["status"] != "inProgress" && found["status"] != "interrupted");
-        let mut told: Value = serde_json::from_str(&turn.raw).unwrap_or(Value::Null);
+        let mut reported: Value = serde_json::from_str(&turn.raw).unwrap_or(Value::Null);
         match whole {
             Some(found) => {
                 self.send_missing_items(id, turn, found);
-                told = found.clone();
+                reported = found.clone();
                 let mut answers = found["items"].as_array().into_iter().flatten();
                 let last = answers.rfind(|item| item["type"] == "agentMessage");
-                told["items"] = Value::from_iter(last.cloned());
-                told["itemsView"] = "summary".into();
+                reported["items"] = Value::from_iter(last.cloned());
+                reported["itemsView"] = "summary".into();
             }
             None => {
                 self.send_interrupted_items(id, turn);
                 for member in ["completedAt", "startedAt", "durationMs"] {
                     if let Some(known) = found.and_then(|found| found.get(member)) {
-                        told[member] = known.clone();
+                        reported[member] = known.clone();
                     }
                 }
-                told["status"] = "interrupted".into();
+                reported["status"] = "interrupted".into();
             }
         }
-        if let Some(loss) = &mut self.recovery {
+        if let Some(loss) = &mut self.recovery.loss {
             match whole {
                 Some(_) => loss.completed += 1,
                 None => loss.interrupted += 1,
@@ -57,15 +63,15 @@ impl Hub {
         if let Some(thread) = self.threads.get_mut(id) {
             thread.turn_ended(&turn.id);
         }
-        text::notification("turn/completed", &json!({"threadId": &**id, "turn": told}))
+        text::notification("turn/completed", &json!({"threadId": &**id, "turn": reported}))
     }
 
-    /// A turn ended well, unheard: the missing end of its text, and its items.
+    /// A turn completed unobserved: sends the rest of its text and its items.
     pub(super) fn send_missing_items(&mut self, id: &ThreadId, turn: &Turn, found: &Value) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let mut texts: Vec<(&'static str, Text)> = Vec::new();
         let same = |item: &Value, known: &OpenItem| {
-            // 0.169.0 numbers the items of a turn anew when it reads them from disk: the kind and the text tell.
+            // 0.169.0 assigns other ids to items when it reads a turn from disk: the kind and the text identify them.
             item["id"] == *known.id || is_continued(item, known)
         };
         let now = self.unix_ms;
@@ -93,7 +99,7 @@ impl Hub {
             let began = item["startedAtMs"].as_u64().or(turn_began).unwrap_or(ended);
             let params = |member: &str, at: u64| json!({"threadId": &**id, "turnId": &*turn.id, "item": item, member: at});
             thread
-                .told
+                .delivered
                 .extend(["id", "text"].iter().filter_map(|member| item[*member].as_str()).map(fingerprint));
             if begins {
                 let params = params("startedAtMs", began);
@@ -107,7 +113,7 @@ impl Hub {
         }
     }
 
-    /// A turn was cut: its open items end with what they had.
+    /// A turn was interrupted: its open items end with the text that they have.
     fn send_interrupted_items(&mut self, id: &ThreadId, turn: &Turn) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let (open, others) =
@@ -117,7 +123,7 @@ impl Hub {
         self.send_ended_items(id, &open);
     }
 
-    /// Commands that ran on behind their turn have ended with their app-server.
+    /// Background terminals have ended with their app-server.
     pub(super) fn end_background_terminals(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let ended = |item: &OpenItem| item.background && item.orphaned;
@@ -127,7 +133,7 @@ impl Hub {
         self.send_ended_items(id, &ended);
     }
 
-    /// Reports items as ended whose app-server was lost, with what they had.
+    /// Reports items of a lost app-server as ended, with what they have.
     fn send_ended_items(&mut self, id: &ThreadId, items: &[OpenItem]) {
         for known in items {
             let item = interrupted_item(known, self.unix_ms);
@@ -139,7 +145,7 @@ impl Hub {
     }
 }
 
-/// An item as it stood when its app-server was lost: in the form that upstream gives one that was cut (0.171.0).
+/// An item as its app-server left it, in the form of an item that upstream interrupts (0.171.0).
 fn interrupted_item(known: &OpenItem, now: u64) -> Value {
     let started: Value = serde_json::from_str(&known.started).unwrap_or(Value::Null);
     let mut item = started["params"]["item"].clone();
@@ -156,7 +162,7 @@ fn interrupted_item(known: &OpenItem, now: u64) -> Value {
             item["aggregatedOutput"] = known.output_so_far().into();
         }
     }
-    // Where the release has these members, they stand there as null.
+    // In releases that have these members, they are null.
     if item.get("durationMs").is_some_and(Value::is_null) {
         item["durationMs"] = began.map(|began| now.saturating_sub(began)).into();
     }
@@ -166,17 +172,18 @@ fn interrupted_item(known: &OpenItem, now: u64) -> Value {
     item
 }
 
-/// Whether an item on disk is the one whose text was streamed so far.
+/// Whether an item on disk continues the text that was streamed.
 fn is_continued(item: &Value, known: &OpenItem) -> bool {
     let (Some(whole), Some(partial)) = (item["text"].as_str(), known.text_so_far()) else { return false };
     item["type"] == "agentMessage" && whole.starts_with(partial)
 }
 
 impl Thread {
-    /// Whether an item on disk was told whole before the loss.
+    /// Whether clients received an item on disk before the loss.
     fn was_delivered(&self, item: &Value) -> bool {
-        let by =
-            |member: &str| item[member].as_str().is_some_and(|text| self.told.contains(&fingerprint(text)));
+        let by = |member: &str| {
+            item[member].as_str().is_some_and(|text| self.delivered.contains(&fingerprint(text)))
+        };
         by("id") || by("text")
     }
 }

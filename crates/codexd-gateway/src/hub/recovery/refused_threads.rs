@@ -1,27 +1,29 @@
-//! Threads that an app-server refuses to load for a reason that may heal, such as an invalid config.toml: they are tried
-//! again, with backoff and whenever a client asks. Their viewers stay. What clients ask about them is answered with the
-//! app-server's own refusal. The host is told which threads they are, and why.
+//! Threads that an app-server refuses to load for a recoverable reason, such as an invalid config.toml: retried with
+//! backoff and whenever a client asks. Viewers stay. Requests about such a thread are answered with the app-server's
+//! error. The host receives the list.
 
 use serde_json::{Value, json};
 
-use crate::hub::event::{Action, Connection, RefusedThread, Report};
-use crate::hub::recovery::{InternalRequest, found_in};
-use crate::hub::requests::refusal::{Refusal, message_of};
-use crate::hub::threads::thread::{Thread, ThreadId, ThreadState, Turn};
+use crate::hub::event::{Action, Connection, RefusedThread, Report, ThreadId};
+use crate::hub::recovery::reconciliation::found_in;
+use crate::hub::refusal::{Refusal, message_of};
+use crate::hub::requests::pending::InternalRequest;
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::{Thread, Turn};
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{HASTY_TRIES_MAX, REFUSALS_NAMED_MAX, REFUSALS_TOLD_AFTER_MS};
 
-/// What the host knows of refusals.
+/// The refusals that were reported to the host.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    /// They have changed since, and a timer runs.
+    /// They have changed since, and [`Timer::ReportRefusedThreads`] is set.
     is_due: bool,
-    told: Vec<RefusedThread>,
+    reported: Vec<RefusedThread>,
     count: usize,
 }
 
 impl Hub {
-    /// The app-server that was asked to load a thread again says why it does not.
+    /// An app-server refused to load a lost thread.
     pub(super) fn on_load_refused(&mut self, id: &ThreadId, error: &str) {
         let refusal = Refusal::of(error);
         let Some(thread) = self.threads.get_mut(id) else { return };
@@ -39,7 +41,7 @@ impl Hub {
         self.schedule_refusal_report();
         self.refuse_queued_for_thread(id, error);
         match is_cut {
-            // Its viewers need not wait until it is loaded to be told how its turn ended.
+            // Its viewers learn how its turn ended before it is loaded.
             true => self.request_last_turns(connection, id),
             false => self.retry_recovery(id, refusal),
         }
@@ -50,7 +52,7 @@ impl Hub {
         self.send_internal(connection, InternalRequest::LastTurns(id.clone()), "thread/turns/list", &params);
     }
 
-    /// How the turns ended of a thread that cannot be loaded for now.
+    /// Reports the end of the turns of a thread that cannot be loaded now.
     pub(super) fn end_turns_of_refused(&mut self, id: &ThreadId, listed: Option<&Value>) {
         self.withdraw_server_requests(id, true);
         let Some(thread) = self.threads.get_mut(id) else { return };
@@ -72,7 +74,7 @@ impl Hub {
         self.retry_recovery(id, Refusal::Recoverable);
     }
 
-    /// A thread that was refused is loaded: what kept others from being loaded may be over as well.
+    /// A refused thread is loaded: the cause may be gone for the others too.
     pub(super) fn on_refusal_resolved(&mut self) {
         for thread in self.threads.values_mut().filter(|thread| thread.is_refused()) {
             thread.retry_at = self.now;
@@ -80,15 +82,15 @@ impl Hub {
         self.schedule_refusal_report();
     }
 
-    /// The host is told soon: there may be hundreds at once.
+    /// Reports refusals to the host soon: there may be hundreds at once.
     pub(in crate::hub) fn schedule_refusal_report(&mut self) {
-        if !std::mem::replace(&mut self.refused_threads.is_due, true) {
+        if !std::mem::replace(&mut self.recovery.refused_threads.is_due, true) {
             self.set_timer(REFUSALS_TOLD_AFTER_MS, Timer::ReportRefusedThreads);
         }
     }
 
     pub(in crate::hub) fn report_refused_threads(&mut self) {
-        self.refused_threads.is_due = false;
+        self.recovery.refused_threads.is_due = false;
         let named = |thread: &Thread| {
             let reason = thread.load_refusal.as_ref().map(ToString::to_string).unwrap_or_default();
             RefusedThread { thread_id: thread.id.to_string(), reason }
@@ -98,16 +100,17 @@ impl Hub {
         refused.sort_unstable_by(|one, other| one.thread_id.cmp(&other.thread_id));
         let count = refused.len();
         refused.truncate(REFUSALS_NAMED_MAX);
-        if count != self.refused_threads.count || refused != self.refused_threads.told {
+        if count != self.recovery.refused_threads.count || refused != self.recovery.refused_threads.reported {
             self.out.push(Action::Report(Report::NotLoaded { count, threads: refused.clone() }));
-            (self.refused_threads.count, self.refused_threads.told) = (count, refused);
+            (self.recovery.refused_threads.count, self.recovery.refused_threads.reported) = (count, refused);
         }
     }
 }
 
 impl Thread {
-    /// An app-server refused to load it, for a reason that may heal, and it is not loaded since.
+    /// Whether an app-server refused to load it for a recoverable reason and it has not been loaded since.
     pub(in crate::hub) fn is_refused(&self) -> bool {
-        self.load_refusal.is_some() && matches!(self.state, ThreadState::Orphaned | ThreadState::Recovering)
+        self.load_refusal.is_some()
+            && matches!(self.state, ThreadState::Orphaned | ThreadState::Recovering { .. })
     }
 }

@@ -4,16 +4,16 @@ use codexd_protocol::check::Refusal;
 use codexd_protocol::envelope::{self, INVALID_REQUEST, Message};
 
 use crate::hub::Hub;
-use crate::hub::clients::bounds::{TooMany, too_many};
 use crate::hub::clients::client::{QueuedRequest, Stage};
-use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text};
+use crate::hub::clients::unanswered::{TooMany, too_many};
+use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text, ThreadId};
 use crate::hub::goals::goal_intent;
-use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
 use crate::hub::snapshot;
+use crate::hub::text::SERVER_ERROR;
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{ThreadId, ThreadState};
-use crate::limits::{QUIET_MS, RESUMERS_MAX, UNANSWERED_MAX};
+use crate::hub::threads::state::ThreadState;
+use crate::limits::{QUIET_MS, UNANSWERED_MAX};
 use crate::routes::{self, Route, Special, gates};
 
 /// Result of trying to dispatch a queued request.
@@ -38,8 +38,8 @@ impl Hub {
         }
         let Some(client) = self.clients.get(&id) else { return };
         match checked.message {
-            Message::Response { id: ask, outcome } => {
-                self.on_client_response(id, ask.get(), outcome.is_ok(), text);
+            Message::Response { id: answered, outcome } => {
+                self.on_client_response(id, answered.get(), outcome.is_ok(), text);
             }
             Message::Notification { method: "initialized", .. } => {}
             Message::Notification { .. } => {
@@ -69,10 +69,10 @@ impl Hub {
         let raw = refusal.id.filter(|_| !refusal.is_answer).unwrap_or("null");
         self.send_to_client(id, text::error(raw, refusal.code, &refusal.reason, None));
         if refusal.is_answer
-            && let Some(ask) = refusal.id.filter(|ask| self.server_requests.awaits(id, ask))
+            && let Some(request) = refusal.id.filter(|raw| self.server_requests.awaits(id, raw))
         {
-            let (ask, reason) = (ask.to_owned(), refusal.reason.clone());
-            self.out.push(Action::Report(Report::AnswerRefused { client: id, request: ask, reason }));
+            let (request, reason) = (request.to_owned(), refusal.reason.clone());
+            self.out.push(Action::Report(Report::AnswerRefused { client: id, request, reason }));
         }
     }
 
@@ -180,7 +180,8 @@ impl Hub {
                 let of = |stream: &&crate::hub::clients::replayed_settings::EventStream| {
                     stream.owner == id && names.is_stream(&stream.name)
                 };
-                let thread = self.event_streams.iter().find(of).map(|stream| stream.thread().clone());
+                let thread =
+                    self.replayed.event_streams().iter().find(of).map(|stream| stream.thread().clone());
                 let sent = self.send_shared(id, method, thread.as_deref(), raw, text);
                 if matches!(sent, DispatchOutcome::Done) {
                     self.remove_event_stream(id, text);
@@ -222,12 +223,12 @@ impl Hub {
         if known.is_none() && thread.is_some() && self.is_listing() {
             return DispatchOutcome::BlockedByKey;
         }
-        let Some(server) = known.map(|thread| thread.server).or(self.serving) else {
+        let Some(server) = known.map(|thread| thread.server).or(self.servers.serving()) else {
             return DispatchOutcome::Blocked;
         };
         let starts = routes::starts_turn(method);
         let draining = self.servers.get(&server).is_some_and(|server| server.is_draining);
-        let is_full = self.is_full(Connection::Shared(server));
+        let is_full = self.back_pressure.is_full(Connection::Shared(server));
         if is_full || !self.is_up(server) || (draining && (starts || method == "thread/start")) {
             return DispatchOutcome::BlockedByKey;
         }
@@ -259,17 +260,11 @@ impl Hub {
                 _ => {}
             }
         }
-        if asks_for_turns(method, text) {
-            self.notice_recipients.push_back(id);
-            // Older app-servers send no notice.
-            if self.notice_recipients.len() > RESUMERS_MAX {
-                self.notice_recipients.pop_front();
-            }
-        }
-        if let Some(word) = goal_intent(method, text)
+        self.deprecation_notices.request_sent(id, method, text);
+        if let Some(intent) = goal_intent(method, text)
             && let Some(thread) = &thread
         {
-            self.on_goal_request(thread, self.next_request_id, word);
+            self.on_goal_request(thread, self.pending.next_id(), intent);
         }
         let number = self.send(Connection::Shared(server), id, kind, thread, raw, text);
         self.answer_is_due(number, method);
@@ -287,7 +282,7 @@ impl Hub {
         raw: &str,
         text: &Text,
     ) -> u64 {
-        let upstream = self.take_request_id();
+        let upstream = self.pending.take_id();
         let spliced = text::splice(text, raw, &upstream.to_string());
         self.send_spliced(upstream, connection, client, kind, thread, raw, text, spliced);
         upstream
@@ -307,7 +302,7 @@ impl Hub {
         spliced: Text,
     ) {
         if let Some(thread) = &thread {
-            self.add_pending_of_thread(thread, 1);
+            self.pending.add_of_thread(thread);
         }
         let origin =
             Origin::Client { client, id: raw.into(), kind, thread: thread.clone(), text: text.clone() };
@@ -316,7 +311,7 @@ impl Hub {
             PendingRequest { connection, origin, has_permit: true, is_truncated: false, overdue_at: None },
         );
         self.acquire_permit(client, upstream);
-        self.sent_bytes += spliced.len();
+        self.back_pressure.sent(spliced.len());
         self.count_unanswered(client, text.len());
         let changes_goal = self.goals.changes_goal(upstream);
         self.send_about_thread(connection, thread.as_ref(), changes_goal, spliced);
@@ -331,18 +326,4 @@ fn positional(method: &str) -> String {
 /// Whether a request lists threads with status, which an app-server knows of its own threads only.
 pub(in crate::hub) fn lists_threads(method: &str) -> bool {
     routes::methods::kind(method) == RequestKind::ThreadList
-}
-
-/// Whether a request asks for full turns, for which 0.169.0 sends a deprecation notice before it answers.
-pub(in crate::hub) fn asks_for_turns(method: &str, request: &str) -> bool {
-    let says = |name: &str| {
-        text::member(request, "params")
-            .and_then(|params| text::member(params.get(), name))
-            .is_some_and(|flag| flag.get() == "true")
-    };
-    match method {
-        "thread/resume" | "thread/fork" => !says("excludeTurns"),
-        "thread/read" => says("includeTurns"),
-        _ => false,
-    }
 }

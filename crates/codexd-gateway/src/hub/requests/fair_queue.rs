@@ -3,8 +3,10 @@
 //! App-server 0.169.0 has one queue of 128 for all connections and refuses what does not fit. The queue empties
 //! quickly, however long the requests then take, so a permit is released with the response or after [`SLOT_MAX_MS`].
 
+use std::collections::VecDeque;
+
 use crate::hub::clients::client::QueuedRequest;
-use crate::hub::event::{ClientId, Text};
+use crate::hub::event::{ClientId, Now};
 use crate::hub::requests::dispatch::DispatchOutcome;
 use crate::hub::requests::ordering::OrderingKey;
 use crate::hub::requests::pending::Origin;
@@ -15,8 +17,47 @@ use crate::limits::{
 };
 use codexd_protocol::envelope::{self, Message};
 
-/// Error code of a failure that the request did not cause.
-pub(in crate::hub) const SERVER_ERROR: i64 = -32000;
+/// The clients that wait their turn, and the permits that are taken.
+#[derive(Debug, Default)]
+pub struct FairQueue {
+    /// Clients with queued requests, in scheduling order.
+    run_queue: VecDeque<ClientId>,
+    /// Clients in `run_queue` whose queue timeout is not set yet.
+    without_deadline: Vec<ClientId>,
+    /// Expiry time and request id of each in-flight permit.
+    permits: VecDeque<(Now, u64)>,
+    in_flight: usize,
+    /// Upstream reported overload: until then nothing is dispatched.
+    overloaded_until: Now,
+    /// Clients that may be read from again.
+    readable: Vec<ClientId>,
+}
+
+impl FairQueue {
+    /// Dispatches nothing until then: upstream reported overload.
+    pub fn pause_until(&mut self, at: Now) {
+        self.overloaded_until = at;
+    }
+
+    pub fn paused_until(&self) -> Now {
+        self.overloaded_until
+    }
+
+    /// Number of clients with queued requests.
+    pub fn clients_waiting(&self) -> usize {
+        self.run_queue.len()
+    }
+
+    /// Number of permits that are taken.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Takes the clients that may be read from again since the last call.
+    pub fn take_readable(&mut self, readable: &mut Vec<ClientId>) {
+        readable.append(&mut self.readable);
+    }
+}
 
 impl Hub {
     /// Adds a client with queued requests to the run queue.
@@ -27,8 +68,8 @@ impl Hub {
         client.is_paused |= full;
         if !client.queued.is_empty() && !client.is_in_run_queue {
             client.is_in_run_queue = true;
-            self.run_queue.push_back(id);
-            self.without_deadline.push(id);
+            self.queue.run_queue.push_back(id);
+            self.queue.without_deadline.push(id);
         }
     }
 
@@ -36,7 +77,7 @@ impl Hub {
     pub(in crate::hub) fn schedule(&mut self) {
         self.dispatch_queued();
         // Every request that is still queued has a deadline.
-        while let Some(id) = self.without_deadline.pop() {
+        while let Some(id) = self.queue.without_deadline.pop() {
             if let Some(client) = self.clients.get_mut(&id)
                 && client.is_in_run_queue
                 && !client.has_queue_timer
@@ -49,18 +90,18 @@ impl Hub {
 
     fn dispatch_queued(&mut self) {
         let mut idle_turns = 0;
-        let may_send = self.serving.is_some() && self.now >= self.overloaded_until;
-        while may_send && idle_turns < self.run_queue.len() && self.in_flight < SLOTS_MAX {
+        let may_send = self.servers.serving().is_some() && self.now >= self.queue.overloaded_until;
+        while may_send && idle_turns < self.queue.run_queue.len() && self.queue.in_flight < SLOTS_MAX {
             if self.has_sent_enough() {
                 break;
             }
-            let Some(id) = self.run_queue.pop_front() else { break };
+            let Some(id) = self.queue.run_queue.pop_front() else { break };
             let sent = self.dispatch_next(id);
             let Some(client) = self.clients.get_mut(&id) else { continue };
             if client.queued.is_empty() {
                 client.is_in_run_queue = false;
             } else {
-                self.run_queue.push_back(id);
+                self.queue.run_queue.push_back(id);
                 idle_turns += usize::from(!sent);
             }
             if sent {
@@ -71,12 +112,12 @@ impl Hub {
 
     /// Dispatches the first request of a client that is not blocked. Returns whether there was one.
     fn dispatch_next(&mut self, id: ClientId) -> bool {
-        let mut held: Vec<OrderingKey> = Vec::new();
+        let mut blocked: Vec<OrderingKey> = Vec::new();
         let mut at = 0;
         loop {
             let Some(client) = self.clients.get_mut(&id) else { return false };
             let Some(waiting) = client.queued.get_mut(at) else { return false };
-            if held.iter().any(|earlier| waiting.lane().is_behind(earlier)) {
+            if blocked.iter().any(|earlier| waiting.key().is_behind(earlier)) {
                 at += 1;
                 continue;
             }
@@ -87,7 +128,7 @@ impl Hub {
                 return true;
             }
             if let DispatchOutcome::BlockedByKey = dispatched {
-                held.push(waiting.lane().clone());
+                blocked.push(waiting.key().clone());
             }
             let Some(client) = self.clients.get_mut(&id) else { return false };
             client.queued.insert(at, waiting);
@@ -110,51 +151,51 @@ impl Hub {
             && client.queued_bytes < WAITING_BYTES_MAX
         {
             client.is_paused = false;
-            self.readable.push(id);
+            self.queue.readable.push(id);
         }
     }
 
     pub(in crate::hub) fn has_permit_for(&self, id: ClientId) -> bool {
-        self.in_flight < SLOTS_MAX
+        self.queue.in_flight < SLOTS_MAX
             && self.clients.get(&id).is_some_and(|client| client.in_flight < SLOTS_PER_CLIENT_MAX)
     }
 
-    pub(in crate::hub) fn acquire_permit(&mut self, id: ClientId, call: u64) {
-        self.in_flight += 1;
+    pub(in crate::hub) fn acquire_permit(&mut self, id: ClientId, request: u64) {
+        self.queue.in_flight += 1;
         if let Some(client) = self.clients.get_mut(&id) {
             client.in_flight += 1;
         }
-        if self.permits.is_empty() {
+        if self.queue.permits.is_empty() {
             self.set_timer(SLOT_MAX_MS, Timer::ReleasePermits);
         }
-        self.permits.push_back((self.now + SLOT_MAX_MS, call));
+        self.queue.permits.push_back((self.now + SLOT_MAX_MS, request));
     }
 
     pub(in crate::hub) fn release_permit(&mut self, id: ClientId) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.queue.in_flight = self.queue.in_flight.saturating_sub(1);
         if let Some(client) = self.clients.get_mut(&id) {
             client.in_flight = client.in_flight.saturating_sub(1);
         }
     }
 
     pub(in crate::hub) fn release_expired_permits(&mut self) {
-        while let Some(&(at, id)) = self.permits.front() {
-            let call = self.pending.get_mut(&id).filter(|call| call.has_permit);
-            match call {
+        while let Some(&(at, id)) = self.queue.permits.front() {
+            let pending = self.pending.get_mut(id).filter(|pending| pending.has_permit);
+            match pending {
                 Some(_) if at > self.now => {
                     let wait = at.since_ms(self.now);
                     return self.set_timer(wait, Timer::ReleasePermits);
                 }
-                Some(call) => {
-                    call.has_permit = false;
-                    call.shorten();
-                    if let Origin::Client { client, .. } = call.origin {
+                Some(pending) => {
+                    pending.has_permit = false;
+                    pending.shorten();
+                    if let Origin::Client { client, .. } = pending.origin {
                         self.release_permit(client);
                     }
                 }
                 None => {}
             }
-            self.permits.pop_front();
+            self.queue.permits.pop_front();
         }
     }
 
@@ -172,7 +213,7 @@ impl Hub {
         }
         for each in due {
             if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
-                self.send_to_client(id, unavailable(raw.get()));
+                self.send_to_client(id, text::unavailable(raw.get()));
             }
             self.on_dequeued(id, each.text.len());
         }
@@ -183,11 +224,11 @@ impl Hub {
     pub(in crate::hub) fn refuse_queued_for_thread(&mut self, thread: &str, error: &str) {
         let mut clients: Vec<ClientId> = self.clients.keys().copied().collect();
         clients.sort_unstable();
-        let lane = OrderingKey::Thread(thread.into());
+        let key = OrderingKey::Thread(thread.into());
         for id in clients {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             let (due, wait): (Vec<QueuedRequest>, _) =
-                client.queued.drain(..).partition(|waiting| waiting.is_refused_with(&lane));
+                client.queued.drain(..).partition(|waiting| waiting.is_refused_with(&key));
             client.queued = wait.into();
             for each in due {
                 if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
@@ -208,20 +249,13 @@ impl Hub {
         if let Some(client) = self.clients.get_mut(&id) {
             client.queued = wait.into();
         }
-        let said = text::string(error, "message").unwrap_or_default();
-        let message = format!("the app-server refused a connection for this client's own requests: {said}");
+        let reason = text::string(error, "message").unwrap_or_default();
+        let message = format!("the app-server refused a connection for this client's own requests: {reason}");
         for each in due {
             if let Ok(Message::Request { id: raw, .. }) = envelope::parse(&each.text) {
-                self.send_to_client(id, text::error(raw.get(), SERVER_ERROR, &message, None));
+                self.send_to_client(id, text::error(raw.get(), text::SERVER_ERROR, &message, None));
             }
             self.on_dequeued(id, each.text.len());
         }
     }
-}
-
-/// The response to a request that timed out in the queue.
-pub(in crate::hub) fn unavailable(raw_id: &str) -> Text {
-    let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
-    let message = format!("no app-server has answered for {} s; try again", HELD_MAX_MS / 1_000);
-    text::error(raw_id, SERVER_ERROR, &message, Some(&data))
 }

@@ -7,13 +7,13 @@
 //! one with `appServerUnavailable`.
 
 pub(super) mod back_pressure;
+pub(super) mod deprecation_notices;
 pub(super) mod dispatch;
 pub(super) mod fair_queue;
 pub(super) mod internal_requests;
 pub(super) mod ordering;
 pub(super) mod overdue;
 pub(super) mod pending;
-pub(super) mod refusal;
 pub(super) mod request_ids;
 pub(super) mod responses;
 pub(super) mod server_requests;

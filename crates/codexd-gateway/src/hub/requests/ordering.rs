@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn only_what_is_about_the_same_thread_waits_behind_it() {
         let thread = |id: &str| OrderingKey::Thread(id.into());
-        for (text, lane) in [
+        for (text, key) in [
             (r#"{"id":1,"method":"turn/start","params":{"threadId":"a"}}"#, thread("a")),
             (r#"{"id":1,"method":"thread/unsubscribe","params":{"threadId":"a"}}"#, thread("a")),
             (r#"{"id":1,"method":"app/list","params":{"threadId":"b"}}"#, thread("b")),
@@ -67,7 +67,7 @@ mod tests {
                 OrderingKey::Last,
             ),
         ] {
-            assert_eq!(OrderingKey::of(text), lane, "{text}");
+            assert_eq!(OrderingKey::of(text), key, "{text}");
         }
         assert!(thread("a").is_behind(&thread("a")) && !thread("a").is_behind(&thread("b")));
         assert!(

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::hub::event::{Action, Connection, Report};
 use crate::hub::goals::RequestFate;
-use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
+use crate::hub::text::SERVER_ERROR;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::OVERDUE_LOOK_MS;
 use crate::routes;
@@ -15,17 +15,21 @@ impl Hub {
     /// Starts the timeout of a request.
     pub(in crate::hub) fn answer_is_due(&mut self, number: u64, method: &str) {
         let Some(within_ms) = routes::answer_within_ms(method) else { return };
-        let Some(call) = self.pending.get_mut(&number) else { return };
-        call.overdue_at = Some(self.now + within_ms);
-        if !std::mem::replace(&mut self.has_overdue_timer, true) {
+        let Some(pending) = self.pending.get_mut(number) else { return };
+        pending.overdue_at = Some(self.now + within_ms);
+        if self.pending.needs_overdue_timer() {
             self.set_timer(OVERDUE_LOOK_MS, Timer::Overdue);
         }
     }
 
     pub(in crate::hub) fn answer_overdue_requests(&mut self) {
-        let is_overdue = |call: &PendingRequest| call.overdue_at.is_some_and(|at| at <= self.now);
-        let mut due: Vec<u64> =
-            self.pending.iter().filter(|(_, call)| is_overdue(call)).map(|(&number, _)| number).collect();
+        let is_overdue = |pending: &PendingRequest| pending.overdue_at.is_some_and(|at| at <= self.now);
+        let mut due: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| is_overdue(pending))
+            .map(|(number, _)| number)
+            .collect();
         due.sort_unstable();
         let mut methods: Vec<String> = Vec::new();
         for number in due {
@@ -38,20 +42,22 @@ impl Hub {
             self.out.push(Action::Report(Report::Unanswered { count, methods }));
             self.changes.holding_released();
         }
-        self.has_overdue_timer = self.pending.values().any(|call| call.overdue_at.is_some());
-        if self.has_overdue_timer {
+        self.pending.overdue_timer_reached();
+        if self.pending.values().any(|pending| pending.overdue_at.is_some())
+            && self.pending.needs_overdue_timer()
+        {
             self.set_timer(OVERDUE_LOOK_MS, Timer::Overdue);
         }
     }
 
     /// Answers a client's request with a timeout error. Returns the method.
     fn give_up_request(&mut self, number: u64) -> Option<String> {
-        let PendingRequest { connection, origin, has_permit, .. } = self.pending.remove(&number)?;
+        let PendingRequest { connection, origin, has_permit, .. } = self.pending.remove(number)?;
         let Origin::Client { client, id, kind, thread, text: request } = origin else { return None };
         if has_permit {
             self.release_permit(client);
         }
-        self.cancel_deprecation_notice(client, &request);
+        self.deprecation_notices.request_done(client, &request);
         if kind == RequestKind::EventStream {
             self.remove_event_stream(client, &request);
         }
@@ -68,7 +74,7 @@ impl Hub {
             self.on_thread_request_done(&thread);
         }
         if let Connection::Dedicated(client, _) = connection {
-            self.close_drained(client);
+            self.changes.dedicated_released(client);
         }
         Some(method)
     }

@@ -1,10 +1,110 @@
 //! Requests that were sent upstream and are unanswered.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::hub::event::{ClientId, Connection, Now, ServerId, Text};
-use crate::hub::migration::Profile;
-use crate::hub::threads::thread::ThreadId;
+use crate::hub::event::{ClientId, Connection, Now, ServerId, Text, ThreadId};
+use crate::hub::threads::profile::Profile;
+
+/// All unanswered requests.
+#[derive(Debug, Default)]
+pub struct PendingRequests {
+    requests: HashMap<u64, PendingRequest>,
+    last_id: u64,
+    /// Number of unanswered requests per thread. Some of these threads are not in the thread table yet.
+    per_thread: HashMap<ThreadId, u32>,
+    /// Whether [`Timer::Overdue`](crate::hub::Timer) is set.
+    has_overdue_timer: bool,
+}
+
+impl PendingRequests {
+    /// The id of the next request.
+    pub fn next_id(&self) -> u64 {
+        self.last_id + 1
+    }
+
+    pub fn take_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub fn insert(&mut self, id: u64, request: PendingRequest) {
+        self.requests.insert(id, request);
+    }
+
+    pub fn remove(&mut self, id: u64) -> Option<PendingRequest> {
+        self.requests.remove(&id)
+    }
+
+    pub fn get(&self, id: u64) -> Option<&PendingRequest> {
+        self.requests.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: u64) -> Option<&mut PendingRequest> {
+        self.requests.get_mut(&id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &PendingRequest)> {
+        self.requests.iter().map(|(&id, request)| (id, request))
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &PendingRequest> {
+        self.requests.values()
+    }
+
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut PendingRequest> {
+        self.requests.values_mut()
+    }
+
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty() && self.per_thread.is_empty()
+    }
+
+    /// Ids of the requests over a connection, oldest first.
+    pub fn over(&self, connection: Connection) -> Vec<u64> {
+        let over = self.iter().filter(|(_, request)| request.connection == connection);
+        let mut ids: Vec<u64> = over.map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// A request about a thread is pending.
+    pub fn add_of_thread(&mut self, thread: &ThreadId) {
+        *self.per_thread.entry(thread.clone()).or_default() += 1;
+    }
+
+    /// A request about a thread is no longer pending. Returns whether it was the last one.
+    pub fn thread_request_done(&mut self, thread: &ThreadId) -> bool {
+        let Some(count) = self.per_thread.get_mut(thread) else { return false };
+        *count = count.saturating_sub(1);
+        let was_last = *count == 0;
+        if was_last {
+            self.per_thread.remove(thread);
+        }
+        was_last
+    }
+
+    /// Number of pending requests about a thread.
+    pub fn count_of_thread(&self, thread: &str) -> u32 {
+        self.per_thread.get(thread).copied().unwrap_or_default()
+    }
+
+    /// Whether requests about a thread are pending.
+    pub fn concern(&self, thread: &str) -> bool {
+        self.per_thread.contains_key(thread)
+    }
+
+    /// Whether [`Timer::Overdue`](crate::hub::Timer) has to be set. From then on it is.
+    pub fn needs_overdue_timer(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_overdue_timer, true)
+    }
+
+    /// [`Timer::Overdue`](crate::hub::Timer) was reached.
+    pub fn overdue_timer_reached(&mut self) {
+        self.has_overdue_timer = false;
+    }
+}
 
 /// One unanswered request.
 #[derive(Clone, Debug)]
@@ -70,7 +170,7 @@ pub enum InternalRequest {
     /// Which turn is running in an attached thread.
     RunningTurn(ThreadId),
     /// One part of the process-wide state.
-    ProcessState(crate::hub::upstream::process_state::Part),
+    ProcessState(Part),
     /// Restore the environments that the thread had before it moved.
     RestoreEnvironments(ThreadId),
     /// Whether the configuration loads in the successor, for threads of one folder and provider.
@@ -115,4 +215,17 @@ impl InternalRequest {
             | InternalRequest::Lineage { thread, .. } => Some(thread),
         }
     }
+}
+
+/// One part of the process-wide state of an app-server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    /// Who is logged in.
+    Account,
+    /// How.
+    AuthMode,
+    /// The sign-in of the model provider's gateway; 0.131.0 does not know it.
+    GatewayOAuth,
+    /// The skills that are found without a thread.
+    Skills,
 }

@@ -28,20 +28,20 @@ impl Hub {
         let (Some(named), Some(parsed)) = (named, parsed) else {
             return self.send_dedicated(id, method, raw, text, params);
         };
-        let known = self.pending.iter().filter_map(|(number, call)| match &call.origin {
+        let known = self.pending.iter().filter_map(|(number, pending)| match &pending.origin {
             Origin::Client { client, id: known, .. } if *client == id => (serde_json::from_str(known).ok()
                 == Some(parsed.clone()))
-            .then_some((*number, call.connection)),
+            .then_some((number, pending.connection)),
             _ => None,
         });
         let (number, connection) = match known.max() {
             Some(known) => known,
             None => match self.dedicated_connection(id) {
-                Some(connection) => (self.take_request_id(), connection),
+                Some(connection) => (self.pending.take_id(), connection),
                 None => return DispatchOutcome::Blocked,
             },
         };
-        let upstream = self.take_request_id();
+        let upstream = self.pending.take_id();
         let (number, own) = (number.to_string(), upstream.to_string());
         let spliced = text::splice_all(text, [(raw, own.as_str()), (named, number.as_str())]);
         self.send_spliced(upstream, connection, id, RequestKind::Plain, None, raw, text, spliced);
@@ -59,9 +59,9 @@ impl Hub {
         text: &Text,
     ) {
         let Some(named) = request_id(method, params) else { return };
-        let call = named.parse().ok().and_then(|number: u64| self.pending.get(&number));
+        let pending = named.parse().ok().and_then(|number: u64| self.pending.get(number));
         let Some(Origin::Client { client, id, .. }) =
-            call.filter(|call| call.connection == connection).map(|call| &call.origin)
+            pending.filter(|pending| pending.connection == connection).map(|pending| &pending.origin)
         else {
             return;
         };

@@ -4,18 +4,16 @@ use codexd_protocol::envelope::{self, Message};
 use serde_json::value::RawValue;
 
 use crate::hub::clients::client::QueuedRequest;
-use crate::hub::event::{ClientId, Connection, ServerId, Text};
+use crate::hub::event::{ClientId, Connection, ServerId, Text, ThreadId};
 use crate::hub::goals::RequestFate;
-use crate::hub::requests::dispatch::asks_for_turns;
+use crate::hub::refusal::is_draining;
 use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
-use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState, Viewer};
+use crate::hub::text;
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::{Audience, Thread, Viewer};
 use crate::hub::{Hub, Timer};
 use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
 use codexd_protocol::methods::ResourceKind;
-
-/// The reason with which a draining app-server refuses new work (0.169.0).
-const DRAINING: &str = "serverShuttingDown";
 
 impl Hub {
     pub(in crate::hub) fn on_connection_message(&mut self, connection: Connection, text: &Text) {
@@ -43,38 +41,38 @@ impl Hub {
         text: &Text,
     ) {
         let Some(number) = id.get().parse().ok() else { return };
-        let Some(call) = self.pending.remove(&number) else { return };
-        if call.connection != connection {
-            self.pending.insert(number, call);
+        let Some(pending) = self.pending.remove(number) else { return };
+        if pending.connection != connection {
+            self.pending.insert(number, pending);
             return;
         }
-        let PendingRequest { origin, has_permit, is_truncated, .. } = call;
+        let PendingRequest { origin, has_permit, is_truncated, .. } = pending;
         match origin {
-            Origin::Internal(errand) => self.on_internal_response(connection, errand, outcome),
+            Origin::Internal(request) => self.on_internal_response(connection, request, outcome),
             Origin::Client { client, id: raw, kind, thread, text: request } => {
                 if has_permit {
                     self.release_permit(client);
                 }
-                self.cancel_deprecation_notice(client, &request);
+                self.deprecation_notices.request_done(client, &request);
                 let mut fate = if outcome.is_ok() { RequestFate::Accepted } else { RequestFate::Refused };
                 let is_unseen = self.was_refused_unseen(connection.server(), outcome) && !is_truncated;
                 if is_unseen && self.clients.contains_key(&client) {
                     fate = RequestFate::Requeued;
                     self.requeue_first(client, request, connection.server(), number);
                 } else {
-                    let told = match kind {
+                    let response = match kind {
                         RequestKind::Goal => self.hide_suspension(thread.as_ref(), text),
                         RequestKind::LoadedList | RequestKind::ThreadList => {
                             self.completed_list(connection.server(), kind, text, &request)
                         }
                         _ => text.clone(),
                     };
-                    let told = match text::member(&told, "id") {
-                        Some(id) => text::splice(&told, id.get(), &raw),
-                        None => told,
+                    let response = match text::member(&response, "id") {
+                        Some(id) => text::splice(&response, id.get(), &raw),
+                        None => response,
                     };
                     self.record_response(connection, client, kind, &request, outcome);
-                    self.deliver_response(connection, client, kind, thread.as_ref(), outcome, told);
+                    self.deliver_response(connection, client, kind, thread.as_ref(), outcome, response);
                     if let Ok(result) = outcome {
                         self.on_settings_response(connection.server(), client, kind, &request, result.get());
                     }
@@ -90,23 +88,9 @@ impl Hub {
         self.changes.requests_changed();
         if self.servers.get(&connection.server()).is_some_and(|server| server.is_outgoing) {
             if let Connection::Dedicated(client, _) = connection {
-                self.close_drained(client);
+                self.changes.dedicated_released(client);
             }
             self.changes.holding_released();
-        }
-    }
-
-    /// Upstream sends its deprecation notice before the response: none follows.
-    pub(in crate::hub) fn cancel_deprecation_notice(&mut self, client: ClientId, request: &str) {
-        if self.notice_recipients.is_empty() {
-            return;
-        }
-        let asked = match envelope::parse(request) {
-            Ok(Message::Request { method, .. }) => asks_for_turns(method, request),
-            _ => false,
-        };
-        if asked && let Some(at) = self.notice_recipients.iter().position(|waiting| *waiting == client) {
-            self.notice_recipients.remove(at);
         }
     }
 
@@ -121,7 +105,7 @@ impl Hub {
         let overloaded = code.is_some_and(|code| code.get().parse() == Ok(envelope::OVERLOADED));
         if overloaded {
             // A busy machine empties upstream's queue more slowly than permits expire.
-            self.overloaded_until = self.now + OVERLOADED_PAUSE_MS;
+            self.queue.pause_until(self.now + OVERLOADED_PAUSE_MS);
             self.set_timer(OVERLOADED_PAUSE_MS, Timer::ReleasePermits);
         }
         draining || overloaded
@@ -163,20 +147,20 @@ impl Hub {
         kind: RequestKind,
         thread: Option<&ThreadId>,
         outcome: Result<&RawValue, &RawValue>,
-        told: Text,
+        response: Text,
     ) {
         let result = outcome.ok().map(RawValue::get);
         match (kind, result) {
             (RequestKind::NewThread | RequestKind::Resume, Some(result)) => {
                 let joined = self.on_loaded_by_client(connection.server(), client, result, kind);
-                self.send_to_client(client, told);
+                self.send_to_client(client, response);
                 let Some((loaded, is_new)) = joined else { return };
                 if kind == RequestKind::Resume {
                     self.catch_up(client, &loaded, is_new);
                     self.update_recipients(&loaded);
                     self.adopt_suspended_goal(&loaded);
                 }
-                if self.handover.is_some() {
+                if self.migration.is_under_way() {
                     self.changes.thread_changed(&loaded);
                 }
             }
@@ -192,22 +176,22 @@ impl Hub {
                         thread.turn_began(&turn_id, turn.get());
                     }
                 }
-                self.send_to_client(client, told);
+                self.send_to_client(client, response);
             }
             (RequestKind::Interrupt, Some(_)) => {
                 if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
-                    thread.is_interrupted = true;
+                    thread.goal.interrupt();
                 }
                 self.changes.goals_changed();
-                self.send_to_client(client, told);
+                self.send_to_client(client, response);
             }
             (RequestKind::Unsubscribe, Some(_)) => {
                 if let Some(thread) = thread {
                     self.remove_viewer(thread, client);
                 }
-                self.send_to_client(client, told);
+                self.send_to_client(client, response);
             }
-            _ => self.send_to_client(client, told),
+            _ => self.send_to_client(client, response),
         }
     }
 
@@ -223,12 +207,12 @@ impl Hub {
         let id: ThreadId = text::string(thread, "id")?.as_ref().into();
         let viewer = self.viewer(client);
         let now = self.now;
-        let rests = |known: &Thread| known.state == ThreadState::Attached && !known.goal_is_active;
-        let is_joined = kind == RequestKind::Resume && self.threads.get(&id).is_some_and(rests);
-        let known = self.threads.entry(id.clone());
-        let known = known.or_insert_with(|| Thread::new(id.clone(), server, Audience::Viewers(Vec::new())));
+        let is_idle = |known: &Thread| known.state == ThreadState::Attached && !known.goal.is_active();
+        let is_joined = kind == RequestKind::Resume && self.threads.get(&id).is_some_and(is_idle);
+        let new = || Thread::new(id.clone(), server, Audience::Viewers(Vec::new()));
+        let known = self.threads.get_or_insert_with(&id, new);
+        known.residency.resumed();
         known.describe(thread);
-        known.is_unresumable = false;
         // An active goal starts turns. Without one, a resume starts nothing, however often it is repeated.
         if !is_joined {
             known.busy_until = known.busy_until.max(now + QUIET_MS);
@@ -307,16 +291,10 @@ impl Hub {
     }
 
     /// Drops the pending requests of a connection whose client has disconnected.
-    pub(in crate::hub) fn forget_calls(&mut self, connection: Connection) {
-        let gone: Vec<u64> = self
-            .pending
-            .iter()
-            .filter(|(_, call)| call.connection == connection)
-            .map(|(&id, _)| id)
-            .collect();
-        for id in gone {
+    pub(in crate::hub) fn forget_pending_requests(&mut self, connection: Connection) {
+        for id in self.pending.over(connection) {
             let Some(PendingRequest { origin: Origin::Client { client, thread, .. }, has_permit, .. }) =
-                self.pending.remove(&id)
+                self.pending.remove(id)
             else {
                 continue;
             };
@@ -338,7 +316,7 @@ impl Thread {
         }
         self.apply_profile(raw);
         if let Some(ephemeral) = text::member(raw, "ephemeral") {
-            self.is_ephemeral = ephemeral.get() == "true";
+            self.residency.describe(ephemeral.get() == "true");
         }
         if let Some(status) = text::member(raw, "status") {
             self.status = status.get().into();
@@ -348,15 +326,4 @@ impl Thread {
         self.is_child |= text::member(raw, "source")
             .is_some_and(|source| text::member(source.get(), "subAgent").is_some());
     }
-}
-
-/// Whether an error comes from a draining app-server.
-pub(in crate::hub) fn is_draining(error: &str) -> bool {
-    let reason = text::member(error, "data").and_then(|data| text::string(data.get(), "reason"));
-    reason.is_some_and(|reason| reason == DRAINING)
-}
-
-/// The thread that parameters name.
-pub(in crate::hub) fn thread_of(params: Option<&RawValue>) -> Option<ThreadId> {
-    Names::of(params).thread().map(ThreadId::from)
 }

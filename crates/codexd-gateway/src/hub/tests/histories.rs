@@ -333,21 +333,19 @@ impl History {
         let hub = &self.world.hub;
         // A goal that is held waits for somebody to come: before that, nothing goes to a new app-server.
         prop_assert!(
-            hub.threads.values().all(|thread| thread.goal_is_suspended)
+            hub.threads.values().all(|thread| thread.goal.is_suspended())
                 && hub.pending.is_empty()
                 && hub.clients.is_empty(),
             "{}",
             summary(hub)
         );
         prop_assert!(
-            hub.server_requests.len() == 0
-                && hub.pending_per_thread.is_empty()
-                && hub.attach_queue.is_empty(),
+            hub.server_requests.len() == 0 && !hub.threads.has_queued_attaches(),
             "{}",
             summary(hub)
         );
         prop_assert!(
-            hub.run_queue.is_empty() && hub.in_flight == 0 && hub.timers.is_empty(),
+            hub.queue.clients_waiting() == 0 && hub.queue.in_flight() == 0 && hub.timers.len() == 0,
             "{}",
             summary(hub)
         );

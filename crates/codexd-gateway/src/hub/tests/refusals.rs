@@ -100,7 +100,7 @@ fn a_thread_that_both_servers_refuse_stays_known_and_comes_back() {
     world.settle_for(40_000);
     assert!(!world.has_loaded(old, &thread) && !world.has_loaded(new, &thread));
     assert!(world.retired.is_empty(), "the old one stays for it");
-    assert!(world.hub.threads.contains_key(&*thread));
+    assert!(world.hub.threads.contains_key(&thread));
     assert_named(&world, &thread, "cannot be read");
     assert_moves_once_mended(&mut world, client, &thread, old, new);
 }

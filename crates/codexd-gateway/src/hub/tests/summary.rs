@@ -4,7 +4,7 @@ use crate::hub::Hub;
 
 /// What is left in a hub, in few words.
 pub fn summary(hub: &Hub) -> String {
-    let thread = |thread: &crate::hub::Thread| {
+    let thread = |thread: &crate::hub::threads::thread::Thread| {
         let (id, server, state) = (&thread.id, thread.server, &thread.state);
         let (turns, status, alone) = (thread.turns.len(), &thread.status, thread.unwatched_since);
         format!(
@@ -18,16 +18,10 @@ pub fn summary(hub: &Hub) -> String {
             format!("{id:?}: {:?} listed {} outgoing {}", server.shared, server.is_listed, server.is_outgoing)
         })
         .collect();
-    let (current, serving, handover) = (hub.current, hub.serving, &hub.handover);
+    let (current, serving, handover) = (hub.servers.current(), hub.servers.serving(), &hub.migration);
     format!(
         "now {:?}\nthreads {threads:#?}\nservers {servers:#?}\ncurrent {current:?} serving {serving:?}\n{handover:?}\n\
-         calls {:?}\nunder way {:?}\nasks {:?}\nring {:?} slots {} timers {:?}",
-        hub.now,
-        hub.pending,
-        hub.pending_per_thread,
-        hub.server_requests,
-        hub.run_queue,
-        hub.in_flight,
-        hub.timers
+         calls {:?}\nasks {:?}\nqueue {:?} timers {:?}",
+        hub.now, hub.pending, hub.server_requests, hub.queue, hub.timers
     )
 }

@@ -1,10 +1,11 @@
-//! The text that is streamed into items, kept until they are whole: nobody else can tell a joiner.
+//! Partial text of open items, kept until they complete: a late viewer receives it, because upstream does not repeat
+//! it.
 
 use serde_json::value::RawValue;
 
 use crate::hub::event::Text;
-use crate::hub::text;
-use crate::hub::threads::thread::{OpenItem, Stream, Thread, fingerprint};
+use crate::hub::text::{self, fingerprint};
+use crate::hub::threads::thread::{OpenItem, Stream, Thread};
 use crate::limits::{BACKGROUND_TERMINALS_MAX, PARTIAL_TEXT_MAX_BYTES};
 use crate::routes::DeltaShape;
 
@@ -33,14 +34,14 @@ impl Thread {
         let Some(item) = text::member(params.get(), "item") else { return };
         if let Some(id) = text::string(item.get(), "id") {
             self.items.retain(|open| *open.id != *id);
-            self.told.push(fingerprint(&id));
+            self.delivered.push(fingerprint(&id));
         }
         if let Some(whole) = text::string(item.get(), "text") {
-            self.told.push(fingerprint(&whole));
+            self.delivered.push(fingerprint(&whole));
         }
     }
 
-    /// A turn has ended. What is not finished of it is over, but for commands, which run on as background terminals.
+    /// A turn has ended: its open items are dropped, except commands, which continue as background terminals.
     pub fn retain_background_terminals(&mut self, turn: &str) {
         self.items.retain(|item| *item.turn != *turn || item.is_command());
         self.items.iter_mut().filter(|item| *item.turn == *turn).for_each(|item| item.background = true);
@@ -53,7 +54,7 @@ impl Thread {
         });
     }
 
-    /// A turn is at work whose beginning was not seen: its end has to be told even if its app-server is lost.
+    /// A running turn whose start was not seen: its end is reported even if the app-server is lost.
     pub fn on_turn_activity(&mut self, names: &text::Names<'_>) {
         let Some(turn) = names.turn_id.as_ref().filter(|_| self.turns.is_empty() && self.is_active()) else {
             return;
@@ -63,7 +64,7 @@ impl Thread {
         self.turn_began(&turn.0, &raw.to_string());
     }
 
-    /// The missing end of the text of an item of which something was missed, now that it is whole.
+    /// The missing end of an item's text, now that the item is complete.
     pub fn missing_text(&self, params: &RawValue) -> Option<Text> {
         let item = text::member(params.get(), "item")?;
         let id = text::string(item.get(), "id")?;
@@ -76,8 +77,9 @@ impl Thread {
         Some(text::notification("item/agentMessage/delta", &params))
     }
 
-    /// Keeps a delta, and says whether it is to be told now. One of an item whose beginning was not seen is not kept: a
-    /// joiner would take it for the whole. One behind a gap is told when the item is whole.
+    /// Records a delta. Returns whether to send it now: not behind a gap, where the rest is sent when the item
+    /// completes. A delta of an item whose start was not seen is not recorded, because a late viewer would take it
+    /// for the whole text.
     pub fn streamed(
         &mut self,
         method: &str,
@@ -134,7 +136,7 @@ impl Stream {
 }
 
 impl OpenItem {
-    /// What was streamed so far of an answer.
+    /// The text of an answer that was streamed so far.
     pub fn text_so_far(&self) -> Option<&str> {
         match self.streams.iter().find(|stream| &*stream.method == "item/agentMessage/delta") {
             Some(stream) => (!stream.is_over_limit).then_some(&stream.text),
@@ -142,7 +144,7 @@ impl OpenItem {
         }
     }
 
-    /// What a command has written so far.
+    /// The output of a command so far.
     pub fn output_so_far(&self) -> Option<&str> {
         let stream =
             self.streams.iter().find(|stream| &*stream.method == "item/commandExecution/outputDelta")?;

@@ -1,40 +1,40 @@
-//! Which threads a sub-agent's thread descends from. Upstream names the parent in `thread/read` and in the answer to
-//! `thread/resume` (0.131.0 to 0.171.0), and in nothing that it tells by itself.
+//! The ancestors of a sub-agent's thread. Upstream names the parent in `thread/read` and in the response to
+//! `thread/resume` (0.131.0 to 0.171.0), and in no notification.
 
 use serde_json::json;
 
+use crate::hub::event::ThreadId;
+use crate::hub::refusal::Refusal;
 use crate::hub::requests::pending::InternalRequest;
-use crate::hub::requests::refusal::Refusal;
-use crate::hub::threads::thread::ThreadId;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{AGAIN_AFTER_MS, LINEAGE_MAX};
 
-/// The threads that a thread descends from.
+/// The ancestors of a thread.
 #[derive(Clone, Debug, Default)]
 pub struct Lineage {
-    /// As far as is known: its parent first.
+    /// The known ancestors, the parent first.
     ancestors: Vec<ThreadId>,
     progress: Progress,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Progress {
-    /// The last ancestor, or the thread itself, may have a parent.
+    /// The last known ancestor, or the thread itself, may have a parent.
     #[default]
     Open,
-    /// The app-server is asked for it.
+    /// The app-server is asked for the next one.
     Requested,
-    /// There are no more, or no more can be learned.
+    /// There are no more ancestors, or no more can be learned.
     Complete,
 }
 
 impl Lineage {
-    /// Its parent first.
+    /// The known ancestors, the parent first.
     pub fn ancestors(&self) -> &[ThreadId] {
         &self.ancestors
     }
 
-    /// Takes over what upstream tells of the thread itself.
+    /// Applies upstream's description of the thread itself.
     pub fn describe(&mut self, thread: &str) {
         if self.ancestors.is_empty()
             && self.progress != Progress::Complete
@@ -44,7 +44,7 @@ impl Lineage {
         }
     }
 
-    /// The parent of the last one that was known, or that it has none.
+    /// The parent of the last known ancestor, or that it has none.
     fn found(&mut self, parent: Option<ThreadId>) {
         match parent {
             Some(parent) if self.ancestors.len() < LINEAGE_MAX && !self.ancestors.contains(&parent) => {
@@ -55,7 +55,7 @@ impl Lineage {
         }
     }
 
-    /// The app-server will not answer.
+    /// The connection broke before the response.
     pub fn on_response_lost(&mut self) {
         if self.progress == Progress::Requested {
             self.progress = Progress::Open;
@@ -63,7 +63,7 @@ impl Lineage {
     }
 }
 
-/// The parent that a description of a thread names.
+/// The parent in a description of a thread.
 fn parent_of(thread: &str) -> Option<ThreadId> {
     let named = text::string(thread, "parentThreadId");
     let parent = named.or_else(|| {
@@ -75,7 +75,7 @@ fn parent_of(thread: &str) -> Option<ThreadId> {
 }
 
 impl Hub {
-    /// Learns what a thread descends from, as far as that is not known; then others may have to decide what waits there.
+    /// Requests the ancestors of a thread that are not known, and updates the recipients of its server requests.
     pub(in crate::hub) fn learn_lineage(&mut self, id: &ThreadId) {
         self.trace_lineage(id);
         self.update_recipients(id);
@@ -98,20 +98,20 @@ impl Hub {
                 continue;
             }
             thread.lineage.progress = Progress::Requested;
-            let errand = InternalRequest::Lineage { thread: id.clone(), of: last.clone() };
-            return self.send_internal(connection, errand, "thread/read", &json!({"threadId": &*last}));
+            let request = InternalRequest::Lineage { thread: id.clone(), of: last.clone() };
+            return self.send_internal(connection, request, "thread/read", &json!({"threadId": &*last}));
         }
     }
 
-    /// The answer to `thread/read` of a thread or of its farthest known ancestor.
+    /// The response to `thread/read` of a thread or of its farthest known ancestor.
     pub(in crate::hub) fn on_lineage(&mut self, id: &ThreadId, of: &ThreadId, outcome: Result<&str, &str>) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.lineage.on_response_lost();
         if thread.lineage.ancestors.last().unwrap_or(id) == of {
             match outcome {
                 Ok(result) => {
-                    let told = text::member(result, "thread");
-                    thread.lineage.found(told.and_then(|told| parent_of(told.get())));
+                    let reported = text::member(result, "thread");
+                    thread.lineage.found(reported.and_then(|reported| parent_of(reported.get())));
                 }
                 Err(error) if Refusal::of(error) == Refusal::RetrySoon => {
                     return self.set_timer(AGAIN_AFTER_MS, Timer::Lineage(id.clone()));

@@ -1,67 +1,58 @@
-//! Which thread is loaded next, where many are to be: after the loss of an app-server, or for their goals' sake.
+//! Which thread is loaded next, after the loss of an app-server or for active goals.
 //!
-//! Each load may cost a login shell, and several at once slow each other down (0.171.0 on two cores: a load that takes 56 ms
-//! alone takes 99 ms beside one other, 196 ms beside two and 360 ms beside eight). So only a few are loaded in the
-//! background, and a load that a client waits for is sent at once, before all others. A thread that no client watches and
-//! in which nothing is at work is not loaded at all, until a client asks for it.
+//! A load may cost a login shell, and concurrent loads slow each other down (0.171.0, two cores: 56 ms alone, 99 ms
+//! beside one other, 196 ms beside two, 360 ms beside eight). So few threads load in the background, and a load that
+//! a client waits for is sent at once, before all others. A thread without viewers and without work is not loaded
+//! until a client asks for it.
 
 use crate::hub::Hub;
 use crate::hub::Timer;
-use crate::hub::event::{ClientId, ServerId};
-use crate::hub::threads::thread::{Thread, ThreadId, ThreadState};
+use crate::hub::event::{ClientId, ServerId, ThreadId};
+use crate::hub::threads::state::{LoadDemand, ThreadState};
+use crate::hub::threads::thread::Thread;
 use crate::hub::upstream::servers::ConnectionState;
 use crate::limits::{BACKGROUND_LOADS_MAX, BACKGROUND_LOADS_YIELD_MS, DEMANDED_LOADS_MAX};
 
-/// A client waits for a thread to be loaded.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct LoadDemand {
-    /// How many other threads that client was waiting for: a client that asks for one thread is not queued behind a client that asks for hundreds.
-    earlier: usize,
-    /// The order of the demands.
-    number: u64,
-    client: ClientId,
-}
-
-/// How urgent a load is; the least is the most urgent.
+/// Urgency of a load; the least value is the most urgent.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Urgency {
     Demanded(LoadDemand),
-    /// A turn ran: its viewers wait to be told how it ended.
+    /// A turn was running: its viewers wait for its end.
     Running,
     GoalAtWork,
     Watched,
 }
 
 impl Hub {
-    /// A request waits for a thread that is not loaded yet.
+    /// A client's request waits for a thread that is not loaded.
     pub(in crate::hub) fn demand(&mut self, client: ClientId, id: &str) {
         let of_client = |thread: &&Thread| thread.demand.is_some_and(|demand| demand.client == client);
         let known = self.threads.get(id).filter(|thread| thread.demand.is_none());
         let Some(state) = known.map(|thread| &thread.state) else { return };
-        if !matches!(state, ThreadState::Orphaned | ThreadState::Recovering | ThreadState::Attaching) {
+        if !matches!(state, ThreadState::Orphaned | ThreadState::Recovering { .. } | ThreadState::Attaching) {
             return;
         }
         let earlier = self.threads.values().filter(of_client).count();
-        self.demand_count += 1;
-        let demand = LoadDemand { earlier, number: self.demand_count, client };
+        let number = self.threads.next_demand(self.now + BACKGROUND_LOADS_YIELD_MS);
+        let demand = LoadDemand { earlier, number, client };
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.demand = Some(demand);
         if thread.is_refused() {
-            // The cause may be repaired.
+            // The cause of the refusal may be gone.
             thread.retry_at = self.now;
         }
         self.changes.demand_added();
-        self.background_yields_until = self.now + BACKGROUND_LOADS_YIELD_MS;
         self.set_timer(BACKGROUND_LOADS_YIELD_MS, Timer::BackgroundLoads);
     }
 
-    /// Loads what was lost: where it was, if that process lives and only the connection broke; else in the app-server that
-    /// serves.
+    /// Loads lost threads: on their app-server if that is alive and only the connection broke; otherwise on the
+    /// serving one.
     pub(in crate::hub) fn recover_orphaned(&mut self) {
         self.close_unneeded_threads();
-        let heir = self.serving.filter(|heir| self.current == Some(*heir) && self.accepts_work(*heir));
+        let heir = self.servers.serving_current().filter(|heir| self.accepts_work(*heir));
         let home = |thread: &Thread| match self.servers.get(&thread.server) {
-            // One that was refused is loaded nowhere: an outgoing app-server is asked again only for what it had until now.
+            // A refused thread is loaded nowhere: an outgoing app-server is asked again only for a thread that it had
+            // until now.
             Some(server)
                 if !(server.is_retired
                     || server.is_outgoing && thread.is_refused() && thread.unloaded_from.is_none()) =>
@@ -75,9 +66,9 @@ impl Hub {
         let mut ephemeral: Vec<(ThreadId, ServerId)> = Vec::new();
         for thread in self.threads.values() {
             match thread.state {
-                ThreadState::Recovering if thread.demand.is_some() => demanded += 1,
-                ThreadState::Recovering => background += 1,
-                ThreadState::Orphaned if thread.is_ephemeral => {
+                ThreadState::Recovering { .. } if thread.demand.is_some() => demanded += 1,
+                ThreadState::Recovering { .. } => background += 1,
+                ThreadState::Orphaned if thread.is_ephemeral() => {
                     ephemeral.extend(home(thread).map(|server| (thread.id.clone(), server)));
                 }
                 ThreadState::Orphaned if thread.retry_at <= self.now => {
@@ -89,10 +80,10 @@ impl Hub {
         let are_demanded =
             lost.iter().filter(|(urgency, ..)| matches!(urgency, Urgency::Demanded(_))).count();
         let take_demanded = are_demanded.min(DEMANDED_LOADS_MAX.saturating_sub(demanded));
-        // One goes on in the background whatever clients wait for: a load of theirs may hang. But one that goes on there may
-        // be demanded meanwhile.
+        // One background load continues whatever clients wait for, because their loads may hang. A background load
+        // may become a demanded one.
         let background_max = match demanded + take_demanded {
-            0 if self.now < self.background_yields_until => 1,
+            0 if self.threads.background_yields(self.now) => 1,
             0 => BACKGROUND_LOADS_MAX,
             demanded => usize::saturating_sub(DEMANDED_LOADS_MAX + 1, demanded).min(1),
         };
@@ -104,7 +95,7 @@ impl Hub {
         let next = lost.iter().take(take_demanded);
         let next = next.chain(lost.iter().skip(are_demanded).take(take_background));
         let next: Vec<(ThreadId, ServerId)> = next.map(|(_, id, server)| ((*id).clone(), *server)).collect();
-        // These end at once: nothing of them can be loaded.
+        // These end at once: they cannot be loaded.
         ephemeral.sort_unstable();
         for (id, server) in ephemeral.into_iter().chain(next) {
             self.recover_thread(&id, server);
@@ -120,21 +111,21 @@ impl Hub {
         }
     }
 
-    /// A client has left: what only that one waited for is not urgent any more.
+    /// A client disconnected: its demands end.
     pub(in crate::hub) fn withdraw_demands(&mut self, client: ClientId) {
         for thread in self.threads.values_mut() {
             thread.demand = thread.demand.filter(|demand| demand.client != client);
         }
     }
 
-    /// Whether a thread that was lost is not loaded again yet.
+    /// Whether a lost thread is not loaded again yet.
     pub(in crate::hub) fn is_recovering(&self) -> bool {
         self.threads
             .values()
-            .any(|thread| matches!(thread.state, ThreadState::Orphaned | ThreadState::Recovering))
+            .any(|thread| matches!(thread.state, ThreadState::Orphaned | ThreadState::Recovering { .. }))
     }
 
-    /// What was lost and is wanted by no client any more is not loaded again.
+    /// Closes lost threads that no client needs any more.
     fn close_unneeded_threads(&mut self) {
         let is_needed = |thread: &Thread| {
             thread.is_watched()
@@ -143,7 +134,7 @@ impl Hub {
                 || self.goals.has_work_in(thread)
         };
         let threads = self.threads.values();
-        // A server that drains may be at work there still, and knows it alone.
+        // A draining app-server that is not connected may still run their turns.
         let drains =
             |server: &crate::hub::upstream::servers::Server| server.is_draining && !server.is_retired;
         let may_work = |thread: &Thread| self.servers.get(&thread.server).is_some_and(drains);

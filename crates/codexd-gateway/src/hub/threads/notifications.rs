@@ -1,18 +1,16 @@
-//! What app-servers tell without being asked, and who hears it.
+//! Notifications of app-servers, and which clients receive them.
 
 use codexd_protocol::methods::ResourceKind;
 use serde_json::value::RawValue;
 
 use crate::hub::Hub;
-use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, ServerId, Text, ThreadId};
 use crate::hub::requests::request_ids::names_client_request;
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::{Audience, Thread};
 use crate::hub::threads::thread_events::ThreadNotification;
-use crate::limits::GREETINGS_MAX;
 use crate::routes::{self, Audience as Hears, gates};
-
-const REMOTE_CONTROL: &str = "remoteControl/status/changed";
 
 impl Hub {
     /// A notification on a shared connection.
@@ -33,7 +31,8 @@ impl Hub {
             Some(Hears::Greeting) => self.on_connect_notification(server, method, params, text),
             Some(Hears::EventStream) => {
                 let names = Names::of(params);
-                let stream = self.event_streams.iter().find(|stream| names.is_stream(&stream.name));
+                let stream =
+                    self.replayed.event_streams().iter().find(|stream| names.is_stream(&stream.name));
                 let owner = stream.map(|stream| stream.owner);
                 if let Some(client) = owner.filter(|client| self.wants(*client, method)) {
                     self.send_to_client(client, text.clone());
@@ -46,9 +45,9 @@ impl Hub {
             Some(Hears::Asker) if names_client_request(method) => {
                 self.send_to_requester(Connection::Shared(server), method, params, text);
             }
-            // What one connection asked for and others do not hear: here, whoever asked for a thread with all its turns.
+            // Upstream sends it to the connection that requested full turns: it goes to the client that did.
             Some(Hears::Asker) => {
-                let last_subscriber = self.notice_recipients.pop_front();
+                let last_subscriber = self.deprecation_notices.next_recipient();
                 if let Some(client) = last_subscriber.filter(|client| self.wants(*client, method)) {
                     self.send_to_client(client, text.clone());
                 }
@@ -69,7 +68,7 @@ impl Hub {
                         };
                         self.on_thread_notification(&note);
                     }
-                    // `thread/started` names its thread by showing it.
+                    // `thread/started` has its thread as a member, not its id.
                     (None, Some(params)) if self.announces_trial_thread(server, method, params) => {}
                     _ if hears == Some(Hears::Everyone) => self.send_to_all(method, text),
                     _ => self.send_to_clients_without_dedicated(method, text),
@@ -78,38 +77,13 @@ impl Hub {
         }
     }
 
-    /// What every connection is told when it opens, and when it changes.
-    fn on_connect_notification(
-        &mut self,
-        server: ServerId,
-        method: &str,
-        params: Option<&RawValue>,
-        text: &Text,
-    ) {
-        let params = params.map(RawValue::get);
-        let same = |known: &Text| text::member(known, "params").map(RawValue::get) == params;
-        let known =
-            self.connect_notifications.iter_mut().find(|(name, known, _)| **name == *method && same(known));
-        if let Some((_, _, said_by)) = known {
-            *said_by = server;
-            return;
-        }
-        // There is one state of remote control, and any number of warnings.
-        self.connect_notifications.retain(|(name, _, _)| method != REMOTE_CONTROL || **name != *method);
-        if self.connect_notifications.len() >= GREETINGS_MAX {
-            self.connect_notifications.remove(0);
-        }
-        self.connect_notifications.push((method.into(), text.clone(), server));
-        self.send_to_all(method, text);
-    }
-
-    /// A thread is not loaded any more.
+    /// A thread is no longer loaded.
     pub(in crate::hub) fn forget_thread(&mut self, id: &ThreadId) {
         if let Some(thread) = self.threads.remove(id) {
             if thread.is_refused() {
                 self.schedule_refusal_report();
             }
-            // One that was not found yet was never ours to forget: it is loaded again.
+            // A thread that is not attached yet may be loaded again for its goal.
             if thread.state != ThreadState::Attaching {
                 self.goals.confirm(id);
             }
@@ -118,7 +92,7 @@ impl Hub {
         }
         self.thread_settings_gone(id);
         self.server_requests.thread_gone(id);
-        self.event_streams.retain(|stream| stream.thread() != id);
+        self.replayed.thread_gone(id);
     }
 
     pub(in crate::hub) fn wants(&self, client: ClientId, method: &str) -> bool {
@@ -135,7 +109,8 @@ impl Hub {
         }
     }
 
-    /// What goes to every connection: those who have one of their own hear it there.
+    /// Sends a notification that upstream sends on every connection: clients with a dedicated connection receive it
+    /// there.
     fn send_to_clients_without_dedicated(&mut self, method: &str, text: &Text) {
         for client in self.clients.values() {
             if client.is_ready() && !client.has_dedicated() && client.capabilities.wants(method) {
@@ -144,7 +119,7 @@ impl Hub {
         }
     }
 
-    /// Tells all who watch a thread.
+    /// Sends a notification to the viewers of a thread.
     pub(in crate::hub) fn send_to_viewers(&mut self, thread: &str, method: &str, text: &Text) {
         let Some(thread) = self.threads.get(thread) else { return };
         let experimental = gates::notification_needs_experimental(method);
@@ -178,7 +153,7 @@ impl Hub {
         params: Option<&RawValue>,
         text: &Text,
     ) {
-        // The shared connection tells it.
+        // It arrives on the shared connection as well.
         match routes::audience(method) {
             Some(Hears::Everyone | Hears::Subscribers | Hears::RateLimits | Hears::Greeting) => return,
             Some(Hears::SubscribersOrEveryone) | None if Names::of(params).thread().is_some() => return,
@@ -196,7 +171,9 @@ impl Hub {
         } else if self.clients.get(&id).is_some_and(crate::hub::clients::client::Client::is_ready) {
             self.send_to_client(id, text.clone());
         }
-        self.close_drained(id);
+        if self.clients.get(&id).is_some_and(|client| !client.dedicated.draining().is_empty()) {
+            self.changes.dedicated_released(id);
+        }
     }
 
     pub(in crate::hub) fn remove_viewer(&mut self, id: &ThreadId, client: ClientId) {
@@ -210,11 +187,11 @@ impl Hub {
         }
     }
 
-    /// Nobody watches a thread any more.
+    /// The last viewer of a thread has left.
     pub(in crate::hub) fn on_no_subscribers(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
         let leaves = self.servers.get(&thread.server).is_some_and(|server| server.is_outgoing);
-        if thread.is_ephemeral || leaves {
+        if thread.is_ephemeral() || leaves {
             self.unload_if_unwatched(&id.clone());
         } else {
             self.schedule_unload_check(id, self.unwatched_max_ms());
@@ -223,7 +200,7 @@ impl Hub {
 }
 
 impl Thread {
-    /// The connection that the thread is told over.
+    /// The connection that is subscribed to the thread.
     pub(in crate::hub) fn connection(&self) -> Connection {
         Connection::Shared(self.server)
     }

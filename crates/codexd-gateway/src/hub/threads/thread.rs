@@ -3,17 +3,16 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::hub::event::{BlockedOn, ClientId, Now, ServerId, Text};
-use crate::hub::requests::refusal::Refusal;
+use crate::hub::event::{BlockedOn, ClientId, Now, ServerId, Text, ThreadId};
+use crate::hub::goals::thread_goal::ThreadGoal;
+use crate::hub::refusal::Refusal;
 use crate::hub::threads::lineage::Lineage;
-use crate::hub::threads::loading::LoadDemand;
+use crate::hub::threads::profile::Profile;
+use crate::hub::threads::state::{LoadDemand, Residency, ThreadState};
 use crate::limits::{
     AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, LATE_TRIES_MAX, REFUSED_AGAIN_MAX_MS,
     TURNS_REMEMBERED,
 };
-
-/// The id of a thread.
-pub type ThreadId = Rc<str>;
 
 /// A client that watches a thread.
 #[derive(Clone, Debug)]
@@ -43,40 +42,6 @@ impl Audience {
     pub fn everyone() -> Self {
         Audience::Everyone { but: Vec::new(), joined: Vec::new() }
     }
-}
-
-/// The state of a thread.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ThreadState {
-    /// Loaded and subscribed.
-    Attached,
-    /// Loaded before this gateway knew it; being subscribed.
-    Attaching,
-    /// Checks before unloading are pending.
-    Checking(Check),
-    /// Being unloaded to migrate.
-    Unloading,
-    /// Migration failed; being subscribed again on the old app-server.
-    RollingBack,
-    /// Being loaded in the successor.
-    Loading,
-    /// Being unloaded because no client watches it.
-    Evicting,
-    /// Its app-server is gone; no app-server has it.
-    Orphaned,
-    /// Being loaded after its app-server was lost.
-    Recovering,
-}
-
-/// Results of the checks before unloading.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Check {
-    /// Number of pending responses.
-    pub outstanding: u32,
-    pub blocked_on: Option<BlockedOn>,
-    pub goal_is_active: bool,
-    /// Unload because no client watches the thread, not to migrate.
-    pub to_evict: bool,
 }
 
 /// A running turn.
@@ -128,10 +93,7 @@ pub struct Thread {
     pub server: ServerId,
     pub state: ThreadState,
     pub audience: Audience,
-    /// Never on disk. Also set for unresumable threads.
-    pub is_ephemeral: bool,
-    /// Loaded upstream but impossible to resume. It is closed when its turn ends.
-    pub is_unresumable: bool,
+    pub residency: Residency,
     /// A sub-agent's thread: upstream subscribes every connection to it.
     pub is_child: bool,
     pub lineage: Lineage,
@@ -144,7 +106,6 @@ pub struct Thread {
     /// The app-server that it was unloaded from to migrate. That one is not retired until the thread is loaded
     /// somewhere, and loads it again if the successor refuses.
     pub unloaded_from: Option<ServerId>,
-    pub is_on_disk: bool,
     /// Status as last sent to clients, raw JSON.
     pub status: Box<str>,
     pub turns: Vec<Turn>,
@@ -157,19 +118,11 @@ pub struct Thread {
     pub unwatched_since: Option<Now>,
     /// When the next unload check is due.
     pub unload_check_at: Now,
-    /// Parameters of the last `thread/tokenUsage/updated` and `thread/goal/…`, raw JSON.
+    /// Parameters of the last `thread/tokenUsage/updated`, raw JSON.
     pub token_usage: Option<Box<str>>,
-    pub goal: Option<Box<str>>,
-    /// The gateway suspended the active goal until the thread has migrated.
-    pub goal_is_suspended: bool,
     /// Until then a notification that repeats known state is the echo of the gateway's own resume.
     pub suppress_echo_until: Now,
-    /// The goal is active.
-    pub goal_is_active: bool,
-    /// A client paused the goal and upstream has not reported that yet.
-    pub goal_is_pausing: bool,
-    /// A client interrupted the last turn: upstream then pauses an active goal until the next turn starts.
-    pub is_interrupted: bool,
+    pub goal: ThreadGoal,
     /// Loaded in the background for its goal; clients were not notified.
     pub is_background_load: bool,
     /// Consecutive app-server crashes while the thread was loading, or right after.
@@ -180,21 +133,14 @@ pub struct Thread {
     pub last_subscriber: Option<ClientId>,
     /// What blocks its migration, as last seen.
     pub blocked_on: BlockedOn,
-    /// It is in the migration queue.
-    pub is_queued: bool,
     /// [`Timer::CheckAgain`](crate::hub::Timer) is set.
     pub has_check_timer: bool,
     /// Its message queue has not moved for a while: nothing starts by itself, and it is on disk.
     pub is_queue_paused: bool,
     pub has_realtime_session: bool,
-    /// Status reported by the recovering app-server, held back until the last turns are read.
-    pub status_after_load: Option<Box<str>>,
     /// Part of the running turn was missed: deltas of items whose start was not seen are withheld until the item
     /// completes.
     pub has_gap: bool,
-    /// Notifications that arrived during recovery, sent after the last turns are reported.
-    pub deferred: Vec<Text>,
-    pub deferred_bytes: usize,
     /// Consecutive refused loads.
     pub load_attempts: u32,
     /// Error message of the last refused load; `None` once it is loaded.
@@ -204,7 +150,7 @@ pub struct Thread {
     pub demand: Option<LoadDemand>,
     /// Fingerprints of the completed items of the running turn that clients received: of the id and of the text,
     /// because 0.169.0 assigns other ids when it reads items from disk.
-    pub told: Vec<u64>,
+    pub delivered: Vec<u64>,
 }
 
 impl Thread {
@@ -214,15 +160,13 @@ impl Thread {
             server,
             state: ThreadState::Attached,
             audience,
-            is_ephemeral: false,
-            is_unresumable: false,
+            residency: Residency::default(),
             is_child: false,
             lineage: Lineage::default(),
             path: None,
             cwd: None,
             model_provider: None,
             unloaded_from: None,
-            is_on_disk: false,
             status: Box::from(r#"{"type":"idle"}"#),
             turns: Vec::new(),
             ended: VecDeque::new(),
@@ -231,30 +175,22 @@ impl Thread {
             unwatched_since: None,
             unload_check_at: Now::default(),
             token_usage: None,
-            goal: None,
-            goal_is_suspended: false,
             suppress_echo_until: Now::default(),
-            goal_is_active: false,
-            goal_is_pausing: false,
-            is_interrupted: false,
+            goal: ThreadGoal::default(),
             is_background_load: false,
             crash_count: 0,
             recovered_at: None,
             last_subscriber: None,
             blocked_on: BlockedOn::Nothing,
-            is_queued: false,
             has_check_timer: false,
             is_queue_paused: false,
             has_realtime_session: false,
-            status_after_load: None,
             has_gap: false,
-            deferred: Vec::new(),
-            deferred_bytes: 0,
             load_attempts: 0,
             load_refusal: None,
             retry_at: Now::default(),
             demand: None,
-            told: Vec::new(),
+            delivered: Vec::new(),
         }
     }
 
@@ -278,6 +214,19 @@ impl Thread {
             Refusal::RetrySoon => REFUSED_AGAIN_MAX_MS,
             _ => (AGAIN_LATE_AFTER_MS << (self.load_attempts - 1).min(16)).min(REFUSED_AGAIN_MAX_MS),
         })
+    }
+
+    /// Whether it ends with its app-server: it cannot be loaded again.
+    pub fn is_ephemeral(&self) -> bool {
+        !matches!(self.residency, Residency::Durable { .. })
+    }
+
+    pub fn is_unresumable(&self) -> bool {
+        self.residency == Residency::Unresumable
+    }
+
+    pub fn is_recovering(&self) -> bool {
+        matches!(self.state, ThreadState::Recovering { .. })
     }
 
     pub fn is_active(&self) -> bool {
@@ -360,7 +309,7 @@ impl Thread {
         if self.ended.iter().any(|ended| **ended == *id) {
             return;
         }
-        self.is_on_disk = true;
+        self.residency.found_on_disk();
         self.is_queue_paused = false;
         match self.turns.iter_mut().find(|turn| *turn.id == *id) {
             Some(turn) => {
@@ -368,7 +317,7 @@ impl Thread {
                 turn.lost = false;
             }
             None => {
-                self.is_interrupted = false;
+                self.goal.turn_began();
                 self.turns.push(Turn { id: id.into(), raw: raw.into(), lost: false, cut: false });
             }
         }
@@ -378,7 +327,7 @@ impl Thread {
         self.turns.retain(|turn| *turn.id != *id);
         self.retain_background_terminals(id);
         self.has_gap &= !self.turns.is_empty();
-        self.told.clear();
+        self.delivered.clear();
         self.ended.push_back(id.into());
         if self.ended.len() > TURNS_REMEMBERED {
             self.ended.pop_front();
@@ -386,10 +335,15 @@ impl Thread {
     }
 }
 
-/// A fingerprint of an id or a text.
-pub fn fingerprint(text: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+impl Thread {
+    /// Applies upstream's folder and provider of the thread.
+    pub(in crate::hub) fn apply_profile(&mut self, raw: &str) {
+        let reported = |member: &str| crate::hub::text::string(raw, member).map(Box::from);
+        self.cwd = reported("cwd").or_else(|| self.cwd.take());
+        self.model_provider = reported("modelProvider").or_else(|| self.model_provider.take());
+    }
+
+    pub fn profile(&self) -> Profile {
+        Profile { cwd: self.cwd.clone(), provider: self.model_provider.clone() }
+    }
 }

@@ -1,10 +1,11 @@
-//! What app-servers tell of a thread: what of it is kept, and who hears it.
+//! Notifications about a thread: what they change in its state, and who receives them.
 
 use serde_json::value::RawValue;
 
-use crate::hub::event::{ServerId, Text};
+use crate::hub::event::{ServerId, Text, ThreadId};
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, Thread, ThreadId, ThreadState};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::{Audience, Thread};
 use crate::hub::{Hub, Timer};
 use crate::limits::{QUEUE_STARTS_MS, QUIET_MS};
 use crate::routes;
@@ -20,16 +21,16 @@ pub struct ThreadNotification<'a> {
     pub method: &'a str,
     pub params: &'a RawValue,
     pub names: &'a Names<'a>,
-    /// It goes to every client, not only to those who watch the thread.
+    /// Sent to every client, not only to viewers.
     pub everyone: bool,
     pub text: &'a Text,
 }
 
-/// Whether a notification is still to be told after it was kept.
+/// Whether a notification is still to be sent after it was applied.
 enum Delivery {
-    /// Yes.
+    /// It is sent to its audience.
     Deliver,
-    /// No: that was done.
+    /// It was sent, or goes to no client.
     Handled,
 }
 
@@ -40,12 +41,13 @@ impl Hub {
             return;
         }
         if !self.threads.contains_key(thread) && !everyone {
-            // Whose turn begins is known from here on; of any other somebody has to ask what it is doing.
-            let is_known = method == "turn/started" || self.pending_per_thread.contains_key(thread);
+            // From `turn/started` on the gateway knows the turn; for any other notification it asks what the thread
+            // is doing.
+            let is_known = method == "turn/started" || self.pending.concern(thread);
             self.add_subagent_thread(server, thread, is_known);
         }
         let Some(known) = self.threads.get_mut(thread) else {
-            // Somebody else's thread, which only its status concerns.
+            // A thread that is not loaded: only its end and its goal matter.
             let is_gone = matches!(method, "thread/archived" | "thread/deleted");
             if is_gone || (method.starts_with(GOAL) && !self.is_listing()) {
                 self.goals.confirm(thread);
@@ -58,12 +60,12 @@ impl Hub {
             return self.on_event_from_previous_server(thread, server, method);
         }
         if known.state == ThreadState::Orphaned {
-            // Of what it was before: what it is now is told when it is found.
+            // It belongs to the lost app-server: the thread's state is read when the thread is loaded again.
             return;
         }
-        if known.state == ThreadState::Recovering {
-            // Handled behind the truth about what ran before.
-            return known.defer(text.clone());
+        if let ThreadState::Recovering { deferred, .. } = &mut known.state {
+            // Handled after the end of the turns that ran before.
+            return deferred.push(text.clone());
         }
         // The hot path first.
         if let (Some(shape), Some(item)) = (routes::delta_of(method), &names.item_id) {
@@ -79,7 +81,7 @@ impl Hub {
             return;
         }
         match (is_echo, last_subscriber) {
-            // The echo of a resume of our own: nobody needs to hear it.
+            // The echo of the gateway's own resume: it goes to no client.
             (true, None) => {}
             (true, Some(last_subscriber)) if !everyone => {
                 if self.wants(last_subscriber, method) {
@@ -89,12 +91,12 @@ impl Hub {
             _ if everyone => self.send_to_all(method, text),
             _ => self.send_to_viewers(thread, method, text),
         }
-        if self.handover.is_some() && method != "thread/status/changed" {
+        if self.migration.is_under_way() && method != "thread/status/changed" {
             self.changes.thread_changed(&id);
         }
     }
 
-    /// Keeps what a notification means for its thread.
+    /// Applies a notification to its thread.
     fn apply_notification(
         &mut self,
         note: &ThreadNotification<'_>,
@@ -133,10 +135,10 @@ impl Hub {
                     server.last_usage_thread = Some(id.clone());
                 }
             }
-            "thread/goal/updated" if is_echo && known.goal_is_suspended => {
-                // That it is paused is the gateway's doing. Whoever joins makes upstream repeat the goal to everybody.
-                let goal = known.goal.clone().filter(|_| known.last_subscriber.is_some());
-                if let Some(goal) = goal {
+            "thread/goal/updated" if is_echo && known.goal.is_suspended() => {
+                // The gateway paused it. After a client's resume, upstream repeats the goal to every client.
+                let goal = known.goal.reported().filter(|_| known.last_subscriber.is_some());
+                if let Some(goal) = goal.map(str::to_owned) {
                     let text = text::notification(method, &goal);
                     self.send_to_all(method, &text);
                 }
@@ -148,8 +150,9 @@ impl Hub {
                 return Delivery::Handled;
             }
             "thread/closed" | "thread/deleted" | "thread/archived" => {
-                // One that is being subscribed may be loaded again by that: the answer tells.
-                let is_asked_for = known.state == ThreadState::Attaching && !self.attach_queue.contains(id);
+                // The resume of an attaching thread may load it again: its response decides.
+                let is_asked_for =
+                    known.state == ThreadState::Attaching && !self.threads.is_queued_to_attach(id);
                 self.send_to_all(method, text);
                 if !is_asked_for {
                     self.forget_thread(id);
@@ -168,9 +171,10 @@ impl Hub {
         let Some(status) = text::member(params, "status") else { return };
         let is_news = *known.status != *status.get();
         known.status = status.get().into();
-        // A turn may begin next; if none does, no other notification says that the thread is idle. An echo of a resume is no news:
-        // resumes may come all the time.
-        if is_news && !known.is_active() && (known.unwatched_since.is_some() || self.handover.is_some()) {
+        // A turn may start next; if none does, no other notification reports that the thread is idle. An echo of a
+        // resume is ignored here, because resumes may arrive all the time.
+        if is_news && !known.is_active() && (known.unwatched_since.is_some() || self.migration.is_under_way())
+        {
             known.busy_until = known.busy_until.max(self.now + QUIET_MS);
             self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
         }
@@ -179,11 +183,10 @@ impl Hub {
     fn on_goal_changed(&mut self, id: &ThreadId, params: &str, is_echo: bool) {
         let Some(known) = self.threads.get_mut(id) else { return };
         if !is_echo {
-            known.apply_goal(params);
+            known.goal.apply(params);
         }
-        known.goal_is_pausing &= known.goal_is_active;
-        // The goal ended while it was suspended.
-        known.goal_is_suspended &= known.goal_is_active;
+        // The goal may have ended while it was suspended.
+        known.goal.end_pause_unless_active();
         // A thread that is being attached may be unloaded before it is.
         if known.state != ThreadState::Attaching {
             self.goals.confirm(id);
@@ -191,7 +194,7 @@ impl Hub {
         self.changes.goals_changed();
     }
 
-    /// A turn begins or ends.
+    /// A turn started or ended.
     fn on_turn_event(&mut self, note: &ThreadNotification<'_>, id: &ThreadId) {
         let Some(turn) = text::member(note.params.get(), "turn") else { return };
         let (Some(turn_id), Some(known)) = (text::string(turn.get(), "id"), self.threads.get_mut(id)) else {
@@ -201,7 +204,7 @@ impl Hub {
             known.last_subscriber = None;
             known.busy_until = known.busy_until.min(self.now + QUIET_MS);
             known.turn_began(&turn_id, turn.get());
-            // Also a turn that fails before any token is counted tells of limits.
+            // A turn that fails before any token is counted reports rate limits as well.
             if let Some(server) = self.servers.get_mut(&note.server) {
                 server.last_usage_thread = Some(id.clone());
             }
@@ -213,18 +216,18 @@ impl Hub {
         }
     }
 
-    /// A thread that nobody has started here: a sub-agent's, which upstream tells everybody about.
+    /// A thread that no client started: a sub-agent's, which upstream reports on every connection.
     pub(in crate::hub) fn add_subagent_thread(&mut self, server: ServerId, thread: &str, is_known: bool) {
         let id: ThreadId = thread.into();
         let mut child = Thread::new(id.clone(), server, Audience::everyone());
         if !is_known {
             child.state = ThreadState::Attaching;
-            self.attach_queue.push_back(id.clone());
+            self.threads.queue_attach(id.clone());
         }
-        self.threads.insert(id.clone(), child);
-        self.attach_more();
+        self.threads.insert(child);
+        self.changes.attach_changed();
         if is_known {
-            // Of one that is being subscribed the answer to that tells it.
+            // For an attaching thread, the response to the resume describes it.
             self.learn_lineage(&id);
         }
         if self.clients.is_empty() {
@@ -234,20 +237,20 @@ impl Hub {
 }
 
 impl Thread {
-    /// Whether a notification only repeats what is known, as those do that follow a resume.
+    /// Whether a notification only repeats known state, as after a resume.
     fn is_echo(&self, method: &str, params: &RawValue, now: crate::hub::event::Now) -> bool {
         let params = params.get();
         match method {
             "thread/tokenUsage/updated" => self.token_usage.as_deref() == Some(params),
-            "thread/goal/updated" if self.goal_is_suspended => {
+            "thread/goal/updated" if self.goal.is_suspended() => {
                 let goal = text::member(params, "goal");
                 goal.is_some_and(|goal| text::string(goal.get(), "status").as_deref() == Some("paused"))
             }
             "thread/goal/cleared" if now < self.suppress_echo_until => {
-                self.goal.as_deref().is_none_or(|goal| text::member(goal, "goal").is_none())
+                self.goal.reported().is_none_or(|goal| text::member(goal, "goal").is_none())
             }
             "thread/goal/updated" if now < self.suppress_echo_until => {
-                let known = self.goal.as_deref().and_then(|goal| text::member(goal, "goal"));
+                let known = self.goal.reported().and_then(|goal| text::member(goal, "goal"));
                 known.is_some_and(|known| {
                     text::member(params, "goal").is_some_and(|goal| goal.get() == known.get())
                 })

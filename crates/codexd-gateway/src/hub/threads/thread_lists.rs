@@ -1,15 +1,16 @@
-//! Lists of threads. One app-server knows the status of its own threads only, so during a migration or a recovery its lists
-//! are completed with what the gateway knows of the others.
+//! Lists of threads. An app-server knows the status of its own threads only, so during a migration or recovery its
+//! lists are completed with those of the others.
 
 use serde_json::Value;
 
 use crate::hub::event::{ServerId, Text};
 use crate::hub::requests::pending::RequestKind;
-use crate::hub::threads::thread::{Thread, ThreadState};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::Thread;
 use crate::hub::{Hub, text};
 
 impl Hub {
-    /// Lists as one app-server tells them, completed by what the others have.
+    /// The list of one app-server, completed with the threads of the others.
     pub(in crate::hub) fn completed_list(
         &self,
         server: ServerId,
@@ -17,7 +18,7 @@ impl Hub {
         text: &Text,
         request: &str,
     ) -> Text {
-        // What was asked before a handover began may be answered during it, and the other way round.
+        // A request from before a handover may be answered during it, and the reverse.
         if kind == RequestKind::ThreadList && !self.completes_lists() {
             return text.clone();
         }
@@ -49,14 +50,14 @@ impl Hub {
 
     /// Whether one app-server does not know the status of every thread.
     pub(in crate::hub) fn completes_lists(&self) -> bool {
-        self.handover.is_some() || self.is_recovering()
+        self.migration.is_under_way() || self.is_recovering()
     }
 
-    /// Puts the status of threads of other app-servers into what one lists, and says whether there are any.
+    /// Corrects the status of threads that other app-servers have. Returns whether anything changed.
     pub(in crate::hub) fn correct_statuses(&self, server: ServerId, data: &mut [Value]) -> bool {
         let mut changed = false;
         for listed in data {
-            // `thread/search` wraps what `thread/list` has bare.
+            // `thread/search` wraps the threads that `thread/list` returns directly.
             let listed = match listed.get_mut("thread") {
                 Some(_) => &mut listed["thread"],
                 None => listed,
@@ -73,11 +74,11 @@ impl Hub {
 }
 
 impl Thread {
-    /// Whether an app-server does not know what its clients were told of the thread.
+    /// Whether an app-server does not know the status that clients have of the thread.
     fn is_unknown_to(&self, server: ServerId) -> bool {
-        // Its viewers were not told that it is not loaded, and it is about to be.
-        let is_lost =
-            matches!(self.state, ThreadState::Orphaned | ThreadState::Recovering) && !self.is_background_load;
+        // Clients do not know that it is not loaded, and it is about to be.
+        let is_lost = matches!(self.state, ThreadState::Orphaned | ThreadState::Recovering { .. })
+            && !self.is_background_load;
         self.server != server || is_lost
     }
 }

@@ -1,20 +1,21 @@
-//! Letting go of threads that nobody watches, as upstream does it by itself: the app-server runs without a delay of its
-//! own, so that a thread can be moved at once.
+//! Unloading of threads without viewers, which upstream would do by itself: the app-server runs without an unload
+//! delay, so that a thread can be moved at once.
 
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::hub::event::{BlockedOn, ClientId, Connection, ServerId, Text};
+use crate::hub::event::{BlockedOn, ClientId, Connection, ServerId, Text, ThreadId};
+use crate::hub::refusal::Refusal;
 use crate::hub::requests::dispatch::DispatchOutcome;
 use crate::hub::requests::pending::InternalRequest;
-use crate::hub::requests::refusal::Refusal;
 use crate::hub::text::{self, Names};
-use crate::hub::threads::thread::{Audience, ThreadId, ThreadState};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::Audience;
 use crate::hub::{Hub, Timer};
 use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, UNLOAD_DELAY_MAX_MS, UNWATCHED_MAX_MS};
 
 impl Hub {
-    /// `thread/unsubscribe`: only the last one to leave concerns upstream, and only later.
+    /// `thread/unsubscribe`: the gateway answers it. Upstream is unsubscribed later, after the last viewer has left.
     pub(in crate::hub) fn unsubscribe(
         &mut self,
         id: ClientId,
@@ -23,17 +24,19 @@ impl Hub {
         text: &Text,
     ) -> DispatchOutcome {
         let Some(thread) = names.thread() else {
-            // Named in a way that is not read here: on the shared connection it would unsubscribe everybody.
+            // The thread's name could not be read: on the shared connection, the request might unsubscribe all
+            // viewers.
             return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
             if self.is_listing() {
                 return DispatchOutcome::BlockedByKey;
             }
-            // Nobody watches it from here, or is about to: on the shared connection this would unsubscribe whoever just joins.
+            // It has no viewers here: on the shared connection, the request would unsubscribe a client that is just
+            // resuming it.
             return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
-        // One that is not loaded any more need not be loaded to be left.
+        // An orphaned thread need not be loaded to be unsubscribed.
         if !matches!(known.state, ThreadState::Attached | ThreadState::Orphaned) {
             return DispatchOutcome::BlockedByKey;
         }
@@ -47,7 +50,7 @@ impl Hub {
         DispatchOutcome::Done
     }
 
-    /// Looks after a while whether a thread is to be unloaded, unless it is looked at before that anyway.
+    /// Checks later whether a thread is to be unloaded, unless an earlier check is due.
     pub(in crate::hub) fn schedule_unload_check(&mut self, id: &ThreadId, wait_ms: u64) {
         let at = self.now + wait_ms;
         let Some(thread) = self.threads.get_mut(id) else { return };
@@ -57,12 +60,12 @@ impl Hub {
         }
     }
 
-    /// How long a thread that nobody watches stays loaded.
+    /// How long a thread without viewers stays loaded, in milliseconds.
     pub(in crate::hub) fn unwatched_max_ms(&self) -> u64 {
-        self.unload_delay_ms.unwrap_or(UNWATCHED_MAX_MS)
+        self.threads.unload_delay_ms().unwrap_or(UNWATCHED_MAX_MS)
     }
 
-    /// Asks what the user has set.
+    /// Requests the user's unload delay.
     pub(in crate::hub) fn request_unload_delay(&mut self, server: ServerId) {
         if self.is_up(server) {
             let params = json!({"includeLayers": true});
@@ -75,66 +78,67 @@ impl Hub {
         }
     }
 
-    /// The answer to `config/read`. The app-server itself was started with a delay of zero, since the gateway decides; what the
-    /// user wants stands in the next layer below that says anything (0.169.0 lists them from the highest on).
+    /// The response to `config/read`. The app-server was started with a delay of zero, because the gateway decides;
+    /// the user's value is in the next lower layer that has one (0.169.0 lists the highest layer first).
     pub(in crate::hub) fn on_unload_delay(&mut self, server: ServerId, outcome: Result<&str, &str>) {
         let result = match outcome {
             Ok(result) => result,
             Err(error) if Refusal::of(error) == Refusal::RetrySoon => {
                 return self.set_timer(AGAIN_AFTER_MS, Timer::UnloadDelay(server));
             }
-            // Then what was known before holds.
+            // The known value stays.
             Err(_) => return,
         };
         let layers = text::member(result, "layers");
         let layers: Vec<Box<RawValue>> =
             layers.and_then(|layers| serde_json::from_str(layers.get()).ok()).unwrap_or_default();
-        self.unload_delay_ms = layers.iter().find_map(|layer| {
+        let delay_ms = layers.iter().find_map(|layer| {
             let name = text::member(layer.get(), "name")?;
             let is_ours = text::string(name.get(), "type").is_some_and(|kind| kind == "sessionFlags");
             let config = text::member(layer.get(), "config").filter(|_| !is_ours)?;
             let seconds: u64 = text::member(config.get(), "thread_unload_delay_secs")?.get().parse().ok()?;
             Some(seconds.saturating_mul(1_000).min(UNLOAD_DELAY_MAX_MS))
         });
+        self.threads.set_unload_delay_ms(delay_ms);
         let unwatched = self.threads.values().filter(|thread| thread.unwatched_since.is_some());
         let mut unwatched: Vec<ThreadId> = unwatched.map(|thread| thread.id.clone()).collect();
         unwatched.sort_unstable();
         unwatched.iter().for_each(|id| self.unload_if_unwatched(id));
     }
 
-    /// Unloads a thread if nobody has watched it for long enough and nothing could be cut by it.
+    /// Unloads a thread if it has had no viewers for long enough and that cuts nothing.
     pub(in crate::hub) fn unload_if_unwatched(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get(id) else { return };
         let Some(since) = thread.unwatched_since.filter(|_| !thread.is_watched()) else { return };
         let leaves = self.servers.get(&thread.server).is_some_and(|server| server.is_outgoing);
-        let due = if thread.is_ephemeral || leaves { since } else { since + self.unwatched_max_ms() };
+        let due = if thread.is_ephemeral() || leaves { since } else { since + self.unwatched_max_ms() };
         if due > self.now {
             return self.schedule_unload_check(id, due.since_ms(self.now));
         }
-        let moves = self.handover.as_ref().is_some_and(|handover| handover.to != thread.server);
-        if moves && !thread.is_ephemeral {
-            // It leaves by the same door as those that move, with the same questions asked first.
+        let moves = self.migration.moves_threads_of(thread.server);
+        if moves && !thread.is_ephemeral() {
+            // The migration unloads it, after the same checks.
             return self.changes.thread_changed(id);
         }
         if thread.state != ThreadState::Attached || thread.has_check_timer {
             return;
         }
-        let is_ephemeral = thread.is_ephemeral;
-        // A busy one is looked at again when it comes to rest.
+        let is_ephemeral = thread.is_ephemeral();
+        // A busy thread is checked again when it is idle.
         if let Some(blocked_on) =
             self.known_blocker(id).filter(|blocked_on| *blocked_on != BlockedOn::Ephemeral)
         {
             return self.set_blocked_on(id, blocked_on);
         }
         match is_ephemeral {
-            // Nothing of it is meant to last.
+            // Nothing of it is on disk.
             true => self.evict(id),
             false => self.start_checks(id, true),
         }
     }
 
-    /// Lets the app-server unload a thread. Until it says that it has, nothing reaches the thread: a resume in between
-    /// would be lost with it.
+    /// Unloads a thread. Nothing reaches it until the app-server has confirmed that: a resume in between would be
+    /// lost.
     pub(in crate::hub) fn evict(&mut self, id: &ThreadId) {
         let Some(thread) = self.threads.get_mut(id) else { return };
         thread.state = ThreadState::Evicting;
@@ -149,12 +153,12 @@ impl Hub {
         self.set_timer(MOVE_STUCK_MS, Timer::UnloadTimeout(id.clone()));
     }
 
-    /// Nobody is connected any more: the threads of sub-agents, which everybody watches, are watched by nobody.
+    /// The last client disconnected: the threads of sub-agents, which all clients watch, have no viewers.
     pub(in crate::hub) fn drop_subagent_viewers(&mut self) {
         let now = self.now;
         let mut children = Vec::new();
         for thread in self.threads.values_mut() {
-            if matches!(thread.audience, Audience::Everyone { .. }) && !thread.is_unresumable {
+            if matches!(thread.audience, Audience::Everyone { .. }) && !thread.is_unresumable() {
                 thread.audience = Audience::Viewers(Vec::new());
                 thread.unwatched_since = Some(now);
                 children.push(thread.id.clone());
@@ -165,7 +169,7 @@ impl Hub {
         }
     }
 
-    /// The app-server lets go of a thread, or had done so: if it is unloaded now, it tells so.
+    /// The response to the unsubscribe of an unwatched thread.
     pub(in crate::hub) fn on_evicted(&mut self, id: &ThreadId, result: Option<&str>) {
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Evicting)
         else {

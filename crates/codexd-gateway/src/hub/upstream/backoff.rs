@@ -1,9 +1,9 @@
-//! When a connection that broke, or could not be opened, is opened again.
+//! Backoff for connections that broke or could not be opened.
 
 use crate::hub::event::Now;
 use crate::limits::{RECONNECT_AFTER_MS, RECONNECT_LAST_WAIT_MS, RECONNECT_STABLE_MS};
 
-/// The waits between two attempts: doubled from the first to the last, and short again once a connection has lasted.
+/// The delay between two attempts: doubled up to a maximum, and short again after a connection that lasted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backoff {
     failures: u32,
@@ -16,7 +16,7 @@ impl Backoff {
         self.opened_at = Some(now);
     }
 
-    /// The connection is gone, or was not opened; answers the wait in ms.
+    /// The connection broke or could not be opened. Returns the delay in milliseconds.
     pub fn lost(&mut self, now: Now) -> u64 {
         if self.opened_at.take().is_some_and(|at| now.since_ms(at) >= RECONNECT_STABLE_MS) {
             self.failures = 0;

@@ -1,19 +1,20 @@
-//! Names of resources that live on one connection, or in one app-server. The method table tells which requests concern them.
+//! Names of resources that live on one connection, or in one app-server. The method table gives the requests that
+//! begin, use and end them.
 
 use codexd_protocol::methods::{self, Resource, ResourceKind, ResourceRole};
 use serde_json::value::RawValue;
 
 use crate::hub::text;
 
-/// The name of a resource that has none, raw.
+/// The raw name of a resource that has none.
 const UNNAMED: &str = "null";
 
-/// What a request begins, uses or ends on its connection before it is answered.
+/// The resource that a request begins, uses or ends on its connection before it is answered.
 pub fn of_request(method: &str) -> Option<Resource> {
     methods::resource(method).filter(|resource| resource.role != ResourceRole::ContinuesAfterResponse)
 }
 
-/// The name in the params of a request, raw.
+/// The raw name in the parameters of a request.
 pub fn name<'a>(resource: &Resource, params: Option<&'a RawValue>) -> Option<&'a str> {
     match resource.member {
         "" => Some(UNNAMED),
@@ -21,7 +22,7 @@ pub fn name<'a>(resource: &Resource, params: Option<&'a RawValue>) -> Option<&'a
     }
 }
 
-/// The name in the params or the result of what continues after the response, raw.
+/// The raw name, in the parameters or the result, of a resource that continues after the response.
 pub fn continuing_name<'a>(resource: &Resource, members: &'a str) -> Option<&'a str> {
     match resource.member {
         "" => Some(UNNAMED),
@@ -29,7 +30,7 @@ pub fn continuing_name<'a>(resource: &Resource, members: &'a str) -> Option<&'a 
     }
 }
 
-/// What a notification ends. A status of `started` ends nothing.
+/// The resource that a notification ends. A status of `started` ends nothing.
 pub fn ended_by(notification: &str, params: &str) -> Option<Resource> {
     let ended = ResourceKind::ended_by(notification)?;
     let is_started = text::string(params, "status").is_some_and(|status| status == "started");

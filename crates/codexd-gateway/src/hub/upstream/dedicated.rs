@@ -1,8 +1,7 @@
-//! The connections upstream that are dedicated to one client: one for what it asks next, and those that drain on
-//! app-servers that are to leave.
+//! The dedicated connections of one client: the current one, and those that drain on outgoing app-servers.
 //!
 //! Only an open connection can drain. A connection that is still opening when another app-server takes over carries
-//! nothing yet: it is closed.
+//! nothing yet and is closed.
 
 use crate::hub::event::ServerId;
 
@@ -10,11 +9,11 @@ use crate::hub::event::ServerId;
 #[derive(Debug, Default)]
 pub struct DedicatedConnections {
     current: Current,
-    /// Connections that stay open for what still runs there.
+    /// App-servers to which a connection stays open for what still runs there.
     draining: Vec<ServerId>,
 }
 
-/// The connection for what the client asks next.
+/// The connection for the client's next requests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Current {
     #[default]
@@ -27,14 +26,14 @@ enum Current {
 /// What follows from [`DedicatedConnections::begin`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Switched {
-    /// The connection before was still opening: it is to be closed.
+    /// The previous connection was still opening and has to be closed.
     pub close: Option<ServerId>,
-    /// The connection is to be opened. It is not if it was draining: it is the current one again.
+    /// Whether the new connection has to be opened. It does not if it was draining.
     pub connect: bool,
 }
 
 impl DedicatedConnections {
-    /// Where the current connection leads, open or not.
+    /// The app-server of the current connection, open or not.
     pub fn current(&self) -> Option<ServerId> {
         match self.current {
             Current::None => None,
@@ -42,7 +41,7 @@ impl DedicatedConnections {
         }
     }
 
-    /// Where the current connection leads, if it is open.
+    /// The app-server of the current connection, if it is open.
     pub fn open(&self) -> Option<ServerId> {
         match self.current {
             Current::Open(server) => Some(server),
@@ -54,12 +53,12 @@ impl DedicatedConnections {
         matches!(self.current, Current::Opening(_))
     }
 
-    /// Where connections drain.
+    /// The app-servers of the draining connections.
     pub fn draining(&self) -> &[ServerId] {
         &self.draining
     }
 
-    /// Whether something can be sent to an app-server.
+    /// Whether a connection to an app-server is open.
     pub fn is_open_to(&self, server: ServerId) -> bool {
         self.open() == Some(server) || self.draining.contains(&server)
     }
@@ -69,13 +68,13 @@ impl DedicatedConnections {
         self.servers().any(|other| other == server)
     }
 
-    /// Every app-server that a connection leads to.
+    /// The app-servers of all connections.
     pub fn servers(&self) -> impl Iterator<Item = ServerId> + '_ {
         self.current().into_iter().chain(self.draining.iter().copied())
     }
 
-    /// From now on the current connection is one to this app-server; `None` if it was already. An open one to another
-    /// app-server drains.
+    /// Makes the connection to this app-server the current one; `None` if it was already. An open connection to
+    /// another app-server drains.
     pub fn begin(&mut self, server: ServerId) -> Option<Switched> {
         if self.current() == Some(server) {
             return None;
@@ -92,7 +91,7 @@ impl DedicatedConnections {
         Some(Switched { close, connect: !was_draining })
     }
 
-    /// The connection to an app-server is open; false if it is not wanted any more.
+    /// The connection to an app-server is open. Returns whether it is still wanted.
     pub fn opened(&mut self, server: ServerId) -> bool {
         let is_wanted = self.current == Current::Opening(server);
         if is_wanted {
@@ -101,7 +100,7 @@ impl DedicatedConnections {
         is_wanted
     }
 
-    /// The connection to an app-server is gone; answers whether it was the current one.
+    /// The connection to an app-server is gone. Returns whether it was the current one.
     pub fn lost(&mut self, server: ServerId) -> bool {
         self.draining.retain(|draining| *draining != server);
         let was_current = self.current() == Some(server);
@@ -111,7 +110,7 @@ impl DedicatedConnections {
         was_current
     }
 
-    /// Nothing runs any more on these connections that drain.
+    /// Nothing runs on these draining connections any more.
     pub fn drained(&mut self, servers: &[ServerId]) {
         self.draining.retain(|draining| !servers.contains(draining));
     }

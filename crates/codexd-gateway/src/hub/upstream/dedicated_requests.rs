@@ -1,15 +1,16 @@
-//! Requests on a dedicated connection: whatever is not about a thread, and whatever nobody here has heard of.
+//! Requests over a client's dedicated connection: everything that is not about a thread, and methods unknown to the
+//! gateway.
 
 use codexd_protocol::methods::{self, Resource, ResourceKind};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::hub::clients::bounds::too_many;
 use crate::hub::clients::client::ReplayableRequest;
+use crate::hub::clients::unanswered::too_many;
 use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::requests::dispatch::DispatchOutcome;
-use crate::hub::requests::fair_queue::SERVER_ERROR;
 use crate::hub::requests::pending::{InternalRequest, Origin, RequestKind};
+use crate::hub::text::SERVER_ERROR;
 use crate::hub::upstream::backoff::Backoff;
 use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, Timer, text};
@@ -23,18 +24,18 @@ impl Hub {
         text: &Text,
         params: Option<&RawValue>,
     ) -> DispatchOutcome {
-        let placed = connection_bound::of_request(method);
-        let name = placed.and_then(|placed| connection_bound::name(&placed, params));
-        let named = placed.zip(name);
-        let there = named.and_then(|(placed, name)| self.clients.get(&id)?.place(placed.kind, name));
-        let Some(server) = there.or(self.serving) else { return DispatchOutcome::Blocked };
+        let resource = connection_bound::of_request(method);
+        let name = resource.and_then(|resource| connection_bound::name(&resource, params));
+        let named = resource.zip(name);
+        let there = named.and_then(|(resource, name)| self.clients.get(&id)?.place(resource.kind, name));
+        let Some(server) = there.or(self.servers.serving()) else { return DispatchOutcome::Blocked };
         if !self.has_open_dedicated(id, server) {
             self.open_dedicated(id);
             if !self.has_open_dedicated(id, server) {
                 return DispatchOutcome::Blocked;
             }
         }
-        if self.is_full(Connection::Dedicated(id, server)) {
+        if self.back_pressure.is_full(Connection::Dedicated(id, server)) {
             return DispatchOutcome::BlockedByKey;
         }
         if let Some(refusal) = self.exceeds_client_bound(id, method, named, params) {
@@ -52,34 +53,34 @@ impl Hub {
         self.clients.get(&id).is_some_and(|client| client.dedicated.is_open_to(server))
     }
 
-    /// The client's dedicated connection to the app-server that serves; `None` while it opens.
+    /// The client's dedicated connection to the serving app-server; `None` while it opens.
     pub(in crate::hub) fn dedicated_connection(&mut self, id: ClientId) -> Option<Connection> {
-        let server = self.serving?;
+        let server = self.servers.serving()?;
         if !self.has_open_dedicated(id, server) {
             self.open_dedicated(id);
         }
         self.has_open_dedicated(id, server).then_some(Connection::Dedicated(id, server))
     }
 
-    /// Remembers what is begun on a connection, so that it can be found there. What is made again elsewhere is remembered when
-    /// it was accepted ([`Hub::add_replayable`]).
+    /// Records a resource that a request begins or ends on a connection. A replayable one is recorded when its
+    /// request is accepted ([`Hub::add_replayable`]).
     fn track_resource(&mut self, id: ClientId, server: ServerId, named: Option<(Resource, &str)>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let Some((placed, name)) = named else { return };
-        if placed.is_replayed() {
-            if placed.ends() {
-                client.replayable.retain(|kept| !(kept.kind == placed.kind && *kept.name == *name));
-                self.forget_pending_replayable(id, placed, name);
+        let Some((resource, name)) = named else { return };
+        if resource.is_replayed() {
+            if resource.ends() {
+                client.replayable.retain(|kept| !(kept.kind == resource.kind && *kept.name == *name));
+                self.forget_pending_replayable(id, resource, name);
             }
-        } else if placed.begins() {
-            // A name may be taken again before the first of that name is known to have ended.
-            client.bound_resources.push((placed.kind, name.into(), server));
-        } else if placed.ends() {
-            self.end_resource(id, placed.kind, Some(name));
+        } else if resource.begins() {
+            // A name may be used again before the end of the first resource with this name is known.
+            client.bound_resources.push((resource.kind, name.into(), server));
+        } else if resource.ends() {
+            self.end_resource(id, resource.kind, Some(name));
         }
     }
 
-    /// Something goes on in the app-server that began it: a login waits for its user there.
+    /// A request started something that continues in its app-server after the response, such as a login.
     pub(in crate::hub) fn track_background(
         &mut self,
         id: ClientId,
@@ -99,21 +100,21 @@ impl Hub {
         {
             return;
         }
-        // The same login once more takes the place of the one before.
+        // The same login replaces the previous one.
         client.bound_resources.retain(|(kind, known, _)| *kind != background.kind || **known != *name);
         client.bound_resources.push((background.kind, name.into(), server));
     }
 
-    /// A notification on a client's dedicated connection says that something has ended.
+    /// A notification on a client's dedicated connection reports the end of a resource.
     pub(in crate::hub) fn on_background_ended(&mut self, id: ClientId, method: &str, params: &str) {
         let Some(background) = connection_bound::ended_by(method, params) else { return };
         let Some(name) = connection_bound::continuing_name(&background, params) else { return };
         if self.end_resource(id, background.kind, Some(name)) {
             return;
         }
-        // Before the answer to what began it?
+        // It may have ended before the response to the request that started it.
         let begins = RequestKind::StartsBackground(background);
-        let is_requested = self.pending.values().any(|call| match &call.origin {
+        let is_requested = self.pending.values().any(|pending| match &pending.origin {
             Origin::Client { client, kind, .. } => *client == id && *kind == begins,
             Origin::Internal(_) => false,
         });
@@ -122,8 +123,8 @@ impl Hub {
         }
     }
 
-    /// A client's dedicated connection is gone: its processes have ended, for all that anybody can know. (Commands are answered
-    /// with an error, as every request; watches and searches are made again.)
+    /// A client's dedicated connection is lost: its processes are reported as ended. Its commands are answered with
+    /// an error, like every request; its watches and searches are replayed.
     pub(in crate::hub) fn on_dedicated_lost(&mut self, id: ClientId, server: ServerId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         let was_current = client.dedicated.lost(server);
@@ -153,7 +154,7 @@ impl Hub {
         }
     }
 
-    /// Opens connections of clients' own on the app-server that serves now, for those who have one elsewhere.
+    /// Opens dedicated connections to the serving app-server for clients that have one elsewhere.
     pub(in crate::hub) fn reopen_dedicated(&mut self) {
         let have_one = self.clients.values().filter(|client| client.dedicated.current().is_some());
         let mut clients: Vec<ClientId> = have_one.map(|client| client.id).collect();
@@ -163,8 +164,7 @@ impl Hub {
         }
     }
 
-    /// The answer to a request that began something says that nothing of it runs there: a command has ended with it, a
-    /// process was refused.
+    /// A response reports that a command has ended or that a process was refused.
     pub(in crate::hub) fn end_resource_of_request(
         &mut self,
         id: ClientId,
@@ -177,7 +177,7 @@ impl Hub {
         self.end_resource(id, kind, name);
     }
 
-    /// Answers whether it was known.
+    /// A resource has ended. Returns whether it was known.
     pub(in crate::hub) fn end_resource(
         &mut self,
         id: ClientId,
@@ -194,7 +194,7 @@ impl Hub {
         false
     }
 
-    /// A new connection of a client's own: what it watched is watched there, too.
+    /// A new dedicated connection is open: replays the client's watches and searches there.
     pub(in crate::hub) fn replay_requests(&mut self, id: ClientId, server: ServerId) {
         let Some(client) = self.clients.get(&id) else { return };
         if client.dedicated.draining().is_empty() && !client.lost_dedicated {
@@ -214,7 +214,7 @@ impl Hub {
         }
     }
 
-    /// Closes the connections of a client on app-servers that are to leave, if nothing runs there any more.
+    /// Closes a client's draining connections on which nothing runs any more.
     pub(in crate::hub) fn close_drained(&mut self, id: ClientId) {
         let Some(client) = self.clients.get(&id) else { return };
         if client.dedicated.draining().is_empty() || client.dedicated.is_opening() {
@@ -223,7 +223,7 @@ impl Hub {
         let idle = |server: &ServerId| {
             let connection = Connection::Dedicated(id, *server);
             !client.bound_resources.iter().any(|(kind, _, at)| at == server && *kind != ResourceKind::Command)
-                && !self.pending.values().any(|call| call.connection == connection)
+                && !self.pending.values().any(|pending| pending.connection == connection)
         };
         let done: Vec<ServerId> = client.dedicated.draining().iter().copied().filter(idle).collect();
         if done.is_empty() {

@@ -1,44 +1,31 @@
-//! State of an app-server as a whole that may differ in its successor: it is compared, and clients are told what changed by
-//! upstream's own notifications.
+//! Process-wide state of an app-server that may differ in its successor: it is compared, and clients receive
+//! upstream's own notifications for what changed.
 //!
-//! Upstream has a notification for the login, the sign-in of a model provider's gateway, and skills. It has none for models,
-//! model providers, the configuration, permission profiles, experimental features and the like: they are read, and clients
-//! are told nothing. Warnings of the configuration and the state of remote control are told by the successor itself when its
-//! first connection opens ([`Hub::on_connect_notification`]); the state of MCP servers, limits and apps belongs to threads and turns.
+//! Upstream has such notifications for the login, the sign-in of a model provider's gateway, and skills; not for
+//! models, providers, configuration, permission profiles or experimental features, which clients read. The successor
+//! itself reports configuration warnings and remote control when its first connection opens
+//! ([`Hub::on_connect_notification`]); the state of MCP servers, limits and apps belongs to threads and turns.
 
 use serde_json::{Value, json};
 
 use crate::hub::event::{Connection, ServerId};
-use crate::hub::requests::pending::InternalRequest;
+use crate::hub::requests::pending::{InternalRequest, Part};
 use crate::hub::{Hub, text};
 
 const ACCOUNT_UPDATED: &str = "account/updated";
 
-/// What is compared.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::hub) enum Part {
-    /// Who is logged in.
-    Account,
-    /// How.
-    AuthMode,
-    /// The sign-in of the model provider's gateway; 0.131.0 does not know it.
-    GatewayOAuth,
-    /// The skills that are found without a thread.
-    Skills,
-}
-
-/// In the order in which they are asked for: the sign-in mode is known before the account.
+/// In the order of the requests: the sign-in mode is known before the account.
 const PARTS: [Part; 4] = [Part::AuthMode, Part::Account, Part::GatewayOAuth, Part::Skills];
 
-/// What an app-server said last.
+/// The state that an app-server reported last.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct ProcessState {
     auth_mode: Option<Value>,
     account: Option<Value>,
     gateway_oauth: Option<Value>,
-    /// Only a fingerprint: a list of skills is long.
+    /// A fingerprint: a list of skills is long.
     skills: Option<u64>,
-    /// Told since it was asked for: by the app-server that is current.
+    /// Parts that the current app-server reported as changed since they were requested.
     heard: Vec<Part>,
 }
 
@@ -54,7 +41,7 @@ impl Part {
 }
 
 impl Hub {
-    /// An app-server has become the current one: asks for what may differ from the one before it.
+    /// An app-server has become the current one: requests every part that may differ from the previous one.
     pub(in crate::hub) fn request_process_state(&mut self, server: ServerId) {
         self.process_state.heard.clear();
         for part in PARTS {
@@ -67,7 +54,7 @@ impl Hub {
         self.send_internal(Connection::Shared(server), InternalRequest::ProcessState(part), method, &params);
     }
 
-    /// The current app-server tells of a change itself: what is known is out of date.
+    /// The current app-server reports a change: the known state is out of date.
     pub(in crate::hub) fn on_process_state_changed(&mut self, server: ServerId, method: &str) {
         let parts: &[Part] = match method {
             ACCOUNT_UPDATED => &[Part::AuthMode, Part::Account],
@@ -75,7 +62,7 @@ impl Hub {
             "skills/changed" => &[Part::Skills],
             _ => return,
         };
-        if self.current == Some(server) {
+        if self.servers.current() == Some(server) {
             for part in parts {
                 self.process_state.heard.push(*part);
                 self.request_part(server, *part);
@@ -83,21 +70,22 @@ impl Hub {
         }
     }
 
-    /// An app-server said how it stands: clients are told if it is not as before.
+    /// An app-server reported a part of its state: clients are notified if it has changed.
     pub(in crate::hub) fn on_process_state_read(
         &mut self,
         server: ServerId,
         part: Part,
         outcome: Result<&str, &str>,
     ) {
-        let Some(told) = outcome.ok().and_then(|result| serde_json::from_str::<Value>(result).ok()) else {
+        let Some(reported) = outcome.ok().and_then(|result| serde_json::from_str::<Value>(result).ok())
+        else {
             return;
         };
-        if self.current != Some(server) {
+        if self.servers.current() != Some(server) {
             return;
         }
-        // It has said by now what it warns of: what only those before it warned of holds no more.
-        self.connect_notifications.retain(|(_, _, said_by)| *said_by == server);
+        // It has sent its own warnings by now.
+        self.connect_notifications.keep_those_of(server);
         let state = &mut self.process_state;
         let was_reported = match state.heard.iter().position(|heard| *heard == part) {
             Some(at) => {
@@ -108,34 +96,34 @@ impl Hub {
         };
         let (method, params) = match part {
             Part::AuthMode => {
-                state.auth_mode = Some(told["authMethod"].clone());
+                state.auth_mode = Some(reported["authMethod"].clone());
                 return;
             }
             Part::Account => {
-                let account = told["account"].clone();
+                let account = reported["account"].clone();
                 let plan = account.get("planType").cloned().unwrap_or(Value::Null);
                 let mode = state.auth_mode.clone().unwrap_or(Value::Null);
-                // The sign-in mode belongs to it.
-                let now = json!([mode, account, told["requiresOpenaiAuth"]]);
+                // The sign-in mode is part of the account.
+                let now = json!([mode, account, reported["requiresOpenaiAuth"]]);
                 if state.account.replace(now.clone()).is_none_or(|before| before == now) {
                     return;
                 }
                 (ACCOUNT_UPDATED, json!({"authMode": mode, "planType": plan}))
             }
             Part::GatewayOAuth => {
-                if state.gateway_oauth.replace(told.clone()).is_none_or(|before| before == told) {
+                if state.gateway_oauth.replace(reported.clone()).is_none_or(|before| before == reported) {
                     return;
                 }
-                let (provider, status) = (&told["providerId"], &told["status"]);
+                let (provider, status) = (&reported["providerId"], &reported["status"]);
                 if status.is_null() {
-                    // The notification cannot say that there is none; the configuration has changed with it.
+                    // The notification cannot express that there is none; the configuration has changed with it.
                     return;
                 }
-                let params = json!({"providerId": provider, "status": status, "error": told["error"]});
+                let params = json!({"providerId": provider, "status": status, "error": reported["error"]});
                 ("account/gatewayOAuth/changed", params)
             }
             Part::Skills => {
-                let now = crate::hub::threads::thread_settings::fingerprint(&told.to_string());
+                let now = text::fingerprint(&reported.to_string());
                 if state.skills.replace(now).is_none_or(|before| before == now) {
                     return;
                 }

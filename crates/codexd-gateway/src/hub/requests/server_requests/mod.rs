@@ -8,11 +8,11 @@ mod snapshot;
 
 use std::collections::HashMap;
 
+use codexd_core::settings::SubagentApprovals;
 use serde_json::value::RawValue;
 
-use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text};
-use crate::hub::requests::responses::thread_of;
-use crate::hub::threads::thread::ThreadId;
+use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text, ThreadId};
+use crate::hub::text::thread_of;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{ANSWER_TAKEN_WITHIN_MS, SERVER_REQUEST_MAX_MS};
 use crate::routes::{self, ServerRequestScope, gates};
@@ -25,12 +25,7 @@ const ATTESTATION: &str = "attestation/generate";
 
 /// Response to a server request about no thread that no client answered.
 fn unanswered(id: &str) -> Text {
-    text::error(
-        id,
-        crate::hub::requests::fair_queue::SERVER_ERROR,
-        "no client that could answer is connected, or none did",
-        None,
-    )
+    text::error(id, text::SERVER_ERROR, "no client that could answer is connected, or none did", None)
 }
 
 /// A server request that is not resolved.
@@ -48,7 +43,7 @@ pub struct PendingServerRequest {
     /// It is `attestation/generate`, for one client.
     is_attestation: bool,
     /// Clients that received it.
-    asked: Vec<ClientId>,
+    recipients: Vec<ClientId>,
     /// Clients that answered with an error while others may still answer.
     declined: Vec<ClientId>,
     /// The first answer, as sent upstream.
@@ -76,18 +71,25 @@ impl PendingServerRequest {
 pub struct PendingServerRequests {
     waiting: HashMap<u64, PendingServerRequest>,
     next: u64,
+    /// Which clients answer those of sub-agents.
+    subagent_approvals: SubagentApprovals,
 }
 
 impl PendingServerRequests {
+    pub fn new(subagent_approvals: SubagentApprovals) -> Self {
+        Self { subagent_approvals, ..Self::default() }
+    }
+
     /// Removes a client. Returns the ids of requests about no thread that have no recipient left.
     fn on_client_disconnected(&mut self, client: ClientId) -> Vec<u64> {
-        self.waiting
-            .retain(|_, ask| !matches!(ask.connection, Connection::Dedicated(owner, _) if owner == client));
+        self.waiting.retain(
+            |_, request| !matches!(request.connection, Connection::Dedicated(owner, _) if owner == client),
+        );
         let mut abandoned = Vec::new();
-        for ask in self.waiting.values_mut() {
-            ask.asked.retain(|asked| *asked != client);
-            if ask.thread.is_none() && ask.asked.is_empty() {
-                abandoned.push(ask.number);
+        for request in self.waiting.values_mut() {
+            request.recipients.retain(|recipient| *recipient != client);
+            if request.thread.is_none() && request.recipients.is_empty() {
+                abandoned.push(request.number);
             }
         }
         abandoned.sort_unstable();
@@ -95,23 +97,25 @@ impl PendingServerRequests {
     }
 
     pub fn thread_gone(&mut self, thread: &ThreadId) {
-        self.waiting.retain(|_, ask| ask.thread.as_ref() != Some(thread));
+        self.waiting.retain(|_, request| request.thread.as_ref() != Some(thread));
     }
 
     /// Drops the requests whose end upstream does not report.
     pub fn turn_ended(&mut self, thread: &ThreadId) {
-        self.waiting.retain(|_, ask| !ask.ends_with_turn || ask.thread.as_ref() != Some(thread));
+        self.waiting.retain(|_, request| !request.ends_with_turn || request.thread.as_ref() != Some(thread));
     }
 
     /// Whether a request about the thread is unanswered.
     pub fn is_pending(&self, thread: &ThreadId) -> bool {
-        self.waiting.values().any(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
+        self.waiting
+            .values()
+            .any(|request| request.thread.as_ref() == Some(thread) && request.answer.is_none())
     }
 
     /// Whether an answer of this client to this raw id is expected.
     pub fn awaits(&self, client: ClientId, id: &str) -> bool {
-        let ask = id.parse().ok().and_then(|number: u64| self.waiting.get(&number));
-        ask.is_some_and(|ask| ask.answer.is_none() && ask.asked.contains(&client))
+        let request = id.parse().ok().and_then(|number: u64| self.waiting.get(&number));
+        request.is_some_and(|request| request.answer.is_none() && request.recipients.contains(&client))
     }
 
     #[cfg(test)]
@@ -122,8 +126,8 @@ impl PendingServerRequests {
     fn find(&self, connection: Connection, upstream: &str) -> Option<u64> {
         self.waiting
             .values()
-            .find(|ask| ask.connection == connection && *ask.upstream == *upstream)
-            .map(|ask| ask.number)
+            .find(|request| request.connection == connection && *request.upstream == *upstream)
+            .map(|request| request.number)
     }
 }
 
@@ -150,22 +154,22 @@ impl Hub {
         if let Some(number) = self.server_requests.find(connection, id.get()) {
             return self.on_repeated_request(connection, number);
         }
-        if let Some(thread) = thread.as_ref().filter(|thread| !self.threads.contains_key(*thread)) {
-            let is_known = self.pending_per_thread.contains_key(thread);
+        if let Some(thread) = thread.as_ref().filter(|thread| !self.threads.contains_key(thread)) {
+            let is_known = self.pending.concern(thread);
             self.add_subagent_thread(connection.server(), thread, is_known);
         }
         let number = self.server_requests.next;
         self.server_requests.next += 1;
         let kind = params.and_then(|params| text::string(params.get(), "kind"));
         let mode = params.and_then(|params| text::string(params.get(), "mode"));
-        let ask = PendingServerRequest {
+        let request = PendingServerRequest {
             number,
             connection,
             upstream: id.get().into(),
             thread,
             text: text::splice(text, id.get(), &number.to_string()),
             human_only: kind.is_some_and(|kind| kind == HUMAN),
-            asked: Vec::new(),
+            recipients: Vec::new(),
             declined: Vec::new(),
             answer: None,
             next_answer: None,
@@ -175,10 +179,10 @@ impl Hub {
             experimental_only: mode.is_some_and(|mode| gates::elicitation_needs_experimental(&mode)),
             is_attestation: method == ATTESTATION,
         };
-        self.server_requests.waiting.insert(number, ask);
+        self.server_requests.waiting.insert(number, request);
         self.send_to_recipients(number);
-        if let Some(ask) = self.server_requests.waiting.get(&number)
-            && ask.thread.is_none()
+        if let Some(request) = self.server_requests.waiting.get(&number)
+            && request.thread.is_none()
         {
             self.set_timer(SERVER_REQUEST_MAX_MS, Timer::ServerRequestTimeout(number));
         }
@@ -187,19 +191,20 @@ impl Hub {
     /// Sends the request to every recipient that has not received it. Without recipients, one about a thread waits
     /// and one about no thread is refused.
     pub(in crate::hub) fn send_to_recipients(&mut self, number: u64) {
-        let Some(ask) = self.server_requests.waiting.get(&number) else { return };
-        let recipients = self.recipients(ask);
-        let Some(ask) = self.server_requests.waiting.get_mut(&number).filter(|ask| ask.answer.is_none())
+        let Some(request) = self.server_requests.waiting.get(&number) else { return };
+        let recipients = self.recipients(request);
+        let Some(request) =
+            self.server_requests.waiting.get_mut(&number).filter(|request| request.answer.is_none())
         else {
             return;
         };
-        let text = ask.text.clone();
+        let text = request.text.clone();
         let new: Vec<ClientId> = recipients
             .into_iter()
-            .filter(|client| !ask.asked.contains(client) && !ask.declined.contains(client))
+            .filter(|client| !request.recipients.contains(client) && !request.declined.contains(client))
             .collect();
-        ask.asked.extend(&new);
-        if ask.asked.is_empty() && ask.thread.is_none() {
+        request.recipients.extend(&new);
+        if request.recipients.is_empty() && request.thread.is_none() {
             return self.refuse_server_request(number);
         }
         for client in new {
@@ -209,9 +214,9 @@ impl Hub {
 
     /// Refuses a server request about no thread that no client answers.
     pub(in crate::hub) fn refuse_server_request(&mut self, number: u64) {
-        let Some(ask) = self.server_requests.waiting.remove(&number) else { return };
-        if !ask.lost {
-            self.send_upstream(ask.connection, unanswered(&ask.upstream));
+        let Some(request) = self.server_requests.waiting.remove(&number) else { return };
+        if !request.lost {
+            self.send_upstream(request.connection, unanswered(&request.upstream));
         }
     }
 
@@ -224,9 +229,9 @@ impl Hub {
 
     /// Upstream repeats a request after a resume. If the connection had broken, the answer may not have arrived.
     fn on_repeated_request(&mut self, connection: Connection, number: u64) {
-        let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
-        if std::mem::take(&mut ask.lost)
-            && let Some(answer) = ask.answer.clone()
+        let Some(request) = self.server_requests.waiting.get_mut(&number) else { return };
+        if std::mem::take(&mut request.lost)
+            && let Some(answer) = request.answer.clone()
         {
             self.send_upstream(connection, answer);
         }
@@ -242,24 +247,25 @@ impl Hub {
         text: &Text,
     ) {
         let Ok(number) = id.parse::<u64>() else { return };
-        let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
-        if !ask.asked.contains(&client) {
+        let Some(request) = self.server_requests.waiting.get_mut(&number) else { return };
+        if !request.recipients.contains(&client) {
             return;
         }
-        if ask.answer.is_some() {
-            ask.next_answer.get_or_insert_with(|| text::splice(text, id, &ask.upstream));
+        if request.answer.is_some() {
+            request.next_answer.get_or_insert_with(|| text::splice(text, id, &request.upstream));
             return;
         }
-        if ask.thread.is_none() && !is_result && ask.asked.len() > 1 {
+        if request.thread.is_none() && !is_result && request.recipients.len() > 1 {
             // An error of one client does not decide for the others.
-            ask.declined.push(client);
-            return ask.asked.retain(|asked| *asked != client);
+            request.declined.push(client);
+            return request.recipients.retain(|recipient| *recipient != client);
         }
-        let (connection, lost, answer) = (ask.connection, ask.lost, text::splice(text, id, &ask.upstream));
-        ask.answer = Some(answer.clone());
-        let ends_with_turn = ask.ends_with_turn;
+        let (connection, lost, answer) =
+            (request.connection, request.lost, text::splice(text, id, &request.upstream));
+        request.answer = Some(answer.clone());
+        let ends_with_turn = request.ends_with_turn;
         // Upstream does not report the resolution of requests about no thread.
-        if ask.thread.is_none() {
+        if request.thread.is_none() {
             self.server_requests.waiting.remove(&number);
         } else if !ends_with_turn {
             self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
@@ -273,23 +279,26 @@ impl Hub {
     /// The app-server did not resolve an answered request: it could not read the answer or lost it. The next answer
     /// is sent; if there is none, the recipients receive the request again.
     pub(in crate::hub) fn on_resolution_timeout(&mut self, number: u64) {
-        let Some(ask) = self.server_requests.waiting.get_mut(&number) else { return };
-        let is_told = ask.answer.is_some() && !ask.lost;
-        let Some(thread) = ask.thread.clone().filter(|_| is_told) else { return };
-        if ask.next_answer.is_none() && std::mem::replace(&mut ask.is_repeated, true) {
+        let Some(request) = self.server_requests.waiting.get_mut(&number) else { return };
+        let is_reported = request.answer.is_some() && !request.lost;
+        let Some(thread) = request.thread.clone().filter(|_| is_reported) else { return };
+        if request.next_answer.is_none() && std::mem::replace(&mut request.is_repeated, true) {
             return;
         }
-        ask.answer = ask.next_answer.take();
+        request.answer = request.next_answer.take();
         let report = Report::AnswerNotTaken { thread: thread.to_string(), request: number.to_string() };
         self.out.push(Action::Report(report));
-        match ask.answer.clone() {
+        match request.answer.clone() {
             Some(answer) => {
-                let connection = ask.connection;
+                let connection = request.connection;
                 self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
                 self.send_upstream(connection, answer);
             }
             None => {
-                let repeated = ask.asked.iter().map(|client| Action::SendToClient(*client, ask.text.clone()));
+                let repeated = request
+                    .recipients
+                    .iter()
+                    .map(|client| Action::SendToClient(*client, request.text.clone()));
                 self.out.extend(repeated);
             }
         }
@@ -307,34 +316,36 @@ impl Hub {
         let Some(id) = id else { return self.send_to_viewers(thread, method, text) };
         // Requests from before this gateway started are unknown.
         if let Some(number) = self.server_requests.find(Connection::Shared(server), id.get())
-            && let Some(ask) = self.server_requests.waiting.remove(&number)
+            && let Some(request) = self.server_requests.waiting.remove(&number)
         {
             let text = text::splice(text, id.get(), &number.to_string());
-            self.send_resolved(thread, &ask, method, &text);
+            self.send_resolved(thread, &request, method, &text);
         }
     }
 
     /// The app-server is gone: its requests cannot be answered any more.
     pub(in crate::hub) fn withdraw_server_requests(&mut self, thread: &ThreadId, only_lost: bool) {
         let mut numbers: Vec<u64> = (self.server_requests.waiting.values())
-            .filter(|ask| ask.thread.as_ref() == Some(thread) && (ask.lost || !only_lost))
-            .map(|ask| ask.number)
+            .filter(|request| request.thread.as_ref() == Some(thread) && (request.lost || !only_lost))
+            .map(|request| request.number)
             .collect();
         numbers.sort_unstable();
         for number in numbers {
-            let Some(ask) = self.server_requests.waiting.remove(&number) else { continue };
+            let Some(request) = self.server_requests.waiting.remove(&number) else { continue };
             let params = serde_json::json!({"threadId": &**thread, "requestId": number});
             let method = "serverRequest/resolved";
-            self.send_resolved(thread, &ask, method, &text::notification(method, &params));
+            self.send_resolved(thread, &request, method, &text::notification(method, &params));
         }
     }
 
     pub(in crate::hub) fn orphan_server_requests(&mut self, connection: Connection) {
-        self.server_requests.waiting.retain(|_, ask| ask.connection != connection || ask.thread.is_some());
+        self.server_requests
+            .waiting
+            .retain(|_, request| request.connection != connection || request.thread.is_some());
         self.server_requests
             .waiting
             .values_mut()
-            .filter(|ask| ask.connection == connection)
-            .for_each(|ask| ask.lost = true);
+            .filter(|request| request.connection == connection)
+            .for_each(|request| request.lost = true);
     }
 }

@@ -4,19 +4,19 @@
 //! that upstream merely notifies about sub-agent threads does not receive it, unless the setting says so.
 
 use crate::hub::Hub;
-use crate::hub::event::{Action, ClientId, Connection, Text};
+use crate::hub::event::{Action, ClientId, Connection, Text, ThreadId};
 use crate::hub::requests::server_requests::PendingServerRequest;
-use crate::hub::threads::thread::{Audience, Thread, ThreadId, Viewer};
+use crate::hub::threads::thread::{Audience, Thread, Viewer};
 use codexd_core::settings::SubagentApprovals;
 
 impl Hub {
     /// Every client that should receive the request now.
-    pub(super) fn recipients(&self, ask: &PendingServerRequest) -> Vec<ClientId> {
+    pub(super) fn recipients(&self, request: &PendingServerRequest) -> Vec<ClientId> {
         let ready = self.clients.values().filter(|client| client.is_ready());
-        let mut recipients: Vec<ClientId> = match (&ask.thread, ask.connection) {
+        let mut recipients: Vec<ClientId> = match (&request.thread, request.connection) {
             (None, Connection::Dedicated(client, _)) => return vec![client],
             // Upstream asks one client that can attest, and waits for the answer before it calls the model.
-            (None, _) if ask.is_attestation => {
+            (None, _) if request.is_attestation => {
                 let attests = ready.filter(|client| client.capabilities.attests);
                 return attests.map(|client| client.id).min().into_iter().collect();
             }
@@ -25,7 +25,7 @@ impl Hub {
         };
         recipients.retain(|client| {
             let capabilities = self.clients.get(client).map(|client| &client.capabilities);
-            capabilities.is_some_and(|it| ask.may_see(it.experimental, it.human_approval))
+            capabilities.is_some_and(|it| request.may_see(it.experimental, it.human_approval))
         });
         recipients.sort_unstable();
         recipients.dedup();
@@ -36,7 +36,7 @@ impl Hub {
     fn approvers(&self, id: &ThreadId) -> Vec<ClientId> {
         let Some(thread) = self.threads.get(id) else { return Vec::new() };
         if let Audience::Everyone { but, .. } = &thread.audience
-            && self.subagent_approvals == SubagentApprovals::All
+            && self.server_requests.subagent_approvals == SubagentApprovals::All
         {
             let ready = self.clients.values().filter(|client| client.is_ready() && !but.contains(&client.id));
             return ready.map(|client| client.id).collect();
@@ -54,29 +54,32 @@ impl Hub {
             .server_requests
             .waiting
             .values_mut()
-            .filter(|ask| ask.thread.as_ref() == Some(thread) && ask.answer.is_none())
-            .filter(|ask| ask.may_see(viewer.experimental, viewer.human_approval))
+            .filter(|request| request.thread.as_ref() == Some(thread) && request.answer.is_none())
+            .filter(|request| request.may_see(viewer.experimental, viewer.human_approval))
             .collect();
-        here.sort_by_key(|ask| ask.number);
-        for ask in here {
-            if !ask.asked.contains(&viewer.client) {
-                ask.asked.push(viewer.client);
+        here.sort_by_key(|request| request.number);
+        for request in here {
+            if !request.recipients.contains(&viewer.client) {
+                request.recipients.push(viewer.client);
             }
-            self.out.push(Action::SendToClient(viewer.client, ask.text.clone()));
+            self.out.push(Action::SendToClient(viewer.client, request.text.clone()));
         }
         let descends = |id: &ThreadId| {
             self.threads.get(id).is_some_and(|other| other.lineage.ancestors().contains(thread))
         };
-        let below =
-            self.server_requests.waiting.values().filter(|ask| ask.thread.as_ref().is_some_and(descends));
-        let mut below: Vec<u64> = below.map(|ask| ask.number).collect();
+        let below = self
+            .server_requests
+            .waiting
+            .values()
+            .filter(|request| request.thread.as_ref().is_some_and(descends));
+        let mut below: Vec<u64> = below.map(|request| request.number).collect();
         below.sort_unstable();
         below.into_iter().for_each(|number| self.send_to_recipients(number));
     }
 
     /// The setting has changed: updates the recipients of all requests.
     pub(in crate::hub) fn set_subagent_approvals(&mut self, approvals: SubagentApprovals) {
-        self.subagent_approvals = approvals;
+        self.server_requests.subagent_approvals = approvals;
         let mut numbers: Vec<u64> = self.server_requests.waiting.keys().copied().collect();
         numbers.sort_unstable();
         numbers.into_iter().for_each(|number| self.send_to_recipients(number));
@@ -84,8 +87,9 @@ impl Hub {
 
     /// A thread's ancestors have changed: updates the recipients of its requests.
     pub(in crate::hub) fn update_recipients(&mut self, thread: &ThreadId) {
-        let waiting = self.server_requests.waiting.values().filter(|ask| ask.thread.as_ref() == Some(thread));
-        let mut numbers: Vec<u64> = waiting.map(|ask| ask.number).collect();
+        let waiting =
+            self.server_requests.waiting.values().filter(|request| request.thread.as_ref() == Some(thread));
+        let mut numbers: Vec<u64> = waiting.map(|request| request.number).collect();
         numbers.sort_unstable();
         numbers.into_iter().for_each(|number| self.send_to_recipients(number));
     }
@@ -94,11 +98,11 @@ impl Hub {
     pub(super) fn send_resolved(
         &mut self,
         thread: &ThreadId,
-        ask: &PendingServerRequest,
+        request: &PendingServerRequest,
         method: &str,
         text: &Text,
     ) {
-        let mut clients = ask.asked.clone();
+        let mut clients = request.recipients.clone();
         if let Some(thread) = self.threads.get(thread) {
             clients.extend(thread.viewers().iter().map(|viewer| viewer.client));
         }

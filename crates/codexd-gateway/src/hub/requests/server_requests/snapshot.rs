@@ -8,15 +8,15 @@ use crate::hub::snapshot::{inner_list, method};
 impl PendingServerRequests {
     /// The requests of app-servers that no client has answered, or whose answer the app-server has not taken yet.
     pub(in crate::hub) fn snapshot(&self) -> impl Iterator<Item = Value> {
-        self.waiting.values().map(|ask| {
+        self.waiting.values().map(|request| {
             json!({
-                "number": ask.number,
-                "connection": ask.connection.snapshot(),
-                "method": method(&ask.text),
-                "threadId": ask.thread.as_ref().map(ToString::to_string),
-                "recipients": inner_list(ask.asked.iter().map(|client| json!(client.0))),
-                "isAnswered": ask.answer.is_some(),
-                "isRepeated": ask.is_repeated,
+                "number": request.number,
+                "connection": request.connection.snapshot(),
+                "method": method(&request.text),
+                "threadId": request.thread.as_ref().map(ToString::to_string),
+                "recipients": inner_list(request.recipients.iter().map(|client| json!(client.0))),
+                "isAnswered": request.answer.is_some(),
+                "isRepeated": request.is_repeated,
             })
         })
     }

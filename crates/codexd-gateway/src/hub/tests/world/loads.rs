@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::World;
-use crate::hub::threads::thread::{Thread, ThreadState};
+use crate::hub::threads::state::ThreadState;
+use crate::hub::threads::thread::Thread;
 use crate::hub::{Connection, Event, Text};
 use crate::limits::{BACKGROUND_LOADS_MAX, DEMANDED_LOADS_MAX};
 
@@ -17,15 +18,15 @@ impl World {
         else {
             return;
         };
-        if thread.state != ThreadState::Recovering || thread.demand.is_some() {
+        if !thread.is_recovering() || thread.demand.is_some() {
             return;
         }
         let count = |which: &dyn Fn(&Thread) -> bool| {
             self.hub.threads.values().filter(|thread| which(thread)).count()
         };
-        let background = count(&|thread| thread.state == ThreadState::Recovering && thread.demand.is_none());
+        let background = count(&|thread| thread.is_recovering() && thread.demand.is_none());
         assert!(background <= BACKGROUND_LOADS_MAX, "{background} loads in the background");
-        let demanded = count(&|thread| thread.state == ThreadState::Recovering && thread.demand.is_some());
+        let demanded = count(&|thread| thread.is_recovering() && thread.demand.is_some());
         // An outgoing app-server is not asked again for what it has refused: the successor is, once it answers.
         let is_outgoing = self.hub.servers.get(&connection.server()).is_some_and(|server| server.is_outgoing);
         let standing_back = count(&|thread| {
@@ -51,7 +52,7 @@ impl World {
 
     /// Threads that the gateway loads at this moment.
     pub fn loads_in_flight(&self) -> usize {
-        self.hub.threads.values().filter(|thread| thread.state == ThreadState::Recovering).count()
+        self.hub.threads.values().filter(|thread| thread.is_recovering()).count()
     }
 
     /// Lets time pass in which nothing else happens.

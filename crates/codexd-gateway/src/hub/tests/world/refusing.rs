@@ -85,7 +85,7 @@ impl World {
         self.settle_for(45_000);
         for (id, seen) in self.clients.iter().filter(|(_, seen)| !seen.left) {
             for thread in seen.watching.iter().filter(|thread| self.disk.contains_key(*thread)) {
-                let is_known = self.hub.threads.contains_key(&**thread);
+                let is_known = self.hub.threads.contains_key(thread);
                 prop_assert!(is_known, "{id:?} watches {thread}, which is lost: {}", summary(&self.hub));
             }
         }

@@ -1,12 +1,11 @@
-//! When the settings of threads are learned, given again, and forgotten.
+//! When the settings of threads are learned, restored, stored and dropped.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
+use crate::hub::event::{Action, ClientId, Connection, ServerId, Text, ThreadId};
 use crate::hub::requests::pending::{InternalRequest, RequestKind};
-use crate::hub::threads::thread::ThreadId;
 use crate::hub::threads::thread_settings::ThreadSettings;
 use crate::hub::{Hub, Now, Timer, text};
 use crate::limits::{ALL_THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX, UNWATCHED_MAX_MS};
@@ -17,16 +16,16 @@ const WARNING: &str = "warning";
 #[derive(Debug, Default)]
 pub struct AllThreadSettings {
     threads: HashMap<ThreadId, ThreadSettings>,
-    /// What was stored last, by its length: the host keeps it for a gateway that comes after this one.
+    /// Length and fingerprint of what the host has stored last.
     stored: HashMap<ThreadId, (usize, u64)>,
     stored_bytes: usize,
-    /// What the gateway before this one had stored is lost. A thread that is resumed until then may have been loaded, and
-    /// had settings.
+    /// Until then, the settings that the previous gateway stored are treated as lost: a thread that is resumed may
+    /// have had settings.
     lost_until: Option<Now>,
 }
 
 impl Hub {
-    /// The parameters of a `thread/resume` of the gateway's own. All of them come from here.
+    /// The parameters of the gateway's own `thread/resume`. Every such request is composed here.
     pub(in crate::hub) fn resume_params(&self, id: &ThreadId) -> Value {
         let mut params = Map::new();
         params.insert("threadId".to_owned(), (&**id).into());
@@ -37,7 +36,7 @@ impl Hub {
         Value::Object(params)
     }
 
-    /// A client's request was answered well: what it means for the settings of its thread.
+    /// A client's request succeeded: applies it to the settings of its thread.
     pub(in crate::hub) fn on_settings_response(
         &mut self,
         server: ServerId,
@@ -58,11 +57,11 @@ impl Hub {
                 let Some(id) = names.thread().map(ThreadId::from) else { return };
                 let Some(settings) = self.thread_settings.threads.get_mut(&id) else { return };
                 let deferred = settings.turn_began();
-                let is_told = settings.in_effect.contains_key("environments");
-                if !is_told {
+                let is_reported = settings.in_effect.contains_key("environments");
+                if !is_reported {
                     settings.learn_turn(&sticky_of_turn(params));
                 }
-                if deferred || !is_told {
+                if deferred || !is_reported {
                     self.store_settings(&id);
                 }
             }
@@ -81,11 +80,11 @@ impl Hub {
     ) {
         let known = self.thread_settings.threads.get_mut(id).filter(|_| kind == RequestKind::Resume);
         if let Some(known) = known {
-            // Upstream ignores what a resume of a loaded thread gives.
+            // Upstream ignores the settings in a resume of a loaded thread.
             let was_parked = known.parked_until.is_some();
-            let untold = known.warning.take();
+            let unsent = known.warning.take();
             self.compare_settings(id, server, result, was_parked);
-            if let Some(message) = untold {
+            if let Some(message) = unsent {
                 self.warn_client(client, id, &message);
             }
             return;
@@ -102,17 +101,17 @@ impl Hub {
         }
     }
 
-    /// `thread/settings/updated` was told.
+    /// `thread/settings/updated` arrived.
     pub(in crate::hub) fn on_settings_updated(&mut self, id: &ThreadId, params: &str) {
         let Some(settings) = self.thread_settings.threads.get_mut(id) else { return };
-        let update =
-            text::member(params, "threadSettings").and_then(|told| serde_json::from_str(told.get()).ok());
+        let update = text::member(params, "threadSettings")
+            .and_then(|reported| serde_json::from_str(reported.get()).ok());
         settings.learn_update(&update.unwrap_or(Value::Null));
         self.store_settings(id);
     }
 
-    /// A `thread/resume` of the gateway's own was answered: what differs is given again, or told. `is_found`: the app-server had
-    /// the thread before.
+    /// The response to the gateway's own `thread/resume`: restores or reports settings that differ. `is_found`: the
+    /// app-server had the thread before.
     pub(in crate::hub) fn on_settings_restored(
         &mut self,
         id: &ThreadId,
@@ -129,7 +128,7 @@ impl Hub {
         self.compare_settings(id, server, &result, before.map_or(!is_found, |before| before != server));
     }
 
-    /// What an app-server has made of a thread: what differs from before is given again, or told.
+    /// Compares the settings that an app-server applied: restores or reports those that differ.
     fn compare_settings(&mut self, id: &ThreadId, server: ServerId, result: &Value, is_loaded_anew: bool) {
         let Some(settings) = self.thread_settings.threads.get_mut(id) else { return };
         settings.loaded_in = Some(server);
@@ -142,8 +141,8 @@ impl Hub {
         if let Some(environments) = environments {
             settings.in_effect.insert("environments".to_owned(), environments.clone());
             let params = json!({"threadId": &**id, "environments": environments});
-            let errand = InternalRequest::RestoreEnvironments(id.clone());
-            self.send_internal(Connection::Shared(server), errand, "thread/settings/update", &params);
+            let request = InternalRequest::RestoreEnvironments(id.clone());
+            self.send_internal(Connection::Shared(server), request, "thread/settings/update", &params);
         }
         if !lost.is_empty() {
             let lost: Vec<String> = lost.into_iter().collect();
@@ -152,8 +151,8 @@ impl Hub {
         self.store_settings(id);
     }
 
-    /// A thread that no client of this gateway has started: a sub-agent has the `config` of its parent; of one that was there
-    /// before the gateway nothing is known.
+    /// The settings of a thread that no client of this gateway has started: a sub-agent has the `config` of its
+    /// parent; of an older thread nothing is known.
     fn settings_of_attached(&self, result: &Value) -> ThreadSettings {
         let thread = result.get("thread").unwrap_or(&Value::Null);
         let parent = thread.pointer("/source/subAgent/thread_spawn/parent_thread_id");
@@ -167,23 +166,24 @@ impl Hub {
         }
     }
 
-    /// What a sub-agent that was found by what it told is, and whose: its parent's `config` is its own.
+    /// The description of a sub-agent's thread that was found through a notification: its parent's `config` is its
+    /// own.
     pub(in crate::hub) fn on_subagent_read(&mut self, id: &ThreadId, server: ServerId, result: Option<&str>) {
         if self.threads.contains_key(id) && !self.thread_settings.threads.contains_key(id) {
             self.on_settings_restored(id, server, true, result.unwrap_or("null"));
         }
     }
 
-    /// The answer to the environments that were given again.
+    /// The response to the restored environments.
     pub(in crate::hub) fn on_environments_restored(&mut self, id: &ThreadId, is_good: bool) {
         if !is_good {
             self.warn_viewers(id, lost_settings(&["environments".to_owned()]));
         }
     }
 
-    /// Tells the viewers of a thread; the next one, if there is none now.
+    /// Warns the viewers of a thread, or its next viewer if there is none now.
     fn warn_viewers(&mut self, id: &ThreadId, message: String) {
-        if self.threads.get(id).is_some_and(crate::hub::Thread::is_watched) {
+        if self.threads.get(id).is_some_and(crate::hub::threads::thread::Thread::is_watched) {
             return self.send_to_viewers(id, WARNING, &warning(id, &message));
         }
         if let Some(settings) = self.thread_settings.threads.get_mut(id) {
@@ -197,7 +197,7 @@ impl Hub {
         }
     }
 
-    /// An unwatched thread is unloaded that would have stayed loaded for a while.
+    /// An unwatched thread is unloaded earlier than upstream would: keeps its settings until then.
     pub(in crate::hub) fn park_settings(&mut self, id: &ThreadId) {
         let since = self.threads.get(id).and_then(|thread| thread.unwatched_since);
         let until = since.unwrap_or(self.now) + self.unwatched_max_ms();
@@ -208,10 +208,10 @@ impl Hub {
         }
     }
 
-    /// Forgets what was parked for long enough.
+    /// Drops expired settings of unloaded threads.
     pub(in crate::hub) fn forget_parked_settings(&mut self) {
         let is_over = |(id, settings): &(&ThreadId, &ThreadSettings)| {
-            settings.parked_until.is_some_and(|until| until <= self.now) && !self.threads.contains_key(*id)
+            settings.parked_until.is_some_and(|until| until <= self.now) && !self.threads.contains_key(id)
         };
         let over = self.thread_settings.threads.iter().filter(is_over);
         let mut over: Vec<ThreadId> = over.map(|(id, _)| id.clone()).collect();
@@ -219,8 +219,8 @@ impl Hub {
         over.iter().for_each(|id| self.forget_settings(id));
     }
 
-    /// A client's `thread/resume` of a thread whose settings are parked, with those settings in place of its own: upstream
-    /// would have the thread loaded still, and ignore what the resume gives.
+    /// A client's `thread/resume` of a thread with parked settings, with those in place of its own: upstream would
+    /// still have the thread loaded, and ignore the settings in the resume.
     pub(in crate::hub) fn with_parked_settings(&self, id: &str, request: &Text) -> Option<Text> {
         let settings = self.thread_settings.threads.get(id)?;
         settings.parked_until.filter(|until| self.now < *until)?;
@@ -249,20 +249,20 @@ impl Hub {
         }
     }
 
-    /// What the gateway before this one had stored. The app-server has unloaded what the gateway alone had subscribed to: a
-    /// client that comes back and resumes its thread gets it as it was.
+    /// Settings that the previous gateway stored. The app-server unloads a thread that only the gateway was
+    /// subscribed to: a client that resumes the thread gets it with these settings.
     pub(in crate::hub) fn restore_settings(&mut self, thread: &str, settings: &str) {
         if let Ok(mut known) = serde_json::from_str::<ThreadSettings>(settings) {
             let id: ThreadId = thread.into();
             known.parked_until = Some(self.now + UNWATCHED_MAX_MS);
             self.set_timer(UNWATCHED_MAX_MS, Timer::ParkedSettings);
             self.thread_settings.stored_bytes += settings.len();
-            self.thread_settings.stored.insert(id.clone(), (settings.len(), fingerprint(settings)));
+            self.thread_settings.stored.insert(id.clone(), (settings.len(), text::fingerprint(settings)));
             self.thread_settings.threads.insert(id, known);
         }
     }
 
-    /// There was a gateway before this one, and what it had stored is lost.
+    /// The settings that the previous gateway stored are lost.
     pub(in crate::hub) fn on_stored_settings_lost(&mut self) {
         self.thread_settings.lost_until = Some(self.now + UNWATCHED_MAX_MS);
     }
@@ -271,8 +271,8 @@ impl Hub {
         self.thread_settings.lost_until.is_some_and(|until| self.now < until)
     }
 
-    /// Has the host store the settings of a thread, if they have changed. Where they are too large the `config` is given
-    /// up, and the answer is `false`.
+    /// Lets the host store the settings of a thread, if they have changed. Returns `false` if they are too large:
+    /// then `config` is dropped.
     fn store_settings(&mut self, id: &ThreadId) -> bool {
         let all = &mut self.thread_settings;
         let Some(settings) = all.threads.get_mut(id) else { return true };
@@ -287,7 +287,7 @@ impl Hub {
             settings.drop_large_settings();
             stored = serde_json::to_string(settings).unwrap_or_default();
         }
-        let now = (stored.len(), fingerprint(&stored));
+        let now = (stored.len(), text::fingerprint(&stored));
         if now != (before, hash) && fits(stored.len()) {
             all.stored_bytes = all.stored_bytes - before + stored.len();
             all.stored.insert(id.clone(), now);
@@ -299,7 +299,7 @@ impl Hub {
 }
 
 impl ThreadSettings {
-    /// Too much to be kept: what is small and concerns security stays.
+    /// The settings are too large: keeps the small ones and those that concern security.
     fn drop_large_settings(&mut self) {
         self.config = Map::new();
         self.not_restorable.insert("config".to_owned());
@@ -313,7 +313,7 @@ impl ThreadSettings {
     }
 }
 
-/// The parameters of a turn that outlast it. The input may be large and is not looked at.
+/// The parameters of a turn that also apply to later turns. The input, which may be large, is not read.
 fn sticky_of_turn(params: &str) -> Value {
     let names = [
         "approvalPolicy",
@@ -329,13 +329,6 @@ fn sticky_of_turn(params: &str) -> Value {
     let values = members
         .filter_map(|(name, value)| Some((name.into_owned(), serde_json::from_str(value.get()).ok()?)));
     Value::Object(values.collect())
-}
-
-pub(in crate::hub) fn fingerprint(text: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }
 
 fn warning(id: &ThreadId, message: &str) -> Text {

@@ -4,14 +4,13 @@
 //! `environments`, `experimentalRawEvents`, and a sandbox of the type `workspaceWrite`, which becomes what the user's
 //! configuration says, even `dangerFullAccess`. 0.131.0 also loses `approvalPolicy`, `approvalsReviewer`, every sandbox,
 //! `permissions`, `serviceTier`, `runtimeWorkspaceRoots`, and a `cwd` that a turn has changed. What is in effect is
-//! given again in every `thread/resume` that the gateway composes ([`ThreadSettings::give_again`]).
+//! given again in every `thread/resume` that the gateway composes ([`ThreadSettings::add_to_resume`]).
 //!
 //! A `config` may hold credentials: it is never written to disk, and not shown by `Debug`.
 
 mod lifecycle;
 
 pub use lifecycle::AllThreadSettings;
-pub(in crate::hub) use lifecycle::fingerprint;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,8 +20,8 @@ use serde_json::{Map, Value, json};
 
 use crate::hub::event::{Now, ServerId};
 
-/// Keys of `config` of which the value in effect is restored from disk, or given again by itself: given again as `config`
-/// they would win over what a client has changed since.
+/// Keys of `config` whose effective value is restored from disk, or sent separately: as part of `config` they would
+/// override a client's later changes.
 const RESTORED: [&str; 13] = [
     "approval_policy",
     "approvals_reviewer",
@@ -39,7 +38,7 @@ const RESTORED: [&str; 13] = [
     "service_tier",
 ];
 
-/// Members of the answers to `thread/start`, `thread/resume` and `thread/fork` that say what is in effect.
+/// Members of the responses to `thread/start`, `thread/resume` and `thread/fork` with the effective settings.
 const IN_EFFECT: [&str; 10] = [
     "activePermissionProfile",
     "approvalPolicy",
@@ -53,7 +52,7 @@ const IN_EFFECT: [&str; 10] = [
     "serviceTier",
 ];
 
-/// Parameters of `thread/start` and `thread/fork` that no later request can give again.
+/// Parameters of `thread/start` and `thread/fork` that no later request can restore.
 const GIVEN_ONCE: [&str; 2] = ["deferGoalContinuation", "experimentalRawEvents"];
 
 /// The settings of one thread.
@@ -63,20 +62,20 @@ pub struct ThreadSettings {
     /// The thread's own `config`, without [`RESTORED`].
     #[serde(skip_serializing_if = "Map::is_empty")]
     config: Map<String, Value>,
-    /// What is in effect, under the names of [`IN_EFFECT`], and `environments`.
+    /// Effective settings under the names of [`IN_EFFECT`], and `environments`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     in_effect: Map<String, Value>,
-    /// Names of parameters that the next app-server will not have. Viewers are told when that happens.
+    /// Names of parameters that cannot be restored on the next app-server. Viewers are warned then.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     not_restorable: BTreeSet<String>,
-    /// A warning that no viewer was there to be told.
+    /// A warning for the next viewer; `None` if it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<String>,
     /// The app-server that has the thread loaded.
     #[serde(skip)]
     loaded_in: Option<ServerId>,
-    /// The thread was unloaded by a migration or a crash while no client watched it. Until then it would have stayed loaded:
-    /// a client that resumes it gets it as it was.
+    /// The thread was unloaded by a migration or a crash while no client watched it. A client that resumes it before
+    /// this time gets it with these settings.
     #[serde(skip)]
     parked_until: Option<Now>,
 }
@@ -102,7 +101,7 @@ impl ThreadSettings {
                     let kept = config.iter().filter(|(key, _)| is_kept(key));
                     settings.config = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
                 }
-                // It was too large to be kept until the answer came.
+                // It was too large and was dropped before the response.
                 if params.get("config") == Some(&Value::Bool(true)) {
                     settings.not_restorable.insert("config".to_owned());
                 }
@@ -113,7 +112,7 @@ impl ThreadSettings {
                     settings.not_restorable.insert("environments".to_owned());
                 }
             }
-            // Upstream takes parameters by position as well; which ones those are differs between releases.
+            // Upstream accepts positional parameters; their order differs between releases.
             Value::Array(values) if values.len() > 1 => {
                 settings.not_restorable.insert("config".to_owned());
             }
@@ -122,38 +121,40 @@ impl ThreadSettings {
         settings
     }
 
-    /// Of a thread that was loaded before this gateway came, and of which the gateway before it left nothing.
+    /// Settings of a thread that was loaded before this gateway started, if the previous one stored none.
     pub(in crate::hub) fn unknown() -> Self {
         Self { not_restorable: BTreeSet::from(["config".to_owned()]), ..Self::default() }
     }
 
-    /// Takes over what the answer to `thread/start`, `thread/resume` or `thread/fork` says.
+    /// Applies the response to `thread/start`, `thread/resume` or `thread/fork`.
     pub(in crate::hub) fn learn_answer(&mut self, result: &Value) {
         for name in IN_EFFECT {
             if let Some(value) = result.get(name) {
                 self.in_effect.insert(name.to_owned(), value.clone());
             }
         }
-        if let Some(environments) = result.pointer("/thread/environments").filter(|told| told.is_array()) {
+        if let Some(environments) =
+            result.pointer("/thread/environments").filter(|reported| reported.is_array())
+        {
             self.in_effect.insert("environments".to_owned(), environments.clone());
             self.not_restorable.remove("environments");
         }
     }
 
-    /// Takes over the `threadSettings` of `thread/settings/updated`.
+    /// Applies the `threadSettings` of `thread/settings/updated`.
     pub(in crate::hub) fn learn_update(&mut self, update: &Value) {
         for name in IN_EFFECT {
-            let told_as = match name {
+            let name_in_update = match name {
                 "sandbox" => "sandboxPolicy",
                 "reasoningEffort" => "effort",
                 name => name,
             };
-            if let Some(value) = update.get(told_as) {
+            if let Some(value) = update.get(name_in_update) {
                 self.in_effect.insert(name.to_owned(), value.clone());
             }
         }
-        if let Some(environments) = update.get("environments").filter(|told| told.is_array()) {
-            // The roots are told as those of the first environment.
+        if let Some(environments) = update.get("environments").filter(|reported| reported.is_array()) {
+            // The roots are those of the first environment.
             let roots =
                 environments.pointer("/0/runtimeWorkspaceRoots").cloned().unwrap_or_else(|| json!([]));
             self.in_effect.insert("runtimeWorkspaceRoots".to_owned(), roots);
@@ -161,8 +162,8 @@ impl ThreadSettings {
         }
     }
 
-    /// Takes over what a turn was given, which holds for the turns after it as well. App-servers that tell of
-    /// environments tell this by `thread/settings/updated`, as they have understood it.
+    /// Applies the parameters of a turn that also hold for later turns. App-servers that report environments report
+    /// these by `thread/settings/updated`.
     pub(in crate::hub) fn learn_turn(&mut self, params: &Value) {
         if self.in_effect.contains_key("environments") {
             return;
@@ -183,18 +184,19 @@ impl ThreadSettings {
         }
     }
 
-    /// A turn has begun: what waits for the first turn does not wait any longer. Answers whether that changed anything.
+    /// A turn has started: parameters for the first turn do not apply any longer. Returns whether that changed
+    /// anything.
     pub(in crate::hub) fn turn_began(&mut self) -> bool {
         self.not_restorable.remove("deferGoalContinuation")
     }
 
-    /// The members of a `thread/resume` that give a fresh app-server what the thread had. One that has the thread loaded
-    /// ignores them (0.131.0 to 0.171.0).
+    /// Adds to a `thread/resume` what restores the settings on another app-server. One that has the thread loaded
+    /// ignores these members (0.131.0 to 0.171.0).
     pub(in crate::hub) fn add_to_resume(&self, params: &mut Map<String, Value>) {
         for name in ["approvalPolicy", "approvalsReviewer", "cwd", "runtimeWorkspaceRoots", "serviceTier"] {
-            let is_told =
+            let is_reported =
                 |value: &&Value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty());
-            if let Some(value) = self.in_effect.get(name).filter(is_told) {
+            if let Some(value) = self.in_effect.get(name).filter(is_reported) {
                 params.insert(name.to_owned(), value.clone());
             }
         }
@@ -211,8 +213,8 @@ impl ThreadSettings {
         }
     }
 
-    /// Compares with what another app-server has made of it. Answers the names of what is lost, and the environments
-    /// that are to be given again by `thread/settings/update`.
+    /// Compares with the settings on another app-server. Returns the names of lost settings, and the environments to
+    /// restore by `thread/settings/update`.
     fn compare(&mut self, result: &Value) -> (BTreeSet<String>, Option<Value>) {
         let mut now = Self::default();
         now.learn_answer(result);
@@ -229,7 +231,7 @@ impl ThreadSettings {
     }
 }
 
-/// What is compared of a member: upstream completes lists of roots by folders of its own.
+/// The part of a member that is compared: upstream adds its own folders to lists of roots.
 fn essence(name: &str, value: &Value) -> Value {
     match name {
         "sandbox" => json!([value.get("type"), value.get("networkAccess")]),
@@ -239,7 +241,7 @@ fn essence(name: &str, value: &Value) -> Value {
     }
 }
 
-/// A sandbox policy as a mode, and the details as the table `sandbox_workspace_write`; `None` for what no mode says.
+/// A sandbox policy as a mode, with details for the table `sandbox_workspace_write`; `None` if no mode expresses it.
 fn sandbox_mode(policy: &Value) -> Option<(&'static str, Option<Value>)> {
     match policy.get("type")?.as_str()? {
         "readOnly" if policy.get("networkAccess") != Some(&Value::Bool(true)) => Some(("read-only", None)),

@@ -35,6 +35,9 @@ pub enum Refusal {
     Gone,
 }
 
+/// The reason with which a draining app-server refuses new work (0.169.0).
+const DRAINING: &str = "serverShuttingDown";
+
 /// Message parts that mean that the thread has ended.
 const ENDS: [&str; 4] = ["no rollout found", "is archived", "invalid session id", "invalid thread id"];
 
@@ -43,7 +46,7 @@ impl Refusal {
     pub fn of(error: &str) -> Self {
         let message = text::string(error, "message").unwrap_or_default();
         let is_request_error = text::member(error, "code").is_some_and(|code| code.get() == "-32600");
-        if crate::hub::requests::responses::is_draining(error) {
+        if is_draining(error) {
             Refusal::Draining
         } else if message.contains("active writer") || message.contains("is closing") || is_overload(error) {
             Refusal::RetrySoon
@@ -70,6 +73,12 @@ pub fn is_unknown_method(error: &str) -> bool {
     let message = text::string(error, "message").unwrap_or_default();
     text::member(error, "code").is_some_and(|code| code.get() == "-32601")
         || message.starts_with("Invalid request")
+}
+
+/// Whether an error comes from a draining app-server.
+pub fn is_draining(error: &str) -> bool {
+    let reason = text::member(error, "data").and_then(|data| text::string(data.get(), "reason"));
+    reason.is_some_and(|reason| reason == DRAINING)
 }
 
 fn is_overload(error: &str) -> bool {
