@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::ids::ThreadId;
 use crate::methods::{self, Access};
 use crate::params::{
-    InitializeParams, ThreadListParams, ThreadParams, ThreadReadParams, ThreadResumeParams,
-    ThreadSetNameParams, ThreadStartParams, ThreadTurnsListParams, TurnInterruptParams, TurnStartParams,
-    TurnSteerParams,
+    InitializeParams, ThreadListParams, ThreadLoadedListParams, ThreadParams, ThreadReadParams,
+    ThreadResumeParams, ThreadSetNameParams, ThreadStartParams, ThreadTurnsListParams, TurnInterruptParams,
+    TurnStartParams, TurnSteerParams,
 };
 use crate::refusal::Refusal;
 
@@ -51,7 +51,9 @@ impl Call {
             "thread/resume" => Self::ThreadResume(shape(params)?),
             "thread/read" => Self::ThreadRead(shape(params)?),
             "thread/list" => Self::ThreadList(shape(params)?),
-            "thread/loaded/list" => Self::ThreadLoadedList,
+            "thread/loaded/list" => {
+                shape::<ThreadLoadedListParams>(params).map(|_| Self::ThreadLoadedList)?
+            }
             "thread/turns/list" => Self::ThreadTurnsList(shape(params)?),
             "thread/unsubscribe" => Self::ThreadUnsubscribe(shape(params)?),
             "thread/name/set" => Self::ThreadSetName(shape(params)?),

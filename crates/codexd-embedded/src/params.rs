@@ -1,7 +1,8 @@
-//! The parameters of the requests that this server knows. Members that it does not use are not listed; unknown ones are
-//! ignored, as upstream does. The names and the order of the members show in the sentences about malformed requests.
+//! The parameters of the requests that this server knows, with the types of 0.171.0. Other members are ignored. The names and the
+//! order of the members are visible in the errors about malformed requests.
 
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 #[derive(Clone, Debug, Deserialize)]
@@ -9,19 +10,22 @@ use serde_json::{Map, Value};
 pub(crate) struct InitializeParams {
     pub client_info: ClientInfo,
     #[serde(default)]
-    pub capabilities: Option<Capabilities>,
+    pub capabilities: Option<InitializeCapabilities>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct ClientInfo {
     pub name: String,
+    #[expect(dead_code, reason = "only its type is checked")]
+    pub title: Option<String>,
     pub version: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Capabilities {
+pub(crate) struct InitializeCapabilities {
     pub experimental_api: bool,
+    pub request_attestation: bool,
     pub opt_out_notification_methods: Option<Vec<String>>,
 }
 
@@ -31,8 +35,38 @@ pub(crate) struct ThreadStartParams {
     pub model: Option<String>,
     pub model_provider: Option<String>,
     pub cwd: Option<String>,
-    pub approval_policy: Option<Value>,
+    pub approval_policy: Option<ApprovalPolicy>,
     pub ephemeral: Option<bool>,
+}
+
+/// When the user is asked, in the form of the request.
+#[derive(Clone, Debug)]
+pub(crate) struct ApprovalPolicy(pub Value);
+
+impl<'de> Deserialize<'de> for ApprovalPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        KnownPolicy::deserialize(&value).map_err(D::Error::custom)?;
+        Ok(Self(value))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum KnownPolicy {
+    #[serde(rename = "untrusted")]
+    UnlessTrusted,
+    OnRequest,
+    Granular {},
+    Never,
+}
+
+/// The members of `thread/loaded/list`. This server answers with one page.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[expect(dead_code, reason = "only the types of the members are checked")]
+pub(crate) struct ThreadLoadedListParams {
+    pub cursor: Option<String>,
+    pub limit: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -55,7 +89,7 @@ pub(crate) struct ThreadReadParams {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ThreadListParams {
     pub cursor: Option<String>,
-    pub limit: Option<usize>,
+    pub limit: Option<u32>,
     pub archived: Option<bool>,
 }
 
@@ -64,7 +98,7 @@ pub(crate) struct ThreadListParams {
 pub(crate) struct ThreadTurnsListParams {
     pub thread_id: String,
     pub cursor: Option<String>,
-    pub limit: Option<usize>,
+    pub limit: Option<u32>,
     pub sort_direction: Option<SortDirection>,
     pub items_view: Option<ItemsView>,
 }

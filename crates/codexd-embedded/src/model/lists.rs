@@ -133,8 +133,8 @@ fn turns_page(transcript: &Transcript, params: &ThreadTurnsListParams) -> Result
     }))
 }
 
-fn page_size(limit: Option<usize>) -> usize {
-    limit.unwrap_or(PAGE_ENTRIES).clamp(1, PAGE_ENTRIES_MAX)
+fn page_size(limit: Option<u32>) -> usize {
+    limit.map_or(PAGE_ENTRIES, |limit| limit as usize).clamp(1, PAGE_ENTRIES_MAX)
 }
 
 fn format_timestamp(timestamp: Timestamp) -> String {

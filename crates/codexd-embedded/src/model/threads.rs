@@ -25,7 +25,7 @@ impl State {
             cwd: params.cwd.unwrap_or_else(|| defaults.cwd.clone()),
             model: params.model.unwrap_or_else(|| defaults.model.clone()),
             model_provider: params.model_provider.unwrap_or_else(|| defaults.model_provider.clone()),
-            approval_policy: params.approval_policy.unwrap_or_else(|| json!("on-request")),
+            approval_policy: params.approval_policy.map_or_else(|| json!("on-request"), |policy| policy.0),
             originator: shared.connections.originator().to_owned(),
             version: defaults.version.clone(),
         };

@@ -75,8 +75,8 @@ where
 
 scenes! {
     unchanged;
-    strangers_and_malformed_requests_are_refused_as_before: threads::refusals;
-    a_first_turn_is_told_and_read_back_as_before: turns::first_turn;
-    a_second_subscriber_sees_what_it_did_before: turns::second_subscriber;
+    uninitialized_clients_and_malformed_requests_are_refused_as_before: threads::refusals;
+    a_first_turn_has_notifications_and_history_as_before: turns::first_turn;
+    a_second_subscriber_gets_the_same_as_before: turns::second_subscriber;
     a_declined_command_is_left_as_before: approvals::declined;
 }

@@ -241,3 +241,61 @@ pub(super) async fn unloaded(stage: &mut Stage) -> anyhow::Result<()> {
     alice.ask("thread/read", json!({"threadId": thread, "includeTurns": true})).await?.ok();
     Ok(())
 }
+
+/// Members of the wrong type, one at a time.
+pub(super) async fn wrong_types(stage: &mut Stage) -> anyhow::Result<()> {
+    let alice = stage.uninitialized("alice").await?;
+    for client_info in [
+        json!(7),
+        json!({"name": 7, "version": "1"}),
+        json!({"name": "alice", "version": 7}),
+        json!({"name": "alice", "version": "1", "title": 7}),
+    ] {
+        alice.ask("initialize", json!({"clientInfo": client_info})).await?.err();
+    }
+    let info = json!({"name": "alice", "version": "1", "title": null});
+    for capabilities in [
+        json!(7),
+        json!({"experimentalApi": "yes"}),
+        json!({"experimentalApi": null}),
+        json!({"requestAttestation": 7}),
+        json!({"optOutNotificationMethods": "x"}),
+        json!({"optOutNotificationMethods": [7]}),
+    ] {
+        alice.ask("initialize", json!({"clientInfo": info, "capabilities": capabilities})).await?.err();
+    }
+    alice.initialize("alice", stage.capabilities()).await?;
+    alice.wait_method("remoteControl/status/changed").await?;
+    for (method, member, values) in [
+        ("thread/start", "model", &[json!(7)][..]),
+        ("thread/start", "modelProvider", &[json!(7)]),
+        ("thread/start", "cwd", &[json!(7)]),
+        ("thread/start", "approvalPolicy", &[json!(7), json!("sometimes"), json!({"granular": 7})]),
+        ("thread/start", "ephemeral", &[json!("yes"), json!(0)]),
+        ("thread/resume", "excludeTurns", &[json!(7), json!(null)]),
+        ("thread/read", "includeTurns", &[json!("x"), json!(null)]),
+        ("thread/list", "cursor", &[json!(7)]),
+        ("thread/list", "limit", &[json!("x"), json!(-1), json!(1.5), json!(5_000_000_000_u64)]),
+        ("thread/list", "archived", &[json!("x")]),
+        ("thread/loaded/list", "cursor", &[json!(7)]),
+        ("thread/loaded/list", "limit", &[json!("x")]),
+        ("thread/turns/list", "cursor", &[json!(7)]),
+        ("thread/turns/list", "limit", &[json!(-1)]),
+        ("thread/turns/list", "sortDirection", &[json!("up"), json!(7)]),
+        ("thread/turns/list", "itemsView", &[json!("some"), json!(7)]),
+        ("thread/name/set", "name", &[json!(7), json!(null)]),
+        ("turn/start", "clientUserMessageId", &[json!(7)]),
+        ("turn/start", "input", &[json!(7), json!([7]), json!([{"type": "text", "text": 7}])]),
+        ("turn/start", "input", &[json!([{"type": "text", "text": "x", "text_elements": 7}])]),
+        ("turn/steer", "expectedTurnId", &[json!(7)]),
+        ("turn/interrupt", "turnId", &[json!(7)]),
+    ] {
+        for value in values {
+            let mut params =
+                json!({"threadId": NOBODY, "name": "n", "turnId": "t", "expectedTurnId": "t", "input": []});
+            params[member] = value.clone();
+            alice.ask(method, params).await?.err();
+        }
+    }
+    Ok(())
+}

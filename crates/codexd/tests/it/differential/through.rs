@@ -140,30 +140,30 @@ macro_rules! in_front_of {
 }
 
 scenes! {
-    strangers_and_malformed_requests_are_refused_as_before: threads::refusals;
-    what_is_no_message_disturbs_nobody: threads::noise;
-    a_first_turn_is_told_and_read_back_as_before: turns::first_turn;
-    a_second_subscriber_sees_what_it_did_before: turns::second_subscriber;
+    uninitialized_clients_and_malformed_requests_are_refused_as_before: threads::refusals;
+    invalid_messages_disturb_no_client: threads::noise;
+    a_first_turn_has_notifications_and_history_as_before: turns::first_turn;
+    a_second_subscriber_gets_the_same_as_before: turns::second_subscriber;
     an_interrupted_turn_ends_as_before: turns::interrupted;
-    a_steered_turn_goes_on_as_before: turns::steered;
+    a_steered_turn_continues_as_before: turns::steered;
     failing_turns_fail_as_before: turns::failing;
     a_declined_command_is_left_as_before: approvals::declined;
-    a_cancelled_command_ends_the_turn_as_before: approvals::cancelled;
+    a_canceled_command_ends_the_turn_as_before: approvals::cancelled;
     a_malformed_answer_fails_the_command_as_before: approvals::malformed;
-    an_interrupt_settles_the_question_as_before: approvals::interrupted;
+    an_interrupt_resolves_the_server_request_as_before: approvals::interrupted;
     a_session_wide_approval_is_remembered_as_before: approvals::remembered;
     an_ephemeral_thread_stays_private_as_before: threads::ephemeral;
-    what_a_client_does_not_want_is_not_sent_as_before: threads::opted_out;
+    notifications_that_a_client_opted_out_of_are_not_sent_as_before: threads::opted_out;
 }
 
 scenes_of_today! {
-    commands_are_told_as_before: turns::commands;
+    commands_have_notifications_as_before: turns::commands;
     a_second_start_steers_as_before: turns::started_twice;
-    names_and_the_archive_are_told_as_before: threads::named_and_archived;
+    names_and_the_archive_have_notifications_as_before: threads::named_and_archived;
 }
 
 real_scenes! {
-    a_fork_is_told_as_before: threads::forked;
+    a_fork_has_notifications_as_before: threads::forked;
     a_conversation_by_voice_is_refused_as_before: accounts::realtime;
 }
 
