@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod lstart;
 pub mod os_text;
+pub mod plural;
 pub mod record;
 pub mod settings;
 pub mod supervise;

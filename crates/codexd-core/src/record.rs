@@ -71,13 +71,13 @@ pub enum RecordDefect {
     #[error("the pid record is empty")]
     Empty,
     /// It is not a record.
-    #[error("the pid record is not readable: {0}")]
+    #[error("the pid record cannot be parsed: {0}")]
     Garbage(String),
     /// It names process 0, or one that no kernel gives out.
-    #[error("the pid record names the impossible process {0}")]
+    #[error("the pid record contains the invalid pid {0}")]
     ImpossiblePid(u32),
     /// It names a process by nothing but its number.
-    #[error("the pid record names process {0} by its number alone")]
+    #[error("the pid record identifies process {0} by pid only")]
     Unidentified(u32),
 }
 

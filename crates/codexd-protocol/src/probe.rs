@@ -84,29 +84,30 @@ pub fn ask_on(stream: UnixStream, client_version: &str, patience: Duration) -> R
     let unresponsive = |why: String| ProbeError::Unresponsive { peer, why };
     let stream = Bounded { stream, deadline: Instant::now() + patience };
     let (mut socket, _) = tungstenite::client("ws://localhost/", stream).map_err(|error| match error {
-        tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response)) => {
-            ProbeError::Foreign { peer, why: format!("it answered the upgrade with {}", response.status()) }
-        }
-        other => unresponsive(format!("no WebSocket handshake: {other}")),
+        tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response)) => ProbeError::Foreign {
+            peer,
+            why: format!("the WebSocket upgrade was answered with {}", response.status()),
+        },
+        other => unresponsive(format!("the WebSocket handshake failed: {other}")),
     })?;
     let hello = json!({"id": REQUEST_ID, "method": "initialize", "params": {
         "clientInfo": {"name": CLIENT_NAME, "title": null, "version": client_version}}});
     socket
         .send(Frame::text(hello.to_string()))
-        .map_err(|error| unresponsive(format!("no request went out: {error}")))?;
+        .map_err(|error| unresponsive(format!("failed to send initialize: {error}")))?;
     let result = read_answer(&mut socket).map_err(unresponsive)?;
     let result = result.map_err(|why| ProbeError::Foreign { peer, why })?;
     let user_agent = result.get("userAgent").and_then(Value::as_str).map(str::to_owned);
     match (user_agent, peer) {
         (Some(user_agent), Some(peer)) => Ok(Answer { peer, user_agent }),
-        _ => Err(ProbeError::Foreign { peer, why: "its answer names no userAgent".into() }),
+        _ => Err(ProbeError::Foreign { peer, why: "the initialize response has no userAgent".into() }),
     }
 }
 
 /// Reads until the reply: the outer error means silence, the inner one a refusal.
 fn read_answer<S: Read + Write>(socket: &mut WebSocket<S>) -> Result<Result<Value, String>, String> {
     loop {
-        let frame = socket.read().map_err(|error| format!("no answer to initialize: {error}"))?;
+        let frame = socket.read().map_err(|error| format!("no response to initialize: {error}"))?;
         let Frame::Text(text) = frame else { continue };
         let Ok(Message::Response { id, outcome }) = envelope::parse(&text) else { continue };
         if id.get() != REQUEST_ID.to_string() {

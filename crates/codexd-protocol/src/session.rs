@@ -29,7 +29,7 @@ impl Session {
         let params = json!({"clientInfo": info, "capabilities": {"experimentalApi": true}});
         match session.call("initialize", &params)? {
             Ok(_) => Ok(session),
-            Err(error) => Err(format!("initialize was refused: {error}")),
+            Err(error) => Err(format!("initialize was rejected: {error}")),
         }
     }
 
@@ -42,7 +42,7 @@ impl Session {
         }
         let stream = Bounded { stream, deadline: Instant::now() + timeout };
         let (socket, _) = tungstenite::client("ws://localhost/", stream)
-            .map_err(|error| format!("no WebSocket handshake: {error}"))?;
+            .map_err(|error| format!("the WebSocket handshake failed: {error}"))?;
         Ok(Self { socket, last_id: 0 })
     }
 
@@ -53,9 +53,9 @@ impl Session {
     pub fn call(&mut self, method: &str, params: &Value) -> Result<Result<Value, Value>, String> {
         self.last_id += 1;
         let text = json!({"id": self.last_id, "method": method, "params": params}).to_string();
-        self.socket.send(Frame::text(text)).map_err(|error| format!("{method} was not sent: {error}"))?;
+        self.socket.send(Frame::text(text)).map_err(|error| format!("failed to send {method}: {error}"))?;
         loop {
-            let frame = self.socket.read().map_err(|error| format!("no answer to {method}: {error}"))?;
+            let frame = self.socket.read().map_err(|error| format!("no response to {method}: {error}"))?;
             let Frame::Text(text) = frame else { continue };
             let Ok(Message::Response { id, outcome }) = envelope::parse(&text) else { continue };
             if id.get() != self.last_id.to_string() {
@@ -66,7 +66,7 @@ impl Session {
                 Ok(result) => value(result).map(Ok),
                 Err(error) => value(error).map(Err),
             }
-            .map_err(|error| format!("the answer to {method} cannot be read: {error}"));
+            .map_err(|error| format!("the response to {method} is not valid: {error}"));
         }
     }
 }

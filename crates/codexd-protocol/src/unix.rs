@@ -122,7 +122,7 @@ fn peer_credentials(stream: BorrowedFd<'_>) -> io::Result<libc::ucred> {
         return Err(io::Error::last_os_error());
     }
     if usize::try_from(length).ok() != Some(size) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel told no peer credentials"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel returned no peer credentials"));
     }
     Ok(credentials)
 }

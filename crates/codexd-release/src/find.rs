@@ -19,7 +19,7 @@ const MANAGED: [&str; 3] = [
     "packages/app-server-daemon/current/bin/codex",
 ];
 
-const NOT_THERE: &str = "not there";
+const NOT_FOUND: &str = "not found";
 
 /// What to look through, in this order.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub struct Looked {
 
 /// No Codex.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no Codex was found")]
+#[error("Codex not found")]
 pub struct NotFound {
     /// Every place that was looked at.
     pub looked_at: Vec<Looked>,
@@ -89,7 +89,7 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
     ];
     if let Some((named, source)) = named.into_iter().find_map(|(path, source)| Some((path?, source))) {
         return examine(named, source).map_err(|why| NotFound {
-            unusable: why != NOT_THERE,
+            unusable: why != NOT_FOUND,
             looked_at: vec![Looked { path: named.to_owned(), why }],
             named: Some(source),
             expected: named.to_owned(),
@@ -100,7 +100,7 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
         match examine(&path, CodexSource::Managed) {
             Ok(found) => return Ok(found),
             Err(why) => {
-                let unusable = why != NOT_THERE;
+                let unusable = why != NOT_FOUND;
                 looked_at.push(Looked { path: path.clone(), why });
                 if unusable {
                     return Err(NotFound { looked_at, named: None, unusable, expected: path });
@@ -127,7 +127,7 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
 /// Whether a path serves, and what to run for it.
 fn examine(path: &Path, source: CodexSource) -> Result<FoundCodex, String> {
     let metadata = path.metadata().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => NOT_THERE.to_owned(),
+        io::ErrorKind::NotFound => NOT_FOUND.to_owned(),
         _ => error.to_string(),
     })?;
     if !metadata.is_file() {
@@ -140,7 +140,7 @@ fn examine(path: &Path, source: CodexSource) -> Result<FoundCodex, String> {
         && let Some(package) = npm::package_root(path)
     {
         return npm::native(path, source, &package)
-            .ok_or_else(|| format!("the npm package at {} lacks its native binary", package.display()));
+            .ok_or_else(|| format!("an npm package without its native binary ({})", package.display()));
     }
     let canonical = path.canonicalize().map_err(|error| error.to_string())?;
     let path_folders = npm::path_folder(&canonical).into_iter().collect();
@@ -206,7 +206,7 @@ mod tests {
         executable(&home.path().join("packages/standalone/current/codex"), "\u{7f}ELF");
         let missing = home.path().join("missing");
         let error = find(&Search { named: Some(&missing), ..search(home.path()) }).expect_err("not there");
-        assert!(error.named == Some(CodexSource::Named) && error.looked_at[0].why == "not there");
+        assert!(error.named == Some(CodexSource::Named) && error.looked_at[0].why == "not found");
         assert_eq!(error.expected, missing);
     }
 

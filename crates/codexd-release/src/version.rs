@@ -32,7 +32,7 @@ pub enum VersionError {
         source: io::Error,
     },
     /// It did not end, and nothing was going on in it any more: it was killed.
-    #[error("{} --version hung: after {} ms it waited for something that did not come", path.display(), waited.as_millis())]
+    #[error("{} --version hung: it was idle and had not exited after {} ms", path.display(), waited.as_millis())]
     Hung {
         /// The binary.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum VersionError {
         waited: Duration,
     },
     /// It was still at work when its time was over, and was killed.
-    #[error("{} --version was still at work after {} ms", path.display(), waited.as_millis())]
+    #[error("{} --version was still running after {} ms", path.display(), waited.as_millis())]
     Slow {
         /// The binary.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum VersionError {
         waited: Duration,
     },
     /// It ended without telling one.
-    #[error("{} --version ended with {status} and printed {}", path.display(), printed_text(printed))]
+    #[error("{} --version printed {} ({status})", path.display(), printed_text(printed))]
     Odd {
         /// The binary.
         path: PathBuf,
@@ -169,7 +169,7 @@ fn is_version(word: &str) -> bool {
 
 fn printed_text(printed: &str) -> String {
     match foreign_text::quote(printed) {
-        text if text.is_empty() => "nothing to stdout".to_owned(),
+        text if text.is_empty() => "nothing".to_owned(),
         text => format!("`{text}`"),
     }
 }

@@ -180,7 +180,7 @@ impl HubDriver {
     pub(super) fn close_all(&self) -> Vec<Rc<WsConnection>> {
         let connections: Vec<Rc<WsConnection>> = self.clients.connections.take().into_values().collect();
         for connection in &connections {
-            connection.close(GOING_AWAY, "codexd is going away");
+            connection.close(GOING_AWAY, "the gateway is shutting down");
         }
         connections
     }
@@ -226,7 +226,7 @@ impl HubDriver {
     }
 
     fn note_cut(&self, client: ClientId, why: &str) {
-        let message = format!("client {} was cut: {why}", client.0);
+        let message = format!("disconnected client {}: {why}", client.0);
         self.host_commands.note(
             EventLevel::Warn,
             "client.cut",

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use codexd_core::contract::EventLevel;
+use codexd_core::plural::counted;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 
@@ -69,9 +70,10 @@ impl HubDriver {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let detail = json!({"pid": pid, "threads": threads, "requests": requests});
                 let message = format!(
-                    "the app-server{} ended as it was asked to; {threads} threads were loaded there, {requests} requests were \
-                     answered with an error",
-                    of_process(pid)
+                    "the app-server{} exited as requested, with {} loaded; {} in flight got an error response",
+                    of_process(pid),
+                    counted(*threads, "thread"),
+                    counted(*requests, "request")
                 );
                 self.tell_host("serverLeft", EventLevel::Info, "server.left", message, detail);
             }
@@ -79,8 +81,10 @@ impl HubDriver {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let detail = json!({"pid": pid, "threads": threads, "requests": requests});
                 let message = format!(
-                    "the app-server{} is gone under {threads} loaded threads; {requests} requests were answered with an error",
-                    of_process(pid)
+                    "lost the app-server{} with {} loaded; {} in flight got an error response",
+                    of_process(pid),
+                    counted(*threads, "thread"),
+                    counted(*requests, "request")
                 );
                 self.tell_host("serverLost", EventLevel::Warn, "server.lost", message, detail);
             }
@@ -89,8 +93,9 @@ impl HubDriver {
                 let detail = json!({"pid": pid, "threads": threads, "turnsCompleted": completed,
                     "turnsInterrupted": interrupted, "tookMs": took_ms});
                 let message = format!(
-                    "{threads} threads are loaded again{}, {took_ms} ms after the loss; of the turns that ran {completed} had \
-                     ended well and {interrupted} were cut",
+                    "reloaded {} in the app-server{} within {took_ms} ms; of the turns that were running, {completed} had completed and \
+                     {interrupted} were interrupted",
+                    counted(*threads, "thread"),
                     of_process(pid)
                 );
                 self.tell_host("recovered", EventLevel::Info, "threads.recovered", message, detail);
@@ -99,16 +104,16 @@ impl HubDriver {
             Report::GoalsToLoad { server, threads } => {
                 let pid = self.servers.borrow().pid(Some(*server));
                 let message = format!(
-                    "goals that were at work go on: the app-server{} is asked to load their threads, {} in all",
+                    "continuing active goals: the app-server{} loads {}",
                     of_process(pid),
-                    threads.len()
+                    counted(threads.len(), "thread")
                 );
                 let detail = json!({"pid": pid, "threads": threads});
                 self.host_commands.note(EventLevel::Info, "goals.loading", message, detail);
             }
             Report::GoalPostponed { thread } => {
                 let message = format!(
-                    "the goal of the thread {thread} rests for a minute: the app-server cannot load it, or dies of it"
+                    "goal of thread {thread} postponed for 60 s: loading the thread failed or crashed the app-server"
                 );
                 self.host_commands.note(
                     EventLevel::Warn,
@@ -119,7 +124,7 @@ impl HubDriver {
             }
             Report::GoalLost { thread } => {
                 let message =
-                    format!("the goal of the thread {thread} does not go on: the app-server cannot load it");
+                    format!("goal of thread {thread} cannot continue: the app-server cannot load the thread");
                 self.host_commands.note(
                     EventLevel::Warn,
                     "goals.lost",
@@ -129,20 +134,21 @@ impl HubDriver {
             }
             Report::MigrationRefused { thread, reason } => {
                 let message = format!(
-                    "the thread {thread} does not move to the new app-server, which refuses it: {reason}; it is tried again"
+                    "thread {thread} stays on the old app-server because the new one cannot load it: {reason}; the gateway retries"
                 );
                 let detail = json!({"threadId": thread, "reason": reason});
                 self.host_commands.note(EventLevel::Warn, "migration.refused", message, detail);
             }
             Report::Handover(handover) => self.report_handover(handover),
             Report::Unanswered { count, methods } => {
-                let message = format!("{count} requests were not answered in time: {}", methods.join(", "));
+                let message =
+                    format!("no response in time to {}: {}", counted(*count, "request"), methods.join(", "));
                 let detail = json!({"count": count, "methods": methods});
                 self.host_commands.note(EventLevel::Warn, "request.unanswered", message, detail);
             }
             Report::AnswerRefused { client, request, reason } => {
                 let message = format!(
-                    "client {} gave an answer to server request {request} that no app-server takes: {reason}; the next answer counts",
+                    "client {} sent an invalid answer to server request {request}: {reason}; waiting for the next answer",
                     client.0
                 );
                 let detail = json!({"client": client.0, "serverRequest": request, "reason": reason});
@@ -150,14 +156,14 @@ impl HubDriver {
             }
             Report::AnswerNotTaken { thread, request } => {
                 let message = format!(
-                    "the app-server did not take the answer to server request {request} of thread {thread}; the next answer counts"
+                    "the app-server did not accept the answer to server request {request} of thread {thread}; waiting for the next answer"
                 );
                 let detail = json!({"threadId": thread, "serverRequest": request});
                 self.host_commands.note(EventLevel::Warn, "serverRequest.answerNotTaken", message, detail);
             }
             Report::ClientInfoDiscarded { reason } => {
                 let message = format!(
-                    "discarded the client information of the shared connection: {reason}; that of the next client is used"
+                    "discarded the clientInfo of the shared connection: {reason}; using that of the next client"
                 );
                 self.host_commands.note(
                     EventLevel::Warn,
@@ -176,14 +182,16 @@ impl HubDriver {
                 EventLevel::Warn,
                 "threads.not_loaded",
                 format!(
-                    "the app-server refuses to load {count} threads, which is tried again: thread {}: {}",
-                    first.thread_id, first.reason
+                    "the app-server cannot load {}; the gateway retries: thread {}: {}",
+                    counted(count, "thread"),
+                    first.thread_id,
+                    first.reason
                 ),
             ),
             None => (
                 EventLevel::Info,
                 "threads.loadable",
-                "every thread that the app-server refused to load is loaded again or has ended".to_owned(),
+                "all threads that the app-server could not load are loaded again or have ended".to_owned(),
             ),
         };
         self.tell_host("notLoaded", level, kind, message, detail);
@@ -200,15 +208,17 @@ impl HubDriver {
         let (moved, waiting) = (handover.threads_moved, handover.threads_waiting.len());
         let (kind, message) = match handover.state {
             HandoverState::Moving if moved == 0 => {
-                ("handover.started", format!("threads move to the app-server{}", of_process(to)))
+                ("handover.started", format!("moving threads to the new app-server{}", of_process(to)))
             }
-            HandoverState::Moving | HandoverState::Waiting => {
-                ("handover.progressed", format!("{moved} threads have moved, {waiting} wait"))
-            }
+            HandoverState::Moving | HandoverState::Waiting => (
+                "handover.progressed",
+                format!("{} moved to the new app-server, {waiting} waiting", counted(moved, "thread")),
+            ),
             HandoverState::Completed => (
                 "handover.completed",
                 format!(
-                    "{moved} threads have moved within {} ms; the app-server{} holds nothing any more",
+                    "moved {} in {} ms; the old app-server{} has no threads left",
+                    counted(moved, "thread"),
                     handover.took_ms,
                     of_process(from)
                 ),

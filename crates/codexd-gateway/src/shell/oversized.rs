@@ -44,7 +44,7 @@ pub(super) fn classify(excerpt: &Excerpt) -> Oversized {
 /// The answer to a client whose request is larger than the app-server takes.
 pub(super) fn refusal_of_request(id: &str, excerpt: &Excerpt) -> Text {
     let message = format!(
-        "Invalid request: {}: {} bytes; the app-server takes messages of at most {} MiB in frames of at most {} MiB",
+        "Invalid request: {}: {} bytes; the app-server accepts messages of at most {} MiB in frames of at most {} MiB",
         excerpt.reason,
         excerpt.bytes,
         MESSAGE_BYTES_MAX / MIB,
@@ -56,7 +56,7 @@ pub(super) fn refusal_of_request(id: &str, excerpt: &Excerpt) -> Text {
 /// What stands for an answer, or answers a request, of an app-server that is larger than the gateway passes on.
 pub(super) fn failure_of_answer(id: &str, excerpt: &Excerpt) -> Text {
     let message = format!(
-        "the app-server's message has {} bytes; codexd passes on messages of at most {} MiB",
+        "the message of the app-server has {} bytes; codexd forwards messages of at most {} MiB",
         excerpt.bytes,
         UPSTREAM_MESSAGE_BYTES_MAX / MIB
     );

@@ -188,8 +188,8 @@ impl HubDriver {
 
     fn note_goals_failed(&self, error: &io::Error) {
         let message = format!(
-            "failed to load_persisted which goals are at work: {error}; if the gateway is killed now, those that it has paused for a \
-             handover stay paused, and others may rest until somebody opens their threads"
+            "failed to store which goals are active: {error}; if the gateway is killed now, goals that it paused for a handover stay \
+             paused, and other goals continue only when a client opens their threads"
         );
         let goals =
             self.persistence.goals.borrow().as_ref().map(|(_, goals)| goals.clone()).unwrap_or_default();
@@ -199,8 +199,8 @@ impl HubDriver {
 
     fn note_client_identity_failed(&self, generations: &[String], error: &io::Error) {
         let message = format!(
-            "failed to load_persisted as whom this gateway introduced itself: {error}; if it is killed, the next one waits for a client \
-             before it looks after the threads"
+            "failed to store the client identity of the gateway: {error}; if the gateway is killed, the next one manages threads only \
+             after a client has connected"
         );
         self.host_commands.note(
             EventLevel::Warn,

@@ -54,12 +54,15 @@ impl Token {
         let owners = [rustix::process::geteuid().as_raw(), 0];
         let error = |kind, why: &str| Err(io::Error::new(kind, format!("{}: {why}", path.display())));
         if !look.is_file() || !owners.contains(&look.uid()) {
-            return error(io::ErrorKind::PermissionDenied, "the token must be in a file of our own user");
+            return error(
+                io::ErrorKind::PermissionDenied,
+                "the token must be a regular file that the user of the gateway or root owns",
+            );
         }
         if look.mode() & 0o077 != 0 {
             return error(
                 io::ErrorKind::PermissionDenied,
-                "others may use the token; chmod 600 it, or remove it",
+                "other users can access the token: run `chmod 600` on the file, or remove it",
             );
         }
         let mut text = String::new();
@@ -67,7 +70,10 @@ impl Token {
         let text = text.trim();
         let of_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=');
         if text.len() < CHARACTERS_MIN || !text.bytes().all(of_base64url) {
-            return error(io::ErrorKind::InvalidData, "no token of 256 bits in hex or base64url");
+            return error(
+                io::ErrorKind::InvalidData,
+                "the file contains no token of at least 256 bits in hex or base64url",
+            );
         }
         Ok(Self(text.to_owned()))
     }

@@ -101,7 +101,8 @@ async fn run(driver: Rc<HubDriver>, door: TcpListenerConfig, expected: Expected)
     expected.replace(Some(token));
     report_listening(&driver, &TcpListenerConfig { listen: address, ..door.clone() });
     let url = format!("ws://{address}");
-    let message = format!("clients may come over {url} with the token in {}", door.token_file.display());
+    let message =
+        format!("listening on {url}; clients authenticate with the token in {}", door.token_file.display());
     let detail = json!({"url": url, "tokenFile": door.token_file});
     driver.host_commands.note(EventLevel::Info, "gateway.listening", message, detail);
     accept(driver, listener, expected).await;
@@ -121,9 +122,9 @@ async fn open(door: &TcpListenerConfig) -> io::Result<(TcpListener, SocketAddr, 
 }
 
 fn note_closed(driver: &HubDriver, door: &TcpListenerConfig, error: &io::Error) {
-    let message = format!("failed to open ws://{}: {error}; tried again until it works", door.listen);
+    let message = format!("failed to listen on ws://{}: {error}; the gateway retries", door.listen);
     let detail = json!({"listen": door.listen, "tokenFile": door.token_file, "error": error.to_string()});
-    driver.host_commands.note(EventLevel::Error, "gateway.doorClosed", message, detail);
+    driver.host_commands.note(EventLevel::Error, "gateway.listenFailed", message, detail);
     let listener = json!({"listen": format!("ws://{}", door.listen), "error": error.to_string()});
     driver.host_commands.give(HostCommand::Report(json!({"listener": listener})));
 }

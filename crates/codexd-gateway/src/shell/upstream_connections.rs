@@ -158,8 +158,7 @@ impl HubDriver {
         });
         if let Some(bytes) = connection.take_dropped() {
             let message = format!(
-                "a message of the app-server that belongs to no request was dropped: {bytes} bytes, more than the {} MiB that \
-                 codexd passes on",
+                "dropped a message of the app-server that belongs to no request: {bytes} bytes exceed the limit of {} MiB",
                 UPSTREAM_MESSAGE_BYTES_MAX / (1024 * 1024)
             );
             self.host_commands.note(EventLevel::Warn, "message.dropped", message, json!({"bytes": bytes}));

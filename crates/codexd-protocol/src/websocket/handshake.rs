@@ -67,11 +67,11 @@ pub fn parse_answer(bytes: &[u8], key: &str) -> Result<Option<usize>, String> {
         return Ok(None);
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(format!("it answered the upgrade with {}", response.status()));
+        return Err(format!("the WebSocket upgrade was answered with {}", response.status()));
     }
     let proof = response.headers().get("Sec-WebSocket-Accept").map(HeaderValue::as_bytes);
     if proof != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
-        return Err("its answer to the upgrade is not to our request".into());
+        return Err("the upgrade response does not match the request".into());
     }
     Ok(Some(length))
 }

@@ -271,7 +271,7 @@ fn all_are_told_when_the_gateway_leaves_and_get_what_waits() {
         let reading = tokio::task::spawn_local(async move {
             for socket in &mut sockets {
                 assert_eq!(next_text(socket).await.len(), 1 << 20);
-                assert_eq!(next_text(socket).await, "close 1001 codexd is going away");
+                assert_eq!(next_text(socket).await, "close 1001 the gateway is shutting down");
             }
         });
         gateway.leave().await;

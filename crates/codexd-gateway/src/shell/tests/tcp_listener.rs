@@ -216,7 +216,7 @@ fn a_door_that_cannot_be_opened_is_tried_again_and_the_other_is_open() {
         |_| true,
         async |gateway| {
             let HostCommand::Note { kind, message, .. } = gateway.order().await else { panic!("a note") };
-            assert_eq!(kind, "gateway.doorClosed");
+            assert_eq!(kind, "gateway.listenFailed");
             assert!(message.contains("token"), "{message}");
             let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
             assert!(
