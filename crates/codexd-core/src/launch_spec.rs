@@ -1,4 +1,4 @@
-//! A program is data: what to run, with what, and how to end it. Service managers render it; the supervisor runs it.
+//! How a process is started and stopped, as data: the supervisor gets it from a command and starts the process.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::os_text::OsText;
 
-/// One program that a service manager runs.
+/// How an app-server or a gateway is started.
 ///
-/// The environment is complete: nothing is inherited from the process that starts the program. It may hold secrets, so a program
-/// is handed over on a socket and never written to disk with its environment.
+/// The environment is complete: nothing is inherited from the process that starts it. It may hold secrets, so it is sent over a
+/// socket and never written to disk.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaunchSpec {
-    /// The executable, an absolute path; links in it are left for the kernel to follow at every start.
+    /// The executable, an absolute path. The kernel follows its links at each start.
     pub executable: PathBuf,
-    /// The arguments, without the name of the program itself.
+    /// The arguments, without the program name.
     pub args: Vec<OsText>,
-    /// The whole environment.
+    /// The environment; empty in files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<(OsText, OsText)>,
     /// The working directory.
@@ -25,24 +25,24 @@ pub struct LaunchSpec {
     /// Whether this is the server built into codexd.
     #[serde(default)]
     pub embedded: bool,
-    /// The socket of its own that it listens on, behind a gateway; `None` for one that makes the control socket itself. A
-    /// supervisor tells it to the gateway, and removes it when the process is gone.
+    /// The socket behind a gateway; `None` for a server that listens on the control socket. The supervisor sends the path to the
+    /// gateway, and removes the socket after the exit of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
-    /// The Codex that `--codex-bin` named for it.
+    /// The Codex that `--codex-bin` selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<NamedCodex>,
-    /// The version that it told when it was proven to run.
+    /// The version that the executable printed before the first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
 
-/// A Codex that `--codex-bin` named. It stays in force for later commands until the server is stopped, another one is named, or
-/// the setting `codexBin` changes.
+/// A Codex that `--codex-bin` selected. Later commands use it until the server is stopped, another one is selected, or the setting
+/// `codexBin` changes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamedCodex {
-    /// The path as it was named, absolute.
+    /// The absolute path.
     pub path: PathBuf,
     /// The setting `codexBin` at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,13 +50,13 @@ pub struct NamedCodex {
 }
 
 impl LaunchSpec {
-    /// The same program without its environment: what may be written down.
+    /// The same without the environment: the form for files.
     pub fn without_env(&self) -> LaunchSpec {
         LaunchSpec { env: Vec::new(), ..self.clone() }
     }
 }
 
-/// The signal that asks a server to drain.
+/// The signal that drains a server.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DrainSignal {
@@ -66,12 +66,12 @@ pub enum DrainSignal {
     Hangup,
 }
 
-/// How a program is to be ended.
+/// How a process is stopped.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StopPolicy {
     /// The first signal.
     pub signal: DrainSignal,
-    /// How long to wait before the second signal; `None` waits without limit.
+    /// The time until the second signal, in milliseconds; `None` is no limit.
     pub grace_ms: Option<u64>,
 }

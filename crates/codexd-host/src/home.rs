@@ -17,11 +17,11 @@ const REPLACED: [&str; 8] = [
     "codex-binaries.json",
     "gateway.json",
     GATEWAY_GOALS,
-    GATEWAY_PERSONA,
+    GATEWAY_CLIENT_IDENTITY,
 ];
 
 const GATEWAY_GOALS: &str = "gateway-goals.json";
-const GATEWAY_PERSONA: &str = "gateway-persona.json";
+const GATEWAY_CLIENT_IDENTITY: &str = "gateway-client-identity.json";
 
 /// The paths of one CODEX_HOME.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -142,9 +142,9 @@ impl Home {
         self.state_file(GATEWAY_GOALS)
     }
 
-    /// As whom the gateway introduced itself to the app-servers.
-    pub fn gateway_persona(&self) -> PathBuf {
-        self.state_file(GATEWAY_PERSONA)
+    /// The client identity that the gateway sent to the app-servers.
+    pub fn gateway_client_identity(&self) -> PathBuf {
+        self.state_file(GATEWAY_CLIENT_IDENTITY)
     }
 
     /// The token of the gateway's TCP listener.

@@ -92,9 +92,9 @@ pub fn check_state(home: &Home) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether users other than the owner may write to the state folder.
-pub fn is_open_to_others(home: &Home) -> bool {
-    Folder::open(&home.state_dir()).is_ok_and(|folder| folder.stat.st_mode & WRITABLE_BY_OTHERS != 0)
+/// Whether other users may write to this folder.
+pub fn is_writable_by_others(folder: &Path) -> bool {
+    Folder::open(folder).is_ok_and(|folder| folder.stat.st_mode & WRITABLE_BY_OTHERS != 0)
 }
 
 /// A home that root would create in the folder of another user counts as that user's.
@@ -126,7 +126,7 @@ pub fn check_below(root: &Path, file: &Path) -> io::Result<()> {
                 return Err(foreign(&place, found.uid()));
             }
             if !found.is_symlink() && found.mode() & 0o002 != 0 && found.mode() & STICKY == 0 {
-                let message = format!("every user may write to {}", place.display());
+                let message = format!("{} is writable by every user", place.display());
                 return Err(io::Error::new(ErrorKind::PermissionDenied, message));
             }
         }
@@ -196,7 +196,7 @@ impl Folder {
             Err(error) if mode & WRITABLE_BY_OTHERS != 0 => {
                 let path = self.path.display();
                 let message =
-                    format!("other users may write to {path}, and its mode cannot be changed: {error}");
+                    format!("{path} is writable by other users, and its mode cannot be changed: {error}");
                 Err(io::Error::new(error.kind(), message))
             }
             _ => Ok(()),
@@ -315,7 +315,7 @@ fn not_openable(error: Errno, path: &Path) -> io::Error {
 /// As [`Folder::open`]; `InvalidInput` if the path has no name.
 pub fn folder_of(path: &Path) -> io::Result<(Folder, &Path)> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(ErrorKind::InvalidInput, format!("{} names no file", path.display())));
+        return Err(io::Error::new(ErrorKind::InvalidInput, format!("{} has no file name", path.display())));
     };
     Ok((Folder::open(folder)?, Path::new(name)))
 }
@@ -335,14 +335,14 @@ pub fn open_file(path: &Path, flags: OFlags) -> io::Result<File> {
 /// As [`Folder::open_own`] and [`codexd_protocol::unix::bind`]; `NotFound` if another folder took the place of the folder meanwhile.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(ErrorKind::InvalidInput, format!("{} names no socket", path.display())));
+        return Err(io::Error::new(ErrorKind::InvalidInput, format!("{} has no file name", path.display())));
     };
     let folder = Folder::open_own(parent)?;
     let listener = codexd_protocol::unix::bind(path)?;
     // The address holds the path, for people; that it led to this folder is checked here.
     let made = rustix::fs::statat(&folder.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if FileType::from_raw_mode(made.st_mode) != FileType::Socket {
-        return Err(io::Error::new(ErrorKind::NotFound, format!("{} is no socket any more", path.display())));
+        return Err(io::Error::new(ErrorKind::NotFound, format!("{} is no longer a socket", path.display())));
     }
     std::fs::set_permissions(folder.address().join(name), Permissions::from_mode(0o600))?;
     Ok(listener)

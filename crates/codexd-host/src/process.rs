@@ -114,7 +114,7 @@ pub fn is_alive(process: &Process) -> bool {
 /// # Errors
 /// `NotFound` if it is gone; `PermissionDenied` if a process of this number lives that `/proc` hides from us.
 pub fn open(process: &Process) -> io::Result<OwnedFd> {
-    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", process.pid));
+    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} has exited", process.pid));
     let opened = rustix::process::pidfd_open(raw(process.pid).ok_or_else(gone)?, PidfdFlags::empty());
     let handle =
         opened.map_err(|error| if error == rustix::io::Errno::SRCH { gone() } else { error.into() })?;

@@ -55,7 +55,7 @@ fn short_path(socket: &Path) -> io::Result<PathBuf> {
         return Err(ForeignOwner { path: folder, uid: found.uid() }.into());
     }
     if !found.is_dir() || found.permissions().mode() & 0o077 != 0 {
-        let message = format!("{} is not a folder that only its owner may enter", folder.display());
+        let message = format!("{} is not a folder that only its owner can access", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
     let hash = Sha256::digest(socket.as_os_str().as_bytes());

@@ -1,6 +1,6 @@
-//! The process that runs this command, where it is part of what the command may replace: an agent runs `codexd` as a tool call
-//! of its own turn. What a server inherits must not come from a tool call then, and nothing may wait for the end of a turn
-//! that waits for this command.
+//! The process that runs this command, if it is part of the app-server that the command may replace: an agent runs `codexd` as
+//! a tool call. A new server must not inherit the environment of a tool call, and the command must not wait for the end of a
+//! turn that waits for the command.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,33 +11,14 @@ use codexd_host::orphans::GENERATION_VARIABLE;
 use codexd_host::service::supervisor::{self, SupervisorState};
 use codexd_host::{Home, pid_record, process};
 
-/// What Codex sets for a single tool call (observed on 0.131.0, 0.169.0 and 0.171.0), and what an installation of Codex sets for
-/// itself: a server has no use for either.
-const NEVER_INHERITED: [&str; 13] = [
-    GENERATION_VARIABLE,
-    "CODEX_APPLY_PATCH_PRESERVE_LINE_ENDINGS",
-    "CODEX_CI",
-    "CODEX_SANDBOX",
-    "CODEX_SANDBOX_NETWORK_DISABLED",
-    "CODEX_SESSION_ID",
-    "CODEX_THREAD_ID",
-    "CODEX_TOOL_CALL_ID",
-    "CODEX_VERSION",
-    "CODEX_MANAGED_BY_NPM",
-    "CODEX_MANAGED_BY_BUN",
-    "CODEX_MANAGED_BY_PNPM",
-    "CODEX_MANAGED_PACKAGE_ROOT",
-];
-
-/// Who runs this command, and what a server that it starts inherits.
+/// Where this command runs, and what a server that it starts inherits.
 #[derive(Debug, Default)]
 pub struct Caller {
     is_inside: bool,
-    /// What the current server was started with: its environment and its folder.
+    /// The environment and the working directory of the server in which this command runs.
     recorded: Option<Context>,
 }
 
-/// What a server inherits.
 #[derive(Debug)]
 struct Context {
     env: Vec<(OsString, OsString)>,
@@ -45,9 +26,9 @@ struct Context {
 }
 
 impl Caller {
-    /// Looks whether this process runs inside an app-server of `home`. A tool may drop any one of the ties, hardly all of them:
-    /// the generation id in the environment, being a descendant of the server or, once orphaned, of its supervisor, and
-    /// the session of the supervisor.
+    /// Finds out whether this process runs inside an app-server of `home`. Evidence is the generation id in the environment, an
+    /// ancestor that is the server or (for an orphan) its supervisor, and the session of the supervisor. A tool may remove one
+    /// of them, hardly all.
     pub fn identify(home: &Home) -> Self {
         let state = supervisor::read_state(home);
         let record = pid_record::observe(home).ok();
@@ -57,24 +38,23 @@ impl Caller {
         if !known.holds_this_process() {
             return Self::default();
         }
-        let recorded = supervisor::launch_spec(home).and_then(Context::of_program);
+        let recorded = supervisor::current_launch_spec(home).and_then(Context::of_program);
         let recorded = recorded.or_else(|| known.servers.iter().find_map(Context::of_process));
         Self { is_inside: true, recorded }
     }
 
-    /// Whether this command is a part of an app-server of the home.
+    /// Whether this command runs inside an app-server of the home.
     pub fn is_inside(&self) -> bool {
         self.is_inside
     }
 
-    /// The environment that a new server inherits: that of the server in which this command runs, or else this command's own.
+    /// The environment that a new server inherits from: that of the server in which this command runs, or else that of the
+    /// command.
     pub fn environment(&self) -> Vec<(OsString, OsString)> {
-        let mut env = match &self.recorded {
+        match &self.recorded {
             Some(recorded) => recorded.env.clone(),
             None => std::env::vars_os().collect(),
-        };
-        env.retain(|(name, _)| !NEVER_INHERITED.iter().any(|never| name == never));
-        env
+        }
     }
 
     /// A variable of that environment.
@@ -89,7 +69,7 @@ impl Caller {
         }
     }
 
-    /// The folder of the server in which this command runs; `None` for a command that runs elsewhere.
+    /// The working directory of the server in which this command runs; `None` outside of a server.
     pub fn recorded_folder(&self) -> Option<&Path> {
         self.recorded.as_ref().map(|recorded| recorded.cwd.as_path())
     }
@@ -98,7 +78,7 @@ impl Caller {
 impl Context {
     fn of_program(program: LaunchSpec) -> Option<Self> {
         let env: Vec<_> = program.env.into_iter().map(|(name, value)| (name.0, value.0)).collect();
-        // A supervisor that could not read it has none.
+        // A supervisor that could not read the environment has none.
         (!env.is_empty()).then_some(Self { env, cwd: program.cwd })
     }
 
@@ -109,11 +89,11 @@ impl Context {
     }
 }
 
-/// The generations of a home.
+/// The evidence: the processes and the generation ids of a home.
 #[derive(Debug, Default)]
 struct Known {
     supervisor: Option<Pid>,
-    /// Those that live, the current one first.
+    /// The running servers, the current one first.
     servers: Vec<Process>,
     generation_ids: Vec<String>,
 }

@@ -10,7 +10,7 @@ use codexd_core::contract::{ErrorCode, Failure};
 
 use crate::output::{self, Mode};
 
-/// Keeps Codex's app-server running on this machine. Commands print text on a terminal, and one JSON object elsewhere.
+/// Keep the Codex app-server running on this machine. Commands print text on a terminal and one JSON object elsewhere.
 #[derive(Debug, Parser)]
 #[command(name = "codexd", version, disable_help_subcommand = true)]
 pub struct Cli {
@@ -28,16 +28,16 @@ pub struct Global {
     /// Codex home to work on [default: $CODEX_HOME, else ~/.codex]
     #[arg(long, global = true, value_name = "PATH")]
     pub codex_home: Option<PathBuf>,
-    /// Codex binary to run, instead of the managed one or the one on PATH
+    /// Codex binary to run instead of the managed one or the one on PATH
     #[arg(long, global = true, value_name = "PATH")]
     pub codex_bin: Option<PathBuf>,
-    /// Print one JSON object, also on a terminal
+    /// Print one JSON object even on a terminal
     #[arg(long, global = true, conflicts_with = "text")]
     pub json: bool,
-    /// Print text, also to a pipe or a file
+    /// Print text even to a pipe or a file
     #[arg(long, global = true)]
     pub text: bool,
-    /// Allow a home of another user; root then runs codexd as that user [default: the homes in $CODEXD_FOREIGN_HOMES]
+    /// Allow a home that another user owns; root then runs codexd as that user [default: only the homes in $CODEXD_FOREIGN_HOMES]
     #[arg(long, global = true)]
     pub allow_foreign_owner: bool,
     /// How long to wait for another codexd command on this home
@@ -48,19 +48,19 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
-    /// Start the app-server with progress output and print how to attach
+    /// Start the app-server with progress output, then print how to attach a terminal
     Up,
     /// Start the app-server if none is running, and wait until it answers
     Start(StartArgs),
-    /// Stop the app-server gracefully: running turns get a grace period, then SIGKILL; no orphaned processes
+    /// Stop the app-server gracefully: running turns get a grace period, then SIGKILL; leaves no orphaned processes
     Stop(GraceArgs),
-    /// Replace the app-server with a new one of the installed Codex
+    /// Replace the app-server with one of the installed Codex, without interrupting turns where possible
     Restart(RestartArgs),
     /// Like restart, but wait for running turns without a time limit
     Reload,
     /// Show status, problems and recent events
     Status(StatusArgs),
-    /// Show the installed and the running version; fails if no app-server answers
+    /// Show the installed and the running version; fail if no app-server answers
     Version,
     /// Enable remote control, now and for later starts
     EnableRemoteControl(GraceArgs),
@@ -89,7 +89,7 @@ pub enum CliCommand {
 /// The options of `start`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StartArgs {
-    /// Put a running app-server that codexd does not manage under management, without stopping it
+    /// Adopt a running app-server that codexd does not manage, without stopping it
     #[arg(long)]
     pub adopt: bool,
     /// Run the small built-in app-server instead of Codex
@@ -119,10 +119,10 @@ pub struct RestartArgs {
 /// The options of `status`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StatusArgs {
-    /// Wait until the home is in this state; fails with wait-timeout if it is not in time
+    /// Wait until the home reaches this state; fail with wait-timeout if the timeout expires first
     #[arg(long, value_enum, value_name = "STATE")]
     pub wait: Option<WaitFor>,
-    /// How long to wait
+    /// How long to wait at most
     #[arg(long, value_name = "SECONDS", requires = "wait", default_value_t = codexd_core::limits::STATUS_WAIT_TIMEOUT_SECONDS)]
     pub timeout: u64,
 }
@@ -144,10 +144,10 @@ pub struct LogsArgs {
     /// Number of lines to show, counted from the end
     #[arg(short = 'n', long, default_value_t = 100)]
     pub lines: usize,
-    /// The process whose log to show
+    /// Process whose log to show
     #[arg(long, value_enum, default_value_t = LogProcess::AppServer)]
     pub process: LogProcess,
-    /// The stream of the app-server to show [default: stderr]
+    /// Stream of the app-server to show [default: stderr]
     #[arg(long, value_enum)]
     pub stream: Option<Stream>,
     /// List the log files of this home instead
@@ -170,7 +170,7 @@ pub enum LogProcess {
     Gateway,
     /// The supervisor.
     Supervisor,
-    /// The commands, which log with CODEXD_LOG only.
+    /// The commands, which log only if CODEXD_LOG is set.
     Command,
 }
 
@@ -184,7 +184,7 @@ pub enum DebugSubject {
 /// The options of `completions`.
 #[derive(Args, Clone, Debug)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to complete for
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,
 }
@@ -211,7 +211,7 @@ impl Stream {
 /// The options of `proxy`.
 #[derive(Args, Clone, Debug)]
 pub struct ProxyArgs {
-    /// The socket to connect to [default: the control socket of the home]
+    /// Socket to connect to [default: the control socket of the home]
     #[arg(long, value_name = "SOCKET_PATH")]
     pub sock: Option<PathBuf>,
     /// Exchange messages as lines of JSON instead of WebSocket frames
@@ -282,8 +282,9 @@ impl Stop {
             }
             _ => text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
         };
-        let failure = Failure::new(ErrorCode::BadArguments, first)
-            .hint("`codexd --help` lists the commands, `codexd COMMAND --help` the options of one");
+        let failure = Failure::new(ErrorCode::BadArguments, first).hint(
+            "`codexd --help` lists the commands; `codexd COMMAND --help` lists the options of a command",
+        );
         output::say_lines(text.trim_end());
         match self.mode {
             Mode::Json => output::print_failure_json(&failure),

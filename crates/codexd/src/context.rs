@@ -1,10 +1,11 @@
-//! What every command has at hand: the home, the options, the event log, and what was put right on the way.
+//! What each command works with: the home, the options, the event log, and the repairs so far.
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codexd_core::contract::{EventLevel, Failure, Repair};
+use codexd_core::contract::{ErrorCode, EventLevel, Failure, Repair};
 use codexd_core::settings::{ParsedSettings, Settings};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
@@ -19,16 +20,36 @@ use crate::{failures, foreign_home, home_folder, output};
 /// The version of codexd.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The problem, and the repair, of a grace that upstream's daemon does not accept.
+/// The problem, and the repair, of a grace period that the daemon of upstream does not accept.
 pub const GRACE_BEYOND_UPSTREAM: &str = "grace-beyond-upstream";
 
-/// What is wrong with it.
-pub fn long_grace(seconds: u64) -> String {
-    let limit = codexd_core::limits::UPSTREAM_GRACE_MAX_SECONDS;
-    format!("the setting shutdownGraceSeconds is {seconds}; upstream's commands fail with more than {limit}")
+/// The problem, and the repair, of a folder of codexd that other users may write to.
+pub const WRITABLE_BY_OTHERS: &str = "writable-by-others";
+
+/// The sentence of [`WRITABLE_BY_OTHERS`].
+pub fn writable_folder(folder: &Path) -> String {
+    format!("{} is writable by other users", folder.display())
 }
 
-/// What every command has at hand.
+/// The sentence of [`GRACE_BEYOND_UPSTREAM`].
+pub fn long_grace(seconds: u64) -> String {
+    let limit = codexd_core::limits::UPSTREAM_GRACE_MAX_SECONDS;
+    format!(
+        "the setting shutdownGraceSeconds is {seconds}; `codex app-server daemon` rejects values above {limit}"
+    )
+}
+
+/// The path of the binary of codexd.
+///
+/// # Errors
+/// If the kernel does not report it.
+pub fn own_binary() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::new(ErrorCode::Internal, format!("failed to find the binary of codexd: {error}"))
+    })
+}
+
+/// What each command works with.
 #[derive(Debug)]
 pub struct Context {
     /// The home.
@@ -45,8 +66,7 @@ impl Context {
     /// The context for the options.
     ///
     /// # Errors
-    /// `home-invalid` if no home can be told or the one that was named is not there, `foreign-owner` if
-    /// it belongs to another user.
+    /// `home-invalid` if the home is unknown or does not exist, `foreign-owner` if another user owns it.
     pub fn new(global: Global) -> Result<Self, Failure> {
         let home = home_folder::resolve(&global)?;
         foreign_home::check(&global, &home)?;
@@ -54,20 +74,23 @@ impl Context {
         Ok(Self { log, home, global, caller: OnceCell::new(), repairs: RefCell::default() })
     }
 
-    /// Who runs this command.
+    /// The process that runs this command.
     pub fn caller(&self) -> &Caller {
         self.caller.get_or_init(|| Caller::identify(&self.home))
     }
 
-    /// Takes the operation lock for `command`; says on stderr whom it waits for.
+    /// Takes the operation lock for `command`. While it waits, it prints the holder on stderr.
     ///
     /// # Errors
-    /// `lock-timeout`, `running-elsewhere`, or what the file system said.
+    /// `lock-timeout`, `running-elsewhere`, or the error of the file system.
     pub fn lock(&self, command: &str) -> Result<OperationLock, Failure> {
-        // A home that cannot be written shows when something is to be written; to stop a server nothing is.
+        let folders = [self.home.state_dir(), self.home.control_dir()];
+        let writable = folders.into_iter().filter(|folder| ownership::is_writable_by_others(folder));
+        let writable: Vec<PathBuf> = writable.collect();
+        // In a home that is not writable the first write fails later; `stop` may need no write.
         let made = self.home.create_folders();
         if let Err(error) = &made
-            && (ForeignOwner::of(error).is_some() || ownership::is_open_to_others(&self.home))
+            && (ForeignOwner::of(error).is_some() || ownership::is_writable_by_others(&self.home.state_dir()))
         {
             return Err(failures::state(
                 "restrict the state folder to its owner in",
@@ -87,13 +110,16 @@ impl Context {
             }
             _ => failures::lock(&path, &error),
         })?;
-        // Before anything is changed or signalled. A command elsewhere takes the same lock.
+        // Before any change and any signal. A command in another pid namespace takes the same lock.
         if let Some(found) = elsewhere::find(&self.home) {
             return Err(failures::elsewhere(&self.home, &found));
         }
         self.upgrade_from_former_names()?;
-        // Takes away what killed writers have left. What cannot be done shows when something is to be written.
+        // Removes the temporary files of killed writers. If that fails, the first write fails later.
         let _ = self.home.create_state();
+        for folder in writable.iter().filter(|folder| !ownership::is_writable_by_others(folder)) {
+            self.repaired(WRITABLE_BY_OTHERS, writable_folder(folder) + "; set its mode to 0700");
+        }
         Ok(lock)
     }
 
@@ -107,29 +133,29 @@ impl Context {
             Ok(Upgraded::Supervisor(pid)) => self.repaired(
                 "outdated-supervisor",
                 format!(
-                    "ended the supervisor {pid} of codexd 0.1.0 and renamed its state files; the app-server keeps running"
+                    "ended the supervisor (pid {pid}) of codexd 0.1.0 and renamed its state files; the app-server keeps running"
                 ),
             ),
-            // Where files cannot be renamed they are read under their former names.
+            // Files that cannot be renamed are read under their former names.
             Err(UpgradeError::System(error)) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
             Err(error) => return Err(failures::upgrade(&self.home, &error)),
         }
         Ok(())
     }
 
-    /// Records that something was found wrong and put right.
+    /// Records a repair in the answer and in the event log.
     pub fn repaired(&self, found: &str, message: impl Into<String>) {
         let message = message.into();
         self.log_event(Event::new(EventLevel::Warn, "repair", message.clone()).with("found", found));
         self.repairs.borrow_mut().push(Repair { found: found.to_owned(), message });
     }
 
-    /// What was put right so far.
+    /// The repairs so far.
     pub fn repairs(&self) -> Vec<Repair> {
         self.repairs.borrow().clone()
     }
 
-    /// Writes an event. One that cannot be written is lost, which is said on stderr and fails nothing.
+    /// Writes an event. If that fails, it prints a warning, and the command continues.
     pub fn log_event(&self, event: Event) {
         if let Err(error) = self.log.append(&event)
             && error.kind() != io::ErrorKind::NotFound
@@ -141,7 +167,7 @@ impl Context {
         }
     }
 
-    /// Records that a command refused or failed.
+    /// Logs the failure of a command.
     pub fn refused(&self, command: &str, failure: &Failure) {
         let event = Event::new(EventLevel::Error, "command.failed", failure.message.clone())
             .with("command", command)
@@ -149,15 +175,15 @@ impl Context {
         self.log_event(event);
     }
 
-    /// The settings, as far as they can be read; the defaults where the file cannot. Nothing is changed.
+    /// The settings without a repair: the defaults for each key that cannot be read.
     pub fn settings_as_found(&self) -> ParsedSettings {
         settings_file::read(&self.home).unwrap_or_default()
     }
 
-    /// The settings for a changing command: a defective file is kept aside first, and what could be read of it goes on.
+    /// The settings for a changing command. Moves a defective file aside, and writes the values that could be read.
     ///
     /// # Errors
-    /// What the file system said.
+    /// The error of the file system.
     pub fn settings(&self) -> Result<Settings, Failure> {
         let path = self.home.settings();
         let parsed = settings_file::read(&self.home)
@@ -167,12 +193,12 @@ impl Context {
                 Ok(aside) => {
                     let defects = parsed.defects.join("; ");
                     let message = format!(
-                        "the settings file was invalid ({defects}); replaced it, and kept the old file at {}",
+                        "the settings file was invalid ({defects}); replaced it and kept the old file as {}",
                         aside.display()
                     );
                     self.repaired("corrupt-settings", message);
                 }
-                // Where nothing can be written, what could be read must do.
+                // In a home that is not writable, the values that could be read count.
                 Err(error) => {
                     output::say(&format!(
                         "warning: the settings file is invalid and cannot be repaired: {error}"
@@ -192,10 +218,10 @@ impl Context {
         Ok(parsed.settings)
     }
 
-    /// Writes changed settings.
+    /// Writes the settings.
     ///
     /// # Errors
-    /// What the file system said; the old ones are untouched then.
+    /// The error of the file system; the settings are unchanged then.
     pub fn write_settings(&self, settings: &Settings) -> Result<(), Failure> {
         settings_file::write(&self.home, settings)
             .map_err(|error| failures::state("write the settings", &self.home.settings(), &error))

@@ -1,5 +1,5 @@
-//! The log of codexd itself, which `CODEXD_LOG` turns on: JSON lines in the log of each process. Unset, no subscriber is installed,
-//! and a log statement costs one load.
+//! The diagnostic log of codexd, which `CODEXD_LOG` enables: JSON lines in the log of each process. If the variable is not set,
+//! no subscriber is installed, and a log statement costs one load.
 
 use std::fs::File;
 use std::io;
@@ -15,21 +15,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::output;
 
-/// A level (`debug`), or targets with levels: `info,codexd_gateway=trace`.
+/// A level (`debug`), or levels by target: `info,codexd_gateway=trace`.
 pub const VARIABLE: &str = "CODEXD_LOG";
 
-/// For a process whose standard error is its log: the gateway and the supervisor.
+/// Enables the log of a process whose standard error is a log file: the gateway and the supervisor.
 pub fn log_to_stderr() {
     if let Some(filter) = filter() {
         install(filter, io::stderr);
     }
 }
 
-/// For a command: into `commands.log`, which is rotated here. Where there is no state folder yet nothing is logged.
+/// Enables the log of a command, `commands.log`, which the command rotates. Without a state folder there is no log.
 pub fn log_command(home: &Home) {
     let Some(filter) = filter() else { return };
     let path = home.commands_log();
-    // A log that does not exist yet needs no rotation; any other trouble shows when it is opened.
+    // The log may not exist yet. Other errors occur again when it is opened.
     let _ = logs::rotate_if_larger(&path, LOG_MAX_BYTES);
     match logs::open_for_append(&path) {
         Ok(file) => install(filter, Mutex::<File>::new(file)),
@@ -51,6 +51,6 @@ fn filter() -> Option<Targets> {
 
 fn install(filter: Targets, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
     let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
-    // Only the first subscriber of a process counts; there is no other.
+    // A process has one subscriber.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
 }

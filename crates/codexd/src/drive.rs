@@ -22,71 +22,68 @@ use serde_json::Value;
 
 pub use repair::name_problem;
 
-use crate::context::Context;
-use crate::gateway_program::{self, Launch};
+use crate::context::{Context, own_binary};
+use crate::launch_specs::{self, LaunchRequest};
+use crate::limits::SUPERVISORS_LOST_MAX;
 use crate::observe::{self, ListenerReport, OwnServer, Snapshot};
 use crate::progress::ProgressReporter;
 use crate::ready::{NotReady, Target, await_ready};
-use crate::{failures, gateway_settings, launch};
+use crate::{failures, gateway_settings};
 
-/// So many supervisors may be lost on the way of one command.
-const SUPERVISORS_LOST_MAX: usize = 3;
-
-/// What a command wants, with what it takes to get there.
+/// What a command is to reach, and what it needs for that.
 pub struct Request<'a> {
     /// The goal.
     pub command: Command,
-    /// What to run; asked for only when something is to be run.
-    pub program: &'a dyn Fn(&Launch) -> Result<LaunchSpec, Failure>,
-    /// How a server is to be ended.
+    /// Builds the launch spec of the server. Called only when a server is to be started.
+    pub program: &'a dyn Fn(&LaunchRequest) -> Result<LaunchSpec, Failure>,
+    /// How to stop a server.
     pub policy: StopPolicy,
-    /// What is to stand in front of a server that is started.
+    /// The gateway settings for a server that is started.
     pub gateway: Gateway,
-    /// Whether a server that is to be replaced may go on beside its successor until it holds nothing any more, and whether
-    /// that is waited for.
+    /// Whether a server that is replaced may run beside its successor.
     pub handover: Handover,
 }
 
-/// What becomes of a server that is replaced.
+/// What happens to a server that is replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Handover {
-    /// It is ended, then the new one is started.
+    /// It is stopped before the new one is started.
     Never,
-    /// Where that is possible its threads move to the new one; it leaves when it holds nothing any more.
+    /// Where possible its threads move to the new one, and it is stopped when it has none left.
     Begun,
-    /// The same, and its end is waited for, without limit.
+    /// The same, and the command waits for its exit without limit.
     Completed,
 }
 
-/// The goal, reached.
+/// The result of a command that succeeded.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// In upstream's words.
+    /// The status in the words of upstream.
     pub status: LifecycleStatus,
-    /// Who runs the server, if codexd does.
+    /// `None` if codexd does not manage the server.
     pub backend: Option<Backend>,
-    /// The server that runs now, if one does.
+    /// The running server.
     pub pid: Option<Pid>,
-    /// What it answered.
+    /// Its answer to `initialize`.
     pub answer: Option<Answer>,
-    /// Whether it is the embedded one.
+    /// Whether the server is the embedded one.
     pub embedded: bool,
-    /// Whether a gateway is in front of it.
+    /// Whether the server is behind a gateway.
     pub behind_gateway: bool,
-    /// How the handover from the server before went, if there was one.
+    /// The last report about the handover from the replaced server, if there was one.
     pub handover: Option<Value>,
 }
 
-/// A server, and the gateway in front of it if one is wanted.
+/// The launch specs of a server and of its gateway; `None` without a gateway.
 type LaunchSpecs = (Box<LaunchSpec>, Option<Box<LaunchSpec>>);
 
-/// What came of an order.
+/// The result of an order to the supervisor.
 enum OrderResult {
-    /// It is being carried out.
+    /// The supervisor carries it out.
     Taken,
     /// Nothing was changed.
     Refused(Refusal),
-    /// Look again.
+    /// The order may be lost: observe again.
     SupervisorGone,
 }
 
@@ -94,26 +91,26 @@ struct Drive<'a> {
     context: &'a Context,
     request: &'a Request<'a>,
     connection: Option<SupervisorConnection>,
-    /// This very command started the supervisor for a server that did not run before.
+    /// This command started the supervisor, for a server that did not run before.
     launched: bool,
     progress: Progress,
     fresh: Option<ListenerReport>,
-    /// The server that the supervisor was told to replace.
+    /// The server that the supervisor was ordered to replace.
     replaced: Option<Process>,
-    /// How often the supervisor was gone when it was needed.
+    /// The number of supervisors that exited during this command.
     supervisors_lost: usize,
-    /// The record names no living process and cannot be removed, which does not matter here.
+    /// The record names no running process and cannot be removed, which is harmless for this command.
     record_stays: bool,
-    /// How the handover goes, if there is one.
+    /// The last report about the handover, if there is one.
     handover: Option<Value>,
-    /// The gateway had its time to get in touch with the supervisor.
+    /// The command has already waited for the gateway to connect to the supervisor.
     gateway_awaited: bool,
 }
 
-/// Drives a wish to its end. The operation lock is held.
+/// Runs the steps of a command until its goal is reached. The caller holds the operation lock.
 ///
 /// # Errors
-/// Why the goal cannot be reached. Running the command again is always safe.
+/// Why the goal cannot be reached. The command may be run again at any time.
 pub fn drive(context: &Context, request: &Request<'_>) -> Result<Outcome, Failure> {
     let mut drive = Drive {
         context,
@@ -130,7 +127,7 @@ pub fn drive(context: &Context, request: &Request<'_>) -> Result<Outcome, Failur
     };
     for _ in 0..STEPS_MAX {
         let fresh = drive.fresh.take();
-        let mut snapshot = observe::look(context, request.command, &mut drive.connection, fresh)?;
+        let mut snapshot = observe::take_snapshot(context, request.command, &mut drive.connection, fresh)?;
         if drive.record_stays && !matches!(snapshot.observation.record, Recorded::Alive(_)) {
             snapshot.observation.record = Recorded::Absent;
         }
@@ -168,7 +165,7 @@ impl Drive<'_> {
                 }
             }
             Step::Replace => {
-                // Proven before the old one is touched.
+                // Check the new server before the old one is touched.
                 let (program, gateway) = self.launch_specs(&snapshot)?;
                 self.prove_configuration(&program, &snapshot)?;
                 if self.order(&Order::Replace { program, policy: self.request.policy, gateway })? {
@@ -211,7 +208,7 @@ impl Drive<'_> {
         self.await_handover()?;
         gateway_settings::apply(self.context, self.connection.as_mut(), self.request.gateway)?;
         let record = snapshot.codexd.as_ref();
-        // The gateway answers with the version of the new server once it has connected to that.
+        // The gateway reports the version of the new server once it is connected to that server.
         let again = self.handover.as_ref().and_then(|_| {
             observe::listener(&self.context.home, OwnServer::of(snapshot.server.as_ref(), record)).answer
         });
@@ -226,27 +223,27 @@ impl Drive<'_> {
         })
     }
 
-    /// The program of a new server, proven before an old one is touched, and the gateway in front of it.
+    /// The launch specs of a new server, whose Codex has printed its version, and of its gateway.
     fn launch_specs(&self, snapshot: &Snapshot) -> Result<LaunchSpecs, Failure> {
         let home = &self.context.home;
         let generations =
             self.connection.as_ref().map(|connection| connection.generations.as_slice()).unwrap_or_default();
         let recorded = snapshot.codexd.as_ref().and_then(|record| record.socket.as_deref());
-        let launch = Launch {
+        let launch = LaunchRequest {
             embedded_runs: snapshot.codexd.as_ref().is_some_and(|record| record.embedded),
             socket: self
                 .request
                 .gateway
                 .is_on()
-                .then(|| gateway_program::free_socket(home, generations, recorded)),
+                .then(|| supervisor::free_generation_socket(home, generations, recorded)),
         };
         let program = (self.request.program)(&launch)?;
-        let gateway = gateway_program::program(self.context, self.request.gateway)?;
+        let gateway = launch_specs::gateway(self.context, self.request.gateway)?;
         Ok((Box::new(program), gateway.map(Box::new)))
     }
 
-    /// Gives an order to the supervisor, which is started if there is none; answers whether it was taken. If not, look again:
-    /// the supervisor is gone, or another one was there before ours.
+    /// Gives an order to the supervisor, which is started if none runs. `false`: observe again, because the supervisor exited
+    /// or another one was started first.
     fn order(&mut self, order: &Order) -> Result<bool, Failure> {
         match self.give(order)? {
             OrderResult::Taken => Ok(true),
@@ -263,18 +260,16 @@ impl Drive<'_> {
     fn give(&mut self, order: &Order) -> Result<OrderResult, Failure> {
         let ordered = match self.connection.as_mut() {
             Some(connection) => connection.order(order),
-            None => {
-                SupervisorConnection::launch(&self.context.home, &launch::myself()?).and_then(|connection| {
-                    self.launched = true;
-                    self.connection.insert(connection).order(order)
-                })
-            }
+            None => SupervisorConnection::launch(&self.context.home, &own_binary()?).and_then(|connection| {
+                self.launched = true;
+                self.connection.insert(connection).order(order)
+            }),
         };
         match ordered {
             Ok(()) => Ok(OrderResult::Taken),
             Err(ConnectionError::OrderRefused(refusal)) => Ok(OrderResult::Refused(refusal)),
             Err(ConnectionError::Gone) => self.on_supervisor_lost().map(|()| OrderResult::SupervisorGone),
-            // One that hangs is ended by the next look.
+            // The next observation ends a supervisor that hangs.
             Err(ConnectionError::Silent(_)) if !supervisor::answers(&self.context.home) => {
                 self.on_supervisor_lost().map(|()| OrderResult::SupervisorGone)
             }
@@ -282,7 +277,7 @@ impl Drive<'_> {
         }
     }
 
-    /// The supervisor is gone, and its orders with it. The next look finds what it left, and another one takes over.
+    /// The supervisor exited, and its orders are lost. The next observation finds what it left, and a new supervisor adopts it.
     fn on_supervisor_lost(&mut self) -> Result<(), Failure> {
         self.connection = None;
         self.supervisors_lost += 1;
@@ -297,9 +292,9 @@ impl Drive<'_> {
 
     fn await_ready(&mut self) -> Result<(), Failure> {
         let ordered = self.progress.started || self.progress.restarted;
-        let whose = if ordered { Target::Current } else { Target::Found };
+        let target = if ordered { Target::Current } else { Target::Found };
         let Some(connection) = self.connection.as_mut() else { return Ok(()) };
-        match await_ready(self.context, connection, whose) {
+        match await_ready(self.context, connection, target) {
             Ok(listening) => {
                 self.fresh = Some(listening);
                 Ok(())
@@ -328,18 +323,18 @@ impl Drive<'_> {
                     ErrorCode::StartTimeout,
                     format!("the app-server{pid_text} runs but did not answer `initialize` in time: {last}"),
                 )
-                .hint("`codexd logs` shows what it wrote; `codexd restart` replaces it")
+                .hint("`codexd logs` shows its output; `codexd restart` replaces it")
                 .with("pid", pid.map(|pid| pid.0))
             }
             NotReady::SupervisorGone => {
                 Failure::new(ErrorCode::SupervisorFailed, "the supervisor has exited")
             }
-            NotReady::Link(error) => failures::supervisor(&self.context.home, &error),
+            NotReady::System(error) => failures::supervisor(&self.context.home, &error),
         }
     }
 
-    /// What this command began and what never answered is ended again: a failed start leaves nothing behind. A supervisor that
-    /// was there before goes on trying.
+    /// Stops what this command started and what never answered, so that a failed start leaves no process. A supervisor that ran
+    /// before the command keeps trying.
     fn stop_failed_start(&mut self) {
         if !self.launched || !self.progress.started {
             return;
@@ -348,7 +343,7 @@ impl Drive<'_> {
         if let Some(mut connection) = self.connection.take()
             && connection.order(&Order::Stop { policy, failed: true }).is_ok()
         {
-            // What is left of it is found by the next command.
+            // The next command finds what is left.
             let _ = self.await_leaving(&mut connection, &mut ProgressReporter::start());
             let _ =
                 connection.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
@@ -356,7 +351,7 @@ impl Drive<'_> {
     }
 }
 
-/// The sentence of the event of a command that has succeeded.
+/// The sentence of the event `command.done`.
 fn done_text(command: &str, status: LifecycleStatus) -> String {
     let result = match status {
         LifecycleStatus::Started => "app-server started",
@@ -369,7 +364,7 @@ fn done_text(command: &str, status: LifecycleStatus) -> String {
     format!("`{command}` succeeded: {result}")
 }
 
-/// Records the end of a command that changed something.
+/// Logs the event of a command that changed something.
 pub fn log_outcome(context: &Context, command: &str, outcome: &Outcome) {
     use LifecycleStatus::{AlreadyDisabled, AlreadyEnabled, AlreadyRunning, NotRunning};
     if matches!(outcome.status, AlreadyRunning | NotRunning | AlreadyEnabled | AlreadyDisabled) {
@@ -378,7 +373,7 @@ pub fn log_outcome(context: &Context, command: &str, outcome: &Outcome) {
     let message = match outcome.status {
         LifecycleStatus::Stopping | LifecycleStatus::Restarting => {
             format!(
-                "`{command}` ran inside the app-server; the supervisor executes it when the running turns have finished"
+                "`{command}` ran inside the app-server; the supervisor carries it out when the running turns have finished"
             )
         }
         _ => done_text(command, outcome.status),

@@ -1,4 +1,4 @@
-//! From what went wrong underneath to what the caller is told.
+//! The failures of commands: code, sentence, hint and fields for each cause.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -8,6 +8,7 @@ use codexd_core::contract::{CodexSource, ErrorCode, Failure};
 use codexd_core::foreign_text::{self, quote};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
+use codexd_core::plural::counted;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
 use codexd_host::orphans::GENERATION_VARIABLE;
@@ -19,10 +20,10 @@ use codexd_release::{NotFound, VersionError};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
-/// What to do about a full disk.
+/// The hint for a full disk.
 pub const MAKE_ROOM: &str = "free disk space, then run the command again";
 
-/// A file of the state could not be read or written.
+/// A state file could not be read or written.
 pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
     if let Some(found) = ForeignOwner::of(error) {
         return foreign_owner(found);
@@ -32,7 +33,7 @@ pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Failure::new(ErrorCode::DiskFull, message).hint(MAKE_ROOM)
         }
-        // What stands there is no regular file, or too large for a state file.
+        // Not a regular file, or too large for a state file.
         ErrorKind::InvalidInput | ErrorKind::IsADirectory | ErrorKind::FileTooLarge => {
             Failure::new(ErrorCode::StateUnwritable, message)
                 .hint("move that file or folder away, then run the command again")
@@ -48,14 +49,14 @@ pub fn state(what: &str, path: &Path, error: &io::Error) -> Failure {
     failure.with("path", path.to_string_lossy().into_owned())
 }
 
-/// A folder or a file of codexd's belongs to another user.
+/// Another user owns a folder or a file of codexd.
 pub fn foreign_owner(found: &ForeignOwner) -> Failure {
     foreign(format!("{found}; codexd does not read or write files of another user"), found.uid)
         .hint("move it away, then run the command again")
         .with("path", found.path.to_string_lossy().into_owned())
 }
 
-/// The home belongs to another user.
+/// Another user owns the home.
 pub fn foreign_home(home: &Path, found: &ForeignOwner) -> Failure {
     let me = rustix::process::geteuid().as_raw();
     let home = home.display();
@@ -77,7 +78,7 @@ fn foreign(message: String, uid: u32) -> Failure {
     Failure::new(ErrorCode::ForeignOwner, message).with("uid", uid).with("owner", owner)
 }
 
-/// The beginning of a command line that runs the rest of it as a user.
+/// A command line that runs the command behind it as a user.
 fn as_user(uid: u32) -> String {
     match users::find(uid) {
         Some(user) => format!("runuser -u {} --", user.name),
@@ -85,7 +86,7 @@ fn as_user(uid: u32) -> String {
     }
 }
 
-/// The operation lock was not taken.
+/// The operation lock could not be taken.
 pub fn lock(path: &Path, error: &LockError) -> Failure {
     match error {
         LockError::Timeout { waited_seconds, holder } => {
@@ -104,7 +105,7 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
     }
 }
 
-/// The supervisor did not play along.
+/// The supervisor could not be started, or communication with it failed.
 pub fn supervisor(home: &Home, error: &ConnectionError) -> Failure {
     match error {
         ConnectionError::System(error)
@@ -130,13 +131,13 @@ pub fn supervisor(home: &Home, error: &ConnectionError) -> Failure {
         .hint("run the command again; `codexd logs --process supervisor` shows its last messages")
 }
 
-/// A supervisor that was just started cannot serve this home.
+/// A supervisor that was just started cannot run in this home.
 fn supervisor_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure {
     let folder = home.state_dir();
     let message = format!("the supervisor cannot run in {}: {message}", folder.display());
     let (code, hint) = match errno.map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => (ErrorCode::DiskFull, MAKE_ROOM),
-        // What bind(2) answers on a file system without Unix sockets.
+        // The errors of bind(2) on a file system without Unix sockets.
         Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NAMETOOLONG) => (
             ErrorCode::StateUnwritable,
             "this folder cannot hold Unix sockets: use a home on a local file system, with a shorter path",
@@ -156,7 +157,7 @@ fn supervisor_refused(home: &Home, message: &str, errno: Option<i32>) -> Failure
         .with("errno", errno)
 }
 
-/// The supervisor did not start the app-server.
+/// The supervisor could not start the app-server.
 pub fn not_started(message: String, errno: Option<i32>) -> Failure {
     let failure = match errno.map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => Failure::new(ErrorCode::DiskFull, message).hint(MAKE_ROOM),
@@ -167,7 +168,7 @@ pub fn not_started(message: String, errno: Option<i32>) -> Failure {
     failure.with("errno", errno)
 }
 
-/// The supervisor lives and says nothing.
+/// The supervisor runs but does not respond.
 pub fn supervisor_hangs(supervisor: &Process) -> Failure {
     let message = format!("the supervisor (pid {}) stopped responding", supervisor.pid);
     Failure::new(ErrorCode::SupervisorFailed, message)
@@ -175,7 +176,7 @@ pub fn supervisor_hangs(supervisor: &Process) -> Failure {
         .with("pid", supervisor.pid.0)
 }
 
-/// No Codex to run.
+/// No usable Codex was found.
 pub fn no_codex(error: &NotFound) -> Failure {
     let looked: Vec<Value> = error
         .looked_at
@@ -190,17 +191,17 @@ pub fn no_codex(error: &NotFound) -> Failure {
         }
         (Some((path, why)), _, Some(CodexSource::Record)) => Failure::new(
             ErrorCode::CodexNotFound,
-            format!("Codex binary of the running app-server (from --codex-bin) is {why}: {path}"),
+            format!("Codex binary of the running app-server (from --codex-bin) {why}: {path}"),
         )
         .hint("install it again or select another one with --codex-bin; `codexd stop` discards the selection"),
         (Some((path, why)), _, Some(source)) => {
             let by = if source == CodexSource::Named { "--codex-bin" } else { "the setting codexBin" };
-            Failure::new(ErrorCode::CodexNotFound, format!("Codex binary (from {by}) is {why}: {path}"))
+            Failure::new(ErrorCode::CodexNotFound, format!("Codex binary (from {by}) {why}: {path}"))
                 .hint(format!("check {by}"))
         }
         _ => Failure::new(
             ErrorCode::CodexNotFound,
-            format!("Codex not found: none of {} locations has it", error.looked_at.len()),
+            format!("Codex not found in any of {}", counted(error.looked_at.len(), "location")),
         )
         .hint(
             "install Codex with `npm install -g @openai/codex`, or run `codexd up` to try the built-in server",
@@ -209,7 +210,7 @@ pub fn no_codex(error: &NotFound) -> Failure {
     failure.with("lookedAt", looked)
 }
 
-/// A Codex that does not tell its version.
+/// Codex does not print its version.
 pub fn broken_codex(error: &VersionError) -> Failure {
     let (code, hint) = match error {
         VersionError::Slow { .. } => (
@@ -228,13 +229,14 @@ pub fn broken_codex(error: &VersionError) -> Failure {
     }
 }
 
-/// The decision was to go no further.
+/// The decision is to refuse the command.
 pub fn refusal(refusal: Refusal, socket: &Path) -> Failure {
     let socket_text = socket.display();
     let (failure, pid) = match refusal {
         Refusal::OtherUser(uid) => {
             let message = format!("{socket_text} is in use by a process of {}", users::named(uid));
-            let hint = "codexd sends that process no data; end it, or use a home that only you may write to";
+            let hint =
+                "codexd sends no data to that process; end it, or use a home that only you can write to";
             (foreign(message, uid).hint(hint), None)
         }
         Refusal::Unmanaged(pid) => (
@@ -242,7 +244,7 @@ pub fn refusal(refusal: Refusal, socket: &Path) -> Failure {
                 ErrorCode::UnmanagedServer,
                 format!("{socket_text} is in use by an app-server{} that codexd does not manage", by(pid)),
             )
-            .hint("`codexd start --adopt` puts it under management without stopping it"),
+            .hint("`codexd start --adopt` adopts it without stopping it"),
             pid,
         ),
         Refusal::Occupied(pid) => (
@@ -269,7 +271,7 @@ fn by(pid: Option<Pid>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
-/// The home is served from where nothing can be identified, and so nothing is touched.
+/// The home is served from another pid namespace or host, where processes cannot be identified.
 pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
     let place = match found.place {
         Place::PidNamespace => "pid-namespace",
@@ -279,11 +281,9 @@ pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
     let message = format!("{}; nothing has changed", elsewhere_sentence(home, found));
     let hint = match std::env::var_os(GENERATION_VARIABLE) {
         Some(_) if found.place == Place::PidNamespace => {
-            "this command runs as a tool call in a sandbox: run it outside of the sandbox, with the approval of the user"
+            "this command runs as a tool call in a sandbox: run it outside the sandbox, with the approval of the user"
         }
-        _ => {
-            "run the command there; here only `status` and `version` work until the home is no longer served there"
-        }
+        _ => "run the command there; only `status` and `version` work here while the home is served there",
     };
     Failure::new(ErrorCode::RunningElsewhere, message)
         .hint(hint)
@@ -291,7 +291,7 @@ pub fn elsewhere(home: &Home, found: &Elsewhere) -> Failure {
         .with("hostName", found.host_name.clone())
 }
 
-/// Where a home is served.
+/// A sentence about where the home is served.
 pub fn elsewhere_sentence(home: &Home, found: &Elsewhere) -> String {
     let place = match found.place {
         Place::PidNamespace => "in another pid namespace: in a container, or on the host of this container",
@@ -302,7 +302,7 @@ pub fn elsewhere_sentence(home: &Home, found: &Elsewhere) -> String {
     format!("{} is served {place}{at}", home.root().display())
 }
 
-/// The server ended before it answered.
+/// The server exited before it answered.
 pub fn server_exited(exit: &LastExit) -> Failure {
     let how = match (exit.code, exit.signal) {
         (Some(code), _) => format!("exited with code {code}"),
@@ -315,7 +315,7 @@ pub fn server_exited(exit: &LastExit) -> Failure {
         ErrorCode::ServerExited,
         format!("the app-server (pid {}) {how} before it answered{because}", exit.pid),
     )
-    .hint("`codexd logs` shows what it wrote; in JSON, stderrTail has the end of it")
+    .hint("`codexd logs` shows its output; in JSON, stderrTail has the last lines")
     .with("pid", exit.pid.0)
     .with("exitCode", exit.code)
     .with("signal", exit.signal)
@@ -323,7 +323,7 @@ pub fn server_exited(exit: &LastExit) -> Failure {
     .with("stderrTail", exit.stderr_tail.clone())
 }
 
-/// The line of its stderr that says what failed. A supervisor of an older codexd does not name it.
+/// The line of its stderr that names the failure. A supervisor of an older codexd does not report it.
 pub fn error_line(exit: &LastExit) -> Option<String> {
     exit.error_line.clone().or_else(|| foreign_text::error_line(&exit.stderr_tail))
 }
@@ -358,7 +358,7 @@ mod tests {
                 &ConnectionError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }),
             )
         };
-        // FAT and exFAT answer with the first, network file systems with the others.
+        // FAT and exFAT return the first, network file systems the others.
         for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL] {
             let failure = refused(errno);
             assert_eq!(failure.code, ErrorCode::StateUnwritable);

@@ -1,5 +1,5 @@
-//! A home that belongs to another user: refused, unless that was allowed. root then becomes that user, so that no file of the
-//! user's is read, written or executed with more rights than the user has.
+//! A home that another user owns: refused unless it is allowed. If root is allowed, the command runs again as that user, so
+//! that it has no more rights than the user.
 
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -11,20 +11,20 @@ use codexd_host::ownership::{self, ForeignOwner};
 use codexd_host::{Home, users};
 
 use crate::cli::Global;
-use crate::{failures, launch};
+use crate::context::own_binary;
+use crate::failures;
 
-/// Names the homes of other users that may be used, as `PATH` names folders.
+/// Lists the homes of other users that are allowed, separated like the folders of `PATH`.
 const ALLOWED_HOMES: &str = "CODEXD_FOREIGN_HOMES";
 
-/// What describes the session of root and not that of the owner.
+/// Variables that describe the session of root, not of the owner.
 const OF_THE_SESSION: [&str; 5] =
     ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "DBUS_SESSION_BUS_ADDRESS", "MAIL"];
 
-/// Checks to whom the home belongs. Where root may use the home of another user, this does not return: the command starts anew
-/// as that user.
+/// Checks who owns the home. If root is allowed to use it, this function does not return: the command runs again as the owner.
 ///
 /// # Errors
-/// [`ErrorCode::ForeignOwner`]; what the file system said.
+/// [`ErrorCode::ForeignOwner`]; the error of the file system.
 pub fn check(global: &Global, home: &Home) -> Result<(), Failure> {
     let Err(error) = ownership::check_home(home) else { return Ok(()) };
     let Some(found) = ForeignOwner::of(&error) else {
@@ -39,7 +39,7 @@ pub fn check(global: &Global, home: &Home) -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Err(become_owner(home, found.uid));
     }
-    // The folder may be another user's, what codexd keeps in it may not.
+    // Another user may own the home, but not the folders of codexd in it.
     ownership::check_state(home).map_err(|error| failures::state("examine", home.root(), &error))
 }
 
@@ -48,9 +48,9 @@ fn is_allowed(home: &Home) -> bool {
     std::env::split_paths(&named).any(|path| path.canonicalize().is_ok_and(|path| path == home.root()))
 }
 
-/// Starts this command anew as the owner of the home, without supplementary groups; returns why that failed.
+/// Runs this command again as the owner of the home, without supplementary groups. Returns only if that fails.
 fn become_owner(home: &Home, uid: u32) -> Failure {
-    let codexd = match launch::myself() {
+    let codexd = match own_binary() {
         Ok(codexd) => codexd,
         Err(failure) => return failure,
     };
@@ -74,7 +74,7 @@ fn become_owner(home: &Home, uid: u32) -> Failure {
         .with("uid", uid)
 }
 
-/// The home folder of a user whom `/etc/passwd` does not name: where the Codex home lies, or that itself.
+/// The home folder of a user without an entry in `/etc/passwd`: the parent of the Codex home, or the Codex home.
 fn folder_of(home: &Path, uid: u32) -> PathBuf {
     let above = home.parent().filter(|above| above.metadata().is_ok_and(|found| found.uid() == uid));
     above.unwrap_or(home).to_owned()

@@ -1,4 +1,4 @@
-//! The settings that the running gateway has in force, and how a command gives it those that it has read.
+//! The settings in force in the running gateway, and how a command sends it new ones.
 
 use std::time::{Duration, Instant};
 
@@ -11,46 +11,46 @@ use codexd_host::{Home, atomic, process};
 use serde::Deserialize;
 
 use crate::context::Context;
-use crate::{gateway_program, output};
+use crate::{launch_specs, output};
 
-/// The listener for the network.
+/// The TCP listener.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Listener {
-    /// Where it is to be, as a URL.
+    /// Its address as a URL.
     pub listen: String,
-    /// Why it does not listen; nothing if it does.
+    /// Why it does not listen; `None` if it listens.
     pub error: Option<String>,
 }
 
-/// What counts in the gateway now.
+/// The settings in force.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InForce {
     gateway: Process,
-    /// The listener for the network, if there is to be one.
+    /// The TCP listener, if the settings have one.
     pub listener: Option<Listener>,
     subagent_approvals: String,
 }
 
 impl InForce {
-    /// What the gateway that lives has written down; `None` if it has not, as older ones.
+    /// Reads what the running gateway has written; `None` for an older gateway, which does not write it.
     pub fn read(home: &Home) -> Option<Self> {
         let bytes = atomic::read(&home.gateway_state()).ok()??;
         let in_force: Self = serde_json::from_slice(&bytes).ok()?;
         process::is_alive(&in_force.gateway).then_some(in_force)
     }
 
-    /// A sentence, if there is to be a listener that does not work.
+    /// A sentence, if the TCP listener does not work.
     pub fn listener_failure(&self) -> Option<String> {
         let Listener { listen, error } = self.listener.as_ref()?;
         error.as_ref().map(|error| {
             format!(
-                "the gateway cannot listen on {listen}: {error}; it retries every few seconds and serves the control socket meanwhile"
+                "the gateway cannot listen on {listen}: {error}; it retries every few seconds and keeps serving the control socket"
             )
         })
     }
 
-    /// Whether nothing is to be changed. A token is read again whenever there is a listener.
+    /// Whether nothing is to be changed. With a TCP listener the gateway always reads its token again.
     fn is_as(&self, wanted: Gateway) -> bool {
         self.listener.is_none()
             && wanted.listen().is_none()
@@ -58,10 +58,10 @@ impl InForce {
     }
 }
 
-/// Gives the gateway that runs the settings, and waits until it has taken them.
+/// Sends the settings to the running gateway, and waits until they are in force.
 ///
 /// # Errors
-/// If this very binary cannot be told.
+/// If the path of the binary of codexd is unknown.
 pub fn apply(
     context: &Context,
     connection: Option<&mut SupervisorConnection>,
@@ -74,9 +74,9 @@ pub fn apply(
     if before.as_ref().is_some_and(|before| before.is_as(wanted)) {
         return Ok(());
     }
-    let Some(program) = gateway_program::program(context, wanted)? else { return Ok(()) };
+    let Some(program) = launch_specs::gateway(context, wanted)? else { return Ok(()) };
     let order = Order::ConfigureGateway { gateway: Box::new(program) };
-    // A supervisor that has gone meanwhile keeps no gateway: the next command finds that.
+    // If the supervisor has exited, the next command finds that.
     if connection.order(&order).is_err() || before.is_none() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use codexd_host::ownership::ForeignOwner;
 use crate::cli::Global;
 use crate::failures;
 
-/// Finds the home. One that is named must exist, as upstream has it; the default one is made when it is needed.
+/// Finds the home. A home that is named must exist, as for upstream; the default one is created when it is needed.
 ///
 /// # Errors
 /// [`ErrorCode::HomeInvalid`].
@@ -40,14 +40,14 @@ pub fn resolve(global: &Global) -> Result<Home, Failure> {
     }
 }
 
-/// The folder of another user that this user may not enter on the way to a path.
+/// The folder of another user that this user must not enter.
 fn closed_by(path: &Path) -> Option<ForeignOwner> {
     let (folder, found) = path.ancestors().find_map(|above| Some((above, above.metadata().ok()?)))?;
     let uid = found.uid();
     (uid != rustix::process::geteuid().as_raw()).then(|| ForeignOwner { path: folder.to_owned(), uid })
 }
 
-/// The home at a path where something is.
+/// The home at a path that exists.
 fn existing(path: &Path, source: &str) -> Result<Home, Failure> {
     let invalid = |why: String, hint: &str| {
         let message = format!("cannot use Codex home {} (from {source}): {why}", path.display());
@@ -75,8 +75,8 @@ fn existing(path: &Path, source: &str) -> Result<Home, Failure> {
     }
 }
 
-/// The one path that something has before and after it is made, with no links in it: what is kept by path, the hash of a short
-/// socket for one, would belong to another home otherwise.
+/// The path without links, the same before and after the folder is created. State that is stored by path (such as the hash in a
+/// short socket path) must not depend on that.
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) => canonical(folder).join(name),
@@ -84,7 +84,7 @@ fn canonical(path: &Path) -> PathBuf {
     })
 }
 
-/// The home's path goes into JSON.
+/// The path of the home is part of JSON answers.
 fn utf8(home: PathBuf) -> Result<Home, Failure> {
     match home.to_str() {
         Some(_) => Ok(Home::new(home)),

@@ -1,6 +1,6 @@
-//! codexd makes any machine a dependable host for Codex.
+//! codexd keeps the Codex app-server running on this machine.
 //!
-//! `codexd <command>` observes, decides, acts, looks again, and prints one JSON object. See ARCHITECTURE.md for the rooms.
+//! `codexd <command>` observes, decides, acts, observes again, and prints one JSON object. See ARCHITECTURE.md for the map.
 
 mod caller;
 mod cli;
@@ -10,11 +10,12 @@ mod diagnostics;
 mod drive;
 mod failures;
 mod foreign_home;
-mod gateway_program;
 mod gateway_settings;
 mod home_folder;
+mod installed_codex;
 mod interrupt;
-mod launch;
+mod launch_specs;
+mod limits;
 mod migration;
 mod observe;
 mod output;
@@ -27,12 +28,12 @@ mod style;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // What our caller left open must not be held by the supervisor and the server for weeks.
+    // The supervisor and the server run for weeks and must not inherit the open files of the caller.
     codexd_host::cloexec::set_cloexec_above_stderr();
-    if let Some(home) = commands::supervisor::home_of(std::env::args_os()) {
+    if let Some(home) = codexd_host::launch::supervisor::home_of(std::env::args_os()) {
         return commands::supervisor::run(home);
     }
-    if let Some(arguments) = commands::gateway::arguments(std::env::args_os()) {
+    if let Some(arguments) = codexd_host::launch::gateway::Arguments::parse(std::env::args_os()) {
         return commands::gateway::run(&arguments);
     }
     let arguments = cli::without_upstream_prefix(std::env::args_os());

@@ -1,13 +1,12 @@
-//! What the gateway tells of threads that cannot move to a new app-server.
+//! What the report of a handover says about threads that cannot move to the new app-server.
 
 use codexd_core::contract::status::Problem;
 use codexd_core::foreign_text::quote;
 use serde_json::Value;
 
-/// Kebab-case, for programs.
 const FOUND: &str = "thread-not-migrated";
 
-/// Each thread that the new app-server refuses, and why, as a handover that goes on tells it.
+/// A problem for each thread that the new app-server refuses, while the handover is not completed.
 pub fn refused(handover: &Value) -> Vec<Problem> {
     if handover["state"] == "completed" {
         return Vec::new();
@@ -18,7 +17,7 @@ pub fn refused(handover: &Value) -> Vec<Problem> {
         .collect()
 }
 
-/// Whether nothing is left to wait for but threads that the new app-server refuses.
+/// Whether the handover waits only for threads that the new app-server refuses.
 pub fn waits_for_refused_alone(handover: &Value) -> bool {
     let waiting = handover["threadsWaiting"].as_array().map(Vec::as_slice).unwrap_or_default();
     handover["state"] == "waiting"
@@ -30,8 +29,7 @@ pub fn waits_for_refused_alone(handover: &Value) -> bool {
 fn problem(thread: &str, reason: &str) -> Problem {
     let (thread, reason) = (quote(thread), quote(reason));
     let message = format!(
-        "thread {thread} has not moved to the new app-server, which cannot load it: {reason}; codexd tries again, and the app-server \
-         before it goes on until then"
+        "thread {thread} stays on the old app-server because the new one cannot load it: {reason}; the gateway retries"
     );
     Problem { found: FOUND.to_owned(), message }
 }

@@ -13,61 +13,58 @@ use codexd_core::limits::{
     GENERATION_ID_TIMEOUT_MS, PROBE_TIMEOUT_MS, SEEN_GENERATION_ID_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS,
 };
 use codexd_core::record::CodexdRecord;
+use codexd_host::launch::gateway;
 use codexd_host::orphans::{self, Excluded, OwnershipEvidence};
 use codexd_host::service::supervisor::{
     self, StatePhase, SupervisorConnection, SupervisorState, former_names,
 };
-use codexd_host::{Home, atomic, gateway_process, pid_record, process};
+use codexd_host::{Home, atomic, pid_record, process};
 use codexd_protocol::probe::Answer;
 
 pub use listener::{ListenerReport, OwnServer, listener, peek};
 
 use crate::context::Context;
-use crate::{failures, gateway_program};
+use crate::failures;
+use crate::limits::{OBSERVATION_PAUSE, OBSERVATIONS_MAX};
 
-/// How often a look that changes nothing is made at most.
-const OBSERVATIONS_MAX: usize = 4;
-/// How soon to look again when things changed during a look.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// What a look found, for the decision and for the answer.
+/// One observation of a home.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// For the decision.
+    /// The input of the decision.
     pub observation: Observation,
-    /// The recorded server, if it lives.
+    /// The recorded server, if it runs.
     pub server: Option<Process>,
-    /// What codexd wrote beside it.
+    /// The fields of codexd in the record.
     pub codexd: Option<CodexdRecord>,
-    /// What was answered on the control socket.
+    /// The answer to `initialize` on the control socket.
     pub answer: Option<Answer>,
-    /// What a dead server had started and what still runs.
+    /// The orphans of a server that has exited.
     pub orphaned: Option<Orphans>,
 }
 
-/// What leads to what a dead server has left behind, and who is not meant.
+/// Orphans, and the processes that must not be taken for orphans.
 #[derive(Debug)]
 pub struct Orphans {
-    /// What leads there.
+    /// The evidence by which they are found.
     pub evidence: OwnershipEvidence,
     /// The gateway.
     pids: Vec<Pid>,
-    /// The servers that live.
+    /// The running servers.
     servers: Vec<Pid>,
 }
 
 impl Orphans {
-    /// Who is not to be touched.
+    /// The processes that are not ended.
     pub fn excluded(&self) -> Excluded<'_> {
         Excluded { pids: &self.pids, servers: &self.servers }
     }
 }
 
-/// Looks at everything. `link` is the connection to the supervisor, made here if there is none yet.
+/// Observes the record, the supervisor and the control socket. Connects to the supervisor if `connection` is `None`.
 ///
 /// # Errors
-/// What the file system said.
-pub fn look(
+/// The error of the file system.
+pub fn take_snapshot(
     context: &Context,
     command: Command,
     connection: &mut Option<SupervisorConnection>,
@@ -80,50 +77,50 @@ pub fn look(
         if !is_changing(&context.home, &snapshot) || Instant::now() >= deadline {
             return Ok(snapshot);
         }
-        // Things have changed while we looked at one after the other: the supervisor, too, is asked anew.
+        // The home changed during the observation: observe everything again, the supervisor included.
         *connection = None;
-        std::thread::sleep(POLL_INTERVAL);
+        std::thread::sleep(OBSERVATION_PAUSE);
     }
 }
 
-/// What a look without the operation lock finds once it is `clear`, or nothing has changed meanwhile: a command at work, or a supervisor
-/// that starts a server again, would be seen half before and half after what it did. So many times at most.
-pub fn observe_stable<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut look: impl FnMut() -> T) -> T {
+/// Observes without the operation lock until the result is `clear`, or the state files have not changed during the observation,
+/// `OBSERVATIONS_MAX` times at most. A command, or a supervisor that restarts a server, may change the home at the same time.
+pub fn observe_stable<T>(home: &Home, is_clear: impl Fn(&T) -> bool, mut observe: impl FnMut() -> T) -> T {
     let state = || {
         [home.pid_record(), home.upstream_pid_record(), former_names::newest_state_file(home)]
             .map(|file| atomic::read(&file).ok().flatten())
     };
     for _ in 1..OBSERVATIONS_MAX {
         let before = state();
-        let found = look();
+        let found = observe();
         if is_clear(&found) || state() == before {
             return found;
         }
     }
-    look()
+    observe()
 }
 
-/// Whether it is codexd's own gateway that listens.
+/// Whether the listener is the gateway or the supervisor of this home.
 fn gateway_listens(home: &Home, listener: &ListenerSeen) -> bool {
     let (ListenerSeen::Answering { pid, .. } | ListenerSeen::Unresponsive { pid, .. }) = listener else {
         return false;
     };
-    pid.is_some_and(|pid| gateway_program::is_ours(pid, home))
+    pid.is_some_and(|pid| supervisor::holds_control_socket(pid, home))
 }
 
-/// Whether a gateway, or a server beside the current one, lives on after a supervisor that was killed.
+/// Whether a gateway, or a server beside the current one, still runs after its supervisor was killed.
 fn others_live(home: &Home) -> bool {
     let Some(state) = state_of_killed_supervisor(home, SupervisorSeen::Absent) else { return false };
     let mut others = state.others.iter().filter_map(|other| other.process.as_ref());
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.as_ref());
     others.any(process::is_alive)
         || gateway.is_some_and(process::is_alive)
-        || (state.gateway.is_some() && gateway_process::find(home).is_some())
+        || (state.gateway.is_some() && gateway::find(home).is_some())
 }
 
-/// What the last supervisor wrote, if it had something to keep and is gone. Where there is none any more, it may be about to end:
-/// its lock is free some moments before its end can be seen. Taken for alive then, what it had started would be forgotten,
-/// and a second server started beside that.
+/// The state of the last supervisor, if that had processes to manage and has exited. A supervisor that counts as absent may
+/// still be exiting, because its lock is free before its exit is visible. If it counted as running here, its processes would be
+/// overlooked, and a second server would be started beside the first.
 fn state_of_killed_supervisor(home: &Home, supervisor: SupervisorSeen) -> Option<SupervisorState> {
     let state = supervisor::read_state(home)?;
     let timeout = if supervisor == SupervisorSeen::Absent { SUPERVISOR_END_TIMEOUT_MS } else { 0 };
@@ -132,14 +129,14 @@ fn state_of_killed_supervisor(home: &Home, supervisor: SupervisorSeen) -> Option
     (had_something && process::await_end(&state.supervisor, timeout)).then_some(state)
 }
 
-/// Whether things are about to change by themselves: a supervisor records a server that it has just started, or makes its state
-/// anew after that was taken away under it.
+/// Whether the home is about to change without a command: a supervisor is about to record a server that it has started, or to
+/// create its state folder again.
 fn is_changing(home: &Home, snapshot: &Snapshot) -> bool {
     is_being_recorded(home, &snapshot.observation.listener)
         || (snapshot.observation.supervisor == SupervisorSeen::Absent && is_supervised(home, snapshot))
 }
 
-/// The gateway is the child of a living supervisor, which does not accept connections yet.
+/// Whether the gateway is a child of a running supervisor, which does not accept connections yet.
 fn is_supervised(home: &Home, snapshot: &Snapshot) -> bool {
     let (ListenerSeen::Answering { pid: Some(pid), .. } | ListenerSeen::Unresponsive { pid: Some(pid), .. }) =
         snapshot.observation.listener
@@ -151,7 +148,7 @@ fn is_supervised(home: &Home, snapshot: &Snapshot) -> bool {
     supervisor.or_else(parent).is_some_and(|supervisor| supervisor::is_one(Pid(supervisor), home))
 }
 
-/// Whether the listener, which the record did not name when it was read, is the server that a supervisor has just started.
+/// Whether the listener, which the record did not name, is the server that a supervisor has just started.
 fn is_being_recorded(home: &Home, listener: &ListenerSeen) -> bool {
     let (ListenerSeen::Answering { pid: Some(pid), ours: false }
     | ListenerSeen::Unresponsive { pid: Some(pid), ours: false }) = listener
@@ -217,11 +214,10 @@ fn observe_once(
     Ok(Snapshot { observation, server, codexd, answer: listening.answer, orphaned })
 }
 
-/// The server of the home: the recorded one, or the one that a living supervisor keeps although no record names it. A look
-/// that changes nothing.
+/// The server of the home: the recorded one, or the one of a running supervisor if no record names it. Changes nothing.
 ///
 /// # Errors
-/// What the file system said.
+/// The error of the file system.
 pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
     let mut record = pid_record::observe(home)?;
     if record.process.is_none()
@@ -235,7 +231,7 @@ pub fn server(home: &Home) -> io::Result<pid_record::Observed> {
     Ok(record)
 }
 
-/// The server that the supervisor keeps, when its record was lost or spoilt meanwhile.
+/// The server of the supervisor whose record is missing or damaged.
 fn server_of_supervisor(home: &Home, pid: Pid) -> Option<(Process, CodexdRecord)> {
     let state = supervisor::read_state(home)?;
     let server = state.server.filter(|server| server.pid == pid && process::is_alive(server))?;
@@ -255,7 +251,7 @@ fn write_missing_record(
     codexd: CodexdRecord,
 ) -> Result<pid_record::Observed, Failure> {
     let home = &context.home;
-    let message = format!("the app-server (pid {}) ran and had no record; recorded it", process.pid);
+    let message = format!("the app-server (pid {}) had no pid record; wrote the record", process.pid);
     pid_record::write(home, &process, codexd.clone())
         .map_err(|error| failures::state("write", &home.pid_record(), &error))?;
     context.repaired("unrecorded-server", message);
@@ -266,24 +262,25 @@ fn write_missing_record(
     })
 }
 
-/// What lives of the server of a supervisor that was killed, when no record names it.
+/// What a killed supervisor left behind, if no record names the server.
 enum Leftovers {
     Nothing,
-    /// The server itself.
+    /// The server.
     Server(Process, CodexdRecord),
-    /// Only what it had started.
+    /// Processes that the server started.
     Orphans(Orphans),
 }
 
-/// A supervisor that was killed had said which server it keeps, or, if it was just starting one, which mark that one carries.
+/// Finds what a killed supervisor left behind: `supervisor.json` names its server, or, during a start, the generation id of the
+/// server.
 fn leftovers(home: &Home, supervisor: SupervisorSeen) -> Leftovers {
     let Some(state) = state_of_killed_supervisor(home, supervisor) else { return Leftovers::Nothing };
     let living = state.others.iter().filter_map(|other| other.process.clone()).filter(process::is_alive);
     let servers: Vec<Pid> = living.map(|process| process.pid).collect();
     let gateway = state.gateway.as_ref().and_then(|gateway| gateway.process.clone());
     let gateway = gateway.filter(process::is_alive).or_else(|| {
-        // One that the supervisor has started, and not written down yet.
-        state.gateway.as_ref().and_then(|_| gateway_process::find(home))
+        // A gateway that the supervisor started and did not write down yet.
+        state.gateway.as_ref().and_then(|_| gateway::find(home))
     });
     let find = || state.generation.as_deref().map(orphans::of_generation).unwrap_or_default();
     let mut of_generation = find();
@@ -291,13 +288,13 @@ fn leftovers(home: &Home, supervisor: SupervisorSeen) -> Leftovers {
     if state.phase == StatePhase::Spawning {
         let began = Instant::now();
         server = server.or_else(|| server_among(&of_generation));
-        // Between fork and exec, and in the middle of exec, a process does not show its mark, but it is in our session.
+        // Between fork and exec, and during exec, the kernel does not show the generation id of a process, but its session.
         let is_within = |ms| began.elapsed() < Duration::from_millis(ms);
         while server.is_none()
             && (is_within(GENERATION_ID_TIMEOUT_MS)
                 || (is_within(SEEN_GENERATION_ID_TIMEOUT_MS) && has_pre_exec_child(&state.supervisor)))
         {
-            std::thread::sleep(POLL_INTERVAL);
+            std::thread::sleep(OBSERVATION_PAUSE);
             of_generation = find();
             server = server_among(&of_generation);
         }
@@ -325,8 +322,7 @@ fn leftovers(home: &Home, supervisor: SupervisorSeen) -> Leftovers {
     }
 }
 
-/// Whether a supervisor that is gone has left a process that has not become another program yet: it has no name, or still that of
-/// the supervisor.
+/// Whether a supervisor that exited has left a child before its exec: without arguments, or with those of the supervisor.
 fn has_pre_exec_child(supervisor: &Process) -> bool {
     let session = OwnershipEvidence { session: Some(supervisor.pid), ..OwnershipEvidence::default() };
     let is_one = |pid| {
@@ -336,7 +332,7 @@ fn has_pre_exec_child(supervisor: &Process) -> bool {
     orphans::find(&session, Excluded::default()).iter().any(|process| is_one(process.pid))
 }
 
-/// The server itself among the processes with its mark: the app-server that no other one is the parent of.
+/// The server among the processes with its generation id: the app-server that is not a descendant of another one.
 fn server_among(of_generation: &[Process]) -> Option<Process> {
     let parent = |process: &Process| {
         of_generation

@@ -1,5 +1,5 @@
-//! What reaches the caller: one JSON object or a text on stdout, sentences on stderr. Text of servers, tools, clients and users in it
-//! cannot control the terminal.
+//! The output of a command: one JSON object or text on stdout, sentences on stderr. Text of servers, tools, clients and users
+//! in it cannot control the terminal.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -13,17 +13,17 @@ use serde::Serialize;
 use crate::cli::Global;
 use crate::style::Text;
 
-/// How the answer is printed.
+/// The form of the answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mode {
     /// One JSON object on one line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
 impl Mode {
-    /// The mode that the options ask for; without them text on a terminal and JSON elsewhere.
+    /// The mode of the options. Without an option it is text on a terminal and JSON elsewhere.
     pub fn choose(global: &Global) -> Self {
         Self::of_options(global.json, global.text)
     }
@@ -48,11 +48,11 @@ impl Mode {
 
 /// An answer in both forms.
 pub trait Answer: Serialize {
-    /// The form for people, without a closing line break.
+    /// The text form, without a final line break.
     fn text(&self) -> Text;
 }
 
-/// Prints an answer or a failure and answers the exit code.
+/// Prints an answer or a failure, and returns the exit code.
 pub fn finish<A: Answer>(mode: Mode, outcome: Result<A, Failure>) -> ExitCode {
     match outcome {
         Ok(answer) => {
@@ -85,8 +85,7 @@ pub fn print_failure_json(failure: &Failure) -> ExitCode {
     }
 }
 
-/// One write for the whole answer, and one answer for the whole run: a reader never sees a part of it followed by something
-/// else, not even when a signal comes while it is printed.
+/// Prints the answer in one write, and only one answer per process: a signal handler may print one at the same time.
 fn print(line: &str) -> io::Result<()> {
     static ANSWERED: AtomicBool = AtomicBool::new(false);
     if ANSWERED.swap(true, Ordering::SeqCst) {
@@ -97,18 +96,18 @@ fn print(line: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// The answer could not be printed.
+/// Reports that the answer could not be printed.
 pub fn stdout_closed(error: &io::Error) -> ExitCode {
     say(&format!("error: failed to write to standard output: {error}"));
     ExitCode::from(ErrorCode::StdoutClosed.exit_code())
 }
 
-/// A line for people on stderr. A closed stderr is no reason to fail.
+/// Prints a line on stderr. A closed stderr is ignored.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{}", visible(line));
 }
 
-/// Several lines for people on stderr.
+/// Prints several lines on stderr.
 pub fn say_lines(lines: &str) {
     let _ = writeln!(io::stderr(), "{}", visible_lines(lines.as_bytes()));
 }

@@ -1,12 +1,9 @@
 //! Progress lines on stderr while a command waits.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::limits::{PROGRESS_FIRST_AFTER, PROGRESS_INTERVAL};
 use crate::output;
-
-/// A person wonders after so long why nothing happens.
-const FIRST_MESSAGE_AFTER: Duration = Duration::from_secs(2);
-const MESSAGE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Prints what a command waits for: first after 2 s, then every 10 s.
 #[derive(Debug)]
@@ -16,10 +13,10 @@ pub struct ProgressReporter {
 }
 
 impl ProgressReporter {
-    /// The wait begins now.
+    /// Starts the clock.
     pub fn start() -> Self {
         let began = Instant::now();
-        Self { began, next: began + FIRST_MESSAGE_AFTER }
+        Self { began, next: began + PROGRESS_FIRST_AFTER }
     }
 
     /// When the next line is due.
@@ -31,7 +28,7 @@ impl ProgressReporter {
     pub fn report(&mut self, what: impl FnOnce() -> String) {
         let now = Instant::now();
         if now >= self.next {
-            self.next = now + MESSAGE_INTERVAL;
+            self.next = now + PROGRESS_INTERVAL;
             output::say(&format!("{} ({} s)", what(), now.duration_since(self.began).as_secs()));
         }
     }

@@ -1,8 +1,8 @@
-//! Proving a successor on its real load before it takes over: that its configuration loads, and that it can read a thread
-//! that the server before has loaded. `initialize` alone proves neither: 0.131.0, 0.169.0 and 0.171.0 answer it with an
-//! invalid config.toml, and refuse every thread afterwards.
+//! Checks of a new app-server before it takes over: its configuration loads, and it can read a thread that the old server has
+//! loaded. `initialize` proves neither: 0.131.0, 0.169.0 and 0.171.0 answer it with an invalid config.toml and refuse every
+//! thread afterwards.
 //!
-//! Only a refusal counts. A server that does not know a question, or does not answer it in time, is not held up for that.
+//! Only a refusal counts. A server that does not know a request, or does not answer it in time, passes.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -22,14 +22,16 @@ use serde_json::{Value, json};
 
 use crate::context::VERSION;
 
-const TIMEOUT: Duration = Duration::from_millis(PROOF_TIMEOUT_MS);
+fn timeout() -> Duration {
+    Duration::from_millis(PROOF_TIMEOUT_MS)
+}
 
-/// Asks the successor that listens on `successor` whether it can take over what the server on `before` has.
+/// Asks the new server on the socket `successor` whether it can replace the old one on the socket `before`.
 ///
 /// # Errors
-/// What is wrong, and that nothing has changed.
+/// What is wrong; nothing has changed.
 pub fn successor(successor: &Path, before: Option<&Path>, old: Option<identity::Pid>) -> Result<(), Failure> {
-    let Ok(mut session) = Session::open(successor, VERSION, TIMEOUT) else { return Ok(()) };
+    let Ok(mut session) = Session::open(successor, VERSION, timeout()) else { return Ok(()) };
     if let Some(why) = configuration_refused(&mut session) {
         return Err(config_invalid(&why, old));
     }
@@ -38,7 +40,7 @@ pub fn successor(successor: &Path, before: Option<&Path>, old: Option<identity::
     for thread in threads {
         match session.call("thread/read", &json!({"threadId": thread})) {
             Ok(Err(error)) if !is_unknown(&error) => last = Some((thread, message(&error))),
-            // One that it reads is proof enough; one that does not answer is none of anything.
+            // One thread that the new server reads is enough. A server that does not answer passes.
             _ => return Ok(()),
         }
     }
@@ -48,11 +50,11 @@ pub fn successor(successor: &Path, before: Option<&Path>, old: Option<identity::
     }
 }
 
-/// Runs the Codex of `program` once to see whether the configuration loads: where the server that runs has to be ended before
-/// the new one can be started.
+/// Runs the Codex of `program` once to check that its configuration loads. For a server that has to be stopped before the new
+/// one can start.
 ///
 /// # Errors
-/// What is wrong, and that nothing has changed.
+/// What is wrong; nothing has changed.
 pub fn program(program: &LaunchSpec, old: Option<identity::Pid>) -> Result<(), Failure> {
     match (!program.embedded).then(|| configuration_error(program)).flatten() {
         Some(why) => Err(config_invalid(&why, old)),
@@ -60,21 +62,21 @@ pub fn program(program: &LaunchSpec, old: Option<identity::Pid>) -> Result<(), F
     }
 }
 
-/// What the app-server refuses of its configuration, if anything.
+/// Why the app-server cannot load its configuration; `None` if it can.
 pub fn configuration_refused(session: &mut Session) -> Option<String> {
     let refused = |session: &mut Session, method: &str| match session.call(method, &json!({})) {
         Ok(Err(error)) if !is_unknown(&error) => Some(message(&error)),
         _ => None,
     };
     let read = refused(session, "config/read")?;
-    // This one names the file and the line.
+    // This answer names the file and the line.
     let located = refused(session, "modelProvider/capabilities/read").filter(|why| why.contains('/'));
     Some(located.unwrap_or(read))
 }
 
-/// Some threads that a server has loaded and that are on disk.
+/// Up to `PROOF_THREADS_MAX` threads that a server has loaded and that are on disk.
 fn threads_of(server: &Path) -> Vec<String> {
-    let Ok(mut session) = Session::open(server, VERSION, TIMEOUT) else { return Vec::new() };
+    let Ok(mut session) = Session::open(server, VERSION, timeout()) else { return Vec::new() };
     let Ok(Ok(loaded)) = session.call("thread/loaded/list", &json!({})) else { return Vec::new() };
     let loaded = loaded["data"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut threads = Vec::new();
@@ -90,17 +92,18 @@ fn threads_of(server: &Path) -> Vec<String> {
     threads
 }
 
-/// Whether an error says that the method is not known, or that too much is asked at once.
+/// Whether an error says nothing about the thread or the configuration: the method is unknown, or the server is overloaded or
+/// is shutting down.
 fn is_unknown(error: &Value) -> bool {
     let message = error["message"].as_str().unwrap_or_default();
     matches!(error["code"].as_i64(), Some(-32601 | -32001))
-        // Not the unknown variant of an invalid configuration.
+        // An invalid configuration may have an "unknown variant", too.
         || message.starts_with("Invalid request: unknown variant")
         || message.contains("not supported")
         || error["data"]["reason"] == "serverShuttingDown"
 }
 
-/// What an error says, without the steps on the way there.
+/// The message of an error, without the prefixes that name the steps before it.
 fn message(error: &Value) -> String {
     const STEPS: [&str; 3] = [
         "failed to resolve feature override precedence: ",
@@ -119,8 +122,8 @@ fn in_one_line<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     foreign_text::quote(&lines.join(" "))
 }
 
-/// `codex features list` loads the configuration, all of it, and starts nothing (0.131.0, 0.169.0, 0.171.0). It ends with
-/// 1 and says why if it cannot.
+/// `codex features list` loads the whole configuration and starts nothing (0.131.0, 0.169.0, 0.171.0). If it cannot, it exits
+/// with 1 and prints why.
 fn configuration_error(program: &LaunchSpec) -> Option<String> {
     let mut child = Command::new(&program.executable)
         .args(["features", "list"])
@@ -135,11 +138,11 @@ fn configuration_error(program: &LaunchSpec) -> Option<String> {
         .ok()?;
     let (mut stderr, (send, receive)) = (child.stderr.take()?, std::sync::mpsc::channel());
     std::thread::spawn(move || {
-        let mut said = Vec::new();
-        let _ = stderr.by_ref().take(STDERR_TAIL_BYTES * 4).read_to_end(&mut said);
-        let _ = send.send(said);
+        let mut printed = Vec::new();
+        let _ = stderr.by_ref().take(STDERR_TAIL_BYTES * 4).read_to_end(&mut printed);
+        let _ = send.send(printed);
     });
-    if !ends_within(&child, TIMEOUT) {
+    if !ends_within(&child, timeout()) {
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
@@ -147,9 +150,9 @@ fn configuration_error(program: &LaunchSpec) -> Option<String> {
         return None;
     }
     let status = child.wait().ok()?;
-    // What it has started may hold the other end still.
-    let said = receive.recv_timeout(Duration::from_millis(PROBE_TIMEOUT_MS)).ok()?;
-    (status.code() == Some(1)).then(|| error_of(&String::from_utf8_lossy(&said))).flatten()
+    // A process that it started may hold the pipe open.
+    let printed = receive.recv_timeout(Duration::from_millis(PROBE_TIMEOUT_MS)).ok()?;
+    (status.code() == Some(1)).then(|| error_of(&String::from_utf8_lossy(&printed))).flatten()
 }
 
 fn ends_within(child: &std::process::Child, time: Duration) -> bool {
@@ -169,12 +172,12 @@ fn ends_within(child: &std::process::Child, time: Duration) -> bool {
     }
 }
 
-/// What stands behind `Error:`; the cause where there is one, since it says more.
-fn error_of(said: &str) -> Option<String> {
-    let at = said.find("Error: ")?;
-    let (first, causes) = match said[at + 7..].split_once("Caused by:") {
+/// The text behind `Error:`, or its cause, which is more precise.
+fn error_of(printed: &str) -> Option<String> {
+    let at = printed.find("Error: ")?;
+    let (first, causes) = match printed[at + 7..].split_once("Caused by:") {
         Some((first, causes)) => (first, causes),
-        None => (&said[at + 7..], ""),
+        None => (&printed[at + 7..], ""),
     };
     let numbered = |line: &'_ str| line.trim().trim_start_matches("0: ").to_owned();
     let cause = causes.lines().map(numbered).find(|line| !line.is_empty());
@@ -186,7 +189,7 @@ fn error_of(said: &str) -> Option<String> {
     })
 }
 
-fn goes_on(old: Option<identity::Pid>) -> String {
+fn unaffected(old: Option<identity::Pid>) -> String {
     old.map(|pid| format!("; the running app-server (pid {pid}) is unaffected and keeps its threads"))
         .unwrap_or_default()
 }
@@ -194,7 +197,7 @@ fn goes_on(old: Option<identity::Pid>) -> String {
 fn config_invalid(why: &str, old: Option<identity::Pid>) -> Failure {
     Failure::new(
         ErrorCode::ConfigInvalid,
-        format!("the new app-server cannot load its configuration: {why}{}", goes_on(old)),
+        format!("the new app-server cannot load its configuration: {why}{}", unaffected(old)),
     )
     .hint("correct the configuration, then run the command again")
     .with("cause", why)
@@ -204,7 +207,10 @@ fn config_invalid(why: &str, old: Option<identity::Pid>) -> Failure {
 fn threads_unreadable(thread: &str, why: &str, old: Option<identity::Pid>) -> Failure {
     Failure::new(
         ErrorCode::SuccessorUnfit,
-        format!("the new app-server cannot read thread {thread}, which is loaded now: {why}{}", goes_on(old)),
+        format!(
+            "the new app-server cannot read thread {thread}, which is loaded now: {why}{}",
+            unaffected(old)
+        ),
     )
     .hint("`codexd logs` shows what the new app-server wrote; remove the cause, then run the command again")
     .with("cause", why)
@@ -218,7 +224,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_cause_is_told_without_the_steps_on_the_way_there() {
+    fn the_cause_is_reported_without_the_prefixes_of_its_steps() {
         let error = json!({"message": "failed to resolve feature override precedence: /h/config.toml:7:1: invalid transport"});
         assert_eq!(message(&error), "/h/config.toml:7:1: invalid transport");
         let error = json!({"message": "invalid configuration: invalid transport\nin `mcp_servers.a`\n"});
@@ -227,12 +233,12 @@ mod tests {
 
     #[test]
     fn what_codex_prints_of_an_invalid_configuration_is_found_among_its_warnings() {
-        let said = "WARNING: x\nError: failed to load bootstrap configuration\n\nCaused by:\n    0: /h/config.toml:16:8: unclosed array, expected `]`\n    1: TOML parse error at line 16, column 8\n          |\n";
-        assert_eq!(error_of(said).as_deref(), Some("/h/config.toml:16:8: unclosed array, expected `]`"));
-        let said = "Error: failed to load bootstrap configuration\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
-        assert_eq!(error_of(said).as_deref(), Some("invalid transport in `mcp_servers.a`"));
-        let said = "Error: /h/config.toml:7:1: invalid transport\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
-        assert_eq!(error_of(said).as_deref(), Some("/h/config.toml:7:1: invalid transport"));
+        let printed = "WARNING: x\nError: failed to load bootstrap configuration\n\nCaused by:\n    0: /h/config.toml:16:8: unclosed array, expected `]`\n    1: TOML parse error at line 16, column 8\n          |\n";
+        assert_eq!(error_of(printed).as_deref(), Some("/h/config.toml:16:8: unclosed array, expected `]`"));
+        let printed = "Error: failed to load bootstrap configuration\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
+        assert_eq!(error_of(printed).as_deref(), Some("invalid transport in `mcp_servers.a`"));
+        let printed = "Error: /h/config.toml:7:1: invalid transport\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
+        assert_eq!(error_of(printed).as_deref(), Some("/h/config.toml:7:1: invalid transport"));
         assert_eq!(
             error_of("Error: config profile `x` not found\n").as_deref(),
             Some("config profile `x` not found")

@@ -1,5 +1,5 @@
-//! Waiting until the server answers `initialize`: for the supervisor's word that it runs and that something has changed beside
-//! its socket, then for the answer; never by looking every so often, but for the moments between a server's making its socket and listening on it.
+//! Waiting until the server answers `initialize`. The wait is for reports of the supervisor: that the server was started, and
+//! that the folder of its socket changed. It polls only between the creation of the socket and the `listen` of the server.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,65 +20,58 @@ use codexd_protocol::unix;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::context::{Context, VERSION};
-use crate::gateway_program;
+use crate::limits::{SERVER_ACTIVITY_INTERVAL, SERVER_IDLE_AFTER, SOCKET_POLL_FIRST, SOCKET_POLL_LAST};
 use crate::observe::ListenerReport;
 use crate::progress::ProgressReporter;
-
-/// The wait between two looks while a socket is being made: doubled from the first to the last.
-const FIRST_POLL: Duration = Duration::from_millis(1);
-const LAST_POLL: Duration = Duration::from_millis(50);
-/// A process counts as idle if it was not at work for so long; near the end of its time it is checked this often.
-const IDLE_FOR: Duration = Duration::from_secs(2);
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why no server answers.
 #[derive(Debug)]
 pub enum NotReady {
-    /// It ended.
+    /// The server exited.
     Exited(LastExit),
-    /// It could not be started.
+    /// The server could not be started.
     SpawnFailed {
-        /// Why.
+        /// A sentence.
         message: String,
-        /// The number of the system's error.
+        /// The error number of the system call.
         errno: Option<i32>,
     },
-    /// The old one cannot be killed.
+    /// The old server is still alive after SIGKILL.
     Unkillable(Pid),
-    /// Time is up.
+    /// The deadline passed.
     TimedOut {
-        /// The server, if one lives.
+        /// The server, if one runs.
         pid: Option<Pid>,
-        /// What the last look found.
+        /// The result of the last probe.
         last: String,
     },
-    /// The supervisor is gone: look again.
+    /// The supervisor exited: observe again.
     SupervisorGone,
-    /// The system refused something.
-    Link(ConnectionError),
+    /// A system call failed.
+    System(ConnectionError),
 }
 
 impl From<ConnectionError> for NotReady {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::Gone => NotReady::SupervisorGone,
-            other => NotReady::Link(other),
+            other => NotReady::System(other),
         }
     }
 }
 
-/// Whose answer is waited for.
+/// The server whose answer is awaited.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Target {
-    /// That of the server that the supervisor keeps or is about to start, as it was ordered.
+    /// The current server, which the supervisor runs or is about to start because of an order of this command.
     Current,
-    /// The same without an order now: it ran before, or is restarted.
+    /// The current server without such an order: it ran before, or the supervisor is restarting it.
     Found,
-    /// That of the one that it starts beside the one that it keeps, on its own socket.
+    /// The successor, on its own socket.
     Successor,
 }
 
-/// Until when a server is waited for: for longer if it computes, or reads itself from the disk.
+/// The deadline of a server. It is extended while the server is busy.
 #[derive(Debug)]
 struct ReadyDeadline {
     next: Instant,
@@ -88,52 +81,53 @@ struct ReadyDeadline {
 }
 
 impl ReadyDeadline {
-    /// Of a server that begins now.
+    /// The deadline of a server that starts now.
     fn begin() -> Self {
         let now = Instant::now();
-        let at_work = now + Duration::from_millis(START_TIMEOUT_MS).saturating_sub(IDLE_FOR);
+        let at_work = now + Duration::from_millis(START_TIMEOUT_MS).saturating_sub(SERVER_IDLE_AFTER);
         let last = now + Duration::from_millis(BUSY_START_TIMEOUT_MS);
         Self { next: at_work, last, at_work, activity: Activity::default() }
     }
 
-    fn are_over(&mut self, now: Instant, server: Option<Pid>) -> bool {
+    fn is_over(&mut self, now: Instant, server: Option<Pid>) -> bool {
         if now < self.next {
             return false;
         }
         if server.is_some_and(|pid| self.activity.is_seen(pid.0)) {
             self.at_work = now;
         }
-        self.next = now + POLL_INTERVAL;
-        now >= self.last || now.saturating_duration_since(self.at_work) >= IDLE_FOR
+        self.next = now + SERVER_ACTIVITY_INTERVAL;
+        now >= self.last || now.saturating_duration_since(self.at_work) >= SERVER_IDLE_AFTER
     }
 }
 
 struct Wait<'a> {
     context: &'a Context,
     connection: &'a mut SupervisorConnection,
-    whose: Target,
+    target: Target,
     expected: Option<Pid>,
-    /// One that ran when the wait began, without an order: if it dies, the supervisor starts another.
+    /// A server that ran when the wait began, without an order of this command. If it exits, the supervisor starts another one.
     found: Option<Pid>,
-    /// A process below the expected one answers: until when the supervisor may take to name it as the server.
+    /// Set when a descendant of the expected process answers: the time until which the supervisor may name that descendant as
+    /// the server.
     listener_identity_deadline: Option<Instant>,
-    /// It answers on the socket of its own; what is left is the way through the gateway.
+    /// The server answers on its own socket. Only the answer through the gateway is missing.
     answers_on_own_socket: bool,
-    times: ReadyDeadline,
+    deadline: ReadyDeadline,
     next_poll: Duration,
     last: String,
 }
 
-/// Waits for an answer: on the control socket, and where the server has a socket of its own, there first.
+/// Waits for an answer on the control socket. A server with its own socket must answer there first.
 ///
 /// # Errors
 /// See [`NotReady`].
 pub fn await_ready(
     context: &Context,
     connection: &mut SupervisorConnection,
-    whose: Target,
+    target: Target,
 ) -> Result<ListenerReport, NotReady> {
-    let expected = match (connection.seen, whose) {
+    let expected = match (connection.seen, target) {
         (SupervisorSeen::Keeping(pid), Target::Current | Target::Found) => Some(pid),
         (_, Target::Successor) => successor(connection),
         _ => None,
@@ -141,13 +135,13 @@ pub fn await_ready(
     let mut wait = Wait {
         context,
         connection,
-        whose,
+        target,
         expected,
-        found: expected.filter(|_| whose == Target::Found),
+        found: expected.filter(|_| target == Target::Found),
         listener_identity_deadline: None,
         answers_on_own_socket: false,
-        times: ReadyDeadline::begin(),
-        next_poll: FIRST_POLL,
+        deadline: ReadyDeadline::begin(),
+        next_poll: SOCKET_POLL_FIRST,
         last: "no process listens on its socket".to_owned(),
     };
     wait.run()
@@ -165,52 +159,52 @@ impl Wait<'_> {
             while let Some(report) = self.connection.buffered() {
                 self.receive(report)?;
             }
-            let looked = match self.expected {
-                Some(pid) => self.look(pid),
-                None => Looked::Nothing,
+            let result = match self.expected {
+                Some(pid) => self.probe(pid),
+                None => ProbeResult::Nothing,
             };
-            let again = match looked {
-                Looked::Ready(listening) => return Ok(listening),
-                Looked::Soon => {
-                    self.next_poll = (self.next_poll * 2).min(LAST_POLL);
+            let again = match result {
+                ProbeResult::Ready(listening) => return Ok(listening),
+                ProbeResult::Soon => {
+                    self.next_poll = (self.next_poll * 2).min(SOCKET_POLL_LAST);
                     Some(Instant::now() + self.next_poll)
                 }
-                Looked::Nothing => None,
+                ProbeResult::Nothing => None,
             };
             let now = Instant::now();
-            let waits_for_an_answer = self.expected.is_some() || self.whose == Target::Successor;
-            if waits_for_an_answer && self.times.are_over(now, self.expected) {
+            let waits_for_an_answer = self.expected.is_some() || self.target == Target::Successor;
+            if waits_for_an_answer && self.deadline.is_over(now, self.expected) {
                 return Err(NotReady::TimedOut { pid: self.expected, last: self.last.clone() });
             }
-            // One that hangs would be waited for without end.
+            // Without this check the wait for a supervisor that hangs would not end.
             if now >= progress.next_due() && !supervisor::answers(&self.context.home) {
                 return Err(NotReady::SupervisorGone);
             }
             progress.report(|| match self.expected {
                 Some(pid) => format!("waiting for the app-server (pid {pid}) to answer"),
-                None if self.whose == Target::Found => {
+                None if self.target == Target::Found => {
                     "waiting for the supervisor to restart the app-server".to_owned()
                 }
                 None => "waiting for running turns of the old app-server to finish".to_owned(),
             });
-            let mut until = again.unwrap_or(self.times.last).min(progress.next_due());
+            let mut until = again.unwrap_or(self.deadline.last).min(progress.next_due());
             if waits_for_an_answer {
-                until = until.min(self.times.next);
+                until = until.min(self.deadline.next);
             }
             self.sleep(until.max(now))?;
         }
     }
 
     fn receive(&mut self, report: Report) -> Result<(), NotReady> {
-        match (self.whose, report) {
-            (_, Report::SocketFolderChanged) => self.next_poll = FIRST_POLL,
+        match (self.target, report) {
+            (_, Report::SocketFolderChanged) => self.next_poll = SOCKET_POLL_FIRST,
             (Target::Successor, report) => return self.handle_successor_report(report),
             (_, Report::Spawned { pid }) => {
-                self.whose = Target::Current;
+                self.target = Target::Current;
                 self.answers_on_own_socket = false;
                 self.expected = Some(pid);
-                self.times = ReadyDeadline::begin();
-                self.next_poll = FIRST_POLL;
+                self.deadline = ReadyDeadline::begin();
+                self.next_poll = SOCKET_POLL_FIRST;
             }
             (Target::Current | Target::Found, Report::State { pid, .. })
                 if matches!(self.connection.seen, SupervisorSeen::Keeping(_)) =>
@@ -234,7 +228,7 @@ impl Wait<'_> {
         Ok(())
     }
 
-    /// What becomes of the current one meanwhile is the supervisor's business.
+    /// The supervisor handles the exit of the current server.
     fn handle_successor_report(&mut self, report: Report) -> Result<(), NotReady> {
         match report {
             Report::Generations { .. } => self.expected = successor(self.connection),
@@ -247,77 +241,83 @@ impl Wait<'_> {
         Ok(())
     }
 
-    fn look(&mut self, expected: Pid) -> Looked {
+    fn probe(&mut self, expected: Pid) -> ProbeResult {
         let generation = self.connection.generations.iter().find(|generation| generation.pid == expected);
-        // Who lives is told right after the news that one was started.
+        // The list of generations follows right after the report of the start.
         let Some(own) = generation.map(|generation| generation.socket.clone()) else {
-            return Looked::Nothing;
+            return ProbeResult::Nothing;
         };
         let Some(own) = own else { return self.ask(&self.context.home.control_socket(), Some(expected)) };
         if !self.answers_on_own_socket {
-            let looked = self.ask(&own, Some(expected));
-            if !matches!(looked, Looked::Ready(_)) || self.whose == Target::Successor {
-                return looked;
+            let result = self.ask(&own, Some(expected));
+            if !matches!(result, ProbeResult::Ready(_)) || self.target == Target::Successor {
+                return result;
             }
             self.answers_on_own_socket = true;
         }
         self.ask(&self.context.home.control_socket(), None)
     }
 
-    /// Asks the listener on `socket`, which must be `expected`, or else our own gateway.
-    fn ask(&mut self, socket: &Path, expected: Option<Pid>) -> Looked {
+    /// Sends `initialize` to the listener on `socket`. The listener must be `expected`, or the gateway of this home if that is
+    /// `None`.
+    fn ask(&mut self, socket: &Path, expected: Option<Pid>) -> ProbeResult {
         let stream = match unix::connect(socket) {
             Ok(stream) => stream,
             Err(error) => {
                 self.last = format!("failed to connect to {}: {error}", socket.display());
-                // A socket or a link that is there and leads nowhere yet is one in the making.
-                return if socket.symlink_metadata().is_ok() { Looked::Soon } else { Looked::Nothing };
+                // A socket that does not listen, or a link without a target, is about to be completed.
+                return if socket.symlink_metadata().is_ok() {
+                    ProbeResult::Soon
+                } else {
+                    ProbeResult::Nothing
+                };
             }
         };
         let peer = unix::peer(&stream).ok().filter(|peer| peer.is_trusted());
         let listener = peer.and_then(|peer| peer.pid).map(Pid);
         let is_right = |listener| match expected {
             Some(expected) => process::descends_from(listener, expected),
-            None => gateway_program::is_ours(listener, &self.context.home),
+            None => supervisor::holds_control_socket(listener, &self.context.home),
         };
         if !listener.is_some_and(is_right) {
             self.last = format!("another process listens on {}", socket.display());
-            return Looked::Soon;
+            return ProbeResult::Soon;
         }
         if expected.is_some() && listener != expected && self.awaits_listener_identity() {
-            return Looked::Soon;
+            return ProbeResult::Soon;
         }
-        let left = self.times.last.saturating_duration_since(Instant::now());
+        let left = self.deadline.last.saturating_duration_since(Instant::now());
         match probe::ask_on(stream, VERSION, left.min(Duration::from_millis(PROBE_TIMEOUT_MS))) {
             Ok(answer) => {
                 let seen = ListenerSeen::Answering { pid: listener, ours: true };
-                Looked::Ready(ListenerReport { seen, answer: Some(answer) })
+                ProbeResult::Ready(ListenerReport { seen, answer: Some(answer) })
             }
             Err(error @ (ProbeError::Connect(_) | ProbeError::OtherUser { .. })) => {
                 self.last = error.to_string();
-                Looked::Soon
+                ProbeResult::Soon
             }
             Err(ProbeError::Unresponsive { why, .. } | ProbeError::Foreign { why, .. }) => {
                 self.last = quote(&why);
-                Looked::Soon
+                ProbeResult::Soon
             }
         }
     }
 
-    /// The server has a wrapper: the supervisor learns in a moment which process listens. One of an older codexd never does.
+    /// The server has a wrapper, and the supervisor is about to find the process that listens. A supervisor of an older codexd
+    /// never reports it.
     fn awaits_listener_identity(&mut self) -> bool {
         let wait = Duration::from_millis(LISTENER_NAMED_TIMEOUT_MS);
         Instant::now() < *self.listener_identity_deadline.get_or_insert_with(|| Instant::now() + wait)
     }
 
-    /// Until the supervisor says something or `until` has come.
+    /// Waits for a message of the supervisor until `until`.
     fn sleep(&mut self, until: Instant) -> Result<(), NotReady> {
         let timeout = until.saturating_duration_since(Instant::now()).try_into().ok();
         let mut waits = [PollFd::from_borrowed_fd(self.connection.fd(), PollFlags::IN)];
         let spoke = match rustix::event::poll(&mut waits, timeout.as_ref()) {
             Ok(_) => !waits[0].revents().is_empty(),
             Err(rustix::io::Errno::INTR) => false,
-            Err(error) => return Err(NotReady::Link(ConnectionError::System(error.into()))),
+            Err(error) => return Err(NotReady::System(ConnectionError::System(error.into()))),
         };
         if spoke {
             self.connection.fill()?;
@@ -326,10 +326,10 @@ impl Wait<'_> {
     }
 }
 
-enum Looked {
+enum ProbeResult {
     Ready(ListenerReport),
-    /// Something is in the making: look again soon.
+    /// A socket is about to listen: probe again soon.
     Soon,
-    /// Nothing is there: wait for a change.
+    /// There is no socket: wait for a change.
     Nothing,
 }

@@ -1,4 +1,5 @@
-//! The Codex of the server that runs, or is to run: what later commands use where nothing else names one.
+//! The Codex of the running server, or of the server that the supervisor is about to start: later commands use it if nothing
+//! else is selected.
 
 use std::path::PathBuf;
 
@@ -8,22 +9,22 @@ use codexd_host::{Home, process};
 
 use crate::observe;
 
-/// What the records say of it. Empty where no server runs, and for the server that is built into codexd.
+/// Empty if no server runs, and for the embedded server.
 #[derive(Debug, Default)]
 pub struct RecordedCodex {
-    /// What `--codex-bin` named for it.
+    /// What `--codex-bin` selected.
     pub named: Option<NamedCodex>,
     /// Its executable.
     pub executable: Option<PathBuf>,
 }
 
 impl RecordedCodex {
-    /// Looks it up: in the record of the server that lives, else in what its supervisor wrote before a crash or a reboot.
+    /// Reads it from the record of the running server, or from the state that a supervisor wrote before a crash or a reboot.
     pub fn of(home: &Home) -> Self {
         let record = observe::server(home).ok();
         if let Some(server) = record.as_ref().and_then(|record| record.process.as_ref()) {
             let Some(codexd) = record.as_ref().and_then(|record| record.codexd.as_ref()) else {
-                // A server of upstream's daemon.
+                // A server of the daemon of upstream.
                 let executable = process::executable(server.pid).ok().map(|(path, _)| path);
                 return Self { named: None, executable };
             };

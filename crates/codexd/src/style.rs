@@ -1,22 +1,26 @@
-//! Text for people: aligned, readable without colour, coloured where the terminal has it. What others wrote cannot control the terminal.
+//! Text for people: aligned, readable without color, and with color where the terminal supports it. Text of other programs cannot
+//! control the terminal.
 
-use std::io::{self, IsTerminal};
+use std::io;
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
 
 use codexd_core::foreign_text::{quote, visible, visible_lines};
 
-/// Text that a terminal may be given: the only escape sequences in it are our own colours.
+/// Text that is safe for a terminal: its only escape sequences are the colors of this module.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Text(String);
 
 impl<T: AsRef<str>> From<T> for Text {
-    /// One line; whatever is in it, it stays one.
+    /// One line: line breaks and control characters are escaped.
     fn from(line: T) -> Self {
         Self(visible(line.as_ref()).into_owned())
     }
 }
 
 impl Text {
-    /// What another program says of itself, such as its version: one short line.
+    /// A short text of another program, such as its version, in one line.
     pub fn quoted(foreign: &str) -> Self {
         Self(quote(foreign))
     }
@@ -24,7 +28,7 @@ impl Text {
     /// The lines of a log.
     pub fn of_log(bytes: &[u8]) -> Self {
         let lines = visible_lines(bytes);
-        // The caller that prints it ends the last line.
+        // The last line break is added when the text is printed.
         Self(lines.strip_suffix('\n').map(str::to_owned).unwrap_or(lines))
     }
 
@@ -47,32 +51,32 @@ impl Text {
     }
 }
 
-/// A colour.
+/// A color.
 #[derive(Clone, Copy, Debug)]
-pub enum Colour {
+pub enum Color {
     /// As it should be.
     Green,
-    /// Look at this.
+    /// Needs attention.
     Yellow,
-    /// Wrong.
+    /// An error.
     Red,
     /// Less important.
     Dim,
 }
 
-/// `text` in `colour` if stdout is a terminal that has colours and `NO_COLOR` is unset.
-pub fn paint(text: impl Into<Text>, colour: Colour) -> Text {
+/// `text` in `color`, if standard output is a terminal with colors. `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE` count.
+pub fn paint(text: impl Into<Text>, color: Color) -> Text {
     let Text(text) = text.into();
-    let plain = !io::stdout().is_terminal()
-        || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-        || std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
-    let code = match colour {
-        Colour::Green => 32,
-        Colour::Yellow => 33,
-        Colour::Red => 31,
-        Colour::Dim => 2,
+    if AutoStream::choice(&io::stdout()) == ColorChoice::Never {
+        return Text(text);
+    }
+    let style = match color {
+        Color::Green => AnsiColor::Green.on_default(),
+        Color::Yellow => AnsiColor::Yellow.on_default(),
+        Color::Red => AnsiColor::Red.on_default(),
+        Color::Dim => Style::new().dimmed(),
     };
-    Text(if plain { text } else { format!("\u{1b}[{code}m{text}\u{1b}[0m") })
+    Text(format!("{style}{text}{style:#}"))
 }
 
 /// Rows of a name and a value, the values in one column.
@@ -91,7 +95,7 @@ pub fn lines(lines: impl IntoIterator<Item = Text>) -> Text {
     Text(lines.join("\n"))
 }
 
-/// A length of time as people say it.
+/// A duration with its two largest units.
 pub fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -107,20 +111,20 @@ mod tests {
     use super::{Text, duration, table};
 
     #[test]
-    fn values_stand_in_one_column() {
+    fn values_are_aligned_in_one_column() {
         let rows = [("state", Text::from("running")), ("pid", Text::from("7"))];
         assert_eq!(table(&rows).as_str(), "state  running\npid    7");
     }
 
     #[test]
-    fn a_value_of_another_program_stays_in_its_line_and_controls_nothing() {
+    fn text_of_another_program_stays_in_its_line_and_cannot_control_the_terminal() {
         let rows = [("event", Text::from("a\nstate  running\u{1b}[2J\u{202e}"))];
         assert_eq!(table(&rows).as_str(), r"event  a\nstate  running\x1b[2J\u{202e}");
     }
 
     #[test]
     fn a_time_has_at_most_two_parts() {
-        let said: Vec<String> = [5, 65, 3_700, 90_000].into_iter().map(duration).collect();
-        assert_eq!(said, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+        let texts: Vec<String> = [5, 65, 3_700, 90_000].into_iter().map(duration).collect();
+        assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
     }
 }

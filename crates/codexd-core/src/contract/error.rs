@@ -22,7 +22,7 @@ macro_rules! error_codes {
                 match self { $(ErrorCode::$name => $exit,)+ }
             }
 
-            /// Whether the same command may succeed later without anybody changing anything.
+            /// Whether the same command may succeed later without any change by the caller.
             pub const fn retryable(self) -> bool {
                 match self { $(ErrorCode::$name => $retryable,)+ }
             }
@@ -90,22 +90,22 @@ error_codes! {
     Interrupted = "interrupted", exit 19, retryable true;
 }
 
-/// A failure on its way to the caller.
+/// A failure of a command.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// What programs branch on.
     pub code: ErrorCode,
-    /// What was tried, on what, and what happened.
+    /// What failed, on what, and why.
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
-    /// More fields for programs (a pid, a path, a tail of stderr), by their JSON names.
+    /// More fields for programs (a pid, a path, the end of stderr), by their JSON names.
     pub context: Box<Map<String, Value>>,
 }
 
 impl Failure {
-    /// A failure with nothing but its code and sentence.
+    /// A failure with a code and a sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: None, context: Box::default() }
     }
@@ -136,7 +136,7 @@ impl Failure {
     }
 }
 
-/// The table of all codes as Markdown: what the docs print.
+/// The table of all codes as Markdown, for docs/errors.md.
 pub fn error_table() -> String {
     let mut table = String::from("| code | exit | retryable | meaning |\n|---|---|---|---|\n");
     for code in ErrorCode::ALL {
@@ -157,7 +157,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn codes_are_kebab_case_and_unlike_in_name_and_exit_status() {
+    fn codes_are_kebab_case_with_distinct_names_and_exit_codes() {
         let names: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         let exits: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.exit_code()).collect();
         assert_eq!(names.len(), ErrorCode::ALL.len());

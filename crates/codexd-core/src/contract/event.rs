@@ -1,17 +1,17 @@
-//! What happened, one line of `events.jsonl` each.
+//! The events of `events.jsonl`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// How much an event matters.
+/// The severity of an event.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventLevel {
-    /// As it should be.
+    /// Normal operation.
     Info,
-    /// Something was found wrong and dealt with.
+    /// A fault that codexd has handled.
     Warn,
-    /// Something is wrong.
+    /// A fault that remains.
     Error,
 }
 
@@ -19,18 +19,18 @@ pub enum EventLevel {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventRecord {
-    /// The number of the event.
+    /// Its number.
     pub seq: u64,
-    /// When, in RFC 3339 with milliseconds, UTC.
+    /// The time, in RFC 3339 with milliseconds, UTC.
     pub created_at: String,
-    /// How much it matters.
+    /// Its severity.
     pub level: EventLevel,
-    /// What kind, such as `child.exited`.
+    /// Its type, such as `child.exited`.
     #[serde(rename = "type")]
     pub kind: String,
     /// A sentence.
     pub message: String,
-    /// The facts, by kind.
+    /// More fields, which depend on the type.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub detail: Map<String, Value>,
 }

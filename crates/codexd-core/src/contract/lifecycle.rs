@@ -1,4 +1,4 @@
-//! The answers of the lifecycle commands: upstream's fields in upstream's order, ours behind them.
+//! The answers of the lifecycle commands: the fields of upstream in its order, then those of codexd.
 
 use std::path::PathBuf;
 
@@ -7,20 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::status::Problem;
 use crate::identity::Pid;
 
-/// The outcome of a lifecycle command, in upstream's words.
+/// The outcome of a lifecycle command. The names are those of upstream.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LifecycleStatus {
-    /// A server ran before the command and runs now.
+    /// A server was running already.
     AlreadyRunning,
-    /// The command brought a server up.
+    /// The command started a server.
     Started,
-    /// The command replaced the server, or brought one up where none ran.
+    /// The command replaced the server, or started one if none ran.
     Restarted,
-    /// The command ended the server.
+    /// The command stopped the server.
     Stopped,
-    /// The command runs inside the server that it ends: the supervisor has the order, and carries it out when the running turns have
-    /// ended.
+    /// The command runs inside the server that it stops: the supervisor carries out the order when the running turns have ended.
     Stopping,
     /// The same for a server that it replaces.
     Restarting,
@@ -38,7 +37,7 @@ pub enum LifecycleStatus {
     AlreadyDisabled,
 }
 
-/// Who runs the server. Absent from an answer when nothing runs or a server that codexd does not manage.
+/// What manages the server. Absent from an answer if no server runs, or one that codexd does not manage.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Backend {
@@ -46,13 +45,13 @@ pub enum Backend {
     Pid,
 }
 
-/// Something that was found wrong and put right on the way.
+/// A repair of a command.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Repair {
-    /// What was found, kebab-case, such as `stale-record`.
+    /// The problem, kebab-case, such as `stale-record`.
     pub found: String,
-    /// The facts, and what was done about it, in a sentence.
+    /// A sentence about the problem and the repair.
     pub message: String,
 }
 
@@ -62,46 +61,46 @@ pub struct Repair {
 pub struct LifecycleReply {
     /// The outcome.
     pub status: LifecycleStatus,
-    /// Who runs the server.
+    /// Absent unless codexd manages the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
-    /// The app-server's process, when the command started it.
+    /// The process of the server, if the command started it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<Pid>,
-    /// The installed Codex; where it would be when there is none.
+    /// The installed Codex; the path where it would be if there is none.
     pub managed_codex_path: PathBuf,
-    /// Its version; null when there is none or it cannot be told.
+    /// Its version; null if there is no Codex, or if it does not print its version in time.
     pub managed_codex_version: Option<String>,
-    /// Where its path comes from; null when there is none.
+    /// Where its path comes from; null if there is no Codex.
     pub managed_codex_source: Option<CodexSource>,
     /// The well-known control socket.
     pub socket_path: PathBuf,
-    /// The version of the Codex CLI on this machine, which is what upstream's clients compare with the server's. Where
-    /// no Codex is installed it is codexd's own.
+    /// The version of the installed Codex, which clients of upstream compare with that of the server. That of codexd if no Codex is
+    /// installed.
     pub cli_version: String,
-    /// The version that the running server tells.
+    /// The version that the running server reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_server_version: Option<String>,
     /// The version of codexd.
     pub codexd_version: &'static str,
-    /// Present and true when the server is the one built into codexd.
+    /// Present and true for the embedded server.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub embedded: bool,
-    /// How the handover from the server before goes, where the two overlap.
+    /// The handover from the replaced server, if both run at the same time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handover: Option<serde_json::Value>,
-    /// What did not go as it was meant to, such as a thread that the new server cannot load.
+    /// Problems, such as a thread that the new server cannot load.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     /// What the caller may want to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// What was found wrong and put right.
+    /// The repairs of the command.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<Repair>,
 }
 
-/// Where the path of the Codex that a start would run comes from.
+/// The source of the path of the Codex that a start would run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CodexSource {
@@ -109,7 +108,7 @@ pub enum CodexSource {
     Named,
     /// The setting `codexBin`.
     Setting,
-    /// The record of the server: what `--codex-bin` of an earlier command named, or, where no Codex is found, what runs.
+    /// The record of the server: the `--codex-bin` of an earlier command, or, if no Codex is found, the running binary.
     Record,
     /// An installation in CODEX_HOME.
     Managed,
@@ -123,24 +122,24 @@ pub enum CodexSource {
 pub struct RemoteControlReply {
     /// The outcome.
     pub status: LifecycleStatus,
-    /// Who runs the server, if one runs.
+    /// Absent unless codexd manages the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
-    /// The setting as it is now.
+    /// The setting after the command.
     pub remote_control_enabled: bool,
-    /// How the replacement of the server goes, where it goes on after the command.
+    /// The replacement of the server, if it continues after the command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handover: Option<serde_json::Value>,
     /// The well-known control socket.
     pub socket_path: PathBuf,
     /// See [`LifecycleReply::cli_version`].
     pub cli_version: String,
-    /// The version that the running server tells.
+    /// The version that the running server reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_server_version: Option<String>,
     /// The version of codexd.
     pub codexd_version: &'static str,
-    /// What was found wrong and put right.
+    /// The repairs of the command.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<Repair>,
 }

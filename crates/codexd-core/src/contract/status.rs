@@ -1,4 +1,4 @@
-//! The answer of `status`: everything at once, whatever state the machine is in.
+//! The answer of `status`.
 
 use std::path::PathBuf;
 
@@ -9,31 +9,31 @@ use super::lifecycle::{Backend, CodexSource, LifecycleStatus};
 use crate::generations::Role;
 use crate::identity::Pid;
 
-/// What the server of a home is doing.
+/// The state of the server of a home.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
     /// It answers.
     Running,
-    /// Its process lives and does not answer yet.
+    /// Its process runs and does not answer yet.
     Starting,
-    /// It has been asked to leave and finishes its turns.
+    /// It is being stopped and finishes its turns.
     Draining,
     /// It was never started, or was stopped on purpose.
     Stopped,
-    /// It is gone, or does not answer, and no supervisor is about to restart it.
+    /// It exited or does not answer, and no supervisor is about to restart it.
     Failed,
-    /// It keeps dying; the supervisor tries again at the ceiling of its backoff.
+    /// It keeps crashing; the supervisor retries with the longest backoff.
     CrashLooping,
     /// A server that codexd does not manage answers.
     Unmanaged,
 }
 
-/// How a server ended.
+/// The exit of a server.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastExit {
-    /// The process that ended.
+    /// The process that exited.
     pub pid: Pid,
     /// Its exit code; null when a signal ended it or its parent did not report it.
     pub code: Option<i32>,
@@ -41,16 +41,16 @@ pub struct LastExit {
     pub signal: Option<i32>,
     /// When, in RFC 3339.
     pub at: String,
-    /// Whether codexd had asked it to leave.
+    /// Whether codexd had stopped it.
     pub requested: bool,
-    /// The end of what it wrote to stderr.
+    /// The last bytes of its stderr, at most 4 KiB.
     pub stderr_tail: String,
-    /// The line of its stderr that says what failed, in at most 200 characters; null if it wrote nothing.
+    /// The line of its stderr that names the failure, at most 200 characters; null if it wrote nothing.
     #[serde(default)]
     pub error_line: Option<String>,
 }
 
-/// A file or a process as `status` found it, when it was not as it should be.
+/// A defect of a file or a process that `status` found.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
@@ -66,23 +66,23 @@ pub struct Problem {
 pub struct SettingsReport {
     /// Whether the server is started with remote control.
     pub remote_control_enabled: bool,
-    /// The grace of `stop` and `restart`, in seconds.
+    /// The grace period of `stop` and `restart`, in seconds.
     pub shutdown_grace_seconds: u64,
     /// The Codex that the settings name.
     pub codex_bin: Option<PathBuf>,
-    /// What is to stand in front of the server.
+    /// The gateway in the settings.
     pub gateway: GatewaySettingReport,
 }
 
-/// What the settings say of the gateway.
+/// The gateway in the settings.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySettingReport {
-    /// Whether one is to stand in front of the server.
+    /// Whether the server gets a gateway.
     pub enabled: bool,
-    /// Where it is to listen besides, as a URL.
+    /// The URL of its TCP listener; null without one.
     pub listen: Option<String>,
-    /// Which clients decide what a sub-agent asks: `viewers` or `all`; null without a gateway.
+    /// Which clients get the approval requests of sub-agents: `viewers` or `all`; null without a gateway.
     pub subagent_approvals: Option<&'static str>,
 }
 
@@ -90,27 +90,27 @@ pub struct GatewaySettingReport {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayReport {
-    /// Its process, if it lives.
+    /// Its process; null if it does not run.
     pub pid: Option<Pid>,
-    /// `running`, or `missing` where a server needs one that is not there.
+    /// `running`, or `missing` if the server needs a gateway and none runs.
     pub state: GatewayStanding,
-    /// Where it listens besides, as a URL.
+    /// The URL of its TCP listener; null without one.
     pub listen: Option<String>,
-    /// Restarts after a crash since it was first wanted.
+    /// Restarts after a crash since the supervisor first started it.
     pub restarts: u64,
 }
 
-/// Whether the gateway is there.
+/// Whether the gateway runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum GatewayStanding {
-    /// It lives.
+    /// It runs.
     Running,
-    /// It does not, and a server stands behind it.
+    /// It does not run, and the server is behind a gateway.
     Missing,
 }
 
-/// A server that lives.
+/// A running server.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GenerationReport {
@@ -120,17 +120,17 @@ pub struct GenerationReport {
     pub role: Role,
     /// The socket that it listens on.
     pub socket: PathBuf,
-    /// The version that its program told when it was started.
+    /// The version that its binary printed before it was started.
     pub version: Option<String>,
 }
 
-/// Where things are.
+/// The paths of a home.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PathsReport {
     /// CODEX_HOME.
     pub codex_home: PathBuf,
-    /// The folder of codexd's own state.
+    /// The state folder of codexd.
     pub state_dir: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
@@ -148,26 +148,26 @@ pub struct PathsReport {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusReport {
-    /// `running` when a server answers, else `notRunning`.
+    /// `running` if a server answers, else `notRunning`.
     pub status: LifecycleStatus,
-    /// What the server is doing.
+    /// The state of the server.
     pub state: State,
-    /// Who runs it.
+    /// Absent unless codexd manages the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
     /// The server's process, managed or not.
     pub pid: Option<Pid>,
     /// The supervisor's process.
     pub supervisor_pid: Option<Pid>,
-    /// How long the server has lived.
+    /// The uptime of the server; null if none runs.
     pub uptime_seconds: Option<u64>,
-    /// How often the supervisor has restarted it since it was started by a command.
+    /// Restarts after a crash since a command last started the server.
     pub restarts: u64,
-    /// When the supervisor tries next, in RFC 3339, while it waits.
+    /// The time of the next attempt of the supervisor, in RFC 3339; null unless it waits.
     pub next_attempt_at: Option<String>,
-    /// How the last server ended.
+    /// The exit of the last server.
     pub last_exit: Option<LastExit>,
-    /// Whether the running server is the Codex that is installed now; null when nothing runs.
+    /// Whether the running binary is the one that a start would run; null if no server runs.
     pub running_is_installed: Option<bool>,
     /// See [`super::LifecycleReply::managed_codex_path`].
     pub managed_codex_path: PathBuf,
@@ -179,24 +179,23 @@ pub struct StatusReport {
     pub socket_path: PathBuf,
     /// See [`super::LifecycleReply::cli_version`].
     pub cli_version: String,
-    /// The version that the running server tells.
+    /// The version that the running server reports.
     pub app_server_version: Option<String>,
     /// The version of codexd.
     pub codexd_version: &'static str,
     /// Whether the server is the one built into codexd.
     pub embedded: bool,
-    /// The gateway; null where the server that runs listens on the control socket itself, and where nothing runs.
+    /// The gateway; null if none is needed.
     pub gateway: Option<GatewayReport>,
-    /// Every server that lives and that codexd manages, the current one first.
+    /// The running servers that codexd manages, the current one first.
     pub generations: Vec<GenerationReport>,
-    /// How the last handover from one server to another goes or went, as the gateway tells; null while it lives and has
-    /// told of none.
+    /// The last report of the running gateway about a handover; null if there is none.
     pub handover: Option<serde_json::Value>,
     /// The settings in force.
     pub settings: SettingsReport,
-    /// Where things are.
+    /// The paths of the home.
     pub paths: PathsReport,
-    /// What is not as it should be. The next changing command repairs what is codexd's own, and names the rest.
+    /// The problems that were found. The next changing command repairs those of codexd itself.
     pub problems: Vec<Problem>,
     /// The newest events, oldest first.
     pub events: Vec<EventRecord>,

@@ -1,4 +1,4 @@
-//! The setting `gateway`: whether one stands in front of the app-server, and which doors it opens.
+//! The setting `gateway`: whether a gateway runs, on which TCP address it listens, and which clients get approval requests.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! `codexd embedded-app-server`: the server built into codexd. Internal: it takes the options of the real one.
+//! `codexd embedded-app-server`: the app-server built into codexd. Internal: it accepts options of the real one.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::cli::{EmbeddedArgs, Global};
 use crate::context::{Context, VERSION};
 use crate::output;
 
-/// Serves until it is asked to leave.
+/// Serves until a signal ends the process.
 pub fn run(global: Global, args: &EmbeddedArgs) -> ExitCode {
     let failed = |message: String| {
         output::say(&format!("Error: {message}"));

@@ -1,4 +1,4 @@
-//! What `start`, `stop`, `restart`, `reload` and `version` share: the answer, and what to run.
+//! Shared by `start`, `stop`, `restart`, `reload` and `version`: the answer, and the server to run.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::context::{Context, VERSION};
 use crate::drive::Outcome;
 use crate::failures;
-use crate::gateway_program::Launch;
-use crate::launch::{self, InstalledFacts};
+use crate::installed_codex::{self, InstalledFacts};
+use crate::launch_specs::{self, LaunchRequest};
 use crate::migration;
 use crate::output::Answer;
 use crate::style::Text;
@@ -53,7 +53,7 @@ impl Answer for Reply {
     }
 }
 
-/// The answer for a goal that was reached.
+/// The answer of a command that succeeded.
 pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply {
     let installed = InstalledFacts::gather(context, settings);
     let version = outcome.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
@@ -77,11 +77,11 @@ pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply
     })
 }
 
-/// What the caller may want to do next: a server that runs keeps the front that it was started with.
+/// What the caller may want to do next. A running server stays with or without a gateway until it is restarted.
 fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
     if matches!(outcome.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
         return Some(
-            "this command runs inside that app-server: end the turn, and the supervisor continues; `codexd status` shows the progress"
+            "this command runs inside that app-server: the supervisor continues when the turn ends; `codexd status` shows the progress"
                 .into(),
         );
     }
@@ -101,30 +101,34 @@ fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
     }
 }
 
-/// Where the Codex is, if `found`; else where it would be, as upstream tells it.
+/// `found`, or the path where a managed Codex would be, as upstream reports it.
 pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBuf>) -> PathBuf {
-    found.unwrap_or_else(|| match launch::installed(context, settings) {
+    found.unwrap_or_else(|| match installed_codex::find_installed(context, settings) {
         Ok(installed) => installed.found.path,
         Err(not_found) => not_found.expected,
     })
 }
 
-/// What to run: the installed Codex. Where none is installed and the server that runs is the embedded one, that again.
+/// The launch spec of the installed Codex. If none is installed and the embedded server runs, that of the embedded server.
 ///
 /// # Errors
-/// No Codex, or a broken one.
-pub fn program(context: &Context, settings: &Settings, launch: &Launch) -> Result<LaunchSpec, Failure> {
+/// No usable Codex.
+pub fn program(
+    context: &Context,
+    settings: &Settings,
+    launch: &LaunchRequest,
+) -> Result<LaunchSpec, Failure> {
     let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
-    match launch::installed(context, settings) {
-        Ok(installed) => launch::program(context, &installed, remote_control, socket),
+    match installed_codex::find_installed(context, settings) {
+        Ok(installed) => launch_specs::codex(context, &installed, remote_control, socket),
         Err(not_found) if launch.embedded_runs && not_found.named.is_none() && !not_found.unusable => {
-            launch::embedded_program(context, remote_control, socket)
+            launch_specs::embedded(context, remote_control, socket)
         }
         Err(not_found) => Err(failures::no_codex(&not_found)),
     }
 }
 
-/// SIGTERM, and so much time for running turns.
+/// SIGTERM, with this grace period for running turns.
 pub fn within_grace(settings: &Settings, grace_seconds: Option<u64>) -> StopPolicy {
     let seconds = grace_seconds.unwrap_or_else(|| settings.grace_seconds());
     StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(seconds * 1_000) }

@@ -1,4 +1,5 @@
-//! `codexd logs`: the log of the app-server, the gateway or the supervisor, rotated file included. As text, control characters are printed as escapes; `--raw` prints the bytes of the log.
+//! `codexd logs`: the log of the app-server, the gateway or the supervisor, with its rotated file. In text, control characters
+//! are escaped; `--raw` prints the bytes of the log.
 
 mod list;
 
@@ -28,12 +29,12 @@ use crate::style::Text;
 pub struct Reply {
     status: &'static str,
     process: &'static str,
-    /// Of the app-server only: the other processes have one log.
+    /// `None` for other processes than the app-server: they have one log.
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<&'static str>,
     path: PathBuf,
     lines: Vec<String>,
-    /// The lines as they are in the log.
+    /// The lines without changes.
     #[serde(skip)]
     bytes: Vec<u8>,
 }
@@ -135,7 +136,7 @@ fn print_raw(bytes: &[u8]) -> ExitCode {
     }
 }
 
-/// Standard output, which gets the bytes of the log, or text that cannot control a terminal.
+/// Standard output: the bytes of the log, or text without control characters.
 struct Sink {
     stdout: io::StdoutLock<'static>,
     visible: Option<VisibleStream>,
@@ -155,7 +156,7 @@ impl Write for Sink {
     }
 }
 
-/// Prints the last lines, then what comes, until interrupted.
+/// Prints the last lines, then new lines until it is interrupted.
 fn follow(path: &Path, args: &LogsArgs) -> io::Result<()> {
     let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&inotify, path, inotify::WatchFlags::MODIFY)?;

@@ -1,4 +1,4 @@
-//! One file a command. A command knows what it wants and how its answer looks; how to get there is in `drive`.
+//! One file per command: its goal and its answer. `drive` has the steps to the goal.
 
 mod completions;
 mod debug;
@@ -27,7 +27,7 @@ use crate::diagnostics;
 use crate::interrupt;
 use crate::output::{self, Answer, Mode};
 
-/// Runs the command and answers the exit code.
+/// Runs the command and returns the exit code.
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
     match command {
@@ -41,7 +41,7 @@ pub fn run(cli: Cli) -> ExitCode {
         _ => {}
     }
     let mode = Mode::choose(&global);
-    // What follows a log is meant to be interrupted.
+    // `logs --follow` ends by a signal.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
         interrupt::exit_on_signal(mode);
     }
@@ -73,7 +73,7 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-/// Whether this machine has what process identities are made of.
+/// Checks that processes can be identified on this machine.
 fn supported() -> Result<(), Failure> {
     codexd_host::process::myself().map(drop).map_err(|error| {
         Failure::new(ErrorCode::UnsupportedPlatform, format!("cannot identify processes from /proc: {error}"))
@@ -88,7 +88,7 @@ fn supported() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs a changing command; its failure goes into the event log, too.
+/// Runs a changing command. A failure is logged as an event.
 fn changing<A: Answer>(
     context: &Context,
     mode: Mode,
@@ -99,7 +99,7 @@ fn changing<A: Answer>(
     let outcome = supported().and_then(|()| run()).map_err(|failure| {
         tracing::debug!(command, code = failure.code.as_str(), "command failed");
         context.refused(command, &failure);
-        // What was put right before is not lost with the answer.
+        // The failure lists the repairs before it.
         match context.repairs() {
             repairs if repairs.is_empty() => failure,
             repairs => failure.with("repairs", serde_json::to_value(repairs).unwrap_or_default()),

@@ -1,10 +1,10 @@
-//! `codexd proxy`: stdin and stdout are the control socket, byte by byte. With `--lines`, a line is a message.
+//! `codexd proxy`: connects stdin and stdout to the control socket, byte by byte. With `--lines`, each line is a message.
 //!
-//! stdout carries what the server says and nothing else. What goes wrong is said on stderr and by the exit code.
+//! stdout carries only what the server sends. Errors are on stderr and in the exit code.
 //!
-//! As `codex app-server proxy` (0.169.0): at the end of stdin the server is told so by a half-close, and what it still says
-//! is passed on until it hangs up. A server that only says no more is still told the rest of stdin. Where that one waits for the
-//! end of stdin although the server is gone, this one ends.
+//! Like `codex app-server proxy` (0.169.0), it half-closes the connection at the end of stdin and copies to stdout until the
+//! server closes the connection, and it keeps sending stdin to a server that has closed only its half. Unlike that proxy, it
+//! exits when the server has closed the connection, although stdin is open.
 
 mod lines;
 
@@ -26,12 +26,10 @@ use crate::cli::{Global, ProxyArgs};
 use crate::commands::lifecycle::Reply;
 use crate::context::Context;
 use crate::failures;
+use crate::limits::PROXY_BUFFER_BYTES;
 use crate::output::{self, Mode};
 
-/// How much is passed on at once.
-const BUFFER_BYTES: usize = 64 * 1024;
-
-/// Runs until either side ends.
+/// Runs until one side closes.
 pub fn run(global: Global, args: &ProxyArgs) -> ExitCode {
     let outcome = socket(global, args).and_then(|socket| {
         let stream = connect(&socket)?;
@@ -61,12 +59,12 @@ fn connect(socket: &Path) -> Result<UnixStream, Failure> {
     }
 }
 
-/// Whoever listened does not, or not any more.
+/// The server does not listen, or has closed the connection.
 fn gone(message: String, socket: &Path) -> Failure {
     Failure::new(ErrorCode::NotAnswering, message).with("socketPath", socket.to_string_lossy().into_owned())
 }
 
-/// stdout does not take what the server said.
+/// Writing to stdout failed.
 fn unwritable(error: &io::Error) -> Failure {
     let message = format!("failed to write the server's messages to standard output: {error}");
     match error.kind() {
@@ -77,12 +75,12 @@ fn unwritable(error: &io::Error) -> Failure {
 
 fn tunnel(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(ErrorCode::Internal, format!("failed to start: {error}"));
-    // The descriptors themselves: nothing of what passes waits in a buffer.
+    // Unbuffered: each read is written at once.
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
     let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
     let mut sending = stream.try_clone().map_err(failed)?;
     thread::spawn(move || {
-        // However stdin ends: the server sees the end, and says what it still has to say. If it is gone, that is seen below.
+        // The server sees the end of stdin, and may still send. If the server is gone, the other copy fails.
         let _ = pass_on(&mut stdin, &mut sending);
         let _ = sending.shutdown(Shutdown::Write);
     });
@@ -99,16 +97,15 @@ fn tunnel(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Which end of a copy failed.
+/// The end of a copy that failed.
 enum Broken {
     Source(io::Error),
     Sink(io::Error),
 }
 
-/// Passes everything on as it comes. Not `io::copy`: it splices, and of what is spliced into a pipe a reader that sleeps was
-/// seen not to be told (Linux 6.18: the bytes were in the pipe and the reader slept on).
+/// Copies until the end. Not `io::copy`, which splices: with splice into a pipe, a sleeping reader was not woken (Linux 6.18).
 fn pass_on(source: &mut impl Read, sink: &mut impl Write) -> Result<(), Broken> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut buffer = vec![0; PROXY_BUFFER_BYTES];
     loop {
         match source.read(&mut buffer) {
             Ok(0) => return Ok(()),
@@ -119,8 +116,7 @@ fn pass_on(source: &mut impl Read, sink: &mut impl Write) -> Result<(), Broken> 
     }
 }
 
-/// Waits until the server has hung up, or stdin has ended, too. The kernel reports a hang-up when nothing can pass either way
-/// any more.
+/// Waits until both directions of the connection are closed, which the kernel reports as a hang-up.
 fn await_end_of_both(stream: &UnixStream) {
     let mut hang_up = [PollFd::new(stream, PollFlags::empty())];
     while matches!(poll(&mut hang_up, None), Ok(0) | Err(Errno::INTR)) {}

@@ -1,4 +1,4 @@
-//! `codexd reload`: as restart, but running turns have all the time they need.
+//! `codexd reload`: like `restart`, but without a limit for running turns.
 
 use codexd_core::contract::Failure;
 use codexd_core::launch_spec::{DrainSignal, StopPolicy};
@@ -8,10 +8,10 @@ use super::restart;
 use crate::context::Context;
 use crate::drive::{self, Handover};
 
-/// Runs the command. SIGHUP drains and never forces, however often it is sent.
+/// Runs the command. SIGHUP drains a server and never forces its exit, however often it is sent.
 ///
 /// # Errors
-/// Why no fresh server answers.
+/// Why no new server answers.
 pub fn run(context: &Context) -> Result<Reply, Failure> {
     let _lock = context.lock("reload")?;
     let settings = context.settings()?;

@@ -1,9 +1,13 @@
-//! `codexd enable-remote-control` and `disable-remote-control`: a setting, and a running server that follows it.
+//! `codexd enable-remote-control` and `disable-remote-control`: changes the setting, and restarts a server that runs without
+//! it.
+
+use std::ffi::OsString;
 
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, ListenerSeen, Refusal, SupervisorSeen};
 use codexd_core::settings::Settings;
+use codexd_host::launch::app_server;
 use codexd_host::process;
 use serde::Serialize;
 
@@ -11,8 +15,8 @@ use super::{lifecycle, restart};
 use crate::cli::GraceArgs;
 use crate::context::{Context, VERSION};
 use crate::drive::{Handover, Outcome, Request};
-use crate::gateway_program::Launch;
-use crate::launch::InstalledFacts;
+use crate::installed_codex::InstalledFacts;
+use crate::launch_specs::LaunchRequest;
 use crate::output::Answer;
 use crate::style::Text;
 use crate::{drive, failures, observe};
@@ -37,14 +41,14 @@ impl Answer for Reply {
 /// Runs the command.
 ///
 /// # Errors
-/// Why the setting could not be changed, or why the server would not follow; then the setting is as it was.
+/// Why the setting could not be changed, or why the server did not start with it; the setting is restored then.
 pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, Failure> {
     let command = if enable { "enable-remote-control" } else { "disable-remote-control" };
     let _lock = context.lock(command)?;
     let settings = context.settings()?;
-    let snapshot = observe::look(context, Command::Start { adopt: false }, &mut None, None)?;
+    let snapshot = observe::take_snapshot(context, Command::Start { adopt: false }, &mut None, None)?;
     let server = snapshot.server.as_ref().map(|process| process.pid);
-    // One that is just being started again counts: it is to come back with the new setting.
+    // A server that is being restarted counts as managed: it starts with the new setting.
     let managed = server.is_some()
         || !matches!(
             snapshot.observation.supervisor,
@@ -73,7 +77,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         if server.is_some_and(|pid| follows(pid, enable)) && !changed {
             let is_starting = snapshot.answer.is_none()
                 && !matches!(snapshot.observation.supervisor, SupervisorSeen::Stopping(_));
-            // A command that was killed has begun what is to be waited for.
+            // A killed command may have started the server; wait for it.
             answer = if is_starting { bring_up(context, &new)?.answer } else { snapshot.answer };
         } else {
             let policy = lifecycle::within_grace(&new, args.grace);
@@ -104,7 +108,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
 fn bring_up(context: &Context, settings: &Settings) -> Result<Outcome, Failure> {
     let request = Request {
         command: Command::Start { adopt: false },
-        program: &|launch: &Launch| lifecycle::program(context, settings, launch),
+        program: &|launch: &LaunchRequest| lifecycle::program(context, settings, launch),
         policy: lifecycle::within_grace(settings, None),
         gateway: settings.gateway,
         handover: Handover::Never,
@@ -121,13 +125,14 @@ fn status(enable: bool, changed: bool) -> LifecycleStatus {
     }
 }
 
-/// Whether a running server was started as the setting says. Of one that is about to end that cannot be told.
+/// Whether a running server follows the setting. `false` for a server that is exiting and shows no arguments.
 fn follows(pid: Pid, enabled: bool) -> bool {
     let arguments = process::arguments(pid);
-    !arguments.is_empty() && arguments.iter().any(|argument| argument == "--remote-control") == enabled
+    !arguments.is_empty()
+        && app_server::has_remote_control(arguments.iter().map(OsString::as_os_str)) == enabled
 }
 
-/// The old setting comes back, and with it, if it can be, the old server.
+/// Restores the setting, and the server with it if possible.
 fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure) -> Failure {
     if !changed {
         return failure;
@@ -137,7 +142,7 @@ fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure)
         Err(error) => format!("failed to restore the setting: {error}"),
     };
     let again = match failure.code {
-        // The old server was never touched.
+        // The old server was not touched.
         ErrorCode::CodexBroken
         | ErrorCode::CodexSlow
         | ErrorCode::CodexNotFound

@@ -1,4 +1,4 @@
-//! `codexd restart`: a fresh server of the installed Codex, which is proven before the old one is touched.
+//! `codexd restart`: a new server of the installed Codex, which is checked before the old one is touched.
 
 use codexd_core::contract::Failure;
 use codexd_core::launch_spec::StopPolicy;
@@ -9,12 +9,12 @@ use super::lifecycle::{self, Reply};
 use crate::cli::RestartArgs;
 use crate::context::Context;
 use crate::drive::{self, Handover, Outcome, Request};
-use crate::gateway_program::Launch;
+use crate::launch_specs::LaunchRequest;
 
 /// Runs the command.
 ///
 /// # Errors
-/// Why no fresh server answers.
+/// Why no new server answers.
 pub fn run(context: &Context, args: &RestartArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("restart")?;
     let settings = context.settings()?;
@@ -25,17 +25,17 @@ pub fn run(context: &Context, args: &RestartArgs) -> Result<Reply, Failure> {
     Ok(lifecycle::reply(context, &settings, &outcome))
 }
 
-/// Replaces the server, or starts one where none runs. The operation lock is held.
+/// Replaces the server, or starts one if none runs. The caller holds the operation lock.
 ///
 /// # Errors
-/// Why no fresh server answers.
+/// Why no new server answers.
 pub fn replace(
     context: &Context,
     settings: &Settings,
     policy: StopPolicy,
     handover: Handover,
 ) -> Result<Outcome, Failure> {
-    let program = |launch: &Launch| lifecycle::program(context, settings, launch);
+    let program = |launch: &LaunchRequest| lifecycle::program(context, settings, launch);
     let (command, gateway) = (Command::Restart, settings.gateway);
     drive::drive(context, &Request { command, program: &program, policy, gateway, handover })
 }

@@ -1,4 +1,4 @@
-//! `codexd start`: a server that runs and answers.
+//! `codexd start`: starts a server if none runs.
 
 use codexd_core::contract::Failure;
 use codexd_core::lifecycle::Command;
@@ -7,8 +7,7 @@ use super::lifecycle::{self, Reply};
 use crate::cli::StartArgs;
 use crate::context::Context;
 use crate::drive::{self, Handover, Request};
-use crate::gateway_program::Launch;
-use crate::launch;
+use crate::launch_specs::{self, LaunchRequest};
 
 /// Runs the command.
 ///
@@ -17,10 +16,10 @@ use crate::launch;
 pub fn run(context: &Context, args: &StartArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("start")?;
     let settings = context.settings()?;
-    let embedded = |launch: &Launch| {
-        launch::embedded_program(context, settings.remote_control_enabled, launch.socket.clone())
+    let embedded = |launch: &LaunchRequest| {
+        launch_specs::embedded(context, settings.remote_control_enabled, launch.socket.clone())
     };
-    let real = |launch: &Launch| lifecycle::program(context, &settings, launch);
+    let real = |launch: &LaunchRequest| lifecycle::program(context, &settings, launch);
     let outcome = drive::drive(
         context,
         &Request {

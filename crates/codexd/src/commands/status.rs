@@ -1,43 +1,35 @@
-//! `codexd status`: everything at once, whatever state the machine is in. Looks, changes nothing; fails
-//! only for a home that codexd may not use.
+//! `codexd status`: the whole state of a home, its problems and the newest events. It works in every state, changes nothing, and
+//! fails only for a home that codexd may not use.
 
 mod elsewhere;
 mod gateway_status;
 mod health;
+mod problems;
 mod supervisor;
+mod text;
 mod wait;
 
-use std::io::ErrorKind;
-
-use codexd_core::contract::status::{GatewayReport, PathsReport, Problem, SettingsReport};
-use codexd_core::contract::{Backend, CodexSource, Failure, LifecycleStatus, State, StatusReport};
-use codexd_core::foreign_text::quote;
-use codexd_core::generations::Role;
+use codexd_core::contract::status::{PathsReport, Problem, SettingsReport};
+use codexd_core::contract::{Backend, Failure, LifecycleStatus, State, StatusReport};
 use codexd_core::home_state::{HomeFacts, home_state};
 use codexd_core::identity::{Pid, Process};
-use codexd_core::lifecycle::{ListenerSeen, RecordProblem, Recorded};
+use codexd_core::lifecycle::{ListenerSeen, Recorded};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
 use codexd_core::settings::ParsedSettings;
 use codexd_host::process_table::ProcessTable;
-use codexd_host::{Home, pid_record, process, settings_file};
+use codexd_host::{Home, pid_record, process};
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
 use crate::commands::lifecycle;
-use crate::context::{self, Context, VERSION};
-use crate::drive;
-use crate::failures;
+use crate::context::{Context, VERSION};
 use crate::gateway_settings::InForce;
-use crate::launch::InstalledFacts;
+use crate::installed_codex::InstalledFacts;
 use crate::migration;
 use crate::observe::{self, OwnServer};
-use crate::output::Answer;
-use crate::style::{self, Colour, Text};
+use problems::add;
 use supervisor::Supervisor;
-
-/// The sentence of the problem `unresponsive-listener`.
-const MUTE_LISTENER: &str = "the process that listens on the control socket does not answer";
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -52,7 +44,7 @@ pub struct Reply {
     installed: bool,
 }
 
-/// What was found.
+/// The facts that the report is made of.
 struct Found {
     supervisor: Supervisor,
     recorded: Recorded,
@@ -60,7 +52,7 @@ struct Found {
     codexd: Option<CodexdRecord>,
     listening: observe::ListenerReport,
     problems: Vec<Problem>,
-    /// What the gateway has in force, if it says so.
+    /// `None` if no gateway runs, and for a gateway of a version that does not report them.
     gateway_settings: Option<InForce>,
     elsewhere: Option<elsewhere::Served>,
 }
@@ -68,7 +60,7 @@ struct Found {
 /// Runs the command.
 ///
 /// # Errors
-/// `wait-timeout`: the state that was waited for was not reached in time.
+/// `wait-timeout` if the state of `--wait` is not reached in time.
 pub fn run(context: &Context, args: &StatusArgs) -> Result<Reply, Failure> {
     match args.wait {
         Some(wanted) => wait::run(context, wanted, args.timeout),
@@ -87,7 +79,7 @@ fn observe_all(context: &Context) -> Reply {
         ListenerSeen::Answering { pid, .. } => pid,
         _ => None,
     };
-    // The number of a process elsewhere names another one here, or none.
+    // A pid of another pid namespace identifies another process here, or none.
     let listener = listener.filter(|_| found.elsewhere.is_none());
     let pid = found.server.as_ref().map(|server| server.pid).or(listener);
     let supervisor = found.supervisor.state.as_ref();
@@ -138,16 +130,14 @@ fn observe_all(context: &Context) -> Reply {
     Reply { report, wait: None, installed: is_installed }
 }
 
-/// An attempt that is overdue is being made.
+/// An overdue attempt is under way.
 fn is_to_come(at: &str) -> bool {
     at.parse::<jiff::Timestamp>().is_ok_and(|at| at > jiff::Timestamp::now())
 }
 
-type Problems = Vec<Problem>;
-
 fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) -> Found {
     let home = &context.home;
-    let mut problems = wrong_on_disk(home, parsed, installed);
+    let mut problems = problems::find_on_disk(home, parsed, installed);
     if let Some(place) = codexd_host::elsewhere::find(home) {
         return elsewhere::find(home, problems, &place);
     }
@@ -155,26 +145,13 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
         add(&mut problems, "unreadable-record", format!("{}: {error}", home.pid_record().display()));
         pid_record::Observed { recorded: Recorded::Absent, process: None, codexd: None }
     });
-    let supervisor = Supervisor::look(home);
-    find_wrong_with_record(&mut problems, &record, &supervisor);
-    if let Some(suspended) = supervisor.state.as_ref().filter(|_| supervisor.is_suspended) {
-        add(
-            &mut problems,
-            "unresponsive-supervisor",
-            format!("the supervisor (pid {}) is suspended", suspended.supervisor.pid),
-        );
-    }
-    if record.process.is_some() && !supervisor.is_alive {
-        add(
-            &mut problems,
-            "lost-supervisor",
-            "the app-server runs without a supervisor and would not be restarted after a crash",
-        );
-    }
+    let supervisor = Supervisor::observe(home);
+    problems::find_with_record(&mut problems, &record, &supervisor);
+    problems::find_with_supervisor(&mut problems, &supervisor, record.process.is_some());
     let listening = observe::listener(home, OwnServer::of(record.process.as_ref(), record.codexd.as_ref()));
     let is_expected =
         supervisor.is_stopping() || (supervisor.acts().is_some() && is_starting(record.process.as_ref()));
-    find_wrong_with_listener(&mut problems, home, listening.seen, is_expected);
+    problems::find_with_listener(&mut problems, home, listening.seen, is_expected);
     if let Some(message) = gateway_status::not_loaded(home) {
         add(&mut problems, "threads-not-loaded", message);
     }
@@ -197,83 +174,6 @@ fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) 
     }
 }
 
-fn add(problems: &mut Problems, found: &str, message: impl Into<String>) {
-    problems.push(Problem { found: found.to_owned(), message: message.into() });
-}
-
-fn wrong_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFacts) -> Problems {
-    let mut problems = Problems::new();
-    if let Err(error) = settings_file::read(home) {
-        let failure = failures::state("read the settings", &home.settings(), &error);
-        // The code says more where the file itself may be well.
-        let is_closed = error.kind() == ErrorKind::PermissionDenied;
-        add(
-            &mut problems,
-            if is_closed { failure.code.as_str() } else { "corrupt-settings" },
-            failure.message,
-        );
-    }
-    for defect in &parsed.defects {
-        add(&mut problems, "corrupt-settings", format!("{}: {defect}", home.settings().display()));
-    }
-    if let Some(seconds) = parsed.grace_beyond_upstream {
-        let message =
-            context::long_grace(seconds) + "; the next changing command moves the value to stopGraceSeconds";
-        add(&mut problems, context::GRACE_BEYOND_UPSTREAM, message);
-    }
-    if let Some(why) = &installed.unusable {
-        add(&mut problems, "codex-broken", format!("the installed Codex cannot run: {why}"));
-    }
-    if home.state_dir().symlink_metadata().is_ok() && !home.state_dir().is_dir() {
-        add(&mut problems, "state-unwritable", format!("{} is not a folder", home.state_dir().display()));
-    }
-    problems
-}
-
-/// `is_expected`: our own server may be silent, because its supervisor is about to start it, has started it, or ends it.
-fn find_wrong_with_listener(problems: &mut Problems, home: &Home, seen: ListenerSeen, is_expected: bool) {
-    match seen {
-        ListenerSeen::Stale => {
-            add(problems, "stale-socket", "the control socket is stale: no process listens on it");
-        }
-        ListenerSeen::NotASocket => {
-            add(
-                problems,
-                "no-socket",
-                format!("{} exists but is not a socket", home.control_socket().display()),
-            );
-        }
-        ListenerSeen::OtherUser { uid } => {
-            let user = codexd_host::users::named(uid);
-            add(problems, "foreign-owner", format!("a process of {user} listens on the control socket"));
-        }
-        ListenerSeen::Unresponsive { ours: true, .. } if is_expected => {}
-        ListenerSeen::Unresponsive { .. } => {
-            add(problems, "unresponsive-listener", MUTE_LISTENER);
-        }
-        _ => {}
-    }
-}
-
-fn find_wrong_with_record(problems: &mut Problems, record: &pid_record::Observed, supervisor: &Supervisor) {
-    let trouble = match &record.recorded {
-        Recorded::Unusable(defect) => RecordProblem::Defect(defect.clone()),
-        // Its supervisor is about to take the record away.
-        Recorded::Gone(_) if supervisor.keeps_a_server() => return,
-        Recorded::Gone(gone) => RecordProblem::Gone(*gone),
-        Recorded::Alive(_) => return,
-        Recorded::Absent => {
-            if let Some(server) = &record.process {
-                let message = format!("the app-server (pid {}) runs and has no record", server.pid);
-                add(problems, "unrecorded-server", message);
-            }
-            return;
-        }
-    };
-    let (found, message) = drive::name_problem(&trouble);
-    add(problems, found, message);
-}
-
 fn state(found: &Found) -> State {
     if let Some(served) = &found.elsewhere {
         return served.state(found.listening.seen);
@@ -288,7 +188,7 @@ fn state(found: &Found) -> State {
     })
 }
 
-/// Whether a server that does not answer yet still may.
+/// Whether a server that does not answer yet still has time to do so.
 fn is_starting(server: Option<&Process>) -> bool {
     let Some(server) = server else { return true };
     let lived = process::uptime_ms(server).unwrap_or_default();
@@ -296,13 +196,13 @@ fn is_starting(server: Option<&Process>) -> bool {
     lived < START_TIMEOUT_MS || (lived < BUSY_START_TIMEOUT_MS && is_at_work())
 }
 
-/// Whether what runs is what a start would run now. The file counts, not its path.
+/// Whether the running binary is the one that a start would run. Compares the files, not their paths.
 fn running_is_installed(pid: Pid, installed: &InstalledFacts, found: &Found) -> Option<bool> {
     if found.codexd.as_ref().is_some_and(|record| record.embedded) {
         return Some(installed.path.is_none());
     }
     let running = process::executable(pid).ok()?.1;
-    // A script has handed over to what it started: then the record says which script it was.
+    // If the installed Codex is a script, the running binary is a program that it started. The record names the script.
     let recorded = found.codexd.as_ref().and_then(|record| process::file_identity(&record.executable).ok());
     let wrapped = recorded.is_some() && recorded == installed.identity && recorded != Some(running);
     let is_script = || installed.path.as_deref().is_some_and(codexd_release::is_script);
@@ -318,105 +218,5 @@ fn paths(home: &Home) -> PathsReport {
         events: home.events(),
         stdout_log: home.written_log(home.stdout_log()),
         stderr_log: home.written_log(home.stderr_log()),
-    }
-}
-
-impl Answer for Reply {
-    fn text(&self) -> Text {
-        let report = &self.report;
-        let (word, colour) = match report.state {
-            State::Running => ("running", Colour::Green),
-            State::Starting => ("starting", Colour::Yellow),
-            State::Draining => ("draining: waiting for running turns to finish", Colour::Yellow),
-            State::Stopped => ("stopped", Colour::Dim),
-            State::Failed => ("failed", Colour::Red),
-            State::CrashLooping => ("crash-looping", Colour::Red),
-            State::Unmanaged => {
-                ("running, not managed by codexd (codexd start --adopt changes that)", Colour::Yellow)
-            }
-        };
-        let mut rows = vec![("state", style::paint(word, colour))];
-        if let Some(pid) = report.pid {
-            let up = report.uptime_seconds.map(|seconds| format!(", up {}", style::duration(seconds)));
-            rows.push(("app-server", format!("pid {pid}{}", up.unwrap_or_default()).into()));
-        }
-        if let Some(version) = &report.app_server_version {
-            let stale = if self.installed && report.running_is_installed == Some(false) {
-                style::paint("  (another version is installed: codexd restart)", Colour::Yellow)
-            } else {
-                Text::default()
-            };
-            rows.push(("version", Text::quoted(version).then(stale)));
-        }
-        rows.push(("installed", self.installed_text()));
-        rows.extend(report.gateway.as_ref().map(|gateway| ("gateway", gateway_text(gateway))));
-        let others = report.generations.iter().filter(|generation| generation.role != Role::Current);
-        rows.extend(others.map(|other| {
-            let what =
-                if other.role == Role::Outgoing { "is handing over its threads" } else { "is starting" };
-            ("generation", format!("app-server pid {} {what}", other.pid).into())
-        }));
-        if let Some(pid) = report.supervisor_pid {
-            rows.push(("supervisor", format!("pid {pid}, {}", restarts_text(report.restarts)).into()));
-        }
-        if let Some(at) = &report.next_attempt_at {
-            rows.push(("next try", at.into()));
-        }
-        if let Some(exit) = report.last_exit.as_ref().filter(|exit| !exit.requested) {
-            let how = match (exit.code, exit.signal) {
-                (Some(code), _) => format!("code {code}"),
-                (_, Some(signal)) => format!("signal {signal}"),
-                _ => "unknown".to_owned(),
-            };
-            rows.push(("last exit", format!("{how} at {}", exit.at).into()));
-            rows.extend(failures::error_line(exit).map(|line| ("", style::paint(line, Colour::Dim))));
-        }
-        rows.push(("socket", report.socket_path.display().to_string().into()));
-        rows.extend(
-            report.problems.iter().map(|problem| ("problem", style::paint(&problem.message, Colour::Yellow))),
-        );
-        for event in &report.events {
-            rows.push((
-                "event",
-                style::paint(format!("{} {}", event.created_at, event.message), Colour::Dim),
-            ));
-        }
-        style::table(&rows)
-    }
-}
-
-impl Reply {
-    fn source_text(&self) -> &'static str {
-        match self.report.managed_codex_source {
-            Some(CodexSource::Named) => " (--codex-bin)",
-            Some(CodexSource::Setting) => " (from the setting codexBin)",
-            Some(CodexSource::Record) => " (from --codex-bin of the running server)",
-            Some(CodexSource::Managed | CodexSource::Path) | None => "",
-        }
-    }
-
-    fn installed_text(&self) -> Text {
-        let path = self.report.managed_codex_path.display();
-        match &self.report.managed_codex_version {
-            _ if !self.installed => "no Codex (install it with npm install -g @openai/codex)".into(),
-            Some(version) => format!("Codex {} at {path}{}", quote(version), self.source_text()).into(),
-            None => format!("Codex, version unknown, at {path}").into(),
-        }
-    }
-}
-
-fn restarts_text(restarts: u64) -> String {
-    match restarts {
-        0 => "no restarts".to_owned(),
-        1 => "restarted once".to_owned(),
-        more => format!("restarted {more} times"),
-    }
-}
-
-fn gateway_text(gateway: &GatewayReport) -> Text {
-    let listen = gateway.listen.as_ref().map(|listen| format!(", {listen}")).unwrap_or_default();
-    match gateway.pid {
-        Some(pid) => format!("pid {pid}{listen}").into(),
-        None => style::paint("not running: no client can connect", Colour::Red),
     }
 }

@@ -1,4 +1,4 @@
-//! `codexd stop`: no server, nothing of it alive.
+//! `codexd stop`: ends the server and all its processes.
 
 use codexd_core::contract::Failure;
 use codexd_core::lifecycle::Command;
@@ -26,7 +26,7 @@ pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
             handover: Handover::Never,
         },
     )?;
-    // What cannot be written only leaves `status` with an older word for nothing.
+    // If the write fails, `status` shows an older state.
     let _ = supervisor::settle(&context.home);
     drive::log_outcome(context, "stop", &outcome);
     Ok(lifecycle::reply(context, &settings, &outcome))

@@ -1,10 +1,8 @@
 //! `codexd supervisor`: the parent of the app-server. Internal: commands start it, with a connection as its standard input.
 
-use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use codexd_core::contract::ErrorCode;
@@ -14,21 +12,9 @@ use codexd_host::service::supervisor;
 use crate::context::VERSION;
 use crate::output;
 
-/// The home to keep, if these are the arguments of a supervisor: `codexd supervisor --codex-home PATH` to the letter. Only codexd
-/// itself writes them, and parsing nothing else keeps a fifth of the binary out of the supervisor's memory.
-pub fn home_of(arguments: impl IntoIterator<Item = OsString>) -> Option<Home> {
-    let arguments: Vec<OsString> = arguments.into_iter().skip(1).collect();
-    match arguments.as_slice() {
-        [command, option, home] if command == "supervisor" && option == "--codex-home" => {
-            Some(Home::new(PathBuf::from(home)))
-        }
-        _ => None,
-    }
-}
-
-/// Runs until nothing is left to keep.
+/// Runs until no process is left to manage.
 pub fn run(home: Home) -> ExitCode {
-    // The terminal of whoever started it is not the supervisor's.
+    // Leaves the terminal of the command that started it.
     let _ = rustix::process::setsid();
     crate::diagnostics::log_to_stderr();
     match supervisor::run(home, VERSION, take_stdin()) {
@@ -40,7 +26,7 @@ pub fn run(home: Home) -> ExitCode {
     }
 }
 
-/// The connection that stands on standard input, if it is one; standard input is empty afterwards.
+/// Takes the connection on standard input, if there is one, and replaces standard input by `/dev/null`.
 fn take_stdin() -> Option<UnixStream> {
     let stdin = std::io::stdin();
     rustix::net::sockopt::socket_type(stdin.as_fd()).ok()?;

@@ -1,4 +1,5 @@
-//! `codexd up`: for a person at a terminal. Whatever is here, an app-server runs in the end, and how to attach is said.
+//! `codexd up`: for a person at a terminal. Starts Codex, or the embedded server if none is installed, and prints how to
+//! attach.
 
 use codexd_core::contract::{Failure, LifecycleReply};
 use codexd_core::launch_spec::LaunchSpec;
@@ -10,10 +11,10 @@ use super::lifecycle;
 use crate::context::Context;
 use crate::drive::{self, Handover, Request};
 use crate::failures;
-use crate::gateway_program::Launch;
-use crate::launch::{self, Installed};
+use crate::installed_codex::{self, Installed};
+use crate::launch_specs::{self, LaunchRequest};
 use crate::output::{self, Answer, Mode};
-use crate::style::{self, Colour, Text};
+use crate::style::{self, Color, Text};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -33,9 +34,9 @@ impl Answer for Reply {
         let reply = &self.lifecycle;
         let version = reply.app_server_version.clone().unwrap_or_else(|| "unknown".to_owned());
         let what = if reply.embedded {
-            style::paint("built-in server, which only echoes (Codex is not installed)", Colour::Yellow)
+            style::paint("built-in server, which only echoes (Codex is not installed)", Color::Yellow)
         } else {
-            style::paint(Text::from("Codex app-server ").then(Text::quoted(&version)), Colour::Green)
+            style::paint(Text::from("Codex app-server ").then(Text::quoted(&version)), Color::Green)
         };
         let mut rows = vec![("running", what)];
         if self.installed && !reply.embedded {
@@ -58,7 +59,7 @@ impl Answer for Reply {
 pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     let _lock = context.lock("up")?;
     let settings = context.settings()?;
-    let real = match launch::installed(context, &settings) {
+    let real = match installed_codex::find_installed(context, &settings) {
         Ok(installed) => Some(installed),
         Err(not_found) if not_found.named.is_some() || not_found.unusable => {
             return Err(failures::no_codex(&not_found));
@@ -68,14 +69,14 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     announce(context, real.as_ref());
     let embedded_runs = pid_record::observe(&context.home)
         .is_ok_and(|record| record.process.is_some() && record.codexd.is_some_and(|codexd| codexd.embedded));
-    let program = |launch: &Launch| -> Result<LaunchSpec, Failure> {
+    let program = |launch: &LaunchRequest| -> Result<LaunchSpec, Failure> {
         let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
         match &real {
-            Some(installed) => launch::program(context, installed, remote_control, socket),
-            None => launch::embedded_program(context, remote_control, socket),
+            Some(installed) => launch_specs::codex(context, installed, remote_control, socket),
+            None => launch_specs::embedded(context, remote_control, socket),
         }
     };
-    // The stand-in makes way as soon as there is a real one.
+    // The embedded server is replaced as soon as a Codex is installed.
     let command =
         if embedded_runs && real.is_some() { Command::Restart } else { Command::Start { adopt: false } };
     let policy = lifecycle::within_grace(&settings, None);
@@ -92,7 +93,7 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     Ok(Reply { lifecycle, attach, installed: real.is_some() })
 }
 
-/// `word` as a shell takes it for one word.
+/// Quotes `word` for a shell.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
     if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }

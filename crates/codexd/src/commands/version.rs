@@ -1,4 +1,4 @@
-//! `codexd version`: the versions of what is installed and what runs. No lock, nothing changed.
+//! `codexd version`: the installed and the running version. Takes no lock and changes nothing.
 
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
 use codexd_core::lifecycle::{ListenerSeen, Refusal};
@@ -48,7 +48,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
                 }
                 ListenerSeen::Stale => "no process listens on the socket",
                 ListenerSeen::NotASocket => "the path exists but is not a socket",
-                _ => "a process listens on the socket and does not answer",
+                _ => "a process listens on the socket but does not answer",
             };
             Err(Failure::new(
                 ErrorCode::NotAnswering,

@@ -12,22 +12,24 @@ use codexd_host::process;
 use codexd_host::service::supervisor::{Order, Refusal};
 
 use super::{Drive, OrderResult};
-use crate::gateway_program;
+use crate::launch_specs;
 use crate::observe::{self, OwnServer, Snapshot};
 
 impl Drive<'_> {
     pub(super) fn adopt_recorded(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         let Some(process) = snapshot.server.clone() else { return Ok(()) };
-        let message =
-            format!("the app-server (pid {}) had no supervisor; a new supervisor adopted it", process.pid);
+        let message = format!(
+            "the app-server (pid {}) had no supervisor; started a supervisor that adopted it",
+            process.pid
+        );
         let behind_gateway = snapshot.codexd.as_ref().is_some_and(|record| record.socket.is_some());
-        // A server that has a socket of its own needs a gateway, whatever the settings say now.
+        // A server with its own socket needs a gateway, whatever the settings are now.
         let wanted = match (behind_gateway, self.request.gateway) {
             (true, Gateway::Off) => Gateway::default(),
             (true, wanted) => wanted,
             (false, _) => Gateway::Off,
         };
-        let gateway = gateway_program::program(self.context, wanted)?.map(Box::new);
+        let gateway = launch_specs::gateway(self.context, wanted)?.map(Box::new);
         let order = Order::Adopt { process: process.clone(), codexd: snapshot.codexd.clone(), gateway };
         if self.give_adoption(&order, &process)? {
             self.context.repaired("lost-supervisor", message);
@@ -40,7 +42,7 @@ impl Drive<'_> {
             Failure::new(ErrorCode::UnmanagedServer, format!("failed to adopt process {pid}: {error}"))
         };
         let process = process::identify(pid).map_err(gone)?;
-        // It answered before it was identified: still the same one?
+        // It answered before it was identified: check that the same process still listens.
         let ListenerSeen::Unresponsive { pid: Some(again), .. } =
             observe::peek(&self.context.home, OwnServer::default())
         else {
@@ -53,14 +55,15 @@ impl Drive<'_> {
         self.give_adoption(&order, &process).map(drop)
     }
 
-    /// Answers whether the supervisor has taken the process over; if not, look again.
+    /// Whether the supervisor has adopted the process. `false`: observe again.
     fn give_adoption(&mut self, order: &Order, process: &Process) -> Result<bool, Failure> {
-        // The supervisor waits for less: it is to answer others.
+        // Wait here: the supervisor waits for a shorter time, because it has other clients to answer.
         process::await_arguments(process, Duration::from_millis(EXITING_TIMEOUT_MS));
         match self.give(order)? {
             OrderResult::Taken => Ok(true),
             OrderResult::SupervisorGone => Ok(false),
-            // It was ending when it was found: a look that comes too soon would find it again.
+            // The process was exiting when it was observed. Wait for its exit, so that the next observation does not find it
+            // again.
             OrderResult::Refused(_) if process::is_exiting(process.pid) => {
                 process::await_end(process, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
                 Ok(false)

@@ -1,5 +1,5 @@
-//! A command that runs inside the app-server that it ends or replaces: it gives the order and ends, and the supervisor goes on. The
-//! server waits for its running turns, and one of them waits for this command.
+//! A command that runs inside the app-server that it stops or replaces: it gives the order and exits, and the supervisor
+//! continues. Otherwise the server would wait for the turn, and the turn for the command.
 
 use codexd_core::contract::{Backend, Failure, LifecycleStatus};
 use codexd_core::lifecycle::SupervisorSeen;
@@ -10,13 +10,13 @@ use super::{Drive, Outcome};
 use crate::observe::Snapshot;
 
 impl Drive<'_> {
-    /// Whether a server can start only when the one in which this command runs has ended.
+    /// Whether a server can start only after the exit of the one in which this command runs.
     pub(super) fn must_wait_for_caller(&self, snapshot: &Snapshot) -> bool {
         let is_stopping = matches!(snapshot.observation.supervisor, SupervisorSeen::Stopping(_));
         is_stopping && snapshot.server.is_some() && self.context.caller().is_inside()
     }
 
-    /// The supervisor starts a server when the one that is ending has ended.
+    /// Orders the supervisor to start a server after the exit of the one that is stopping.
     pub(super) fn start_after_caller(&mut self, snapshot: &Snapshot) -> Result<Option<Outcome>, Failure> {
         let (program, gateway) = self.launch_specs(snapshot)?;
         if !self.order(&Order::Start { program, gateway })? {
@@ -25,7 +25,7 @@ impl Drive<'_> {
         Ok(Some(self.deferred(LifecycleStatus::Restarting, snapshot)))
     }
 
-    /// The supervisor ends the server within the grace.
+    /// Orders the supervisor to stop the server within the grace period.
     pub(super) fn stop_after_caller(&mut self, snapshot: &Snapshot) -> Result<Option<Outcome>, Failure> {
         if !self.order(&Order::Stop { policy: self.request.policy, failed: false })? {
             return Ok(None);
@@ -33,7 +33,7 @@ impl Drive<'_> {
         Ok(Some(self.deferred(LifecycleStatus::Stopping, snapshot)))
     }
 
-    /// What the caller is told of an order that the supervisor has taken.
+    /// The outcome of an order that the supervisor carries out later.
     pub(super) fn deferred(&self, status: LifecycleStatus, snapshot: &Snapshot) -> Outcome {
         let record = snapshot.codexd.as_ref();
         let from = snapshot.server.as_ref().map(|server| server.pid);

@@ -1,4 +1,4 @@
-//! Putting right what a command found wrong on its way.
+//! The repairs of a command.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, Gone, ListenerSeen, RecordProblem, Repair};
 use codexd_core::limits::{BUSY_SUPERVISOR_TIMEOUT_MS, SUPERVISOR_END_TIMEOUT_MS};
+use codexd_core::plural::counted;
 use codexd_core::record::RecordDefect;
 use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::service::supervisor;
@@ -25,7 +26,7 @@ impl Drive<'_> {
                 let (found, what) = name_problem(&trouble);
                 match pid_record::remove_unusable(home) {
                     Ok(()) => {}
-                    // To stop what does not run, nothing has to be written.
+                    // `stop` can succeed without a write if no server runs.
                     Err(error) if self.request.command == Command::Stop => {
                         output::say(&format!("warning: {what}; failed to remove the record: {error}"));
                         self.record_stays = true;
@@ -42,7 +43,7 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Checks once more right before removing: a process may have begun to listen.
+    /// Checks again right before the removal: a process may have begun to listen.
     fn remove_stale_socket(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
         let socket = self.context.home.control_socket();
         let ours = OwnServer::of(snapshot.server.as_ref(), snapshot.codexd.as_ref());
@@ -66,7 +67,7 @@ impl Drive<'_> {
     fn end_unresponsive_supervisor(&mut self, pid: Option<Pid>) -> Result<(), Failure> {
         self.connection = None;
         let Some(unresponsive) = pid.and_then(|pid| process::identify(pid).ok()) else {
-            // One that was leaving is gone by now, or nearly: the next look shows who is there.
+            // A supervisor that was exiting is gone or almost gone: observe again.
             let timeout = Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS);
             if pid.is_some()
                 || supervisor::await_free_lock(&self.context.home, timeout).is_ok_and(|free| free)
@@ -78,7 +79,7 @@ impl Drive<'_> {
             return Err(failures::elsewhere(&self.context.home, &unidentified));
         };
         if !supervisor::is_identified(unresponsive.pid, &self.context.home) {
-            // One that is about to end shows neither its arguments nor its files any more.
+            // The kernel shows neither arguments nor open files of a process that is exiting.
             if process::await_end(&unresponsive, Duration::from_millis(SUPERVISOR_END_TIMEOUT_MS)) {
                 return Ok(());
             }
@@ -97,7 +98,7 @@ impl Drive<'_> {
                 format!("failed to kill the supervisor (pid {}): {error}", unresponsive.pid),
             )
         })?;
-        // One that waits for a disk ends when that has answered.
+        // A process that waits for a disk exits when the disk has answered.
         if !process::await_end(&unresponsive, Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS)) {
             return Err(Failure::new(
                 ErrorCode::SupervisorFailed,
@@ -117,13 +118,14 @@ impl Drive<'_> {
         if !swept.left.is_empty() {
             return Err(still_alive(&swept.left));
         }
-        let message = format!("ended {} orphaned processes of a dead app-server", swept.ended);
+        let message =
+            format!("ended {} of an app-server that has exited", counted(swept.ended, "orphaned process"));
         self.context.repaired("orphaned-processes", message);
         Ok(())
     }
 }
 
-/// The problem id of a record without a living process, and a sentence about it.
+/// The `found` of a record that names no running process, and a sentence about it.
 pub fn name_problem(trouble: &RecordProblem) -> (&'static str, String) {
     match trouble {
         RecordProblem::Defect(defect) => {

@@ -1,4 +1,4 @@
-//! The stop step of a command, and the wait for what the server leaves.
+//! The stop step of a command, and the wait for the exit of the supervisor.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::ready::NotReady;
 
 impl Drive<'_> {
     pub(super) fn stop(&mut self, snapshot: &Snapshot) -> Result<(), Failure> {
-        // A supervisor that keeps no server has none to stop: then nothing was running but, at most, a gateway.
+        // A supervisor without a server has nothing to stop but, at most, a gateway.
         let is_managed =
             !matches!(snapshot.observation.supervisor, SupervisorSeen::Idle | SupervisorSeen::Absent);
         if !self.order(&Order::Stop { policy: self.request.policy, failed: false })? {
@@ -32,7 +32,7 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Until the supervisor says that nothing is left, saying what it waits for.
+    /// Waits until the supervisor reports that no process is left, with progress lines.
     pub(super) fn await_leaving(
         &self,
         connection: &mut SupervisorConnection,

@@ -1,5 +1,6 @@
-//! Live replacement: a successor beside the server that runs, and the handover of what that holds.
+//! Live replacement: a successor is started beside the running server, and the threads are handed over.
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use codexd_core::contract::{Failure, LifecycleStatus};
@@ -11,6 +12,7 @@ use codexd_core::limits::{
     GATEWAY_TIMEOUT_MS, HANDOVER_REPORT_TIMEOUT_MS, PROBE_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS,
 };
 use codexd_core::record::CodexdRecord;
+use codexd_host::launch::app_server;
 use codexd_host::process;
 use codexd_host::service::supervisor::{self, ConnectionError, Order, SupervisorConnection};
 use codexd_protocol::probe;
@@ -21,17 +23,17 @@ use crate::context::VERSION;
 use crate::observe::Snapshot;
 use crate::progress::ProgressReporter;
 use crate::ready::{NotReady, Target, await_ready};
-use crate::{failures, launch, migration, prove};
+use crate::{failures, migration, prove};
 
 impl Drive<'_> {
-    /// Whether a successor may be started beside the server that runs: both are behind a gateway that moves threads, and
-    /// both share a home.
+    /// Whether a successor may be started beside the running server: a gateway moves threads, and both servers may share the
+    /// home.
     pub(super) fn may_overlap(&self, snapshot: &Snapshot) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.gateway.moves)
             && self.could_overlap(snapshot)
     }
 
-    /// The same, as soon as the gateway moves threads.
+    /// The same, whether or not the gateway moves threads yet.
     fn could_overlap(&self, snapshot: &Snapshot) -> bool {
         self.request.handover != Handover::Never
             && self.request.gateway.is_on()
@@ -43,8 +45,8 @@ impl Drive<'_> {
             })
     }
 
-    /// A gateway that has lost its supervisor, or has just been started, is a moment away from moving threads: without it a restart
-    /// would drain. Answers whether it was waited for; then look again.
+    /// Waits until the gateway is connected to the supervisor and moves threads. It may have been started, or have lost its
+    /// supervisor, a moment ago; without the wait `restart` would drain the server. `true`: observe again.
     pub(super) fn await_gateway(&mut self, snapshot: &Snapshot) -> Result<bool, Failure> {
         let is_over = self.gateway_awaited || self.progress.restarted || self.progress.started;
         if is_over || self.request.command != Command::Restart || !self.could_overlap(snapshot) {
@@ -66,12 +68,12 @@ impl Drive<'_> {
         Ok(true)
     }
 
-    /// Starts a successor, waits until it answers, and makes it the current one. If it does not, nothing has changed.
-    /// Gives the outcome where this command ends before the replacement.
+    /// Starts a successor, waits until it answers, and promotes it. If it does not answer, nothing has changed. Returns the
+    /// outcome if this command exits before the replacement.
     pub(super) fn succeed(&mut self, snapshot: &Snapshot) -> Result<Option<Outcome>, Failure> {
         let (program, gateway) = self.launch_specs(snapshot)?;
-        if !launch::shares_a_home(&program) {
-            // The new one may not overlap: the old way.
+        if !app_server::shares_a_home(&program) {
+            // The two may not run at the same time: stop the old one first.
             self.prove_configuration(&program, snapshot)?;
             if self.order(&Order::Replace { program, policy: self.request.policy, gateway })? {
                 if self.context.caller().is_inside() {
@@ -103,7 +105,7 @@ impl Drive<'_> {
         }
         let promote = Order::Promote { generation: generation_id, gateway };
         let from = snapshot.server.as_ref().map(|server| server.pid);
-        // It is refused if the successor has ended meanwhile: look again.
+        // The supervisor refuses if the successor has exited meanwhile: observe again.
         if let OrderResult::Taken = self.give(&promote)? {
             self.handover = Some(json!({"from": from, "to": to, "state": "unknown"}));
             self.progress.restarted = true;
@@ -111,7 +113,7 @@ impl Drive<'_> {
         Ok(None)
     }
 
-    /// That it answers `initialize` says little: it is asked for what it will be asked for once it serves.
+    /// An answer to `initialize` proves little: the successor also has to load its configuration and to read threads.
     fn prove_successor(&self, successor: Pid, snapshot: &Snapshot) -> Result<(), Failure> {
         let generations =
             self.connection.as_ref().map(|connection| connection.generations.as_slice()).unwrap_or_default();
@@ -126,8 +128,8 @@ impl Drive<'_> {
         }
     }
 
-    /// Before a server that answers is ended for a new one: that the new one's configuration loads. One that does not answer
-    /// is replaced whatever the configuration says.
+    /// Checks that the configuration of the new server loads, before a server that answers is stopped for it. A server that
+    /// does not answer is replaced in any case.
     pub(super) fn prove_configuration(
         &self,
         program: &LaunchSpec,
@@ -144,7 +146,8 @@ impl Drive<'_> {
         })
     }
 
-    /// One that a killed command has started is on its way out: two successors there are not. If not, look again.
+    /// Waits for the exit of a successor that a killed command started: a supervisor starts no second one. `false`: observe
+    /// again.
     fn await_end_of_other_successor(&mut self) -> Result<bool, Failure> {
         let Some(connection) = self.connection.as_mut() else { return Ok(false) };
         let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
@@ -156,7 +159,7 @@ impl Drive<'_> {
             match connection.next(deadline) {
                 Ok(_) => {}
                 Err(ConnectionError::Gone) => return self.on_supervisor_lost().map(|()| false),
-                // The supervisor says itself that it takes no second one.
+                // The supervisor refuses a second successor itself.
                 Err(ConnectionError::Silent(_)) => break,
                 Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
             }
@@ -164,7 +167,7 @@ impl Drive<'_> {
         Ok(true)
     }
 
-    /// The successor is ended, and its end waited for: a replacement that fails leaves nothing behind.
+    /// Ends the successor and waits for its exit, so that a replacement that fails leaves no process.
     fn withdraw(&mut self) {
         let Some((generation_id, pid)) = self.connection.as_ref().and_then(successor) else { return };
         let order = Order::Withdraw { generation: generation_id };
@@ -176,39 +179,39 @@ impl Drive<'_> {
         let lives = |connection: &SupervisorConnection| {
             connection.generations.iter().any(|generation| generation.pid == pid)
         };
-        // What is left of it is found by the next command.
+        // The next command finds what is left.
         while lives(connection) && connection.next(deadline).is_ok() {}
     }
 
-    /// After a promotion: until the gateway has said how the handover goes, or, if that is wanted, until the server before
-    /// has left. That the new one serves is established already, so nothing here makes the command fail.
+    /// After a promotion, waits for a report of the gateway about the handover, or until the old server has exited, if the
+    /// command wants that. The new server is known to serve, so nothing here makes the command fail.
     pub(super) fn await_handover(&mut self) -> Result<(), Failure> {
         let (Some(mut handover), Some(connection)) = (self.handover.take(), self.connection.as_mut()) else {
             return Ok(());
         };
         let from = handover["from"].as_u64();
-        let told_by = Instant::now() + Duration::from_millis(HANDOVER_REPORT_TIMEOUT_MS);
+        let report_deadline = Instant::now() + Duration::from_millis(HANDOVER_REPORT_TIMEOUT_MS);
         let mut progress = ProgressReporter::start();
         loop {
-            // Some of it may have come before, while something else was waited for.
-            connection.relayed.drain(..).for_each(|value| take_in(&mut handover, &value));
+            // Some reports may have arrived during an earlier wait.
+            connection.relayed.drain(..).for_each(|value| merge_report(&mut handover, &value));
             let leaves =
                 connection.generations.iter().any(|generation| Some(u64::from(generation.pid.0)) == from);
-            // One that holds nothing any more is about to leave; one that waits for a turn may do so for hours.
+            // A server with no threads left is about to exit; one with a running turn may take hours.
             let waits = handover["state"] == "waiting";
-            // The old server waits for the turn in which this command runs.
+            // If this command runs inside the old server, that server waits for the turn of this command.
             let is_inside = self.context.caller().is_inside();
             let done = match self.request.handover {
-                // What is refused moves once the cause is repaired.
+                // Threads that the new server refuses move once the cause is repaired.
                 Handover::Completed if !is_inside => !leaves || migration::waits_for_refused_alone(&handover),
-                _ => waits || !leaves || Instant::now() >= told_by,
+                _ => waits || !leaves || Instant::now() >= report_deadline,
             };
             if done {
                 break;
             }
             let until = match self.request.handover {
                 Handover::Completed if !is_inside => progress.next_due(),
-                _ => told_by.min(progress.next_due()),
+                _ => report_deadline.min(progress.next_due()),
             };
             match connection.next(until) {
                 Ok(_) => {}
@@ -216,7 +219,7 @@ impl Drive<'_> {
                 Err(ConnectionError::Silent(_)) => {
                     progress.report(|| "waiting for the old app-server to hand over its threads".to_owned());
                 }
-                // What goes on goes on without us.
+                // The handover continues without this command.
                 Err(_) => break,
             }
         }
@@ -228,12 +231,15 @@ impl Drive<'_> {
     }
 }
 
-/// Adds what the gateway says of the handover to what is known of it.
-fn take_in(handover: &mut Value, value: &Value) {
-    if let (Some(known), Some(told)) = (handover.as_object_mut(), value["handover"].as_object()) {
+/// Merges a report of the gateway into the known state of the handover.
+fn merge_report(handover: &mut Value, value: &Value) {
+    if let (Some(known), Some(reported)) = (handover.as_object_mut(), value["handover"].as_object()) {
         let ours = |name: &str| name == "from" || name == "to";
         known.extend(
-            told.iter().filter(|(name, _)| !ours(name)).map(|(name, value)| (name.clone(), value.clone())),
+            reported
+                .iter()
+                .filter(|(name, _)| !ours(name))
+                .map(|(name, value)| (name.clone(), value.clone())),
         );
     }
 }
@@ -243,14 +249,16 @@ fn successor(connection: &SupervisorConnection) -> Option<(String, Pid)> {
     Some((successor.generation_id.clone()?, successor.pid))
 }
 
-/// Whether the server that runs shares its home with another one: it has a socket of its own, no remote control, and is of
-/// a version that can.
+/// Whether the running server may share its home with another one: it has its own socket, no remote control, and a version that
+/// supports it.
 fn shares_a_home(connection: Option<&SupervisorConnection>, pid: Pid, record: &CodexdRecord) -> bool {
     let known = connection
         .and_then(|connection| connection.generations.iter().find(|generation| generation.pid == pid));
     let version = known.and_then(|generation| generation.version.as_deref()).unwrap_or_default();
     let arguments = process::arguments(pid);
     let remote_control =
-        arguments.is_empty() || arguments.iter().any(|argument| argument == "--remote-control");
-    record.socket.is_some() && !remote_control && (record.embedded || launch::version_shares_a_home(version))
+        arguments.is_empty() || app_server::has_remote_control(arguments.iter().map(OsString::as_os_str));
+    record.socket.is_some()
+        && !remote_control
+        && (record.embedded || app_server::version_shares_a_home(version))
 }

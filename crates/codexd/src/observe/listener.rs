@@ -1,4 +1,4 @@
-//! Who listens on the control socket, and whether `initialize` is answered there.
+//! Which process listens on the control socket, and whether it answers `initialize`.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
@@ -9,49 +9,45 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{Command, ListenerSeen, SupervisorSeen};
 use codexd_core::limits::PROBE_TIMEOUT_MS;
 use codexd_core::record::CodexdRecord;
+use codexd_host::service::supervisor;
 use codexd_host::{Home, process};
 use codexd_protocol::probe::{self, Answer, ProbeError};
 use codexd_protocol::unix;
 
-use super::POLL_INTERVAL;
 use crate::context::VERSION;
-use crate::gateway_program;
+use crate::limits::{OBSERVATION_PAUSE, OBSERVATION_PAUSE_LAST};
 
-/// The longest pause between two questions to listeners that leave.
-const LAST_POLL: Duration = Duration::from_millis(100);
-
-/// What the control socket shows.
+/// The result of a probe of the control socket.
 #[derive(Clone, Debug)]
 pub struct ListenerReport {
-    /// For the decision.
+    /// The input of the decision.
     pub seen: ListenerSeen,
-    /// What was answered.
+    /// The answer to `initialize`.
     pub answer: Option<Answer>,
 }
 
-/// The server of a home, as far as it matters for who listens.
+/// The server of a home, as far as the probe needs it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OwnServer<'a> {
-    /// It, if it lives.
+    /// Its pid, if it runs.
     pub pid: Option<Pid>,
-    /// Its own socket, behind a gateway.
+    /// Its own socket behind a gateway.
     pub socket: Option<&'a Path>,
 }
 
 impl<'a> OwnServer<'a> {
-    /// The recorded server.
     pub fn of(server: Option<&Process>, codexd: Option<&'a CodexdRecord>) -> Self {
         let socket = codexd.and_then(|record| record.socket.as_deref());
         Self { pid: server.map(|server| server.pid), socket }
     }
 
-    /// Whether a server could answer through the gateway. Without one the gateway would only wait.
+    /// Whether the server accepts connections. Otherwise the gateway would only wait for it.
     fn is_reachable(self) -> bool {
         self.pid.is_some() && self.socket.is_none_or(|socket| unix::connect(socket).is_ok())
     }
 }
 
-/// Asks only where the answer matters: a stop of our own server needs none, and one that hangs would give none.
+/// Probes the control socket only if the command needs the answer: to stop its own server it does not.
 pub fn where_it_matters(
     home: &Home,
     command: Command,
@@ -73,25 +69,25 @@ pub fn where_it_matters(
     }
 }
 
-/// Asks the process that listens on the control socket. If that process exits meanwhile, the next listener is asked.
+/// Probes the process that listens on the control socket. If that process exits meanwhile, probes the next listener.
 pub fn listener(home: &Home, ours: OwnServer<'_>) -> ListenerReport {
     let deadline = Instant::now() + Duration::from_millis(PROBE_TIMEOUT_MS);
-    let mut pause = POLL_INTERVAL;
+    let mut pause = OBSERVATION_PAUSE;
     loop {
         match ask(home, ours) {
             Asked::Settled(listening) => return listening,
             Asked::Leaving(listening) if Instant::now() >= deadline => return listening,
             Asked::Leaving(_) => std::thread::sleep(pause),
         }
-        pause = (pause * 2).min(LAST_POLL);
+        pause = (pause * 2).min(OBSERVATION_PAUSE_LAST);
     }
 }
 
-/// What one question found.
+/// The result of one probe.
 enum Asked {
-    /// That is how things are.
+    /// The result is final.
     Settled(ListenerReport),
-    /// The connection was closed instead of an answer, or came about with one who is no more: things change.
+    /// The listener closed the connection without an answer, or is exiting: probe again.
     Leaving(ListenerReport),
 }
 
@@ -118,7 +114,7 @@ fn ask(home: &Home, ours: OwnServer<'_>) -> Asked {
         Ok(answer) => {
             let listening =
                 ListenerReport { seen: ListenerSeen::Answering { pid, ours: is_ours }, answer: Some(answer) };
-            // Who listens is told by the last listen(2): another process may answer by now.
+            // The kernel reports the process of the last `listen`; another process may answer by now.
             if has_a_name { Asked::Settled(listening) } else { Asked::Leaving(listening) }
         }
         Err(ProbeError::Connect(error)) => seen(unreachable(&socket, error.kind())),
@@ -135,7 +131,7 @@ fn ask(home: &Home, ours: OwnServer<'_>) -> Asked {
     }
 }
 
-/// Who listens, without asking anything.
+/// Which process listens, without a probe.
 pub fn peek(home: &Home, ours: OwnServer<'_>) -> ListenerSeen {
     let socket = home.control_socket();
     match unix::connect(&socket) {
@@ -159,14 +155,15 @@ fn unreachable(socket: &Path, kind: ErrorKind) -> ListenerSeen {
         ErrorKind::ConnectionRefused if is_socket => ListenerSeen::Stale,
         _ if !there => ListenerSeen::Nothing,
         ErrorKind::ConnectionRefused => ListenerSeen::NotASocket,
-        // Not permitted, or too many wait already: a process may well listen.
+        // Permission denied, or the queue of the socket is full: a process may listen.
         _ => ListenerSeen::Unresponsive { pid: None, ours: false },
     }
 }
 
-/// Whether the listener is the server of the home, or one that it wraps, or holds the socket for it.
+/// Whether the listener is the server of the home, a descendant of it (the server has a wrapper), or the gateway or supervisor
+/// of codexd.
 fn is_ours(home: &Home, listener: Option<Pid>, ours: OwnServer<'_>) -> bool {
     let Some(listener) = listener else { return false };
     ours.pid.is_some_and(|server| process::descends_from(listener, server))
-        || gateway_program::is_ours(listener, home)
+        || supervisor::holds_control_socket(listener, home)
 }

@@ -138,7 +138,7 @@ impl Supervisor {
                 if let Some(server) = self.server(name) {
                     server.kill();
                     let who = if name == Name::Gateway { "the gateway" } else { "the app-server" };
-                    let message = format!("{who} did not leave in time and was killed");
+                    let message = format!("killed {who}: it did not exit in time");
                     let event = LogEvent::new(EventLevel::Warn, "child.killed", message)
                         .with("pid", server.process.pid.0);
                     self.log_event(event);
@@ -147,7 +147,7 @@ impl Supervisor {
             supervise::Action::SweepOrphans => self.sweep(name),
             supervise::Action::ReportCrashLoop => {
                 let who = if name == Name::Gateway { "the gateway" } else { "the app-server" };
-                let message = format!("{who} keeps dying; the next attempts are up to 30 s apart");
+                let message = format!("{who} keeps crashing; restarts are delayed by up to 30 s");
                 self.log_event(LogEvent::new(EventLevel::Error, "child.crash-looping", message));
             }
             supervise::Action::ReportUnkillable => {
@@ -301,7 +301,7 @@ impl Supervisor {
         let managed = self.table.remove(at);
         if managed.role == Some(Role::Outgoing) {
             let event =
-                LogEvent::new(EventLevel::Info, "generation.retired", "an outgoing app-server has left")
+                LogEvent::new(EventLevel::Info, "generation.retired", "the outgoing app-server exited")
                     .with("generation", managed.generation_id.clone());
             self.log_event(event);
         }
@@ -321,7 +321,11 @@ impl Supervisor {
         };
         let _ = self.write_state(phase);
         let _ = std::fs::remove_file(self.home.supervisor_socket());
-        self.log_event(LogEvent::new(EventLevel::Info, "daemon.stopped", "nothing left to keep"));
+        self.log_event(LogEvent::new(
+            EventLevel::Info,
+            "daemon.stopped",
+            "the supervisor exited: it manages no process any more",
+        ));
         // From here on the next supervisor may come; what is left of this one only ends.
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
         self.clients.broadcast(&Report::Leaving);
@@ -336,18 +340,18 @@ impl Supervisor {
 
 fn exit_event(kind: &'static str, who: &str, exit: &LastExit) -> LogEvent {
     let how = match (exit.code, exit.signal) {
-        (Some(code), _) => format!("with code {code}"),
-        (_, Some(signal)) => format!("by signal {signal}"),
-        _ => "unseen: it was not a child of this supervisor".to_owned(),
+        (Some(code), _) => format!("exited with code {code}"),
+        (_, Some(signal)) => format!("was killed by signal {signal}"),
+        _ => "exited with an unknown status (not a child of this supervisor)".to_owned(),
     };
     let (level, asked) = match (exit.requested, exit.code) {
-        (true, _) => (EventLevel::Info, "as it was asked to"),
-        (false, Some(0)) => (EventLevel::Warn, "without being asked to"),
-        (false, _) => (EventLevel::Error, "without being asked to"),
+        (true, _) => (EventLevel::Info, "as requested"),
+        (false, Some(0)) => (EventLevel::Warn, "unexpectedly"),
+        (false, _) => (EventLevel::Error, "unexpectedly"),
     };
     let Pid(pid) = exit.pid;
     let because = exit.error_line.as_ref().filter(|_| !exit.requested).map(|line| format!(": {line}"));
-    LogEvent::new(level, kind, format!("{who} ended {how}, {asked}{}", because.unwrap_or_default()))
+    LogEvent::new(level, kind, format!("{who} {how} {asked}{}", because.unwrap_or_default()))
         .with("pid", pid)
         .with("code", exit.code)
         .with("signal", exit.signal)

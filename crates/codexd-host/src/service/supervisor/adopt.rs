@@ -13,8 +13,9 @@ use super::server::{self, Server};
 use super::state::{OtherState, StatePhase, SupervisorState};
 use super::wire::Refusal;
 use crate::events::Event as LogEvent;
+use crate::launch::gateway;
 use crate::orphans::OwnershipEvidence;
-use crate::{gateway_process, process, upstream_files};
+use crate::{process, upstream_files};
 
 impl Supervisor {
     /// Takes over the current server as a command has found it, and everything else that the supervisor before has left.
@@ -36,9 +37,8 @@ impl Supervisor {
         });
         match adopted {
             Ok((program, server)) if self.current_server().is_none() && self.name_of(&process).is_none() => {
-                let event =
-                    LogEvent::new(EventLevel::Info, "child.adopted", "took over a running app-server")
-                        .with("pid", process.pid.0);
+                let event = LogEvent::new(EventLevel::Info, "child.adopted", "adopted a running app-server")
+                    .with("pid", process.pid.0);
                 self.log_event(event);
                 let (current, behind_gateway) = (self.machine.current(), program.socket.is_some());
                 self.set_launch_spec(current, program);
@@ -52,9 +52,9 @@ impl Supervisor {
                 }
                 Ok(())
             }
-            Ok(_) => Err(Refusal::new("another server is kept already")),
+            Ok(_) => Err(Refusal::new("the supervisor already manages another app-server")),
             Err(error) => {
-                let message = format!("failed to take over process {}: {error}", process.pid);
+                let message = format!("failed to adopt process {}: {error}", process.pid);
                 Err(Refusal { message, errno: error.raw_os_error() })
             }
         }
@@ -113,7 +113,7 @@ impl Supervisor {
     fn inherit_gateway(&mut self, previous: &SupervisorState) {
         let known = previous.gateway.as_ref().and_then(|gateway| gateway.process.clone());
         let known = known.filter(process::is_alive);
-        if let Some(process) = known.or_else(|| gateway_process::find(&self.home)) {
+        if let Some(process) = known.or_else(|| gateway::find(&self.home)) {
             self.take_over_gateway(process);
         }
     }
@@ -124,7 +124,7 @@ impl Supervisor {
             .and_then(|stream| codexd_protocol::unix::peer(&stream))
             .ok()
             .and_then(|peer| peer.pid.map(Pid))
-            .filter(|&pid| gateway_process::is_one(pid, &self.home))
+            .filter(|&pid| gateway::is_one(pid, &self.home))
             .and_then(|pid| process::identify(pid).ok());
         if let Some(process) = at_the_door {
             self.take_over_gateway(process);
@@ -141,7 +141,7 @@ impl Supervisor {
         if let Ok((program, server)) = taken {
             self.table.retain(|managed| managed.name != Name::Gateway);
             self.table.push(ManagedProcess::of(Name::Gateway, program, server));
-            let event = LogEvent::new(EventLevel::Info, "gateway.adopted", "took over a running gateway")
+            let event = LogEvent::new(EventLevel::Info, "gateway.adopted", "adopted a running gateway")
                 .with("pid", process.pid.0);
             self.log_event(event);
             self.feed(Event::Of(Name::Gateway, supervise::Event::Adopted));
@@ -158,7 +158,7 @@ impl Supervisor {
             self.begin_sweep(None, evidence);
             return;
         };
-        let event = LogEvent::new(EventLevel::Info, "child.adopted", "took over another running app-server")
+        let event = LogEvent::new(EventLevel::Info, "child.adopted", "adopted another running app-server")
             .with("pid", server.process.pid.0);
         self.log_event(event);
         let name = self.machine.inherit(other.role);

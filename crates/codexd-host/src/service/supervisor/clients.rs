@@ -187,7 +187,7 @@ impl Clients {
         }
         if received == Received::TooLong {
             let message = format!(
-                "the order is longer than {} bytes, and no longer one was announced",
+                "the order exceeds {} bytes; a larger order must be announced first",
                 client.inbox.max_bytes()
             );
             send(&mut client.stream, &refusal(None, Refusal::new(message)));
@@ -219,11 +219,11 @@ impl Clients {
     pub fn announce(&mut self, id: ClientId, bytes: usize, now: Monotonic) -> Result<(), Refusal> {
         if bytes > SUPERVISOR_MESSAGE_MAX_BYTES {
             return Err(Refusal::new(format!(
-                "an order may not be longer than {SUPERVISOR_MESSAGE_MAX_BYTES} bytes"
+                "an order may not exceed {SUPERVISOR_MESSAGE_MAX_BYTES} bytes"
             )));
         }
         if self.clients.iter().any(|client| client.id != id && client.announced_until.is_some()) {
-            return Err(Refusal::new("another long order is on its way"));
+            return Err(Refusal::new("another client is sending a large order"));
         }
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
             client.announced_until = Some(now + ANNOUNCED_ORDER_TIMEOUT_MS);

@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use codexd_core::generations::Role;
@@ -17,24 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::state::StatePhase;
 use super::wire::{self, Generation, Message, Refusal, Report};
 use crate::home::Home;
-use crate::{lock, logs, process};
-
-/// What a supervisor, or a gateway, gets of the environment of the command that starts it. Everything else may hold secrets that
-/// neither has a use for.
-pub const VARIABLES: [&str; 12] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LANG",
-    "LC_ALL",
-    "TZ",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "RUST_LOG",
-    "CODEXD_LOG",
-    "RUST_BACKTRACE",
-    "LLVM_PROFILE_FILE",
-];
+use crate::{launch, lock, process};
 
 /// How soon to look again at a supervisor that has nothing to do but to end.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -76,7 +58,7 @@ pub struct GatewaySeen {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// It is gone: look again.
-    #[error("the supervisor has gone")]
+    #[error("the supervisor exited")]
     Gone,
     /// It lives and says nothing.
     #[error("the supervisor did not answer within {0} ms")]
@@ -88,7 +70,7 @@ pub enum ConnectionError {
     #[error("the supervisor refused the order: {}", .0.message)]
     OrderRefused(Refusal),
     /// The system refused something.
-    #[error("failed to talk to the supervisor: {0}")]
+    #[error("failed to communicate with the supervisor: {0}")]
     System(#[from] io::Error),
 }
 
@@ -185,21 +167,7 @@ impl SupervisorConnection {
     pub fn launch(home: &Home, codexd: &Path) -> Result<Self, ConnectionError> {
         home.create_state()?;
         let (stream, its_end) = UnixStream::pair()?;
-        let words = logs::open_for_append(&home.supervisor_log())?;
-        let child = Command::new(codexd)
-            .arg("supervisor")
-            .arg("--codex-home")
-            .arg(home.root())
-            // It lives longer than this command, and passes nothing of its environment on: no secrets, no mark of a server.
-            .env_clear()
-            .envs(VARIABLES.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))))
-            .env("CODEX_HOME", home.root())
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(its_end)))
-            .stdout(words.try_clone()?)
-            .stderr(words)
-            // It makes a session of its own first thing, which the leader of a group may not.
-            .spawn()?;
+        let child = launch::supervisor::spawn(home, codexd, OwnedFd::from(its_end))?;
         let supervisor = process::identify(Pid(child.id())).map_err(|_| ConnectionError::Gone)?;
         let mut connection = Self::new(stream, supervisor)?;
         let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);

@@ -114,13 +114,13 @@ fn make_room(path: &Path) -> io::Result<()> {
     let leads_to_a_socket =
         fs::metadata(path).map_or(kind.is_symlink(), |found| found.file_type().is_socket());
     if !leads_to_a_socket {
-        let message = format!("{} is there and is not a socket", path.display());
+        let message = format!("{} exists but is not a socket", path.display());
         return Err(io::Error::new(ErrorKind::AlreadyExists, message));
     }
     let deadline = Instant::now() + Duration::from_millis(BLOCKING_WAIT_MS);
     while !has_no_listener(path) {
         if !is_held_by_exiting_process(path) || Instant::now() >= deadline {
-            let message = format!("another process listens on {} already", path.display());
+            let message = format!("another process already listens on {}", path.display());
             return Err(io::Error::new(ErrorKind::AddrInUse, message));
         }
         std::thread::sleep(POLL_INTERVAL);

@@ -17,7 +17,8 @@ use rustix::process::Signal;
 use super::observe::{await_free_lock_at, holder_of};
 use super::state::{self, SupervisorState};
 use crate::home::Home;
-use crate::{atomic, gateway_process, lock, ownership, pid_namespace, process};
+use crate::launch::gateway;
+use crate::{atomic, lock, ownership, pid_namespace, process};
 
 /// The internal command of a supervisor of 0.1.0.
 pub const COMMAND: &str = "keeper";
@@ -74,7 +75,7 @@ pub enum UpgradeError {
     #[error("an unidentified process holds the lock")]
     Unidentified,
     /// The supervisor lives although it was killed.
-    #[error("the supervisor {0} of an older codexd does not end")]
+    #[error("the supervisor (pid {0}) of an older codexd does not exit")]
     DoesNotEnd(Pid),
     /// The system refused something.
     #[error(transparent)]
@@ -125,7 +126,7 @@ pub fn remove_gateway_link(home: &Home) {
 
 fn lives_gateway(home: &Home) -> bool {
     let written = state::read(home).and_then(|state: SupervisorState| state.gateway?.process);
-    written.is_some_and(|gateway| process::is_alive(&gateway)) || gateway_process::find(home).is_some()
+    written.is_some_and(|gateway| process::is_alive(&gateway)) || gateway::find(home).is_some()
 }
 
 fn link_socket(home: &Home) -> io::Result<()> {

@@ -35,7 +35,7 @@ impl Supervisor {
             return self.feed(Event::Of(name, supervise::Event::SpawnFailed));
         }
         if !was_missing {
-            let message = format!("{message}; it is started as soon as that file is there");
+            let message = format!("{message}; the supervisor starts it when the file exists");
             self.log_event(LogEvent::new(EventLevel::Error, kind, message));
         }
         // Where it cannot be watched it is tried again every few seconds.

@@ -19,9 +19,11 @@ mod adopt;
 mod clients;
 mod connection;
 mod control_listener;
+mod control_socket_holder;
+mod current_launch_spec;
 pub mod former_names;
+mod generation_socket;
 mod inbox;
-mod launch_spec;
 mod managed_process;
 mod missing_program;
 mod observe;
@@ -43,8 +45,10 @@ mod watches;
 mod wire;
 mod wrapper;
 
-pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection, VARIABLES};
-pub use launch_spec::launch_spec;
+pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection};
+pub use control_socket_holder::holds_control_socket;
+pub use current_launch_spec::current_launch_spec;
+pub use generation_socket::free_generation_socket;
 pub use observe::{Seen, answers, await_free_lock, connect, is_command, is_identified, is_one, observe};
 pub use run::{SupervisorError, run};
 pub use state::{

@@ -13,10 +13,9 @@ use codexd_core::limits::PROBE_TIMEOUT_MS;
 use super::connection::{ConnectionError, Deadline, SupervisorConnection};
 use super::former_names;
 use crate::home::Home;
+use crate::launch::supervisor::COMMAND;
 use crate::{lock, ownership, pid_namespace, process};
 
-/// The internal command of a supervisor.
-const COMMAND: &str = "supervisor";
 /// How soon to look again for a supervisor that holds the lock and does not listen.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -98,7 +97,7 @@ pub fn connect(home: &Home) -> io::Result<UnixStream> {
     if peer.is_trusted() {
         return Ok(stream);
     }
-    let message = format!("user {} listens there, who is neither you nor root", peer.uid);
+    let message = format!("the listener belongs to uid {}, which is neither yours nor root", peer.uid);
     Err(io::Error::new(ErrorKind::PermissionDenied, message))
 }
 

@@ -158,7 +158,7 @@ impl Supervisor {
         let phase = self.phase();
         self.write_state(phase).map_err(|error| {
             let path = self.home.supervisor_state();
-            let message = format!("the state cannot be kept in {}: {error}", path.display());
+            let message = format!("failed to write the supervisor state to {}: {error}", path.display());
             Refusal { message, errno: error.raw_os_error() }
         })
     }
@@ -182,7 +182,7 @@ impl Supervisor {
     fn succeed(&mut self, from: ClientId, program: LaunchSpec) -> Result<(), Refusal> {
         if !self.machine.can_be_succeeded() {
             return Err(Refusal::new(
-                "no server runs behind a gateway that another one could be started beside",
+                "no app-server runs behind a gateway, so no successor can be started beside it",
             ));
         }
         self.check_state_is_writable()?;
@@ -204,7 +204,7 @@ impl Supervisor {
             self.machine.successor().filter(|&name| self.name_of_generation(generation) == Some(name));
         let lives = successor.and_then(|name| self.machine.supervision(name)).map(|found| found.phase());
         if !matches!(lives, Some(Phase::Running { .. })) {
-            return Err(Refusal::new(format!("no successor {generation} lives")));
+            return Err(Refusal::new(format!("no successor with the generation id {generation} runs")));
         }
         // The record first: whom it names is the current one, should this supervisor be killed in between.
         if let Some(name) = successor {

@@ -44,7 +44,7 @@ impl Supervisor {
         self.record(self.machine.current());
         let phase = self.phase();
         let _ = self.write_state(phase);
-        let message = "the state folder was taken away under the supervisor; it made a new one";
+        let message = "the state folder was removed; the supervisor created it again";
         self.log_event(
             LogEvent::new(EventLevel::Warn, "repair", message).with("found", "state-folder-removed"),
         );

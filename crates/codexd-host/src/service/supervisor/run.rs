@@ -34,7 +34,7 @@ use crate::{atomic, clock, cloexec, lock, ownership, process, upstream_files};
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
     /// Another one holds the lock.
-    #[error("another supervisor keeps this home")]
+    #[error("another supervisor manages this home")]
     AlreadyKept,
     /// The system refused something.
     #[error("failed to {0}: {1}")]
@@ -117,7 +117,7 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
     let failed = |what| move |error| SupervisorError::System(what, error);
     cloexec::set_cloexec_above_stderr();
     let unchanged = process_context::normalize();
-    home.create_state().map_err(failed("make the state folder"))?;
+    home.create_state().map_err(failed("create the state folder"))?;
     let lock =
         lock::try_supervisor_lock(&home.supervisor_lock()).map_err(failed("open the supervisor's lock"))?;
     let lock = lock.ok_or(SupervisorError::AlreadyKept)?;
@@ -158,14 +158,14 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
         lock,
     };
     supervisor.log_event(
-        LogEvent::new(EventLevel::Info, "daemon.started", "the supervisor is up").with("pid", me.pid.0),
+        LogEvent::new(EventLevel::Info, "daemon.started", "the supervisor started").with("pid", me.pid.0),
     );
     for attribute in unchanged {
         supervisor.log_event(not_normalized(&attribute));
     }
     if let Some(stream) = first.take() {
         let greeting = supervisor.greeting();
-        supervisor.clients.add_first(stream, &greeting).map_err(failed("greet the first command"))?;
+        supervisor.clients.add_first(stream, &greeting).map_err(failed("answer the first command"))?;
     }
     while !supervisor.has_left {
         for event in supervisor.wait().map_err(failed("wait for events"))? {
@@ -180,7 +180,8 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
 /// Everything that is started inherits the caller's value.
 fn not_normalized(unchanged: &Unchanged) -> LogEvent {
     let Unchanged { attribute, error } = unchanged;
-    let message = format!("the {attribute} of the command that started codexd could not be reset: {error}");
+    let message =
+        format!("failed to reset the {attribute} inherited from the command that started codexd: {error}");
     LogEvent::new(EventLevel::Warn, "context.inherited", message).with("attribute", *attribute)
 }
 
@@ -307,7 +308,11 @@ impl Supervisor {
         {
             self.has_left = true;
             let _ = std::fs::remove_file(self.home.supervisor_socket());
-            self.log_event(LogEvent::new(EventLevel::Info, "daemon.stopped", "no command said what to run"));
+            self.log_event(LogEvent::new(
+                EventLevel::Info,
+                "daemon.stopped",
+                "the supervisor exited: it received no order",
+            ));
         }
     }
 
@@ -317,7 +322,8 @@ impl Supervisor {
             self.reap_orphans();
         }
         if signalled.leave {
-            let message = "the supervisor was asked to leave by a signal; the server goes on without it";
+            let message =
+                "the supervisor exited on a signal; the app-server keeps running without a supervisor";
             self.log_event(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
             self.has_left = true;
         }

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use codexd_core::contract::status::LastExit;
@@ -22,17 +22,11 @@ use super::control_listener::ControlListener;
 use super::server_socket::ServerSocket;
 use super::wire::Generation;
 use super::wrapper::{self, Wrapper};
-use crate::exec_with_sockets;
 use crate::home::Home;
+use crate::launch::{self, Started};
 use crate::orphans::{GENERATION_VARIABLE, OwnershipEvidence};
 use crate::process_table::ProcessTable;
-use crate::{clock, logs, process, process_context, settings_file, upstream_files};
-
-/// The name of the listening socket in `LISTEN_FDNAMES`.
-const CONTROL: &str = "control";
-
-/// Tells an app-server that a daemon manages it.
-const MANAGED: &str = "--managed-daemon";
+use crate::{clock, logs, process};
 
 /// A living process.
 #[derive(Debug)]
@@ -64,24 +58,8 @@ impl Server {
     /// # Errors
     /// The system's: no such file, not executable, out of memory, …
     pub fn spawn(home: &Home, program: &LaunchSpec, generation: &str) -> io::Result<Self> {
-        home.create_state()?;
-        let stderr = home.stderr_log();
-        if program.args.iter().any(|argument| argument.0 == MANAGED) {
-            // Without the link the server only writes to a log of its own as well.
-            let _ = upstream_files::link_managed_log(home);
-        }
-        let (mut command, stderr_from) = command(home, program, &home.stdout_log(), &stderr)?;
-        command
-            .args(program.args.iter().map(|argument| &argument.0))
-            .env_clear()
-            .envs(program.env.iter().map(|(name, value)| (&name.0, &value.0)))
-            .env(GENERATION_VARIABLE, generation);
-        if let Some(cwd) = command.get_current_dir().map(Path::to_owned) {
-            command.env("PWD", cwd);
-        }
-        let settings = settings_file::read(home).map(|parsed| parsed.settings).unwrap_or_default();
-        let child = process_context::with_umask(settings.server_umask(), || command.spawn())?;
-        Self::hold(child, Some(generation.to_owned()), program, stderr, stderr_from)
+        let started = launch::app_server::spawn(home, program, generation)?;
+        Self::hold(started, Some(generation.to_owned()), program)
     }
 
     /// Starts the gateway, in the same way, with the listening socket in its hands.
@@ -93,20 +71,12 @@ impl Server {
         program: &LaunchSpec,
         control_listener: &ControlListener,
     ) -> io::Result<Self> {
-        home.create_state()?;
-        let log = home.gateway_log();
-        let (command, stderr_from) = command(home, program, &log, &log)?;
-        let child = exec_with_sockets::spawn(command, program, control_listener.fd(), CONTROL)?;
-        Self::hold(child, None, program, log, stderr_from)
+        let started = launch::gateway::spawn(home, program, control_listener.fd())?;
+        Self::hold(started, None, program)
     }
 
-    fn hold(
-        mut child: Child,
-        generation: Option<String>,
-        program: &LaunchSpec,
-        stderr: PathBuf,
-        stderr_from: u64,
-    ) -> io::Result<Self> {
+    fn hold(started: Started, generation: Option<String>, program: &LaunchSpec) -> io::Result<Self> {
+        let Started { mut child, stderr, stderr_from } = started;
         let pid = Pid(child.id());
         let (identity, handle) = match hold(pid, process::stat(pid)) {
             Ok(held) => held,
@@ -280,19 +250,6 @@ impl Server {
     }
 }
 
-/// What every program has in common: a group of its own, its folder, and where it writes; with how long the second of its
-/// logs is already.
-fn command(home: &Home, program: &LaunchSpec, stdout: &Path, stderr: &Path) -> io::Result<(Command, u64)> {
-    let stdout = logs::open_for_append(stdout)?;
-    let stderr = logs::open_for_append(stderr)?;
-    let stderr_from = stderr.metadata()?.len();
-    // A folder that is gone since is no reason to have no server.
-    let cwd = if program.cwd.is_dir() { program.cwd.as_path() } else { home.root() };
-    let mut command = Command::new(&program.executable);
-    command.current_dir(cwd).stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
-    Ok((command, stderr_from))
-}
-
 /// The identity of and a handle on a child that was not reaped: the number is still its own, alive or dead.
 ///
 /// # Errors
@@ -318,7 +275,7 @@ pub fn program_of(
     known: Option<&LaunchSpec>,
 ) -> io::Result<LaunchSpec> {
     if !process::await_arguments(process, Duration::from_millis(BLOCKING_WAIT_MS)) {
-        return Err(io::Error::new(ErrorKind::NotFound, "it is about to end"));
+        return Err(io::Error::new(ErrorKind::NotFound, "the process is exiting"));
     }
     // What was started is the wrapper, where there is one; it may have changed both for the server.
     let wrapper = Wrapper::of(process, codexd.and_then(|record| record.generation.as_deref()));

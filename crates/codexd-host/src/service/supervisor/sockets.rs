@@ -157,7 +157,7 @@ impl Supervisor {
         let event = match socket.restore() {
             Ok(()) => {
                 let message = format!(
-                    "the socket of app-server {pid} was removed, as programs that clean /tmp do; {path} leads to it again"
+                    "the socket of app-server {pid} was removed, for example by a program that cleans /tmp; restored {path}"
                 );
                 LogEvent::new(EventLevel::Warn, "server.socket.restored", message)
             }
@@ -167,8 +167,8 @@ impl Supervisor {
             }
             Err(error) => {
                 let message = format!(
-                    "the socket of app-server {pid} was removed and {path} cannot be led to it: {error}; \
-                     `codexd restart` replaces the server"
+                    "the socket of app-server {pid} was removed and {path} cannot be restored: {error}; \
+                     `codexd restart` replaces the app-server"
                 );
                 LogEvent::new(EventLevel::Error, "server.socket.lost", message)
             }
@@ -200,7 +200,7 @@ impl Supervisor {
         // Where it cannot be made, the next command ends this supervisor and starts another one.
         if let Ok(listener) = run::listen(&self.home) {
             self.listener = listener;
-            let message = "the socket of the supervisor was removed; the supervisor made it again";
+            let message = "the socket of the supervisor was removed; the supervisor created it again";
             self.log_event(LogEvent::new(EventLevel::Warn, "server.socket.restored", message));
         }
     }
@@ -217,7 +217,7 @@ impl Supervisor {
         let (pid, server_pid) = (wrapper.process.pid, server.process.pid);
         let _ = wrapper.reap();
         let message =
-            format!("the wrapper {pid} of app-server {server_pid} ended; the app-server goes on without it");
+            format!("the wrapper {pid} of app-server {server_pid} exited; the app-server keeps running");
         self.log_event(LogEvent::new(EventLevel::Info, "child.wrapper.exited", message).with("pid", pid.0));
     }
 }

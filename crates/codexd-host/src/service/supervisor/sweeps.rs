@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use codexd_core::clock::Monotonic;
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::{Name, Standing};
+use codexd_core::plural::counted;
 use codexd_core::supervise::Then;
 
 use super::run::Supervisor;
@@ -100,7 +101,7 @@ impl Supervisor {
         }
         self.orphaned = !swept.left.is_empty();
         if swept.ended > 0 || !swept.left.is_empty() {
-            let message = format!("ended {} processes that the app-server had left behind", swept.ended);
+            let message = format!("ended {} of the app-server", counted(swept.ended, "orphaned process"));
             let left: Vec<u32> = swept.left.iter().map(|pid| pid.0).collect();
             let level = if left.is_empty() { EventLevel::Info } else { EventLevel::Error };
             self.log_event(LogEvent::new(level, "child.orphans", message).with("left", left));

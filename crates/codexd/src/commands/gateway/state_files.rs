@@ -1,10 +1,9 @@
-//! What outlives a gateway: which goals are at work, and as whom it introduced itself.
+//! The files of the gateway: which goals are active, and its client identity.
 //!
-//! A goal is written down before it is paused, and that survives a power cut, as the pause does. Without the persona a gateway
-//! that finds threads at work, or has to see to it that they go on, could only wait until a client comes. A file that cannot
-//! be read counts as none.
+//! A goal is written down before it is paused, and both survive a power failure. Without the client identity, a new gateway
+//! that finds loaded threads could not manage them until a client connects. A file that cannot be read counts as missing.
 
-use std::{fs, io};
+use std::io;
 
 use codexd_gateway::host::{PersistedClientIdentity, PersistedGoals, StateStore};
 use codexd_host::Home;
@@ -13,7 +12,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The files of the home.
+/// The file of the client identity in codexd 0.1.0.
+const FORMER_CLIENT_IDENTITY: &str = "gateway-persona.json";
+
 #[derive(Debug)]
 pub struct StateFiles {
     home: Home,
@@ -21,13 +22,14 @@ pub struct StateFiles {
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Persona {
+struct ClientIdentity {
     generations: Vec<String>,
-    introduction: Box<RawValue>,
+    #[serde(alias = "introduction")]
+    initialize_params: Box<RawValue>,
 }
 
 impl StateFiles {
-    /// What is kept in this home.
+    /// The files of this home.
     pub fn new(home: Home) -> Self {
         Self { home }
     }
@@ -46,23 +48,24 @@ impl StateStore for StateFiles {
     fn persist_goals(&mut self, goals: &PersistedGoals) -> io::Result<()> {
         let path = self.home.gateway_goals();
         if goals.is_empty() {
-            return match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return atomic::remove_if_exists(&path);
         }
         atomic::replace(&path, &serde_json::to_vec(goals)?, Durability::Power)
     }
 
     fn client_identity(&mut self) -> Option<PersistedClientIdentity> {
-        let Persona { generations, introduction } = read(&self.home.gateway_persona())?;
-        Some(PersistedClientIdentity { initialize_params: introduction.get().to_owned(), generations })
+        let former = || read(&self.home.state_file(FORMER_CLIENT_IDENTITY));
+        let identity: Option<ClientIdentity> = read(&self.home.gateway_client_identity()).or_else(former);
+        let ClientIdentity { generations, initialize_params } = identity?;
+        Some(PersistedClientIdentity { initialize_params: initialize_params.get().to_owned(), generations })
     }
 
-    fn persist_client_identity(&mut self, persona: &PersistedClientIdentity) -> io::Result<()> {
-        let introduction = RawValue::from_string(persona.initialize_params.clone())?;
-        let kept = Persona { generations: persona.generations.clone(), introduction };
-        atomic::replace(&self.home.gateway_persona(), &serde_json::to_vec(&kept)?, Durability::Process)
+    fn persist_client_identity(&mut self, identity: &PersistedClientIdentity) -> io::Result<()> {
+        let initialize_params = RawValue::from_string(identity.initialize_params.clone())?;
+        let identity = ClientIdentity { generations: identity.generations.clone(), initialize_params };
+        let bytes = serde_json::to_vec(&identity)?;
+        atomic::replace(&self.home.gateway_client_identity(), &bytes, Durability::Process)?;
+        atomic::remove_if_exists(&self.home.state_file(FORMER_CLIENT_IDENTITY))
     }
 }
 
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn goals_are_there_for_the_next_one() {
+    fn goals_are_read_by_the_next_gateway() {
         let (_folder, home) = home();
         let mut memory = StateFiles::new(home.clone());
         assert!(memory.goals().is_empty());
@@ -96,19 +99,32 @@ mod tests {
     }
 
     #[test]
-    fn a_persona_is_there_for_the_next_one() {
+    fn a_client_identity_is_read_by_the_next_gateway() {
         let (_folder, home) = home();
-        let persona = |introduction: &str| PersistedClientIdentity {
-            initialize_params: introduction.to_owned(),
+        let identity = |initialize_params: &str| PersistedClientIdentity {
+            initialize_params: initialize_params.to_owned(),
             generations: vec!["g1".to_owned(), "g2".to_owned()],
         };
         let mut memory = StateFiles::new(home.clone());
         assert_eq!(memory.client_identity(), None);
-        let kept = persona(r#"{"clientInfo":{"name":"x"},"capabilities":{}}"#);
+        let kept = identity(r#"{"clientInfo":{"name":"x"},"capabilities":{}}"#);
         memory.persist_client_identity(&kept).expect("kept");
         assert_eq!(StateFiles::new(home.clone()).client_identity(), Some(kept));
-        assert!(memory.persist_client_identity(&persona("not JSON")).is_err());
-        std::fs::write(home.gateway_persona(), "{broken").expect("written");
+        assert!(memory.persist_client_identity(&identity("not JSON")).is_err());
+        std::fs::write(home.gateway_client_identity(), "{broken").expect("written");
         assert_eq!(memory.client_identity(), None);
+    }
+    #[test]
+    fn a_client_identity_of_an_older_codexd_is_read_and_then_replaced() {
+        let (_folder, home) = home();
+        let former = home.state_file(super::FORMER_CLIENT_IDENTITY);
+        std::fs::write(&former, r#"{"generations":["g1"],"introduction":{"capabilities":{}}}"#)
+            .expect("written");
+        let mut memory = StateFiles::new(home.clone());
+        let read = memory.client_identity().expect("read");
+        assert_eq!(read.initialize_params, r#"{"capabilities":{}}"#);
+        memory.persist_client_identity(&read).expect("written");
+        assert!(!former.exists() && home.gateway_client_identity().exists());
+        assert_eq!(memory.client_identity(), Some(read));
     }
 }

@@ -1,5 +1,5 @@
-//! The gateway's line to the supervisor: it hears which servers live, and passes on what the gateway asks for. When the supervisor
-//! dies, the next one is waited for, and gets the listening socket from here.
+//! The gateway's connection to the supervisor: the gateway gets the list of running servers and sends its orders. When the
+//! supervisor exits, the session waits for the next one and passes it the control socket.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -8,12 +8,11 @@ use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::Role as ManagedRole;
-use codexd_core::identity::Process;
 use codexd_core::os_text::OsText;
 use codexd_gateway::host::{self, Generation, HostCommand, HostEvent, Role};
 use codexd_gateway::state_writer::StateWriter;
-use codexd_host::atomic::{self, Durability};
 use codexd_host::events::{Event, EventLog};
+use codexd_host::launch::gateway::Arguments;
 use codexd_host::service::supervisor::{self, Order, Report, StatePhase};
 use codexd_host::{Home, memory_trim, process};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -23,59 +22,57 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::sync::oneshot;
 
+use super::gateway_state::GatewayStateFile;
 use super::thread_settings::StoredThreadSettings;
-use super::{Arguments, supervisor_connect};
+use super::{supervisor_connect, tcp_listener_config};
 
-/// The line.
+/// The session.
 #[derive(Debug)]
 pub struct SupervisorSession {
     home: Home,
     arguments: Arguments,
     log: EventLog,
     state_writer: StateWriter,
-    me: Process,
     listener: UnixListener,
     events: Sender<HostEvent>,
     orders: Receiver<HostCommand>,
     terminate: Signal,
     interrupt: Signal,
-    /// The supervisor at the other end keeps nothing.
+    /// The connected supervisor manages no process.
     supervisor_is_idle: bool,
-    /// Caught and not listened to: the kernel sends it to a suspended process whose supervisor dies.
+    /// Caught and ignored: the kernel sends SIGHUP to a suspended process whose parent exits.
     _hangup: Signal,
-    /// Those that the gateway wants ended and that may live. A supervisor may die before it has done so, and the next one is
-    /// told again.
+    /// The servers that the gateway retires and that may still run. A supervisor may exit before it has ended them; the next
+    /// one gets the order again.
     to_retire: Vec<Retirement>,
-    /// What was written down for `status`.
-    written: serde_json::Map<String, Value>,
+    gateway_state: GatewayStateFile,
     thread_settings: StoredThreadSettings,
-    /// The supervisor reports a refusal to nobody but the one who gave the order.
+    /// The supervisor reports a refusal only to the sender of the order.
     refuses_to_sender: bool,
 }
 
-/// A server that is to be ended.
+/// A server to be ended.
 #[derive(Debug)]
 struct Retirement {
     generation_id: String,
-    /// The supervisor of this conversation was told.
+    /// The connected supervisor has the order.
     is_sent: bool,
 }
 
-/// Why a conversation is over.
+/// Why a connection is over.
 enum Over {
-    /// The supervisor is gone.
+    /// The supervisor exited.
     SupervisorGone,
-    /// The gateway is to leave, or has left.
+    /// The gateway is to exit, or exits by itself.
     Leave,
 }
 
 impl SupervisorSession {
-    /// A line to nobody yet. `listener` is what supervisors get.
+    /// A session without a connection. Each supervisor gets `listener`.
     ///
     /// # Errors
-    /// If signals cannot be caught.
+    /// If a signal handler cannot be installed.
     pub fn new(
         arguments: Arguments,
         listener: UnixListener,
@@ -84,10 +81,10 @@ impl SupervisorSession {
         orders: Receiver<HostCommand>,
     ) -> io::Result<Self> {
         let home = arguments.home.clone();
+        let gateway_state = GatewayStateFile::new(&home, process::myself()?, state_writer.clone());
         Ok(Self {
             log: EventLog::new(home.events()),
             state_writer,
-            me: process::myself()?,
             home,
             arguments,
             listener,
@@ -98,27 +95,27 @@ impl SupervisorSession {
             supervisor_is_idle: false,
             _hangup: signal(SignalKind::hangup())?,
             to_retire: Vec::new(),
-            written: serde_json::Map::new(),
+            gateway_state,
             thread_settings: StoredThreadSettings::default(),
             refuses_to_sender: false,
         })
     }
 
-    /// Talks to one supervisor after the other, until the gateway is to leave.
+    /// Serves one supervisor after the other until the gateway is to exit.
     pub async fn run(mut self) {
         if self.arguments.listen.is_none() {
-            self.write_state(&json!({"listener": null})).await;
+            self.gateway_state.write(&json!({"listener": null}), self.arguments.subagent_approvals).await;
         }
         while let Some(stream) = self.next_supervisor().await {
             if let Ok(Over::Leave) = self.serve_connection(stream).await {
                 break;
             }
         }
-        // It may have left by itself.
+        // The gateway may have exited by itself.
         let _ = self.events.send(HostEvent::Leave).await;
     }
 
-    /// `None` when the gateway is to leave before there is one.
+    /// Waits for a supervisor; `None` if the gateway is to exit before.
     async fn next_supervisor(&mut self) -> Option<StdStream> {
         let home = self.home.clone();
         let connect = supervisor_connect::to_supervisor(&home);
@@ -135,8 +132,10 @@ impl SupervisorSession {
                         self.log_event(Event::new(level, kind, message), detail);
                     }
                     HostCommand::StoreThreadSettings(settings) => _ = self.thread_settings.store(settings),
-                    // Nobody listens.
-                    HostCommand::Report(value) => self.write_state(&value).await,
+                    // No supervisor is connected.
+                    HostCommand::Report(value) => {
+                        self.gateway_state.write(&value, self.arguments.subagent_approvals).await;
+                    }
                 },
             }
         }
@@ -168,9 +167,9 @@ impl SupervisorSession {
     }
 
     async fn receive(&mut self, line: &str, write: &mut OwnedWriteHalf) -> io::Result<()> {
-        // What a newer supervisor says and we do not know is passed over.
+        // Reports of a newer supervisor that this gateway does not know are ignored.
         match serde_json::from_str(line) {
-            // A supervisor that has just come keeps nothing yet: the servers live on, and it will take them over.
+            // A supervisor that has just started manages nothing yet. The servers keep running, and it will adopt them.
             Ok(Report::Generations { generations, .. })
                 if generations.is_empty() && self.supervisor_is_idle => {}
             Ok(Report::Generations { generations, .. }) if self.thread_settings.is_being_sent() => {
@@ -194,7 +193,7 @@ impl SupervisorSession {
                     "threadSettings.notStored",
                     format!(
                         "failed to store the settings of thread {thread} in the supervisor's memory: the settings of all \
-                         threads are too large; if the gateway is killed, the thread's config is lost with the next app-server"
+                         threads exceed the limit; if the gateway is killed, the next app-server loads the thread without its config"
                     ),
                 );
                 self.log_event(event, json!({"thread": thread}));
@@ -214,7 +213,8 @@ impl SupervisorSession {
                 }
             }
             Ok(Report::ConfigureGateway { args }) => self.configure(args).await,
-            // The gateway's orders carry no ids: it awaits no reply. An older supervisor reports to it what others are refused.
+            // The orders of the gateway carry no ids, because it awaits no reply. An older supervisor also reports refusals of
+            // the orders of others.
             Ok(Report::Refused(refusal)) if self.refuses_to_sender => {
                 let message = format!("the supervisor rejected an order of the gateway: {}", refusal.message);
                 let event = Event::new(EventLevel::Warn, "gateway.order.refused", message);
@@ -228,12 +228,12 @@ impl SupervisorSession {
         Ok(())
     }
 
-    /// Takes new arguments. What comes of the listener is reported by the gateway.
+    /// Applies new arguments. The gateway reports what happens to the TCP listener.
     async fn configure(&mut self, args: Vec<OsText>) {
         let args = std::iter::once("codexd".into()).chain(args.into_iter().map(|arg| arg.0));
-        let Some(arguments) = super::arguments(args).filter(|new| new.home == self.home) else { return };
+        let Some(arguments) = Arguments::parse(args).filter(|new| new.home == self.home) else { return };
         let subagent_approvals = arguments.subagent_approvals;
-        let tcp = arguments.tcp();
+        let tcp = tcp_listener_config(&arguments);
         self.arguments = arguments;
         let _ = self.events.send(HostEvent::Configure { tcp, subagent_approvals }).await;
     }
@@ -249,7 +249,7 @@ impl SupervisorSession {
         Ok(())
     }
 
-    /// Tells this supervisor of those that another one was told of and has not ended.
+    /// Sends the orders to retire that an earlier supervisor has not carried out.
     async fn resend_retirements(
         &mut self,
         generations: &[supervisor::Generation],
@@ -262,7 +262,7 @@ impl SupervisorSession {
             send_order(write, &Order::Retire { generation: retirement.generation_id.clone() }).await?;
             retirement.is_sent = true;
         }
-        // One that this supervisor was told of and does not name any more is gone.
+        // A server that this supervisor was to end and no longer lists is gone.
         self.to_retire.retain(|one| !one.is_sent || lives(&one.generation_id));
         Ok(())
     }
@@ -286,7 +286,7 @@ impl SupervisorSession {
                 None => Ok(()),
             },
             HostCommand::Report(value) => {
-                self.write_state(&value).await;
+                self.gateway_state.write(&value, self.arguments.subagent_approvals).await;
                 send_order(write, &Order::Relay { value }).await
             }
             HostCommand::Note { level, kind, message, detail } => {
@@ -296,29 +296,7 @@ impl SupervisorSession {
         }
     }
 
-    /// How a handover goes, which threads are not loaded and which settings are in force, for `status` and the next command. What
-    /// cannot be written is only not told. Done when it returns: whoever is told of the change by the supervisor looks at once.
-    async fn write_state(&mut self, report: &Value) {
-        let published = ["handover", "notLoaded", "listener"].map(|name| Some((name, report.get(name)?)));
-        if published.iter().all(Option::is_none) {
-            return;
-        }
-        self.written.insert("gateway".to_owned(), json!(self.me));
-        let approvals = self.arguments.subagent_approvals.as_str();
-        self.written.insert("subagentApprovals".to_owned(), approvals.into());
-        for (name, value) in published.into_iter().flatten() {
-            self.written.insert(name.to_owned(), value.clone());
-        }
-        let state = Value::Object(self.written.clone()).to_string();
-        let (path, (done, is_done)) = (self.home.gateway_state(), oneshot::channel());
-        self.state_writer.replace("gateway.json", move || {
-            let _ = atomic::replace(&path, state.as_bytes(), Durability::Process);
-            let _ = done.send(());
-        });
-        let _ = is_done.await;
-    }
-
-    /// An event that cannot be written is lost: the clients matter more.
+    /// Logs an event. An event that cannot be written is lost: the gateway does not wait.
     fn log_event(&self, event: Event, detail: Value) {
         let fields = match detail {
             Value::Object(fields) => fields,
@@ -333,7 +311,7 @@ impl SupervisorSession {
     }
 }
 
-/// What the gateway sees of a server: one that is not promoted, or has no socket of its own, is none of its business.
+/// The generation as the gateway sees it; `None` for a successor and for a server without its own socket.
 fn visible_generation(generation: supervisor::Generation) -> Option<Generation> {
     let role = match generation.role {
         ManagedRole::Current => Role::Current,
@@ -344,7 +322,7 @@ fn visible_generation(generation: supervisor::Generation) -> Option<Generation> 
     Some(Generation { id: generation_id, pid: generation.pid.0, socket, role })
 }
 
-/// Says who is here, and hands over the listening socket along with it.
+/// Subscribes to the reports of the supervisor, and passes it the control socket.
 fn subscribe(stream: &StdStream, listener: BorrowedFd<'_>, knows_thread_settings: bool) -> io::Result<()> {
     let line = supervisor::wire_line(&Order::Subscribe { moves: host::MOVES, knows_thread_settings })?;
     let along = [listener];

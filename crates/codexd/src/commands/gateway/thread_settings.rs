@@ -1,33 +1,34 @@
-//! The settings of threads that the supervisor stores in its memory. A gateway gets them from the first supervisor that it talks to,
-//! and gives them to each one that comes after that.
+//! The settings of threads that the supervisor stores in its memory. A gateway gets them from the first supervisor that it
+//! connects to, and sends them to each later one.
 
 use std::collections::BTreeMap;
 
 use codexd_gateway::host::ThreadSettings;
 use codexd_host::service::supervisor::{Generation, Order};
 
-/// How far the conversation with the supervisor is.
+/// The stage of the connection to the supervisor.
 #[derive(Debug, Default, Eq, PartialEq)]
 enum Stage {
-    /// It has not said whether it stores settings.
+    /// The supervisor has not reported yet whether it stores settings.
     #[default]
     Unheard,
-    /// It sends what it has stored.
+    /// The supervisor sends what it has stored.
     Sends,
-    /// It has what this gateway has.
+    /// The supervisor has the settings of this gateway.
     Stores,
-    /// It is an older one that does not know the orders.
+    /// An older supervisor, which does not know the orders.
     DoesNotStore,
 }
 
-/// What is to be stored.
+/// The settings of all threads.
 #[derive(Default)]
 pub struct StoredThreadSettings {
     threads: BTreeMap<String, String>,
     stage: Stage,
-    /// This gateway knows what the one before it had stored, as far as anybody does.
+    /// This gateway has all settings that its predecessor stored and that are not lost.
     is_complete: bool,
-    /// The last list of app-servers that came while the supervisor was sending: the gateway hears of settings first.
+    /// The last list of app-servers that arrived while the supervisor was sending settings: the gateway gets the settings
+    /// first.
     pub generations: Option<Vec<Generation>>,
 }
 
@@ -38,23 +39,23 @@ impl std::fmt::Debug for StoredThreadSettings {
 }
 
 impl StoredThreadSettings {
-    /// Another supervisor is at the other end.
+    /// A new connection to a supervisor begins.
     pub fn conversation_begins(&mut self) {
         self.stage = Stage::Unheard;
         self.generations = None;
     }
 
-    /// Whether this gateway knows what the one before it had stored, as far as anybody does.
+    /// Whether this gateway has all settings that its predecessor stored and that are not lost.
     pub fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Whether the gateway is to wait with what else the supervisor says.
+    /// Whether other reports have to wait until the supervisor has sent the settings.
     pub fn is_being_sent(&self) -> bool {
         self.stage == Stage::Sends
     }
 
-    /// The supervisor has said whether it stores settings: the orders that follow the first time.
+    /// The supervisor reported whether it stores settings. Returns the orders to send, for the first such report.
     pub fn supervisor_spoke(&mut self, stores: bool) -> Vec<Order> {
         if self.stage != Stage::Unheard {
             return Vec::new();
@@ -78,7 +79,7 @@ impl StoredThreadSettings {
         }
     }
 
-    /// The supervisor has sent some; the order for the next ones, or nothing if these were the last.
+    /// The supervisor sent some settings. Returns the order for the next ones, `None` after the last.
     pub fn sent(&mut self, threads: Vec<(String, String)>, is_last: bool) -> Option<Order> {
         let after = threads.last().map(|(thread, _)| thread.clone());
         self.threads.extend(threads);
@@ -90,7 +91,7 @@ impl StoredThreadSettings {
         None
     }
 
-    /// All of them, for the gateway.
+    /// All settings, for the gateway.
     pub fn all(&self) -> Vec<ThreadSettings> {
         let all = self.threads.iter();
         all.map(|(thread, settings)| ThreadSettings {
@@ -100,7 +101,7 @@ impl StoredThreadSettings {
         .collect()
     }
 
-    /// The gateway wants these stored; the order for the supervisor, if it takes it now.
+    /// The gateway stores settings. Returns the order for the supervisor, if it accepts one now.
     pub fn store(&mut self, ThreadSettings { thread, settings }: ThreadSettings) -> Option<Order> {
         match &settings {
             Some(settings) => self.threads.insert(thread.clone(), settings.clone()),
@@ -134,7 +135,7 @@ mod tests {
         assert!(stored.supervisor_spoke(true).is_empty());
 
         stored.conversation_begins();
-        assert!(stored.store(settings("d", "4")).is_none(), "nobody listens");
+        assert!(stored.store(settings("d", "4")).is_none(), "no supervisor is connected");
         assert_eq!(stored.supervisor_spoke(true).len(), 4);
     }
 

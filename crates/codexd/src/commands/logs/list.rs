@@ -27,7 +27,7 @@ struct LogFile {
     bytes: u64,
     /// When it was last written, in RFC 3339; null if the file system does not record it.
     modified_at: Option<String>,
-    /// Whether it holds older lines that a rotation moved out of the log.
+    /// Whether the file holds the older lines of a rotated log.
     rotated: bool,
 }
 

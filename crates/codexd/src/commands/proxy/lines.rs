@@ -1,8 +1,8 @@
-//! A line each way is a message: for scripts that want no WebSocket.
+//! `codexd proxy --lines`: each line of stdin and of stdout is one message, for scripts without WebSocket.
 //!
-//! One thread says what comes from stdin, one prints what the server says; whichever knows first how it ends tells the
-//! main thread. Neither holds more than a message: a server that does not read stops the reading of stdin, a reader
-//! that does not read stops the reading of the socket.
+//! One thread sends the lines of stdin, one prints the messages of the server. The first of them that knows the result reports
+//! it to the main thread. Neither buffers more than one message: if the server does not read, stdin is not read; if the reader
+//! of stdout does not read, the socket is not read.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -19,11 +19,12 @@ use codexd_core::limits::PROXY_HANDSHAKE_SECONDS;
 use codexd_protocol::websocket::{Decoder, Frame, Incoming, MESSAGE_BYTES_MAX, Rules, Text, handshake};
 use codexd_protocol::{Message, RequestId, parse};
 
-use super::{BUFFER_BYTES, gone, unwritable};
+use super::{gone, unwritable};
+use crate::limits::PROXY_BUFFER_BYTES;
 
 const NORMAL: u16 = 1000;
 
-/// Runs until stdin has ended and everything asked is answered, or something fails.
+/// Runs until stdin has ended and every request has its response, or until something fails.
 pub(super) fn run(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     let rest = shake_hands(&stream)
         .map_err(|why| gone(format!("WebSocket handshake on {} failed: {why}", socket.display()), socket))?;
@@ -31,20 +32,20 @@ pub(super) fn run(stream: UnixStream, socket: &Path) -> Result<(), Failure> {
     let sending = stream.try_clone().map_err(failed)?;
     let session =
         Arc::new(Session { sending: Mutex::new(sending), open: Mutex::default(), socket: socket.to_owned() });
-    let (tell, outcome) = mpsc::channel();
-    let (saying, said) = (Arc::clone(&session), tell.clone());
-    thread::spawn(move || saying.say(&said));
-    let hearing = Arc::clone(&session);
-    thread::spawn(move || tell.send(hearing.receive(stream, &rest)));
+    let (result, outcome) = mpsc::channel();
+    let (sender, result_of_sender) = (Arc::clone(&session), result.clone());
+    thread::spawn(move || sender.send_stdin(&result_of_sender));
+    let receiver = Arc::clone(&session);
+    thread::spawn(move || result.send(receiver.receive(stream, &rest)));
     let outcome = outcome.recv().unwrap_or(Ok(()));
     if outcome.is_ok() {
-        // A courtesy: the server would take the end of the connection as well.
+        // The server also accepts a connection that ends without a close frame.
         let _ = session.send([Frame::close(NORMAL, "")]);
     }
     outcome
 }
 
-/// Hands back what came behind the answer.
+/// Returns the bytes behind the response.
 fn shake_hands(mut stream: &UnixStream) -> Result<Vec<u8>, String> {
     let text = |error: io::Error| error.to_string();
     stream.set_read_timeout(Some(Duration::from_secs(PROXY_HANDSHAKE_SECONDS))).map_err(text)?;
@@ -57,11 +58,11 @@ fn shake_hands(mut stream: &UnixStream) -> Result<Vec<u8>, String> {
             return Ok(head.split_off(length));
         }
         match stream.read(&mut piece).map_err(text)? {
-            0 => return Err("it hung up".into()),
+            0 => return Err("the server closed the connection".into()),
             count => head.extend_from_slice(&piece[..count]),
         }
-        if head.len() > BUFFER_BYTES {
-            return Err("the answer is not HTTP".into());
+        if head.len() > PROXY_BUFFER_BYTES {
+            return Err("the response is not HTTP".into());
         }
     }
 }
@@ -72,17 +73,17 @@ struct Session {
     socket: PathBuf,
 }
 
-/// What is still to come.
+/// What the proxy still waits for.
 #[derive(Default)]
 struct Open {
-    /// Requests without an answer. The same id may be in use twice.
-    asked: HashMap<RequestId, usize>,
+    /// The number of requests without a response, by id: an id may be in use twice.
+    unanswered: HashMap<RequestId, usize>,
     stdin_ended: bool,
 }
 
 impl Open {
     fn is_over(&self) -> bool {
-        self.stdin_ended && self.asked.is_empty()
+        self.stdin_ended && self.unanswered.is_empty()
     }
 }
 
@@ -91,32 +92,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    /// Sends what stdin says. At its end it tells only if nothing is to be waited for.
-    fn say(&self, tell: &Sender<Result<(), Failure>>) {
-        let outcome = self.say_all();
+    /// Sends the lines of stdin. Reports the end of stdin only if no response is missing.
+    fn send_stdin(&self, result: &Sender<Result<(), Failure>>) {
+        let outcome = self.send_lines();
         let mut open = lock(&self.open);
         open.stdin_ended = true;
         match outcome {
-            Err(failure) => drop(tell.send(Err(failure))),
-            Ok(()) if open.is_over() => drop(tell.send(Ok(()))),
+            Err(failure) => drop(result.send(Err(failure))),
+            Ok(()) if open.is_over() => drop(result.send(Ok(()))),
             Ok(()) => {}
         }
     }
 
-    fn say_all(&self) -> Result<(), Failure> {
-        let mut stdin = BufReader::with_capacity(BUFFER_BYTES, io::stdin().lock());
+    fn send_lines(&self) -> Result<(), Failure> {
+        let mut stdin = BufReader::with_capacity(PROXY_BUFFER_BYTES, io::stdin().lock());
         let mut frames = Vec::new();
         let mut gathered = 0;
         for number in 1_u64.. {
             let Some(line) = next_line(&mut stdin, number)? else { break };
             if let Some(text) = line {
-                self.note_asked(&text);
+                self.count_request(&text);
                 gathered += text.len();
                 frames.extend(Frame::of(text));
             }
-            if (gathered >= BUFFER_BYTES || !stdin.buffer().contains(&b'\n')) && !frames.is_empty() {
+            if (gathered >= PROXY_BUFFER_BYTES || !stdin.buffer().contains(&b'\n')) && !frames.is_empty() {
                 gathered = 0;
-                // Whoever hears the server knows better why it is gone.
+                // The other thread reports why the connection failed.
                 if self.send(frames.drain(..)).is_err() {
                     break;
                 }
@@ -126,23 +127,23 @@ impl Session {
         Ok(())
     }
 
-    fn note_asked(&self, text: &str) {
+    fn count_request(&self, text: &str) {
         if let Ok(message @ Message::Request { .. }) = parse(text)
             && let Some(id) = message.request_id()
         {
-            *lock(&self.open).asked.entry(id).or_default() += 1;
+            *lock(&self.open).unanswered.entry(id).or_default() += 1;
         }
     }
 
-    /// Has everything reach its reader: only then is an answer one, for the main thread may end the process at once.
+    /// Flushes stdout, then counts the responses as printed: the main thread may exit at once.
     fn settle(&self, stdout: &mut impl Write, answered: &mut Vec<RequestId>) -> Result<(), Failure> {
         stdout.flush().map_err(|error| unwritable(&error))?;
         let mut open = lock(&self.open);
         for id in answered.drain(..) {
-            if let Some(count) = open.asked.get_mut(&id) {
+            if let Some(count) = open.unanswered.get_mut(&id) {
                 *count -= 1;
                 if *count == 0 {
-                    open.asked.remove(&id);
+                    open.unanswered.remove(&id);
                 }
             }
         }
@@ -155,11 +156,11 @@ impl Session {
             bytes.extend_from_slice(frame.header(true).as_slice());
             bytes.extend_from_slice(frame.payload());
         }
-        // One lock for whole frames: a pong of the other thread does not come in between.
+        // Frames are sent under one lock, so that a pong of the other thread does not split them.
         lock(&self.sending).write_all(&bytes)
     }
 
-    /// Prints what the server says.
+    /// Prints the messages of the server.
     fn receive(&self, mut stream: UnixStream, rest: &[u8]) -> Result<(), Failure> {
         let mut decoder = Decoder::new(Rules {
             masked: false,
@@ -167,8 +168,8 @@ impl Session {
             message_bytes_max: usize::MAX,
             skipped_bytes_max: usize::MAX,
         });
-        let mut stdout = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
-        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut stdout = BufWriter::with_capacity(PROXY_BUFFER_BYTES, io::stdout().lock());
+        let mut buffer = vec![0; PROXY_BUFFER_BYTES];
         let mut bytes = rest;
         let mut answered = Vec::new();
         loop {
@@ -181,7 +182,7 @@ impl Session {
                         print(&mut stdout, &text).map_err(|error| unwritable(&error))?;
                         answered.extend(answer_to(&text));
                     }
-                    // Nothing is too large for this decoder.
+                    // This decoder has no limit.
                     Incoming::TooLarge(_) => {}
                     Incoming::Ping(payload) => drop(self.send([Frame::pong(payload)])),
                     Incoming::Close { code, reason } => {
@@ -211,18 +212,18 @@ impl Session {
         if lock(&self.open).is_over() { Ok(()) } else { Err(self.ended(why)) }
     }
 
-    /// The server is gone before its time.
+    /// The server closed the connection too early.
     fn ended(&self, why: &str) -> Failure {
-        let open: usize = lock(&self.open).asked.values().sum();
-        gone(format!("{}: {why}; {open} requests were not answered", self.socket.display()), &self.socket)
+        let unanswered: usize = lock(&self.open).unanswered.values().sum();
+        gone(format!("{}: {why}; unanswered requests: {unanswered}", self.socket.display()), &self.socket)
             .hint("check with `codexd status` whether a server runs, then run the command again")
-            .with("unanswered", open)
+            .with("unanswered", unanswered)
     }
 }
 
 fn print(stdout: &mut impl Write, text: &str) -> io::Result<()> {
     if text.contains(['\n', '\r']) {
-        // Between the tokens of JSON they mean nothing, and inside a string they cannot stand.
+        // Line breaks between the tokens of JSON mean nothing, and a string cannot contain them.
         stdout.write_all(text.replace(['\n', '\r'], " ").as_bytes())?;
     } else {
         stdout.write_all(text.as_bytes())?;
@@ -230,7 +231,7 @@ fn print(stdout: &mut impl Write, text: &str) -> io::Result<()> {
     stdout.write_all(b"\n")
 }
 
-/// The id of the request that a text answers.
+/// The id of the request that a message responds to.
 fn answer_to(text: &str) -> Option<RequestId> {
     match parse(text) {
         Ok(message @ Message::Response { .. }) => message.request_id(),
@@ -238,7 +239,7 @@ fn answer_to(text: &str) -> Option<RequestId> {
     }
 }
 
-/// The next line, if there is one: the inner `None` for one that is empty.
+/// The next line; the inner `None` is an empty line.
 fn next_line(stdin: &mut impl BufRead, number: u64) -> Result<Option<Option<Text>>, Failure> {
     let refused = |why: &str| Failure::new(ErrorCode::BadArguments, format!("line {number} of stdin {why}"));
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! A home that is served from another pid namespace or host: what the server on the socket tells, and no number of a process.
+//! A home that is served from another pid namespace or host: what the server on the control socket answers, and no pid.
 
 use std::io::ErrorKind;
 
@@ -10,22 +10,23 @@ use codexd_host::elsewhere::Elsewhere;
 use codexd_host::service::supervisor::{StatePhase, read_state_of_any_place};
 use codexd_protocol::unix;
 
+use super::Found;
+use super::problems::{UNRESPONSIVE_LISTENER, add};
 use super::supervisor::Supervisor;
-use super::{Found, MUTE_LISTENER, add};
 use crate::failures;
 use crate::observe::{self, OwnServer};
 
-/// A home that is served from elsewhere.
+/// A home that is served elsewhere.
 pub(super) struct Served {
-    /// Whether a supervisor of codexd does.
+    /// Whether a supervisor of codexd serves it.
     is_managed: bool,
-    /// What that supervisor last wrote.
+    /// The phase in the state file of that supervisor.
     phase: Option<StatePhase>,
     /// Whether this process may connect to the control socket: the sandbox of a tool call forbids it.
     may_ask: bool,
 }
 
-/// Looks at the socket alone.
+/// Observes the control socket only.
 pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -> Found {
     add(&mut problems, "running-elsewhere", failures::elsewhere_sentence(home, place));
     let listening = observe::listener(home, OwnServer::default());
@@ -37,10 +38,11 @@ pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -
         may_ask: denied.is_none(),
     };
     if let Some(error) = denied {
-        let message = format!("permission denied to connect to the control socket, as in a sandbox: {error}");
+        let message =
+            format!("permission denied to connect to the control socket (as in a sandbox): {error}");
         add(&mut problems, "unresponsive-listener", message);
     } else if matches!(listening.seen, ListenerSeen::Unresponsive { .. }) && !served.is_leaving() {
-        add(&mut problems, "unresponsive-listener", MUTE_LISTENER);
+        add(&mut problems, "unresponsive-listener", UNRESPONSIVE_LISTENER);
     }
     let recorded = Recorded::Absent;
     let supervisor = Supervisor { state: None, is_alive: false, is_suspended: false };
@@ -71,7 +73,7 @@ impl Served {
             (ListenerSeen::Answering { .. }, _) if !self.is_managed => State::Unmanaged,
             (ListenerSeen::Answering { .. }, _) => State::Running,
             _ if self.is_leaving() => State::Draining,
-            // The supervisor lives: its lock is held. What it wrote is all that can be told.
+            // The supervisor runs, because its lock is held. Its state file is the only source.
             (_, Some(StatePhase::Running)) if self.is_managed && !self.may_ask => State::Running,
             _ => State::Failed,
         }

@@ -1,20 +1,20 @@
-//! The part of `status` that tells of the gateway and of the servers behind it.
+//! The gateway, the generations and the handover in the report of `status`.
 
 use codexd_core::contract::status::{GatewayReport, GatewaySettingReport, GatewayStanding, GenerationReport};
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::limits::{STATUS_THREADS_NAMED, THREAD_RETRY_MS_MAX};
+use codexd_core::plural::counted;
 use codexd_core::settings::Gateway;
 use codexd_host::service::supervisor::OtherState;
-use codexd_host::{Home, atomic, process};
+use codexd_host::{Home, atomic, launch, process};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Found;
-use crate::gateway_program;
 
-/// What the gateway writes about itself.
+/// The fields of `gateway.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct GatewayFile {
@@ -23,7 +23,7 @@ struct GatewayFile {
     not_loaded: Option<NotLoaded>,
 }
 
-/// The threads that the app-server refuses to load.
+/// The threads that the app-server cannot load.
 #[derive(Deserialize)]
 struct NotLoaded {
     count: usize,
@@ -37,14 +37,14 @@ struct RefusedThread {
     reason: String,
 }
 
-/// What the settings say.
+/// The gateway in the settings.
 pub fn setting(gateway: Gateway) -> GatewaySettingReport {
     let listen = gateway.listen().map(|address| format!("ws://{address}"));
     let subagent_approvals = gateway.is_on().then(|| gateway.subagent_approvals().as_str());
     GatewaySettingReport { enabled: gateway.is_on(), listen, subagent_approvals }
 }
 
-/// The gateway, where there is one or should be.
+/// The gateway that runs or is missing; `None` if none is needed.
 pub fn gateway(found: &Found) -> Option<GatewayReport> {
     let known = found.supervisor.state.as_ref().and_then(|supervisor| supervisor.gateway.as_ref());
     let living =
@@ -66,19 +66,17 @@ pub fn gateway(found: &Found) -> Option<GatewayReport> {
     }
 }
 
-/// Where a gateway listens besides.
+/// The TCP address of the gateway as a URL.
 fn listens_at(found: &Found, pid: Pid) -> Option<String> {
     if let Some(settings) = &found.gateway_settings {
         let listener = settings.listener.as_ref().filter(|listener| listener.error.is_none());
         return listener.map(|listener| listener.listen.clone());
     }
-    // An older gateway says nothing: where it was told to.
-    let arguments = process::arguments(pid);
-    let mut rest = arguments.iter().skip_while(|argument| *argument != gateway_program::LISTEN);
-    Some(format!("ws://{}", rest.nth(1)?.to_str()?))
+    // An older gateway does not write down where it listens.
+    Some(format!("ws://{}", launch::gateway::listen_argument(pid)?))
 }
 
-/// Every server that lives, the current one first.
+/// The running servers, the current one first.
 pub fn generations(home: &Home, found: &Found) -> Vec<GenerationReport> {
     let supervisor = found.supervisor.state.as_ref();
     let version = || supervisor?.program.as_ref()?.version.clone();
@@ -108,12 +106,12 @@ fn report(home: &Home, other: &OtherState) -> Option<GenerationReport> {
     })
 }
 
-/// What the gateway that lives has written about the last handover.
+/// The last report of the running gateway about a handover.
 pub fn handover(home: &Home) -> Option<Value> {
     gateway_file(home)?.handover
 }
 
-/// Which threads the app-server refuses to load, and why: a sentence.
+/// A sentence about the threads that the app-server cannot load.
 pub fn not_loaded(home: &Home) -> Option<String> {
     let NotLoaded { count, threads } = gateway_file(home)?.not_loaded?;
     let named: Vec<String> = (threads.iter().take(STATUS_THREADS_NAMED))
@@ -121,10 +119,10 @@ pub fn not_loaded(home: &Home) -> Option<String> {
         .collect();
     let more = count.saturating_sub(named.len());
     let more = if more == 0 { String::new() } else { format!(", and {more} more") };
-    let threads = if count == 1 { "thread" } else { "threads" };
     (count > 0).then(|| {
         format!(
-            "the app-server refuses to load {count} {threads}; retried every {} s at most: {}{more}",
+            "the app-server cannot load {} (retried at least every {} s): {}{more}",
+            counted(count, "thread"),
             THREAD_RETRY_MS_MAX / 1_000,
             named.join(", ")
         )

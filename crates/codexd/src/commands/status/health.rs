@@ -1,7 +1,7 @@
-//! What is wrong with a home whose server answers: its configuration, remote control, and processes of other programs or older
+//! Problems of a home whose server answers: its configuration, remote control, and processes of other programs or older
 //! versions.
 //!
-//! The server is asked on its own socket, with a short deadline; what it does not answer in time is not reported.
+//! The server is asked on its own socket, with a short deadline. What it does not answer in time is not reported.
 
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use codexd_host::{Home, process, upstream_files};
 use codexd_protocol::session::Session;
 use serde_json::json;
 
-use super::{Found, Problems, add};
-use crate::context::VERSION;
-use crate::{launch, prove};
+use super::Found;
+use super::problems::{Problems, add};
+use crate::context::{VERSION, own_binary};
+use crate::prove;
 
-/// Adds what is wrong.
+/// Adds the problems.
 pub(super) fn check(home: &Home, found: &mut Found) {
     let mut problems = Problems::new();
     ask_the_server(home, found, &mut problems);
@@ -45,13 +46,13 @@ fn ask_the_server(home: &Home, found: &Found, problems: &mut Problems) {
     if let Ok(Ok(answer)) = session.call("remoteControl/status/read", &json!(null))
         && answer["status"] == "errored"
     {
-        let message = "remote control is on and not connected: check `codex login status` and the network; `codexd logs` may say why, \
-                       `codexd disable-remote-control` turns it off";
+        let message = "remote control is enabled but not connected: check `codex login status`, the network and `codexd logs`, or run \
+                       `codexd disable-remote-control`";
         add(problems, "remote-control-errored", message);
     }
 }
 
-/// The updater that upstream's daemon has started lives on beside a server that codexd has adopted.
+/// The updater of the daemon of upstream keeps running beside a server that codexd has adopted.
 fn find_upstream_updater(home: &Home, found: &Found, problems: &mut Problems) {
     if found.server.is_none() || !found.supervisor.is_alive {
         return;
@@ -59,29 +60,29 @@ fn find_upstream_updater(home: &Home, found: &Found, problems: &mut Problems) {
     if let Some(updater) = upstream_files::updater(home) {
         let pid = updater.pid;
         let message = format!(
-            "the updater of upstream's daemon (pid {pid}) still runs: it installs releases in {}, and does not restart codexd's \
-             server; `kill {pid}` ends it",
+            "the updater of `codex app-server daemon` (pid {pid}) still runs: it installs releases in {} but does not restart the \
+             app-server of codexd; run `kill {pid}` to end it",
             home.root().join("packages").display()
         );
         add(problems, "upstream-updater", message);
     }
 }
 
-/// The supervisor and the gateway go on with the codexd that started them.
+/// The supervisor and the gateway run the codexd that started them, also after an upgrade.
 fn find_outdated(home: &Home, found: &Found, problems: &mut Problems) {
     let Some(state) = found.supervisor.living() else { return };
     let supervisor = state.supervisor.pid;
     if former_names::is_supervisor(supervisor, home) {
         let message = format!(
-            "the supervisor {supervisor} runs an older codexd ({}) than this one ({VERSION}): `codexd start` replaces it while the \
-             app-server keeps running",
+            "the supervisor (pid {supervisor}) runs codexd {}, which is older than this command ({VERSION}): `codexd start` replaces it \
+             while the app-server keeps running",
             quote(&state.version)
         );
         add(problems, "outdated-supervisor", message);
     } else if is_outdated(supervisor) {
         let message = format!(
-            "the supervisor {supervisor} runs an older codexd ({}) than this one ({VERSION}): `kill {supervisor}` and then `codexd start` replace \
-             it while the server runs on",
+            "the supervisor (pid {supervisor}) runs codexd {}, which is older than this command ({VERSION}): run `kill {supervisor}` and then \
+             `codexd start` to replace it; the app-server keeps running",
             quote(&state.version)
         );
         add(problems, "outdated-supervisor", message);
@@ -91,16 +92,16 @@ fn find_outdated(home: &Home, found: &Found, problems: &mut Problems) {
         && is_outdated(gateway)
     {
         let message = format!(
-            "the gateway {gateway} runs an older codexd than this one: `kill {gateway}` has the supervisor start it again from the same \
-             path; its clients connect again"
+            "the gateway (pid {gateway}) runs an older codexd than this command: run `kill {gateway}`; the supervisor restarts it from the \
+             same path, and clients reconnect"
         );
         add(problems, "outdated-gateway", message);
     }
 }
 
-/// Whether a process runs another file than this command, with contents from before.
+/// Whether a process runs another, older binary than this command.
 fn is_outdated(pid: Pid) -> bool {
-    let mine = launch::myself().ok().and_then(|path| process::file_identity(&path).ok());
+    let mine = own_binary().ok().and_then(|path| process::file_identity(&path).ok());
     let running = process::executable(pid).ok().map(|(_, identity)| identity);
     mine.zip(running).is_some_and(|(mine, running)| mine != running && running.modified_ns < mine.modified_ns)
 }

@@ -1,8 +1,8 @@
-//! `codexd status --wait`: waits until the home is in a state.
+//! `codexd status --wait`: waits until the home reaches a state.
 //!
-//! The supervisor, the gateway and the commands replace or remove a file of the state folder with every change, and each app-server
-//! makes its socket in the folder beside it. The wait watches both folders with inotify and observes again after a change. An app-server
-//! that begins to answer changes no file, so a long wait also observes again once in a while.
+//! The supervisor, the gateway and the commands replace or remove a file of the state folder with every change, and each
+//! app-server creates its socket in the folder beside it. The wait watches both folders with inotify and observes again after a
+//! change. An app-server that begins to answer changes no file, so the wait also observes again at an interval.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,14 +26,14 @@ use crate::progress::ProgressReporter;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// The state that was waited for.
+    /// The state of `--wait`.
     condition: &'static str,
-    /// Always true: a wait that ends without it is a failure.
+    /// Always true: otherwise the command fails.
     reached: bool,
     waited_ms: u64,
 }
 
-/// Waits until the state is reached, `timeout_seconds` at most.
+/// Waits until the state is reached, for `timeout_seconds` at most.
 ///
 /// # Errors
 /// `wait-timeout`.
@@ -119,7 +119,7 @@ fn not_reached(wanted: WaitFor, reply: &Reply, timeout_seconds: u64) -> Failure 
         .with("timeoutSeconds", timeout_seconds)
 }
 
-/// Changes in the folders of a home. Without inotify (its instances are limited per user) the wait observes at its interval only.
+/// Changes in the folders of a home. Without inotify, whose instances are limited per user, the wait only uses the interval.
 struct Changes {
     inotify: Option<OwnedFd>,
 }
@@ -131,17 +131,17 @@ impl Changes {
         changes
     }
 
-    /// Watches the folders that exist. A folder that is watched already stays so.
+    /// Watches the folders that exist. Does nothing for a folder that is watched already.
     fn watch(&self, home: &Home) {
         let Some(inotify) = &self.inotify else { return };
         let changes = WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
         for folder in [home.root().to_owned(), home.state_dir(), home.control_dir()] {
-            // A folder that does not exist yet shows as a change of the home.
+            // The creation of a missing folder is a change of the home.
             let _ = inotify::add_watch(inotify, folder, changes);
         }
     }
 
-    /// Until something has changed or `timeout` is over.
+    /// Waits for a change, for `timeout` at most.
     fn wait(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         loop {
@@ -161,7 +161,7 @@ impl Changes {
     }
 }
 
-/// Takes in the changes; whether one of them is more than the beginning of a file or what `status` itself remembers.
+/// Reads the changes. Whether one of them is more than a temporary file or the cache of versions that `status` itself writes.
 fn concerns_state(inotify: &OwnedFd) -> io::Result<bool> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(inotify, &mut buffer);

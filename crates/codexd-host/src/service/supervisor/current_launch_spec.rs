@@ -1,4 +1,4 @@
-//! What the current server is started with, as the supervisor has it in its memory: the environment is written nowhere.
+//! The launch spec of the current server with its environment, which is in the memory of the supervisor only and in no file.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use codexd_core::limits::SUPERVISOR_TIMEOUT_MS;
 use super::wire::{Order, Report};
 use crate::home::Home;
 
-/// Asks the supervisor of a home for the program of its current server, with its environment. `None` if there is no supervisor, if it has
-/// no program, or if it is of a version that does not know the question.
-pub fn launch_spec(home: &Home) -> Option<LaunchSpec> {
+/// Asks the supervisor of a home for the launch spec of the current server. `None` without a supervisor, without a server, or from a
+/// supervisor of a version that does not know the order.
+pub fn current_launch_spec(home: &Home) -> Option<LaunchSpec> {
     let mut connection = super::observe(home).ok()?.connection?;
     connection.order(&Order::GetLaunchSpec).ok()?;
     let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);

@@ -1,0 +1,34 @@
+//! Every interval and size of the commands that the decisions in `codexd_core::limits` do not depend on.
+
+use std::time::Duration;
+
+/// The first interval of a poll of a socket that exists and does not listen yet; it doubles up to [`SOCKET_POLL_LAST`].
+pub const SOCKET_POLL_FIRST: Duration = Duration::from_millis(1);
+/// The last interval of such a poll.
+pub const SOCKET_POLL_LAST: Duration = Duration::from_millis(50);
+/// A starting server is idle if it did not use a CPU or a disk for this long.
+pub const SERVER_IDLE_AFTER: Duration = Duration::from_secs(2);
+/// How often a starting server is checked for that near its deadline.
+pub const SERVER_ACTIVITY_INTERVAL: Duration = Duration::from_millis(100);
+/// The number of supervisors that may exit during one command.
+pub const SUPERVISORS_LOST_MAX: usize = 3;
+/// The maximum number of observations without the operation lock.
+pub const OBSERVATIONS_MAX: usize = 4;
+/// The first pause before the next observation if the home changed during one; it doubles up to [`OBSERVATION_PAUSE_LAST`].
+pub const OBSERVATION_PAUSE: Duration = Duration::from_millis(5);
+/// The last such pause.
+pub const OBSERVATION_PAUSE_LAST: Duration = Duration::from_millis(100);
+/// The delay of the first progress line.
+pub const PROGRESS_FIRST_AFTER: Duration = Duration::from_secs(2);
+/// The interval of the later ones.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// The size of one copy of `proxy`.
+pub const PROXY_BUFFER_BYTES: usize = 64 * 1024;
+/// The size of the queues between the gateway and its host, in messages.
+pub const GATEWAY_HOST_QUEUE_MAX: usize = 64;
+/// The time for pending writes when the gateway exits.
+pub const GATEWAY_LAST_WRITES: Duration = Duration::from_millis(500);
+/// How long the gateway polls for a supervisor after a change in the state folder.
+pub const SUPERVISOR_POLL_FOR: Duration = Duration::from_secs(2);
+/// How often the gateway looks for a supervisor without inotify: while the state folder does not exist.
+pub const SUPERVISOR_POLL_INTERVAL: Duration = Duration::from_secs(1);
