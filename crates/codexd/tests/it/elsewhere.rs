@@ -262,7 +262,7 @@ fn the_real_0_171_0_in_a_container_is_left_alone() -> anyhow::Result<()> {
 }
 
 #[test]
-fn files_that_do_not_tell_their_namespace_change_nothing_of_that() -> anyhow::Result<()> {
+fn files_without_a_namespace_are_treated_the_same() -> anyhow::Result<()> {
     let home = Home::new()?;
     let container = container!(&home, &[]);
     container.codexd(&home, &["start", "--embedded"])?.success_json()?;
@@ -362,7 +362,7 @@ fn a_lock_that_another_host_holds_is_respected() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_process_that_listens_in_the_supervisors_place_and_is_none_is_not_ended() -> anyhow::Result<()> {
+fn a_process_on_the_supervisors_socket_that_is_no_supervisor_is_not_ended() -> anyhow::Result<()> {
     let home = Home::new()?;
     fs::create_dir_all(home.state(""))?;
     let _listener = std::os::unix::net::UnixListener::bind(home.state("supervisor.sock"))?;

@@ -127,7 +127,7 @@ fn a_supervisor_and_its_gateway_killed_together_are_replaced_by_the_next_command
 }
 
 #[test]
-fn a_gateway_that_is_all_that_is_left_is_taken_over_or_ended() -> anyhow::Result<()> {
+fn a_gateway_without_supervisor_and_server_is_adopted_or_ended() -> anyhow::Result<()> {
     for command in ["start", "restart", "stop"] {
         let home = started()?;
         let codexd = Codexd::new(&home)?;
@@ -149,7 +149,7 @@ fn a_gateway_that_is_all_that_is_left_is_taken_over_or_ended() -> anyhow::Result
 }
 
 #[test]
-fn a_server_that_crashes_is_back_behind_the_same_gateway() -> anyhow::Result<()> {
+fn a_server_that_crashes_is_restarted_behind_the_same_gateway() -> anyhow::Result<()> {
     let home = started()?;
     let (server, gateway_process) = (recorded(&home)?, gateway(&home)?);
     let held = unix::connect(&home.control_socket())?;
@@ -169,7 +169,7 @@ fn a_server_that_crashes_is_back_behind_the_same_gateway() -> anyhow::Result<()>
 }
 
 #[test]
-fn a_control_socket_that_was_taken_away_is_made_again_by_start() -> anyhow::Result<()> {
+fn start_creates_a_removed_control_socket_again() -> anyhow::Result<()> {
     let home = started()?;
     let codexd = Codexd::new(&home)?;
     std::fs::remove_file(home.control_socket())?;

@@ -120,17 +120,17 @@ fn the_file_and_the_path_go(server: Server, gateway: bool) -> anyhow::Result<()>
 }
 
 #[test]
-fn a_server_behind_the_gateway_whose_socket_is_removed_is_reached_all_the_same() -> anyhow::Result<()> {
+fn a_server_behind_the_gateway_is_reachable_after_its_socket_is_removed() -> anyhow::Result<()> {
     on_every_server(|server| the_file_and_the_path_go(server, true))
 }
 
 #[test]
-fn a_server_without_a_gateway_whose_socket_is_removed_is_reached_all_the_same() -> anyhow::Result<()> {
+fn a_server_without_a_gateway_is_reachable_after_its_socket_is_removed() -> anyhow::Result<()> {
     on_every_server(|server| the_file_and_the_path_go(server, false))
 }
 
 #[test]
-fn where_a_socket_cannot_have_a_second_name_the_supervisor_holds_it_open() -> anyhow::Result<()> {
+fn a_socket_that_cannot_have_a_second_name_is_held_open_by_the_supervisor() -> anyhow::Result<()> {
     on_every_server(|server| {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
@@ -171,7 +171,7 @@ fn a_socket_that_is_removed_while_no_supervisor_lives_is_back_with_the_next_one(
 }
 
 #[test]
-fn an_outgoing_server_whose_socket_is_removed_ends_its_turn_and_leaves() -> anyhow::Result<()> {
+fn an_outgoing_server_ends_its_turn_and_exits_after_its_socket_is_removed() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
@@ -203,7 +203,7 @@ fn an_outgoing_server_whose_socket_is_removed_ends_its_turn_and_leaves() -> anyh
 }
 
 #[test]
-fn a_server_that_leaves_is_not_said_to_have_lost_its_socket() -> anyhow::Result<()> {
+fn a_server_that_exits_is_not_reported_as_having_lost_its_socket() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
@@ -219,7 +219,7 @@ fn a_server_that_leaves_is_not_said_to_have_lost_its_socket() -> anyhow::Result<
 }
 
 #[test]
-fn a_supervisor_whose_socket_is_removed_is_reached_all_the_same() -> anyhow::Result<()> {
+fn a_supervisor_is_reachable_after_its_socket_is_removed() -> anyhow::Result<()> {
     let stage = Stage::set(Server::Embedded, true)?;
     let before: Process = supervisor(&stage.home)?;
     fs::remove_file(stage.home.state("supervisor.sock"))?;

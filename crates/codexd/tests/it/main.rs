@@ -19,4 +19,5 @@ mod state;
 mod stubborn;
 mod supervisor_socket;
 mod upstream;
+mod user_text;
 mod wrapped;

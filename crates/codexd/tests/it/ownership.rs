@@ -233,3 +233,26 @@ fn a_home_that_codexd_creates_is_private_whatever_the_umask() -> anyhow::Result<
     }
     Ok(())
 }
+
+#[test]
+fn a_folder_that_other_users_may_write_to_is_reported_by_status_and_repaired_by_a_command()
+-> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = Codexd::new(&home)?;
+    codexd.json(&["start", "--embedded"])?;
+    let control = home.control_socket().parent().context("a folder")?.to_owned();
+    for (folder, mode) in [(home.state(""), 0o770), (control, 0o777)] {
+        set_mode(&folder, mode)?;
+        let status = codexd.json(&["status"])?;
+        ensure!(status["problems"][0]["found"] == "writable-by-others", "{status}");
+        ensure!(fs::metadata(&folder)?.mode() & 0o777 == mode, "status changes nothing");
+        let started = codexd.json(&["start"])?;
+        ensure!(started["repairs"][0]["found"] == "writable-by-others", "{started}");
+        ensure!(fs::metadata(&folder)?.mode() & 0o777 == 0o700, "{}", folder.display());
+        let status = codexd.json(&["status"])?;
+        ensure!(status["problems"] == serde_json::json!([]), "{status}");
+    }
+    codexd.json(&["stop"])?;
+    home.assert_no_process_left();
+    Ok(())
+}

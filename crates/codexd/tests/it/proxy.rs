@@ -98,7 +98,7 @@ fn play(home: &Home, scene: Scene, command: Command) -> anyhow::Result<(Option<i
 }
 
 #[test]
-fn it_is_byte_by_byte_what_the_real_one_is() -> anyhow::Result<()> {
+fn proxy_copies_the_same_bytes_as_the_real_one() -> anyhow::Result<()> {
     let home = Home::new()?;
     let real = match codex::binary(Version::NEWEST) {
         Ok(real) => real,
@@ -116,7 +116,7 @@ fn it_is_byte_by_byte_what_the_real_one_is() -> anyhow::Result<()> {
 }
 
 #[test]
-fn it_ends_when_the_server_hangs_up_although_stdin_is_open() -> anyhow::Result<()> {
+fn proxy_exits_when_the_server_closes_the_connection_although_stdin_is_open() -> anyhow::Result<()> {
     let home = Home::new()?;
     let server = stub(&home, |mut stream| stream.write_all(b"last words"))?;
     let output = piped(proxy(&home, &[])?, Vec::new(), false)?;
@@ -126,7 +126,7 @@ fn it_ends_when_the_server_hangs_up_although_stdin_is_open() -> anyhow::Result<(
 }
 
 #[test]
-fn what_goes_wrong_is_said_on_stderr_alone() -> anyhow::Result<()> {
+fn errors_of_proxy_are_on_stderr_only() -> anyhow::Result<()> {
     let home = Home::new()?;
     for more in [&[][..], &["--lines"]] {
         for command in [proxy(&home, more)?, {
@@ -154,7 +154,7 @@ fn what_goes_wrong_is_said_on_stderr_alone() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_client_behind_it_talks_to_the_server_itself() -> anyhow::Result<()> {
+fn a_client_of_proxy_talks_to_the_server() -> anyhow::Result<()> {
     for server in SERVERS {
         let home = Home::new()?;
         let running = match block_on(AppServer::start(&home, server)) {

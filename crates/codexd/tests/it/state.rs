@@ -64,33 +64,33 @@ fn start_heals(name: &str, record: &str, found: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_empty_record_is_healed() -> anyhow::Result<()> {
+fn an_empty_record_is_repaired() -> anyhow::Result<()> {
     start_heals_record("", "empty-record")
 }
 
 #[test]
-fn a_garbage_record_is_healed() -> anyhow::Result<()> {
+fn a_garbage_record_is_repaired() -> anyhow::Result<()> {
     start_heals_record("garbage", "garbage-record")
 }
 
 #[test]
-fn a_truncated_record_is_healed() -> anyhow::Result<()> {
+fn a_truncated_record_is_repaired() -> anyhow::Result<()> {
     start_heals_record(r#"{"pid":12,"processStartT"#, "garbage-record")
 }
 
 #[test]
-fn a_record_of_process_zero_is_healed() -> anyhow::Result<()> {
+fn a_record_of_pid_zero_is_repaired() -> anyhow::Result<()> {
     start_heals_record(r#"{"pid":0,"processStartTime":"Fri Nov 20 03:21:40 2026"}"#, "impossible-pid-record")
 }
 
 #[test]
-fn a_record_from_before_a_reboot_is_healed() -> anyhow::Result<()> {
+fn a_record_from_before_a_reboot_is_repaired() -> anyhow::Result<()> {
     let record = r#"{"pid":1,"processIdentity":{"bootId":"another-boot","startTicks":1}}"#;
     start_heals_record(record, "reboot")
 }
 
 #[test]
-fn a_record_of_a_recycled_pid_is_healed_and_its_new_owner_left_alone() -> anyhow::Result<()> {
+fn a_record_with_a_recycled_pid_is_repaired_and_the_new_process_not_signalled() -> anyhow::Result<()> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let me = std::process::id();
     let record = json!({"pid": me, "processIdentity": {"bootId": boot.trim(), "startTicks": 1}});
@@ -101,7 +101,7 @@ fn a_record_of_a_recycled_pid_is_healed_and_its_new_owner_left_alone() -> anyhow
 }
 
 #[test]
-fn a_record_that_is_lost_or_spoilt_under_a_living_server_is_written_again() -> anyhow::Result<()> {
+fn a_lost_or_damaged_record_of_a_running_server_is_written_again() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
@@ -132,7 +132,7 @@ fn a_record_that_is_lost_or_spoilt_under_a_living_server_is_written_again() -> a
 }
 
 #[test]
-fn what_was_put_right_before_a_failure_is_told_with_it() -> anyhow::Result<()> {
+fn repairs_before_a_failure_are_part_of_the_failure() -> anyhow::Result<()> {
     let home = Home::new()?;
     home.write("app-server-daemon/settings.json", "{ nonsense")?;
     let run = Codexd::new(&home)?.env("PATH", "/nonexistent").run(&["start"])?;
@@ -143,7 +143,7 @@ fn what_was_put_right_before_a_failure_is_told_with_it() -> anyhow::Result<()> {
 }
 
 #[test]
-fn corrupt_settings_are_kept_aside_and_what_was_good_in_them_goes_on() -> anyhow::Result<()> {
+fn corrupt_settings_are_moved_aside_and_their_valid_values_stay() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     for (text, remote_control) in [
@@ -168,7 +168,7 @@ fn corrupt_settings_are_kept_aside_and_what_was_good_in_them_goes_on() -> anyhow
 }
 
 #[test]
-fn a_left_over_socket_and_a_dangling_link_are_removed() -> anyhow::Result<()> {
+fn a_stale_socket_and_a_dangling_link_are_removed() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     let socket = home.control_socket();
@@ -201,7 +201,7 @@ fn a_file_in_the_sockets_place_is_not_touched() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_unresponsive_listener_is_named_and_never_ended() -> anyhow::Result<()> {
+fn an_unresponsive_listener_is_reported_and_never_ended() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     let listener = UnixListener::bind(home.control_socket())?;
@@ -238,7 +238,7 @@ fn a_socket_path_beyond_the_kernels_limit_works() -> anyhow::Result<()> {
 }
 
 #[test]
-fn another_time_zone_loses_nobody() -> anyhow::Result<()> {
+fn another_time_zone_loses_no_server() -> anyhow::Result<()> {
     let home = home()?;
     let started = Codexd::new(&home)?.env("TZ", "UTC").json(&["start"])?;
     let elsewhere = Codexd::new(&home)?.env("TZ", "America/New_York");
@@ -291,7 +291,7 @@ fn the_state_is_for_its_owner_alone_whatever_the_umask() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_server_that_dies_at_start_is_told_with_its_last_words_and_leaves_nothing() -> anyhow::Result<()> {
+fn a_server_that_exits_at_start_is_reported_with_its_stderr_and_leaves_nothing() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::ExitsAtOnce("config.toml is broken at line 7", 3).install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;
@@ -338,7 +338,7 @@ fn a_broken_new_binary_never_costs_the_good_server() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_number_in_the_event_log_never_comes_again_after_a_torn_line() -> anyhow::Result<()> {
+fn an_event_number_does_not_repeat_after_a_torn_line() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
@@ -358,7 +358,7 @@ fn a_number_in_the_event_log_never_comes_again_after_a_torn_line() -> anyhow::Re
 }
 
 #[test]
-fn an_unresponsive_supervisor_is_replaced_and_its_server_goes_on() -> anyhow::Result<()> {
+fn an_unresponsive_supervisor_is_replaced_and_its_server_keeps_running() -> anyhow::Result<()> {
     let home = home()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;

@@ -27,7 +27,7 @@ fn stop_ends_a_server_that_ignores_sigterm() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_server_that_is_long_at_work_before_it_answers_is_waited_for() -> anyhow::Result<()> {
+fn a_busy_server_gets_more_time_to_answer() -> anyhow::Result<()> {
     // Longer than one that does nothing is waited for.
     let home = home_with(&Fake::ComputesAtStart(31))?;
     let codexd = Codexd::new(&home)?;
@@ -51,7 +51,7 @@ fn stop_ends_what_the_server_started() -> anyhow::Result<()> {
 }
 
 #[test]
-fn while_a_stop_ends_what_the_server_started_status_says_that_it_drains() -> anyhow::Result<()> {
+fn status_is_draining_while_stop_ends_the_processes_of_the_server() -> anyhow::Result<()> {
     let home = home_with(&Fake::LeavesStubbornGrandchild)?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
@@ -96,7 +96,7 @@ fn a_crashed_server_leaves_nothing_beside_its_successor() -> anyhow::Result<()> 
 }
 
 #[test]
-fn start_gives_up_on_a_unresponsive_server_and_leaves_nothing() -> anyhow::Result<()> {
+fn start_gives_up_on_an_unresponsive_server_and_leaves_nothing() -> anyhow::Result<()> {
     let home = home_with(&Fake::Unresponsive)?;
     let run = Codexd::new(&home)?.run(&["start"])?;
     assert_eq!(run.json()?["error"]["code"], "start-timeout", "{run}");

@@ -77,7 +77,7 @@ fn started() -> anyhow::Result<(Home, Value)> {
 }
 
 #[test]
-fn restart_succeeds_while_another_program_sends_orders_that_nobody_knows() -> anyhow::Result<()> {
+fn restart_succeeds_while_another_program_sends_unknown_orders() -> anyhow::Result<()> {
     let (home, _) = started()?;
     let codexd = Codexd::new(&home)?;
     let is_over = AtomicBool::new(false);
@@ -167,7 +167,8 @@ fn connections_that_spoke_once_and_unfinished_orders_keep_no_command_out_and_cos
 }
 
 #[test]
-fn the_gateway_and_a_command_that_waits_stay_when_all_places_are_taken() -> anyhow::Result<()> {
+fn the_gateway_and_a_waiting_command_stay_connected_when_the_connection_limit_is_reached()
+-> anyhow::Result<()> {
     let (home, _) = started()?;
     let mut observer = Connection::open(&home)?;
     observer.send(&json!({"id": 1, "order": "getLaunchSpec"}))?;
@@ -203,7 +204,7 @@ fn a_program_that_reads_nothing_is_disconnected() -> anyhow::Result<()> {
 }
 
 #[test]
-fn orders_of_the_version_before_are_carried_out_and_answered_as_it_expects() -> anyhow::Result<()> {
+fn orders_of_the_previous_version_are_carried_out_and_answered_in_its_form() -> anyhow::Result<()> {
     let (home, start) = started()?;
     // The gateway of this version would subscribe again at once, and the supervisor would close the older connection.
     let this_version = gateway(&home)?;
@@ -251,7 +252,7 @@ fn no_requested_end_of_a_server_is_logged_as_a_loss() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_supervisor_answers_while_it_ends_what_a_dead_server_left_behind() -> anyhow::Result<()> {
+fn the_supervisor_answers_while_it_ends_orphans() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::LeavesStubbornGrandchild.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;

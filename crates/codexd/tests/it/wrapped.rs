@@ -118,7 +118,7 @@ fn a_turn_of_a_server_in_a_script_has_its_grace_after_the_supervisor_was_killed(
 }
 
 #[test]
-fn a_turn_of_a_server_below_node_has_its_grace() -> anyhow::Result<()> {
+fn a_turn_of_a_server_below_node_has_its_grace_period() -> anyhow::Result<()> {
     if std::process::Command::new("node").arg("--version").output().is_err() {
         skip!("no node on PATH");
     }

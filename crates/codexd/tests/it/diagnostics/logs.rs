@@ -49,7 +49,7 @@ fn the_logs_that_exist_are_listed() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_log_that_does_not_exist_is_named() -> anyhow::Result<()> {
+fn a_log_that_does_not_exist_is_reported() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?;
     let run = codexd.run(&["logs", "--process", "supervisor", "--text"])?;

@@ -58,6 +58,22 @@ fn a_command_line_that_is_not_understood_is_answered_in_text_on_a_terminal() -> 
 }
 
 #[test]
+fn color_follows_the_terminal_and_the_variables_that_control_it() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = || Ok::<_, anyhow::Error>(Codexd::new(&home)?.env("TERM", "xterm"));
+    let has_color = |printed: &str| printed.contains("\u{1b}[");
+    ensure!(has_color(&on_terminal(&codexd()?, &["status"])?.1), "on a terminal");
+    for (variable, value) in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+        let printed = on_terminal(&codexd()?.env(variable, value), &["status"])?.1;
+        ensure!(!has_color(&printed), "{variable}: {printed}");
+    }
+    let piped = codexd()?.env("CLICOLOR_FORCE", "1").run(&["status", "--text"])?;
+    ensure!(has_color(&piped.stdout), "{piped}");
+    ensure!(!has_color(&codexd()?.run(&["status", "--text"])?.stdout), "in a pipe");
+    Ok(())
+}
+
+#[test]
 fn json_can_be_forced_on_a_terminal_and_text_elsewhere() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?.env("PATH", "/nonexistent");

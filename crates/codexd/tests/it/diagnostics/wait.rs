@@ -7,7 +7,7 @@ use codexd_testkit::{Codexd, Fake, Home, Layout, until};
 use crate::lifecycle::{SOON, recorded};
 
 #[test]
-fn a_start_and_a_stop_end_the_waits_for_them() -> anyhow::Result<()> {
+fn status_wait_ends_with_the_start_or_the_stop_that_it_waits_for() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::ServesWhenTold.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;

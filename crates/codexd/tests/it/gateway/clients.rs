@@ -83,7 +83,7 @@ async fn queue(fixture: &GatewayFixture, alice: &Client, arguments: &[&str]) -> 
 }
 
 #[tokio::test]
-async fn queued_messages_become_turns_that_are_told() -> anyhow::Result<()> {
+async fn queued_messages_become_turns_with_notifications() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }

@@ -88,11 +88,11 @@ async fn login_is_told(version: Version) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn connected_clients_are_told_once_that_the_login_changed_in_a_restart_0_131() -> anyhow::Result<()> {
+async fn connected_clients_are_notified_once_of_a_login_change_during_restart_0_131() -> anyhow::Result<()> {
     login_is_told(Version::V0_131_0).await
 }
 
 #[tokio::test]
-async fn connected_clients_are_told_once_that_the_login_changed_in_a_restart_0_171() -> anyhow::Result<()> {
+async fn connected_clients_are_notified_once_of_a_login_change_during_restart_0_171() -> anyhow::Result<()> {
     login_is_told(Version::V0_171_0).await
 }

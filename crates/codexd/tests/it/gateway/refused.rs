@@ -59,6 +59,6 @@ async fn a_restart_with_a_server_that_dies_changes_nothing() -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn a_restart_with_what_is_no_program_changes_nothing() -> anyhow::Result<()> {
+async fn a_restart_with_a_file_that_is_no_program_changes_nothing() -> anyhow::Result<()> {
     restart_with(Fake::NotAProgram, &["codex-broken"]).await
 }

@@ -78,7 +78,7 @@ async fn a_cancelled_search_ends_as_it_does_without_the_gateway() -> anyhow::Res
 }
 
 #[tokio::test]
-async fn what_a_search_tells_on_its_way_names_the_request_of_its_client() -> anyhow::Result<()> {
+async fn partial_results_of_a_search_carry_the_request_id_of_its_client() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }

@@ -86,7 +86,7 @@ macro_rules! kinds {
     ($($name:ident: $kind:ident;)+) => {
         $(mod $name {
             #[tokio::test]
-            async fn is_answered_by_the_first_and_asked_of_who_joins() -> anyhow::Result<()> {
+            async fn a_request_is_answered_by_the_first_client_and_sent_to_a_later_viewer() -> anyhow::Result<()> {
                 if let Err(reason) = codexd_testkit::codex::platform() {
                     codexd_testkit::skip!("{reason}");
                 }
@@ -233,7 +233,7 @@ fn token(signature: &str) -> String {
 }
 
 #[tokio::test]
-async fn everybody_is_asked_once_for_a_fresh_token_and_the_first_answer_is_used() -> anyhow::Result<()> {
+async fn every_client_is_asked_once_for_a_fresh_token_and_the_first_answer_counts() -> anyhow::Result<()> {
     const ASKED: &str = "account/chatgptAuthTokens/refresh";
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
@@ -275,7 +275,7 @@ async fn everybody_is_asked_once_for_a_fresh_token_and_the_first_answer_is_used(
 }
 
 #[tokio::test]
-async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed() -> anyhow::Result<()> {
+async fn every_viewer_is_asked_for_the_time_and_the_first_answer_counts() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
@@ -305,7 +305,7 @@ async fn the_time_is_asked_of_every_viewer_and_the_first_to_tell_it_is_believed(
 }
 
 #[tokio::test]
-async fn the_client_that_attests_is_asked_to_and_its_word_reaches_the_model() -> anyhow::Result<()> {
+async fn the_attestation_of_a_client_reaches_the_model() -> anyhow::Result<()> {
     const ASKED: &str = "attestation/generate";
     if let Err(reason) = codex::platform() {
         skip!("{reason}");

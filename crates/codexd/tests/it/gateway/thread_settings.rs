@@ -34,7 +34,7 @@ fn schema(home: &Home, version: Version) -> anyhow::Result<BTreeMap<&'static str
 }
 
 #[test]
-fn every_thread_parameter_of_the_newest_schema_has_a_fate() -> anyhow::Result<()> {
+fn every_thread_parameter_of_the_newest_schema_is_classified() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         codexd_testkit::skip!("{reason}");
     }
@@ -261,7 +261,7 @@ fn assert_on_no_disk(fixture: &GatewayFixture, secret: &str) -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn lost_settings_are_told_to_the_viewers_as_a_warning() -> anyhow::Result<()> {
+async fn lost_settings_are_reported_to_the_viewers_as_a_warning() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         codexd_testkit::skip!("{reason}");
     }

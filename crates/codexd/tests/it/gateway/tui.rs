@@ -153,7 +153,7 @@ async fn a_terminal_shows_no_background_command_of_a_killed_server() -> anyhow::
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_told_where_to_attach_lives_through_a_kill_and_a_restart() -> anyhow::Result<()> {
+async fn a_terminal_with_an_explicit_socket_survives_a_kill_and_a_restart() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
@@ -164,7 +164,7 @@ async fn a_terminal_that_is_told_where_to_attach_lives_through_a_kill_and_a_rest
 }
 
 #[tokio::test]
-async fn a_terminal_that_attaches_by_itself_lives_through_a_kill_and_a_restart() -> anyhow::Result<()> {
+async fn a_terminal_with_the_default_socket_survives_a_kill_and_a_restart() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }

@@ -45,7 +45,7 @@ fn without_a_gateway_the_server_listens_itself_and_restart_changes_between_the_t
 }
 
 #[test]
-fn a_setting_that_is_no_gateway_is_told_and_the_default_holds() -> anyhow::Result<()> {
+fn an_invalid_gateway_setting_is_reported_and_the_default_counts() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::Healthy.install(&home, Layout::Standalone)?;
     let text = json!({"gateway": {"listen": "ws://0.0.0.0:1"}}).to_string();
@@ -64,7 +64,7 @@ fn a_setting_that_is_no_gateway_is_told_and_the_default_holds() -> anyhow::Resul
 }
 
 #[test]
-fn a_setting_that_names_no_clients_is_told_and_viewers_decide_about_subagents() -> anyhow::Result<()> {
+fn an_invalid_subagent_setting_is_reported_and_viewers_get_the_requests() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::Healthy.install(&home, Layout::Standalone)?;
     let text = json!({"gateway": {"subagentApprovals": "everyone"}}).to_string();

@@ -266,7 +266,7 @@ fn a_successor_that_a_killed_supervisor_has_started_is_ended_by_the_next_one() -
 }
 
 #[test]
-fn what_the_gateway_wants_told_reaches_everybody_else() -> anyhow::Result<()> {
+fn relayed_reports_of_the_gateway_reach_all_other_clients() -> anyhow::Result<()> {
     let home = started()?;
     let (mut teller, mut listener) = (Line::to_the_supervisor(&home)?, Line::to_the_supervisor(&home)?);
     let value = json!({"handover": {"state": "completed", "anything": [1, null]}});

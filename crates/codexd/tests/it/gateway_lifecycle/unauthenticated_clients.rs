@@ -94,7 +94,7 @@ fn another_user_reaches_no_socket_of_a_home() -> anyhow::Result<()> {
 }
 
 #[test]
-fn another_user_to_whom_the_way_is_open_is_refused_by_the_gateway_itself() -> anyhow::Result<()> {
+fn another_user_who_can_reach_the_socket_is_refused_by_the_gateway() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         skip!("only root can be another user");
     }

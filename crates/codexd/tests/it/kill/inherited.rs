@@ -40,7 +40,7 @@ fn open(process: &Process) -> anyhow::Result<Vec<(i32, String)>> {
 }
 
 #[test]
-fn nobody_holds_what_the_caller_of_a_command_had_open() -> anyhow::Result<()> {
+fn no_process_keeps_open_files_of_the_caller() -> anyhow::Result<()> {
     let test_home = TestHome::new()?;
     for name in ["start", "restart", "enable-remote-control"] {
         lets_go_after(&test_home, name)?;

@@ -72,7 +72,7 @@ fn first_gap_ms() -> anyhow::Result<i64> {
 }
 
 #[test]
-fn a_server_that_is_about_to_be_back_has_not_failed() -> anyhow::Result<()> {
+fn a_server_that_is_about_to_be_restarted_has_not_failed() -> anyhow::Result<()> {
     // A fifth end within a minute would be a crash loop.
     const ENDS: usize = 4;
     let test_home = TestHome::new()?;
@@ -139,7 +139,7 @@ fn a_killed_server_is_back_at_once_and_the_next_time_a_tenth_of_a_second_after_i
 }
 
 #[test]
-fn a_binary_that_is_missing_for_a_while_is_awaited_and_counts_as_no_crash() -> anyhow::Result<()> {
+fn a_missing_binary_is_awaited_and_is_no_crash() -> anyhow::Result<()> {
     let test_home = TestHome::new()?;
     test_home.run(&["start"])?;
     let server = test_home.server()?;
@@ -169,7 +169,8 @@ fn a_binary_that_is_missing_for_a_while_is_awaited_and_counts_as_no_crash() -> a
 }
 
 #[test]
-fn a_server_that_keeps_dying_is_named_and_tried_at_the_ceiling_until_stop() -> anyhow::Result<()> {
+fn a_server_that_keeps_crashing_is_reported_and_retried_at_the_longest_backoff_until_stop()
+-> anyhow::Result<()> {
     let test_home = TestHome::new()?;
     test_home.run(&["start"])?;
     Fake::ExitsAtOnce("no such model", 3).install(&test_home.home, Layout::Standalone)?;
@@ -191,7 +192,7 @@ fn a_server_that_keeps_dying_is_named_and_tried_at_the_ceiling_until_stop() -> a
 }
 
 #[test]
-fn start_ends_a_crash_loop_once_the_codex_is_mended() -> anyhow::Result<()> {
+fn start_ends_a_crash_loop_once_codex_is_repaired() -> anyhow::Result<()> {
     for command in ["start", "restart", "enable-remote-control"] {
         let test_home = TestHome::new()?;
         test_home.run(&["start"])?;
@@ -219,7 +220,7 @@ fn orphans(test_home: &TestHome) -> anyhow::Result<Vec<Process>> {
 }
 
 #[test]
-fn what_a_server_started_goes_with_it_also_when_its_supervisor_was_killed_first() -> anyhow::Result<()> {
+fn processes_of_a_server_end_with_it_although_its_supervisor_was_killed_first() -> anyhow::Result<()> {
     for command in ["start", "stop", "restart"] {
         let test_home = TestHome::with_fake(&Fake::LeavesGrandchildren)?;
         test_home.run(&["start"])?;
@@ -271,7 +272,7 @@ fn stops_in_bounds(test_home: &TestHome, grace: u64) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_stopped_server_ignores_nobody_for_longer_than_the_grace() -> anyhow::Result<()> {
+fn a_suspended_server_is_killed_after_the_grace_period() -> anyhow::Result<()> {
     let test_home = TestHome::new()?;
     test_home.run(&["start"])?;
     test_home.server()?.signal(Signal::STOP)?;

@@ -58,7 +58,7 @@ pub(super) fn kill(process: &Process) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_supervisor_killed_while_it_keeps_leaves_the_server_to_the_next_command() -> anyhow::Result<()> {
+fn a_supervisor_killed_while_its_server_runs_leaves_it_to_the_next_command() -> anyhow::Result<()> {
     for command in COMMANDS {
         let test_home = TestHome::new()?;
         test_home.run(&["start"])?;
@@ -73,7 +73,7 @@ fn a_supervisor_killed_while_it_keeps_leaves_the_server_to_the_next_command() ->
 }
 
 #[test]
-fn a_supervisor_and_its_server_killed_together_are_in_nobodys_way() -> anyhow::Result<()> {
+fn a_supervisor_and_its_server_killed_together_do_not_block_the_next_command() -> anyhow::Result<()> {
     for command in COMMANDS {
         let test_home = TestHome::new()?;
         test_home.run(&["start"])?;
@@ -106,7 +106,7 @@ fn a_supervisor_and_its_server_killed_together_are_in_nobodys_way_while_they_are
 }
 
 #[test]
-fn a_supervisor_killed_while_it_waits_to_restart_is_in_nobodys_way() -> anyhow::Result<()> {
+fn a_supervisor_killed_while_it_waits_to_restart_does_not_block_the_next_command() -> anyhow::Result<()> {
     for command in COMMANDS {
         let test_home = TestHome::new()?;
         test_home.run(&["start"])?;
@@ -207,7 +207,7 @@ fn order_about(test_home: &TestHome) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_supervisor_killed_at_any_call_is_replaced_under_the_feet_of_the_command() -> anyhow::Result<()> {
+fn a_supervisor_killed_at_any_system_call_is_replaced_during_the_command() -> anyhow::Result<()> {
     killed_at_its_calls(TestHome::new, CALLS)
 }
 
@@ -308,7 +308,7 @@ fn holds_a_lock(process: &Process) -> bool {
 
 /// As after the death of a supervisor on a busy machine: it has no name any more, and its files are still open.
 #[test]
-fn a_lock_of_nobody_that_can_be_found_is_waited_for_longer_than_one_look_takes() -> anyhow::Result<()> {
+fn a_lock_without_a_visible_holder_is_awaited_longer_than_one_observation() -> anyhow::Result<()> {
     const LONGER_THAN_A_LOOK: Duration = Duration::from_millis(2_500);
     let test_home = TestHome::new()?;
     test_home.run(&["start"])?;
@@ -326,7 +326,7 @@ fn a_lock_of_nobody_that_can_be_found_is_waited_for_longer_than_one_look_takes()
 
 /// Stopped right after it took its lock: the supervisor has not written its state yet.
 #[test]
-fn a_supervisor_that_hangs_before_it_has_said_anything_is_replaced() -> anyhow::Result<()> {
+fn a_supervisor_that_hangs_before_its_first_report_is_replaced() -> anyhow::Result<()> {
     let test_home = TestHome::new()?;
     let mut supervisor = test_home.home.command(codexd::binary()?);
     supervisor.arg("supervisor").arg("--codex-home").arg(test_home.home.path());

@@ -158,7 +158,7 @@ fn escape_sequences_of_a_command_line_are_printed_and_not_obeyed() -> anyhow::Re
 }
 
 #[test]
-fn what_is_no_version_is_not_taken_for_one() -> anyhow::Result<()> {
+fn output_that_is_no_version_is_rejected() -> anyhow::Result<()> {
     for version in [format!("0.171.0{ESCAPES}"), "1".repeat(3_000), "0.171.0;rm".to_owned()] {
         let home = Home::new()?;
         let printed = home.write("printed", format!("codex-cli {version}\n"))?;

@@ -80,7 +80,7 @@ fn a_setting_that_is_changed_counts_before_the_named_codex() -> anyhow::Result<(
 }
 
 #[test]
-fn a_named_codex_that_is_gone_is_an_error_that_says_where_it_was_named() -> anyhow::Result<()> {
+fn a_named_codex_that_is_gone_is_an_error_with_the_source_of_its_name() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use codexd_testkit::{Codexd, Fake, Home, Layout};
 
 #[test]
-fn bad_arguments_are_named_and_answered_in_json() -> anyhow::Result<()> {
+fn bad_arguments_are_reported_in_json() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?;
     for (arguments, named) in [
@@ -54,7 +54,7 @@ fn upstreams_spelling_of_a_command_is_the_same_command() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_documented_error_codes_are_those_of_the_program() -> anyhow::Result<()> {
+fn docs_list_the_error_codes_of_the_program() -> anyhow::Result<()> {
     let home = Home::new()?;
     let table = Codexd::new(&home)?.run(&["error-table"])?.stdout;
     let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
@@ -74,7 +74,7 @@ fn text_is_for_people_and_json_is_accepted_everywhere() -> anyhow::Result<()> {
     }
     let text = codexd.run(&["status", "--text"])?;
     assert!(text.stdout.starts_with("state ") && text.stdout.contains("running"), "{}", text.stdout);
-    assert!(!text.stdout.contains('\u{1b}'), "no colours where there is no terminal");
+    assert!(!text.stdout.contains('\u{1b}'), "no color where there is no terminal");
     let up = codexd.run(&["up", "--text"])?;
     assert!(up.stdout.contains("codex --remote unix://"), "{}", up.stdout);
     codexd.json(&["stop", "--json"])?;
@@ -82,7 +82,7 @@ fn text_is_for_people_and_json_is_accepted_everywhere() -> anyhow::Result<()> {
 }
 
 #[test]
-fn up_without_a_codex_runs_the_built_in_server_and_says_so_first() -> anyhow::Result<()> {
+fn up_without_a_codex_announces_and_runs_the_built_in_server() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?.env("PATH", "/nonexistent");
     let up = codexd.run(&["up"])?;
@@ -100,7 +100,7 @@ fn up_without_a_codex_runs_the_built_in_server_and_says_so_first() -> anyhow::Re
 }
 
 #[test]
-fn without_a_codex_start_tells_where_it_looked_and_how_to_get_one() -> anyhow::Result<()> {
+fn without_a_codex_start_reports_where_it_searched_and_how_to_install_one() -> anyhow::Result<()> {
     let home = Home::new()?;
     let run = Codexd::new(&home)?.env("PATH", "/nonexistent").run(&["start"])?;
     let error = run.json()?["error"].clone();
@@ -138,7 +138,7 @@ fn without_a_codex_answers_name_the_place_where_it_would_be_and_people_are_told_
 }
 
 #[test]
-fn people_are_not_told_of_another_codex_where_none_is_installed_any_more() -> anyhow::Result<()> {
+fn text_names_no_other_version_if_codex_is_no_longer_installed() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::Healthy.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;
@@ -153,7 +153,7 @@ fn people_are_not_told_of_another_codex_where_none_is_installed_any_more() -> an
 }
 
 #[test]
-fn a_home_that_is_not_there_is_named() -> anyhow::Result<()> {
+fn a_missing_home_is_reported_with_its_path() -> anyhow::Result<()> {
     let home = Home::new()?;
     let missing = home.root().join("missing").to_string_lossy().into_owned();
     for command in ["start", "status", "version"] {

@@ -143,7 +143,7 @@ fn a_state_folder_that_others_may_write_to_is_closed_and_what_they_planted_is_no
 }
 
 #[test]
-fn a_listener_of_another_user_on_the_control_socket_is_told_nothing() -> anyhow::Result<()> {
+fn a_listener_of_another_user_on_the_control_socket_gets_no_data() -> anyhow::Result<()> {
     if !is_root() {
         skip!("{NEEDS_ROOT}");
     }

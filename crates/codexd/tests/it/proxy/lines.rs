@@ -39,7 +39,7 @@ fn assert_all_answered(stdout: &[u8]) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_script_gets_every_answer_and_the_end() -> anyhow::Result<()> {
+fn a_script_gets_every_response_and_the_end_of_input() -> anyhow::Result<()> {
     for server in SERVERS {
         let home = Home::new()?;
         let running = match block_on(AppServer::start(&home, server)) {
@@ -56,7 +56,7 @@ fn a_script_gets_every_answer_and_the_end() -> anyhow::Result<()> {
 }
 
 #[test]
-fn without_a_socket_it_is_that_of_the_home() -> anyhow::Result<()> {
+fn proxy_without_a_socket_connects_to_the_home() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start", "--embedded"])?;
@@ -75,7 +75,7 @@ fn upgraded(stream: UnixStream) -> Socket {
 }
 
 #[test]
-fn answers_that_come_after_the_end_of_stdin_are_waited_for() -> anyhow::Result<()> {
+fn responses_after_the_end_of_stdin_are_awaited() -> anyhow::Result<()> {
     let home = Home::new()?;
     let large = "x".repeat(20 << 20);
     let asked = json!({"id": 1, "method": "m", "params": large});
@@ -107,12 +107,12 @@ fn answers_that_come_after_the_end_of_stdin_are_waited_for() -> anyhow::Result<(
 }
 
 #[test]
-fn a_server_that_goes_before_its_time_is_an_error() -> anyhow::Result<()> {
+fn a_server_that_closes_the_connection_early_is_an_error() -> anyhow::Result<()> {
     let close = CloseFrame { code: 1013.into(), reason: "slow reader".into() };
     for (close, named, stdin_ends) in [
-        (Some(close), "(1013: slow reader); 1 requests were not answered", true),
-        (None, "closed the connection; 1 requests were not answered", true),
-        (None, "closed the connection; 1 requests were not answered", false),
+        (Some(close), "(1013: slow reader); unanswered requests: 1", true),
+        (None, "closed the connection; unanswered requests: 1", true),
+        (None, "closed the connection; unanswered requests: 1", false),
     ] {
         let home = Home::new()?;
         let server = stub(&home, move |stream| {
@@ -139,7 +139,7 @@ fn a_server_that_goes_before_its_time_is_an_error() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_line_that_is_no_text_is_named() -> anyhow::Result<()> {
+fn a_line_that_is_not_utf8_is_reported() -> anyhow::Result<()> {
     let home = Home::new()?;
     let server = stub(&home, |stream| {
         let mut socket = upgraded(stream);
@@ -157,7 +157,7 @@ fn a_line_that_is_no_text_is_named() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_listens_and_is_no_websocket_is_named() -> anyhow::Result<()> {
+fn a_listener_without_websocket_is_reported() -> anyhow::Result<()> {
     let home = Home::new()?;
     let server = stub(&home, drop)?;
     let output = piped(proxy(&home, &["--lines"])?, Vec::new(), true)?;

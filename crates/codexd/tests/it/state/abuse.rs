@@ -38,7 +38,7 @@ fn process_in(path: &Path) -> anyhow::Result<Process> {
 
 /// MCP servers get an environment of their own, and what they start may make a session of its own.
 #[test]
-fn what_a_server_started_is_ended_even_without_its_mark() -> anyhow::Result<()> {
+fn processes_of_a_server_are_ended_without_their_generation_id() -> anyhow::Result<()> {
     for how_it_ends in [Signal::TERM, Signal::KILL] {
         let home = Home::new()?;
         let one = "env -i sleep 1000000 & echo $! > \"$CODEX_HOME/one\"";
@@ -166,7 +166,7 @@ fn silent_connections_to_the_supervisor_do_not_keep_commands_out() -> anyhow::Re
 }
 
 #[test]
-fn another_users_listener_in_the_place_of_the_supervisor_is_given_no_order() -> anyhow::Result<()> {
+fn a_listener_of_another_user_on_the_supervisors_socket_gets_no_order() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         codexd_testkit::skip!("only root can listen as another user");
     }

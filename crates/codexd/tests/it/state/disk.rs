@@ -28,7 +28,7 @@ fn may_mount() -> Result<(), String> {
 }
 
 #[test]
-fn a_read_only_home_is_told_and_what_needs_no_writing_works() -> anyhow::Result<()> {
+fn a_read_only_home_is_reported_and_commands_without_writes_work() -> anyhow::Result<()> {
     if let Err(reason) = may_mount() {
         skip!("{reason}");
     }
@@ -57,7 +57,7 @@ fn a_read_only_home_is_told_and_what_needs_no_writing_works() -> anyhow::Result<
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing_running_unrecorded() -> anyhow::Result<()> {
+fn a_full_disk_is_reported_and_leaves_no_unrecorded_process() -> anyhow::Result<()> {
     if let Err(reason) = may_mount() {
         skip!("{reason}");
     }

@@ -13,7 +13,7 @@ use super::home;
 use crate::lifecycle::SOON;
 
 #[test]
-fn what_stands_in_the_place_of_a_file_is_named_and_holds_nobody_up() -> anyhow::Result<()> {
+fn an_object_in_place_of_a_file_is_reported_and_delays_no_command() -> anyhow::Result<()> {
     for fifo in [true, false] {
         let home = home()?;
         let codexd = Codexd::new(&home)?;
@@ -38,7 +38,7 @@ fn what_stands_in_the_place_of_a_file_is_named_and_holds_nobody_up() -> anyhow::
 }
 
 #[test]
-fn fifos_in_the_places_of_all_other_files_that_are_only_read_hold_nobody_up() -> anyhow::Result<()> {
+fn fifos_in_place_of_files_that_are_only_read_delay_no_command() -> anyhow::Result<()> {
     let home = home()?;
     for name in [
         "server.json",
@@ -72,7 +72,7 @@ fn a_fifo_in_the_place_of_any_file_that_a_start_opens_does_not_hang_it() -> anyh
         ("supervisor.json", false),
         ("gateway.json", false),
         ("gateway-goals.json", false),
-        ("gateway-persona.json", false),
+        ("gateway-client-identity.json", false),
         ("codex-binaries.json", false),
     ];
     for (name, fails) in places {

@@ -57,7 +57,7 @@ fn status_reports_a_configuration_that_cannot_be_loaded() -> anyhow::Result<()> 
 }
 
 #[test]
-fn status_reports_remote_control_that_is_errored() -> anyhow::Result<()> {
+fn status_reports_errored_remote_control() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }

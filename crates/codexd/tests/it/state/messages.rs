@@ -9,7 +9,7 @@ use codexd_testkit::{Codexd, Home, run};
 use crate::lifecycle::SOON;
 
 #[test]
-fn a_home_that_is_a_dangling_link_is_named_with_its_target() -> anyhow::Result<()> {
+fn a_home_that_is_a_dangling_link_is_reported_with_its_target() -> anyhow::Result<()> {
     let home = Home::new()?;
     let link = home.profile().join(".codex");
     symlink("/nowhere/codex", &link)?;
@@ -47,7 +47,7 @@ fn settings_that_are_a_folder_are_not_to_be_retried() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_supervisor_that_cannot_listen_says_where_and_why() -> anyhow::Result<()> {
+fn a_supervisor_that_cannot_listen_reports_where_and_why() -> anyhow::Result<()> {
     let home = Home::new()?;
     // A folder that cannot be removed is where the supervisor's socket is to be.
     fs::create_dir_all(home.state("supervisor.sock/in-the-way"))?;

@@ -8,7 +8,7 @@ use codexd_testkit::{Codexd, Fake, Home, Layout, until};
 use crate::lifecycle::{SOON, recorded};
 
 #[test]
-fn a_binary_that_is_long_at_work_before_it_tells_its_version_is_waited_for() -> anyhow::Result<()> {
+fn a_busy_binary_gets_more_time_to_print_its_version() -> anyhow::Result<()> {
     let home = Home::new()?;
     // Longer than one that does nothing is waited for.
     Fake::VersionComputes(6).install(&home, Layout::Standalone)?;
@@ -26,7 +26,7 @@ fn a_binary_that_is_long_at_work_before_it_tells_its_version_is_waited_for() -> 
 }
 
 #[test]
-fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Result<()> {
+fn a_slow_start_is_awaited_by_all_commands_and_repeated_by_none() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::ServesWhenTold.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;
@@ -49,7 +49,7 @@ fn a_slow_start_is_waited_for_by_everybody_and_doubled_by_nobody() -> anyhow::Re
 }
 
 #[test]
-fn a_lock_that_is_held_is_waited_for_in_bounds_and_its_holder_named() -> anyhow::Result<()> {
+fn a_held_lock_is_awaited_with_a_limit_and_its_holder_is_reported() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::ServesWhenTold.install(&home, Layout::Standalone)?;
     let codexd = Codexd::new(&home)?;

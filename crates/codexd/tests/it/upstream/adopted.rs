@@ -59,7 +59,7 @@ fn make_older(home: &Home) -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_server_of_an_older_codexd_is_migrated_without_a_restart() -> anyhow::Result<()> {
+fn a_server_of_an_older_codexd_is_migrated_without_a_restart() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
@@ -124,7 +124,7 @@ fn logs_of_an_older_codexd_that_is_stopped_get_their_new_names() -> anyhow::Resu
 }
 
 #[test]
-fn what_a_server_without_a_gateway_writes_stands_in_one_log() -> anyhow::Result<()> {
+fn a_server_without_a_gateway_has_one_log() -> anyhow::Result<()> {
     if let Err(reason) = codex::platform() {
         skip!("{reason}");
     }
