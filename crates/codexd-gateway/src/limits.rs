@@ -25,8 +25,12 @@ pub(crate) const UPSTREAM_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub(crate) const UPSTREAM_MESSAGES_MAX: usize = 1_000_000;
 /// The largest message, and the largest frame, that is read from an app-server. It has no limit of its own.
 pub(crate) const UPSTREAM_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How much is read from a client before others have their turn.
+/// How much is read from a client before others have their turn, at the most.
 pub(crate) const CLIENT_READ_BYTES: usize = 16 * 1024;
+/// The same, at the least: a system call for less costs more than it reads.
+pub(crate) const CLIENT_READ_MIN_BYTES: usize = 512;
+/// How much is read in one round over all clients that have more to read, unless they are so many that each has the least.
+pub(crate) const CLIENT_READ_ROUND_BYTES: usize = 64 * 1024;
 /// How much is read from an app-server at once: everything in it is passed on before anything is written.
 pub(crate) const UPSTREAM_READ_BYTES: usize = 64 * 1024;
 /// Reads of a link that a burst may take at once, if they bring nothing that anybody waits for.

@@ -18,7 +18,7 @@ use super::outbox::Overflow;
 use super::stream::Stream;
 use crate::host::HostCommand;
 use crate::hub::{ClientId, Event, Text};
-use crate::limits::{CLIENT_READ_BYTES, CLOSE_TIMEOUT_MS, TRIM_AFTER_MS};
+use crate::limits::{CLOSE_TIMEOUT_MS, TRIM_AFTER_MS};
 use codexd_protocol::websocket::Fault;
 
 const GOING_AWAY: u16 = 1001;
@@ -134,6 +134,7 @@ pub(crate) async fn serve(
 
 /// Reads until the end. `None` when it came from this peer.
 async fn listen(driver: &Rc<HubDriver>, client: ClientId, connection: &Rc<WsConnection>) -> Option<End> {
+    let mut turns = driver.read_turns.of_a_client();
     loop {
         match connection.ready(|| driver.should_read(client)).await {
             Ready::Readable => {}
@@ -142,9 +143,10 @@ async fn listen(driver: &Rc<HubDriver>, client: ClientId, connection: &Rc<WsConn
         }
         let read = {
             let mut buffer = driver.read_buffer.borrow_mut();
-            let room = CLIENT_READ_BYTES.min(buffer.len());
+            let room = turns.bytes().min(buffer.len());
             connection.read(&mut buffer[..room], |text| driver.feed(Event::ClientMessage(client, text)))
         };
+        turns.set_has_more(read == Ok(Read::More));
         match read {
             Ok(Read::All) => {}
             Ok(Read::More) => tokio::task::yield_now().await,

@@ -49,6 +49,7 @@ pub(crate) struct HubDriver {
     thread_states: trace::ThreadStates,
     /// What is read goes through here; nothing stays.
     pub(super) read_buffer: RefCell<Vec<u8>>,
+    pub(super) read_turns: super::read_turns::ReadTurns,
 }
 
 impl HubDriver {
@@ -72,6 +73,7 @@ impl HubDriver {
             host_commands: HostCommands::default(),
             persistence: Persistence::new(store, writer),
             thread_states: trace::ThreadStates::default(),
+            read_turns: super::read_turns::ReadTurns::default(),
             read_buffer: RefCell::new(vec![0; crate::limits::UPSTREAM_READ_BYTES]),
         })
     }

@@ -18,6 +18,7 @@ mod outbox;
 mod oversized;
 mod peer;
 mod read_coalescing;
+mod read_turns;
 mod servers;
 mod state_store;
 mod stream;
