@@ -1,4 +1,4 @@
-//! The seam between the gateway and whoever runs it: the listeners it is handed, what it is told, what it asks for.
+//! The interface between the gateway and its host, the process that runs it: listeners, events, commands, stored state.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,38 +8,38 @@ use std::path::PathBuf;
 use codexd_core::contract::EventLevel;
 use codexd_core::settings::SubagentApprovals;
 
-/// Whether this gateway moves threads from an outgoing generation to the current one. While it does not, nobody may put a
-/// second generation beside the first: its clients would be cut.
+/// Whether this gateway migrates threads from an outgoing generation to the current one. If not, a second generation must not
+/// be started beside the first: its clients would be disconnected.
 pub const MOVES: bool = true;
 
-/// A living app-server.
+/// An app-server that runs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Generation {
-    /// Its name: the mark in `CODEXD_GENERATION`. No two have the same, also over time.
+    /// The generation id, as in `CODEXD_GENERATION`; never used twice.
     pub id: String,
-    /// Its process.
+    /// Process id.
     pub pid: u32,
-    /// Where it listens, or is about to.
+    /// The path of its socket, which may not exist yet.
     pub socket: PathBuf,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
 }
 
-/// What a generation is for. One that was started to succeed the current one is not shown before it is promoted.
+/// The role of a generation. A successor is not reported before it is promoted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
-    /// New threads go there. There is at most one.
+    /// Gets new threads. At most one.
     Current,
-    /// It serves what it holds, and leaves when that is nothing any more.
+    /// Serves the threads and connections that it holds, and is retired when it holds none.
     Outgoing,
 }
 
-/// The settings of a thread, as a gateway has them stored.
+/// Stored settings of a thread.
 #[derive(Clone, Eq, PartialEq)]
 pub struct ThreadSettings {
-    /// The thread's id.
+    /// Thread id.
     pub thread: String,
-    /// The settings, which may hold credentials; nothing if they are to be forgotten.
+    /// The settings, which may hold credentials; `None` deletes them.
     pub settings: Option<String>,
 }
 
@@ -49,124 +49,123 @@ impl std::fmt::Debug for ThreadSettings {
     }
 }
 
-/// What the gateway is told.
+/// An event that the host reports to the gateway.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum HostEvent {
-    /// The generations that live now: the first thing it hears, and again at every change. None is current while a crashed
-    /// server is being started again.
+    /// The generations that run now. Sent first, and again at every change. None is current while a crashed server is being
+    /// restarted.
     Generations(Vec<Generation>),
-    /// What the gateway before this one had stored of threads ([`HostCommand::StoreThreadSettings`]). Comes before the first
+    /// The thread settings that the previous gateway stored ([`HostCommand::StoreThreadSettings`]). Comes before the first
     /// list of generations, or not at all.
     ThreadSettings(Vec<ThreadSettings>),
-    /// There was a gateway before this one, and what it had stored of threads is lost.
+    /// A previous gateway existed, and the thread settings that it stored are lost.
     ThreadSettingsLost,
-    /// The current one was asked to leave when its turns have ended: nothing new is to be begun there.
+    /// The current generation drains: nothing new may be started there.
     CurrentDrains,
-    /// The settings, as the last command found them. The token file is read again.
+    /// The settings, as the last command read them. The token file is read again.
     Configure {
-        /// The listener for the network, if there is to be one.
+        /// The TCP listener, if the settings have one.
         tcp: Option<TcpListenerConfig>,
-        /// Which clients decide what a sub-agent asks.
+        /// Which clients answer the approval requests of sub-agents.
         subagent_approvals: SubagentApprovals,
     },
-    /// Something has changed where app-servers make their sockets: one that does not listen yet may do so now.
+    /// The folder of the sockets has changed: an app-server that was not listening may listen now.
     SocketsChanged,
-    /// Close the clients with 1001 and end.
+    /// Close all clients with code 1001 and return.
     Leave,
 }
 
-/// What the gateway asks for.
+/// A command of the gateway to its host.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HostCommand {
-    /// The outgoing generation of this mark holds nothing any more and may be ended.
+    /// Stop an outgoing generation, which holds nothing any more.
     Retire {
-        /// Which.
+        /// The generation id.
         generation_id: String,
     },
-    /// Store the settings of a thread in store, never on disk, for a gateway that comes after this one. They may hold
-    /// credentials.
+    /// Keep the settings of a thread in memory for the next gateway, never on disk: they may hold credentials.
     StoreThreadSettings(ThreadSettings),
-    /// Tell this to every command that listens: how a handover goes.
+    /// Send this object to every command that waits for reports, such as the progress of a handover.
     Report(serde_json::Value),
-    /// Return free memory to the system: clients have left.
+    /// Return free memory to the system: clients have disconnected.
     TrimMemory,
-    /// Write a line into the event log.
+    /// Write an entry into the event log.
     Note {
-        /// How much it matters.
+        /// Its level.
         level: EventLevel,
-        /// What kind, such as `handover.completed`.
+        /// Its type, such as `handover.completed`.
         kind: String,
-        /// A sentence.
+        /// A sentence for people.
         message: String,
-        /// The facts: an object, or null.
+        /// Details for programs: an object, or null.
         detail: serde_json::Value,
     },
 }
 
-/// The goals that are at work, by the ids of their threads.
+/// Active goals, by the ids of their threads.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
 #[serde(default)]
 pub struct PersistedGoals {
-    /// They are active: somebody who is not there may count on it.
+    /// Goals that continue without a client.
     pub active: Vec<String>,
-    /// They are paused until their threads have moved, or may be: nobody wants that but the gateway.
-    pub held: Vec<String>,
+    /// Goals that the gateway has paused, or is about to pause, until their threads have migrated. codexd 0.1.0 wrote `held`.
+    #[serde(alias = "held")]
+    pub suspended: Vec<String>,
 }
 
 impl PersistedGoals {
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.active.is_empty() && self.held.is_empty()
+        self.active.is_empty() && self.suspended.is_empty()
     }
 }
 
-/// As whom a gateway introduced itself to app-servers.
+/// The client identity of the shared connections.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PersistedClientIdentity {
-    /// What the hub wanted kept.
+    /// The `initialize` parameters, as the hub wrote them.
     pub initialize_params: String,
-    /// The marks of the app-servers.
+    /// Ids of the generations that know this identity.
     pub generations: Vec<String>,
 }
 
-/// What outlives the gateway. It is read before the first client is served, and written by the [`StateWriter`].
+/// State on disk that outlives the gateway. It is read before the first client is served, and written by the [`StateWriter`].
 ///
 /// [`StateWriter`]: crate::state_writer::StateWriter
 pub trait StateStore: Send {
-    /// The goals that were at work when the gateway before this one ended.
+    /// The goals that were active when the previous gateway ended.
     fn goals(&mut self) -> PersistedGoals;
 
-    /// Keeps the goals that are at work from now on, in place of those before. Done when it returns, also if the gateway is
-    /// killed the next moment.
+    /// Replaces the stored goals. They are on disk when it returns.
     ///
     /// # Errors
-    /// The system's: they are not kept.
+    /// They could not be written.
     fn persist_goals(&mut self, goals: &PersistedGoals) -> io::Result<()>;
 
-    /// As whom the gateway before this one introduced itself.
+    /// The client identity that the previous gateway stored.
     fn client_identity(&mut self) -> Option<PersistedClientIdentity>;
 
-    /// Keeps as whom app-servers know the gateway, or will when it is linked to them, in place of what was kept before.
+    /// Replaces the stored client identity.
     ///
     /// # Errors
-    /// The system's: it is not kept.
+    /// It could not be written.
     fn persist_client_identity(&mut self, client_identity: &PersistedClientIdentity) -> io::Result<()>;
 }
 
-/// Where clients come in.
+/// The sockets that clients connect to.
 #[derive(Debug)]
 pub struct Listeners {
-    /// The well-known control socket, listening already.
+    /// The control socket, which already listens.
     pub control: UnixListener,
-    /// The door for the network, if the settings ask for one.
+    /// The TCP listener, if the settings have one.
     pub tcp: Option<TcpListenerConfig>,
 }
 
-/// A door that speaks WebSocket over TCP.
+/// The configuration of the listener for WebSocket over TCP.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TcpListenerConfig {
     /// The address.
     pub listen: SocketAddr,
-    /// The file that holds the token, for its owner alone.
+    /// The file that holds the token; only its owner may access it.
     pub token_file: PathBuf,
 }

@@ -1,7 +1,7 @@
-//! The gateway: the only thing that listens, in front of app-servers that come and go.
+//! The gateway: accepts all clients and connects them to app-servers, which may be replaced meanwhile.
 //!
-//! [`host`] is the seam to whoever runs it: what it is handed, what it is told, what it asks for. It does not know which
-//! service manager that is. [`hub`] decides, `shell` has the sockets, [`routes`] is data.
+//! [`host`] is the interface to the process that runs it; the gateway does not know which service manager that is. [`hub`]
+//! decides, `shell` owns the sockets, [`routes`] is data.
 
 pub mod host;
 pub mod hub;
@@ -18,11 +18,10 @@ use codexd_core::settings::SubagentApprovals;
 use host::{HostCommand, HostEvent, Listeners, StateStore};
 use state_writer::StateWriter;
 
-/// Serves clients until [`HostEvent::Leave`], or until nobody can tell it anything any more. It wants a runtime of one
-/// thread.
+/// Serves clients until [`HostEvent::Leave`] or until the sender of `host_events` is dropped. Needs a runtime of one thread.
 ///
 /// # Errors
-/// The system's, when a door cannot be opened.
+/// The control socket cannot be used.
 pub async fn run(
     listeners: Listeners,
     subagent_approvals: SubagentApprovals,

@@ -1,251 +1,286 @@
-//! Every bound of the gateway, in one place. Where a number is upstream's, the comment says how it was seen.
+//! Every limit of the gateway. Where a number is upstream's, the comment names the release that showed it.
 
 pub(crate) use codexd_protocol::websocket::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 
-/// Background terminals of one thread whose end is reported if its app-server is lost. Upstream runs at most 64 at once.
-pub(crate) const BACKGROUND_TERMINALS_MAX: usize = 64;
-/// Messages that may wait for one client before it is cut. App-server 0.169.0 lets 32,512 wait and cuts at 33,300.
+// Connections of clients
+
+/// Messages in a client's outbox; with one more, the client is disconnected. App-server 0.169.0 allows 32,512 and disconnects at
+/// 33,300.
 pub(crate) const OUTBOUND_MESSAGES_MAX: usize = 32_768;
-/// Bytes that may wait for one client behind the message that is being written before it is cut. A message that waits alone
-/// may be larger, and answers do not count.
+/// Bytes in a client's outbox behind the message that is being written; with more, the client is disconnected. A message that
+/// waits alone may be larger, and responses do not count.
 pub(crate) const OUTBOUND_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes that may wait for one client, answers to its own requests included.
-pub(crate) const OUTBOUND_BYTES_WITH_ANSWERS_MAX: usize = 512 * 1024 * 1024;
-/// While so many bytes wait for a client, its dedicated connections are not read.
-pub(crate) const OUTBOUND_ROOM_BYTES: usize = 8 * 1024 * 1024;
-/// The largest message of a client that is read over, so that only the request fails. A larger one ends the connection.
+/// Bytes in a client's outbox, including responses.
+pub(crate) const OUTBOUND_BYTES_WITH_RESPONSES_MAX: usize = 512 * 1024 * 1024;
+/// Bytes in a client's outbox from which on its dedicated connections are not read.
+pub(crate) const OUTBOUND_FULL_BYTES: usize = 8 * 1024 * 1024;
+/// Entries for which an empty outbox keeps memory: 2 KiB. A new outbox has none.
+pub(crate) const OUTBOX_IDLE_CAPACITY: usize = 48;
+/// The largest message of a client that is skipped, so that only its request fails. A larger one ends the connection.
 pub(crate) const SKIPPED_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// While so many bytes wait for an app-server on a connection, no more requests are sent over it.
-pub(crate) const UPSTREAM_ROOM_BYTES: usize = 32 * 1024 * 1024;
-/// Bytes of requests that are sent at once, before the connections have had a chance to say that they are full.
-pub(crate) const SENT_AT_ONCE_BYTES: usize = 16 * 1024 * 1024;
-/// Bytes that may wait for an app-server before it counts as lost: it does not read any more.
-pub(crate) const UPSTREAM_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Messages that may wait for an app-server before it counts as lost.
-pub(crate) const UPSTREAM_MESSAGES_MAX: usize = 1_000_000;
-/// The largest message, and the largest frame, that is read from an app-server. It has no limit of its own.
-pub(crate) const UPSTREAM_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How much is read from a client before others have their turn, at the most.
+/// Bytes read from a client before other tasks run.
 pub(crate) const CLIENT_READ_BYTES: usize = 16 * 1024;
-/// The same, at the least: a system call for less costs more than it reads.
-pub(crate) const CLIENT_READ_MIN_BYTES: usize = 512;
-/// How much is read in one round over all clients that have more to read, unless they are so many that each has the least.
-pub(crate) const CLIENT_READ_ROUND_BYTES: usize = 64 * 1024;
-/// How much is read from an app-server at once: everything in it is passed on before anything is written.
-pub(crate) const UPSTREAM_READ_BYTES: usize = 64 * 1024;
-/// Reads of a link that a burst may take at once, if they bring nothing that anybody waits for.
-pub(crate) const IMMEDIATE_READS: u32 = 64;
-/// A link may be read once more so often: one that pours is read about once in one to two of these, unless it fills the buffer.
-pub(crate) const COALESCED_READ_MS: u64 = 1;
-/// How much is written at once.
-pub(crate) const WRITE_BYTES: usize = 128 * 1024;
-/// How much is written to one connection before others have their turn.
-pub(crate) const WRITE_TURN_BYTES: usize = 1024 * 1024;
-/// Connections that are written to before others have their turn.
-pub(crate) const WRITE_TURN_CONNECTIONS: usize = 64;
-/// The largest message of a client before its `initialize` is accepted. Upstream takes more; no client sends as much.
-pub(crate) const FIRST_MESSAGE_BYTES_MAX: usize = 256 * 1024;
-/// Messages and bytes that may wait for such a client.
-pub(crate) const FIRST_OUTBOUND_MESSAGES_MAX: usize = 64;
-/// See [`FIRST_OUTBOUND_MESSAGES_MAX`].
-pub(crate) const FIRST_OUTBOUND_BYTES_MAX: usize = 512 * 1024;
-/// Bytes of requests that may wait for the answer to their client's `initialize` before no more is read from it.
-pub(crate) const WAITING_BEFORE_READY_BYTES: usize = 1024 * 1024;
-/// Connections of the control socket that have not sent `initialize`. For one more, the oldest is closed if it has been silent
-/// for [`UNINITIALIZED_SILENT_MS`]: many clients come at once when a gateway was replaced.
+/// Time for a client to complete the WebSocket handshake.
+pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// The largest head of an HTTP request or response.
+pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Time for a disconnected client to read the close frame and hang up.
+pub(crate) const CLOSE_TIMEOUT_MS: u64 = 5_000;
+/// Time for all clients together to read their pending output when the gateway exits.
+pub(crate) const SHUTDOWN_TIMEOUT_MS: u64 = 1_000;
+/// How long no client is accepted after no descriptor was free.
+pub(crate) const ACCEPT_PAUSE_MS: u64 = 100;
+/// Free memory is returned to the system so long after a client has disconnected, once for all that disconnect meanwhile.
+pub(crate) const TRIM_AFTER_MS: u64 = 3_000;
+
+// Clients that have not sent `initialize`
+
+/// The largest message of such a client. Upstream accepts more; no client sends as much.
+pub(crate) const UNINITIALIZED_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Messages in the outbox of such a client.
+pub(crate) const UNINITIALIZED_OUTBOUND_MESSAGES_MAX: usize = 64;
+/// Bytes in the outbox of such a client.
+pub(crate) const UNINITIALIZED_OUTBOUND_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of requests queued for the response to `initialize`; with more, the client is not read.
+pub(crate) const UNINITIALIZED_QUEUED_BYTES_MAX: usize = 1024 * 1024;
+/// Such connections on the control socket. For one more, the oldest is closed if it has been silent for
+/// [`UNINITIALIZED_SILENT_MS`]: many clients connect at once when a gateway was replaced.
 pub(crate) const UNINITIALIZED_MAX: usize = 128;
 /// See [`UNINITIALIZED_MAX`].
 pub(crate) const UNINITIALIZED_SILENT_MS: u64 = 2_000;
-/// Entries of each list in the snapshot that `codexd debug hub` prints; of more it has the number. All lists together stay below
-/// [`FIRST_OUTBOUND_BYTES_MAX`]: the command does not initialize.
-pub(crate) const SNAPSHOT_LIST_MAX: usize = 200;
-/// Entries of a list in such an entry.
-pub(crate) const SNAPSHOT_INNER_LIST_MAX: usize = 5;
-/// Descriptors that no new client gets: they are for the dedicated connections of those that are there, for files, and for
-/// app-servers.
+/// Descriptors that no new client gets: they are for the dedicated connections of existing clients, files and app-servers.
 pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
-/// Those of them that no dedicated connection gets either.
-pub(crate) const DESCRIPTORS_OF_THE_GATEWAY: usize = 24;
-/// How long a client may take for its handshake.
-pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
-/// The largest head of an HTTP request or answer.
-pub(crate) const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long a connection over TCP may take to send the head of its request, with the token.
+/// Descriptors among these that no dedicated connection gets either.
+pub(crate) const DESCRIPTORS_RESERVED_FOR_GATEWAY: usize = 24;
+
+// The TCP listener
+
+/// Time for a connection to send the head of its request, with the token.
 pub(crate) const TCP_HEAD_MAX_MS: u64 = 3_000;
-/// How long a client over TCP may take from the handshake to its `initialize`.
+/// Time for a client from the handshake to `initialize`.
 pub(crate) const TCP_INITIALIZE_MAX_MS: u64 = 10_000;
-/// Connections over TCP that have not shown the token yet. Beyond it the oldest that has sent nothing makes room for the next.
+/// Connections that have not sent the token. For one more, the oldest that has sent nothing is closed.
 pub(crate) const TCP_UNAUTHENTICATED_MAX: usize = 64;
-/// The wait before a door that could not be opened is tried again: doubled from the first to the last.
+/// Bytes read of the token file.
+pub(crate) const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+/// First wait before listening is retried. Doubled up to [`LISTEN_RETRY_LAST_MS`].
 pub(crate) const LISTEN_RETRY_FIRST_MS: u64 = 50;
 /// See [`LISTEN_RETRY_FIRST_MS`].
 pub(crate) const LISTEN_RETRY_LAST_MS: u64 = 5_000;
-/// How long nothing comes over TCP before the kernel asks whether the other end is still there.
+/// Time without input after which the kernel probes the peer.
 pub(crate) const KEEPALIVE_SECONDS: u64 = 60;
-/// How long an app-server may take to answer `initialize`, from the connecting on.
+
+// Connections to app-servers
+
+/// Bytes in the outbox of a connection from which on no more requests are sent over it.
+pub(crate) const UPSTREAM_FULL_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of requests sent in one step of the hub, before a connection can report that it is full.
+pub(crate) const SENT_PER_STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes in the outbox of a connection; with more, it counts as lost: the app-server does not read.
+pub(crate) const UPSTREAM_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Messages in the outbox of a connection; with more, it counts as lost.
+pub(crate) const UPSTREAM_MESSAGES_MAX: usize = 1_000_000;
+/// The largest message, and frame, of an app-server. The app-server itself has no limit.
+pub(crate) const UPSTREAM_MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes read from an app-server at once: all messages in them are passed on before any is written.
+pub(crate) const UPSTREAM_READ_BYTES: usize = 64 * 1024;
+/// Reads that a burst of notifications may take at once.
+pub(crate) const IMMEDIATE_READS: u32 = 64;
+/// Time in which a connection regains one immediate read: a steady stream is read about once in one to two of these, unless it
+/// fills the buffer.
+pub(crate) const COALESCED_READ_MS: u64 = 1;
+/// Time for an app-server to answer `initialize`, including the connect.
 pub(crate) const INITIALIZE_TIMEOUT_MS: u64 = 10_000;
-/// The wait between two attempts to greet an app-server: doubled from the first to the last.
+/// First wait between two readiness probes. Doubled up to [`PROBE_LAST_WAIT_MS`].
 pub(crate) const PROBE_FIRST_WAIT_MS: u64 = 1;
-/// How long an app-server counts as just started.
+/// Time for which an app-server counts as just started.
 pub(crate) const PROBE_YOUNG_MS: u64 = 2_000;
-/// The longest wait between two attempts meanwhile, if the host has no news of a socket: a start is as late as the attempt
-/// that finds it.
+/// Longest wait between two probes of an app-server that was just started, if the host reports no change of the sockets: the
+/// wait delays the start.
 pub(crate) const PROBE_YOUNG_WAIT_MS: u64 = 8;
 /// See [`PROBE_FIRST_WAIT_MS`].
 pub(crate) const PROBE_LAST_WAIT_MS: u64 = 100;
-/// How long a client that is cut has to take the close frame and to hang up.
-pub(crate) const CLOSE_TIMEOUT_MS: u64 = 5_000;
-/// How long all clients together have to take what waits for them when the gateway leaves.
-pub(crate) const LEAVE_TIMEOUT_MS: u64 = 1_000;
-/// How long a door is left alone when nobody can be let in for want of descriptors.
-pub(crate) const ACCEPT_PAUSE_MS: u64 = 100;
-/// Notes and reports that wait for the host; beyond it the oldest is dropped.
-pub(crate) const HOST_COMMANDS_WAITING_MAX: usize = 1_024;
+/// First wait before a lost connection is opened again. Doubled up to [`RECONNECT_LAST_WAIT_MS`].
+pub(crate) const RECONNECT_FIRST_WAIT_MS: u64 = 20;
+/// See [`RECONNECT_FIRST_WAIT_MS`].
+pub(crate) const RECONNECT_LAST_WAIT_MS: u64 = 5_000;
+/// After a connection that was open for so long, the wait starts at its first value again.
+pub(crate) const RECONNECT_STABLE_MS: u64 = 1_000;
+/// First wait before a shared connection whose client information was refused is opened again, with another client's or the
+/// same. Doubled up to [`CLIENT_INFO_RETRY_LAST_MS`].
+pub(crate) const CLIENT_INFO_RETRY_FIRST_MS: u64 = 100;
+/// See [`CLIENT_INFO_RETRY_FIRST_MS`].
+pub(crate) const CLIENT_INFO_RETRY_LAST_MS: u64 = 10_000;
+/// Time for the supervisor to report, after a connection was lost, that the exit was requested. Otherwise it counts as a
+/// crash.
+pub(crate) const EXPECTED_EXIT_REPORT_MS: u64 = 500;
+/// Time for an app-server that ran before this gateway to list its loaded threads; requests wait meanwhile.
+pub(crate) const LOADED_LIST_TIMEOUT_MS: u64 = 5_000;
+/// App-servers that have exited and whose pids reports still name.
+pub(crate) const EXITED_SERVERS_REMEMBERED_MAX: usize = 64;
 
-/// Requests of all clients that may be on their way to an app-server at once. App-server 0.169.0 has one queue of 128
-/// for all connections and refuses what does not fit.
-pub(crate) const SLOTS_MAX: usize = 96;
-/// The share of one client.
-pub(crate) const SLOTS_PER_CLIENT_MAX: usize = 24;
-/// After this an unanswered request has long left upstream's queue: it works on it.
-pub(crate) const SLOT_MAX_MS: u64 = 250;
-/// So many requests of a client may wait in the gateway; then no more are read from it for the time being.
-pub(crate) const WAITING_MAX: usize = 256;
-/// So many bytes of them.
-pub(crate) const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// A client that waits is heard again when fewer requests of it than this wait.
-pub(crate) const HEARD_AGAIN_BELOW: usize = 128;
-/// How long a request may wait for an app-server that answers.
-pub(crate) const HELD_MAX_MS: u64 = 30_000;
-/// How long a thread counts as busy after what may have begun, or ended, a turn: what follows takes some ms to show.
-pub(crate) const QUIET_MS: u64 = 50;
-/// How long a thread counts as busy after its queue of messages has changed while no turn runs: 0.171.0 takes a message from the
-/// queue 15 to 40 ms before it says that the turn has begun, a loaded machine longer.
-pub(crate) const QUEUE_STARTS_MS: u64 = 3_000;
-/// How long a thread that nobody watches stays loaded, unless the user's `thread_unload_delay_secs` says otherwise: upstream's
-/// own delay.
-pub(crate) const UNWATCHED_MAX_MS: u64 = 60_000;
-/// The longest such delay: a hundred years.
-pub(crate) const UNLOAD_DELAY_MAX_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
-/// After so many losses in a row of an app-server that had loaded a thread for its goal's sake, which may be why, the thread
-/// is not loaded again at once.
-pub(crate) const GOAL_LOSSES_MAX: u32 = 3;
-/// One that lived for so long with the thread was not lost for that.
-pub(crate) const GOAL_STABLE_MS: u64 = 10_000;
-/// So many jobs may wait for the thread that writes to disk.
+// Writing
+
+/// Bytes written with one system call.
+pub(crate) const WRITE_BYTES: usize = 128 * 1024;
+/// Bytes written to one connection before other connections are written to.
+pub(crate) const WRITE_TURN_BYTES: usize = 1024 * 1024;
+/// Connections written to before other tasks run.
+pub(crate) const WRITE_TURN_CONNECTIONS: usize = 64;
+
+// Host and disk
+
+/// Log entries and reports queued for the host; with more, the oldest is dropped.
+pub(crate) const HOST_COMMANDS_WAITING_MAX: usize = 1_024;
+/// Jobs queued for the thread that writes to disk.
 pub(crate) const STATE_JOBS_WAITING_MAX: usize = 256;
-/// How long a request that changes a goal waits for the disk at most: one that hangs is not to stop everything.
-pub(crate) const GOALS_STORED_WITHIN_MS: u64 = 2_000;
-/// How soon a file is looked for again if too much waits for the disk.
-pub(crate) const LOOK_AGAIN_AFTER_MS: u64 = 50;
-/// How soon what could not be written down of goals is tried again.
-pub(crate) const GOALS_AGAIN_AFTER_MS: u64 = 1_000;
-/// How long a goal rests whose thread cannot be loaded, or was not for that reason.
-pub(crate) const GOAL_POSTPONED_MS: u64 = 60_000;
-/// How long after a resume of the gateway's own its echoes are expected.
-pub(crate) const HUSH_MS: u64 = 2_000;
-/// A thread that does not unload within this is subscribed again and tried later.
-pub(crate) const MOVE_STUCK_MS: u64 = 5_000;
-/// The wait before a thread that is still held elsewhere, or an app-server that had too much to do, is tried again.
-pub(crate) const AGAIN_AFTER_MS: u64 = 50;
-/// So often is a thread tried that soon; an app-server that takes longer to let go of it is in trouble.
-pub(crate) const HASTY_TRIES_MAX: u32 = 10;
-/// The wait between two tries after that, and the first wait where the configuration is to be repaired: doubled from there.
-pub(crate) const AGAIN_LATE_AFTER_MS: u64 = 500;
-/// So often is it tried that soon: somewhat longer than a request may wait ([`HELD_MAX_MS`]).
-pub(crate) const LATE_TRIES_MAX: u32 = 75;
-/// The longest wait before a thread is tried again that an app-server refuses to load.
-pub(crate) const REFUSED_AGAIN_MAX_MS: u64 = codexd_core::limits::THREAD_RETRY_MS_MAX;
-/// How long the answer holds that an app-server would load threads of one folder and provider.
-pub(crate) const REHEARSED_FOR_MS: u64 = 2_000;
-/// So many of the threads are remembered that were started only to see whether they load, until what is told of them has come.
-pub(crate) const REHEARSALS_REMEMBERED: usize = 64;
-/// A handover that waits is reported again so long after something has changed.
-pub(crate) const HANDOVER_REPORT_AFTER_MS: u64 = 100;
-/// So many threads that an app-server refuses to load are named for people.
-pub(crate) const REFUSALS_NAMED_MAX: usize = 100;
-/// How long refusals are gathered before they are told.
-pub(crate) const REFUSALS_TOLD_AFTER_MS: u64 = 100;
-/// Text of one stream that is kept for those who join; an item with more is told to them when it is whole.
-pub(crate) const PARTIAL_TEXT_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// So many of the turns that ended last are remembered for each thread.
-pub(crate) const TURNS_REMEMBERED: usize = 8;
-/// Threads that clients wait for and that are loaded at once: the others wait in turns. Each may cost a login shell.
-pub(crate) const DEMANDED_LOADS_MAX: usize = 4;
-/// Threads that are loaded at once in the background; one while a client waits for another. Two, so that a load which
-/// hangs does not hold up the rest. More are hardly faster together (0.171.0, two cores: 12 a second one by one, 10 two at
-/// once, 14 four at once), but a load beside them that a client waits for takes 99, 196 or 319 ms instead of 56.
-pub(crate) const BACKGROUND_LOADS_MAX: usize = 2;
-/// So long after a client has begun to wait for a thread only one thread is loaded in the background: the client's next request
-/// may be about another thread.
-pub(crate) const BACKGROUND_LOADS_YIELD_MS: u64 = 1_000;
-/// Threads that are subscribed to at once when this gateway finds them loaded: the app-server has one queue for all requests.
-pub(crate) const TAKE_OVERS_MAX: usize = 16;
-/// Requests of one client that have no answer yet.
+/// Wait before a check for a rollout file is retried while too many jobs are queued.
+pub(crate) const ROLLOUT_CHECK_RETRY_MS: u64 = 50;
+/// Wait before a failed write of the goals is retried.
+pub(crate) const GOALS_PERSIST_RETRY_MS: u64 = 1_000;
+/// Longest wait for the disk of a request that changes a goal: a disk that hangs must not block the client.
+pub(crate) const GOALS_PERSIST_TIMEOUT_MS: u64 = 2_000;
+/// Entries of each list in the snapshot that `codexd debug hub` prints; beyond, it has their number. All lists together stay below
+/// [`UNINITIALIZED_OUTBOUND_BYTES_MAX`]: the command does not initialize.
+pub(crate) const SNAPSHOT_LIST_MAX: usize = 200;
+/// Entries of a list within such an entry.
+pub(crate) const SNAPSHOT_INNER_LIST_MAX: usize = 5;
+
+// Requests
+
+/// Requests of all clients in flight to an app-server. App-server 0.169.0 has one queue of 128 for all connections and refuses
+/// more.
+pub(crate) const IN_FLIGHT_MAX: usize = 96;
+/// Requests of one client among them.
+pub(crate) const IN_FLIGHT_PER_CLIENT_MAX: usize = 24;
+/// Time after which an unanswered request no longer counts as in flight: it has left upstream's queue and is being worked on.
+pub(crate) const IN_FLIGHT_PERMIT_MS: u64 = 250;
+/// Requests of one client that wait in the gateway; with more, the client is not read.
+pub(crate) const QUEUED_MAX: usize = 256;
+/// Bytes of these requests.
+pub(crate) const QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A client is read again when fewer of its requests wait.
+pub(crate) const READ_AGAIN_BELOW: usize = 128;
+/// Longest wait of a request for an app-server that answers.
+pub(crate) const QUEUED_MAX_MS: u64 = 30_000;
+/// How long no request is sent after upstream has refused one because its queue was full.
+pub(crate) const OVERLOADED_PAUSE_MS: u64 = 20;
+/// Requests of one client without a response.
 pub(crate) const UNANSWERED_MAX: usize = if cfg!(test) { 512 } else { 4_096 };
-/// Bytes that are kept of them; the next ones wait.
+/// Bytes that are stored of them; with more, the next requests wait.
 pub(crate) const UNANSWERED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How often it is counted what is answered of a client that has reached one of these bounds.
-pub(crate) const UNANSWERED_COUNTED_EVERY_MS: u64 = 50;
-/// Of a request that is sent and larger than this, only small members are kept: after [`SLOT_MAX_MS`], and when its client
-/// has left.
-pub(crate) const KEPT_REQUEST_BYTES: usize = 4 * 1024;
-/// The largest member that is kept of such a request.
-pub(crate) const KEPT_MEMBER_BYTES: usize = 1024;
-/// Watches and searches of one client that are begun again when its dedicated connection is opened anew.
+/// Interval in which the requests of a client at one of these two limits are counted again.
+pub(crate) const UNANSWERED_RECOUNT_INTERVAL_MS: u64 = 50;
+/// Of a larger request in flight, only small members stay stored: after [`IN_FLIGHT_PERMIT_MS`], and when its client has
+/// disconnected.
+pub(crate) const STORED_REQUEST_BYTES_MAX: usize = 4 * 1024;
+/// The largest member that stays stored of such a request.
+pub(crate) const STORED_MEMBER_BYTES_MAX: usize = 1024;
+/// Time for an app-server to answer a lookup, also on a slow disk.
+pub(crate) const RESPONSE_TIMEOUT_MS: u64 = 120_000;
+/// Time for an app-server to answer a request that loads, starts, searches, copies or uses the network.
+pub(crate) const SLOW_RESPONSE_TIMEOUT_MS: u64 = 60 * 60 * 1_000;
+/// Interval in which overdue requests are looked for.
+pub(crate) const OVERDUE_CHECK_INTERVAL_MS: u64 = 5_000;
+/// Time for all clients together to answer a server request without a thread. Upstream itself waits 10 s at most.
+pub(crate) const SERVER_REQUEST_MAX_MS: u64 = 30_000;
+/// Time for an app-server to confirm the answer to a server request.
+pub(crate) const ANSWER_CONFIRM_TIMEOUT_MS: u64 = 5_000;
+
+// State of one client
+
+/// Watches and searches that are started again when the dedicated connection of their client is opened again.
 pub(crate) const REPLAYED_MAX: usize = 1_024;
 /// Bytes of their parameters and names.
 pub(crate) const REPLAYED_BYTES_MAX: usize = 1024 * 1024;
-/// Commands, processes and logins of one client on its dedicated connections.
-pub(crate) const PLACED_MAX: usize = 4_096;
+/// Commands, processes and logins on a client's dedicated connections.
+pub(crate) const CONNECTION_BOUND_MAX: usize = 4_096;
 /// Bytes of their names.
-pub(crate) const PLACED_BYTES_MAX: usize = 1024 * 1024;
-/// Streams of events of one client.
+pub(crate) const CONNECTION_BOUND_BYTES_MAX: usize = 1024 * 1024;
+/// Event streams.
 pub(crate) const EVENT_STREAMS_MAX: usize = 256;
-/// The parameters of one stream, and of one setting.
-pub(crate) const KEPT_PARAMS_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of what is told of one thread while it is loaded again after a crash; the oldest is dropped.
-pub(crate) const DEFERRED_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Settings kept to be made again in a successor, since app-servers keep them in memory only.
-pub(crate) const SETTINGS_MAX: usize = 64;
-/// The largest settings of one thread that are kept to be given again, in bytes of JSON: many times what a dozen MCP servers
+/// Bytes of the parameters of one event stream, and of one setting.
+pub(crate) const STORED_PARAMS_BYTES_MAX: usize = 64 * 1024;
+/// Settings that are repeated in a successor, because an app-server keeps them only in memory.
+pub(crate) const REPLAYED_SETTINGS_MAX: usize = 64;
+/// Warnings that are repeated to new clients.
+pub(crate) const REPEATED_WARNINGS_MAX: usize = 32;
+/// Clients that have resumed a thread with all its turns and may get a notification about it.
+pub(crate) const RESUME_REQUESTERS_MAX: usize = 16;
+
+// Threads
+
+/// How long a thread counts as busy after an event that may start or end a turn: the notification follows some milliseconds
+/// later.
+pub(crate) const BUSY_AFTER_EVENT_MS: u64 = 50;
+/// How long a thread without a running turn counts as busy after its message queue has changed: 0.171.0 takes a message from the
+/// queue 15 to 40 ms before it reports the turn, a loaded machine longer.
+pub(crate) const BUSY_AFTER_QUEUE_CHANGE_MS: u64 = 3_000;
+/// How long a thread without viewers stays loaded, unless the user's `thread_unload_delay_secs` says otherwise: upstream's own
+/// delay.
+pub(crate) const UNLOAD_DELAY_MS: u64 = 60_000;
+/// The longest such delay: a hundred years.
+pub(crate) const UNLOAD_DELAY_MAX_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1_000;
+/// Time for a thread to unload. Then it is subscribed to again, and unloading is retried later.
+pub(crate) const UNLOAD_TIMEOUT_MS: u64 = 5_000;
+/// How long the echoes of a resume by the gateway itself are suppressed.
+pub(crate) const SUPPRESS_ECHO_MS: u64 = 2_000;
+/// Wait before a thread that is still loaded elsewhere, or an overloaded app-server, is retried.
+pub(crate) const RETRY_AFTER_MS: u64 = 50;
+/// Retries at that interval. An app-server that needs more time to release a thread has a problem.
+pub(crate) const FAST_RETRIES_MAX: u32 = 10;
+/// Wait between two retries after that, and the first wait while a configuration is to be repaired, doubled from there.
+pub(crate) const SLOW_RETRY_AFTER_MS: u64 = 500;
+/// Retries at that interval: they last somewhat longer than a request may wait ([`QUEUED_MAX_MS`]).
+pub(crate) const SLOW_RETRIES_MAX: u32 = 75;
+/// Longest wait before a thread that an app-server refuses to load is retried.
+pub(crate) const REFUSED_RETRY_MAX_MS: u64 = codexd_core::limits::THREAD_RETRY_MS_MAX;
+/// Refused threads that a report lists.
+pub(crate) const REFUSED_THREADS_LISTED_MAX: usize = 100;
+/// How long refusals are collected for one report.
+pub(crate) const REFUSALS_REPORT_AFTER_MS: u64 = 100;
+/// Bytes of one text stream that are kept for late viewers. Of a longer one they get the completed item.
+pub(crate) const PARTIAL_TEXT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Completed turns that are remembered per thread.
+pub(crate) const TURNS_REMEMBERED_MAX: usize = 8;
+/// Background terminals of one thread whose end is reported if its app-server is lost. Upstream runs at most 64 at once.
+pub(crate) const BACKGROUND_TERMINALS_MAX: usize = 64;
+/// Ancestors of a sub-agent's thread that are looked up.
+pub(crate) const LINEAGE_MAX: usize = 64;
+/// Bytes of the largest settings of one thread, as JSON, that are kept to be replayed: many times what a dozen MCP servers
 /// take, and less than a socket buffer holds.
 pub(crate) const THREAD_SETTINGS_BYTES_MAX: usize = 64 * 1024;
-/// Those of all threads together, in bytes of JSON.
+/// Bytes of the settings of all threads, as JSON.
 pub(crate) const ALL_THREAD_SETTINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Warnings that are repeated to those who come.
-pub(crate) const GREETINGS_MAX: usize = 32;
-/// How long requests wait for an app-server that was there before this gateway to tell which threads it has.
-pub(crate) const FOUND_WITHIN_MS: u64 = 5_000;
-/// How long the supervisor has, after the connection to an app-server broke, to report that the end was requested. Else the end
-/// is reported as a loss.
-pub(crate) const EXPECTED_END_REPORTED_WITHIN_MS: u64 = 500;
-/// The wait before a link that broke is opened again: doubled from the first to the last.
-pub(crate) const RECONNECT_AFTER_MS: u64 = 20;
-/// See [`RECONNECT_AFTER_MS`].
-pub(crate) const RECONNECT_LAST_WAIT_MS: u64 = 5_000;
-/// The wait is short again after a link that was open for so long.
-pub(crate) const RECONNECT_STABLE_MS: u64 = 1_000;
-/// How long clients together may take to answer a server request about no thread. Upstream itself waits 10 s at most.
-pub(crate) const SERVER_REQUEST_MAX_MS: u64 = 30_000;
-/// So many ancestors of a sub-agent's thread are looked for.
-pub(crate) const LINEAGE_MAX: usize = 64;
-/// The wait before a shared link whose name was refused is opened under another name, or the same: doubled from the first
-/// to the last.
-pub(crate) const INTRODUCE_FIRST_WAIT_MS: u64 = 100;
-/// See [`INTRODUCE_FIRST_WAIT_MS`].
-pub(crate) const INTRODUCE_LAST_WAIT_MS: u64 = 10_000;
-/// So many of those who resumed threads with all their turns are remembered until they are told something about it.
-pub(crate) const RESUMERS_MAX: usize = 16;
-/// How long nothing is sent on after upstream has refused a request because too many were waiting there.
-pub(crate) const OVERLOADED_PAUSE_MS: u64 = 20;
-/// How long an app-server may take to answer what it only has to look up, on a slow disk too.
-pub(crate) const ANSWER_WITHIN_MS: u64 = 120_000;
-/// How long it may take for what loads, begins, searches, copies or asks the network.
-pub(crate) const SLOW_ANSWER_WITHIN_MS: u64 = 60 * 60 * 1_000;
-/// How often requests are looked for that were not answered in time.
-pub(crate) const OVERDUE_LOOK_MS: u64 = 5_000;
-/// How long an app-server may take to say that it took the answer to a server request.
-pub(crate) const ANSWER_TAKEN_WITHIN_MS: u64 = 5_000;
-/// How long after a client has left free memory is returned to the system, once for all that leave meanwhile.
-pub(crate) const TRIM_AFTER_MS: u64 = 3_000;
+/// Bytes of messages about one thread that wait while it is loaded again after a crash; the oldest is dropped.
+pub(crate) const DEFERRED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Threads that clients wait for and that are loaded at once; the others queue. Each may start a login shell.
+pub(crate) const DEMANDED_LOADS_MAX: usize = 4;
+/// Threads that are loaded in the background at once; one while a client waits for another. Two, so that a load that hangs
+/// does not block the others. More are hardly faster together (0.171.0, two cores: 12 a second one by one, 10 two at once, 14
+/// four at once), but a load that a client waits for takes 99, 196 or 319 ms beside them, instead of 56.
+pub(crate) const BACKGROUND_LOADS_MAX: usize = 2;
+/// How long only one thread is loaded in the background after a client has requested one: its next request may be about
+/// another thread.
+pub(crate) const BACKGROUND_LOADS_YIELD_MS: u64 = 1_000;
+/// Threads that a new gateway finds loaded and subscribes to at once: the app-server has one queue for all requests.
+pub(crate) const ATTACHING_MAX: usize = 16;
+
+// Goals
+
+/// After so many consecutive crashes of an app-server that had loaded a thread for its goal, the thread is not loaded at once: it
+/// may be the cause.
+pub(crate) const GOAL_CRASHES_MAX: u32 = 3;
+/// An app-server that ran for so long with the thread did not crash because of it.
+pub(crate) const GOAL_STABLE_MS: u64 = 10_000;
+/// How long a goal is postponed whose thread cannot be loaded, or crashed the app-server.
+pub(crate) const GOAL_POSTPONED_MS: u64 = 60_000;
+
+// Handover
+
+/// How long the result of a trial load holds for one folder and provider.
+pub(crate) const TRIAL_LOAD_VALID_MS: u64 = 2_000;
+/// Threads of trial loads that are remembered until their notifications have arrived.
+pub(crate) const TRIAL_LOADS_REMEMBERED_MAX: usize = 64;
+/// Wait between a change of a handover that is blocked and the next report.
+pub(crate) const HANDOVER_REPORT_AFTER_MS: u64 = 100;

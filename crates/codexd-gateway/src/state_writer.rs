@@ -1,7 +1,7 @@
-//! The thread that waits for the disk, so that the gateway's own thread never does: goals are synced, the event log has a lock,
-//! and a slow disk takes a second for either.
+//! The thread that writes to disk, so that the gateway's own thread never waits for it: goals are synced, the event log has a
+//! lock, and a slow disk takes a second for either.
 //!
-//! What has to be on disk before something else happens is acknowledged: the job itself tells its outcome.
+//! A job reports its own outcome, for callers that must wait until its data is on disk.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,7 @@ use crate::limits::STATE_JOBS_WAITING_MAX;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A handle to the thread. The thread ends when the last handle is dropped and everything is done.
+/// A handle to the thread. The thread ends when the last handle is dropped and all jobs are done.
 #[derive(Clone)]
 pub struct StateWriter {
     handle: Arc<Handle>,
@@ -29,9 +29,9 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// State: of each name only the last job counts. They come first.
+    /// Jobs that write state, run first. A new job replaces a waiting one of the same name.
     named: VecDeque<(&'static str, Job)>,
-    /// Everything else, in order.
+    /// All other jobs, in order.
     plain: VecDeque<Job>,
     is_working: bool,
     is_closed: bool,
@@ -47,7 +47,7 @@ impl StateWriter {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The system's.
+    /// No thread could be started.
     pub fn start() -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let working = Arc::clone(&shared);
@@ -55,7 +55,7 @@ impl StateWriter {
         Ok(Self { handle: Arc::new(Handle(shared)) })
     }
 
-    /// Has something done, after what was given before; false if too much waits, and then it is not done.
+    /// Queues a job behind the others. Returns `false`, and drops the job, if too many wait.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let shared = &self.handle.0;
         let mut queue = shared.lock();
@@ -67,7 +67,7 @@ impl StateWriter {
         true
     }
 
-    /// Has state written, before everything without a name and in place of what waits under the same name.
+    /// Queues a job that writes state, before all jobs without a name and in place of a waiting job of the same name.
     pub fn replace(&self, name: &'static str, job: impl FnOnce() + Send + 'static) {
         let shared = &self.handle.0;
         let mut queue = shared.lock();
@@ -79,7 +79,7 @@ impl StateWriter {
         shared.changed.notify_all();
     }
 
-    /// Waits until everything is done, but not for longer than this; whether it is.
+    /// Waits until all jobs are done, for at most `within`. Returns whether they are.
     pub fn finish(&self, within: Duration) -> bool {
         let shared = &self.handle.0;
         let deadline = Instant::now() + within;
@@ -147,8 +147,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// A thread that does nothing else until told to.
-    fn held_up() -> (StateWriter, mpsc::Sender<()>) {
+    /// A writer whose thread is blocked until the sender is used.
+    fn blocked() -> (StateWriter, mpsc::Sender<()>) {
         let writer = StateWriter::start().expect("a thread");
         let (go_on, wait) = mpsc::channel::<()>();
         let (begun, begins) = mpsc::channel();
@@ -161,32 +161,32 @@ mod tests {
     }
 
     #[test]
-    fn state_goes_first_and_only_its_last_version_is_written() {
-        let (writer, go_on) = held_up();
+    fn state_is_written_first_and_only_its_last_version() {
+        let (writer, go_on) = blocked();
         let (done, order) = mpsc::channel();
-        let tell = |word: &'static str| {
+        let report = |name: &'static str| {
             let done = done.clone();
-            move || assert!(done.send(word).is_ok())
+            move || assert!(done.send(name).is_ok())
         };
-        assert!(writer.run(tell("event")));
-        writer.replace("goals", tell("old goals"));
-        writer.replace("persona", tell("persona"));
-        writer.replace("goals", tell("goals"));
+        assert!(writer.run(report("event")));
+        writer.replace("goals", report("old goals"));
+        writer.replace("identity", report("identity"));
+        writer.replace("goals", report("goals"));
         assert!(!writer.finish(Duration::from_millis(10)), "it waits");
         go_on.send(()).expect("it waits");
         assert!(writer.finish(LONG));
-        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["goals", "persona", "event"]);
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), ["goals", "identity", "event"]);
     }
 
     #[test]
-    fn what_waits_is_bounded_and_done_after_the_last_handle_is_gone() {
-        let (writer, go_on) = held_up();
+    fn waiting_jobs_are_bounded_and_run_after_the_last_handle_is_dropped() {
+        let (writer, go_on) = blocked();
         let (done, count) = mpsc::channel();
         for _ in 0..STATE_JOBS_WAITING_MAX {
             let done = done.clone();
             assert!(writer.run(move || assert!(done.send(()).is_ok())));
         }
-        assert!(!writer.run(|| {}), "too much waits");
+        assert!(!writer.run(|| {}), "too many jobs wait");
         drop((writer, done));
         go_on.send(()).expect("it waits");
         assert_eq!(count.iter().count(), STATE_JOBS_WAITING_MAX);

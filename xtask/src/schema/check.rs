@@ -24,7 +24,8 @@ pub fn check(releases: &[Release]) -> Vec<String> {
     complaints.extend(check_notifications(&told));
     complaints.extend(told.iter().filter_map(|(name, told)| check_delta(name, told)));
     complaints.extend(check_server_requests(&merge(releases, |protocol| &protocol.server_requests)));
-    complaints.extend(request_ids::check(releases));
+    let ids: Vec<_> = releases.iter().map(|release| (release.version(), &release.full.request_ids)).collect();
+    complaints.extend(request_ids::check(&ids));
     complaints.extend(releases.last().into_iter().flat_map(gates::check));
     complaints
 }
@@ -111,7 +112,7 @@ fn check_notifications(schema: &Merged<'_>) -> Vec<String> {
             Audience::RateLimits
             | Audience::EveryoneWithoutThread
             | Audience::Greeting
-            | Audience::Asker
+            | Audience::Requester
             | Audience::EventStream => Thread::Never,
         };
         if thread != wanted {

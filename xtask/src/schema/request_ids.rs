@@ -8,8 +8,6 @@ use anyhow::Context;
 use codexd_gateway::routes::request_id_members;
 use serde_json::Value;
 
-use super::release::Release;
-
 const TABLE: &str = "crates/codexd-protocol/src/methods/table.rs";
 
 /// The files of a schema that have messages by their method, and what those are.
@@ -125,29 +123,28 @@ fn collect(schema: &Value, of: &Value, walk: &mut Walk<'_>) {
     }
 }
 
-/// What the schemas have and the table has not, and the other way round.
-pub fn check(releases: &[Release]) -> Vec<String> {
+/// The differences between the table and the request ids in the schemas of the releases, by version, the oldest first.
+pub fn check(releases: &[(String, &BTreeSet<RequestIdPlace>)]) -> Vec<String> {
     let has_row = |place: &RequestIdPlace| {
         let is_it = |row| is_row(&row, place);
         place.what != "result" && place.what != "server request" && request_id_members().any(is_it)
     };
     let mut complaints = Vec::new();
     let mut known = BTreeSet::new();
-    for release in releases.iter().rev() {
-        for place in &release.full.request_ids {
+    for (version, places) in releases.iter().rev() {
+        for place in *places {
             if known.insert(place) && !has_row(place) {
                 let RequestIdPlace { what, message, path } = place;
                 complaints.push(format!(
-                    "{what} {message} of {} carries a request id in {path}; add a row to {TABLE}",
-                    release.version()
+                    "{what} {message} of {version} carries a request id in {path}; add a row to {TABLE}"
                 ));
             }
         }
     }
-    let left_over = request_id_members().filter(|row| !known.iter().any(|place| is_row(row, place)));
-    complaints.extend(left_over.map(|row| {
+    let stale = request_id_members().filter(|row| !known.iter().any(|place| is_row(row, place)));
+    complaints.extend(stale.map(|row| {
         format!(
-            "{}.{} is in {TABLE}, but no release has a request id there; take the row out",
+            "{}.{} is in {TABLE}, but no release has a request id there; remove the row",
             row.message, row.member
         )
     }));

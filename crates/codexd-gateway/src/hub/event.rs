@@ -182,7 +182,7 @@ pub enum Report {
     NotLoaded {
         /// Total number.
         count: usize,
-        /// At most `REFUSALS_NAMED_MAX` of them.
+        /// At most `REFUSED_THREADS_LISTED_MAX` of them.
         threads: Vec<RefusedThread>,
     },
     /// Unloaded threads with active goals are about to be loaded.

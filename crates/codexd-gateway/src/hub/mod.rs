@@ -38,7 +38,7 @@ pub use event::{
     RefusedThread, Report, ServerId, Text,
 };
 
-use crate::limits::QUIET_MS;
+use crate::limits::BUSY_AFTER_EVENT_MS;
 use clients::client::Client;
 use clients::connect_notifications::ConnectNotifications;
 use clients::replayed_settings::ReplayedSettings;
@@ -190,7 +190,7 @@ impl Hub {
         let Some(known) = self.threads.get(thread) else { return };
         let moves = self.migration.moves_threads_of(known.server);
         if known.unwatched_since.is_some() {
-            self.set_timer(QUIET_MS, Timer::ReEvaluate(thread.clone()));
+            self.set_timer(BUSY_AFTER_EVENT_MS, Timer::ReEvaluate(thread.clone()));
         } else if moves {
             self.changes.thread_changed(thread);
         }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::hub::event::{Text, ThreadId};
-use crate::limits::HELD_MAX_MS;
+use crate::limits::QUEUED_MAX_MS;
 
 /// A string that is borrowed where it holds no escapes.
 #[derive(Clone, Debug, Deserialize)]
@@ -180,7 +180,7 @@ pub fn error(id: &str, code: i64, message: &str, data: Option<&serde_json::Value
 /// The response to a request that timed out in the queue.
 pub fn unavailable(raw_id: &str) -> Text {
     let data = serde_json::json!({"reason": "appServerUnavailable", "retryable": true});
-    let message = format!("no app-server has answered for {} s; try again", HELD_MAX_MS / 1_000);
+    let message = format!("no app-server has answered for {} s; try again", QUEUED_MAX_MS / 1_000);
     error(raw_id, SERVER_ERROR, &message, Some(&data))
 }
 

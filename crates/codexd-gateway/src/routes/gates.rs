@@ -1,20 +1,20 @@
-//! What a client that did not ask for `experimentalApi` may not do.
+//! What a client without the capability `experimentalApi` may not do.
 //!
-//! The hub asks for it, so what it is given by such a client has to be refused here, in upstream's words. The rows are
-//! the difference of the two schemas of the newest reference release (0.171.0), without and with `--experimental`. Older
-//! releases are served by the same tables: what became free since is let through, and what no longer exists is passed on.
+//! The shared connection has the capability, so the gateway refuses requests of other clients itself, in upstream's words. The
+//! rows are the difference of the two schemas of the newest reference release (0.171.0), without and with `--experimental`.
+//! The same tables serve older releases: what is free since then is accepted, and what no longer exists is passed on.
 //!
 //! Observed on 0.171.0, 0.169.0 and 0.131.0:
 //! * Params are validated first: `thread/settings/update {}` gets ``Invalid request: missing field `threadId` ``, not the
-//!   sentence of the gate. So [`check`] lets through what upstream will refuse anyway, as far as that can be told by looking
-//!   at the members of `params`: a missing one, or one of another JSON type. What it cannot tell (a member deep inside, a
-//!   relative path, an unknown word) gets the sentence of the gate, where upstream complains about the params.
-//! * One field is named, the first in upstream's own order, which the rows below keep.
-//! * A field that is null is as one that is not there. Empty lists, maps and strings, and a `false` where null was possible,
+//!   message of the gate. So [`check`] accepts what upstream will refuse anyway, as far as the members of `params` show it: a
+//!   missing one, or one of another JSON type. What they do not show (a nested member, a relative path, an unknown word) gets
+//!   the message of the gate, where upstream reports invalid params.
+//! * The message names one field, the first in upstream's order, which the rows keep.
+//! * A field that is null counts as missing. Empty lists, maps and strings, and a `false` where null was possible,
 //!   are gated; a `false` where it was not is the default and free. An empty `path` is free. 0.169.0 gates
 //!   `thread/list {"projectId":null}`, where null has a meaning.
-//! * `approvalPolicy: {"granular": …}` is gated in every request, with words of its own; the schema does not tell.
-//! * Unknown members are ignored: `persistExtendedHistory`, which 0.131.0 gates, is accepted by 0.169.0 from anybody.
+//! * `approvalPolicy: {"granular": …}` is gated in every request, with a message of its own; the schema does not show it.
+//! * Unknown members are ignored: `persistExtendedHistory`, which 0.131.0 gates, is accepted by 0.169.0 from every client.
 //! * Results and notifications are not stripped: a `thread` has its experimental members for every client.
 
 use std::borrow::Cow;
@@ -29,16 +29,15 @@ use codexd_protocol::methods::{self, Gate, GatedValue};
 #[cfg(test)]
 mod tests;
 
-/// The code of the refusal.
+/// The error code of a refusal.
 pub const CODE: i64 = -32600;
 
-/// Whether a client may send this request; else upstream's sentence, for an error with the code [`CODE`].
-///
-/// Needed for what goes through the hub. What goes over the client's own connection is judged there by upstream itself,
-/// for that connection has the client's own capabilities.
+/// Checks a request that goes through the hub. Upstream itself checks those on a dedicated connection, which has the client's own
+/// capabilities.
 ///
 /// # Errors
-/// `experimental` is false, and the method or a member of its params needs `experimentalApi`.
+/// Upstream's message, for an error with the code [`CODE`]: `experimental` is false, and the method or a member of its params needs
+/// `experimentalApi`.
 pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Result<(), String> {
     if experimental {
         return Ok(());
@@ -52,7 +51,7 @@ pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Res
     let mut present = 0_u32;
     members(params, |name, value| {
         if let Some(at) = fields.iter().position(|(field, _)| *field == name) {
-            // A member that is there twice counts as upstream reads it: the last one.
+            // Of a repeated member the last one counts, as upstream reads it.
             present = present & !(1 << at) | u32::from(holds(fields[at].1, value)) << at;
         }
     });
@@ -66,21 +65,21 @@ pub fn check(method: &str, params: Option<&RawValue>, experimental: bool) -> Res
     })
 }
 
-/// Whether a notification is told only to clients that asked for `experimentalApi`.
+/// Whether a notification is sent only to clients with `experimentalApi`.
 ///
-/// Observed on 0.169.0 for this one; the schema has the same notifications with and without.
+/// Observed on 0.169.0 for this one; the schema has the same notifications with and without the capability.
 pub fn notification_needs_experimental(notification: &str) -> bool {
     notification == "thread/readState/changed"
 }
 
-/// Whether the schema has this question for clients with `experimentalApi` alone. 0.169.0 asks the others all the same, and
+/// Whether the schema has this server request only for clients with `experimentalApi`. 0.169.0 sends it to other clients too, and
 /// so does the hub: a turn waits for the answer.
 pub fn server_request_needs_experimental(method: &str) -> bool {
     method == "currentTime/read"
 }
 
-/// The members of the params of a server request that are left out for clients without `experimentalApi`. (By the schema;
-/// not run.) `availableDecisions` is not among them: 0.131.0 and 0.169.0 tell it to everybody, whatever the schema says.
+/// The params members of a server request that are omitted for clients without `experimentalApi` (from the schema; not
+/// observed). `availableDecisions` is not among them: 0.131.0 and 0.169.0 send it to every client, in spite of the schema.
 pub fn server_request_fields(method: &str) -> &'static [&'static str] {
     match method {
         "item/commandExecution/requestApproval" => &["additionalPermissions"],
@@ -88,8 +87,7 @@ pub fn server_request_fields(method: &str) -> &'static [&'static str] {
     }
 }
 
-/// Whether only clients that asked for `experimentalApi` know this `mode` of `mcpServer/elicitation/request`. (By the
-/// schema; not run.)
+/// Whether only clients with `experimentalApi` know this `mode` of `mcpServer/elicitation/request` (from the schema; not observed).
 pub fn elicitation_needs_experimental(mode: &str) -> bool {
     mode == "openai/userVerification"
 }
@@ -98,13 +96,13 @@ fn refusal(what: &str) -> String {
     format!("{what} requires experimentalApi capability")
 }
 
-/// Whether upstream would find every member that it requires; `None` stands for a method that takes no params as well.
+/// Whether the params have every member that upstream requires; `None` is a method that also works without params.
 ///
-/// Upstream takes an array for an object, with the members in its own order: one that is too short lacks some.
+/// Upstream accepts an array in place of an object, with the members in its own order: one that is too short lacks some.
 fn is_complete(params: Option<&RawValue>, required: Option<&[&str]>) -> bool {
     let Some(required) = required else { return true };
     if let Some(array) = params.filter(|params| params.get().starts_with('[')) {
-        // Where the members stand is not known here, but each takes a place.
+        // The order of the members is not known here, but each takes one place.
         return serde_json::from_str::<Vec<IgnoredAny>>(array.get())
             .is_ok_and(|all| all.len() >= required.len());
     }
@@ -123,12 +121,12 @@ fn holds(gated: GatedValue, value: &RawValue) -> bool {
     match gated {
         GatedValue::Flag => text == "true",
         GatedValue::Bool => text == "true" || text == "false",
-        // A word of a list may be written as the only member of an object.
+        // An enum variant may be written as the only member of an object.
         GatedValue::Text => text.starts_with(['"', '{']),
         GatedValue::TextOrNull => text.starts_with(['"', '{']) || text == "null",
         GatedValue::Path => text.starts_with('"') && text != r#""""#,
         GatedValue::List => text.starts_with('['),
-        // An array is taken for an object with the members in upstream's order.
+        // Upstream accepts an array as an object with the members in its own order.
         GatedValue::Map => text.starts_with(['{', '[']),
         GatedValue::Granular => {
             let mut granular = false;
@@ -140,7 +138,7 @@ fn holds(gated: GatedValue, value: &RawValue) -> bool {
     }
 }
 
-/// Calls `each` with the members of an object, and says whether it is one.
+/// Calls `each` with the members of an object. Returns whether it is one.
 fn members(object: Option<&RawValue>, each: impl FnMut(&str, &RawValue)) -> bool {
     let Some(object) = object.filter(|object| object.get().starts_with('{')) else { return false };
     serde_json::Deserializer::from_str(object.get()).deserialize_map(Members(each)).is_ok()

@@ -1,12 +1,11 @@
-//! What the app-server tells and asks, a row each, sorted by name.
+//! The tables of notifications and server requests, sorted by name.
 
 use super::Audience::{
-    self, Asker, EventStream, Everyone, EveryoneWithoutThread, Greeting, RateLimits, Subscribers,
+    self, EventStream, Everyone, EveryoneWithoutThread, Greeting, RateLimits, Requester, Subscribers,
     SubscribersOrEveryone,
 };
 use super::ServerRequestScope::{self, All, Connection, Thread};
 
-/// Who is told a notification.
 pub fn find(notification: &str) -> Option<Audience> {
     TABLE.binary_search_by_key(&notification, |(name, _)| name).ok().map(|at| TABLE[at].1)
 }
@@ -19,13 +18,13 @@ pub static TABLE: &[(&str, Audience)] = &[
     ("account/updated", EveryoneWithoutThread),
     ("app/list/updated", EveryoneWithoutThread),
     ("autoApprovalReview/strictReviewRequired", Subscribers),
-    ("command/exec/outputDelta", Asker),
+    ("command/exec/outputDelta", Requester),
     ("configWarning", Greeting),
-    ("deprecationNotice", Asker),
+    ("deprecationNotice", Requester),
     ("error", Subscribers),
     ("externalAgentConfig/import/completed", EveryoneWithoutThread),
     ("externalAgentConfig/import/progress", EveryoneWithoutThread),
-    ("fs/changed", Asker),
+    ("fs/changed", Requester),
     ("fuzzyFileSearch/sessionCompleted", EveryoneWithoutThread),
     ("fuzzyFileSearch/sessionUpdated", EveryoneWithoutThread),
     ("guardianWarning", Subscribers),
@@ -53,8 +52,8 @@ pub static TABLE: &[(&str, Audience)] = &[
     ("model/verification", Subscribers),
     ("modelProvider/authRecoveryCompleted", Subscribers),
     ("modelProvider/authRecoveryStarted", Subscribers),
-    ("process/exited", Asker),
-    ("process/outputDelta", Asker),
+    ("process/exited", Requester),
+    ("process/outputDelta", Requester),
     ("project/changed", EveryoneWithoutThread),
     ("remoteControl/status/changed", Greeting),
     ("serverRequest/resolved", Subscribers),
@@ -85,7 +84,7 @@ pub static TABLE: &[(&str, Audience)] = &[
     ("thread/realtime/transcript/delta", Subscribers),
     ("thread/realtime/transcript/done", Subscribers),
     ("thread/reverted", Subscribers),
-    ("thread/search/partial", Asker),
+    ("thread/search/partial", Requester),
     ("thread/section/changed", Everyone),
     ("thread/settings/updated", Subscribers),
     ("thread/started", Everyone),
@@ -99,7 +98,7 @@ pub static TABLE: &[(&str, Audience)] = &[
     ("turn/started", Subscribers),
     ("warning", SubscribersOrEveryone),
     ("windows/worldWritableWarning", EveryoneWithoutThread),
-    ("windowsSandbox/setupCompleted", Asker),
+    ("windowsSandbox/setupCompleted", Requester),
 ];
 
 /// Every request that an app-server of a reference release may send.

@@ -5,9 +5,9 @@ use proptest::{prop_assert, proptest};
 
 use super::methods::Deadline;
 use super::{
-    Audience, Requester, Route, ServerRequestScope, Special, answer_within_ms, audience, delta_of, gates,
-    hub_told, is_known, methods, notifications, request_id_members, route, server_request, server_requests,
-    starts_turn,
+    Audience, Requester, Route, ServerRequestScope, Special, audience, delta_of, gates, is_known, methods,
+    notifications, request_id_members, response_timeout_ms, route, sent_by_hub, server_request,
+    server_requests, starts_turn,
 };
 
 fn requests() -> impl Iterator<Item = (&'static str, Route)> {
@@ -38,21 +38,21 @@ fn requests_notifications_and_server_requests_share_no_name() {
 
 #[test]
 fn every_row_is_found() {
-    assert!(requests().all(|(name, way)| is_known(name) && route(name) == way));
-    assert!(notifications().all(|(name, told)| audience(name) == Some(told)));
+    assert!(requests().all(|(name, expected)| is_known(name) && route(name) == expected));
+    assert!(notifications().all(|(name, expected)| audience(name) == Some(expected)));
     assert!(server_requests().all(|(name, scope)| server_request(name) == Some(scope)));
 }
 
 #[test]
-fn the_tables_are_as_long_as_what_was_observed() {
-    let told = |wanted| notifications().filter(move |(_, audience)| *audience == wanted).count();
+fn the_tables_have_as_many_rows_as_were_observed() {
+    let count = |wanted| notifications().filter(move |(_, audience)| *audience == wanted).count();
     assert_eq!(requests().count(), 189 + 3 + 2, "0.171.0, what it takes beside its schema, and 0.131.0");
     assert_eq!(notifications().count(), 87);
     assert_eq!(server_requests().count(), 11);
-    assert_eq!(told(Audience::Everyone), 12);
-    assert_eq!(told(Audience::Subscribers), 50);
-    assert_eq!(told(Audience::SubscribersOrEveryone), 3);
-    assert_eq!(hub_told().count(), 62 + 1);
+    assert_eq!(count(Audience::Everyone), 12);
+    assert_eq!(count(Audience::Subscribers), 50);
+    assert_eq!(count(Audience::SubscribersOrEveryone), 3);
+    assert_eq!(sent_by_hub().count(), 62 + 1);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_request_that_names_a_thread_goes_through_the_hub() {
 }
 
 #[test]
-fn what_refers_to_something_begun_elsewhere_is_the_gateways() {
+fn requests_that_refer_to_another_connection_are_handled_by_the_gateway() {
     for (method, special) in [
         ("initialize", Special::Initialize),
         ("thread/unsubscribe", Special::Unsubscribe),
@@ -86,7 +86,7 @@ fn what_refers_to_something_begun_elsewhere_is_the_gateways() {
 }
 
 #[test]
-fn a_request_that_names_another_one_by_its_id_is_rewritten_and_no_other_one() {
+fn only_requests_that_name_another_request_by_id_are_rewritten() {
     let of_clients: Vec<_> = request_id_members()
         .filter(|row| row.requester == Requester::Client && is_known(row.message))
         .map(|row| row.message)
@@ -98,7 +98,7 @@ fn a_request_that_names_another_one_by_its_id_is_rewritten_and_no_other_one() {
     assert_eq!(of_clients, rewritten);
     for row in request_id_members().filter(|row| !is_known(row.message)) {
         let expected = match row.requester {
-            Requester::Client => Audience::Asker,
+            Requester::Client => Audience::Requester,
             Requester::Server => Audience::Subscribers,
         };
         assert_eq!(audience(row.message), Some(expected), "{}", row.message);
@@ -106,7 +106,7 @@ fn a_request_that_names_another_one_by_its_id_is_rewritten_and_no_other_one() {
 }
 
 #[test]
-fn what_lives_on_a_connection_is_known() {
+fn resources_bound_to_a_connection_are_known() {
     use methods::ResourceKind::{Command, Login, Process, Search, Watch};
     for (method, kind) in [
         ("fs/watch", Watch),
@@ -122,28 +122,28 @@ fn what_lives_on_a_connection_is_known() {
 }
 
 #[test]
-fn every_request_but_what_waits_for_something_has_to_be_answered_in_time() {
+fn every_request_that_does_not_wait_for_an_event_has_a_deadline() {
     let of = |deadline| methods::all().filter(move |row| row.deadline == deadline).count();
     assert_eq!((of(Deadline::None), of(Deadline::Long)), (9, 77));
-    let times = ["thread/read", "thread/resume", "some/futureThing", "command/exec"].map(answer_within_ms);
+    let times = ["thread/read", "thread/resume", "some/futureThing", "command/exec"].map(response_timeout_ms);
     assert!(times[0] < times[1] && times[1] == times[2] && times[3].is_none(), "{times:?}");
     let loads = ["thread/start", "thread/fork", "thread/resume"];
     assert!(
         requests()
             .filter(|(name, _)| starts_turn(name) || loads.contains(name))
-            .all(|(name, _)| { answer_within_ms(name).is_none_or(|within| Some(within) == times[1]) }),
-        "an answer that came too late would leave a thread or a turn that no client knows"
+            .all(|(name, _)| { response_timeout_ms(name).is_none_or(|within| Some(within) == times[1]) }),
+        "a late response would leave a thread or a turn that no client knows"
     );
 }
 
 #[test]
-fn an_unknown_request_takes_the_own_connection() {
+fn an_unknown_request_takes_the_dedicated_connection() {
     assert_eq!(route("thread/futureThing"), Route::Dedicated);
     assert!(!is_known("thread/futureThing") && !starts_turn(""));
 }
 
 #[test]
-fn whatever_can_cut_a_turn_goes_through_the_hub() {
+fn every_request_that_can_start_a_turn_goes_through_the_hub() {
     let starters: Vec<_> = requests().filter(|(name, _)| starts_turn(name)).collect();
     assert_eq!(starters.len(), 14);
     assert!(starters.iter().all(|(_, way)| *way == Route::Hub), "{starters:?}");
@@ -151,30 +151,30 @@ fn whatever_can_cut_a_turn_goes_through_the_hub() {
 }
 
 #[test]
-fn own_connections_opt_out_of_whatever_the_hub_tells_and_of_nothing_else() {
-    let told: BTreeSet<_> = hub_told().collect();
+fn dedicated_connections_opt_out_of_exactly_what_the_hub_sends() {
+    let sent: BTreeSet<_> = sent_by_hub().collect();
     for name in ["thread/started", "turn/completed", "item/agentMessage/delta", "account/rateLimits/updated"]
     {
-        assert!(told.contains(name), "{name}");
+        assert!(sent.contains(name), "{name}");
     }
     for name in ["skills/changed", "fs/changed", "warning", "command/exec/outputDelta"] {
-        assert!(!told.contains(name), "{name}");
+        assert!(!sent.contains(name), "{name}");
     }
 }
 
 #[test]
 fn audiences_are_as_observed() {
-    for (name, told) in [
+    for (name, expected) in [
         ("thread/closed", Audience::Everyone),
         ("turn/started", Audience::Subscribers),
         ("warning", Audience::SubscribersOrEveryone),
         ("account/rateLimits/updated", Audience::RateLimits),
         ("fuzzyFileSearch/sessionUpdated", Audience::EveryoneWithoutThread),
-        ("process/exited", Audience::Asker),
+        ("process/exited", Audience::Requester),
         ("remoteControl/status/changed", Audience::Greeting),
         ("mcpServer/event/stream/notification", Audience::EventStream),
     ] {
-        assert_eq!(audience(name), Some(told), "{name}");
+        assert_eq!(audience(name), Some(expected), "{name}");
     }
     assert_eq!(audience("thread/futureThing"), None);
 }
@@ -189,10 +189,10 @@ fn approvals_old_and_new_belong_to_a_thread() {
 }
 
 #[test]
-fn streamed_text_is_told_to_subscribers() {
+fn streamed_text_is_sent_to_subscribers() {
     let streams: Vec<_> = notifications().filter(|(name, _)| delta_of(name).is_some()).collect();
     assert_eq!(streams.len(), 6);
-    assert!(streams.iter().all(|(_, told)| *told == Audience::Subscribers), "{streams:?}");
+    assert!(streams.iter().all(|(_, audience)| *audience == Audience::Subscribers), "{streams:?}");
     assert_eq!(delta_of("item/reasoning/textDelta").and_then(|shape| shape.part), Some("contentIndex"));
     assert_eq!(delta_of("command/exec/outputDelta"), None);
 }
@@ -205,7 +205,7 @@ proptest! {
         prop::sample::select(requests().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()),
     ]) {
         prop_assert!(is_known(&name) || route(&name) == Route::Dedicated);
-        let _told = (audience(&name), server_request(&name), delta_of(&name));
+        let _found = (audience(&name), server_request(&name), delta_of(&name));
         let _starts = starts_turn(&name);
         prop_assert!(gates::check(&name, None, true).is_ok());
     }

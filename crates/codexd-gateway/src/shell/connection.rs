@@ -1,9 +1,9 @@
-//! A WebSocket connection: a stream, what is half read of it, and what waits to be written to it.
+//! A WebSocket connection: a stream, a decoder for its input, and an outbox for its output.
 //!
-//! Whoever has something to say pushes it and goes on. The writer task flushes every connection that was pushed to, once for
-//! all that was pushed, after whatever else was ready to run has run: under load many messages share one system call, and a
-//! lone one is written at once. The task that serves a connection is woken only when there is something to read, when a full
-//! socket has room again, and when the connection ends.
+//! A sender pushes a message and never waits. The writer task ([`super::write_queue`]) flushes every connection with pending
+//! output once, after the tasks that were ready have run: under load many messages share one system call, and a single message
+//! is written at once. The task that serves a connection is woken only when there is input, when a full socket has room again,
+//! and when the connection ends.
 
 mod bounds;
 
@@ -17,81 +17,80 @@ use std::time::Duration;
 use super::outbox::{Outbox, Overflow};
 pub(crate) use super::peer::Peer;
 use super::stream::Stream;
-use super::writer::Writer;
+use super::write_queue::{Flush, WriteQueue};
 use crate::hub::Text;
-use crate::limits::{OUTBOUND_ROOM_BYTES, UPSTREAM_ROOM_BYTES, WRITE_TURN_BYTES};
+use crate::limits::{OUTBOUND_FULL_BYTES, UPSTREAM_FULL_BYTES, WRITE_TURN_BYTES};
 use codexd_protocol::websocket::Frame;
 use codexd_protocol::websocket::{Decoder, Fault, Incoming};
 
-/// A connection that has shaken hands.
+/// A connection after the WebSocket handshake.
 #[derive(Debug)]
 pub(crate) struct WsConnection {
     stream: Stream,
     peer: Peer,
     decoder: RefCell<Decoder>,
     outbox: RefCell<Outbox>,
-    writer: Rc<Writer>,
-    /// Whoever serves this connection.
-    server: RefCell<Option<Waker>>,
-    /// The writer knows that something waits.
-    pub(super) marked: Cell<bool>,
-    /// The socket is full.
+    write_queue: Rc<WriteQueue<WsConnection>>,
+    /// Wakes the task that serves this connection.
+    task: RefCell<Option<Waker>>,
+    /// The connection is in the write queue.
+    is_queued: Cell<bool>,
+    /// The socket takes no more output for now.
     blocked: Cell<bool>,
     broken: Cell<bool>,
-    /// It is in [`Self::rest`].
+    /// The task is in [`Self::pause`].
     is_paused: Cell<bool>,
-    /// So many bytes wait that whoever has more to say over it was asked to wait.
+    /// The hub was asked to send no more requests over this connection.
     full: Cell<bool>,
-    /// Connections that are not read while so much waits here.
+    /// Connections that are not read while this outbox is full.
     sources: RefCell<Vec<Weak<WsConnection>>>,
-    /// A message of this size that belongs to no request was too large and is lost.
+    /// Bytes of a message that was too large and belongs to no request; it was dropped.
     dropped: Cell<Option<usize>>,
 }
 
 /// Why the task of a connection is woken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ready {
-    /// There is something to read.
+    /// There is input.
     Readable,
-    /// A connection that was full has room again.
+    /// The outbox was full and has room again.
     Room,
-    /// The connection was closed from this peer, or is broken.
+    /// This end closed the connection, or it is broken.
     Ended,
 }
 
-/// How a read went.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Read {
-    /// Everything there was is read.
+    /// No input is left.
     All,
-    /// There may be more.
+    /// There may be more input.
     More,
 }
 
-/// Why nothing more comes over a connection.
+/// Why a connection has ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum End {
-    /// The other end hung up, or the connection broke.
+    /// The peer hung up, or the connection broke.
     Gone,
-    /// The other end closed it in order.
+    /// The peer sent a close frame.
     Closed,
-    /// The other end did something wrong.
+    /// The peer violated the protocol.
     Faulty(Fault),
-    /// Too much waits: the other end asks and does not read.
+    /// The outbox is full: the peer sends requests and does not read.
     Full(Overflow),
 }
 
 impl WsConnection {
-    /// A connection on a stream that has shaken hands.
-    pub(crate) fn new(stream: Stream, peer: Peer, writer: Rc<Writer>) -> Rc<Self> {
+    pub(crate) fn new(stream: Stream, peer: Peer, write_queue: Rc<WriteQueue<WsConnection>>) -> Rc<Self> {
         Rc::new(Self {
             stream,
             peer,
             decoder: RefCell::new(Decoder::new(peer.first_rules())),
             outbox: RefCell::new(Outbox::new(peer.first_bounds(), peer == Peer::AppServer)),
-            writer,
-            server: RefCell::new(None),
-            marked: Cell::new(false),
+            write_queue,
+            task: RefCell::new(None),
+            is_queued: Cell::new(false),
             blocked: Cell::new(false),
             broken: Cell::new(false),
             is_paused: Cell::new(false),
@@ -101,31 +100,31 @@ impl WsConnection {
         })
     }
 
-    /// Says something.
+    /// Queues a message.
     ///
     /// # Errors
-    /// Too much waits; it was not said.
+    /// The outbox is full; the message was not queued.
     pub(crate) fn push(self: &Rc<Self>, text: Text) -> Result<(), Overflow> {
         self.outbox.borrow_mut().push(text)?;
-        self.mark();
+        self.enqueue();
         Ok(())
     }
 
-    /// Closes the connection after what waits.
+    /// Closes the connection after the pending output.
     pub(crate) fn close(self: &Rc<Self>, code: u16, reason: &str) {
         self.outbox.borrow_mut().close(Frame::close(code, reason));
-        self.mark();
+        self.enqueue();
         self.wake();
         self.wake_sources();
     }
 
-    /// Closes the connection and drops what waits.
+    /// Closes the connection and drops the pending output.
     pub(crate) fn cut(self: &Rc<Self>, code: u16, reason: &str) {
         self.outbox.borrow_mut().clear();
         self.close(code, reason);
     }
 
-    /// Ends the connection without a word.
+    /// Ends the connection without a close frame.
     pub(crate) fn abandon(&self) {
         self.broken.set(true);
         self.wake();
@@ -137,26 +136,21 @@ impl WsConnection {
         self.broken.get()
     }
 
-    /// Whether everything is written that ever will be.
-    pub(crate) fn is_flushed(&self) -> bool {
-        self.broken.get() || self.outbox.borrow().is_empty()
-    }
-
-    /// Whether the connection was closed from this peer, or is broken.
+    /// Whether this end closed the connection, or it is broken.
     pub(crate) fn is_over(&self) -> bool {
         self.broken.get() || self.outbox.borrow().is_closed()
     }
 
     /// Wakes the task of this connection.
     pub(crate) fn wake(&self) {
-        if let Some(server) = self.server.borrow().as_ref() {
-            server.wake_by_ref();
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.wake_by_ref();
         }
     }
 
-    /// Lets things come without being woken by them, for so long, or until somebody waits for an answer, or the connection is over.
-    pub(crate) async fn rest(&self, pause: Duration, is_waited_for: impl Fn() -> bool) {
-        if is_waited_for() {
+    /// Ignores input for the length of `pause`, or until a response is awaited, or the connection is over.
+    pub(crate) async fn pause(&self, pause: Duration, is_awaited: impl Fn() -> bool) {
+        if is_awaited() {
             return;
         }
         self.stream.stop_polling();
@@ -164,20 +158,20 @@ impl WsConnection {
         self.is_paused.set(true);
         std::future::poll_fn(|context| {
             self.register_waker(context);
-            if self.is_over() || is_waited_for() { Poll::Ready(()) } else { pause.as_mut().poll(context) }
+            if self.is_over() || is_awaited() { Poll::Ready(()) } else { pause.as_mut().poll(context) }
         })
         .await;
         self.is_paused.set(false);
     }
 
-    /// Wakes the task of this connection if it rests.
+    /// Ends a [`Self::pause`].
     pub(crate) fn resume_reading(&self) {
         if self.is_paused.get() {
             self.wake();
         }
     }
 
-    /// Waits for something to do, writing meanwhile what could not be written at once. Reads nothing while `should_read` says no.
+    /// Waits for something to do and continues blocked writes meanwhile. Ignores input while `should_read` returns `false`.
     pub(crate) async fn ready(self: &Rc<Self>, should_read: impl Fn() -> bool) -> Ready {
         std::future::poll_fn(|context| {
             self.register_waker(context);
@@ -185,7 +179,7 @@ impl WsConnection {
             if self.is_over() {
                 return Poll::Ready(Ready::Ended);
             }
-            if self.full.get() && self.outbox.borrow().waiting_bytes() < UPSTREAM_ROOM_BYTES / 2 {
+            if self.full.get() && self.outbox.borrow().waiting_bytes() < UPSTREAM_FULL_BYTES / 2 {
                 self.full.set(false);
                 return Poll::Ready(Ready::Room);
             }
@@ -194,7 +188,7 @@ impl WsConnection {
             }
             match self.stream.poll_readable(context) {
                 Poll::Ready(Ok(())) => Poll::Ready(Ready::Readable),
-                // Nobody would ever tell that there is something to read.
+                // The runtime would never report input.
                 Poll::Ready(Err(_)) => {
                     self.broken.set(true);
                     Poll::Ready(Ready::Ended)
@@ -205,7 +199,7 @@ impl WsConnection {
         .await
     }
 
-    /// Waits until everything is written, or cannot be.
+    /// Waits until all output is written, or none can be.
     pub(crate) async fn flushed(self: &Rc<Self>) {
         std::future::poll_fn(|context| {
             self.register_waker(context);
@@ -215,14 +209,14 @@ impl WsConnection {
         .await;
     }
 
-    /// Waits until the other end has hung up, whatever it still says.
+    /// Waits until the peer has hung up and discards its input.
     pub(crate) async fn wait_for_hangup(&self) {
-        let mut waste = [0; 512];
+        let mut discarded = [0; 512];
         loop {
             if std::future::poll_fn(|context| self.stream.poll_readable(context)).await.is_err() {
                 return;
             }
-            match self.stream.try_read(&mut waste) {
+            match self.stream.try_read(&mut discarded) {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -231,10 +225,10 @@ impl WsConnection {
         }
     }
 
-    /// Reads once into `buffer` and hands on every text that is complete.
+    /// Reads once into `buffer` and passes every complete message to `on_text`.
     ///
     /// # Errors
-    /// Nothing more comes. What was complete has been handed on.
+    /// The connection has ended. Complete messages were passed on.
     pub(crate) fn read(self: &Rc<Self>, buffer: &mut [u8], on_text: impl FnMut(Text)) -> Result<Read, End> {
         let count = match self.stream.try_read(buffer) {
             Ok(0) => return Err(End::Gone),
@@ -246,7 +240,7 @@ impl WsConnection {
         Ok(if count == buffer.len() { Read::More } else { Read::All })
     }
 
-    /// Reads all that is there, also what the runtime has not noticed yet: the other end is known to be gone.
+    /// Reads the input that is left, also what the runtime has not noticed yet. For a peer that has exited.
     pub(crate) fn read_last(self: &Rc<Self>, buffer: &mut [u8], mut on_text: impl FnMut(Text)) {
         while let Ok(count @ 1..) = self.stream.read_unnoticed(buffer) {
             if self.take(&buffer[..count], &mut on_text).is_err() {
@@ -255,12 +249,12 @@ impl WsConnection {
         }
     }
 
-    /// Takes bytes that were read already, with the handshake.
+    /// Takes bytes that were read with the handshake.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub(crate) fn take(self: &Rc<Self>, mut bytes: &[u8], mut on_text: impl FnMut(Text)) -> Result<(), End> {
-        // Whoever was cut by what it said is not listened to any more.
+        // A message may have closed the connection: the rest of the input is ignored.
         while !self.is_over() {
             let incoming = self.decoder.borrow_mut().next(&mut bytes);
             match incoming {
@@ -269,7 +263,7 @@ impl WsConnection {
                 Ok(Some(Incoming::TooLarge(excerpt))) => self.take_oversized(&excerpt, &mut on_text)?,
                 Ok(Some(Incoming::Ping(payload))) => {
                     self.outbox.borrow_mut().push_control(Frame::pong(payload)).map_err(End::Full)?;
-                    self.mark();
+                    self.enqueue();
                 }
                 Ok(Some(Incoming::Close { .. })) => return Err(End::Closed),
                 Err(fault) => return Err(End::Faulty(fault)),
@@ -278,8 +272,43 @@ impl WsConnection {
         Ok(())
     }
 
-    /// Writes what waits, as far as there is room; `true` when there is more and others should have their turn.
-    pub(super) fn flush(&self, buffer: &mut Vec<u8>) -> bool {
+    fn enqueue(self: &Rc<Self>) {
+        // A blocked connection is queued when the socket has room again.
+        if !self.is_queued.get() && !self.blocked.get() {
+            self.is_queued.set(true);
+            self.write_queue.push(Rc::clone(self));
+        }
+    }
+
+    fn register_waker(&self, context: &Context<'_>) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            *task = Some(context.waker().clone());
+        }
+    }
+
+    /// Queues the connection when a full socket has room again.
+    fn poll_written(self: &Rc<Self>, context: &mut Context<'_>) {
+        if !self.blocked.get() {
+            return;
+        }
+        match self.stream.poll_writable(context) {
+            Poll::Ready(Ok(())) => {
+                self.blocked.set(false);
+                self.enqueue();
+            }
+            Poll::Ready(Err(_)) => self.broken.set(true),
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl Flush for WsConnection {
+    fn set_queued(&self, is_queued: bool) -> bool {
+        self.is_queued.replace(is_queued)
+    }
+
+    fn flush(&self, buffer: &mut Vec<u8>) -> bool {
         let mut outbox = self.outbox.borrow_mut();
         let mut written = 0;
         while !outbox.is_empty() && !self.blocked.get() && !self.broken.get() {
@@ -300,46 +329,20 @@ impl WsConnection {
         let ended = self.broken.get() || (outbox.is_closed() && outbox.is_empty());
         let waiting = outbox.waiting_bytes();
         drop(outbox);
-        let has_room_again = self.full.get() && waiting < UPSTREAM_ROOM_BYTES / 2;
+        let has_room_again = self.full.get() && waiting < UPSTREAM_FULL_BYTES / 2;
         if self.blocked.get() || ended || has_room_again {
             self.wake();
         }
-        if ended || waiting < OUTBOUND_ROOM_BYTES / 2 {
+        if ended || waiting < OUTBOUND_FULL_BYTES / 2 {
             self.wake_sources();
         }
         if ended {
-            self.writer.ended.notify_waiters();
+            self.write_queue.ended.notify_waiters();
         }
         false
     }
 
-    fn mark(self: &Rc<Self>) {
-        // A blocked connection is marked again when there is room.
-        if !self.marked.get() && !self.blocked.get() {
-            self.marked.set(true);
-            self.writer.mark(Rc::clone(self));
-        }
-    }
-
-    fn register_waker(&self, context: &Context<'_>) {
-        let mut server = self.server.borrow_mut();
-        if !server.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            *server = Some(context.waker().clone());
-        }
-    }
-
-    /// Lets the writer go on when a full socket has room again.
-    fn poll_written(self: &Rc<Self>, context: &mut Context<'_>) {
-        if !self.blocked.get() {
-            return;
-        }
-        match self.stream.poll_writable(context) {
-            Poll::Ready(Ok(())) => {
-                self.blocked.set(false);
-                self.mark();
-            }
-            Poll::Ready(Err(_)) => self.broken.set(true),
-            Poll::Pending => {}
-        }
+    fn is_flushed(&self) -> bool {
+        self.broken.get() || self.outbox.borrow().is_empty()
     }
 }

@@ -1,32 +1,32 @@
-//! What the shell needs of whoever decides.
+//! What the I/O half needs of the hub. Tests replace it.
 
 use codexd_core::clock::Monotonic;
 
 use crate::hub::{Action, ClientId, Connection, Event, Hub};
 
-/// Decides what follows from what happens. Nothing here may wait.
+/// Decides what follows from an event. No method may block.
 pub(crate) trait Logic {
-    /// The time of day, in milliseconds since 1970. Told before each run of events.
+    /// The time of day, in milliseconds since 1970. Set before each run of events.
     fn set_unix_time(&mut self, unix_ms: u64) {
         let _ = unix_ms;
     }
 
-    /// Takes one event at `now` and pushes what follows from it, in order.
+    /// Takes one event at `now` and appends the actions that follow, in order.
     fn step(&mut self, event: Event, now: Monotonic, out: &mut Vec<Action>);
 
     /// When [`Event::DeadlineReached`] is due.
     fn deadline(&self) -> Option<Monotonic>;
 
-    /// Whether more is to be read from a client. Asked before each read; whoever says no names the client to
+    /// Whether more is to be read from a client. Checked before each read. A client that is not read is named by
     /// [`Self::take_readable`] later.
     fn wants_input(&self, client: ClientId) -> bool {
         let _ = client;
         true
     }
 
-    /// Adds the clients that may be heard again since this was last asked.
-    fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
-        let _ = resumed;
+    /// Appends the clients that may be read again since the last call.
+    fn take_readable(&mut self, readable: &mut Vec<ClientId>) {
+        let _ = readable;
     }
 
     /// Whether a client has sent `initialize`.
@@ -35,13 +35,13 @@ pub(crate) trait Logic {
         true
     }
 
-    /// Whether an answer is to come over a link. Asked where much comes that nobody waits for.
-    fn awaits(&self, link: Connection) -> bool {
-        let _ = link;
+    /// Whether a response is expected on a connection. Checked while many notifications arrive on it.
+    fn awaits(&self, connection: Connection) -> bool {
+        let _ = connection;
         false
     }
 
-    /// Whether a client that came now would be answered.
+    /// Whether a new client would be served.
     fn is_ready(&self) -> bool {
         true
     }
@@ -69,12 +69,12 @@ impl Logic for Hub {
         Hub::wants_input(self, client)
     }
 
-    fn take_readable(&mut self, resumed: &mut Vec<ClientId>) {
-        Hub::take_readable(self, resumed);
+    fn take_readable(&mut self, readable: &mut Vec<ClientId>) {
+        Hub::take_readable(self, readable);
     }
 
-    fn awaits(&self, link: Connection) -> bool {
-        Hub::awaits(self, link)
+    fn awaits(&self, connection: Connection) -> bool {
+        Hub::awaits(self, connection)
     }
 
     fn has_initialized(&self, client: ClientId) -> bool {

@@ -1,33 +1,28 @@
-//! What waits to be written to one connection: bounded in messages and in bytes.
+//! The pending output of one connection, bounded in messages and in bytes.
 //!
-//! It never waits for anybody. What does not fit is the owner's to decide about: a client is cut, an app-server is lost. The
-//! message that is being written does not count: a reader of any speed needs a while for a large one.
+//! A push never waits. If a message does not fit, the owner decides: a client is disconnected, an app-server is lost. The
+//! message that is being written does not count against the bound: a large one takes any reader a while.
 
 use std::collections::VecDeque;
 
 use crate::hub::Text;
-use crate::limits::WRITE_BYTES;
+use crate::limits::{OUTBOX_IDLE_CAPACITY, WRITE_BYTES};
 use codexd_protocol::websocket::Frame;
 
-/// Entries for which an empty queue keeps room: 2 KiB. To begin with it has none.
-const IDLE_CAPACITY: usize = 48;
-
-/// How much may wait behind the message that is being written.
+/// Limits of the output that waits behind the message that is being written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) messages: usize,
-    /// Bytes of everything but answers, unless one message waits alone.
+    /// Bytes of all messages that are no responses, unless one message waits alone.
     pub(crate) bytes: usize,
-    /// Bytes of all messages when an answer is added: the other end has asked for it.
+    /// Bytes of all messages when a response is added: the peer has requested it.
     pub(crate) bytes_with_answers: usize,
 }
 
-/// What waited when one more did not fit.
+/// The pending output when a message did not fit.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Overflow {
-    /// So many messages.
     pub(crate) messages: usize,
-    /// So many bytes.
     pub(crate) bytes: usize,
 }
 
@@ -36,13 +31,13 @@ pub(crate) struct Overflow {
 pub(crate) struct Outbox {
     frames: VecDeque<Queued>,
     waiting: Waiting,
-    /// Payload of the rest of the message that is being written.
+    /// Payload bytes left of the message that is being written.
     current: usize,
-    /// Bytes of the first frame, header included, that are written already.
+    /// Bytes of the first frame that are written, including its header.
     written: usize,
     bounds: Bounds,
     masked: bool,
-    /// The close frame is in it, or was.
+    /// The close frame was added.
     closed: bool,
 }
 
@@ -52,7 +47,7 @@ struct Queued {
     is_answer: bool,
 }
 
-/// Bytes of payload behind the message that is being written.
+/// Payload bytes behind the message that is being written.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     answers: usize,
@@ -69,22 +64,22 @@ impl Waiting {
     }
 }
 
-/// Whether a message answers what the other end has asked. Upstream, and codexd, begin an answer with its id or the error.
+/// Whether a message is a response. The app-server and codexd write the id or the error first in a response.
 fn is_answer(text: &str) -> bool {
     text.starts_with(r#"{"id":"#) || text.starts_with(r#"{"error":"#)
 }
 
 impl Outbox {
-    /// An empty one. A client's frames have a mask.
+    /// `masked`: frames are sent as a client.
     pub(crate) fn new(bounds: Bounds, masked: bool) -> Self {
         let waiting = Waiting::default();
         Self { frames: VecDeque::new(), waiting, current: 0, written: 0, bounds, masked, closed: false }
     }
 
-    /// Adds a message; after the close frame nothing is added any more.
+    /// Adds a message. After the close frame it is dropped.
     ///
     /// # Errors
-    /// It does not fit, and was not added.
+    /// It does not fit and was not added.
     pub(crate) fn push(&mut self, text: Text) -> Result<(), Overflow> {
         if self.closed {
             return Ok(());
@@ -119,7 +114,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// The last frame there will be.
+    /// Adds the close frame, which is the last.
     pub(crate) fn close(&mut self, frame: Frame) {
         if !self.closed {
             self.append(frame);
@@ -127,14 +122,14 @@ impl Outbox {
         }
     }
 
-    /// Drops what waits, but for the rest of a frame whose beginning is written already.
+    /// Drops the pending output except the rest of a frame whose beginning is written.
     pub(crate) fn clear(&mut self) {
         self.frames.truncate(usize::from(self.written > 0));
         self.waiting = Waiting::default();
         self.current = self.frames.front().map_or(0, |queued| queued.frame.payload().len());
     }
 
-    /// Bytes of payload that wait behind the message that is being written.
+    /// Payload bytes behind the message that is being written.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting.all()
     }
@@ -147,12 +142,12 @@ impl Outbox {
         self.frames.is_empty()
     }
 
-    /// Whether there will be nothing more.
+    /// Whether the close frame was added.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Puts what is to be written next into `buffer`, as much as makes sense at once.
+    /// Replaces the content of `buffer` with the next bytes to write, at most [`WRITE_BYTES`].
     pub(crate) fn fill(&self, buffer: &mut Vec<u8>) {
         buffer.clear();
         let mut skip = self.written;
@@ -170,7 +165,7 @@ impl Outbox {
         }
     }
 
-    /// So many bytes more are written.
+    /// Removes `count` bytes that are written.
     pub(crate) fn advance(&mut self, count: usize) {
         self.written += count;
         while let Some(Queued { frame, .. }) = self.frames.front() {
@@ -186,12 +181,12 @@ impl Outbox {
                 self.begin_message();
             }
         }
-        if self.frames.capacity() > IDLE_CAPACITY {
-            self.frames.shrink_to(IDLE_CAPACITY);
+        if self.frames.capacity() > OUTBOX_IDLE_CAPACITY {
+            self.frames.shrink_to(OUTBOX_IDLE_CAPACITY);
         }
     }
 
-    /// The first message in the queue is the one that is being written from now on.
+    /// The first message in the queue is being written from now on.
     fn begin_message(&mut self) {
         let Some(first) = self.frames.front() else { return };
         let end = self.frames.iter().position(|queued| queued.frame.is_last());
@@ -219,7 +214,7 @@ mod tests {
     use super::{Bounds, Outbox, Overflow};
     use crate::hub::Text;
     use crate::limits::{
-        OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_ANSWERS_MAX, OUTBOUND_MESSAGES_MAX, WRITE_BYTES,
+        OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_RESPONSES_MAX, OUTBOUND_MESSAGES_MAX, WRITE_BYTES,
     };
     use codexd_protocol::websocket::Frame;
     use codexd_protocol::websocket::{Decoder, Incoming, Rules};
@@ -227,7 +222,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds {
         messages: OUTBOUND_MESSAGES_MAX,
         bytes: OUTBOUND_BYTES_MAX,
-        bytes_with_answers: OUTBOUND_BYTES_WITH_ANSWERS_MAX,
+        bytes_with_answers: OUTBOUND_BYTES_WITH_RESPONSES_MAX,
     };
 
     /// Writes everything, `step` bytes at a time.
@@ -306,7 +301,7 @@ mod tests {
         let mut outbox = Outbox::new(BOUNDS, false);
         outbox.push("written".into()).expect("it is written at once");
         let answer: Text = format!(r#"{{"id":1,"result":"{}"}}"#, "x".repeat(OUTBOUND_BYTES_MAX / 2)).into();
-        let fit = OUTBOUND_BYTES_WITH_ANSWERS_MAX / answer.len();
+        let fit = OUTBOUND_BYTES_WITH_RESPONSES_MAX / answer.len();
         for _ in 0..fit {
             outbox.push(answer.clone()).expect("it was asked for");
         }

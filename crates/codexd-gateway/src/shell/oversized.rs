@@ -1,4 +1,4 @@
-//! Messages that are too large to be passed on: the request that one belongs to fails, and nothing else.
+//! Messages that are too large to be passed on. Only the request that such a message belongs to fails.
 
 use std::cell::RefCell;
 
@@ -11,26 +11,26 @@ use serde_json::value::RawValue;
 use crate::hub::Text;
 use crate::limits::UPSTREAM_MESSAGE_BYTES_MAX;
 
-/// JSON-RPC's code for a failure that is not the request's fault.
+/// JSON-RPC: a failure of the server.
 const SERVER_ERROR: i64 = -32000;
 const MIB: usize = 1024 * 1024;
 
-/// What a message is, as far as its ends tell.
+/// The kind of a message, as far as its beginning and end show it.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Oversized {
     /// A request; the id is raw.
     Request { id: String },
-    /// An answer to a request; the id is raw.
+    /// A response; the id is raw.
     Answer { id: String },
-    /// A notification, or nothing that can be told.
+    /// A notification, or unknown.
     Other,
 }
 
-/// Looks at what is left of a message.
+/// Classifies a message by its beginning and end.
 pub(super) fn classify(excerpt: &Excerpt) -> Oversized {
     let head = String::from_utf8_lossy(&excerpt.head);
     let members = RefCell::new(Members::default());
-    // The text breaks off: what was read before counts.
+    // The text is incomplete: the members before its end count.
     let _ = Seed(&members).deserialize(&mut serde_json::Deserializer::from_str(&head));
     let Members { id, is_called } = members.into_inner();
     let id = id.or_else(|| last_id(&String::from_utf8_lossy(&excerpt.tail)));
@@ -41,7 +41,7 @@ pub(super) fn classify(excerpt: &Excerpt) -> Oversized {
     }
 }
 
-/// The answer to a client whose request is larger than the app-server takes.
+/// The response to a client whose request is larger than the app-server accepts.
 pub(super) fn refusal_of_request(id: &str, excerpt: &Excerpt) -> Text {
     let message = format!(
         "Invalid request: {}: {} bytes; the app-server accepts messages of at most {} MiB in frames of at most {} MiB",
@@ -53,7 +53,7 @@ pub(super) fn refusal_of_request(id: &str, excerpt: &Excerpt) -> Text {
     error(id, INVALID_REQUEST, &message, "messageTooLarge", excerpt.bytes)
 }
 
-/// What stands for an answer, or answers a request, of an app-server that is larger than the gateway passes on.
+/// The error response in place of a message of the app-server, or to it, that is larger than the gateway passes on.
 pub(super) fn failure_of_answer(id: &str, excerpt: &Excerpt) -> Text {
     let message = format!(
         "the message of the app-server has {} bytes; codexd forwards messages of at most {} MiB",
@@ -74,7 +74,7 @@ struct Members {
     is_called: bool,
 }
 
-/// Reads the members of an object that breaks off.
+/// Reads the members of an incomplete object.
 struct Seed<'a>(&'a RefCell<Members>);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -108,14 +108,14 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// The id of a message that ends with it.
+/// The id of a message whose last member it is.
 fn last_id(tail: &str) -> Option<String> {
     let object = tail.trim_end().strip_suffix('}')?;
     let at = object.rfind(r#","id":"#)?;
     scalar(object[at..].strip_prefix(r#","id":"#)?)
 }
 
-/// An id that upstream takes.
+/// An id that upstream accepts.
 fn scalar(raw: &str) -> Option<String> {
     let raw = raw.trim();
     let is_id = serde_json::from_str::<i64>(raw).is_ok() || serde_json::from_str::<String>(raw).is_ok();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_oversized_message_is_told_by_either_end() {
+    fn an_oversized_message_is_classified_by_either_end() {
         let request = |id: &str| Oversized::Request { id: id.into() };
         let answer = |id: &str| Oversized::Answer { id: id.into() };
         for (head, tail, expected) in [

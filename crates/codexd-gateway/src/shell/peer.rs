@@ -1,20 +1,19 @@
-//! What holds at either end of a connection.
+//! The limits of a connection, by the kind of its peer.
 
 use codexd_protocol::websocket::Rules;
 
 use super::outbox::Bounds;
 use crate::limits::{
-    FIRST_MESSAGE_BYTES_MAX, FIRST_OUTBOUND_BYTES_MAX, FIRST_OUTBOUND_MESSAGES_MAX, FRAME_BYTES_MAX,
-    MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_ANSWERS_MAX, OUTBOUND_MESSAGES_MAX,
-    SKIPPED_BYTES_MAX, UPSTREAM_BYTES_MAX, UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_MESSAGES_MAX,
+    FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_BYTES_WITH_RESPONSES_MAX,
+    OUTBOUND_MESSAGES_MAX, SKIPPED_BYTES_MAX, UNINITIALIZED_MESSAGE_BYTES_MAX,
+    UNINITIALIZED_OUTBOUND_BYTES_MAX, UNINITIALIZED_OUTBOUND_MESSAGES_MAX, UPSTREAM_BYTES_MAX,
+    UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_MESSAGES_MAX,
 };
 
-/// At which end we are.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Peer {
-    /// The other end is a client of ours.
     Client,
-    /// The other end is an app-server.
     AppServer,
 }
 
@@ -36,11 +35,11 @@ impl Peer {
         }
     }
 
-    /// Of a client that has not introduced itself.
+    /// As long as a client has not sent `initialize`.
     pub(super) fn first_rules(self) -> Rules {
         match self {
             Peer::Client => {
-                let most = FIRST_MESSAGE_BYTES_MAX;
+                let most = UNINITIALIZED_MESSAGE_BYTES_MAX;
                 Rules { masked: true, frame_bytes_max: most, message_bytes_max: most, skipped_bytes_max: 0 }
             }
             Peer::AppServer => self.rules(),
@@ -51,9 +50,9 @@ impl Peer {
     pub(super) fn first_bounds(self) -> Bounds {
         match self {
             Peer::Client => Bounds {
-                messages: FIRST_OUTBOUND_MESSAGES_MAX,
-                bytes: FIRST_OUTBOUND_BYTES_MAX,
-                bytes_with_answers: FIRST_OUTBOUND_BYTES_MAX,
+                messages: UNINITIALIZED_OUTBOUND_MESSAGES_MAX,
+                bytes: UNINITIALIZED_OUTBOUND_BYTES_MAX,
+                bytes_with_answers: UNINITIALIZED_OUTBOUND_BYTES_MAX,
             },
             Peer::AppServer => self.bounds(),
         }
@@ -64,7 +63,7 @@ impl Peer {
             Peer::Client => Bounds {
                 messages: OUTBOUND_MESSAGES_MAX,
                 bytes: OUTBOUND_BYTES_MAX,
-                bytes_with_answers: OUTBOUND_BYTES_WITH_ANSWERS_MAX,
+                bytes_with_answers: OUTBOUND_BYTES_WITH_RESPONSES_MAX,
             },
             Peer::AppServer => Bounds {
                 messages: UPSTREAM_MESSAGES_MAX,

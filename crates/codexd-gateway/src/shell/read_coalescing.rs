@@ -1,35 +1,35 @@
-//! How often a link is read that tells of much that nobody waits for.
+//! Delays reads of a connection on which many notifications arrive.
 //!
-//! Read at once, every delta of a turn that pours costs three processes a wake-up; read a little later, many of them share
-//! one. The turn itself is faster for it where the processors are busy. A link over which an answer is to come is read at once,
-//! and so is one from which more is left to be read.
+//! Read at once, every delta of a fast turn wakes three processes; read a little later, many deltas share one wake-up. Where
+//! the processors are busy, the turn itself becomes faster. A connection is read at once while a response is expected on it or
+//! input is left.
 
 use std::time::{Duration, Instant};
 
 use crate::limits::{COALESCED_READ_MS, IMMEDIATE_READS};
 
-/// The reads that a link has to spare: one more every [`COALESCED_READ_MS`].
+/// The immediate reads that a connection has left. It gains one every [`COALESCED_READ_MS`].
 #[derive(Debug)]
 pub(super) struct ReadBudget {
-    spare: u32,
+    left: u32,
     counted: Instant,
 }
 
 impl ReadBudget {
     pub(super) fn new(now: Instant) -> Self {
-        Self { spare: IMMEDIATE_READS, counted: now }
+        Self { left: IMMEDIATE_READS, counted: now }
     }
 
-    /// Counts a read that brought nothing that anybody waits for. How long the next one is to wait.
+    /// Counts a read that brought only notifications. Returns how long to delay the next one.
     pub(super) fn count(&mut self, now: Instant) -> Option<Duration> {
         let gained = now.saturating_duration_since(self.counted).as_millis() / u128::from(COALESCED_READ_MS);
         if gained > 0 {
             let gained = u32::try_from(gained).unwrap_or(u32::MAX);
-            self.spare = self.spare.saturating_add(gained).min(IMMEDIATE_READS);
+            self.left = self.left.saturating_add(gained).min(IMMEDIATE_READS);
             self.counted = now;
         }
-        self.spare = self.spare.saturating_sub(1);
-        (self.spare == 0).then_some(Duration::from_millis(COALESCED_READ_MS))
+        self.left = self.left.saturating_sub(1);
+        (self.left == 0).then_some(Duration::from_millis(COALESCED_READ_MS))
     }
 }
 
@@ -40,31 +40,31 @@ mod tests {
     use super::ReadBudget;
     use crate::limits::{COALESCED_READ_MS, IMMEDIATE_READS};
 
-    fn reads_until_paced(read_budget: &mut ReadBudget, from: Instant, every: Duration) -> Option<u32> {
+    fn reads_until_delayed(read_budget: &mut ReadBudget, from: Instant, every: Duration) -> Option<u32> {
         (1..10_000).find(|&read| read_budget.count(from + every * read).is_some())
     }
 
     #[test]
-    fn a_burst_is_read_at_once_and_what_goes_on_pouring_is_not() {
+    fn a_burst_is_read_at_once_and_a_steady_stream_is_delayed() {
         let began = Instant::now();
         let often = Duration::from_micros(10);
         let mut read_budget = ReadBudget::new(began);
-        let paced = reads_until_paced(&mut read_budget, began, often).expect("it pours");
-        assert!((IMMEDIATE_READS..IMMEDIATE_READS * 2).contains(&paced), "{paced}");
-        let still = began + often * (paced + 1);
+        let delayed = reads_until_delayed(&mut read_budget, began, often).expect("delayed");
+        assert!((IMMEDIATE_READS..IMMEDIATE_READS * 2).contains(&delayed), "{delayed}");
+        let still = began + often * (delayed + 1);
         assert_eq!(read_budget.count(still), Some(Duration::from_millis(COALESCED_READ_MS)));
         let rested = still + Duration::from_secs(1);
         assert_eq!(
-            reads_until_paced(&mut read_budget, rested, often).map(|read| read >= IMMEDIATE_READS),
+            reads_until_delayed(&mut read_budget, rested, often).map(|read| read >= IMMEDIATE_READS),
             Some(true)
         );
     }
 
     #[test]
-    fn a_link_that_tells_of_little_is_never_paced() {
+    fn a_connection_with_few_notifications_is_never_delayed() {
         let began = Instant::now();
         let mut read_budget = ReadBudget::new(began);
         let every = Duration::from_millis(COALESCED_READ_MS * 2);
-        assert_eq!(reads_until_paced(&mut read_budget, began, every), None);
+        assert_eq!(reads_until_delayed(&mut read_budget, began, every), None);
     }
 }

@@ -1,27 +1,23 @@
-//! The app-servers: numbers for their generation_ids, and where each listens.
+//! The app-servers that the host has named: their ids in the hub, generation ids, processes and sockets.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use tokio::task::AbortHandle;
 
-use super::event_loop::HubDriver;
-use super::upstream_connections;
-use crate::host::{Generation, HostCommand, Role};
-use crate::hub::{Event, ServerId};
+use crate::host::{Generation, Role};
+use crate::hub::ServerId;
+use crate::limits::EXITED_SERVERS_REMEMBERED_MAX;
 
-/// Marks of app-servers that are gone and still have a name in reports.
-const REMEMBERED_MAX: usize = 64;
-
-/// The app-servers that live or lived.
+/// The app-servers that run, and the last ones that have exited: reports still name their pids.
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
     known: BTreeMap<ServerId, Server>,
     count: u64,
-    told: Option<(Option<ServerId>, Vec<ServerId>)>,
-    /// Somebody lived: as whom it may know this gateway has been looked up.
-    remembered: bool,
+    /// The current app-server and the outgoing ones, as they were last reported to the hub.
+    reported: Option<(Option<ServerId>, Vec<ServerId>)>,
+    /// An app-server has been seen, and the client identity of the previous gateway was offered.
+    identity_was_offered: bool,
 }
 
 #[derive(Debug)]
@@ -29,114 +25,103 @@ struct Server {
     generation_id: String,
     pid: u32,
     socket: PathBuf,
-    lives: bool,
-    /// Being greeted.
+    is_running: bool,
     readiness_probe: Option<AbortHandle>,
 }
 
+/// What a new list of generations changes.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) current: Option<ServerId>,
+    pub(super) outgoing: Vec<ServerId>,
+    pub(super) exited: Vec<ServerId>,
+    /// The list differs from the one before.
+    pub(super) is_news: bool,
+    /// Set to the generation ids with the first list that is not empty.
+    pub(super) first_seen: Option<Vec<String>>,
+}
+
 impl Servers {
-    /// Where a living app-server listens.
+    /// The socket of an app-server that runs.
     pub(super) fn socket(&self, server: ServerId) -> Option<PathBuf> {
-        self.known.get(&server).filter(|server| server.lives).map(|server| server.socket.clone())
+        self.known.get(&server).filter(|server| server.is_running).map(|server| server.socket.clone())
     }
 
-    /// The process, also of one that is gone.
+    /// The process, also after its exit.
     pub(super) fn pid(&self, server: Option<ServerId>) -> Option<u32> {
         self.known.get(&server?).map(|server| server.pid)
     }
 
-    /// The generation_ids of those that live.
-    pub(super) fn living(&self) -> Vec<String> {
-        self.known.values().filter(|server| server.lives).map(|server| server.generation_id.clone()).collect()
+    pub(super) fn generation_id(&self, server: ServerId) -> Option<String> {
+        self.known.get(&server).map(|server| server.generation_id.clone())
     }
 
-    fn number(&mut self, generation: Generation) -> ServerId {
-        let Generation { id: generation_id, pid, socket, role: _ } = generation;
-        let found =
-            self.known.iter_mut().find(|(_, server)| server.lives && server.generation_id == generation_id);
-        if let Some((&id, server)) = found {
-            (server.pid, server.socket) = (pid, socket);
-            return id;
-        }
-        self.count += 1;
-        let id = ServerId(self.count);
-        self.known.insert(id, Server { generation_id, pid, socket, lives: true, readiness_probe: None });
-        id
+    /// The generation ids of the app-servers that run.
+    pub(super) fn running(&self) -> Vec<String> {
+        let running = self.known.values().filter(|server| server.is_running);
+        running.map(|server| server.generation_id.clone()).collect()
     }
 
-    /// Forgets the oldest of those that are gone.
-    fn forget(&mut self) {
-        let gone: Vec<ServerId> =
-            self.known.iter().filter(|(_, server)| !server.lives).map(|(&id, _)| id).collect();
-        for id in gone.iter().take(gone.len().saturating_sub(REMEMBERED_MAX)) {
-            self.known.remove(id);
+    pub(super) fn current(&self) -> Option<ServerId> {
+        self.reported.as_ref().and_then(|(current, _)| *current)
+    }
+
+    /// Keeps the task that probes an app-server, in place of the one before. Aborts the task if the app-server has exited.
+    pub(super) fn set_readiness_probe(&mut self, id: ServerId, task: AbortHandle) {
+        match self.known.get_mut(&id).filter(|server| server.is_running) {
+            Some(server) => drop(server.readiness_probe.replace(task).inspect(AbortHandle::abort)),
+            None => task.abort(),
         }
     }
-}
 
-impl HubDriver {
-    /// Takes the list of the host: first those that are gone lose their links, then the logic should_read of the change.
-    pub(super) fn generations_changed(self: &Rc<Self>, generations: Vec<Generation>) {
+    /// Takes the host's list of generations.
+    pub(super) fn update(&mut self, generations: Vec<Generation>) -> Change {
         let (mut current, mut outgoing) = (None, Vec::new());
-        let mut servers = self.servers.borrow_mut();
         for generation in generations {
             let role = generation.role;
-            let id = servers.number(generation);
+            let id = self.id_of(generation);
             match role {
                 Role::Current => current = Some(id),
                 Role::Outgoing => outgoing.push(id),
             }
         }
-        let mut gone = Vec::new();
-        for (&id, server) in servers.known.iter_mut().filter(|(_, server)| server.lives) {
+        let mut exited = Vec::new();
+        for (&id, server) in self.known.iter_mut().filter(|(_, server)| server.is_running) {
             if current != Some(id) && !outgoing.contains(&id) {
-                server.lives = false;
+                server.is_running = false;
                 server.readiness_probe.take().inspect(AbortHandle::abort);
-                gone.push(id);
+                exited.push(id);
             }
         }
-        servers.forget();
+        self.forget_oldest();
         let now = (current, outgoing.clone());
-        let changed = servers.told.as_ref() != Some(&now);
-        servers.told = Some(now);
-        let living = servers.living();
-        let is_first = !living.is_empty() && !std::mem::replace(&mut servers.remembered, true);
-        drop(servers);
-        if is_first {
-            self.offer_client_identity(&living);
-        }
-        for server in gone {
-            self.lose_connections_of(server);
-        }
-        if changed {
-            self.persist_client_identity();
-            self.feed(Event::Servers { current, outgoing });
-        }
+        let is_news = self.reported.as_ref() != Some(&now);
+        self.reported = Some(now);
+        let running = self.running();
+        let is_first = !running.is_empty() && !std::mem::replace(&mut self.identity_was_offered, true);
+        Change { current, outgoing, exited, is_news, first_seen: is_first.then_some(running) }
     }
 
-    /// The current one was asked to leave.
-    pub(super) fn current_drains(self: &Rc<Self>) {
-        let current = self.servers.borrow().told.as_ref().and_then(|(current, _)| *current);
-        if let Some(server) = current {
-            self.feed(Event::ServerDraining(server));
+    fn id_of(&mut self, generation: Generation) -> ServerId {
+        let Generation { id: generation_id, pid, socket, role: _ } = generation;
+        let is_it = |server: &Server| server.is_running && server.generation_id == generation_id;
+        if let Some((&id, server)) = self.known.iter_mut().find(|(_, server)| is_it(server)) {
+            (server.pid, server.socket) = (pid, socket);
+            return id;
         }
+        self.count += 1;
+        let id = ServerId(self.count);
+        let server = Server { generation_id, pid, socket, is_running: true, readiness_probe: None };
+        self.known.insert(id, server);
+        id
     }
 
-    /// Asks an app-server for its first answer, until it comes or the app-server is gone.
-    pub(super) fn probe_readiness(self: &Rc<Self>, id: ServerId) {
-        let mut servers = self.servers.borrow_mut();
-        let Some(server) = servers.known.get_mut(&id).filter(|server| server.lives) else { return };
-        let task = tokio::task::spawn_local(upstream_connections::probe_readiness(Rc::clone(self), id));
-        if let Some(before) = server.readiness_probe.replace(task.abort_handle()) {
-            before.abort();
-        }
-    }
-
-    pub(super) fn retire(&self, server: ServerId) {
-        let generation_id =
-            self.servers.borrow().known.get(&server).map(|server| server.generation_id.clone());
-        if let Some(generation_id) = generation_id {
-            self.host_commands.give(HostCommand::Retire { generation_id });
+    fn forget_oldest(&mut self) {
+        let exited: Vec<ServerId> =
+            self.known.iter().filter(|(_, server)| !server.is_running).map(|(&id, _)| id).collect();
+        let surplus = exited.len().saturating_sub(EXITED_SERVERS_REMEMBERED_MAX);
+        for id in exited.iter().take(surplus) {
+            self.known.remove(id);
         }
     }
 }

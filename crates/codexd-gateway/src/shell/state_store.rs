@@ -1,50 +1,45 @@
-//! What is remembered on disk. The state writer's thread waits for it; this one should_read of the outcome.
+//! State that outlives the gateway, and the jobs that write it. The state writer's thread waits for the disk; this thread
+//! gets the outcome of each job.
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use codexd_core::contract::EventLevel;
-use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::event_loop::HubDriver;
 use crate::host::{PersistedClientIdentity, PersistedGoals, StateStore};
-use crate::hub::{Event, Text};
-use crate::limits::{GOALS_AGAIN_AFTER_MS, LOOK_AGAIN_AFTER_MS};
+use crate::hub::Text;
 use crate::state_writer::StateWriter;
 
-/// StateStore, and what is on its way there.
 pub(super) struct Persistence {
     store: Arc<Mutex<Box<dyn StateStore>>>,
     writer: StateWriter,
-    tell: UnboundedSender<Outcome>,
-    /// One for each job of the writer's, which are bounded.
-    outcomes: RefCell<Option<UnboundedReceiver<Outcome>>>,
-    /// What the gateway before this one left.
-    before: RefCell<Before>,
-    /// As whom the logic introduces itself, as far as it has said so.
-    client_identity: RefCell<Option<Text>>,
-    /// The goals that are to be on disk.
+    done: UnboundedSender<Outcome>,
+    /// Taken by the task that handles the outcomes. It holds at most one for each job of the writer, which are bounded.
+    pub(super) outcomes: RefCell<Option<UnboundedReceiver<Outcome>>>,
+    /// What the previous gateway stored; taken with the first app-server.
+    pub(super) restored: RefCell<Restored>,
+    /// The client identity of the shared connection; `None` until the hub has chosen one.
+    pub(super) client_identity: RefCell<Option<Text>>,
+    /// The goals that are to be on disk, with the number of their [`Action::PersistGoals`](crate::hub::Action::PersistGoals).
     goals: RefCell<Option<(u64, PersistedGoals)>>,
-    /// They could not be written, and are tried again.
-    is_trying_again: Cell<bool>,
+    /// The last attempt to write the goals failed; a retry is scheduled.
+    pub(super) retries_goals: Cell<bool>,
 }
 
+/// What the previous gateway stored.
 #[derive(Debug, Default)]
-struct Before {
-    goals_wait: bool,
-    client_identity: Option<PersistedClientIdentity>,
+pub(super) struct Restored {
+    pub(super) has_goals: bool,
+    pub(super) client_identity: Option<PersistedClientIdentity>,
 }
 
-/// What became of a job.
+/// The outcome of a job.
 #[derive(Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     Goals { number: u64, stored: io::Result<()> },
     ClientIdentity { generations: Vec<String>, stored: io::Result<()> },
-    Looked { thread: String, exists: bool },
+    RolloutChecked { thread: String, exists: bool },
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,160 +48,66 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Persistence {
     pub(super) fn new(store: Box<dyn StateStore>, writer: StateWriter) -> Self {
-        let (tell, outcomes) = unbounded_channel();
+        let (done, outcomes) = unbounded_channel();
         Self {
             store: Arc::new(Mutex::new(store)),
             writer,
-            tell,
+            done,
             outcomes: RefCell::new(Some(outcomes)),
-            before: RefCell::default(),
+            restored: RefCell::default(),
             client_identity: RefCell::default(),
             goals: RefCell::default(),
-            is_trying_again: Cell::new(false),
+            retries_goals: Cell::new(false),
         }
     }
 
-    fn store_goals(&self) {
-        let Some((number, goals)) = self.goals.borrow().clone() else { return };
-        let (store, tell) = (Arc::clone(&self.store), self.tell.clone());
-        self.writer.replace("goals", move || {
-            let stored = lock(&store).persist_goals(&goals);
-            let _ = tell.send(Outcome::Goals { number, stored });
-        });
-    }
-}
-
-impl HubDriver {
-    /// Tells the logic what the gateway before this one left undone. Reads from disk: before anybody is served.
-    pub(super) fn load_persisted(self: &Rc<Self>) {
+    /// Reads what the previous gateway stored, on this thread. Returns the goals.
+    pub(super) fn restore(&self) -> PersistedGoals {
         let (goals, client_identity) = {
-            let mut store = lock(&self.persistence.store);
+            let mut store = lock(&self.store);
             (store.goals(), store.client_identity())
         };
-        *self.persistence.before.borrow_mut() = Before { goals_wait: !goals.is_empty(), client_identity };
-        if !goals.is_empty() {
-            self.feed(Event::GoalsRestored(goals));
-        }
+        *self.restored.borrow_mut() = Restored { has_goals: !goals.is_empty(), client_identity };
+        goals
     }
 
-    /// Tells the logic as whom one of `living` knows the gateway before this one; or as whom it was known last, if there are
-    /// goals that are to go on before anybody comes.
-    pub(super) fn offer_client_identity(self: &Rc<Self>, living: &[String]) {
-        let Before { goals_wait, client_identity } = self.persistence.before.take();
-        let is_known = |generation_id: &String| living.contains(generation_id);
-        let client_identity = client_identity
-            .filter(|client_identity| goals_wait || client_identity.generations.iter().any(is_known));
-        if let Some(PersistedClientIdentity { initialize_params, .. }) = client_identity {
-            self.persistence.client_identity.replace(Some(initialize_params.as_str().into()));
-            self.feed(Event::ClientIdentityRestored(initialize_params.into()));
-        }
+    /// The goals that are to be on disk.
+    pub(super) fn goals(&self) -> PersistedGoals {
+        self.goals.borrow().as_ref().map(|(_, goals)| goals.clone()).unwrap_or_default()
     }
 
-    /// The logic has said as whom it introduces itself.
-    pub(super) fn client_identity_chosen(&self, client_identity: Text) {
-        self.persistence.client_identity.replace(Some(client_identity));
-        self.persist_client_identity();
+    /// Has goals written. [`Outcome::Goals`] follows.
+    pub(super) fn persist_goals(&self, number: u64, goals: PersistedGoals) {
+        self.goals.replace(Some((number, goals)));
+        self.write_goals();
     }
 
-    /// Has remembered as whom the living app-servers know this gateway.
-    pub(super) fn persist_client_identity(&self) {
-        let client_identity = self.persistence.client_identity.borrow().as_ref().map(ToString::to_string);
-        let Some(initialize_params) = client_identity else { return };
-        let generations = self.servers.borrow().living();
-        if generations.is_empty() {
-            // Nobody knows it: what the gateway before this one was known as may be needed still.
-            return;
-        }
-        let client_identity = PersistedClientIdentity { initialize_params, generations };
-        let (store, tell) = (Arc::clone(&self.persistence.store), self.persistence.tell.clone());
-        self.persistence.writer.replace("client_identity", move || {
-            let stored = lock(&store).persist_client_identity(&client_identity);
-            let _ = tell.send(Outcome::ClientIdentity { generations: client_identity.generations, stored });
+    /// Has the last goals written once more.
+    pub(super) fn write_goals(&self) {
+        let Some((number, goals)) = self.goals.borrow().clone() else { return };
+        let (store, done) = (Arc::clone(&self.store), self.done.clone());
+        self.writer.replace("goals", move || {
+            let stored = lock(&store).persist_goals(&goals);
+            let _ = done.send(Outcome::Goals { number, stored });
         });
     }
 
-    /// Has goals written; the logic is told when they are.
-    pub(super) fn persist_goals(&self, number: u64, goals: PersistedGoals) {
-        self.persistence.goals.replace(Some((number, goals)));
-        self.persistence.store_goals();
+    /// Has the client identity written. [`Outcome::ClientIdentity`] follows.
+    pub(super) fn write_client_identity(&self, identity: PersistedClientIdentity) {
+        let (store, done) = (Arc::clone(&self.store), self.done.clone());
+        self.writer.replace("client_identity", move || {
+            let stored = lock(&store).persist_client_identity(&identity);
+            let _ = done.send(Outcome::ClientIdentity { generations: identity.generations, stored });
+        });
     }
 
-    /// Looks whether a file exists; the logic is told.
-    pub(super) fn look_for_file(self: &Rc<Self>, thread: String, path: String) {
-        let (tell, looked_for) = (self.persistence.tell.clone(), thread.clone());
-        let look = {
-            let path = path.clone();
-            move || {
-                let exists = std::fs::symlink_metadata(path).is_ok();
-                let _ = tell.send(Outcome::Looked { thread: looked_for, exists });
-            }
-        };
-        if !self.persistence.writer.run(look) {
-            let driver = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_AFTER_MS)).await;
-                driver.look_for_file(thread, path);
-            });
-        }
-    }
-
-    /// Hears what became of jobs, for as long as it is polled.
-    pub(super) async fn take_outcomes(self: &Rc<Self>) {
-        let Some(mut outcomes) = self.persistence.outcomes.take() else { return };
-        while let Some(outcome) = outcomes.recv().await {
-            match outcome {
-                Outcome::Goals { number, stored } => self.goals_stored(number, stored),
-                Outcome::Looked { thread, exists } => self.feed(Event::RolloutChecked { thread, exists }),
-                Outcome::ClientIdentity { generations, stored: Err(error) } => {
-                    self.note_client_identity_failed(&generations, &error);
-                }
-                Outcome::ClientIdentity { stored: Ok(()), .. } => {}
-            }
-        }
-    }
-
-    fn goals_stored(self: &Rc<Self>, number: u64, stored: io::Result<()>) {
-        match stored {
-            Ok(()) => self.persistence.is_trying_again.set(false),
-            Err(error) => {
-                if !self.persistence.is_trying_again.replace(true) {
-                    self.note_goals_failed(&error);
-                }
-                let driver = Rc::clone(self);
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(Duration::from_millis(GOALS_AGAIN_AFTER_MS)).await;
-                    // What stands on disk is older than what is: the next gateway would go by that.
-                    if driver.persistence.is_trying_again.get() {
-                        driver.persistence.store_goals();
-                    }
-                });
-            }
-        }
-        // Also if they are not: what waits for it has waited long enough.
-        self.feed(Event::GoalsPersisted(number));
-    }
-
-    fn note_goals_failed(&self, error: &io::Error) {
-        let message = format!(
-            "failed to store which goals are active: {error}; if the gateway is killed now, goals that it paused for a handover stay \
-             paused, and other goals continue only when a client opens their threads"
-        );
-        let goals =
-            self.persistence.goals.borrow().as_ref().map(|(_, goals)| goals.clone()).unwrap_or_default();
-        let detail = json!({"active": goals.active, "held": goals.held});
-        self.host_commands.note(EventLevel::Warn, "goals.persist_failed", message, detail);
-    }
-
-    fn note_client_identity_failed(&self, generations: &[String], error: &io::Error) {
-        let message = format!(
-            "failed to store the client identity of the gateway: {error}; if the gateway is killed, the next one manages threads only \
-             after a client has connected"
-        );
-        self.host_commands.note(
-            EventLevel::Warn,
-            "client_identity.persist_failed",
-            message,
-            json!({"generations": generations}),
-        );
+    /// Has it checked whether the rollout file of a thread exists. [`Outcome::RolloutChecked`] follows. `false` if too many
+    /// jobs wait.
+    pub(super) fn check_rollout(&self, thread: String, path: String) -> bool {
+        let done = self.done.clone();
+        self.writer.run(move || {
+            let exists = std::fs::symlink_metadata(path).is_ok();
+            let _ = done.send(Outcome::RolloutChecked { thread, exists });
+        })
     }
 }

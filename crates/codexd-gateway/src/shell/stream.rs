@@ -1,4 +1,4 @@
-//! A connection, whatever it is made of.
+//! A non-blocking stream, over a Unix socket or TCP.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,16 +12,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
-/// A non-blocking connection.
+/// A non-blocking stream.
 ///
-/// The kernel tells the runtime of room to write only while somebody waits for it. Told always, we would be woken each time
-/// that the other end reads: once more for every message, and it is the other end that pays for the waking.
+/// The kernel reports writability only while a task waits for it. Reported always, it would wake this process each time
+/// the peer reads: once more per message, at the peer's cost.
 ///
-/// One task waits on it: what was asked for before is forgotten when something else is asked for.
+/// One task waits on a stream. A wait for readability or writability replaces the one before.
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Socket,
-    /// None while nobody waits for anything.
+    /// `None` while no task waits.
     watch: RefCell<Option<Watch>>,
 }
 
@@ -37,23 +37,15 @@ impl AsRawFd for Socket {
 #[derive(Debug)]
 struct Watch {
     socket: AsyncFd<Socket>,
-    /// Of room to write, too.
-    tells_of_room: bool,
+    /// It also reports writability.
+    is_writable: bool,
 }
 
 impl Stream {
-    /// A connection on this machine.
-    ///
-    /// # Errors
-    /// The system's.
     pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
         Ok(Self::new(stream.into_std()?.into()))
     }
 
-    /// A connection from the network door.
-    ///
-    /// # Errors
-    /// The system's.
     pub(crate) fn tcp(stream: TcpStream) -> io::Result<Self> {
         Ok(Self::new(stream.into_std()?.into()))
     }
@@ -66,15 +58,15 @@ impl Stream {
         self.socket.as_raw_fd()
     }
 
-    /// Reads what is there.
+    /// Reads the input that is there.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is; else the system's.
+    /// `WouldBlock` if there is none.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let watch = self.watch.borrow();
         let Some(watch) = &*watch else { return self.read_unnoticed(buffer) };
-        // One that reads less than there is room for has used up the socket: the runtime is told so without the further call
-        // that would only answer `WouldBlock`. What comes in between the two wakes as usual.
+        // A short read has emptied the socket: reporting `WouldBlock` to the runtime saves the read that would return it.
+        // Input that arrives in between wakes the task as usual.
         let mut read = None;
         let outcome = watch.socket.try_io(Interest::READABLE, |_| match self.read_unnoticed(buffer)? {
             count if 0 < count && count < buffer.len() => {
@@ -86,7 +78,7 @@ impl Stream {
         read.map_or(outcome, Ok)
     }
 
-    /// Reads what is there, also what the runtime has not noticed yet.
+    /// Reads the input that is there, also input that the runtime has not noticed yet.
     ///
     /// # Errors
     /// As [`Self::try_read`].
@@ -97,53 +89,51 @@ impl Stream {
         Ok(count)
     }
 
-    /// Writes what there is room for.
+    /// Writes as much as the socket takes.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; else the system's.
+    /// `WouldBlock` if it takes nothing.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::io::retry_on_intr(|| rustix::net::send(&self.socket.0, bytes, SendFlags::NOSIGNAL))?)
     }
 
-    /// Writes nothing more.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Shuts down the write direction.
     pub(crate) fn finish(&self) -> io::Result<()> {
         Ok(shutdown(&self.socket.0, Shutdown::Write)?)
     }
 
-    /// Waits until [`Self::try_read`] is worth it.
+    /// Waits for input.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.watched(Interest::READABLE, |watch| watch.socket.poll_read_ready(context).map_ok(drop))
     }
 
-    /// Lets things come without waking anybody, until somebody waits again.
+    /// Ignores input and writability until the next wait.
     pub(crate) fn stop_polling(&self) {
         *self.watch.borrow_mut() = None;
     }
 
-    /// Waits until there is room again after [`Self::try_write`] found too little. Ask before [`Self::poll_readable`]: whether
-    /// there is something to read has to be asked again after it.
+    /// Waits for writability after a short [`Self::try_write`]. Call it before [`Self::poll_readable`]: it discards the wait for
+    /// input.
     pub(crate) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let both = Interest::READABLE | Interest::WRITABLE;
-        let room = ready!(self.watched(both, |watch| watch.socket.poll_write_ready(context).map_ok(drop)));
+        let writable =
+            ready!(self.watched(both, |watch| watch.socket.poll_write_ready(context).map_ok(drop)));
         self.stop_polling();
-        Poll::Ready(room)
+        Poll::Ready(writable)
     }
 
-    /// Waits for something and appends it.
+    /// Waits for input and appends it.
     ///
     /// # Errors
-    /// `UnexpectedEof` when nothing more comes; else the system's.
+    /// `UnexpectedEof` at the end of the input.
     pub(crate) async fn read_more(&self, into: &mut Vec<u8>) -> io::Result<()> {
-        let mut piece = [0; 1024];
+        let mut chunk = [0; 1024];
         loop {
             poll_fn(|context| self.poll_readable(context)).await?;
-            match self.try_read(&mut piece) {
+            match self.try_read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
-                    into.extend_from_slice(&piece[..count]);
+                    into.extend_from_slice(&chunk[..count]);
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -152,10 +142,7 @@ impl Stream {
         }
     }
 
-    /// Writes all of it, waiting for room.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Writes all bytes.
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.try_write(bytes) {
@@ -169,22 +156,22 @@ impl Stream {
         Ok(())
     }
 
-    /// Asks the runtime, which is told at once of what there is already.
+    /// Waits for an event of the socket. A new registration reports the present state at once.
     fn watched<T>(
         &self,
         interest: Interest,
-        ask: impl FnOnce(&Watch) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(&Watch) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         let mut watch = self.watch.borrow_mut();
-        if watch.as_ref().is_none_or(|watch| interest.is_writable() && !watch.tells_of_room) {
-            // The kernel watches a socket once.
+        if watch.as_ref().is_none_or(|watch| interest.is_writable() && !watch.is_writable) {
+            // A socket can be registered only once.
             *watch = None;
-            // SAFETY: the watch shares the socket, which is open for as long as it is shared and never exchanged.
+            // SAFETY: the watch shares ownership of the socket, which stays open that long and is never replaced.
             #[allow(unsafe_code)]
             let socket = unsafe { AsyncFd::register_with_interest(self.socket.clone(), interest) };
             let socket = socket.map_err(io::Error::from)?;
-            *watch = Some(Watch { socket, tells_of_room: interest.is_writable() });
+            *watch = Some(Watch { socket, is_writable: interest.is_writable() });
         }
-        watch.as_ref().map_or(Poll::Pending, ask)
+        watch.as_ref().map_or(Poll::Pending, poll)
     }
 }

@@ -1,19 +1,55 @@
-//! The token of the network door: a file for its owner alone.
+//! Authentication over TCP: the bearer token of a client, and the file that holds the token.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use codexd_protocol::websocket::handshake;
 use rustix::fs::OFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
+use tungstenite::handshake::server::Request;
+use tungstenite::http::{StatusCode, header};
+
+use crate::limits::TOKEN_FILE_BYTES_MAX;
 
 /// 256 bits take 43 characters of base64url and 64 of hex.
 const CHARACTERS_MIN: usize = 43;
-const FILE_BYTES_MAX: u64 = 4096;
 
-/// What a client has to show.
+/// The token that clients have to send; `None` while the listener is closed.
+#[derive(Debug, Default)]
+pub(super) struct ExpectedToken(RefCell<Option<Token>>);
+
+impl ExpectedToken {
+    pub(super) fn set(&self, token: Option<Token>) {
+        self.0.replace(token);
+    }
+
+    /// Whether it is the token that the file holds now.
+    pub(super) fn is_current(&self, path: &Path) -> bool {
+        self.0.borrow().as_ref().is_some_and(|token| Token::of(path).is_ok_and(|now| now == *token))
+    }
+
+    /// Checks the bearer token of a request.
+    ///
+    /// # Errors
+    /// The HTTP response that refuses the request, in the words of app-server 0.169.0.
+    pub(super) fn authenticate(&self, request: &Request) -> Result<(), Vec<u8>> {
+        let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+            scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+        });
+        let refusal = |body: &str| Err(handshake::answer(StatusCode::UNAUTHORIZED, body));
+        match shown {
+            None => refusal("missing websocket bearer token"),
+            Some(shown) if self.0.borrow().as_ref().is_some_and(|token| token.matches(shown)) => Ok(()),
+            Some(_) => refusal("invalid websocket bearer token"),
+        }
+    }
+}
+
 #[derive(Clone, Eq, PartialEq)]
 pub(super) struct Token(String);
 
@@ -24,11 +60,11 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads the token, or makes one if there is no file.
+    /// Reads the token. Creates the file with a new token if it does not exist.
     ///
     /// # Errors
-    /// The system's; `PermissionDenied` if anybody but its owner may read or write the file, or the owner is another user;
-    /// `InvalidData` if what it holds is no token of 256 bits.
+    /// `PermissionDenied` if the file belongs to another user or other users may access it; `InvalidData` if it holds no
+    /// token of 256 bits.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         match Self::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -39,8 +75,8 @@ impl Token {
         }
     }
 
-    /// Whether somebody showed it. How long it takes tells no more than whether the length is right.
-    pub(super) fn is(&self, shown: &[u8]) -> bool {
+    /// Compares in a time that depends only on the lengths.
+    fn matches(&self, shown: &[u8]) -> bool {
         let token = self.0.as_bytes();
         let difference =
             token.iter().zip(shown).fold(0, |all, (ours, theirs)| black_box(all | (ours ^ theirs)));
@@ -50,26 +86,24 @@ impl Token {
     fn read(path: &Path) -> io::Result<Self> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-        let look = file.metadata()?;
+        let metadata = file.metadata()?;
         let owners = [rustix::process::geteuid().as_raw(), 0];
         let error = |kind, why: &str| Err(io::Error::new(kind, format!("{}: {why}", path.display())));
-        if !look.is_file() || !owners.contains(&look.uid()) {
+        if !metadata.is_file() || !owners.contains(&metadata.uid()) {
             return error(
                 io::ErrorKind::PermissionDenied,
                 "the token must be a regular file that the user of the gateway or root owns",
             );
         }
-        if look.mode() & 0o077 != 0 {
-            return error(
-                io::ErrorKind::PermissionDenied,
-                "other users can access the token: run `chmod 600` on the file, or remove it",
-            );
+        if metadata.mode() & 0o077 != 0 {
+            let why = "other users can access the token: run `chmod 600` on the file, or remove it";
+            return error(io::ErrorKind::PermissionDenied, why);
         }
         let mut text = String::new();
-        file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        file.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text)?;
         let text = text.trim();
-        let of_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=');
-        if text.len() < CHARACTERS_MIN || !text.bytes().all(of_base64url) {
+        let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=');
+        if text.len() < CHARACTERS_MIN || !text.bytes().all(is_base64url) {
             return error(
                 io::ErrorKind::InvalidData,
                 "the file contains no token of at least 256 bits in hex or base64url",
@@ -79,7 +113,7 @@ impl Token {
     }
 }
 
-/// Makes the file whole or not at all; one that somebody else made meanwhile stays.
+/// Creates the complete file or nothing. A file that another process created meanwhile stays.
 fn create(path: &Path) -> io::Result<()> {
     let mut random = [0; 32];
     let mut filled = 0;
@@ -99,7 +133,7 @@ fn create(path: &Path) -> io::Result<()> {
                 _ => Ok(()),
             }
         });
-    // Ours, or left by a process of the same number that is gone.
+    // Left by this process, or by a dead process with the same pid.
     let removed = fs::remove_file(draft);
     written.and(removed)?;
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -116,7 +150,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_token_is_made_once_and_is_for_its_owner_alone() {
+    fn a_token_is_created_once_and_only_its_owner_may_read_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
         let token = Token::of(&path).expect("made");
@@ -124,15 +158,15 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
         let text = fs::read_to_string(&path).expect("readable");
         assert_eq!(text.trim().len(), 64);
-        assert!(token.is(text.trim().as_bytes()));
-        assert!(Token::of(&path).expect("read").is(text.trim().as_bytes()));
+        assert!(token.matches(text.trim().as_bytes()));
+        assert!(Token::of(&path).expect("read").matches(text.trim().as_bytes()));
         for other in ["", &text[..63], &text, &text.replace(['0', '1', '2', '3'], "f")] {
-            assert!(!token.is(other.as_bytes()));
+            assert!(!token.matches(other.as_bytes()));
         }
     }
 
     #[test]
-    fn what_others_may_read_or_is_too_short_is_refused() {
+    fn a_token_file_that_others_may_read_or_that_is_too_short_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
         let refused = |text: &str, mode| {

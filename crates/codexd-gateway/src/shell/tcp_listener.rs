@@ -1,4 +1,4 @@
-//! The network's door: WebSocket over TCP for whoever shows the token, and nothing for a browser.
+//! Listens for WebSocket clients on TCP. A client has to send the token; browsers are refused.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -7,129 +7,110 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use codexd_core::contract::EventLevel;
+use codexd_protocol::websocket::handshake::{self, Asked};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tungstenite::handshake::server::Request;
 use tungstenite::http::{StatusCode, header};
 
-use super::clients;
-use super::event_loop::HubDriver;
+use super::shell_context::ShellContext;
 use super::stream::Stream;
-use super::tcp_auth::Token;
+use super::tcp_auth::{ExpectedToken, Token};
+use super::{event_log, serve_client};
 use crate::host::{HostCommand, TcpListenerConfig};
 use crate::limits::{
-    ACCEPT_PAUSE_MS, HTTP_HEAD_BYTES_MAX, KEEPALIVE_SECONDS, LEAVE_TIMEOUT_MS, LISTEN_RETRY_FIRST_MS,
-    LISTEN_RETRY_LAST_MS, TCP_HEAD_MAX_MS, TCP_INITIALIZE_MAX_MS, TCP_UNAUTHENTICATED_MAX,
+    ACCEPT_PAUSE_MS, HTTP_HEAD_BYTES_MAX, KEEPALIVE_SECONDS, LISTEN_RETRY_FIRST_MS, LISTEN_RETRY_LAST_MS,
+    SHUTDOWN_TIMEOUT_MS, TCP_HEAD_MAX_MS, TCP_INITIALIZE_MAX_MS, TCP_UNAUTHENTICATED_MAX,
 };
-use codexd_protocol::websocket::handshake::{self, Asked};
 
-/// The TCP listener as the settings have it, if there is one.
+/// The TCP listener of the current settings, if they have one.
 #[derive(Debug, Default)]
-pub(super) struct Listener {
+pub(super) struct TcpListener {
     running: Option<Running>,
 }
 
-/// What clients have to show; none before the listener is open, and when it is closed.
-type Expected = Rc<RefCell<Option<Token>>>;
-
 #[derive(Debug)]
 struct Running {
-    door: TcpListenerConfig,
-    token: Expected,
+    config: TcpListenerConfig,
+    token: Rc<ExpectedToken>,
     task: JoinHandle<()>,
 }
 
-impl Listener {
-    /// Listens there from now on, with the token that the file holds now. Clients that are connected stay. The host gets a report
-    /// when it is known whether it worked.
-    pub(super) fn configure(&mut self, driver: &Rc<HubDriver>, door: Option<TcpListenerConfig>) {
-        if let (Some(running), Some(door)) = (&self.running, &door)
-            && running.door == *door
-            && running.has_token_of_file()
+impl TcpListener {
+    /// Listens as configured, with the token that the file holds now. Connected clients stay. The host gets a report once it
+    /// is known whether listening works.
+    pub(super) fn configure(&mut self, shell: &Rc<ShellContext>, config: Option<TcpListenerConfig>) {
+        if let (Some(running), Some(config)) = (&self.running, &config)
+            && running.config == *config
+            && running.token.is_current(&config.token_file)
         {
-            return report_listening(driver, door);
+            return report_listening(shell, config.listen);
         }
         self.stop();
-        match door {
-            Some(door) => {
+        match config {
+            Some(config) => {
                 let token = Rc::default();
-                let task = spawn_local(run(Rc::clone(driver), door.clone(), Rc::clone(&token)));
-                self.running = Some(Running { door, token, task });
+                let task = spawn_local(run(Rc::clone(shell), config.clone(), Rc::clone(&token)));
+                self.running = Some(Running { config, token, task });
             }
-            None => driver.host_commands.give(HostCommand::Report(json!({"listener": null}))),
+            None => shell.host_commands.push(HostCommand::Report(json!({"listener": null}))),
         }
     }
 
-    /// Closes the socket. Clients that are connected stay; the token counts no more.
+    /// Closes the listening socket and revokes the token. Connected clients stay.
     pub(super) fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.task.abort();
-            running.token.replace(None);
+            running.token.set(None);
         }
     }
 }
 
-impl Running {
-    fn has_token_of_file(&self) -> bool {
-        self.token
-            .borrow()
-            .as_ref()
-            .is_some_and(|token| Token::of(&self.door.token_file).is_ok_and(|now| now == *token))
-    }
-}
-
-/// Listens, as soon as that works, and lets clients in for as long as it is polled. Clients of the control socket do not
-/// suffer from a port that is taken.
-async fn run(driver: Rc<HubDriver>, door: TcpListenerConfig, expected: Expected) {
+/// Listens and accepts clients until the task is aborted. If the port is taken, it retries; clients of the control socket are
+/// not affected.
+async fn run(shell: Rc<ShellContext>, config: TcpListenerConfig, expected: Rc<ExpectedToken>) {
     let mut wait = LISTEN_RETRY_FIRST_MS;
-    let (listener, address, token) = loop {
-        match open(&door).await {
-            Ok(open) => break open,
+    let (socket, address, token) = loop {
+        match listen(&config).await {
+            Ok(listening) => break listening,
             Err(error) => {
                 if wait == LISTEN_RETRY_FIRST_MS {
-                    note_closed(&driver, &door, &error);
+                    report_failure(&shell, &config, &error);
                 }
-                tokio::time::sleep(Duration::from_millis(wait)).await;
+                sleep(Duration::from_millis(wait)).await;
                 wait = (wait * 2).min(LISTEN_RETRY_LAST_MS);
             }
         }
     };
-    expected.replace(Some(token));
-    report_listening(&driver, &TcpListenerConfig { listen: address, ..door.clone() });
+    expected.set(Some(token));
+    report_listening(&shell, address);
+    shell.host_commands.log(event_log::listening(address, &config.token_file));
+    accept(shell, socket, expected).await;
+}
+
+async fn listen(config: &TcpListenerConfig) -> io::Result<(tokio::net::TcpListener, SocketAddr, Token)> {
+    let token = Token::of(&config.token_file)?;
+    let socket = tokio::net::TcpListener::bind(config.listen).await?;
+    let address = socket.local_addr()?;
+    Ok((socket, address, token))
+}
+
+fn report_listening(shell: &ShellContext, address: SocketAddr) {
     let url = format!("ws://{address}");
-    let message =
-        format!("listening on {url}; clients authenticate with the token in {}", door.token_file.display());
-    let detail = json!({"url": url, "tokenFile": door.token_file});
-    driver.host_commands.note(EventLevel::Info, "gateway.listening", message, detail);
-    accept(driver, listener, expected).await;
-}
-
-fn report_listening(driver: &HubDriver, door: &TcpListenerConfig) {
-    let url = format!("ws://{}", door.listen);
     let listener = json!({"listen": url, "error": null});
-    driver.host_commands.give(HostCommand::Report(json!({"listening": url, "listener": listener})));
+    shell.host_commands.push(HostCommand::Report(json!({"listening": url, "listener": listener})));
 }
 
-async fn open(door: &TcpListenerConfig) -> io::Result<(TcpListener, SocketAddr, Token)> {
-    let token = Token::of(&door.token_file)?;
-    let listener = TcpListener::bind(door.listen).await?;
-    let address = listener.local_addr()?;
-    Ok((listener, address, token))
+fn report_failure(shell: &ShellContext, config: &TcpListenerConfig, error: &io::Error) {
+    shell.host_commands.log(event_log::listen_failed(config, error));
+    let listener = json!({"listen": format!("ws://{}", config.listen), "error": error.to_string()});
+    shell.host_commands.push(HostCommand::Report(json!({"listener": listener})));
 }
 
-fn note_closed(driver: &HubDriver, door: &TcpListenerConfig, error: &io::Error) {
-    let message = format!("failed to listen on ws://{}: {error}; the gateway retries", door.listen);
-    let detail = json!({"listen": door.listen, "tokenFile": door.token_file, "error": error.to_string()});
-    driver.host_commands.note(EventLevel::Error, "gateway.listenFailed", message, detail);
-    let listener = json!({"listen": format!("ws://{}", door.listen), "error": error.to_string()});
-    driver.host_commands.give(HostCommand::Report(json!({"listener": listener})));
-}
-
-/// The connections that have not shown the token yet, the oldest first.
+/// The connections that have not sent the token yet, the oldest first.
 #[derive(Debug, Default)]
 struct Unauthenticated(RefCell<VecDeque<Rc<Pending>>>);
 
@@ -140,7 +121,7 @@ struct Pending {
 }
 
 impl Unauthenticated {
-    /// Adds one. If there are too many, the oldest that has sent nothing makes room, else the oldest.
+    /// Adds a connection. If there are too many, evicts the oldest that has sent nothing, or else the oldest.
     fn add(&self) -> Rc<Pending> {
         let mut all = self.0.borrow_mut();
         if all.len() >= TCP_UNAUTHENTICATED_MAX {
@@ -159,54 +140,53 @@ impl Unauthenticated {
     }
 }
 
-async fn accept(driver: Rc<HubDriver>, listener: TcpListener, expected: Expected) {
+async fn accept(shell: Rc<ShellContext>, socket: tokio::net::TcpListener, expected: Rc<ExpectedToken>) {
     let unauthenticated = Rc::<Unauthenticated>::default();
     loop {
-        match listener.accept().await {
+        match socket.accept().await {
             Ok((stream, _)) => {
                 let pending = unauthenticated.add();
-                let (driver, expected, all) =
-                    (Rc::clone(&driver), Rc::clone(&expected), Rc::clone(&unauthenticated));
+                let (shell, expected, all) =
+                    (Rc::clone(&shell), Rc::clone(&expected), Rc::clone(&unauthenticated));
                 spawn_local(async move {
-                    let known = tokio::select! {
-                        known = admit_peer(&driver, stream, &expected, &pending) => known,
+                    let admitted = tokio::select! {
+                        admitted = admit_peer(&shell, stream, &expected, &pending) => admitted,
                         () = pending.evicted.notified() => None,
                     };
                     all.remove(&pending);
-                    if let Some((stream, read)) = known {
+                    if let Some((stream, read)) = admitted {
                         let within = Duration::from_millis(TCP_INITIALIZE_MAX_MS);
-                        clients::serve(driver, stream, read, Some(within), None).await;
+                        serve_client::serve(shell, stream, read, Some(within), None).await;
                     }
                 });
             }
-            // Out of descriptors, most likely: others have to leave first.
-            Err(_) => tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await,
+            // Most likely no descriptor is free.
+            Err(_) => sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await,
         }
     }
 }
 
 async fn admit_peer(
-    driver: &HubDriver,
+    shell: &ShellContext,
     stream: TcpStream,
-    expected: &Expected,
+    expected: &ExpectedToken,
     pending: &Pending,
 ) -> Option<(Stream, Vec<u8>)> {
-    // Not vital: without them it is slower, or a peer that vanished is noticed late.
+    // Not essential: without these options it is slower, or a vanished peer is noticed late.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
     let _ = rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(KEEPALIVE_SECONDS));
     let stream = Stream::tcp(stream).ok()?;
     let within = Duration::from_millis(TCP_HEAD_MAX_MS);
-    let read =
-        Box::pin(timeout(within, handshake(driver, &stream, expected, pending))).await.ok()?.ok()??;
+    let read = Box::pin(timeout(within, handshake(shell, &stream, expected, pending))).await.ok()?.ok()??;
     Some((stream, read))
 }
 
-/// Hands back what came behind the request; `None` if it was answered otherwise.
+/// Returns the bytes that followed the request; `None` if the request was answered with something else than an upgrade.
 async fn handshake(
-    driver: &HubDriver,
+    shell: &ShellContext,
     stream: &Stream,
-    expected: &Expected,
+    expected: &ExpectedToken,
     pending: &Pending,
 ) -> io::Result<Option<Vec<u8>>> {
     let mut head = Vec::new();
@@ -216,52 +196,44 @@ async fn handshake(
                 stream.read_more(&mut head).await?;
                 pending.has_sent.set(true);
             }
-            Asked::Incomplete => break answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-            Asked::Garbage => break answer(StatusCode::BAD_REQUEST),
-            Asked::Request(length, request) => match decide(&request, expected, driver) {
-                Ok(switch) => {
-                    stream.write_all(&switch).await?;
+            Asked::Incomplete => break response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Asked::Garbage => break response(StatusCode::BAD_REQUEST),
+            Asked::Request(length, request) => match respond(&request, expected, shell) {
+                Ok(upgrade) => {
+                    stream.write_all(&upgrade).await?;
                     return Ok(Some(head.split_off(length)));
                 }
-                Err(refusal) => break refusal,
+                Err(other) => break other,
             },
         }
     };
     stream.write_all(&refusal).await?;
     stream.finish()?;
-    // Closed at once, a socket with unread bytes may take the answer back from the other end.
-    let goodbye = async {
+    // If a socket is closed with unread input, the kernel resets the connection and the peer may lose the response.
+    let hangup = async {
         while stream.read_more(&mut head).await.is_ok() {
             head.clear();
         }
     };
-    let _ = timeout(Duration::from_millis(LEAVE_TIMEOUT_MS), goodbye).await;
+    let _ = timeout(Duration::from_millis(SHUTDOWN_TIMEOUT_MS), hangup).await;
     Ok(None)
 }
 
-fn answer(status: StatusCode) -> Vec<u8> {
+fn response(status: StatusCode) -> Vec<u8> {
     handshake::answer(status, "")
 }
 
-/// The answer that lets somebody in, or the one that does not: in the words of app-server 0.169.0.
-fn decide(request: &Request, expected: &Expected, driver: &HubDriver) -> Result<Vec<u8>, Vec<u8>> {
+/// The response that upgrades the connection, or as the error any other, in the words of app-server 0.169.0.
+fn respond(request: &Request, expected: &ExpectedToken, shell: &ShellContext) -> Result<Vec<u8>, Vec<u8>> {
     if request.headers().contains_key(header::ORIGIN) {
-        return Err(answer(StatusCode::FORBIDDEN));
+        return Err(response(StatusCode::FORBIDDEN));
     }
     match request.uri().path() {
-        "/healthz" => return Err(answer(StatusCode::OK)),
-        "/readyz" if driver.is_ready() => return Err(answer(StatusCode::OK)),
-        "/readyz" => return Err(answer(StatusCode::SERVICE_UNAVAILABLE)),
+        "/healthz" => return Err(response(StatusCode::OK)),
+        "/readyz" if shell.is_ready() => return Err(response(StatusCode::OK)),
+        "/readyz" => return Err(response(StatusCode::SERVICE_UNAVAILABLE)),
         _ => {}
     }
-    let switch = handshake::switch(request).ok_or_else(|| answer(StatusCode::BAD_REQUEST))?;
-    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
-    });
-    match shown {
-        None => Err(handshake::answer(StatusCode::UNAUTHORIZED, "missing websocket bearer token")),
-        Some(shown) if expected.borrow().as_ref().is_some_and(|token| token.is(shown)) => Ok(switch),
-        Some(_) => Err(handshake::answer(StatusCode::UNAUTHORIZED, "invalid websocket bearer token")),
-    }
+    let upgrade = handshake::switch(request).ok_or_else(|| response(StatusCode::BAD_REQUEST))?;
+    expected.authenticate(request).map(|()| upgrade)
 }

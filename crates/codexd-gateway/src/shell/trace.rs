@@ -1,5 +1,5 @@
-//! Log lines of the gateway, if `CODEXD_LOG` asks for them: what reaches the hub and what it decides. Methods, ids and states;
-//! never the content of a message. Without a subscriber each call is one load and one comparison.
+//! The diagnostic log of the gateway, enabled by `CODEXD_LOG`: events of the hub and its actions. It has methods, ids and
+//! states, and never the content of a message. Without a subscriber each call is one load and one comparison.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -12,14 +12,14 @@ use tracing::{Level, debug, enabled, trace};
 use super::logic::Logic;
 use crate::hub::{Action, Event, Text};
 
-/// Threads with their states as they were logged last.
+/// The states of threads as they were last logged.
 #[derive(Debug, Default)]
 pub(super) struct ThreadStates {
     logged: RefCell<HashMap<String, String>>,
 }
 
 impl ThreadStates {
-    /// Logs the threads that have changed. It looks at every thread, so it costs something, but only while the log is on.
+    /// Logs the threads whose state has changed. It compares every thread, but only while the log is enabled.
     pub(super) fn log_changes(&self, logic: &dyn Logic) {
         if !enabled!(Level::DEBUG) {
             return;
@@ -38,7 +38,6 @@ impl ThreadStates {
     }
 }
 
-/// Logs what happened.
 pub(super) fn event(event: &Event) {
     if !enabled!(Level::DEBUG) {
         return;
@@ -64,7 +63,6 @@ pub(super) fn event(event: &Event) {
     }
 }
 
-/// Logs what the hub decided.
 pub(super) fn action(action: &Action) {
     if !enabled!(Level::DEBUG) {
         return;

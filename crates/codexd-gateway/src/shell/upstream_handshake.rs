@@ -1,4 +1,4 @@
-//! Opening a connection to an app-server: connect, shake hands, be initialized.
+//! Opens a connection to an app-server: connect, WebSocket handshake, `initialize`.
 
 use std::io;
 use std::path::Path;
@@ -12,69 +12,68 @@ use tokio::net::UnixStream;
 
 use super::connection::{Peer, Ready, WsConnection};
 use super::control_listener::is_allowed_user;
-use super::event_loop::HubDriver;
+use super::shell_context::ShellContext;
 use super::stream::Stream;
 use crate::hub::Text;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, PROBE_FIRST_WAIT_MS, UPSTREAM_BYTES_MAX};
 use codexd_protocol::websocket::handshake;
 
-/// The name of upstream's own daemon. App-server does not let it become the name of the process (observed on 0.131.0 and
-/// 0.169.0).
-const GREETER: &str = "codex_app_server_daemon";
+/// The name of upstream's own daemon. The app-server does not take it as the client name of the process (observed on 0.131.0
+/// and 0.169.0).
+const PROBE_NAME: &str = "codex_app_server_daemon";
 
-/// What came of `initialize`.
+/// The response to `initialize`.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// The result.
     Result(Text),
     /// The error object.
     Refusal(Text),
 }
 
-/// The `initialize` of somebody who only wants to know whether it is answered.
+/// The `initialize` request of a readiness probe.
 pub(crate) fn readiness_probe() -> Text {
     json!({"id": 0, "method": "initialize", "params": {
-        "clientInfo": {"name": GREETER, "title": null, "version": env!("CARGO_PKG_VERSION")}}})
+        "clientInfo": {"name": PROBE_NAME, "title": null, "version": env!("CARGO_PKG_VERSION")}}})
     .to_string()
     .into()
 }
 
-/// Opens a connection and sends `initialize`, whose id is 0. Also hands over what came besides the answer, in order.
-///
-/// # Errors
-/// Why there is no answer. It has no time limit of its own.
+/// Opens a connection and sends `initialize`, whose id is 0. Also returns the other messages that arrived, in order. It has no
+/// time limit.
 pub(crate) async fn open(
-    driver: &Rc<HubDriver>,
+    shell: &Rc<ShellContext>,
     socket: &Path,
     initialize: Text,
 ) -> io::Result<(Rc<WsConnection>, Answer, Vec<Text>)> {
     let stream = Stream::unix(connect(socket).await?)?;
     let rest = handshake(&stream).await?;
-    let connection = WsConnection::new(stream, Peer::AppServer, Rc::clone(&driver.writer));
+    let connection = WsConnection::new(stream, Peer::AppServer, Rc::clone(&shell.write_queue));
     connection.push(initialize).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let mut came = Came::default();
-    let mut read = connection.take(&rest, |text| came.take(text)).map(drop);
+    let mut received = Received::default();
+    let mut read = connection.take(&rest, |text| received.take(text)).map(drop);
     loop {
-        if let Some(answer) = came.answer.take() {
-            return Ok((connection, answer, came.besides));
+        if let Some(answer) = received.answer.take() {
+            return Ok((connection, answer, received.others));
         }
-        if read.is_err() || came.bytes > UPSTREAM_BYTES_MAX || connection.ready(|| true).await == Ready::Ended
+        if read.is_err()
+            || received.bytes > UPSTREAM_BYTES_MAX
+            || connection.ready(|| true).await == Ready::Ended
         {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mut buffer = driver.read_buffer.borrow_mut();
-        read = connection.read(&mut buffer, |text| came.take(text)).map(drop);
+        let mut buffer = shell.read_buffer.borrow_mut();
+        read = connection.read(&mut buffer, |text| received.take(text)).map(drop);
     }
 }
 
 #[derive(Debug, Default)]
-struct Came {
+struct Received {
     answer: Option<Answer>,
-    besides: Vec<Text>,
+    others: Vec<Text>,
     bytes: usize,
 }
 
-impl Came {
+impl Received {
     fn take(&mut self, text: Text) {
         if self.answer.is_none() {
             self.answer = answer(&text);
@@ -83,11 +82,11 @@ impl Came {
             }
         }
         self.bytes += text.len();
-        self.besides.push(text);
+        self.others.push(text);
     }
 }
 
-/// What a text says about the request with the id 0.
+/// The response to the request with id 0, if the message is it.
 fn answer(text: &str) -> Option<Answer> {
     let Ok(message @ Message::Response { outcome, .. }) = codexd_protocol::parse(text) else { return None };
     if message.request_id() != Some(RequestId::Integer(0)) {
@@ -99,7 +98,7 @@ fn answer(text: &str) -> Option<Answer> {
     })
 }
 
-/// The path may be longer than a socket address. A listener whose queue is full is tried again.
+/// The path may be longer than a socket address. Retries while the listener's backlog is full.
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
     let address = SocketAddress::new(socket)?;
     loop {
@@ -120,7 +119,7 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// Hands back what came behind the answer to the upgrade.
+/// Returns the bytes that followed the response to the upgrade.
 async fn handshake(stream: &Stream) -> io::Result<Vec<u8>> {
     let (request, key) = handshake::ask();
     stream.write_all(&request).await?;
@@ -149,7 +148,7 @@ mod tests {
         let path = folder.path().join("s");
         let bind = || {
             let other = rustix::process::Uid::from_raw(65_534);
-            // Of this thread alone: that is what the system call does.
+            // The system call changes this thread alone.
             rustix::thread::set_thread_res_uid(other, other, other)?;
             codexd_protocol::unix::bind(&path)
         };

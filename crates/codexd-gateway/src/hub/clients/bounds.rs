@@ -12,8 +12,8 @@ use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest, Req
 use crate::hub::upstream::connection_bound;
 use crate::hub::{Hub, text};
 use crate::limits::{
-    EVENT_STREAMS_MAX, KEPT_MEMBER_BYTES, KEPT_PARAMS_BYTES_MAX, KEPT_REQUEST_BYTES, PLACED_BYTES_MAX,
-    PLACED_MAX, REPLAYED_BYTES_MAX, REPLAYED_MAX, THREAD_SETTINGS_BYTES_MAX,
+    CONNECTION_BOUND_BYTES_MAX, CONNECTION_BOUND_MAX, EVENT_STREAMS_MAX, REPLAYED_BYTES_MAX, REPLAYED_MAX,
+    STORED_MEMBER_BYTES_MAX, STORED_PARAMS_BYTES_MAX, STORED_REQUEST_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX,
 };
 use codexd_protocol::methods::Resource;
 
@@ -39,8 +39,8 @@ impl Hub {
         params: Option<&RawValue>,
     ) -> Option<String> {
         let length = params.map_or(0, |params| params.get().len());
-        if replayed_settings::is_setting(method) && length > KEPT_PARAMS_BYTES_MAX {
-            return Some(format!("codexd keeps settings of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
+        if replayed_settings::is_setting(method) && length > STORED_PARAMS_BYTES_MAX {
+            return Some(format!("codexd keeps settings of at most {STORED_PARAMS_BYTES_MAX} bytes"));
         }
         let ((resource, name), client) = (named?, self.clients.get(&id)?);
         if resource.ends() {
@@ -57,15 +57,16 @@ impl Hub {
             });
         }
         let bytes: usize = client.bound_resources.iter().map(|(_, name, _)| name.len()).sum();
-        let is_full = client.bound_resources.len() >= PLACED_MAX || bytes + name.len() > PLACED_BYTES_MAX;
+        let is_full = client.bound_resources.len() >= CONNECTION_BOUND_MAX
+            || bytes + name.len() > CONNECTION_BOUND_BYTES_MAX;
         (resource.begins() && is_full)
             .then(|| format!("this client has {} commands and processes", client.bound_resources.len()))
     }
 
     /// Why no more event streams may be started by a client, if so.
     pub(in crate::hub) fn too_many_streams(&self, id: ClientId, request: &str) -> Option<String> {
-        if request.len() > KEPT_PARAMS_BYTES_MAX {
-            return Some(format!("codexd keeps parameters of at most {KEPT_PARAMS_BYTES_MAX} bytes"));
+        if request.len() > STORED_PARAMS_BYTES_MAX {
+            return Some(format!("codexd keeps parameters of at most {STORED_PARAMS_BYTES_MAX} bytes"));
         }
         let count = self.replayed.event_streams().iter().filter(|stream| stream.owner == id).count();
         (count >= EVENT_STREAMS_MAX).then(|| format!("this client has {count} streams of events"))
@@ -132,7 +133,7 @@ impl PendingRequest {
             RequestKind::NewThread | RequestKind::Resume => {
                 (THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX / 2)
             }
-            _ => (KEPT_REQUEST_BYTES, KEPT_MEMBER_BYTES),
+            _ => (STORED_REQUEST_BYTES_MAX, STORED_MEMBER_BYTES_MAX),
         };
         if text.len() > request_max {
             *text = truncated(text, member_max);

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::hub::event::{Action, ClientId, ServerId, Text};
 use crate::hub::{Hub, text};
-use crate::limits::GREETINGS_MAX;
+use crate::limits::REPEATED_WARNINGS_MAX;
 
 const REMOTE_CONTROL: &str = "remoteControl/status/changed";
 
@@ -27,7 +27,7 @@ impl ConnectNotifications {
         }
         // There is one state of remote control, and any number of warnings.
         self.known.retain(|(name, _, _)| method != REMOTE_CONTROL || **name != *method);
-        if self.known.len() >= GREETINGS_MAX {
+        if self.known.len() >= REPEATED_WARNINGS_MAX {
             self.known.remove(0);
         }
         self.known.push((method.into(), text.clone(), server));

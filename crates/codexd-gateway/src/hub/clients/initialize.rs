@@ -8,7 +8,7 @@ use crate::hub::event::{Action, ClientId, Connection, ServerId, Text};
 use crate::hub::refusal::{Refusal, is_transient};
 use crate::hub::text::unavailable;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::HELD_MAX_MS;
+use crate::limits::QUEUED_MAX_MS;
 use crate::routes;
 
 /// The client name of readiness probes. It never becomes the client name of an app-server process.
@@ -38,7 +38,7 @@ impl Hub {
                 self.adopt_identity(params);
             }
         }
-        self.set_timer(HELD_MAX_MS, Timer::InitializeTimeout(id));
+        self.set_timer(QUEUED_MAX_MS, Timer::InitializeTimeout(id));
         self.answer_initialize(id);
     }
 
@@ -166,7 +166,7 @@ fn dedicated_initialize(params: &str) -> Text {
     let theirs = members.iter().position(|(name, _)| name == "optOutNotificationMethods");
     let theirs = theirs.map(|at| members.remove(at).1.get());
     let theirs: Vec<String> = theirs.and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
-    let names: Vec<String> = theirs.into_iter().chain(routes::hub_told().map(str::to_owned)).collect();
+    let names: Vec<String> = theirs.into_iter().chain(routes::sent_by_hub().map(str::to_owned)).collect();
     let mut merged = String::from("{");
     for (name, value) in members {
         merged.push_str(&format!("{}:{},", serde_json::Value::from(name), value.get()));

@@ -2,7 +2,7 @@
 //! ends with a client.
 //!
 //! Invariants: `initialize` is answered once per attempt; everything that one client can make grow has a bound.
-//! Failure: without an app-server, `initialize` fails with `appServerUnavailable` after `HELD_MAX_MS` and the client
+//! Failure: without an app-server, `initialize` fails with `appServerUnavailable` after `QUEUED_MAX_MS` and the client
 //! may retry.
 
 pub(super) mod bounds;

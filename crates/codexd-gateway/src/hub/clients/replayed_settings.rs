@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::hub::event::{ClientId, Connection, ServerId, Text, ThreadId};
 use crate::hub::requests::pending::InternalRequest;
 use crate::hub::{Hub, text};
-use crate::limits::SETTINGS_MAX;
+use crate::limits::REPLAYED_SETTINGS_MAX;
 use crate::routes::methods::{self, RequestKind};
 
 /// The member that names an event stream.
@@ -106,7 +106,7 @@ impl Hub {
         self.replayed
             .process_settings
             .retain(|(known, before)| **known != *method || !(replaces || **before == *params));
-        if self.replayed.process_settings.len() >= SETTINGS_MAX {
+        if self.replayed.process_settings.len() >= REPLAYED_SETTINGS_MAX {
             self.replayed.process_settings.remove(0);
         }
         self.replayed.process_settings.push((method.as_ref().into(), params.into()));

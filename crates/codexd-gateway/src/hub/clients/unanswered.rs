@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::hub::Hub;
 use crate::hub::event::{ClientId, Now};
 use crate::hub::requests::pending::Origin;
-use crate::limits::{UNANSWERED_BYTES_MAX, UNANSWERED_COUNTED_EVERY_MS, UNANSWERED_MAX};
+use crate::limits::{UNANSWERED_BYTES_MAX, UNANSWERED_MAX, UNANSWERED_RECOUNT_INTERVAL_MS};
 
 /// Error data of a refusal because of a bound.
 pub(in crate::hub) fn too_many() -> Value {
@@ -46,7 +46,7 @@ impl Hub {
         };
         let client = self.clients.get_mut(&id)?;
         reached(&client.unanswered)?;
-        let again = |at: Now| at + UNANSWERED_COUNTED_EVERY_MS <= self.now;
+        let again = |at: Now| at + UNANSWERED_RECOUNT_INTERVAL_MS <= self.now;
         if !client.unanswered.was_high || client.unanswered.counted_at.is_none_or(again) {
             client.unanswered = Unanswered { counted_at: Some(self.now), ..Unanswered::default() };
             for pending in self.pending.values() {

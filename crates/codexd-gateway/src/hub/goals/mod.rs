@@ -79,7 +79,7 @@ pub(in crate::hub) enum RequestFate {
 impl Goals {
     pub fn restore(&mut self, stored: &PersistedGoals) {
         let named = |threads: &[String]| threads.iter().map(|id| ThreadId::from(id.as_str())).collect();
-        self.expected = ActiveGoals { active: named(&stored.active), suspended: named(&stored.held) };
+        self.expected = ActiveGoals { active: named(&stored.active), suspended: named(&stored.suspended) };
         self.persisted = self.expected.clone();
     }
 
@@ -107,7 +107,7 @@ impl Goals {
 impl ActiveGoals {
     fn to_persist(&self) -> PersistedGoals {
         let named = |threads: &BTreeSet<ThreadId>| threads.iter().map(ToString::to_string).collect();
-        PersistedGoals { active: named(&self.active), held: named(&self.suspended) }
+        PersistedGoals { active: named(&self.active), suspended: named(&self.suspended) }
     }
 }
 

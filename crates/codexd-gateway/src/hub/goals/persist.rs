@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::host::PersistedGoals;
 use crate::hub::event::{Action, Connection, Text, ThreadId};
 use crate::hub::{Hub, Timer};
-use crate::limits::GOALS_STORED_WITHIN_MS;
+use crate::limits::GOALS_PERSIST_TIMEOUT_MS;
 
 /// Progress of persisting goals.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Hub {
         let number = queue.last + u64::from(have_changed);
         queue.unsent.push_back(Unsent { number, connection, thread: thread.clone(), text });
         if !have_changed {
-            self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+            self.set_timer(GOALS_PERSIST_TIMEOUT_MS, Timer::PersistGoalsTimeout(number));
         }
     }
 
@@ -62,7 +62,7 @@ impl Hub {
         let waits = queue.unsent.back().is_some_and(|unsent| unsent.number == number);
         self.out.push(Action::PersistGoals { number, goals });
         if waits {
-            self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+            self.set_timer(GOALS_PERSIST_TIMEOUT_MS, Timer::PersistGoalsTimeout(number));
         }
     }
 
@@ -74,7 +74,7 @@ impl Hub {
         let count = early.map(|unsent| unsent.number = number).count();
         self.on_goals_persisted(0);
         if count > 0 && !self.goals.queue.unsent.is_empty() {
-            self.set_timer(GOALS_STORED_WITHIN_MS, Timer::PersistGoalsTimeout(number));
+            self.set_timer(GOALS_PERSIST_TIMEOUT_MS, Timer::PersistGoalsTimeout(number));
         }
     }
 

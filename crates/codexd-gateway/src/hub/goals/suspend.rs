@@ -9,7 +9,7 @@ use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest};
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::Thread;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{BUSY_AFTER_EVENT_MS, RETRY_AFTER_MS, UNLOAD_TIMEOUT_MS};
 
 impl Hub {
     /// Suspends a goal, so that it starts no turns. A running turn ends first; then the thread is checked again.
@@ -55,7 +55,7 @@ impl Hub {
 
     pub(in crate::hub) fn on_goal_paused(&mut self, id: &ThreadId, is_good: bool) {
         if is_good {
-            self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
+            self.set_timer(BUSY_AFTER_EVENT_MS, Timer::ReEvaluate(id.clone()));
             return self.restore_ended_goal(id);
         }
         if let Some(thread) = self.threads.get_mut(id) {
@@ -63,7 +63,7 @@ impl Hub {
             thread.blocked_on = BlockedOn::RetryLater;
         }
         self.changes.goals_changed();
-        self.check_again_after(id, MOVE_STUCK_MS);
+        self.check_again_after(id, UNLOAD_TIMEOUT_MS);
     }
 
     /// The turn ended its goal before the pause arrived: restores the status that the goal had.
@@ -83,7 +83,7 @@ impl Hub {
             return;
         };
         let (connection, params) = (thread.connection(), json!({"threadId": &**id}));
-        thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
+        thread.busy_until = thread.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
         self.pending.add_of_thread(id);
         self.send_internal(
             connection,
@@ -151,7 +151,7 @@ impl Hub {
         let thread = self.threads.get_mut(id);
         match (refusal, thread) {
             (Some(_), _) if outcome.is_err_and(is_transient) => {
-                self.set_timer(AGAIN_AFTER_MS, Timer::ResumeGoal(id.clone()));
+                self.set_timer(RETRY_AFTER_MS, Timer::ResumeGoal(id.clone()));
             }
             // It continues where the thread is loaded next.
             (Some(Refusal::Draining), Some(thread)) => {
@@ -160,7 +160,7 @@ impl Hub {
             }
             (refusal, Some(thread)) => {
                 thread.goal.end_suspension();
-                thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
+                thread.busy_until = thread.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
                 if refusal.is_some() {
                     self.out.push(Action::Report(Report::GoalLost { thread: id.to_string() }));
                 }

@@ -7,7 +7,7 @@ use crate::hub::goals::goal_notification_params;
 use crate::hub::requests::pending::InternalRequest;
 use crate::hub::threads::state::{Check, ThreadState};
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{MOVE_STUCK_MS, UNWATCHED_MAX_MS};
+use crate::limits::{UNLOAD_DELAY_MS, UNLOAD_TIMEOUT_MS};
 
 impl Hub {
     /// What is known to block a thread: whatever runs in it, and unanswered requests about it, which may start
@@ -159,7 +159,7 @@ impl Hub {
             }
             // Nothing reports the end of some of these.
             if late.is_none() && blocked_on != BlockedOn::FirstTurn {
-                self.check_again_after(id, MOVE_STUCK_MS);
+                self.check_again_after(id, UNLOAD_TIMEOUT_MS);
             }
             return self.changes.thread_state_changed();
         }
@@ -178,7 +178,7 @@ impl Hub {
             if let Some(thread) = self.threads.get_mut(id) {
                 thread.blocked_on = check.blocked_on.unwrap_or(BlockedOn::Turn);
             }
-            self.check_again_after(id, UNWATCHED_MAX_MS);
+            self.check_again_after(id, UNLOAD_DELAY_MS);
         } else {
             self.evict(id);
         }

@@ -26,7 +26,9 @@ use crate::hub::threads::profile::Profile;
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::Audience;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, LATE_TRIES_MAX, MOVE_STUCK_MS, QUIET_MS};
+use crate::limits::{
+    BUSY_AFTER_EVENT_MS, RETRY_AFTER_MS, SLOW_RETRIES_MAX, SUPPRESS_ECHO_MS, UNLOAD_TIMEOUT_MS,
+};
 
 use trial_load::{MayLoad, TrialLoad};
 
@@ -225,7 +227,7 @@ impl Hub {
             "thread/unsubscribe",
             &params,
         );
-        self.set_timer(MOVE_STUCK_MS, Timer::UnloadTimeout(id.clone()));
+        self.set_timer(UNLOAD_TIMEOUT_MS, Timer::UnloadTimeout(id.clone()));
     }
 
     /// Unsubscribes the dedicated connections from a sub-agent's thread: upstream subscribes every connection to it.
@@ -271,7 +273,7 @@ impl Hub {
     }
 
     fn load_in_successor(&mut self, id: &ThreadId) {
-        let suppress_echo_until = self.now + HUSH_MS;
+        let suppress_echo_until = self.now + SUPPRESS_ECHO_MS;
         let to = self.servers.serving().filter(|to| self.is_up(*to));
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Unloading)
         else {
@@ -328,9 +330,9 @@ impl Hub {
         let (server, now) = (thread.server, self.now);
         let Err(error) = outcome else {
             thread.state = ThreadState::Attached;
-            thread.busy_until = thread.busy_until.max(now + QUIET_MS);
+            thread.busy_until = thread.busy_until.max(now + BUSY_AFTER_EVENT_MS);
             // The echoes follow the response, which a slow disk may delay.
-            thread.suppress_echo_until = now + HUSH_MS;
+            thread.suppress_echo_until = now + SUPPRESS_ECHO_MS;
             thread.load_attempts = 0;
             (thread.load_refusal, thread.unloaded_from) = (None, None);
             thread.blocked_on = BlockedOn::Nothing;
@@ -350,13 +352,13 @@ impl Hub {
         match Refusal::of(error) {
             Refusal::Draining => {
                 thread.state = ThreadState::Orphaned;
-                thread.retry_at = now + AGAIN_AFTER_MS;
+                thread.retry_at = now + RETRY_AFTER_MS;
                 self.on_draining(server);
-                self.set_timer(AGAIN_AFTER_MS, Timer::RetryLoad(id.clone()));
+                self.set_timer(RETRY_AFTER_MS, Timer::RetryLoad(id.clone()));
                 self.changes.thread_state_changed();
             }
-            Refusal::RetrySoon if thread.load_attempts < LATE_TRIES_MAX => {
-                let wait = thread.try_again_after(Refusal::RetrySoon).unwrap_or(AGAIN_AFTER_MS);
+            Refusal::RetrySoon if thread.load_attempts < SLOW_RETRIES_MAX => {
+                let wait = thread.try_again_after(Refusal::RetrySoon).unwrap_or(RETRY_AFTER_MS);
                 self.set_timer(wait, Timer::RetryLoad(id.clone()));
             }
             // Whether the thread has ended is decided by the app-server that had it, if that is up.

@@ -6,7 +6,7 @@ use crate::hub::refusal::Refusal;
 use crate::hub::requests::pending::InternalRequest;
 use crate::hub::threads::state::ThreadState;
 use crate::hub::{Hub, Timer};
-use crate::limits::{HUSH_MS, MOVE_STUCK_MS, QUIET_MS, REFUSED_AGAIN_MAX_MS};
+use crate::limits::{BUSY_AFTER_EVENT_MS, REFUSED_RETRY_MAX_MS, SUPPRESS_ECHO_MS, UNLOAD_TIMEOUT_MS};
 
 impl Hub {
     /// A thread was not unloaded in time: it is subscribed again where it is, and retried later.
@@ -41,7 +41,7 @@ impl Hub {
         };
         let Some(thread) = self.threads.get_mut(id) else { return };
         (thread.server, thread.state) = (before, ThreadState::RollingBack);
-        thread.suppress_echo_until = self.now + HUSH_MS;
+        thread.suppress_echo_until = self.now + SUPPRESS_ECHO_MS;
         let params = self.resume_params(id);
         self.send_internal(
             Connection::Shared(before),
@@ -71,7 +71,7 @@ impl Hub {
             return self.changes.thread_state_changed();
         }
         thread.is_background_load = false;
-        let wait = thread.try_again_after(Refusal::Recoverable).unwrap_or(REFUSED_AGAIN_MAX_MS);
+        let wait = thread.try_again_after(Refusal::Recoverable).unwrap_or(REFUSED_RETRY_MAX_MS);
         thread.state = ThreadState::Orphaned;
         thread.server = to.unwrap_or(thread.server);
         thread.retry_at = self.now + wait;
@@ -90,13 +90,13 @@ impl Hub {
         match outcome {
             Ok(_) => {
                 thread.state = ThreadState::Attached;
-                thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
-                thread.suppress_echo_until = self.now + HUSH_MS;
+                thread.busy_until = thread.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
+                thread.suppress_echo_until = self.now + SUPPRESS_ECHO_MS;
                 thread.unloaded_from = None;
                 if is_rolled_back {
                     self.on_rolled_back(id);
                 } else {
-                    self.check_again_after(id, MOVE_STUCK_MS);
+                    self.check_again_after(id, UNLOAD_TIMEOUT_MS);
                 }
                 self.changes.thread_state_changed();
             }
@@ -120,7 +120,7 @@ impl Hub {
     fn on_rolled_back(&mut self, id: &ThreadId) {
         let now = self.now;
         let Some(thread) = self.threads.get_mut(id) else { return };
-        let wait = thread.try_again_after(Refusal::Recoverable).unwrap_or(REFUSED_AGAIN_MAX_MS);
+        let wait = thread.try_again_after(Refusal::Recoverable).unwrap_or(REFUSED_RETRY_MAX_MS);
         thread.retry_at = now + wait;
         thread.blocked_on = BlockedOn::Refused;
         self.set_timer(wait, Timer::RetryRefused);

@@ -20,7 +20,9 @@ use crate::hub::threads::profile::Profile;
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::Thread;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{AGAIN_LATE_AFTER_MS, REFUSED_AGAIN_MAX_MS, REHEARSALS_REMEMBERED, REHEARSED_FOR_MS};
+use crate::limits::{
+    REFUSED_RETRY_MAX_MS, SLOW_RETRY_AFTER_MS, TRIAL_LOAD_VALID_MS, TRIAL_LOADS_REMEMBERED_MAX,
+};
 
 /// The result for a profile in the successor.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Hub {
         let refusals = known.map(|known| known.refusals).unwrap_or_default();
         match known.map(|known| &known.state) {
             Some(State::Asked) => return MayLoad::Pending,
-            Some(State::Loads(at)) if now.since_ms(*at) < REHEARSED_FOR_MS => return MayLoad::Yes,
+            Some(State::Loads(at)) if now.since_ms(*at) < TRIAL_LOAD_VALID_MS => return MayLoad::Yes,
             Some(State::Refused { message, retry_at }) if now < *retry_at => {
                 let message = message.clone();
                 self.record_refusal(id, message);
@@ -155,8 +157,8 @@ impl Hub {
         trial.state = match refusal {
             None => State::Loads(now),
             Some(error) => {
-                let wait = AGAIN_LATE_AFTER_MS << (trial.refusals - 1).min(16);
-                let wait = wait.min(REFUSED_AGAIN_MAX_MS);
+                let wait = SLOW_RETRY_AFTER_MS << (trial.refusals - 1).min(16);
+                let wait = wait.min(REFUSED_RETRY_MAX_MS);
                 let message = message_of(error);
                 self.timers.set(now + wait, Timer::RetryRefused);
                 State::Refused { message, retry_at: now + wait }
@@ -216,7 +218,7 @@ impl Hub {
 
     fn hide_trial_thread(&mut self, id: &str) {
         self.migration.trial_threads.push_back(id.into());
-        if self.migration.trial_threads.len() > REHEARSALS_REMEMBERED {
+        if self.migration.trial_threads.len() > TRIAL_LOADS_REMEMBERED_MAX {
             self.migration.trial_threads.pop_front();
         }
         // A notification arrived before the response to its start, and it was taken for a sub-agent's thread.

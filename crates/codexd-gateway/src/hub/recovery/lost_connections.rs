@@ -13,7 +13,7 @@ use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::Thread;
 use crate::hub::upstream::servers::ConnectionState;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{EXPECTED_END_REPORTED_WITHIN_MS, GOAL_LOSSES_MAX, GOAL_STABLE_MS};
+use crate::limits::{EXPECTED_EXIT_REPORT_MS, GOAL_CRASHES_MAX, GOAL_STABLE_MS};
 
 impl EndedServer {
     fn report(self, was_expected: bool) -> Action {
@@ -120,7 +120,7 @@ impl Hub {
         }
         let threads = self.threads.values().filter(|thread| thread.server == id).count();
         self.recovery.ended_servers.push(EndedServer { server: id, threads, requests });
-        self.set_timer(EXPECTED_END_REPORTED_WITHIN_MS, Timer::EndedServer(id));
+        self.set_timer(EXPECTED_EXIT_REPORT_MS, Timer::EndedServer(id));
         self.report_expected_ends();
         if threads > 0 && self.recovery.loss.is_none() {
             self.recovery.loss = Some(Loss { since: self.now, recovered: 0, completed: 0, interrupted: 0 });
@@ -163,7 +163,7 @@ impl Thread {
     fn crashes_too_often(&mut self, now: Now) -> bool {
         let lasted = self.recovered_at.take().is_some_and(|at| now.since_ms(at) >= GOAL_STABLE_MS);
         self.crash_count = if lasted { 1 } else { self.crash_count + 1 };
-        self.crash_count >= GOAL_LOSSES_MAX && !self.is_watched()
+        self.crash_count >= GOAL_CRASHES_MAX && !self.is_watched()
     }
 
     /// Its app-server's shared connection broke.

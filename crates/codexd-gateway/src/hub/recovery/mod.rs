@@ -25,7 +25,7 @@ use crate::hub::threads::deferred::Deferred;
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::Turn;
 use crate::hub::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, QUIET_MS};
+use crate::limits::{BUSY_AFTER_EVENT_MS, RETRY_AFTER_MS, SUPPRESS_ECHO_MS};
 
 /// The recovery that is under way, and what was not reported yet.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ struct EndedServer {
 
 impl Hub {
     pub(super) fn recover_thread(&mut self, id: &ThreadId, server: ServerId) {
-        let suppress_echo_until = self.now + HUSH_MS;
+        let suppress_echo_until = self.now + SUPPRESS_ECHO_MS;
         let Some(thread) = self.threads.get_mut(id).filter(|thread| thread.state == ThreadState::Orphaned)
         else {
             return;
@@ -106,7 +106,7 @@ impl Hub {
                     deferred.clear();
                 }
                 let was_refused = thread.load_refusal.take().is_some();
-                thread.suppress_echo_until = self.now + HUSH_MS;
+                thread.suppress_echo_until = self.now + SUPPRESS_ECHO_MS;
                 let reported = text::member(result, "thread").map(|thread| thread.get().to_owned());
                 let before = thread.status.clone();
                 if let Some(reported) = reported {
@@ -137,10 +137,10 @@ impl Hub {
         let wait = match refusal {
             Refusal::Gone => None,
             Refusal::RetrySoon | Refusal::Recoverable => thread.try_again_after(refusal),
-            Refusal::Draining => Some(AGAIN_AFTER_MS),
+            Refusal::Draining => Some(RETRY_AFTER_MS),
         };
         // A client that has begun to wait meanwhile gets an answer soon.
-        let wait = wait.map(|wait| if thread.demand.is_some() { wait.min(AGAIN_AFTER_MS) } else { wait });
+        let wait = wait.map(|wait| if thread.demand.is_some() { wait.min(RETRY_AFTER_MS) } else { wait });
         let Some(wait) = wait else {
             match refusal {
                 Refusal::Gone => self.end_unrecoverable(id),
@@ -197,7 +197,7 @@ impl Hub {
         thread.demand = None;
         thread.recovered_at = Some(self.now);
         // An active goal starts turns by itself.
-        thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
+        thread.busy_until = thread.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
         thread.load_attempts = 0;
         let changed = *thread.status != *status;
         thread.status = status.into();

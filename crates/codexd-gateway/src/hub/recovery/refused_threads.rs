@@ -11,7 +11,7 @@ use crate::hub::requests::pending::InternalRequest;
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::{Thread, Turn};
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{HASTY_TRIES_MAX, REFUSALS_NAMED_MAX, REFUSALS_TOLD_AFTER_MS};
+use crate::limits::{FAST_RETRIES_MAX, REFUSALS_REPORT_AFTER_MS, REFUSED_THREADS_LISTED_MAX};
 
 /// The refusals that were reported to the host.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Hub {
         let Some(thread) = self.threads.get_mut(id) else { return };
         let lasts = match refusal {
             Refusal::Recoverable => true,
-            Refusal::RetrySoon => thread.load_attempts > HASTY_TRIES_MAX,
+            Refusal::RetrySoon => thread.load_attempts > FAST_RETRIES_MAX,
             Refusal::Draining | Refusal::Gone => false,
         };
         if !lasts {
@@ -85,7 +85,7 @@ impl Hub {
     /// Reports refusals to the host soon: there may be hundreds at once.
     pub(in crate::hub) fn schedule_refusal_report(&mut self) {
         if !std::mem::replace(&mut self.recovery.refused_threads.is_due, true) {
-            self.set_timer(REFUSALS_TOLD_AFTER_MS, Timer::ReportRefusedThreads);
+            self.set_timer(REFUSALS_REPORT_AFTER_MS, Timer::ReportRefusedThreads);
         }
     }
 
@@ -99,7 +99,7 @@ impl Hub {
         let mut refused: Vec<RefusedThread> = refused.map(named).collect();
         refused.sort_unstable_by(|one, other| one.thread_id.cmp(&other.thread_id));
         let count = refused.len();
-        refused.truncate(REFUSALS_NAMED_MAX);
+        refused.truncate(REFUSED_THREADS_LISTED_MAX);
         if count != self.recovery.refused_threads.count || refused != self.recovery.refused_threads.reported {
             self.out.push(Action::Report(Report::NotLoaded { count, threads: refused.clone() }));
             (self.recovery.refused_threads.count, self.recovery.refused_threads.reported) = (count, refused);

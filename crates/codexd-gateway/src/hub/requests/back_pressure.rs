@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::hub::event::{ClientId, Connection};
 use crate::hub::{Hub, Timer};
-use crate::limits::SENT_AT_ONCE_BYTES;
+use crate::limits::SENT_PER_STEP_BYTES_MAX;
 
 /// Connections whose outbox is full, and how much the current step has sent.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl Hub {
     /// Whether this step has sent so much that outboxes must be checked before more is sent. If so, scheduling
     /// continues in the next step.
     pub(in crate::hub) fn has_sent_enough(&mut self) -> bool {
-        if self.back_pressure.sent_bytes < SENT_AT_ONCE_BYTES {
+        if self.back_pressure.sent_bytes < SENT_PER_STEP_BYTES_MAX {
             return false;
         }
         self.set_timer(0, Timer::ReleasePermits);

@@ -7,7 +7,7 @@ use codexd_protocol::envelope::{self, Message};
 
 use crate::hub::event::ClientId;
 use crate::hub::text;
-use crate::limits::RESUMERS_MAX;
+use crate::limits::RESUME_REQUESTERS_MAX;
 
 /// Clients that requested full turns and will receive upstream's notice; oldest first.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl DeprecationNotices {
         if asks_for_turns(method, request) {
             self.clients.push_back(client);
             // Older app-servers send no notice.
-            if self.clients.len() > RESUMERS_MAX {
+            if self.clients.len() > RESUME_REQUESTERS_MAX {
                 self.clients.pop_front();
             }
         }

@@ -13,7 +13,7 @@ use crate::hub::snapshot;
 use crate::hub::text::SERVER_ERROR;
 use crate::hub::text::{self, Names};
 use crate::hub::threads::state::ThreadState;
-use crate::limits::{QUIET_MS, UNANSWERED_MAX};
+use crate::limits::{BUSY_AFTER_EVENT_MS, UNANSWERED_MAX};
 use crate::routes::{self, Route, Special, gates};
 
 /// Result of trying to dispatch a queued request.
@@ -254,7 +254,7 @@ impl Hub {
         if let Some(thread) = thread.as_ref().and_then(|thread| self.threads.get_mut(thread)) {
             match kind {
                 RequestKind::Turn | RequestKind::MayStartTurn => {
-                    thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
+                    thread.busy_until = thread.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
                 }
                 RequestKind::Resume => thread.last_subscriber = Some(id),
                 _ => {}

@@ -1,7 +1,7 @@
 //! Fair scheduling: requests of all clients are dispatched round robin, and never more at once than upstream takes.
 //!
 //! App-server 0.169.0 has one queue of 128 for all connections and refuses what does not fit. The queue empties
-//! quickly, however long the requests then take, so a permit is released with the response or after [`SLOT_MAX_MS`].
+//! quickly, however long the requests then take, so a permit is released with the response or after [`IN_FLIGHT_PERMIT_MS`].
 
 use std::collections::VecDeque;
 
@@ -12,8 +12,8 @@ use crate::hub::requests::ordering::OrderingKey;
 use crate::hub::requests::pending::Origin;
 use crate::hub::{Hub, Timer, text};
 use crate::limits::{
-    HEARD_AGAIN_BELOW, HELD_MAX_MS, SLOT_MAX_MS, SLOTS_MAX, SLOTS_PER_CLIENT_MAX, WAITING_BEFORE_READY_BYTES,
-    WAITING_BYTES_MAX, WAITING_MAX,
+    IN_FLIGHT_MAX, IN_FLIGHT_PER_CLIENT_MAX, IN_FLIGHT_PERMIT_MS, QUEUED_BYTES_MAX, QUEUED_MAX,
+    QUEUED_MAX_MS, READ_AGAIN_BELOW, UNINITIALIZED_QUEUED_BYTES_MAX,
 };
 use codexd_protocol::envelope::{self, Message};
 
@@ -63,8 +63,8 @@ impl Hub {
     /// Adds a client with queued requests to the run queue.
     pub(in crate::hub) fn join_run_queue(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let most = if client.is_ready() { WAITING_BYTES_MAX } else { WAITING_BEFORE_READY_BYTES };
-        let full = client.queued.len() >= WAITING_MAX || client.queued_bytes >= most;
+        let most = if client.is_ready() { QUEUED_BYTES_MAX } else { UNINITIALIZED_QUEUED_BYTES_MAX };
+        let full = client.queued.len() >= QUEUED_MAX || client.queued_bytes >= most;
         client.is_paused |= full;
         if !client.queued.is_empty() && !client.is_in_run_queue {
             client.is_in_run_queue = true;
@@ -83,7 +83,7 @@ impl Hub {
                 && !client.has_queue_timer
             {
                 client.has_queue_timer = true;
-                self.set_timer(HELD_MAX_MS, Timer::QueueTimeout(id));
+                self.set_timer(QUEUED_MAX_MS, Timer::QueueTimeout(id));
             }
         }
     }
@@ -91,7 +91,7 @@ impl Hub {
     fn dispatch_queued(&mut self) {
         let mut idle_turns = 0;
         let may_send = self.servers.serving().is_some() && self.now >= self.queue.overloaded_until;
-        while may_send && idle_turns < self.queue.run_queue.len() && self.queue.in_flight < SLOTS_MAX {
+        while may_send && idle_turns < self.queue.run_queue.len() && self.queue.in_flight < IN_FLIGHT_MAX {
             if self.has_sent_enough() {
                 break;
             }
@@ -147,8 +147,8 @@ impl Hub {
             client.queued.shrink_to(0);
         }
         if client.is_paused
-            && client.queued.len() < HEARD_AGAIN_BELOW
-            && client.queued_bytes < WAITING_BYTES_MAX
+            && client.queued.len() < READ_AGAIN_BELOW
+            && client.queued_bytes < QUEUED_BYTES_MAX
         {
             client.is_paused = false;
             self.queue.readable.push(id);
@@ -156,8 +156,8 @@ impl Hub {
     }
 
     pub(in crate::hub) fn has_permit_for(&self, id: ClientId) -> bool {
-        self.queue.in_flight < SLOTS_MAX
-            && self.clients.get(&id).is_some_and(|client| client.in_flight < SLOTS_PER_CLIENT_MAX)
+        self.queue.in_flight < IN_FLIGHT_MAX
+            && self.clients.get(&id).is_some_and(|client| client.in_flight < IN_FLIGHT_PER_CLIENT_MAX)
     }
 
     pub(in crate::hub) fn acquire_permit(&mut self, id: ClientId, request: u64) {
@@ -166,9 +166,9 @@ impl Hub {
             client.in_flight += 1;
         }
         if self.queue.permits.is_empty() {
-            self.set_timer(SLOT_MAX_MS, Timer::ReleasePermits);
+            self.set_timer(IN_FLIGHT_PERMIT_MS, Timer::ReleasePermits);
         }
-        self.queue.permits.push_back((self.now + SLOT_MAX_MS, request));
+        self.queue.permits.push_back((self.now + IN_FLIGHT_PERMIT_MS, request));
     }
 
     pub(in crate::hub) fn release_permit(&mut self, id: ClientId) {
@@ -203,10 +203,10 @@ impl Hub {
     pub(in crate::hub) fn on_queue_timeout(&mut self, id: ClientId) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         client.has_queue_timer = false;
-        let is_due = |waiting: &QueuedRequest| waiting.since + HELD_MAX_MS <= self.now;
+        let is_due = |waiting: &QueuedRequest| waiting.since + QUEUED_MAX_MS <= self.now;
         let (due, wait): (Vec<QueuedRequest>, _) = client.queued.drain(..).partition(is_due);
         client.queued = wait.into();
-        if let Some(first) = client.queued.iter().map(|waiting| waiting.since + HELD_MAX_MS).min() {
+        if let Some(first) = client.queued.iter().map(|waiting| waiting.since + QUEUED_MAX_MS).min() {
             client.has_queue_timer = true;
             let wait = first.since_ms(self.now);
             self.set_timer(wait, Timer::QueueTimeout(id));

@@ -1,7 +1,7 @@
 //! Requests: queueing and fairness, ordering, dispatch to a connection, pending requests, responses, the gateway's
 //! own requests, and server requests to clients.
 //!
-//! Invariants: a client's request is answered once and sent again only if it was refused unseen; at most `SLOTS_MAX`
+//! Invariants: a client's request is answered once and sent again only if it was refused unseen; at most `IN_FLIGHT_MAX`
 //! are in flight; requests of one client about one thread stay in order. Failure: a lost connection answers its
 //! pending requests with `appServerRestarted`; an unanswered request times out with `appServerUnresponsive`, a queued
 //! one with `appServerUnavailable`.

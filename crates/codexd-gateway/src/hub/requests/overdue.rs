@@ -1,4 +1,4 @@
-//! Requests that an app-server does not answer in time ([`routes::answer_within_ms`]): the client gets an error, and
+//! Requests that an app-server does not answer in time ([`routes::response_timeout_ms`]): the client gets an error, and
 //! the request blocks nothing any more. A later response is dropped.
 
 use serde_json::json;
@@ -8,17 +8,17 @@ use crate::hub::goals::RequestFate;
 use crate::hub::requests::pending::{Origin, PendingRequest, RequestKind};
 use crate::hub::text::SERVER_ERROR;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::OVERDUE_LOOK_MS;
+use crate::limits::OVERDUE_CHECK_INTERVAL_MS;
 use crate::routes;
 
 impl Hub {
     /// Starts the timeout of a request.
     pub(in crate::hub) fn answer_is_due(&mut self, number: u64, method: &str) {
-        let Some(within_ms) = routes::answer_within_ms(method) else { return };
+        let Some(within_ms) = routes::response_timeout_ms(method) else { return };
         let Some(pending) = self.pending.get_mut(number) else { return };
         pending.overdue_at = Some(self.now + within_ms);
         if self.pending.needs_overdue_timer() {
-            self.set_timer(OVERDUE_LOOK_MS, Timer::Overdue);
+            self.set_timer(OVERDUE_CHECK_INTERVAL_MS, Timer::Overdue);
         }
     }
 
@@ -46,7 +46,7 @@ impl Hub {
         if self.pending.values().any(|pending| pending.overdue_at.is_some())
             && self.pending.needs_overdue_timer()
         {
-            self.set_timer(OVERDUE_LOOK_MS, Timer::Overdue);
+            self.set_timer(OVERDUE_CHECK_INTERVAL_MS, Timer::Overdue);
         }
     }
 
@@ -62,7 +62,7 @@ impl Hub {
             self.remove_event_stream(client, &request);
         }
         let method = text::string(&request, "method").unwrap_or_default().into_owned();
-        let waited_s = routes::answer_within_ms(&method).unwrap_or_default() / 1_000;
+        let waited_s = routes::response_timeout_ms(&method).unwrap_or_default() / 1_000;
         let message =
             format!("the app-server has not answered for {waited_s} s; whether it acted is not known");
         let data = json!({"reason": "appServerUnresponsive"});

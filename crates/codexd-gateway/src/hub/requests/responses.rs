@@ -12,7 +12,7 @@ use crate::hub::text;
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::{Audience, Thread, Viewer};
 use crate::hub::{Hub, Timer};
-use crate::limits::{OVERLOADED_PAUSE_MS, QUIET_MS};
+use crate::limits::{BUSY_AFTER_EVENT_MS, OVERLOADED_PAUSE_MS};
 use codexd_protocol::methods::ResourceKind;
 
 impl Hub {
@@ -166,7 +166,7 @@ impl Hub {
             }
             (RequestKind::Turn | RequestKind::MayStartTurn, _) => {
                 let turn = result.and_then(|result| text::member(result, "turn"));
-                let busy_until = self.now + QUIET_MS;
+                let busy_until = self.now + BUSY_AFTER_EVENT_MS;
                 if let Some(thread) = thread.and_then(|thread| self.threads.get_mut(thread)) {
                     thread.busy_until = thread.busy_until.max(busy_until);
                     if let Some(turn) = turn.filter(|turn| turn.get().starts_with('{'))
@@ -215,7 +215,7 @@ impl Hub {
         known.describe(thread);
         // An active goal starts turns. Without one, a resume starts nothing, however often it is repeated.
         if !is_joined {
-            known.busy_until = known.busy_until.max(now + QUIET_MS);
+            known.busy_until = known.busy_until.max(now + BUSY_AFTER_EVENT_MS);
         }
         if known.state == ThreadState::Attaching {
             // The response proves the subscription.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::{Connection, Event};
 use super::experimental;
 use super::world::World;
-use crate::limits::SENT_AT_ONCE_BYTES;
+use crate::limits::SENT_PER_STEP_BYTES_MAX;
 
 /// The requests of this method that came to an app-server.
 fn came(world: &World, method: &str) -> usize {
@@ -41,7 +41,7 @@ fn large_requests_of_many_clients_are_sent_in_steps() {
     let thread = world.thread(clients[0]);
     let old = world.current.expect("a server");
     world.feed(Event::ConnectionFull(Connection::Shared(old)));
-    let padding = "x".repeat(SENT_AT_ONCE_BYTES / 2);
+    let padding = "x".repeat(SENT_PER_STEP_BYTES_MAX / 2);
     for client in &clients {
         world.ask(*client, "thread/read", json!({"threadId": thread, "padding": padding}));
     }

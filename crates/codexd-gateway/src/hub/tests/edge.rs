@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::experimental;
 use super::world::World;
 use crate::hub::{ClientId, Connection, Event, Report};
-use crate::limits::{ANSWER_TAKEN_WITHIN_MS, ANSWER_WITHIN_MS};
+use crate::limits::{ANSWER_CONFIRM_TIMEOUT_MS, RESPONSE_TIMEOUT_MS};
 
 const APPROVAL: &str = "item/commandExecution/requestApproval";
 
@@ -125,9 +125,9 @@ fn an_answer_that_the_app_server_did_not_take_is_followed_by_the_next_one() {
         say(&mut world, client, &json!({"id": number, "result": {"decision": decision}}).to_string());
     }
     assert!(world.answers.is_empty() && world.drops_answers == 1, "only the first one went on");
-    world.settle_for(ANSWER_TAKEN_WITHIN_MS + 1_000);
+    world.settle_for(ANSWER_CONFIRM_TIMEOUT_MS + 1_000);
     assert!(world.answers.is_empty() && world.drops_answers == 0, "then the next one");
-    world.settle_for(ANSWER_TAKEN_WITHIN_MS + 1_000);
+    world.settle_for(ANSWER_CONFIRM_TIMEOUT_MS + 1_000);
     assert_eq!(world.notes(first, APPROVAL).len(), 2, "then the clients are asked once more");
     say(&mut world, first, &json!({"id": number, "result": {"decision": "accept"}}).to_string());
     assert_eq!(world.answers.len(), 1);
@@ -148,7 +148,7 @@ fn a_request_that_is_never_answered_gets_an_error_and_blocks_no_handover() {
     world.replace();
     world.settle_for(2_000);
     assert!(world.retired.is_empty() && world.answer(client, number).is_none());
-    world.settle_for(ANSWER_WITHIN_MS + 10_000);
+    world.settle_for(RESPONSE_TIMEOUT_MS + 10_000);
     let answer = world.answer(client, number).expect("an answer");
     assert_eq!(answer["error"]["data"]["reason"], "appServerUnresponsive");
     assert_eq!(world.retired, [old]);

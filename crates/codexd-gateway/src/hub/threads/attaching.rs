@@ -9,7 +9,9 @@ use crate::hub::requests::pending::{InternalRequest, Origin, PendingRequest};
 use crate::hub::threads::state::{Residency, ThreadState};
 use crate::hub::threads::thread::{Audience, Thread};
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, HUSH_MS, MOVE_STUCK_MS, QUIET_MS, TAKE_OVERS_MAX};
+use crate::limits::{
+    ATTACHING_MAX, BUSY_AFTER_EVENT_MS, RETRY_AFTER_MS, SUPPRESS_ECHO_MS, UNLOAD_TIMEOUT_MS,
+};
 
 impl Hub {
     pub(in crate::hub) fn request_loaded_list(&mut self, server: ServerId) {
@@ -31,7 +33,7 @@ impl Hub {
             && is_transient(error)
         {
             // It is overloaded. Without its list it must not be retired.
-            return self.set_timer(AGAIN_AFTER_MS, Timer::ListLoaded(server));
+            return self.set_timer(RETRY_AFTER_MS, Timer::ListLoaded(server));
         }
         let data = outcome.ok().and_then(|result| text::member(result, "data"));
         let listed: Option<Vec<String>> = data.and_then(|data| serde_json::from_str(data.get()).ok());
@@ -84,7 +86,7 @@ impl Hub {
     fn schedule_list(&mut self, server: ServerId) {
         let again = Timer::ListUnresumable(server);
         if !self.timers.is_set(&again) {
-            self.set_timer(MOVE_STUCK_MS, again);
+            self.set_timer(UNLOAD_TIMEOUT_MS, again);
         }
     }
 
@@ -105,7 +107,7 @@ impl Hub {
             return;
         }
         let in_flight = self.pending.values().filter(|pending| is_attach(pending)).count();
-        let mut free = TAKE_OVERS_MAX.saturating_sub(in_flight);
+        let mut free = ATTACHING_MAX.saturating_sub(in_flight);
         while free > 0
             && let Some(id) = self.threads.next_to_attach()
         {
@@ -147,7 +149,7 @@ impl Hub {
             }
             Err(error) if matches!(Refusal::of(error), Refusal::RetrySoon | Refusal::Recoverable) => {
                 // While it is unknown what runs there, the thread must not be dropped.
-                let wait = thread.try_again_after(Refusal::of(error)).unwrap_or(MOVE_STUCK_MS);
+                let wait = thread.try_again_after(Refusal::of(error)).unwrap_or(UNLOAD_TIMEOUT_MS);
                 self.threads.queue_attach(id.clone());
                 return self.set_timer(wait, Timer::AttachMore);
             }
@@ -159,9 +161,9 @@ impl Hub {
             Ok(Some(reported)) => {
                 thread.state = ThreadState::Attached;
                 thread.demand = None;
-                thread.busy_until = thread.busy_until.max(self.now + QUIET_MS);
+                thread.busy_until = thread.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
                 // Upstream sends its goal to every subscriber, unasked.
-                thread.suppress_echo_until = self.now + HUSH_MS;
+                thread.suppress_echo_until = self.now + SUPPRESS_ECHO_MS;
                 thread.load_attempts = 0;
                 thread.describe(reported.get());
                 // Clients that connect later are not subscribed to sub-agent threads (same as upstream).

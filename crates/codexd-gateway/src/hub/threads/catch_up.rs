@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::hub::event::Text;
 use crate::hub::text::{self, fingerprint};
 use crate::hub::threads::thread::{OpenItem, Stream, Thread};
-use crate::limits::{BACKGROUND_TERMINALS_MAX, PARTIAL_TEXT_MAX_BYTES};
+use crate::limits::{BACKGROUND_TERMINALS_MAX, PARTIAL_TEXT_BYTES_MAX};
 use crate::routes::DeltaShape;
 
 impl Thread {
@@ -109,7 +109,7 @@ impl Thread {
                 &mut open.streams[last]
             }
         };
-        if stream.text.len() + delta.len() > PARTIAL_TEXT_MAX_BYTES {
+        if stream.text.len() + delta.len() > PARTIAL_TEXT_BYTES_MAX {
             stream.is_over_limit = true;
             stream.text = String::new();
         }

@@ -7,7 +7,7 @@ use crate::hub::event::ThreadId;
 use crate::hub::refusal::Refusal;
 use crate::hub::requests::pending::InternalRequest;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{AGAIN_AFTER_MS, LINEAGE_MAX};
+use crate::limits::{LINEAGE_MAX, RETRY_AFTER_MS};
 
 /// The ancestors of a thread.
 #[derive(Clone, Debug, Default)]
@@ -114,7 +114,7 @@ impl Hub {
                     thread.lineage.found(reported.and_then(|reported| parent_of(reported.get())));
                 }
                 Err(error) if Refusal::of(error) == Refusal::RetrySoon => {
-                    return self.set_timer(AGAIN_AFTER_MS, Timer::Lineage(id.clone()));
+                    return self.set_timer(RETRY_AFTER_MS, Timer::Lineage(id.clone()));
                 }
                 Err(_) => thread.lineage.found(None),
             }

@@ -42,11 +42,11 @@ impl Hub {
                 self.on_process_state_changed(server, method);
                 self.send_to_clients_without_dedicated(method, text);
             }
-            Some(Hears::Asker) if names_client_request(method) => {
+            Some(Hears::Requester) if names_client_request(method) => {
                 self.send_to_requester(Connection::Shared(server), method, params, text);
             }
             // Upstream sends it to the connection that requested full turns: it goes to the client that did.
-            Some(Hears::Asker) => {
+            Some(Hears::Requester) => {
                 let last_subscriber = self.deprecation_notices.next_recipient();
                 if let Some(client) = last_subscriber.filter(|client| self.wants(*client, method)) {
                     self.send_to_client(client, text.clone());

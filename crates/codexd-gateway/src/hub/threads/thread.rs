@@ -10,8 +10,8 @@ use crate::hub::threads::lineage::Lineage;
 use crate::hub::threads::profile::Profile;
 use crate::hub::threads::state::{LoadDemand, Residency, ThreadState};
 use crate::limits::{
-    AGAIN_AFTER_MS, AGAIN_LATE_AFTER_MS, HASTY_TRIES_MAX, LATE_TRIES_MAX, REFUSED_AGAIN_MAX_MS,
-    TURNS_REMEMBERED,
+    FAST_RETRIES_MAX, REFUSED_RETRY_MAX_MS, RETRY_AFTER_MS, SLOW_RETRIES_MAX, SLOW_RETRY_AFTER_MS,
+    TURNS_REMEMBERED_MAX,
 };
 
 /// A client that watches a thread.
@@ -204,15 +204,15 @@ impl Thread {
     /// waits: the goal is postponed.
     pub fn try_again_after(&mut self, refusal: Refusal) -> Option<u64> {
         self.load_attempts += 1;
-        let hasty = if refusal == Refusal::RetrySoon { HASTY_TRIES_MAX } else { 0 };
+        let hasty = if refusal == Refusal::RetrySoon { FAST_RETRIES_MAX } else { 0 };
         if self.is_background_load && self.load_attempts > hasty && !self.is_watched() {
             return None;
         }
         Some(match refusal {
-            Refusal::RetrySoon if self.load_attempts <= HASTY_TRIES_MAX => AGAIN_AFTER_MS,
-            Refusal::RetrySoon if self.load_attempts <= LATE_TRIES_MAX => AGAIN_LATE_AFTER_MS,
-            Refusal::RetrySoon => REFUSED_AGAIN_MAX_MS,
-            _ => (AGAIN_LATE_AFTER_MS << (self.load_attempts - 1).min(16)).min(REFUSED_AGAIN_MAX_MS),
+            Refusal::RetrySoon if self.load_attempts <= FAST_RETRIES_MAX => RETRY_AFTER_MS,
+            Refusal::RetrySoon if self.load_attempts <= SLOW_RETRIES_MAX => SLOW_RETRY_AFTER_MS,
+            Refusal::RetrySoon => REFUSED_RETRY_MAX_MS,
+            _ => (SLOW_RETRY_AFTER_MS << (self.load_attempts - 1).min(16)).min(REFUSED_RETRY_MAX_MS),
         })
     }
 
@@ -329,7 +329,7 @@ impl Thread {
         self.has_gap &= !self.turns.is_empty();
         self.delivered.clear();
         self.ended.push_back(id.into());
-        if self.ended.len() > TURNS_REMEMBERED {
+        if self.ended.len() > TURNS_REMEMBERED_MAX {
             self.ended.pop_front();
         }
     }

@@ -7,7 +7,7 @@ use crate::hub::text::{self, Names};
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::{Audience, Thread};
 use crate::hub::{Hub, Timer};
-use crate::limits::{QUEUE_STARTS_MS, QUIET_MS};
+use crate::limits::{BUSY_AFTER_EVENT_MS, BUSY_AFTER_QUEUE_CHANGE_MS};
 use crate::routes;
 
 const DELTA: &str = "item/agentMessage/delta";
@@ -124,8 +124,8 @@ impl Hub {
             "thread/settings/updated" => self.on_settings_updated(id, params.get()),
             "thread/queue/changed" if known.turns.is_empty() => {
                 // A message that left the queue is in no list until its turn begins.
-                known.busy_until = known.busy_until.max(self.now + QUEUE_STARTS_MS);
-                self.set_timer(QUEUE_STARTS_MS, Timer::ReEvaluate(id.clone()));
+                known.busy_until = known.busy_until.max(self.now + BUSY_AFTER_QUEUE_CHANGE_MS);
+                self.set_timer(BUSY_AFTER_QUEUE_CHANGE_MS, Timer::ReEvaluate(id.clone()));
             }
             "thread/realtime/started" => known.has_realtime_session = true,
             "thread/realtime/closed" => known.has_realtime_session = false,
@@ -175,8 +175,8 @@ impl Hub {
         // resume is ignored here, because resumes may arrive all the time.
         if is_news && !known.is_active() && (known.unwatched_since.is_some() || self.migration.is_under_way())
         {
-            known.busy_until = known.busy_until.max(self.now + QUIET_MS);
-            self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
+            known.busy_until = known.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
+            self.set_timer(BUSY_AFTER_EVENT_MS, Timer::ReEvaluate(id.clone()));
         }
     }
 
@@ -202,7 +202,7 @@ impl Hub {
         };
         if note.method == "turn/started" {
             known.last_subscriber = None;
-            known.busy_until = known.busy_until.min(self.now + QUIET_MS);
+            known.busy_until = known.busy_until.min(self.now + BUSY_AFTER_EVENT_MS);
             known.turn_began(&turn_id, turn.get());
             // A turn that fails before any token is counted reports rate limits as well.
             if let Some(server) = self.servers.get_mut(&note.server) {
@@ -211,8 +211,8 @@ impl Hub {
         } else {
             known.turn_ended(&turn_id);
             self.server_requests.turn_ended(id);
-            known.busy_until = known.busy_until.max(self.now + QUIET_MS);
-            self.set_timer(QUIET_MS, Timer::ReEvaluate(id.clone()));
+            known.busy_until = known.busy_until.max(self.now + BUSY_AFTER_EVENT_MS);
+            self.set_timer(BUSY_AFTER_EVENT_MS, Timer::ReEvaluate(id.clone()));
         }
     }
 

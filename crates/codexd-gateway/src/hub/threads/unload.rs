@@ -12,7 +12,7 @@ use crate::hub::text::{self, Names};
 use crate::hub::threads::state::ThreadState;
 use crate::hub::threads::thread::Audience;
 use crate::hub::{Hub, Timer};
-use crate::limits::{AGAIN_AFTER_MS, MOVE_STUCK_MS, UNLOAD_DELAY_MAX_MS, UNWATCHED_MAX_MS};
+use crate::limits::{RETRY_AFTER_MS, UNLOAD_DELAY_MAX_MS, UNLOAD_DELAY_MS, UNLOAD_TIMEOUT_MS};
 
 impl Hub {
     /// `thread/unsubscribe`: the gateway answers it. Upstream is unsubscribed later, after the last viewer has left.
@@ -62,7 +62,7 @@ impl Hub {
 
     /// How long a thread without viewers stays loaded, in milliseconds.
     pub(in crate::hub) fn unwatched_max_ms(&self) -> u64 {
-        self.threads.unload_delay_ms().unwrap_or(UNWATCHED_MAX_MS)
+        self.threads.unload_delay_ms().unwrap_or(UNLOAD_DELAY_MS)
     }
 
     /// Requests the user's unload delay.
@@ -84,7 +84,7 @@ impl Hub {
         let result = match outcome {
             Ok(result) => result,
             Err(error) if Refusal::of(error) == Refusal::RetrySoon => {
-                return self.set_timer(AGAIN_AFTER_MS, Timer::UnloadDelay(server));
+                return self.set_timer(RETRY_AFTER_MS, Timer::UnloadDelay(server));
             }
             // The known value stays.
             Err(_) => return,
@@ -150,7 +150,7 @@ impl Hub {
             "thread/unsubscribe",
             &json!({"threadId": &**id}),
         );
-        self.set_timer(MOVE_STUCK_MS, Timer::UnloadTimeout(id.clone()));
+        self.set_timer(UNLOAD_TIMEOUT_MS, Timer::UnloadTimeout(id.clone()));
     }
 
     /// The last client disconnected: the threads of sub-agents, which all clients watch, have no viewers.
@@ -181,7 +181,7 @@ impl Hub {
             Some(_) => self.forget_thread(id),
             None => {
                 thread.state = ThreadState::Attached;
-                self.check_again_after(id, UNWATCHED_MAX_MS);
+                self.check_again_after(id, UNLOAD_DELAY_MS);
             }
         }
         self.changes.thread_state_changed();

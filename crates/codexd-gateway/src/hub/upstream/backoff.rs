@@ -1,7 +1,7 @@
 //! Backoff for connections that broke or could not be opened.
 
 use crate::hub::event::Now;
-use crate::limits::{RECONNECT_AFTER_MS, RECONNECT_LAST_WAIT_MS, RECONNECT_STABLE_MS};
+use crate::limits::{RECONNECT_FIRST_WAIT_MS, RECONNECT_LAST_WAIT_MS, RECONNECT_STABLE_MS};
 
 /// The delay between two attempts: doubled up to a maximum, and short again after a connection that lasted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,7 +21,7 @@ impl Backoff {
         if self.opened_at.take().is_some_and(|at| now.since_ms(at) >= RECONNECT_STABLE_MS) {
             self.failures = 0;
         }
-        let wait = (RECONNECT_AFTER_MS << self.failures.min(16)).min(RECONNECT_LAST_WAIT_MS);
+        let wait = (RECONNECT_FIRST_WAIT_MS << self.failures.min(16)).min(RECONNECT_LAST_WAIT_MS);
         self.failures += 1;
         self.retry_at = now + wait;
         wait

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::hub::clients::client::ClientInfo;
 use crate::hub::event::{Action, ClientId, Connection, Report, Text};
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{INTRODUCE_FIRST_WAIT_MS, INTRODUCE_LAST_WAIT_MS};
+use crate::limits::{CLIENT_INFO_RETRY_FIRST_MS, CLIENT_INFO_RETRY_LAST_MS};
 
 /// The identity of the shared connections, and what became of it.
 #[derive(Debug, Default)]
@@ -136,9 +136,9 @@ impl Hub {
             self.identity.is_accepted = false;
             self.report_discarded_identity(reason);
         }
-        let wait = INTRODUCE_FIRST_WAIT_MS << self.identity.refusals.min(16);
+        let wait = CLIENT_INFO_RETRY_FIRST_MS << self.identity.refusals.min(16);
         self.identity.refusals += 1;
-        self.set_timer(wait.min(INTRODUCE_LAST_WAIT_MS), Timer::RetryIdentity);
+        self.set_timer(wait.min(CLIENT_INFO_RETRY_LAST_MS), Timer::RetryIdentity);
     }
 
     /// Chooses an identity again: that of a connected client that has not been refused; otherwise the gateway's own.

@@ -7,7 +7,7 @@ use crate::hub::event::{Action, Connection, Now, ServerId, Text};
 use crate::hub::upstream::backoff::Backoff;
 use crate::hub::upstream::identity::anonymous_initialize_request;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::FOUND_WITHIN_MS;
+use crate::limits::LOADED_LIST_TIMEOUT_MS;
 
 /// State of a shared connection.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -125,9 +125,9 @@ impl Hub {
             server.is_outgoing = current != Some(*id);
             if !known {
                 if was_there {
-                    server.answers_until = self.now + FOUND_WITHIN_MS;
+                    server.answers_until = self.now + LOADED_LIST_TIMEOUT_MS;
                     // Requests that wait for it then wait no longer.
-                    self.timers.set(self.now + FOUND_WITHIN_MS, Timer::Reconnect);
+                    self.timers.set(self.now + LOADED_LIST_TIMEOUT_MS, Timer::Reconnect);
                 }
                 self.out.push(Action::Probe(*id));
             }

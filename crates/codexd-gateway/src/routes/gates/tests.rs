@@ -8,7 +8,7 @@ use crate::routes::{Route, route};
 
 fn refused(method: &str, params: &str) -> Option<String> {
     let params: Box<RawValue> = serde_json::from_str(params).expect("JSON");
-    assert_eq!(check(method, Some(&params), true), Ok(()), "who asked for it may");
+    assert_eq!(check(method, Some(&params), true), Ok(()), "a client with the capability may");
     check(method, Some(&params), false).err()
 }
 
@@ -34,7 +34,7 @@ fn an_experimental_method_is_refused_in_upstreams_words() {
 }
 
 #[test]
-fn what_upstream_refuses_for_its_params_is_left_to_it() {
+fn requests_with_invalid_params_are_left_to_upstream() {
     for params in ["{}", "null", "[]", r#"{"thread_id":"x"}"#] {
         assert_eq!(refused("thread/settings/update", params), None, "{params}");
     }
@@ -47,7 +47,7 @@ fn what_upstream_refuses_for_its_params_is_left_to_it() {
 }
 
 #[test]
-fn a_field_is_refused_by_the_value_it_has() {
+fn a_field_is_refused_depending_on_its_value() {
     for (method, params, field) in [
         ("thread/start", r#"{"cwd":"/x","environments":[]}"#, "environments"),
         ("thread/start", r#"{"dynamicTools":[]}"#, "dynamicTools"),
@@ -76,7 +76,7 @@ fn a_field_is_refused_by_the_value_it_has() {
 }
 
 #[test]
-fn of_several_fields_upstreams_first_is_named() {
+fn the_refusal_names_the_first_field_in_upstreams_order() {
     let params = r#"{"experimentalRawEvents":true,"permissions":"x","historyMode":"paginated"}"#;
     assert_eq!(refused("thread/start", params), sentence("thread/start.permissions"));
     let params = r#"{"permissions":"x","environments":[]}"#;
@@ -93,7 +93,7 @@ fn a_granular_approval_policy_is_refused_by_its_own_name() {
 }
 
 #[test]
-fn an_array_in_the_place_of_an_object_is_gated_as_the_object() {
+fn an_array_in_place_of_an_object_is_gated_like_the_object() {
     for (method, params) in [
         ("thread/memoryMode/set", r#"["T","disabled"]"#),
         ("thread/backgroundTerminals/clean", r#"["T"]"#),
@@ -111,7 +111,7 @@ fn an_array_in_the_place_of_an_object_is_gated_as_the_object() {
 }
 
 #[test]
-fn the_read_state_is_told_only_to_who_asked_for_it() {
+fn the_read_state_is_sent_only_to_clients_with_the_capability() {
     assert!(notification_needs_experimental("thread/readState/changed"));
     assert!(!notification_needs_experimental("thread/status/changed"));
 }
@@ -139,7 +139,7 @@ fn json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_params_are_judged_and_never_those_of_who_asked(
+    fn any_params_are_checked_unless_the_client_has_the_capability(
         method in prop::sample::select(methods::all().filter(|row| row.gate != Gate::Free).map(|row| row.name)
             .collect::<Vec<_>>()),
         params in json(),

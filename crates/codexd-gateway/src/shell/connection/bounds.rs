@@ -1,4 +1,4 @@
-//! A connection that is full, and messages that are too large.
+//! Full outboxes and oversized messages of a connection.
 
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -7,14 +7,12 @@ use codexd_protocol::websocket::{Excerpt, Fault};
 
 use super::{End, Peer, WsConnection};
 use crate::hub::Text;
-use crate::limits::{OUTBOUND_ROOM_BYTES, UPSTREAM_ROOM_BYTES};
+use crate::limits::{OUTBOUND_FULL_BYTES, UPSTREAM_FULL_BYTES};
+use crate::shell::close_code::MESSAGE_TOO_BIG;
 use crate::shell::oversized::{self, Oversized};
 
-/// RFC 6455, 7.4.1.
-const MESSAGE_TOO_BIG: u16 = 1009;
-
 impl WsConnection {
-    /// The client at the other end has introduced itself.
+    /// Lifts the limits for clients that have not sent `initialize`.
     pub(crate) fn admit(&self) {
         self.decoder.borrow_mut().set_rules(self.peer.rules());
         self.outbox.borrow_mut().set_bounds(self.peer.bounds());
@@ -24,15 +22,15 @@ impl WsConnection {
         self.stream.descriptor()
     }
 
-    /// Whether so much waits that nobody is to say more; told once, until [`Ready::Room`].
+    /// Whether the outbox has become full since the last [`Ready::Room`](super::Ready::Room); `true` once.
     pub(crate) fn became_full(&self) -> bool {
         let waiting = self.outbox.borrow().waiting_bytes();
-        waiting >= UPSTREAM_ROOM_BYTES && !self.full.replace(true)
+        waiting >= UPSTREAM_FULL_BYTES && !self.full.replace(true)
     }
 
-    /// Whether a connection whose messages are passed on here is to be read. If it is not, it is woken when there is room.
+    /// Whether to read `source`, a connection whose messages are passed on here. If not, it is woken when there is room.
     pub(crate) fn has_room_for(&self, source: &Rc<WsConnection>) -> bool {
-        if self.is_over() || self.outbox.borrow().waiting_bytes() < OUTBOUND_ROOM_BYTES {
+        if self.is_over() || self.outbox.borrow().waiting_bytes() < OUTBOUND_FULL_BYTES {
             return true;
         }
         let mut sources = self.sources.borrow_mut();
@@ -42,12 +40,12 @@ impl WsConnection {
         false
     }
 
-    /// The size of a message that was lost, if one was.
+    /// Bytes of a message that was dropped since the last call.
     pub(crate) fn take_dropped(&self) -> Option<usize> {
         self.dropped.take()
     }
 
-    /// A message was too large and is read over: the request that it belongs to fails.
+    /// Handles a message that is too large and is skipped: the request that it belongs to fails.
     pub(super) fn take_oversized(
         self: &Rc<Self>,
         excerpt: &Excerpt,

@@ -1,4 +1,4 @@
-//! Clients come, speak, are told, are cut, leave.
+//! Clients connect, send, receive, are disconnected, and disconnect.
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +19,7 @@ fn echo(event: &Event) -> Vec<Action> {
 }
 
 #[test]
-fn what_a_client_says_is_heard_in_order_and_it_is_told_in_order() {
+fn messages_of_a_client_and_to_a_client_keep_their_order() {
     with_gateway(async |gateway| {
         gateway.script.borrow_mut().reply = Some(echo);
         gateway.script.borrow_mut().quiet = true;
@@ -45,7 +45,7 @@ fn what_a_client_says_is_heard_in_order_and_it_is_told_in_order() {
 }
 
 #[test]
-fn who_is_not_let_in_is_not_heard() {
+fn a_process_of_another_user_is_disconnected_unread() {
     with_gateway_config(
         |_| None,
         |_| false,
@@ -65,7 +65,7 @@ fn who_is_not_let_in_is_not_heard() {
 }
 
 #[test]
-fn plain_http_and_noise_get_no_bytes() {
+fn plain_http_and_noise_get_no_response() {
     with_gateway(async |gateway| {
         let requests = [
             "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -85,7 +85,7 @@ fn plain_http_and_noise_get_no_bytes() {
 }
 
 #[test]
-fn an_origin_and_frames_right_behind_the_request_are_taken() {
+fn an_origin_and_frames_right_behind_the_request_are_accepted() {
     with_gateway(async |gateway| {
         let mut stream = gateway.raw_client().await;
         let mut bytes = b"GET /any/path?x HTTP/1.1\r\nHost: x\r\nOrigin: https://example.org\r\nConnection: Upgrade\r\n\
@@ -113,7 +113,7 @@ async fn send_in_frames(socket: &mut super::Socket, sizes: &[usize]) {
 }
 
 #[test]
-fn sixty_four_mebibytes_pass_in_frames_and_come_back_in_frames() {
+fn a_message_of_64_mib_passes_in_frames_both_ways() {
     with_gateway(async |gateway| {
         gateway.script.borrow_mut().reply = Some(echo);
         gateway.script.borrow_mut().quiet = true;
@@ -126,7 +126,7 @@ fn sixty_four_mebibytes_pass_in_frames_and_come_back_in_frames() {
 }
 
 #[test]
-fn what_is_larger_ends_with_a_code() {
+fn larger_messages_and_frames_are_refused_with_a_code() {
     with_gateway(async |gateway| {
         for sizes in [
             &[FRAME_BYTES_MAX + 1][..],
@@ -153,19 +153,19 @@ fn binary_is_ignored_and_a_ping_is_answered() {
     });
 }
 
-/// Whether a client has left. Nothing else has happened but that time came.
-fn has_left(gateway: &mut TestGateway, client: crate::hub::ClientId) -> bool {
+/// Whether a client has disconnected. No other event but deadlines has happened.
+fn has_disconnected(gateway: &mut TestGateway, client: crate::hub::ClientId) -> bool {
     let mut left = 0;
     while let Ok(event) = gateway.events.try_recv() {
         left += usize::from(matches!(event, Event::ClientDisconnected(who) if who == client));
         assert!(matches!(event, Event::DeadlineReached | Event::ClientDisconnected(_)), "{event:?}");
     }
-    assert!(left <= 1, "it left {left} times");
+    assert!(left <= 1, "disconnected {left} times");
     left == 1
 }
 
-/// Tells both clients so many texts, at most a third of a queue at a time, and stops when the first of them has left. Gives
-/// how many it told, and whether that one left.
+/// Sends `count` messages to both clients, at most a third of an outbox at a time, until the first has disconnected. Returns
+/// how many it sent, and whether the first has disconnected.
 async fn flood(
     gateway: &mut TestGateway,
     clients: [crate::hub::ClientId; 2],
@@ -173,23 +173,23 @@ async fn flood(
     text: &Text,
     count: usize,
 ) -> (usize, bool) {
-    let (mut told, mut left) = (0, false);
-    while told < count && !left {
-        let now = (OUTBOUND_MESSAGES_MAX / 3).min(count - told).min(1 + OUTBOUND_BYTES_MAX / 3 / text.len());
+    let (mut sent, mut left) = (0, false);
+    while sent < count && !left {
+        let now = (OUTBOUND_MESSAGES_MAX / 3).min(count - sent).min(1 + OUTBOUND_BYTES_MAX / 3 / text.len());
         let pair = clients.map(|client| Action::SendToClient(client, text.clone()));
         gateway.script.borrow_mut().next = pair.iter().cycle().take(2 * now).cloned().collect();
-        gateway.driver.feed(Event::DeadlineReached);
+        gateway.shell.feed(Event::DeadlineReached);
         for _ in 0..now {
             assert_eq!(next_text(reader).await.len(), text.len());
         }
-        told += now;
-        left = has_left(gateway, clients[0]);
+        sent += now;
+        left = has_disconnected(gateway, clients[0]);
     }
-    (told, left)
+    (sent, left)
 }
 
 #[test]
-fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
+fn a_slow_reader_is_disconnected_with_a_reason_and_other_clients_miss_nothing() {
     with_gateway(async |gateway| {
         for (size, count, expected) in
             [(40, OUTBOUND_MESSAGES_MAX + 20_000, "32768 messages"), (1 << 20, 66, " MB) unread")]
@@ -197,20 +197,22 @@ fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
             let (slow, mut sleeper) = gateway.client().await;
             let (quick, mut reader) = gateway.client().await;
             let text: Text = "y".repeat(size).into();
-            let (told, left) = flood(gateway, [slow, quick], &mut reader, &text, count).await;
-            assert!(left, "it was not cut");
-            // At once: a close that nobody reads is given up after some seconds.
+            let (sent, left) = flood(gateway, [slow, quick], &mut reader, &text, count).await;
+            assert!(left, "it was not disconnected");
+            // At once: after some seconds without a read the gateway gives up the close frame.
             let end = loop {
-                let heard = next_text(&mut sleeper).await;
-                if heard.len() != size || heard.starts_with("close") {
-                    break heard;
+                let received = next_text(&mut sleeper).await;
+                if received.len() != size || received.starts_with("close") {
+                    break received;
                 }
             };
             assert!(end.starts_with("close 1013 slow reader: "), "{end}");
             assert!(end.contains(expected) && end.ends_with("reconnect and resume the thread"), "{end}");
-            let (_, left) = flood(gateway, [slow, quick], &mut reader, &text, count - told).await;
-            assert!(!left, "it left twice");
-            let HostCommand::Note { kind, detail, .. } = gateway.order().await else { panic!("a note") };
+            let (_, left) = flood(gateway, [slow, quick], &mut reader, &text, count - sent).await;
+            assert!(!left, "it disconnected twice");
+            let HostCommand::Note { kind, detail, .. } = gateway.host_command().await else {
+                panic!("a log entry")
+            };
             assert_eq!((kind.as_str(), &detail["client"]), ("client.cut", &slow.0.into()));
             drop((sleeper, reader));
             assert!(matches!(gateway.next().await, Event::ClientDisconnected(client) if client == quick));
@@ -219,7 +221,7 @@ fn a_slow_reader_is_cut_with_a_reason_and_another_misses_nothing() {
 }
 
 #[test]
-fn one_that_is_cut_is_not_listened_to_any_more() {
+fn a_disconnected_client_is_not_read_any_more() {
     fn overflow(event: &Event) -> Vec<Action> {
         match event {
             Event::ClientMessage(client, _) => {
@@ -243,24 +245,24 @@ fn one_that_is_cut_is_not_listened_to_any_more() {
 }
 
 #[test]
-fn nothing_is_read_while_the_brain_does_not_want_to_hear() {
+fn a_client_is_not_read_while_the_hub_wants_no_input() {
     with_gateway(async |gateway| {
         let (client, mut socket) = gateway.client().await;
         gateway.script.borrow_mut().paused = true;
-        send(&mut socket, "unheard").await;
-        // Another client shakes hands: by then the first would have been heard.
+        send(&mut socket, "unread").await;
+        // Another client completes its handshake: by then the first would have been read.
         let (_, _other) = gateway.client().await;
         gateway.nothing_happened();
         gateway.script.borrow_mut().paused = false;
         gateway.script.borrow_mut().resumed = vec![client];
-        gateway.driver.feed(Event::DeadlineReached);
+        gateway.shell.feed(Event::DeadlineReached);
         assert!(matches!(gateway.next().await, Event::DeadlineReached));
         assert!(matches!(gateway.next().await, Event::ClientMessage(..)));
     });
 }
 
 #[test]
-fn all_are_told_when_the_gateway_leaves_and_get_what_waits() {
+fn clients_get_their_pending_output_and_a_close_frame_when_the_gateway_exits() {
     with_gateway(async |gateway| {
         let mut sockets = Vec::new();
         for _ in 0..5 {
@@ -280,7 +282,7 @@ fn all_are_told_when_the_gateway_leaves_and_get_what_waits() {
 }
 
 #[test]
-fn the_timer_tells_the_brain_once() {
+fn a_deadline_is_reported_once() {
     with_gateway(async |gateway| {
         let soon = codexd_core::clock::Monotonic(30);
         gateway.script.borrow_mut().deadline = Some(soon);
@@ -296,8 +298,7 @@ fn resident_bytes() -> usize {
     pages * rustix::param::page_size()
 }
 
-/// The store is that of the whole process, in which the tests beside this one take and give back as they like: unless this
-/// is so already, a process that runs nothing else does it once more.
+/// The memory is that of the whole process, which other tests use at the same time. So a second process runs this test alone.
 #[test]
 fn two_thousand_idle_clients_take_less_than_eight_kibibytes_each() {
     const ALONE: &str = "CODEXD_TEST_ALONE";
@@ -308,7 +309,7 @@ fn two_thousand_idle_clients_take_less_than_eight_kibibytes_each() {
     let name = format!("{module}::two_thousand_idle_clients_take_less_than_eight_kibibytes_each");
     let mut alone = std::process::Command::new(std::env::current_exe().expect("it runs"));
     alone.args(["--exact", &name, "--nocapture"]).env(ALONE, "1");
-    let run = alone.output().expect("it runs once more");
+    let run = alone.output().expect("started");
     let said = String::from_utf8_lossy(&run.stdout);
     println!("{said}");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -328,7 +329,7 @@ fn two_thousand_idle_clients() {
         let before = resident_bytes();
         for _ in 0..CLIENTS {
             let path = path.clone();
-            // As bare as can be at this end, to see what the other end takes.
+            // A bare socket at this end, to measure the memory of the gateway's end.
             idle.push(codexd_protocol::unix::connect(&path).expect("connected"));
             let client = idle.last_mut().expect("just pushed");
             std::io::Write::write_all(client, upgrade).expect("sent");

@@ -1,15 +1,15 @@
-//! Messages of any size, and readers that are late.
+//! Messages of any size, and slow readers.
 
 use futures_util::{FutureExt, SinkExt};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::upstream_connections::{linked, served};
+use super::upstream_connections::{connected, served};
 use super::{Socket, TestGateway, next_text, send, soon, with_gateway};
 use crate::hub::{Action, ClientId, Connection, Event, ServerId, Text};
 use crate::limits::{
-    MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_ROOM_BYTES, SKIPPED_BYTES_MAX,
-    UPSTREAM_MESSAGE_BYTES_MAX, UPSTREAM_ROOM_BYTES,
+    MESSAGE_BYTES_MAX, OUTBOUND_BYTES_MAX, OUTBOUND_FULL_BYTES, SKIPPED_BYTES_MAX, UPSTREAM_FULL_BYTES,
+    UPSTREAM_MESSAGE_BYTES_MAX,
 };
 
 const MIB: usize = 1 << 20;
@@ -34,10 +34,10 @@ async fn send_large(socket: &mut Socket, masked: bool, head: &str, length: usize
 }
 
 #[test]
-fn an_answer_that_is_too_large_fails_its_request_and_no_other() {
+fn an_oversized_response_fails_only_its_request() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
-        let mut server = linked(gateway, &listener, SHARED).await;
+        let mut server = connected(gateway, &listener, SHARED).await;
         let length = UPSTREAM_MESSAGE_BYTES_MAX + 1;
         send_large(&mut server, false, r#"{"id":7,"result":""#, length, r#""}"#).await;
         let Event::ConnectionMessage(SHARED, text) = gateway.next().await else { panic!("an answer") };
@@ -50,13 +50,15 @@ fn an_answer_that_is_too_large_fails_its_request_and_no_other() {
         assert!(
             matches!(gateway.next().await, Event::ConnectionMessage(SHARED, text) if text.as_str() == "after")
         );
-        let crate::host::HostCommand::Note { kind, .. } = gateway.order().await else { panic!("an event") };
+        let crate::host::HostCommand::Note { kind, .. } = gateway.host_command().await else {
+            panic!("an event")
+        };
         assert_eq!(kind, "message.dropped");
     });
 }
 
 #[test]
-fn a_request_that_is_too_large_fails_and_the_client_stays() {
+fn an_oversized_request_fails_and_its_client_stays() {
     with_gateway(async |gateway| {
         let (_, mut socket) = gateway.client().await;
         send_large(&mut socket, true, r#"{"id":"a","method":"m","params":""#, MESSAGE_BYTES_MAX + 1, r#""}"#)
@@ -73,7 +75,7 @@ fn a_request_that_is_too_large_fails_and_the_client_stays() {
 }
 
 #[test]
-fn small_messages_behind_one_that_is_larger_than_the_bound_do_not_cut_the_client() {
+fn small_messages_behind_one_above_the_bound_do_not_disconnect_the_client() {
     with_gateway(async |gateway| {
         let (client, mut socket) = gateway.client().await;
         let large: Text = "x".repeat(OUTBOUND_BYTES_MAX + MIB).into();
@@ -97,7 +99,7 @@ fn pass_on(event: &Event) -> Vec<Action> {
     }
 }
 
-/// Sends answers until the other end takes no more; gives how many.
+/// Sends responses until the gateway reads no more. Returns how many.
 async fn send_until_it_blocks(gateway: &mut TestGateway, server: &mut Socket, answer: &str) -> usize {
     let mut sent = 0;
     loop {
@@ -106,22 +108,22 @@ async fn send_until_it_blocks(gateway: &mut TestGateway, server: &mut Socket, an
             return sent + 1;
         }
         sent += 1;
-        assert!(sent * answer.len() < 4 * OUTBOUND_BYTES_MAX, "nothing stops it");
+        assert!(sent * answer.len() < 4 * OUTBOUND_BYTES_MAX, "no bound applies");
         gateway.nothing_happened();
     }
 }
 
 #[test]
-fn a_client_that_reads_late_holds_up_its_dedicated_connection_and_gets_everything() {
+fn a_slow_client_blocks_its_dedicated_connection_and_gets_everything() {
     with_gateway(async |gateway| {
         gateway.script.borrow_mut().reply = Some(pass_on);
         gateway.script.borrow_mut().quiet = true;
         let listener = served(gateway).await;
         let (client, mut socket) = gateway.client().await;
-        let mut server = linked(gateway, &listener, Connection::Dedicated(client, ServerId(1))).await;
+        let mut server = connected(gateway, &listener, Connection::Dedicated(client, ServerId(1))).await;
         let answer = format!(r#"{{"id":1,"result":"{}"}}"#, "x".repeat(MIB));
         let sent = send_until_it_blocks(gateway, &mut server, &answer).await;
-        assert!(sent * MIB > OUTBOUND_ROOM_BYTES && sent * MIB < 2 * OUTBOUND_BYTES_MAX, "{sent}");
+        assert!(sent * MIB > OUTBOUND_FULL_BYTES && sent * MIB < 2 * OUTBOUND_BYTES_MAX, "{sent}");
         let flushing = tokio::task::spawn_local(async move {
             server.flush().await.expect("taken");
             server
@@ -139,19 +141,19 @@ fn a_client_that_reads_late_holds_up_its_dedicated_connection_and_gets_everythin
 fn a_connection_to_an_app_server_that_does_not_read_is_full_and_not_lost() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
-        let mut server = linked(gateway, &listener, SHARED).await;
+        let mut server = connected(gateway, &listener, SHARED).await;
         let text: Text = "x".repeat(MIB).into();
-        let count = UPSTREAM_ROOM_BYTES / MIB + 2;
+        let count = UPSTREAM_FULL_BYTES / MIB + 2;
         gateway.script.borrow_mut().next = vec![Action::SendUpstream(SHARED, text); count];
-        gateway.driver.feed(Event::DeadlineReached);
+        gateway.shell.feed(Event::DeadlineReached);
         assert!(matches!(gateway.next().await, Event::DeadlineReached));
         assert!(matches!(gateway.next().await, Event::ConnectionFull(SHARED)));
-        assert!(gateway.events.recv().now_or_never().is_none(), "told once");
+        assert!(gateway.events.recv().now_or_never().is_none(), "reported once");
         for _ in 0..count {
             assert_eq!(next_text(&mut server).await.len(), MIB);
         }
         assert!(matches!(gateway.next().await, Event::ConnectionWritable(SHARED)));
         let own = Connection::Dedicated(ClientId(9), ServerId(1));
-        let _own = linked(gateway, &listener, own).await;
+        let _own = connected(gateway, &listener, own).await;
     });
 }

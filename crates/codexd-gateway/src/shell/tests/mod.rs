@@ -1,4 +1,4 @@
-//! The shell around a logic that does what the test says, on real sockets.
+//! The I/O half on real sockets, around a scripted hub.
 
 mod clients;
 mod large;
@@ -25,8 +25,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::event_loop::HubDriver;
+use super::event_loop::drain;
 use super::logic::Logic;
+use super::shell_context::ShellContext;
 use crate::host::{
     Generation, HostCommand, HostEvent, Listeners, PersistedClientIdentity, PersistedGoals, Role, StateStore,
     TcpListenerConfig,
@@ -34,14 +35,14 @@ use crate::host::{
 use crate::hub::{Action, ClientId, Event};
 use crate::state_writer::StateWriter;
 
-/// Nothing here takes so long.
+/// Longer than anything here takes.
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(TEST_TIMEOUT, future).await.expect("it takes too long")
+    timeout(TEST_TIMEOUT, future).await.expect("in time")
 }
 
-/// Tells the test what happens and does what the test says.
+/// Reports events to the test and performs the test's actions.
 struct Scripted {
     events: mpsc::UnboundedSender<Event>,
     script: Rc<RefCell<Script>>,
@@ -49,16 +50,16 @@ struct Scripted {
 
 #[derive(Default)]
 pub(super) struct Script {
-    /// What is done at the next event.
+    /// Actions that follow the next event.
     pub(super) next: Vec<Action>,
-    /// What follows from an event.
+    /// Actions that follow an event.
     pub(super) reply: Option<fn(&Event) -> Vec<Action>>,
     pub(super) deadline: Option<Monotonic>,
     pub(super) paused: bool,
     pub(super) unready: bool,
     pub(super) is_uninitialized: bool,
     pub(super) resumed: Vec<ClientId>,
-    /// Texts are not told to the test, only counted.
+    /// Messages are not reported to the test, only counted.
     pub(super) quiet: bool,
     pub(super) texts: usize,
 }
@@ -107,7 +108,7 @@ impl Logic for Scripted {
 /// A gateway in a folder of its own.
 pub(super) struct TestGateway {
     pub(super) folder: tempfile::TempDir,
-    pub(super) driver: Rc<HubDriver>,
+    pub(super) shell: Rc<ShellContext>,
     pub(super) script: Rc<RefCell<Script>>,
     pub(super) store: FakeStateStore,
     events: mpsc::UnboundedReceiver<Event>,
@@ -116,11 +117,11 @@ pub(super) struct TestGateway {
     serving: JoinHandle<std::io::Result<()>>,
 }
 
-/// What a gateway is to load_persisted.
+/// State in memory, in place of files.
 #[derive(Clone, Default)]
 pub(super) struct FakeStateStore {
     pub(super) goals: Arc<Mutex<PersistedGoals>>,
-    /// So often goals cannot be kept.
+    /// How many more times writing the goals fails.
     pub(super) fails: Arc<AtomicU32>,
     pub(super) client_identity: Arc<Mutex<Option<PersistedClientIdentity>>>,
     pub(super) disk: Arc<Disk>,
@@ -186,23 +187,23 @@ pub(super) fn with_gateway_config(
     let tcp = tcp(folder.path());
     runtime.block_on(LocalSet::new().run_until(async move {
         let control = codexd_protocol::unix::bind(&folder.path().join("control")).expect("bound");
-        let (tell, events) = mpsc::unbounded_channel();
+        let (event_sender, events) = mpsc::unbounded_channel();
         let script = Rc::new(RefCell::new(Script::default()));
         let store = FakeStateStore::default();
-        let logic = Box::new(Scripted { events: tell, script: Rc::clone(&script) });
+        let logic = Box::new(Scripted { events: event_sender, script: Rc::clone(&script) });
         let writer = StateWriter::start().expect("a thread");
-        let driver = HubDriver::new(logic, Box::new(store.clone()), writer);
+        let shell = ShellContext::new(logic, drain, Box::new(store.clone()), writer);
         let (host, host_events) = mpsc::channel(8);
         let (host_commands_sender, host_commands) = mpsc::channel(8);
         let listeners = Listeners { control, tcp };
         let serving = spawn_local(super::serve(
-            Rc::clone(&driver),
+            Rc::clone(&shell),
             listeners,
             host_events,
             host_commands_sender,
             is_allowed_user,
         ));
-        let mut gateway = TestGateway { folder, driver, script, store, events, host, host_commands, serving };
+        let mut gateway = TestGateway { folder, shell, script, store, events, host, host_commands, serving };
         test(&mut gateway).await;
     }));
 }
@@ -214,13 +215,13 @@ impl TestGateway {
         self.folder.path().join(name)
     }
 
-    /// What happened next.
+    /// The next event.
     pub(super) async fn next(&mut self) -> Event {
-        soon(self.events.recv()).await.expect("the logic lives")
+        soon(self.events.recv()).await.expect("the hub runs")
     }
 
-    /// What happened next, in Rust's words.
-    pub(super) async fn next_word(&mut self) -> String {
+    /// The next event, in its `Debug` form.
+    pub(super) async fn next_debug(&mut self) -> String {
         format!("{:?}", self.next().await)
     }
 
@@ -228,10 +229,10 @@ impl TestGateway {
         assert!(self.events.try_recv().is_err());
     }
 
-    /// Has the logic want something.
+    /// Has the hub request actions.
     pub(super) async fn act(&mut self, actions: Vec<Action>) {
         self.script.borrow_mut().next = actions;
-        self.driver.feed(Event::DeadlineReached);
+        self.shell.feed(Event::DeadlineReached);
         assert!(matches!(self.next().await, Event::DeadlineReached));
     }
 
@@ -239,7 +240,7 @@ impl TestGateway {
         UnixStream::connect(self.path("control")).await.expect("connected")
     }
 
-    /// A client that has shaken hands and has come.
+    /// A client after the WebSocket handshake.
     pub(super) async fn client(&mut self) -> (ClientId, Socket) {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let stream = self.raw_client().await;
@@ -248,11 +249,11 @@ impl TestGateway {
                 .await
                 .expect("shaken hands");
         assert_eq!(response.headers()["x-codex-websocket-max-unfragmented-message-bytes"], "16777216");
-        let Event::ClientConnected(client) = self.next().await else { panic!("a client came") };
+        let Event::ClientConnected(client) = self.next().await else { panic!("a client connected") };
         (client, socket)
     }
 
-    pub(super) async fn tell_host_event(&self, event: HostEvent) {
+    pub(super) async fn send_host_event(&self, event: HostEvent) {
         self.host.send(event).await.expect("it listens");
     }
 
@@ -263,16 +264,16 @@ impl TestGateway {
             socket: self.path(id),
             role: *role,
         });
-        self.tell_host_event(HostEvent::Generations(list.collect())).await;
+        self.send_host_event(HostEvent::Generations(list.collect())).await;
     }
 
     pub(super) async fn leave(&mut self) {
-        self.tell_host_event(HostEvent::Leave).await;
-        soon(&mut self.serving).await.expect("no panic").expect("it left");
+        self.send_host_event(HostEvent::Leave).await;
+        soon(&mut self.serving).await.expect("no panic").expect("it returned");
     }
 
-    pub(super) async fn order(&mut self) -> HostCommand {
-        soon(self.host_commands.recv()).await.expect("it lives")
+    pub(super) async fn host_command(&mut self) -> HostCommand {
+        soon(self.host_commands.recv()).await.expect("it runs")
     }
 
     pub(super) fn app_server(&self, id: &str) -> UnixListener {
@@ -280,7 +281,7 @@ impl TestGateway {
     }
 }
 
-/// An app-server's end of a link, after the handshake.
+/// The app-server's end of a connection, after the handshake.
 pub(super) async fn accept(listener: &UnixListener) -> Socket {
     let (stream, _) = soon(listener.accept()).await.expect("accepted");
     soon(tokio_tungstenite::accept_async(stream)).await.expect("shaken hands")

@@ -1,4 +1,4 @@
-//! What is on disk, and a disk that is slow.
+//! Stored state, and a slow disk.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,31 +14,31 @@ async fn goals_stored(gateway: &mut TestGateway, expected: u64) {
     assert_eq!(number, expected);
 }
 
-fn keep(number: u64, goals: &PersistedGoals) -> Action {
+fn persist(number: u64, goals: &PersistedGoals) -> Action {
     Action::PersistGoals { number, goals: goals.clone() }
 }
 
 #[test]
-fn goals_are_remembered_and_told_to_the_next_brain() {
+fn goals_are_persisted_and_restored() {
     with_gateway(async |gateway| {
-        let kept = PersistedGoals { active: vec!["a".into(), "b".into()], held: vec!["b".into()] };
-        gateway.act(vec![keep(1, &kept)]).await;
+        let kept = PersistedGoals { active: vec!["a".into(), "b".into()], suspended: vec!["b".into()] };
+        gateway.act(vec![persist(1, &kept)]).await;
         goals_stored(gateway, 1).await;
         assert_eq!(*gateway.store.goals.lock().expect("whole"), kept);
-        gateway.driver.load_persisted();
+        crate::shell::persist::restore_goals(&gateway.shell);
         let Event::GoalsRestored(goals) = gateway.next().await else { panic!("the goals") };
         assert_eq!(goals, kept);
     });
 }
 
 #[test]
-fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
+fn a_failed_write_of_goals_is_retried() {
     with_gateway(async |gateway| {
-        let now = PersistedGoals { active: vec!["b".into()], held: Vec::new() };
+        let now = PersistedGoals { active: vec!["b".into()], suspended: Vec::new() };
         gateway.store.fails.store(3, Relaxed);
-        gateway.act(vec![keep(1, &PersistedGoals::default()), keep(2, &now)]).await;
+        gateway.act(vec![persist(1, &PersistedGoals::default()), persist(2, &now)]).await;
         let Some(HostCommand::Note { kind, .. }) = gateway.host_commands.recv().await else {
-            panic!("a word of it")
+            panic!("a log entry")
         };
         assert_eq!(kind, "goals.persist_failed");
         let kept = async {
@@ -46,7 +46,7 @@ fn goals_that_could_not_be_kept_are_kept_as_soon_as_they_can_be() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(Duration::from_secs(30), kept).await.expect("kept at last");
+        timeout(Duration::from_secs(30), kept).await.expect("kept in the end");
     });
 }
 
@@ -66,8 +66,8 @@ fn a_disk_that_hangs_delays_no_client_and_is_written_to_once_it_goes_on() {
         let (_, mut socket) = gateway.client().await;
         let path = gateway.folder.path().to_string_lossy().into_owned();
         for number in 1..=500 {
-            let goals = PersistedGoals { active: vec![number.to_string()], held: Vec::new() };
-            gateway.act(vec![keep(number, &goals), Action::PersistClientIdentity("me".into())]).await;
+            let goals = PersistedGoals { active: vec![number.to_string()], suspended: Vec::new() };
+            gateway.act(vec![persist(number, &goals), Action::PersistClientIdentity("me".into())]).await;
         }
         gateway.act(vec![Action::CheckRollout { thread: "a".into(), path }]).await;
         for count in 0..100 {
@@ -76,54 +76,54 @@ fn a_disk_that_hangs_delays_no_client_and_is_written_to_once_it_goes_on() {
         }
         gateway.nothing_happened();
         gateway.store.disk.hang(false);
-        // One was on its way; of those that waited only the last counts.
-        let mut told = Vec::new();
-        while told.last() != Some(&500) {
+        // One write had started; of the queued ones only the last counts.
+        let mut written = Vec::new();
+        while written.last() != Some(&500) {
             let Event::GoalsPersisted(number) = gateway.next().await else { panic!("goals are stored") };
-            told.push(number);
+            written.push(number);
         }
-        assert!(told.len() <= 2, "{told:?}");
+        assert!(written.len() <= 2, "{written:?}");
         assert!(matches!(gateway.next().await, Event::RolloutChecked { exists: true, .. }));
         assert_eq!(gateway.store.goals.lock().expect("whole").active, ["500"]);
     });
 }
 
 #[test]
-fn a_persona_is_told_to_the_next_brain_if_somebody_knows_it_or_goals_are_to_go_on() {
+fn a_client_identity_is_restored_if_an_app_server_knows_it_or_goals_continue() {
     let none = PersistedGoals::default();
     let kept = with_persisted(None, &none, async |gateway| {
         gateway.generations(&[("g1", Role::Current)]).await;
-        assert!(gateway.next_word().await.starts_with("Servers"));
+        assert!(gateway.next_debug().await.starts_with("Servers"));
         gateway.act(vec![Action::PersistClientIdentity("me".into())]).await;
-        persona_known_to(gateway, &["g1"]).await;
+        identity_known_to(gateway, &["g1"]).await;
         gateway.generations(&[("g2", Role::Current), ("g1", Role::Outgoing)]).await;
-        assert!(gateway.next_word().await.starts_with("Servers"));
-        persona_known_to(gateway, &["g1", "g2"]).await;
+        assert!(gateway.next_debug().await.starts_with("Servers"));
+        identity_known_to(gateway, &["g1", "g2"]).await;
     });
     let generations = vec!["g1".to_owned(), "g2".to_owned()];
     assert_eq!(kept, Some(PersistedClientIdentity { initialize_params: "me".into(), generations }));
     let some = PersistedGoals { active: vec!["a".into()], ..PersistedGoals::default() };
-    for (living, goals, is_told) in [("g2", &none, true), ("g3", &none, false), ("g3", &some, true)] {
+    for (running, goals, is_restored) in [("g2", &none, true), ("g3", &none, false), ("g3", &some, true)] {
         with_persisted(kept.clone(), goals, async |gateway| {
-            gateway.generations(&[(living, Role::Current)]).await;
+            gateway.generations(&[(running, Role::Current)]).await;
             if !goals.is_empty() {
                 assert!(matches!(gateway.next().await, Event::GoalsRestored(kept) if kept == *goals));
             }
-            if is_told {
+            if is_restored {
                 assert!(
                     matches!(gateway.next().await, Event::ClientIdentityRestored(client_identity) if client_identity.as_str() == "me")
                 );
             }
-            assert!(gateway.next_word().await.starts_with("Servers"));
+            assert!(gateway.next_debug().await.starts_with("Servers"));
             gateway.nothing_happened();
         });
     }
 }
 
-async fn persona_known_to(gateway: &TestGateway, marks: &[&str]) {
+async fn identity_known_to(gateway: &TestGateway, generations: &[&str]) {
     let is_kept = || {
         let client_identity = gateway.store.client_identity.lock().expect("whole");
-        client_identity.as_ref().is_some_and(|client_identity| client_identity.generations == marks)
+        client_identity.as_ref().is_some_and(|client_identity| client_identity.generations == generations)
     };
     let kept = async {
         while !is_kept() {

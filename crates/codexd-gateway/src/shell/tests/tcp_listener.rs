@@ -1,4 +1,4 @@
-//! The network's door.
+//! The TCP listener.
 
 use std::path::Path;
 
@@ -19,28 +19,28 @@ fn any_port(folder: &Path) -> Option<TcpListenerConfig> {
     })
 }
 
-/// The address, when the door is open.
+/// The address, once the gateway listens.
 async fn address(gateway: &mut TestGateway) -> String {
-    let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
+    let HostCommand::Report(report) = gateway.host_command().await else { panic!("a report") };
     let url = report["listening"].as_str().expect("a url").to_owned();
-    let HostCommand::Note { kind, .. } = gateway.order().await else { panic!("a note") };
+    let HostCommand::Note { kind, .. } = gateway.host_command().await else { panic!("a log entry") };
     assert_eq!(kind, "gateway.listening");
     url.trim_start_matches("ws://").to_owned()
 }
 
-/// A client that has shown the token.
+/// A client that has sent the token.
 async fn client(gateway: &mut TestGateway, address: &str) -> Socket<TcpStream> {
     let token = std::fs::read_to_string(gateway.path("token")).expect("a token");
     let mut request = format!("ws://{address}/rpc").into_client_request().expect("a request");
     let bearer = format!("bearer {}", token.trim()).parse().expect("a header");
     request.headers_mut().insert("authorization", bearer);
     let stream = TcpStream::connect(address).await.expect("connected");
-    let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
+    let (socket, _) = soon(tokio_tungstenite::client_async(request, stream)).await.expect("accepted");
     assert!(matches!(gateway.next().await, Event::ClientConnected(_)));
     socket
 }
 
-async fn ask(address: &str, request: &str) -> String {
+async fn request(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("connected");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
@@ -52,7 +52,7 @@ const UPGRADE: &str = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nS
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 #[test]
-fn every_request_gets_the_status_it_deserves() {
+fn every_request_gets_its_status() {
     with_gateway_config(
         any_port,
         |_| true,
@@ -81,19 +81,19 @@ fn every_request_gets_the_status_it_deserves() {
                 ),
             ];
             for (request, status, body) in requests {
-                let answer = ask(&address, &request).await;
+                let answer = self::request(&address, &request).await;
                 assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer:?}");
                 assert_eq!(answer.split_once("\r\n\r\n").map(|(_, body)| body), Some(body), "{request:?}");
             }
             gateway.script.borrow_mut().unready = true;
-            assert!(ask(&address, "GET /readyz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
+            assert!(request(&address, "GET /readyz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 503 "));
             gateway.nothing_happened();
         },
     );
 }
 
 #[test]
-fn whoever_shows_the_token_is_a_client_like_any_other() {
+fn a_connection_with_the_token_is_a_client() {
     with_gateway_config(
         any_port,
         |_| true,
@@ -105,7 +105,7 @@ fn whoever_shows_the_token_is_a_client_like_any_other() {
             request.headers_mut().insert("authorization", bearer);
             let stream = TcpStream::connect(&address).await.expect("connected");
             let (mut socket, _) =
-                soon(tokio_tungstenite::client_async(request, stream)).await.expect("let in");
+                soon(tokio_tungstenite::client_async(request, stream)).await.expect("accepted");
             let Event::ClientConnected(client) = gateway.next().await else { panic!("a client") };
             gateway.act(vec![Action::SendToClient(client, "hello".into())]).await;
             assert_eq!(next_text(&mut socket).await, "hello");
@@ -116,7 +116,7 @@ fn whoever_shows_the_token_is_a_client_like_any_other() {
 }
 
 #[test]
-fn a_silent_connection_without_the_token_gives_way_to_the_next_one() {
+fn a_silent_connection_without_the_token_makes_room_for_the_next_one() {
     with_gateway_config(
         any_port,
         |_| true,
@@ -128,11 +128,15 @@ fn a_silent_connection_without_the_token_gives_way_to_the_next_one() {
             for _ in 0..TCP_UNAUTHENTICATED_MAX {
                 silent.push(TcpStream::connect(&address).await.expect("connected"));
             }
-            assert!(ask(&address, "GET /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+            assert!(request(&address, "GET /healthz HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
             let mut byte = [0];
-            assert_eq!(soon(silent[0].read(&mut byte)).await.expect("closed"), 0, "the oldest has gone");
+            assert_eq!(soon(silent[0].read(&mut byte)).await.expect("closed"), 0, "the oldest is closed");
             speaking.write_all(b"\r\n").await.expect("sent");
-            assert_eq!(soon(speaking.read(&mut byte)).await.expect("answered"), 1, "one that speaks stays");
+            assert_eq!(
+                soon(speaking.read(&mut byte)).await.expect("answered"),
+                1,
+                "one that has sent something stays"
+            );
         },
     );
 }
@@ -156,14 +160,14 @@ fn a_connection_that_sends_no_head_or_no_initialize_is_closed() {
 }
 
 #[test]
-fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on() {
+fn a_removed_listener_and_a_replaced_token_take_effect_with_the_next_configuration() {
     with_gateway_config(
         any_port,
         |_| true,
         async |gateway| {
             let first = address(gateway).await;
             let known = client(gateway, &first).await;
-            let door = |gateway: &TestGateway, listen: &str| {
+            let config = |gateway: &TestGateway, listen: &str| {
                 Some(TcpListenerConfig {
                     listen: listen.parse().expect("an address"),
                     token_file: gateway.path("token"),
@@ -171,12 +175,12 @@ fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on(
             };
             let configure = async |gateway: &mut TestGateway, tcp: Option<TcpListenerConfig>| {
                 let subagent_approvals = codexd_core::settings::SubagentApprovals::default();
-                gateway.tell_host_event(HostEvent::Configure { tcp, subagent_approvals }).await;
+                gateway.send_host_event(HostEvent::Configure { tcp, subagent_approvals }).await;
                 assert!(matches!(gateway.next().await, Event::SubagentApprovals(_)));
             };
-            let any = door(gateway, "127.0.0.1:0");
+            let any = config(gateway, "127.0.0.1:0");
             configure(gateway, any.clone()).await;
-            let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
+            let HostCommand::Report(report) = gateway.host_command().await else { panic!("a report") };
             assert_eq!(report["listener"]["error"], serde_json::Value::Null);
             gateway.act(Vec::new()).await;
             gateway.nothing_happened();
@@ -185,7 +189,7 @@ fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on(
             std::fs::remove_file(gateway.path("token")).expect("removed");
             configure(gateway, any).await;
             let second = loop {
-                match gateway.order().await {
+                match gateway.host_command().await {
                     HostCommand::Report(report) => {
                         break report["listening"]
                             .as_str()
@@ -197,17 +201,20 @@ fn a_removed_listener_and_a_replaced_token_count_from_the_next_configuration_on(
                 }
             };
             let request = format!("GET / HTTP/1.1\r\n{UPGRADE}Authorization: Bearer {}\r\n\r\n", old.trim());
-            assert!(ask(&second, &request).await.starts_with("HTTP/1.1 401 "));
+            assert!(self::request(&second, &request).await.starts_with("HTTP/1.1 401 "));
             configure(gateway, None).await;
             assert!(TcpStream::connect(&second).await.is_err());
             drop(known);
-            assert!(matches!(gateway.next().await, Event::ClientDisconnected(_)), "it stayed until now");
+            assert!(
+                matches!(gateway.next().await, Event::ClientDisconnected(_)),
+                "it was connected until now"
+            );
         },
     );
 }
 
 #[test]
-fn a_door_that_cannot_be_opened_is_tried_again_and_the_other_is_open() {
+fn a_listener_that_fails_is_retried_and_the_control_socket_is_open() {
     with_gateway_config(
         |folder| {
             std::fs::write(folder.join("token"), "short").expect("written");
@@ -215,10 +222,12 @@ fn a_door_that_cannot_be_opened_is_tried_again_and_the_other_is_open() {
         },
         |_| true,
         async |gateway| {
-            let HostCommand::Note { kind, message, .. } = gateway.order().await else { panic!("a note") };
+            let HostCommand::Note { kind, message, .. } = gateway.host_command().await else {
+                panic!("a log entry")
+            };
             assert_eq!(kind, "gateway.listenFailed");
             assert!(message.contains("token"), "{message}");
-            let HostCommand::Report(report) = gateway.order().await else { panic!("a report") };
+            let HostCommand::Report(report) = gateway.host_command().await else { panic!("a report") };
             assert!(
                 report["listener"]["error"].as_str().is_some_and(|error| error.contains("token")),
                 "{report}"

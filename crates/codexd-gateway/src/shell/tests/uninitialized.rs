@@ -1,4 +1,4 @@
-//! Clients that have not introduced themselves.
+//! Clients that have not sent `initialize`.
 
 use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::{TestGateway, next_text, send, soon, with_gateway};
 use crate::hub::{Action, Event};
-use crate::limits::{DESCRIPTORS_RESERVED, FIRST_MESSAGE_BYTES_MAX, UNINITIALIZED_MAX};
+use crate::limits::{DESCRIPTORS_RESERVED, UNINITIALIZED_MAX, UNINITIALIZED_MESSAGE_BYTES_MAX};
 
 const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -26,8 +26,10 @@ fn the_oldest_silent_connection_makes_room_and_clients_stay() {
         let mut no_handshake = gateway.raw_client().await;
         let mut silent = gateway.raw_client().await;
         soon(silent.write_all(UPGRADE)).await.expect("sent");
-        let Event::ClientConnected(silent_client) = gateway.next().await else { panic!("a client came") };
-        gateway.driver.uninitialized.limit.set(std::time::Duration::ZERO);
+        let Event::ClientConnected(silent_client) = gateway.next().await else {
+            panic!("a client connected")
+        };
+        gateway.shell.uninitialized.limit.set(std::time::Duration::ZERO);
         let mut others = Vec::new();
         for _ in 0..UNINITIALIZED_MAX {
             others.push(gateway.raw_client().await);
@@ -45,7 +47,7 @@ fn the_oldest_silent_connection_makes_room_and_clients_stay() {
 }
 
 #[test]
-fn clients_that_come_all_at_once_are_all_let_in() {
+fn clients_that_connect_all_at_once_are_all_accepted() {
     with_gateway(async |gateway| {
         let mut streams = Vec::new();
         for _ in 0..3 * UNINITIALIZED_MAX {
@@ -59,41 +61,42 @@ fn clients_that_come_all_at_once_are_all_let_in() {
 }
 
 #[test]
-fn descriptors_are_left_for_clients_that_are_there() {
+fn descriptors_are_reserved_for_connected_clients() {
     with_gateway(async |gateway| {
         gateway.script.borrow_mut().reply = Some(echo);
         let (_, mut known) = gateway.client().await;
         // As if all but the reserved ones were taken.
-        gateway.driver.uninitialized.descriptors_max.set(DESCRIPTORS_RESERVED);
+        gateway.shell.uninitialized.descriptors_max.set(DESCRIPTORS_RESERVED);
         let mut late = gateway.raw_client().await;
-        assert!(is_closed(&mut late).await, "there is nobody to make room");
+        assert!(is_closed(&mut late).await, "no connection can make room");
         send(&mut known, "still served").await;
         assert_eq!(next_text(&mut known).await, "still served");
     });
 }
 
 #[test]
-fn a_client_may_send_and_leave_unread_little_until_it_is_admitted() {
+fn the_limits_of_a_client_are_low_until_it_is_admitted() {
     with_gateway(async |gateway| {
         gateway.script.borrow_mut().is_uninitialized = true;
         let (large, mut socket) = gateway.client().await;
-        let _ = soon(socket.send(Message::text("x".repeat(FIRST_MESSAGE_BYTES_MAX + 1)))).await;
+        let _ = soon(socket.send(Message::text("x".repeat(UNINITIALIZED_MESSAGE_BYTES_MAX + 1)))).await;
         assert!(next_text(&mut socket).await.starts_with("close 1009 the "));
         left(gateway, large).await;
         let (paused, mut socket) = gateway.client().await;
-        let told = vec![Action::SendToClient(paused, "x".repeat(FIRST_MESSAGE_BYTES_MAX).into()); 8];
-        gateway.act(told).await;
+        let actions =
+            vec![Action::SendToClient(paused, "x".repeat(UNINITIALIZED_MESSAGE_BYTES_MAX).into()); 8];
+        gateway.act(actions).await;
         left(gateway, paused).await;
         let end = loop {
-            let heard = next_text(&mut socket).await;
-            if heard.len() != FIRST_MESSAGE_BYTES_MAX {
-                break heard;
+            let received = next_text(&mut socket).await;
+            if received.len() != UNINITIALIZED_MESSAGE_BYTES_MAX {
+                break received;
             }
         };
         assert!(end.starts_with("close 1013 slow reader"), "{end}");
         let (admitted, mut socket) = gateway.client().await;
         gateway.act(vec![Action::Admit(admitted)]).await;
-        send(&mut socket, &"x".repeat(FIRST_MESSAGE_BYTES_MAX + 1)).await;
+        send(&mut socket, &"x".repeat(UNINITIALIZED_MESSAGE_BYTES_MAX + 1)).await;
         assert!(matches!(gateway.next().await, Event::ClientMessage(..)));
     });
 }

@@ -1,4 +1,4 @@
-//! UpstreamConnections are opened, refused and lost; app-servers come, are greeted, and go.
+//! Connections to app-servers are opened, refused and lost; app-servers start, are probed, and exit.
 
 use super::{Socket, TestGateway, accept, next_text, send, with_gateway};
 use crate::host::{HostCommand, HostEvent, Role};
@@ -10,29 +10,29 @@ const INITIALIZE: &str = r#"{"id":0,"method":"initialize","params":{}}"#;
 pub(super) async fn served(gateway: &mut TestGateway) -> tokio::net::UnixListener {
     let listener = gateway.app_server("g1");
     gateway.generations(&[("g1", Role::Current)]).await;
-    assert_eq!(gateway.next_word().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
+    assert_eq!(gateway.next_debug().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
     listener
 }
 
-/// Opens a link and answers.
-pub(super) async fn linked(
+/// Opens a connection and answers `initialize`.
+pub(super) async fn connected(
     gateway: &mut TestGateway,
     listener: &tokio::net::UnixListener,
-    link: Connection,
+    key: Connection,
 ) -> Socket {
-    gateway.act(vec![Action::Connect(link, INITIALIZE.into())]).await;
+    gateway.act(vec![Action::Connect(key, INITIALIZE.into())]).await;
     let mut server = accept(listener).await;
     assert_eq!(next_text(&mut server).await, INITIALIZE);
     send(&mut server, r#"{"id":0,"result":{"userAgent":"x"}}"#).await;
     assert!(
-        matches!(gateway.next().await, Event::ConnectionOpened(up, result) if up == link && result.as_str() == r#"{"userAgent":"x"}"#)
+        matches!(gateway.next().await, Event::ConnectionOpened(up, result) if up == key && result.as_str() == r#"{"userAgent":"x"}"#)
     );
     assert_eq!(next_text(&mut server).await, r#"{"method":"initialized"}"#);
     server
 }
 
 #[test]
-fn a_link_is_up_after_the_answer_and_nothing_that_came_before_is_lost() {
+fn a_connection_opens_with_the_response_and_no_early_message_is_lost() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
         gateway.act(vec![Action::Connect(SHARED, INITIALIZE.into())]).await;
@@ -42,7 +42,7 @@ fn a_link_is_up_after_the_answer_and_nothing_that_came_before_is_lost() {
         send(&mut server, r#"{"id":0,"result":1}"#).await;
         send(&mut server, r#"{"method":"later"}"#).await;
         for word in ["ConnectionOpened(Shared(ServerId(1)), Utf8Bytes(b\"1\"))", "a/request", "later"] {
-            assert!(gateway.next_word().await.contains(word), "{word}");
+            assert!(gateway.next_debug().await.contains(word), "{word}");
         }
         gateway
             .act(vec![Action::SendUpstream(SHARED, "one".into()), Action::SendUpstream(SHARED, "two".into())])
@@ -51,12 +51,12 @@ fn a_link_is_up_after_the_answer_and_nothing_that_came_before_is_lost() {
             assert_eq!(next_text(&mut server).await, text);
         }
         drop(server);
-        assert_eq!(gateway.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
+        assert_eq!(gateway.next_debug().await, "ConnectionLost(Shared(ServerId(1)))");
     });
 }
 
 #[test]
-fn a_refusal_is_told_and_the_link_is_gone() {
+fn a_refusal_is_reported_and_the_connection_is_closed() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
         let own = Connection::Dedicated(ClientId(7), ServerId(1));
@@ -66,7 +66,7 @@ fn a_refusal_is_told_and_the_link_is_gone() {
         send(&mut server, r#"{"id":0,"error":{"code":-32600,"message":"no"}}"#).await;
         let refused = gateway.next().await;
         assert!(
-            matches!(&refused, Event::InitializeRefused(link, error) if *link == own && error.contains("-32600"))
+            matches!(&refused, Event::InitializeRefused(key, error) if *key == own && error.contains("-32600"))
         );
         assert_eq!(next_text(&mut server).await, "gone");
         gateway.nothing_happened();
@@ -74,29 +74,29 @@ fn a_refusal_is_told_and_the_link_is_gone() {
 }
 
 #[test]
-fn a_link_that_cannot_be_opened_is_lost() {
+fn a_connection_that_cannot_be_opened_is_lost() {
     with_gateway(async |gateway| {
         gateway.generations(&[("g1", Role::Current)]).await;
         gateway.next().await;
         gateway.act(vec![Action::Connect(SHARED, INITIALIZE.into())]).await;
-        assert_eq!(gateway.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
+        assert_eq!(gateway.next_debug().await, "ConnectionLost(Shared(ServerId(1)))");
         let unknown = Connection::Shared(ServerId(9));
         gateway.act(vec![Action::Connect(unknown, INITIALIZE.into())]).await;
-        assert_eq!(gateway.next_word().await, "ConnectionLost(Shared(ServerId(9)))");
+        assert_eq!(gateway.next_debug().await, "ConnectionLost(Shared(ServerId(9)))");
     });
 }
 
 #[test]
-fn a_link_that_is_closed_says_what_waits_and_is_not_reported_lost() {
+fn a_closed_connection_sends_its_pending_output_and_is_not_reported_lost() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
-        let mut server = linked(gateway, &listener, SHARED).await;
-        gateway.act(vec![Action::SendUpstream(SHARED, "last words".into()), Action::Close(SHARED)]).await;
-        assert_eq!(next_text(&mut server).await, "last words");
+        let mut server = connected(gateway, &listener, SHARED).await;
+        gateway.act(vec![Action::SendUpstream(SHARED, "pending".into()), Action::Close(SHARED)]).await;
+        assert_eq!(next_text(&mut server).await, "pending");
         assert!(next_text(&mut server).await.starts_with("close 1000"));
-        // The name is free again.
-        let mut server = linked(gateway, &listener, SHARED).await;
-        // One that is not up yet is given up.
+        // The key is free again.
+        let mut server = connected(gateway, &listener, SHARED).await;
+        // A connection that is not open yet is given up.
         let own = Connection::Dedicated(ClientId(1), ServerId(1));
         gateway.act(vec![Action::Connect(own, INITIALIZE.into()), Action::Close(own)]).await;
         gateway.act(vec![Action::SendUpstream(SHARED, "still there".into())]).await;
@@ -106,66 +106,66 @@ fn a_link_that_is_closed_says_what_waits_and_is_not_reported_lost() {
 }
 
 #[test]
-fn a_link_that_pours_is_read_whole_in_order_and_to_its_last_word() {
+fn a_stream_of_notifications_is_read_completely_and_in_order() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
-        let mut server = linked(gateway, &listener, SHARED).await;
+        let mut server = connected(gateway, &listener, SHARED).await;
         let delta = |number: usize| format!(r#"{{"method":"delta","params":{number}}}"#);
-        // Each a read of its own, and many more of them than are read eagerly.
+        // One read for each, and many more than are read at once.
         for number in 0..200 {
             send(&mut server, &delta(number)).await;
-            assert!(gateway.next_word().await.contains(&format!(r#"\"params\":{number}}}"#)));
+            assert!(gateway.next_debug().await.contains(&format!(r#"\"params\":{number}}}"#)));
         }
-        // What comes while nobody looks, hanging up included, is found.
+        // Messages and the hangup that arrive during a pause are found.
         for number in 200..400 {
             send(&mut server, &delta(number)).await;
         }
         drop(server);
         for number in 200..400 {
-            assert!(gateway.next_word().await.contains(&format!(r#"\"params\":{number}}}"#)));
+            assert!(gateway.next_debug().await.contains(&format!(r#"\"params\":{number}}}"#)));
         }
-        assert_eq!(gateway.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
+        assert_eq!(gateway.next_debug().await, "ConnectionLost(Shared(ServerId(1)))");
     });
 }
 
 #[test]
-fn when_an_app_server_is_gone_its_last_words_come_first_then_the_loss_then_the_list() {
+fn after_an_exit_the_last_messages_come_first_then_the_losses_then_the_list() {
     with_gateway(async |gateway| {
         let listener = served(gateway).await;
-        let mut server = linked(gateway, &listener, SHARED).await;
+        let mut server = connected(gateway, &listener, SHARED).await;
         let own = Connection::Dedicated(ClientId(1), ServerId(1));
-        let _own = linked(gateway, &listener, own).await;
-        // Neither is read before the host speaks: this test does not let the link's task run in between.
+        let _own = connected(gateway, &listener, own).await;
+        // It is not read before the list changes: the connection's task does not run in between.
         send(&mut server, r#"{"method":"turn/completed"}"#).await;
-        gateway.driver.generations_changed(Vec::new());
-        assert!(gateway.next_word().await.contains("turn/completed"));
-        assert_eq!(gateway.next_word().await, "ConnectionLost(Shared(ServerId(1)))");
-        assert_eq!(gateway.next_word().await, "ConnectionLost(Dedicated(ClientId(1), ServerId(1)))");
-        assert_eq!(gateway.next_word().await, "Servers { current: None, outgoing: [] }");
+        crate::shell::generations::generations_changed(&gateway.shell, Vec::new());
+        assert!(gateway.next_debug().await.contains("turn/completed"));
+        assert_eq!(gateway.next_debug().await, "ConnectionLost(Shared(ServerId(1)))");
+        assert_eq!(gateway.next_debug().await, "ConnectionLost(Dedicated(ClientId(1), ServerId(1)))");
+        assert_eq!(gateway.next_debug().await, "Servers { current: None, outgoing: [] }");
         assert_eq!(next_text(&mut server).await, "gone");
         gateway.nothing_happened();
     });
 }
 
 #[test]
-fn marks_keep_their_numbers_and_only_a_change_is_told() {
+fn generations_keep_their_server_ids_and_only_changes_are_reported() {
     with_gateway(async |gateway| {
         gateway.generations(&[("g1", Role::Current)]).await;
         gateway.generations(&[("g1", Role::Current)]).await;
         gateway.generations(&[("g1", Role::Outgoing), ("g2", Role::Current)]).await;
-        assert_eq!(gateway.next_word().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
+        assert_eq!(gateway.next_debug().await, "Servers { current: Some(ServerId(1)), outgoing: [] }");
         assert_eq!(
-            gateway.next_word().await,
+            gateway.next_debug().await,
             "Servers { current: Some(ServerId(2)), outgoing: [ServerId(1)] }"
         );
         gateway.act(vec![Action::Retire(ServerId(1)), Action::Retire(ServerId(5))]).await;
-        assert_eq!(gateway.order().await, HostCommand::Retire { generation_id: "g1".into() });
+        assert_eq!(gateway.host_command().await, HostCommand::Retire { generation_id: "g1".into() });
         gateway.nothing_happened();
     });
 }
 
 #[test]
-fn an_app_server_is_greeted_until_it_answers() {
+fn an_app_server_is_probed_until_it_answers() {
     with_gateway(async |gateway| {
         gateway.generations(&[("g1", Role::Current)]).await;
         gateway.next().await;
@@ -174,8 +174,8 @@ fn an_app_server_is_greeted_until_it_answers() {
         let listener = gateway.app_server("g1");
         drop(accept(&listener).await);
         let mut server = accept(&listener).await;
-        let hello = next_text(&mut server).await;
-        assert!(hello.contains(r#""name":"codex_app_server_daemon","title":null"#), "{hello}");
+        let probe = next_text(&mut server).await;
+        assert!(probe.contains(r#""name":"codex_app_server_daemon","title":null"#), "{probe}");
         send(&mut server, r#"{"id":0,"error":{"code":1,"message":"not yet"}}"#).await;
         let mut server = accept(&listener).await;
         send(&mut server, r#"{"id":0,"result":{"userAgent":"a/1"}}"#).await;
@@ -184,27 +184,27 @@ fn an_app_server_is_greeted_until_it_answers() {
         );
         next_text(&mut server).await;
         assert!(next_text(&mut server).await.starts_with("close 1000"));
-        // One that goes away is not greeted any more.
+        // After its exit it is not probed any more.
         gateway.act(vec![Action::Probe(ServerId(1))]).await;
         gateway.generations(&[]).await;
-        assert!(gateway.next_word().await.starts_with("Servers"));
+        assert!(gateway.next_debug().await.starts_with("Servers"));
         drop(listener);
         gateway.nothing_happened();
     });
 }
 
 #[test]
-fn news_of_the_sockets_ends_the_wait_of_whoever_greets() {
+fn a_change_of_the_sockets_ends_the_wait_between_probes() {
     with_gateway(async |gateway| {
         gateway.generations(&[("g1", Role::Current)]).await;
         gateway.next().await;
         gateway.act(vec![Action::Probe(ServerId(1))]).await;
-        // Nobody listens there: it waits, each time twice as long.
+        // No process listens there: it waits, each time twice as long.
         tokio::task::yield_now().await;
         let listener = std::os::unix::net::UnixListener::bind(gateway.path("g1")).expect("bound");
         listener.set_nonblocking(true).expect("set");
-        gateway.tell_host_event(HostEvent::SocketsChanged).await;
-        // The news goes from task to task; no timer has to come to its end.
+        gateway.send_host_event(HostEvent::SocketsChanged).await;
+        // The event passes from task to task; no timer is needed.
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
@@ -213,7 +213,7 @@ fn news_of_the_sockets_ends_the_wait_of_whoever_greets() {
 }
 
 #[test]
-fn files_are_looked_for() {
+fn rollout_files_are_checked() {
     with_gateway(async |gateway| {
         let path = gateway.folder.path().to_string_lossy().into_owned();
         let missing = format!("{path}/missing");
@@ -223,7 +223,7 @@ fn files_are_looked_for() {
                 Action::CheckRollout { thread: "b".into(), path: missing },
             ])
             .await;
-        assert_eq!(gateway.next_word().await, r#"RolloutChecked { thread: "a", exists: true }"#);
-        assert_eq!(gateway.next_word().await, r#"RolloutChecked { thread: "b", exists: false }"#);
+        assert_eq!(gateway.next_debug().await, r#"RolloutChecked { thread: "a", exists: true }"#);
+        assert_eq!(gateway.next_debug().await, r#"RolloutChecked { thread: "b", exists: false }"#);
     });
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text, ThreadId};
 use crate::hub::text::thread_of;
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{ANSWER_TAKEN_WITHIN_MS, SERVER_REQUEST_MAX_MS};
+use crate::limits::{ANSWER_CONFIRM_TIMEOUT_MS, SERVER_REQUEST_MAX_MS};
 use crate::routes::{self, ServerRequestScope, gates};
 
 /// An approval kind for clients that declare `requiredHumanApproval`.
@@ -268,7 +268,7 @@ impl Hub {
         if request.thread.is_none() {
             self.server_requests.waiting.remove(&number);
         } else if !ends_with_turn {
-            self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
+            self.set_timer(ANSWER_CONFIRM_TIMEOUT_MS, Timer::ResolutionTimeout(number));
         }
         // Sent when upstream repeats the request.
         if !lost {
@@ -291,7 +291,7 @@ impl Hub {
         match request.answer.clone() {
             Some(answer) => {
                 let connection = request.connection;
-                self.set_timer(ANSWER_TAKEN_WITHIN_MS, Timer::ResolutionTimeout(number));
+                self.set_timer(ANSWER_CONFIRM_TIMEOUT_MS, Timer::ResolutionTimeout(number));
                 self.send_upstream(connection, answer);
             }
             None => {

@@ -8,7 +8,7 @@ use crate::hub::event::{Action, ClientId, Connection, ServerId, Text, ThreadId};
 use crate::hub::requests::pending::{InternalRequest, RequestKind};
 use crate::hub::threads::thread_settings::ThreadSettings;
 use crate::hub::{Hub, Now, Timer, text};
-use crate::limits::{ALL_THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX, UNWATCHED_MAX_MS};
+use crate::limits::{ALL_THREAD_SETTINGS_BYTES_MAX, THREAD_SETTINGS_BYTES_MAX, UNLOAD_DELAY_MS};
 
 const WARNING: &str = "warning";
 
@@ -254,8 +254,8 @@ impl Hub {
     pub(in crate::hub) fn restore_settings(&mut self, thread: &str, settings: &str) {
         if let Ok(mut known) = serde_json::from_str::<ThreadSettings>(settings) {
             let id: ThreadId = thread.into();
-            known.parked_until = Some(self.now + UNWATCHED_MAX_MS);
-            self.set_timer(UNWATCHED_MAX_MS, Timer::ParkedSettings);
+            known.parked_until = Some(self.now + UNLOAD_DELAY_MS);
+            self.set_timer(UNLOAD_DELAY_MS, Timer::ParkedSettings);
             self.thread_settings.stored_bytes += settings.len();
             self.thread_settings.stored.insert(id.clone(), (settings.len(), text::fingerprint(settings)));
             self.thread_settings.threads.insert(id, known);
@@ -264,7 +264,7 @@ impl Hub {
 
     /// The settings that the previous gateway stored are lost.
     pub(in crate::hub) fn on_stored_settings_lost(&mut self) {
-        self.thread_settings.lost_until = Some(self.now + UNWATCHED_MAX_MS);
+        self.thread_settings.lost_until = Some(self.now + UNLOAD_DELAY_MS);
     }
 
     fn stored_settings_are_lost(&self) -> bool {
