@@ -163,3 +163,33 @@ pub const SUPERVISOR_CLIENTS_MAX: usize = 128;
 pub const STEPS_MAX: usize = 16;
 /// How long the listening process may take to answer the handshake of `proxy --lines`.
 pub const PROXY_HANDSHAKE_SECONDS: u64 = 10;
+/// Interval in which a process without arguments is checked: it is about to run another program, or to exit.
+pub const ARGUMENTS_POLL_MS: u64 = 1;
+/// Interval in which a listening socket is checked whose process has exited: another process has it open.
+pub const LISTENER_EXIT_POLL_MS: u64 = 5;
+/// Interval in which a supervisor that holds its lock and does not listen is checked.
+pub const SUPERVISOR_LOCK_POLL_MS: u64 = 5;
+/// Interval in which a supervisor that is exiting is checked: the loss of its memory is no event.
+pub const SUPERVISOR_EXIT_POLL_MS: u64 = 1;
+/// How much longer a command waits at a time for a supervisor that is at work, within [`BUSY_SUPERVISOR_TIMEOUT_MS`].
+pub const BUSY_SUPERVISOR_EXTENSION_MS: u64 = 100;
+/// Interval in which a running `codex --version` is checked for activity.
+pub const VERSION_POLL_MS: u64 = 500;
+/// Time for the processes of a killed `codex --version` to disappear. Their new parent may never reap them.
+pub const VERSION_KILL_TIMEOUT_MS: u64 = 1_000;
+/// Interval in which they are checked: the end of a process group is no event.
+pub const VERSION_KILL_POLL_MS: u64 = 1;
+/// Binaries in the version cache; for one more, the cache is emptied.
+pub const VERSIONS_CACHED_MAX: usize = 16;
+/// Interval in which the lock of the event log is tried again; a writer holds it for far less.
+pub const EVENTS_LOCK_POLL_MS: u64 = 1;
+/// Bytes at the end of the event log that are searched for the last number; a line is far shorter.
+pub const EVENTS_TAIL_BYTES: u64 = 256 << 10;
+/// Bytes of a log that are read at once.
+pub const LOG_CHUNK_BYTES: usize = 64 << 10;
+/// Bytes that a follower of a log remembers to find its place again after a rotation: enough to be unique.
+pub const LOG_REMEMBERED_BYTES: usize = 1 << 10;
+/// Bytes at the end of a log that a follower searches after a rotation.
+pub const LOG_SEARCHED_BYTES: u64 = 1 << 20;
+/// Bytes by which the buffer of an incomplete order grows at least.
+pub const ORDER_BUFFER_GROWTH_BYTES: usize = 4 << 10;

@@ -10,8 +10,24 @@ use serde::{Deserialize, Serialize};
 use crate::foreign_text::quote;
 use crate::identity::{FileIdentity, Pid, Process, ProcessIdentity};
 use crate::launch_spec::NamedCodex;
-use crate::lifecycle::Gone;
 use crate::lstart;
+
+/// Why the process of a record is gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Gone {
+    /// No process has the pid.
+    Stale,
+    /// Another process has the pid now.
+    Reused,
+    /// It has exited and was not reaped.
+    Zombie,
+    /// The record is from before the last boot.
+    Reboot,
+    /// The process with the pid is not an app-server.
+    Foreign,
+    /// The record is from another pid namespace, which no longer serves the home.
+    OtherNamespace,
+}
 
 /// A pid record as it is written.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -149,8 +165,7 @@ pub fn verdict(
 
 #[cfg(test)]
 mod tests {
-    use super::{ProcessFacts, RecordDefect, parse, verdict};
-    use crate::lifecycle::Gone;
+    use super::{Gone, ProcessFacts, RecordDefect, parse, verdict};
     use crate::lstart;
     use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Files that are never half there: written beside, then renamed over.
+//! Files that are replaced as a whole: a new file is written beside the old one and renamed over it.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
@@ -12,23 +12,23 @@ use rustix::fs::{Mode, OFlags};
 use crate::ownership::{self, Folder};
 use crate::process;
 
-/// By so much the boot time that the kernel tells, and so every start, may be off.
+/// The error of the kernel's boot time, and so of every start time.
 const START_IS_KNOWN_TO_SECONDS: i64 = 2;
 
-/// How much a file must survive.
+/// What the contents of a file must survive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Durability {
-    /// The death of any process, not that of the machine: what it says is void after a reboot anyway.
+    /// The death of any process, but not of the machine: the contents are void after a reboot.
     Process,
     /// A power cut: the contents are synced before the rename and the folder after it.
     Power,
 }
 
-/// Replaces the file at `path` by `contents`, mode 0600.
+/// Replaces the file at `path` by `contents`, mode 0600. If this process is killed meanwhile, a temporary file stays until
+/// [`remove_abandoned`] is called.
 ///
 /// # Errors
-/// The file system's. Whatever goes wrong, the old file is untouched and no other file is left behind, unless the
-/// process is killed in between: then a file named after it stays until [`remove_abandoned`] is called.
+/// Errors of the file system. The old file is unchanged then, and no other file stays.
 pub fn replace(path: &Path, contents: &[u8], durability: Durability) -> io::Result<()> {
     let (folder, name) = ownership::folder_of(path)?;
     let beside = name.with_added_extension(format!("{}.tmp", std::process::id()));
@@ -46,10 +46,10 @@ fn write_and_rename(
     contents: &[u8],
     durability: Durability,
 ) -> io::Result<()> {
-    // A process of the same number may have left one, and nothing that is there already is written to.
+    // A dead process with the same pid may have left one; no existing file is written to.
     folder.remove(beside)?;
     let mut file = folder.open_file(beside, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
-    let_owner_in(&file)?;
+    allow_owner(&file)?;
     file.write_all(contents)?;
     if durability == Durability::Power {
         file.sync_all()?;
@@ -62,7 +62,7 @@ fn write_and_rename(
 /// Removes a file. A missing file is no error.
 ///
 /// # Errors
-/// The file system's.
+/// The file cannot be removed.
 pub fn remove_if_exists(path: &Path) -> io::Result<()> {
     let (folder, name) = match ownership::folder_of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -71,8 +71,7 @@ pub fn remove_if_exists(path: &Path) -> io::Result<()> {
     folder.remove(name)
 }
 
-/// Removes what writers of `names` in `folder` left beside them when they were killed before the rename. That of a living
-/// writer stays, however long it takes.
+/// Removes the temporary files of killed writers of `names` in `folder`. The file of a running writer stays.
 pub fn remove_abandoned(folder: &Path, names: &[&str]) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -85,22 +84,22 @@ pub fn remove_abandoned(folder: &Path, names: &[&str]) {
     }
 }
 
-/// Whose file a name is, if it is one that [`replace`] makes beside the file `base`.
+/// The writer of a temporary file, if [`replace`] uses this name for the file `base`.
 fn writer_of(name: &str, base: &str) -> Option<Pid> {
     let pid = name.strip_prefix(base)?.strip_prefix('.')?.strip_suffix(".tmp")?;
     pid.bytes().all(|byte| byte.is_ascii_digit()).then(|| pid.parse().ok().map(Pid))?
 }
 
-/// Whether the writer has ended. A process of its number that started after it wrote is another one; when a process started
-/// is told in whole seconds only.
+/// Whether the writer has exited. A process with its pid that started after the write is another one; start times are known in whole
+/// seconds only.
 fn is_abandoned(writer: Pid, beside: &Metadata) -> bool {
     let started = || process::started_at_seconds(process::stat(writer)?.start_ticks);
     process::is_free(writer)
         || started().is_some_and(|started| started > beside.mtime() + START_IS_KNOWN_TO_SECONDS)
 }
 
-/// Lets the owner of a file that was just made read and write it: a umask may have taken that, too.
-pub(crate) fn let_owner_in(file: &File) -> io::Result<()> {
+/// Lets the owner read and write a new file: a umask may have removed these rights.
+pub(crate) fn allow_owner(file: &File) -> io::Result<()> {
     let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
     let owner = Mode::RUSR | Mode::WUSR;
     if !mode.contains(owner) {
@@ -109,11 +108,10 @@ pub(crate) fn let_owner_in(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps a copy of a file that cannot be used, under a name of its own beside it, and answers that name. The file itself
-/// stays where it is.
+/// Copies an unusable file to a name of its own beside it, and returns that name. The file itself stays.
 ///
 /// # Errors
-/// The file system's; no part of a copy is left behind then.
+/// Errors of the file system. No partial copy stays then.
 pub fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let stamp = jiff::Timestamp::now().as_millisecond();
@@ -121,7 +119,7 @@ pub fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     match fs::hard_link(path, &aside) {
         Ok(()) => Ok(aside),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // Not every file system has links.
+        // Not every file system has hard links.
         Err(_) => copy(path, &aside).map(|()| aside),
     }
 }
@@ -130,18 +128,17 @@ fn copy(path: &Path, to: &Path) -> io::Result<()> {
     let mut from = open_regular(path)?;
     let mut copy = ownership::open_file(to, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
     let written =
-        let_owner_in(&copy).and_then(|()| io::copy(&mut from, &mut copy)).and_then(|_| copy.sync_all());
+        allow_owner(&copy).and_then(|()| io::copy(&mut from, &mut copy)).and_then(|_| copy.sync_all());
     if written.is_err() {
         let _ = fs::remove_file(to);
     }
     written
 }
 
-/// Reads a file that may be absent.
+/// Reads a file; `None` if it is missing.
 ///
 /// # Errors
-/// The file system's, but for absence; `InvalidInput` if something else than a file is there, `FileTooLarge` past
-/// [`STATE_FILE_MAX_BYTES`].
+/// `InvalidInput` if it is no regular file, `FileTooLarge` past [`STATE_FILE_MAX_BYTES`]; other errors of the file system.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match open_regular(path) {
         Ok(file) => file,
@@ -159,14 +156,14 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(contents))
 }
 
-/// Opens a file of this user for reading, and nothing but a file.
+/// Opens a regular file of this user for reading.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     ownership::open_file(path, OFlags::RDONLY)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Durability, copy, keep_copy, let_owner_in, open_regular, read, remove_abandoned, replace};
+    use super::{Durability, allow_owner, copy, keep_copy, open_regular, read, remove_abandoned, replace};
     use codexd_core::limits::STATE_FILE_MAX_BYTES;
     use rustix::fs::{CWD, Mode};
     use std::fs::{File, Permissions};
@@ -174,7 +171,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_replaced_file_is_private_and_alone() {
+    fn a_replaced_file_is_private_and_leaves_no_other_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.json");
         replace(&path, b"1", Durability::Power).expect("written");
@@ -185,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_writer_left_is_removed_and_that_of_a_living_one_stays() {
+    fn the_temporary_file_of_a_killed_writer_is_removed_and_that_of_a_running_one_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: String| {
             std::fs::write(folder.path().join(&name), "half").expect("written");
@@ -203,7 +200,7 @@ mod tests {
             .chain([format!("y.json.{gone}.tmp"), format!("x.json.old.{gone}.tmp")])
             .map(write)
             .collect();
-        // A number of a living process, and older than that: it was given out anew.
+        // The pid of a running process that is younger than the file: the pid was reused.
         let reused = write("x.json.1.tmp".to_owned());
         let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
         let file = File::options().write(true).open(folder.path().join(&reused)).expect("opened");
@@ -219,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_kept_under_another_name_and_stays_where_it_is() {
+    fn an_unusable_file_is_copied_and_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x.json");
         std::fs::write(&path, "{ bad").expect("written");
@@ -232,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_of_a_bounded_size_are_read_and_nothing_waits() {
+    fn only_regular_files_of_a_bounded_size_are_read_without_blocking() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         rustix::fs::mkfifoat(CWD, path("fifo"), Mode::RWXU).expect("made");
@@ -251,12 +248,12 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_may_read_and_write_what_a_umask_has_closed() {
+    fn the_owner_may_read_and_write_a_file_in_spite_of_the_umask() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x");
         let file = File::create(&path).expect("made");
         file.set_permissions(Permissions::from_mode(0o000)).expect("closed");
-        let_owner_in(&file).expect("opened");
+        allow_owner(&file).expect("opened");
         assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o600);
         open_regular(&path).expect("readable");
     }

@@ -1,21 +1,21 @@
-//! The clocks of this machine. Decisions take the time as a value; only the edges read it here.
+//! The clocks of this machine. Decisions take the time as a value; only the I/O code reads it here.
 
 use codexd_core::clock::Monotonic;
 use jiff::{Timestamp, Unit};
 
-/// A clock that only goes forward and counts a suspended machine's sleep too, so that a backoff does not outlast it.
+/// A monotonic clock that also counts the time in which the machine is suspended, so that a backoff does not outlast it.
 pub fn monotonic() -> Monotonic {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let ms = now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000;
     Monotonic(ms)
 }
 
-/// Now in RFC 3339 with milliseconds, UTC.
+/// The current time in RFC 3339 with milliseconds, UTC.
 pub fn timestamp() -> String {
     in_ms(0)
 }
 
-/// The moment that many milliseconds from now, in RFC 3339.
+/// The time in `ms` from now, in RFC 3339.
 pub fn in_ms(ms: u64) -> String {
     let now = Timestamp::now();
     let ahead = i64::try_from(ms).ok().map(jiff::SignedDuration::from_millis).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Close-on-exec for descriptors that a resident process inherited.
+//! Close-on-exec for inherited descriptors.
 
-/// Marks every file descriptor above 2 close-on-exec, so that a child inherits 0, 1, 2 and what it is handed explicitly.
+/// Marks every descriptor above 2 close-on-exec, so that a child inherits only 0, 1, 2 and explicitly passed descriptors.
 ///
-/// The process that starts codexd may have left descriptors open without that mark (a pipe of a shell, a lock of a test runner);
-/// passed on to a server that lives for weeks they would hold a pipe or a lock for as long.
+/// The process that starts codexd may have left descriptors open without that flag (a pipe of a shell, a lock of a test runner). A server that
+/// inherits them would keep the pipe or the lock for weeks.
 pub fn set_cloexec_above_stderr() {
     #[cfg(target_os = "linux")]
     {

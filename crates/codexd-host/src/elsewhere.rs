@@ -1,6 +1,6 @@
-//! Whether a home is served from another pid namespace or another host, where nothing may be signalled from here.
+//! Whether a home is served from another pid namespace or another host. Then no process may be signalled from here.
 //!
-//! What counts is what both sides share: sockets, whose peer the kernel names, and the supervisor's lock. Numbers in files do not.
+//! Evidence is what both sides share: sockets, whose peer the kernel names, and the supervisor's lock; not pids in files.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -15,28 +15,28 @@ use crate::{lock, orphans, process};
 /// Where a home is served.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// In another pid namespace of this host: in a container, or on the host of the container in which this process runs.
+    /// In another pid namespace of this host: in a container, or on the host of this process's container.
     PidNamespace,
     /// On another host, which shares the home over the network.
     Host,
-    /// By a process that cannot be identified from here.
+    /// By a process that cannot be identified.
     Unidentified,
 }
 
 /// A home that is served from elsewhere.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Elsewhere {
-    /// Where.
+    /// The kind of place.
     pub place: Place,
-    /// The host name there, if its supervisor has written it.
+    /// The host name there, if its supervisor has recorded it.
     pub host_name: Option<String>,
-    /// Whether a supervisor lives there.
+    /// Whether a supervisor runs there.
     pub has_supervisor: bool,
 }
 
-/// Where a home is served, unless that is here or nowhere.
+/// Where a home is served; `None` if it is served here or nowhere.
 pub fn find(home: &Home) -> Option<Elsewhere> {
-    let state = supervisor::read_state_of_any_place(home);
+    let state = supervisor::read_state_of_any_namespace(home);
     let here = state.as_ref().filter(|state| state.is_from_here()).map(|state| &state.supervisor);
     if here
         .is_some_and(|supervisor| process::is_alive(supervisor) && supervisor::is_one(supervisor.pid, home))
@@ -49,7 +49,7 @@ pub fn find(home: &Home) -> Option<Elsewhere> {
     Some(Elsewhere { place, host_name, has_supervisor: is_locked(home) })
 }
 
-/// The process that listens on a socket of the home serves it. A supervisor in this namespace is the one that counts.
+/// Finds the processes that listen on the sockets of the home. A supervisor in this namespace takes precedence.
 fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     let servers = state
         .into_iter()
@@ -68,7 +68,7 @@ fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     None
 }
 
-/// A lock that is held although the one who wrote the state is not here; and servers without a supervisor that are still starting.
+/// Whether the lock is held although the supervisor of the state file does not run here, or app-servers without a supervisor are starting.
 fn by_lock(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     let state = state.filter(|state| !state.is_from_here() || !state.is_from_this_boot())?;
     let place = if state.is_from_this_boot() { Place::PidNamespace } else { Place::Host };
@@ -79,13 +79,13 @@ fn by_lock(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     (is_locked(home) || lives()).then_some(place)
 }
 
-/// Whether a supervisor lives, here or elsewhere; one of codexd 0.1.0 holds another lock.
+/// Whether a supervisor runs, here or elsewhere. A supervisor of codexd 0.1.0 holds another lock.
 fn is_locked(home: &Home) -> bool {
     [home.supervisor_lock(), former_names::lock_file(home)].iter().any(|path| {
         path.exists()
             && match lock::try_supervisor_lock(path) {
                 Ok(taken) => taken.is_none(),
-                // It cannot be looked at from here: that shows when it is to be taken.
+                // The lock cannot be checked; taking it will fail then.
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             }
     })

@@ -1,11 +1,11 @@
-//! The event log `events.jsonl`: what happened, a line each, numbered.
+//! The event log `events.jsonl`: one numbered event per line.
 //!
-//! Commands and the supervisor append to one file under a lock of its own. A number is taken from the end of the file, so it
-//! goes on over restarts; a line that was cut short (a power cut, a full disk) is closed and its number never used
-//! again. Past a size limit the file becomes `events.jsonl.1`, whose numbers the next file continues.
+//! Commands, the supervisor and the gateway append to one file under its lock. The next number follows from the end of the file, so it
+//! continues over restarts. An incomplete line (power cut, full disk) is terminated, and its number is not used again. Past a size limit
+//! the file becomes `events.jsonl.1`, and the next file continues its numbers.
 //!
-//! Failure modes: when nothing can be written the event is lost and the caller is told; no command fails because of it. Of too many
-//! events of one type most are dropped: they get no number, and the next event of the type says in `dropped` how many.
+//! Failure modes: an event that cannot be written is lost and the caller gets an error; no command fails because of it. Of too many events of
+//! one type most are dropped: they get no number, and the next event of the type has their number in `dropped`.
 
 mod rate;
 
@@ -17,40 +17,35 @@ use std::time::{Duration, Instant};
 
 use codexd_core::contract::{EventLevel, EventRecord};
 use codexd_core::foreign_text::escape_json;
-use codexd_core::limits::{EVENTS_LOCK_TIMEOUT_MS, EVENTS_MAX_BYTES};
+use codexd_core::limits::{EVENTS_LOCK_POLL_MS, EVENTS_LOCK_TIMEOUT_MS, EVENTS_MAX_BYTES, EVENTS_TAIL_BYTES};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 
-use crate::{atomic, clock, ownership};
+use crate::{atomic, clock, ownership, poll};
 use rate::Rates;
-
-/// So much of the end of the file is looked through for the last number; a line is far shorter.
-const TAIL_BYTES: u64 = 256 << 10;
-/// How long to sleep before the lock is tried again; a writer holds it for far less.
-const LOCK_STEP: Duration = Duration::from_millis(1);
 
 /// An event before it has a number and a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// How much it matters.
+    /// Its level.
     pub level: EventLevel,
-    /// What kind, such as `child.exited`.
+    /// Its type, such as `child.exited`.
     pub kind: Cow<'static, str>,
-    /// A sentence.
+    /// A sentence for people.
     pub message: String,
-    /// The facts.
+    /// Details for programs.
     pub detail: Map<String, Value>,
 }
 
 impl Event {
-    /// An event without facts.
+    /// An event without details.
     pub fn new(level: EventLevel, kind: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let kind = kind.into();
         Self { level, kind, message: message.into(), detail: Map::new() }
     }
 
-    /// Adds a fact.
+    /// Adds a detail.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.detail.insert(name.to_owned(), value.into());
@@ -58,7 +53,7 @@ impl Event {
     }
 }
 
-/// The event log of one home. Clones share what is known of how often events come.
+/// The event log of one home. Clones share the rate limits.
 #[derive(Clone, Debug)]
 pub struct EventLog {
     path: PathBuf,
@@ -66,15 +61,16 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// The log at `path`, which need not exist.
+    /// The log at `path`, which may be missing.
     pub fn new(path: PathBuf) -> Self {
         Self { path, rates: Rates::default() }
     }
 
-    /// Appends an event and answers its number; `None` if it was dropped, for too many of its type have come.
+    /// Appends an event and returns its number; `None` if it was dropped because there were too many of its type.
     ///
     /// # Errors
-    /// The file system's, or `WouldBlock` if another process keeps the lock; the event is lost then, and a part of its line may be there without ever being taken for one.
+    /// Errors of the file system, or `WouldBlock` if another process holds the lock. The event is lost then; a part of its line may have been
+    /// written, which no reader takes for an event.
     pub fn append(&self, event: &Event) -> io::Result<Option<u64>> {
         let Some(dropped) = self.rates.admit(&event.kind, Instant::now()) else { return Ok(None) };
         let written = match dropped {
@@ -87,7 +83,7 @@ impl EventLog {
         written.map(Some)
     }
 
-    /// An event was lost before it came here.
+    /// Counts an event that was lost before it reached the log.
     pub fn count_dropped(&self, kind: &str) {
         self.rates.count_dropped(kind, 1);
     }
@@ -114,14 +110,14 @@ impl EventLog {
             detail: event.detail.clone(),
         };
         let mut line = if end.torn { "\n".to_owned() } else { String::new() };
-        // People look at this file with cat and tail.
+        // People read this file with cat and tail.
         line.push_str(&escape_json(&serde_json::to_string(&record)?));
         line.push('\n');
         file.write_all(line.as_bytes())?;
         Ok(record.seq)
     }
 
-    /// The newest `count` events, oldest first. Whatever cannot be read is left out.
+    /// The newest `count` events, the oldest first. Unreadable lines are skipped.
     pub fn newest(&self, count: usize) -> Vec<EventRecord> {
         let mut records = Vec::new();
         for path in [self.rotated(), self.path.clone()] {
@@ -140,12 +136,12 @@ impl EventLog {
         self.path.with_extension("jsonl.1")
     }
 
-    /// Another writer may rotate the file between opening and locking: then the lock is on the old one.
+    /// Opens and locks the file. Repeated if another writer rotates the file in between.
     fn open_locked(&self) -> io::Result<File> {
         let deadline = Instant::now() + Duration::from_millis(EVENTS_LOCK_TIMEOUT_MS);
         loop {
             let file = ownership::open_file(&self.path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)?;
-            atomic::let_owner_in(&file)?;
+            atomic::allow_owner(&file)?;
             lock(&file, deadline)?;
             if is_at(&file, &self.path) {
                 return Ok(file);
@@ -153,8 +149,7 @@ impl EventLog {
         }
     }
 
-    /// Where the new file has no number to go on from: the rotated one's, or if that is unreadable too a number that
-    /// no earlier event can have reached, the milliseconds since 1970.
+    /// The last number of the rotated file; if that is unreadable, a number that no earlier event can have: the milliseconds since 1970.
     fn last_seq_of_rotated(&self) -> u64 {
         let Ok(mut file) = atomic::open_regular(&self.rotated()) else {
             return self.never_reached_if_not_empty();
@@ -170,11 +165,13 @@ impl EventLog {
     }
 }
 
-/// A writer that is suspended while it holds the lock must not hold up the others: flock(2) itself knows no limit.
+/// Locks the file. flock(2) has no timeout, and a writer may be suspended while it holds the lock.
 fn lock(file: &File, deadline: Instant) -> io::Result<()> {
     loop {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_STEP),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                poll::pause(Duration::from_millis(EVENTS_LOCK_POLL_MS))
+            }
             Err(Errno::WOULDBLOCK) => {
                 let message = format!("another process has held its lock for {EVENTS_LOCK_TIMEOUT_MS} ms");
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
@@ -195,9 +192,9 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 struct End {
-    /// The greatest number that any line at the end of the file has or may have had.
+    /// The greatest number that a line at the end of the file has or may have had.
     last_seq: Option<u64>,
-    /// Whether the last line was cut short.
+    /// Whether the last line is incomplete.
     torn: bool,
 }
 
@@ -206,26 +203,26 @@ fn read_end(file: &mut File) -> io::Result<End> {
     let torn = tail.last().is_some_and(|&byte| byte != b'\n');
     let mut last_seq = None;
     for line in tail.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        // A torn line may have lost its number: the one after the last is passed over then.
+        // An incomplete line may have lost its number: the next number is skipped then.
         let seq = seq_of(line).or_else(|| last_seq.map(|seq| seq + 1));
         last_seq = last_seq.max(seq);
     }
     Ok(End { last_seq, torn })
 }
 
-/// The number of a line, whole or cut short behind its number.
+/// The number of a line, complete or not.
 fn seq_of(line: &[u8]) -> Option<u64> {
     let rest = line.strip_prefix(br#"{"seq":"#)?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    // Digits up to the end may go on behind it.
+    // If the line ends in digits, some of the number may be missing.
     (digits < rest.len()).then(|| std::str::from_utf8(&rest[..digits]).ok()?.parse().ok())?
 }
 
 fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(EVENTS_TAIL_BYTES)))?;
     let mut tail = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut tail)?;
+    file.take(EVENTS_TAIL_BYTES).read_to_end(&mut tail)?;
     Ok(tail)
 }
 

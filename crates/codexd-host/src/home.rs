@@ -1,4 +1,4 @@
-//! Where everything of one CODEX_HOME lies.
+//! The paths of the files and sockets in one CODEX_HOME.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -65,7 +65,7 @@ impl Home {
         self.state_file("server.json")
     }
 
-    /// The record of upstream's daemon, and of an older codexd: read to adopt the server, never written.
+    /// The record of upstream's daemon, and of an older codexd: read to adopt the app-server, never written.
     pub fn upstream_pid_record(&self) -> PathBuf {
         self.state_file("app-server.pid")
     }
@@ -85,12 +85,12 @@ impl Home {
         self.state_file("events.jsonl")
     }
 
-    /// What the supervisor last wrote about itself.
+    /// The state of the supervisor.
     pub fn supervisor_state(&self) -> PathBuf {
         self.state_file("supervisor.json")
     }
 
-    /// The lock that the supervisor holds while it lives.
+    /// The lock that the supervisor holds as long as it runs.
     pub fn supervisor_lock(&self) -> PathBuf {
         self.state_file("supervisor.lock")
     }
@@ -100,29 +100,29 @@ impl Home {
         self.state_file("supervisor.sock")
     }
 
-    /// What is known about Codex binaries by their identity.
+    /// The version cache of Codex binaries.
     pub fn binary_cache(&self) -> PathBuf {
         self.state_file("codex-binaries.json")
     }
 
-    /// The server's stdout.
+    /// The app-server's stdout.
     pub fn stdout_log(&self) -> PathBuf {
         self.state_file("server.stdout.log")
     }
 
-    /// The server's stderr.
+    /// The app-server's stderr.
     pub fn stderr_log(&self) -> PathBuf {
         self.state_file("server.stderr.log")
     }
 
-    /// The log to read: `path`, or that of a server which an older codexd started and still supervises.
+    /// The log to read: `path`, or the log of an app-server that an older codexd started and still supervises.
     pub fn written_log(&self, path: PathBuf) -> PathBuf {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let older = self.state_file(&format!("app-{name}"));
         if !path.exists() && older.is_file() { older } else { path }
     }
 
-    /// What the gateway itself has to say, which is little.
+    /// The gateway's output and diagnostic log.
     pub fn gateway_log(&self) -> PathBuf {
         self.state_file("gateway.log")
     }
@@ -132,12 +132,12 @@ impl Home {
         self.state_file("commands.log")
     }
 
-    /// What the gateway last wrote about a handover.
+    /// The gateway's last reports.
     pub fn gateway_state(&self) -> PathBuf {
         self.state_file("gateway.json")
     }
 
-    /// The goals that are at work behind the gateway.
+    /// The active goals behind the gateway.
     pub fn gateway_goals(&self) -> PathBuf {
         self.state_file(GATEWAY_GOALS)
     }
@@ -152,12 +152,12 @@ impl Home {
         self.state_file("gateway.token")
     }
 
-    /// The second name of the control socket.
+    /// The spare hard link to the control socket.
     pub fn spare_socket(&self) -> PathBuf {
         self.state_file("control.sock")
     }
 
-    /// The second name of the socket of a server.
+    /// The spare hard link to the socket of an app-server.
     pub fn spare_of(&self, socket: &Path) -> PathBuf {
         match socket.file_name() {
             Some(name) if *socket != self.control_socket() => self.state_dir().join(name),
@@ -165,30 +165,30 @@ impl Home {
         }
     }
 
-    /// The socket of the `nth` generation that lives at a time.
+    /// The socket number `nth` for generations; those that run at the same time have different numbers.
     pub fn generation_socket(&self, nth: u32) -> PathBuf {
         self.control_dir().join(format!("app-server-{nth}.sock"))
     }
 
-    /// What the supervisor itself has to say, which is nothing unless something is very wrong.
+    /// The supervisor's output and diagnostic log.
     pub fn supervisor_log(&self) -> PathBuf {
         self.state_file("supervisor.log")
     }
 
-    /// Makes the state folders, for their owner alone, whatever the umask, and takes away what killed writers have left.
+    /// Creates the state folders, accessible only to their owner, and removes the temporary files of killed writers.
     ///
     /// # Errors
-    /// The file system's: read-only, full, not permitted, or a file in a folder's place.
+    /// Errors of the file system: read-only, full, not permitted, or a file in place of a folder.
     pub fn create_state(&self) -> io::Result<()> {
         self.create_folders()?;
         atomic::remove_abandoned(&self.state_dir(), &REPLACED);
         Ok(())
     }
 
-    /// Makes the state folders and touches nothing in them: whether a writer was killed can be told only in its pid namespace.
+    /// Creates the state folders and changes nothing in them. For other pid namespaces, where killed writers cannot be identified.
     ///
     /// # Errors
-    /// The file system's: read-only, full, not permitted, or a file in a folder's place.
+    /// Errors of the file system: read-only, full, not permitted, or a file in place of a folder.
     pub fn create_folders(&self) -> io::Result<()> {
         if !self.root.is_dir() {
             if let Some(folder) = self.root.parent() {
@@ -203,8 +203,7 @@ impl Home {
     }
 }
 
-/// Makes one folder for its owner alone, whatever the umask; one that others may enter is closed to them, and one that a umask
-/// closed to everybody is opened to its owner.
+/// Creates a folder with mode 0700, independent of the umask. The mode of an existing folder is corrected.
 fn private_dir(path: &Path) -> io::Result<()> {
     let is_new = match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) => true,
@@ -218,7 +217,7 @@ fn private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Something is at the path and cannot be opened: a link that leads nowhere.
+/// The error for a dangling link.
 fn dangling(path: &Path, error: io::Error) -> io::Error {
     let Ok(target) = fs::read_link(path) else { return error };
     let message = format!("{} is a link to {}, which does not exist", path.display(), target.display());
@@ -231,7 +230,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn making_the_folders_removes_what_killed_writers_of_every_replaced_file_have_left() {
+    fn creating_the_folders_removes_temporary_files_of_killed_writers() {
         let folder = tempfile::tempdir().expect("a folder");
         let home = Home::new(folder.path());
         home.create_state().expect("made");
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_that_a_umask_has_closed_are_opened_to_their_owner() {
+    fn folders_closed_by_a_umask_are_opened_to_their_owner() {
         let folder = tempfile::tempdir().expect("a folder");
         let home = Home::new(folder.path());
         fs::create_dir(home.state_dir()).expect("made");

@@ -1,8 +1,8 @@
-//! This machine: who a process is, who holds a lock, what is on disk, and the service manager that runs the server.
+//! This machine: process identity, locks, files, logs, and the service manager that runs the app-server.
 //!
-//! Invariants: a pid is never trusted without its boot id and start ticks; a file that matters is never half there; no
-//! other program (`ps`, `systemctl`, …) is needed. Linux comes first: everything that reads `/proc` or opens a pidfd is
-//! in [`process`], [`process_table`], [`orphans`] and [`service::supervisor`], behind types that another platform can fill. macOS is untested.
+//! Invariants: a pid is never trusted without its boot id and start ticks; a file that matters is replaced as a whole; no other program
+//! (`ps`, `systemctl`, …) is needed. Linux comes first: `/proc` and pidfds are used in [`process`], [`process_table`], [`orphans`] and
+//! [`service::supervisor`], behind types that another platform can implement. macOS is untested.
 
 pub mod atomic;
 pub mod clock;
@@ -10,6 +10,7 @@ pub mod cloexec;
 pub mod elsewhere;
 pub mod events;
 pub mod home;
+pub mod home_ownership;
 pub mod launch;
 pub mod lock;
 pub mod logs;
@@ -18,6 +19,7 @@ pub mod orphans;
 pub mod ownership;
 pub mod pid_namespace;
 pub mod pid_record;
+pub mod poll;
 pub mod process;
 pub mod process_context;
 pub mod process_table;

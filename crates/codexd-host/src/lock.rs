@@ -1,4 +1,4 @@
-//! One changing command at a time per CODEX_HOME: `flock` on `daemon.lock`, the same lock that upstream takes.
+//! The operation lock: one changing command at a time per CODEX_HOME, by `flock` on `daemon.lock`, which upstream locks as well.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use crate::atomic::open_regular;
 use crate::ownership::{self, ForeignOwner};
 
-/// The lock, held until dropped or until the process ends, however it ends.
+/// The lock, held until it is dropped or the process exits.
 #[derive(Debug)]
 pub struct OperationLock {
     file: File,
@@ -24,21 +24,21 @@ pub enum LockError {
     /// Another process held it for too long.
     #[error("another command held the operation lock for {waited_seconds} s")]
     Timeout {
-        /// How long we waited.
+        /// How long this process waited.
         waited_seconds: u64,
-        /// Who held it, as far as the holder said.
+        /// The holder, as it describes itself in the file.
         holder: Option<String>,
     },
-    /// The lock's file cannot be opened.
+    /// The lock file cannot be opened.
     #[error(transparent)]
     File(#[from] io::Error),
 }
 
 impl OperationLock {
-    /// Takes the lock at `path` for `purpose` (the command). If it is held, `on_wait` is told by whom, once.
+    /// Takes the lock at `path` for `purpose` (the command). If another process holds it, calls `on_wait` once with the holder.
     ///
     /// # Errors
-    /// [`LockError::Timeout`] after `timeout`; [`LockError::File`] if the file cannot be made or opened.
+    /// [`LockError::Timeout`] after `timeout`; [`LockError::File`] if the file cannot be created or opened.
     pub fn take(
         path: &Path,
         purpose: &str,
@@ -53,8 +53,8 @@ impl OperationLock {
         }
         on_wait(holder(path).as_deref());
         let (sender, receiver) = mpsc::channel();
-        // flock(2) knows no time limit, so a thread waits in it. If time is up the thread is left behind: the process
-        // ends next, and should the lock come to it first, dropping the file gives it back.
+        // flock(2) has no timeout, so a thread waits in it. After the timeout the thread stays: the process exits next, and if the
+        // thread gets the lock first, dropping the file releases it.
         std::thread::spawn(move || {
             let result = rustix::fs::flock(&file, FlockOperation::LockExclusive);
             let _ = sender.send(result.map(|()| file));
@@ -66,7 +66,7 @@ impl OperationLock {
         }
     }
 
-    /// Says in the file who holds it; only for people, so failing to say it is no failure.
+    /// Writes the holder into the file. It is only for people, so a failed write is ignored.
     fn held(mut file: File, purpose: &str) -> Self {
         let text = format!("pid {} ({purpose}) since {}\n", std::process::id(), crate::clock::timestamp());
         let _ = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
@@ -76,13 +76,13 @@ impl OperationLock {
 
 impl Drop for OperationLock {
     fn drop(&mut self) {
-        // The text goes before the lock: an empty file means that no process holds it.
+        // The text is removed before the lock is released: a file with text has a holder.
         let _ = self.file.set_len(0);
     }
 }
 
-/// Opens the lock's file; where it cannot be written (a read-only home), for reading, which locks as well; where it
-/// cannot be made either, CODEX_HOME itself.
+/// Opens the lock file; for reading if it cannot be written (a read-only home), which is enough to lock it; or CODEX_HOME itself if the file
+/// cannot be created.
 fn open(path: &Path) -> io::Result<File> {
     match open_to_write(path) {
         Err(error)
@@ -116,12 +116,12 @@ fn is_read_only(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
-/// Takes the supervisor's lock for as long as the file is kept; `None` if a supervisor holds it.
+/// Takes the supervisor's lock until the file is dropped; `None` if a supervisor holds it.
 ///
 /// # Errors
-/// If the file cannot be made or opened.
+/// The file cannot be created or opened.
 pub fn try_supervisor_lock(path: &Path) -> io::Result<Option<File>> {
-    // Only this very file is the supervisor's lock: where it cannot be opened nothing else can stand for it.
+    // No other file can replace the supervisor's lock.
     let file = open_to_write(path);
     let file = file.or_else(|error| if is_read_only(&error) { open_regular(path) } else { Err(error) })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -137,7 +137,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_second_taker_is_told_who_holds_it_and_gives_up_in_time() {
+    fn a_second_taker_learns_the_holder_and_times_out() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("daemon.lock");
         let first = OperationLock::take(&path, "restart", Duration::ZERO, |_| {}).expect("taken");

@@ -1,28 +1,25 @@
-//! Staying small: a process that sleeps for weeks needs no code in memory that it ran once.
+//! Memory of a process that is idle for weeks: code that ran once, and free heap.
 
-/// Gives back the pages of code that this process has used so far. What it needs again comes back from the page cache, some
-/// 16 pages at a touch.
+/// Releases the resident pages of code. The kernel reads pages that are needed again from the page cache, some 16 at once.
 ///
-/// Starting, parsing and serving a command touch far more code than waiting does: of 4.4 MiB that a supervisor has resident after
-/// a start, 3.3 MiB are such pages.
+/// Starting, parsing and serving a command touch far more code than waiting does: of the 4.4 MiB that a supervisor has resident
+/// after a start, 3.3 MiB are such pages.
 pub fn release_code_pages() {
     #[cfg(target_os = "linux")]
     for (start, length) in
         std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(code)
     {
-        let start = std::ptr::with_exposed_provenance_mut::<libc::c_void>(start);
-        // SAFETY: the range is one mapping of this process, of a file, readable and executable and never written to (that
-        // is what `code` looks for), so its pages are those of the file: dropping them changes nothing that can be read
-        // there. madvise(2) touches nothing outside the range; for a mapping that is gone it fails.
+        let start = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the range is one mapping of a file, readable and executable and never written to (`code` selects only these), so its
+        // pages are those of the file: dropping them changes no content. madvise(2) affects nothing outside the range; it fails
+        // for a mapping that is gone.
         #[allow(unsafe_code)]
-        unsafe {
-            libc::madvise(start, length, libc::MADV_DONTNEED);
-        }
+        let _ = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed) };
     }
 }
 
-/// Returns free memory of the heap to the system. The allocator itself returns only what is free at the end of the heap, so one small
-/// block in use there keeps everything below it.
+/// Returns free heap memory to the system. The allocator itself returns only memory at the end of the heap, so one small block in use
+/// there keeps all memory below it.
 pub fn release_free_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim(3) takes the locks of the allocator and touches no memory in use.
@@ -51,7 +48,7 @@ mod tests {
     use super::{code, release_code_pages};
 
     #[test]
-    fn only_the_code_of_files_is_given_back() {
+    fn only_code_of_files_is_released() {
         let line = "55d0c0000000-55d0c0002000 r-xp 000cb000 fe:00 10125321                   /usr/bin/x";
         assert_eq!(code(line), Some((0x55d0_c000_0000, 0x2000)));
         for other in [
@@ -66,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_goes_on_with_less() {
+    fn releasing_code_pages_reduces_resident_memory() {
         let resident = || {
             let status = std::fs::read_to_string("/proc/self/status").expect("it is there");
             let line = status.lines().find(|line| line.starts_with("RssFile:")).expect("a line").to_owned();

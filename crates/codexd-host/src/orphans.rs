@@ -1,8 +1,8 @@
-//! Orphans: the processes that a server and its tools started and left running.
+//! Orphans: the processes that an app-server and its tools started and left running.
 //!
-//! Tools run in sessions of their own, so killing the server's process group does not reach them, and once the server is
-//! dead its children have another parent. Every server is therefore started with a generation id in `CODEXD_GENERATION` that its
-//! descendants inherit, in the session of its supervisor, which inherits what it leaves behind; this module goes by all three.
+//! Tools run in sessions of their own, so killing the app-server's process group does not reach them, and after the app-server's exit
+//! its children have another parent. So every app-server is started with a generation id in `CODEXD_GENERATION`, which its descendants
+//! inherit, and in the session of its supervisor, which is a subreaper. This module uses all three as evidence.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,25 +22,25 @@ use crate::process_table::ProcessTable;
 /// The environment variable that carries the generation id.
 pub const GENERATION_VARIABLE: &str = "CODEXD_GENERATION";
 
-/// Evidence that a server started a process. A tool may have dropped one kind of evidence, hardly all of them: MCP servers are
-/// started with an environment of their own, shells with a session of their own, and what outlives its parent loses that.
+/// Evidence that an app-server started a process. A tool may lack one kind of evidence, hardly all: MCP servers get an environment of
+/// their own, shells a session of their own, and an orphan another parent.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct OwnershipEvidence {
-    /// The generation id of the server.
+    /// The generation id of the app-server.
     pub generation: Option<String>,
-    /// When the server was started, in ticks since boot: an older process cannot carry its generation id. Zero if that is not known.
+    /// When the app-server started, in ticks since boot; older processes are excluded. Zero if unknown.
     pub since_ticks: u64,
-    /// The session of the supervisor that started it, which no other process uses.
+    /// The session of the supervisor that started it. Only the supervisor's children use it.
     pub session: Option<Pid>,
-    /// Whether what the server's processes left behind has become ours: it is a child of this process then.
+    /// Whether the orphans have become children of this process.
     pub inherited: bool,
-    /// Those that are known by name.
+    /// Known descendants.
     pub known: Vec<Process>,
 }
 
 impl OwnershipEvidence {
-    /// Only what leads to this server and to no other one: while others live that were started by the same supervisor, what
-    /// has lost its generation id may be theirs.
+    /// The evidence that excludes other generations of the same supervisor: while they run, a process without a generation id may be
+    /// theirs.
     #[must_use]
     pub fn while_other_generations_live(self) -> Self {
         Self { session: None, inherited: false, ..self }
@@ -50,13 +50,13 @@ impl OwnershipEvidence {
 /// Processes that are not signalled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Excluded<'a> {
-    /// These, by number.
+    /// These processes.
     pub pids: &'a [Pid],
-    /// The servers that live now, with all that descends from them.
+    /// These app-servers, with all their descendants.
     pub servers: &'a [Pid],
 }
 
-/// Every living process that carries `generation`.
+/// Every running process with this generation id.
 pub fn of_generation(generation: &str) -> Vec<Process> {
     find(
         &OwnershipEvidence { generation: Some(generation.to_owned()), ..OwnershipEvidence::default() },
@@ -64,14 +64,13 @@ pub fn of_generation(generation: &str) -> Vec<Process> {
     )
 }
 
-/// Every living process that one kind of evidence identifies.
+/// Every running process that at least one kind of evidence identifies.
 pub fn find(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Vec<Process> {
     let (me, table) = (Pid(std::process::id()), ProcessTable::read());
     let variable =
         evidence.generation.as_ref().map(|generation| format!("{GENERATION_VARIABLE}={generation}"));
-    // The number of a session is not given out again while anybody is in it, nor that of one who was not reaped; a living
-    // process of that number which is not the one we mean has a session of its own.
-    // A leader whom `/proc` does not show to us lives all the same.
+    // The kernel does not reuse the id of a session that has members, nor the pid of a process that was not reaped. If another process
+    // has the pid now, it has a session of its own. A leader that `/proc` hides counts as running.
     let has_ended = |leader| table.stat(leader).map_or_else(|| process::is_free(leader), Stat::is_zombie);
     let session = evidence.session.filter(|&leader| leader == me || has_ended(leader));
     let is_excluded = |pid: Pid| {
@@ -82,7 +81,7 @@ pub fn find(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Vec<Process
         let is_owned = session.is_some_and(|session| stat.session == session.0)
             || (evidence.inherited && table.descends_from(process.pid, me))
             || evidence.known.contains(process);
-        // Reading an environment costs more than all the rest.
+        // Reading an environment costs more than all other checks.
         let may_have_variable = || stat.start_ticks >= evidence.since_ticks;
         let has_variable =
             || variable.as_ref().is_some_and(|variable| carries(process.pid, variable.as_bytes()));
@@ -90,7 +89,7 @@ pub fn find(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Vec<Process
     })
 }
 
-/// Whether a process carries the generation id.
+/// Whether a process has the generation id.
 pub fn is_of_generation(pid: Pid, generation: &str) -> bool {
     carries(pid, format!("{GENERATION_VARIABLE}={generation}").as_bytes())
 }
@@ -100,16 +99,16 @@ fn carries(pid: Pid, variable: &[u8]) -> bool {
         .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|entry| entry == variable))
 }
 
-/// What came of a sweep.
+/// The outcome of a sweep.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Swept {
-    /// How many processes were ended.
+    /// Number of ended processes.
     pub ended: usize,
-    /// Those that are still there.
+    /// Those that still run.
     pub left: Vec<Pid>,
 }
 
-/// Ends every process that one kind of evidence identifies, and waits for that: see [`Sweep`].
+/// Ends every process that the evidence identifies, and waits for the exits: see [`Sweep`].
 pub fn sweep(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Swept {
     match Sweep::begin(evidence.clone(), excluded) {
         Ok(sweep) => sweep.finish(excluded),
@@ -117,27 +116,27 @@ pub fn sweep(evidence: &OwnershipEvidence, excluded: Excluded<'_>) -> Swept {
     }
 }
 
-/// A sweep that is under way: SIGTERM, a short grace, SIGKILL; then another look, until none is left, also of those that were started
-/// meanwhile. It never blocks: wait for its descriptors and its deadline.
+/// A running sweep: SIGTERM, a grace period, SIGKILL; repeated until no process is left, including those started meanwhile. It never
+/// blocks: poll its descriptors until its deadline.
 #[derive(Debug)]
 pub struct Sweep {
     evidence: OwnershipEvidence,
-    /// Those that were signalled and have not ended.
+    /// Signalled processes that have not exited.
     handles: Vec<OwnedFd>,
-    /// Until when they have time.
+    /// The end of their grace period.
     round_until: Monotonic,
     /// When the sweep is given up.
     until: Monotonic,
-    /// How many were found first.
+    /// Number of processes found at first.
     found: usize,
     signal: Signal,
 }
 
 impl Sweep {
-    /// Asks every process to leave that one kind of evidence identifies.
+    /// Sends SIGTERM to every process that the evidence identifies.
     ///
     /// # Errors
-    /// It is no error: there is none, and so the sweep is done.
+    /// No error, but the outcome: there is no such process.
     pub fn begin(evidence: OwnershipEvidence, excluded: Excluded<'_>) -> Result<Self, Swept> {
         let now = clock::monotonic();
         let until = now + KILL_TIMEOUT_MS;
@@ -149,17 +148,17 @@ impl Sweep {
         }
     }
 
-    /// What to wait on.
+    /// The descriptors to poll.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.handles.iter().map(AsFd::as_fd)
     }
 
-    /// When to go on, whatever has ended.
+    /// When to continue at the latest.
     pub fn deadline(&self) -> Monotonic {
         self.round_until
     }
 
-    /// Goes on, if it can. Answers what came of it once it is done.
+    /// Continues the sweep. Returns the outcome once it is done.
     pub fn advance(&mut self, excluded: Excluded<'_>) -> Option<Swept> {
         self.handles.retain(|handle| !has_ended(handle));
         if !self.handles.is_empty() && clock::monotonic() < self.round_until {
@@ -168,7 +167,7 @@ impl Sweep {
         self.next_round(excluded)
     }
 
-    /// Goes on until it is done.
+    /// Continues until it is done.
     pub fn finish(mut self, excluded: Excluded<'_>) -> Swept {
         loop {
             if let Some(swept) = self.advance(excluded) {
@@ -195,7 +194,7 @@ impl Sweep {
         }
         self.handles = found.iter().filter_map(|process| process::open(process).ok()).collect();
         for handle in &self.handles {
-            // Gone already is as good.
+            // It may have exited already.
             let _ = rustix::process::pidfd_send_signal(handle, self.signal);
         }
         self.round_until = now + ORPHAN_GRACE_MS;
@@ -214,7 +213,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_grandchild_in_a_session_of_its_own_that_ignores_term_is_found_and_ended() {
+    fn a_grandchild_in_its_own_session_that_ignores_sigterm_is_found_and_ended() {
         let variable = uuid::Uuid::now_v7().to_string();
         let script = "setsid sh -c 'trap \"\" TERM; echo up; while :; do sleep 100; done' & wait";
         let mut child = Command::new("sh")
@@ -236,7 +235,7 @@ mod tests {
         };
         assert!(
             find(&evidence, Excluded::default()).is_empty(),
-            "a process older than the server cannot carry its generation id"
+            "a process older than the app-server cannot have its generation id"
         );
         let evidence = OwnershipEvidence { generation: Some(variable), ..OwnershipEvidence::default() };
         let swept = sweep(&evidence, Excluded::default());

@@ -1,5 +1,5 @@
-//! Pid namespaces (pid_namespaces(7)): a number names a process only within one. A home that a host shares with a container is
-//! served by processes that the other side sees under other numbers, or not at all.
+//! Pid namespaces (pid_namespaces(7)): a pid names a process only within one. If a host shares a home with a container, each side sees the
+//! processes of the other under other pids, or not at all.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -9,18 +9,18 @@ use codexd_core::identity::Pid;
 
 use crate::process;
 
-/// Where a process is, seen from here.
+/// Where a process runs, seen from here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Whereabouts {
-    /// In this pid namespace, or it has just ended.
+    /// In this pid namespace, or it has just exited.
     Here,
-    /// In another one.
+    /// In another pid namespace.
     OtherNamespace,
-    /// It lives, and `/proc` does not show it: it is another user's, and `/proc` is mounted with `hidepid`.
+    /// It runs and `/proc` does not show it: it belongs to another user, and `/proc` is mounted with `hidepid`.
     Hidden,
 }
 
-/// The id of this process's pid namespace: the inode of `/proc/self/ns/pid`. No two namespaces of a boot share it at a time.
+/// The id of this process's pid namespace: the inode of `/proc/self/ns/pid`, unique among the namespaces that exist.
 pub fn own() -> Option<u64> {
     static OWN: OnceLock<Option<u64>> = OnceLock::new();
     *OWN.get_or_init(|| {
@@ -29,13 +29,13 @@ pub fn own() -> Option<u64> {
     })
 }
 
-/// Whether `/proc` shows this process under its own number: it was mounted in this pid namespace.
+/// Whether `/proc` shows this process under its own pid, which means that it was mounted in this pid namespace.
 pub fn proc_is_ours() -> bool {
     let shown = fs::read_link("/proc/self").ok();
     shown.is_some_and(|shown| shown.to_str() == Some(std::process::id().to_string().as_str()))
 }
 
-/// Whether a process that is visible here lives in a pid namespace below this one: it has a number of its own there.
+/// Whether a process that is visible here runs in a pid namespace below this one, where it has another pid.
 pub fn is_below(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));

@@ -1,10 +1,11 @@
-//! The record of the current app-server on disk, `server.json`: written by the supervisor, judged by each command.
+//! The record of the current app-server on disk, `server.json`: written by the supervisor, read by each command.
 //!
-//! The record of upstream's daemon, which an older codexd wrote as well, is read where codexd's own names no living process.
-//! It goes when codexd records the same server: see [`upstream_files`].
+//! The record of upstream's daemon, which an older codexd wrote as well, is read if codexd's own names no running process. It is removed
+//! when codexd records the same app-server: see [`upstream_files`].
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use codexd_core::identity::Process;
 use codexd_core::lifecycle::{Gone, Recorded};
@@ -17,14 +18,17 @@ use crate::atomic::{self, Durability};
 use crate::home::Home;
 use crate::{pid_namespace, process, upstream_files};
 
-/// The pid record with what became of its process.
+/// The records of the updater of upstream's daemon: of the older installation layout and of the newer one.
+const UPSTREAM_UPDATER_RECORDS: [&str; 2] = ["app-server-updater.pid", "daemon-updater.pid"];
+
+/// A pid record, and whether its process runs.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// For the decision.
     pub recorded: Recorded,
-    /// The process, if it lives.
+    /// The process, if it runs.
     pub process: Option<Process>,
-    /// What codexd wrote beside it.
+    /// codexd's part of the record.
     pub codexd: Option<CodexdRecord>,
 }
 
@@ -34,11 +38,11 @@ impl Observed {
     }
 }
 
-/// Reads the record and looks for its process. Of codexd's own record and upstream's, the one of a living process counts, then
+/// Reads the record and finds its process. Of codexd's own record and upstream's, the record of a running process takes precedence, then
 /// codexd's.
 ///
 /// # Errors
-/// The file system's, but for absence.
+/// A record cannot be read. A missing record is no error.
 pub fn observe(home: &Home) -> io::Result<Observed> {
     let own = observe_file(&home.pid_record())?;
     if own.process.is_some() {
@@ -51,10 +55,10 @@ pub fn observe(home: &Home) -> io::Result<Observed> {
     Ok(if counts { upstream } else { own })
 }
 
-/// Reads one record in upstream's form and looks for its process.
+/// Reads one record in upstream's form and finds its process.
 ///
 /// # Errors
-/// The file system's, but for absence.
+/// The record cannot be read. A missing record is no error.
 pub fn observe_file(path: &Path) -> io::Result<Observed> {
     let Some(bytes) = atomic::read(path)? else {
         return Ok(Observed::dead(Recorded::Absent));
@@ -71,6 +75,12 @@ pub fn observe_file(path: &Path) -> io::Result<Observed> {
         Err(RecordDefect::Unidentified(pid)) => unidentified(pid),
         Err(defect) => Observed::dead(Recorded::Unusable(defect)),
     })
+}
+
+/// The updater of upstream's daemon, if its record names a running process.
+pub fn upstream_updater(home: &Home) -> Option<Process> {
+    let records = UPSTREAM_UPDATER_RECORDS.map(|name| home.state_file(name));
+    records.iter().find_map(|path| observe_file(path).ok()?.process)
 }
 
 /// A pid alone identifies no process.
@@ -92,33 +102,22 @@ fn judge(record: &PidRecord) -> Result<Process, Gone> {
         Ok(()) => process::identify(record.pid).map_err(|_| Gone::Stale),
         Err(gone) => {
             if gone == Gone::Zombie {
-                await_last_thread(record.pid);
+                process::await_exit_of(record.pid, Duration::from_millis(PROBE_TIMEOUT_MS));
             }
             Err(gone)
         }
     }
 }
 
-/// The first thread of a killed process is a zombie while others still hold its sockets: it has ended when all have.
-fn await_last_thread(pid: Pid) {
-    let open = |pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
-    if let Some(handle) = process::raw(pid).and_then(open) {
-        let mut waits = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
-        let timeout = std::time::Duration::from_millis(PROBE_TIMEOUT_MS).try_into().ok();
-        let _ = rustix::event::poll(&mut waits, timeout.as_ref());
-    }
-}
-
-/// Whether a process runs an app-server, going by its arguments. Needed only where its identity rests on a text that is
-/// true for a second.
+/// Whether a process is an app-server, by its arguments. Needed only for records that identify it by a start time in whole seconds.
 pub fn looks_like_a_server(pid: Pid) -> bool {
     process::arguments(pid).iter().any(|argument| argument.to_string_lossy().contains("app-server"))
 }
 
-/// Writes the record of a living server. Upstream's commands do not find that server any more.
+/// Writes the record of a running app-server. Upstream's commands do not find that app-server any more.
 ///
 /// # Errors
-/// The file system's.
+/// The record cannot be written, or upstream's record cannot be removed.
 pub fn write(home: &Home, process: &Process, codexd: CodexdRecord) -> io::Result<()> {
     let zone = TimeZone::try_system().unwrap_or(TimeZone::UTC);
     let start_time = process::started_at_seconds(process.identity.start_ticks)
@@ -138,16 +137,16 @@ pub fn write(home: &Home, process: &Process, codexd: CodexdRecord) -> io::Result
 /// Removes codexd's record. A missing record is no error.
 ///
 /// # Errors
-/// The file system's.
+/// The record cannot be removed.
 pub fn remove(home: &Home) -> io::Result<()> {
     atomic::remove_if_exists(&home.pid_record())
 }
 
-/// Removes the records that name no living process, upstream's as well. The operation lock is held, so upstream's daemon is not
-/// about to write one.
+/// Removes the records that name no running process, including upstream's. The caller holds the operation lock, so upstream's daemon does not
+/// write a record meanwhile.
 ///
 /// # Errors
-/// The file system's.
+/// A record cannot be read or removed.
 pub fn remove_unusable(home: &Home) -> io::Result<()> {
     for path in [home.pid_record(), home.upstream_pid_record()] {
         if observe_file(&path)?.process.is_none() {
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_write_is_found_again() {
+    fn a_written_record_is_read() {
         let (_folder, home) = home();
         let me = process::myself().expect("me");
         let codexd = CodexdRecord {
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_record_of_a_living_process_counts_before_codexds_own() {
+    fn the_record_of_a_running_process_takes_precedence() {
         let (_folder, home) = home();
         let me = process::myself().expect("me");
         let text = |ticks: u64| {
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_be_gone_is_told_apart() {
+    fn every_reason_why_a_process_is_gone_is_distinguished() {
         let (_folder, home) = home();
         let me = process::myself().expect("me");
         let (pid, boot, ticks) = (me.pid, &me.identity.boot_id, me.identity.start_ticks);
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_record_is_known_again_in_every_time_zone() {
+    fn an_old_record_is_recognized_in_every_time_zone() {
         let (_folder, home) = home();
         let mut child = Command::new("sh")
             .args(["-c", "echo up; read line", "app-server"])
@@ -241,7 +240,7 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .expect("a child");
-        // Until it speaks, its arguments may still be those of before exec.
+        // Before its first output, its arguments may be those before exec.
         let mut said = [0u8; 3];
         child.stdout.take().expect("piped").read_exact(&mut said).expect("it is up");
         let process = process::identify(Pid(child.id())).expect("identified");

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use codexd_core::identity::{FileIdentity, Pid, Process, ProcessIdentity};
+use codexd_core::limits::ARGUMENTS_POLL_MS;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
 
-/// How often a process that shows no arguments yet is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
+use crate::poll;
 
-/// What `/proc/<pid>/stat` tells of a living or dead process.
+/// Fields of `/proc/<pid>/stat`, of a running process or a zombie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Stat {
     /// `R`, `S`, `D`, `T`, `Z`, …
@@ -30,26 +30,26 @@ pub struct Stat {
     pub session: u32,
     /// When it started, in ticks since boot.
     pub start_ticks: u64,
-    /// How long it has computed, in ticks, with its children that were reaped.
+    /// CPU time in ticks, including reaped children.
     pub worked_ticks: u64,
 }
 
 impl Stat {
-    /// Whether it has ended and waits to be reaped.
+    /// Whether it has exited and waits to be reaped.
     pub fn is_zombie(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 }
 
-/// Reads what the kernel tells of `pid`; `None` if there is no such process.
+/// Reads the fields of `pid`; `None` if there is no such process.
 pub fn stat(pid: Pid) -> Option<Stat> {
-    // A line is far shorter, and the kernel hands it out whole.
+    // A line is far shorter, and one read returns it completely.
     let mut line = [0; 2048];
     let length = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
     parse_stat(line.get(..length)?)
 }
 
-/// The name stands in parentheses and may itself hold parentheses and blanks: fields are counted from the last one.
+/// The name is in parentheses and may itself have parentheses and blanks, so fields are counted from the last parenthesis.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end_of_name + 1..)?).ok()?;
@@ -58,7 +58,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
     let session = fields.next()?.parse().ok()?;
-    // Fields 14 to 17 of the file, and 22; the state is field 3.
+    // Fields 14 to 17 of the line, and 22; the state is field 3.
     let worked = fields.by_ref().skip(7).take(4).map(|ticks| ticks.parse::<u64>().unwrap_or_default());
     let worked_ticks = worked.sum();
     let start_ticks = fields.nth(4)?.parse().ok()?;
@@ -68,7 +68,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 /// The id of this boot of the machine.
 ///
 /// # Errors
-/// If the kernel does not tell it, which means `/proc` is not mounted.
+/// `/proc` is not mounted.
 pub fn boot_id() -> io::Result<&'static str> {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     if let Some(id) = BOOT_ID.get() {
@@ -78,10 +78,10 @@ pub fn boot_id() -> io::Result<&'static str> {
     Ok(BOOT_ID.get_or_init(|| id.trim().to_owned()))
 }
 
-/// The identity of a living process.
+/// The identity of a running process.
 ///
 /// # Errors
-/// `NotFound` if no such process lives (a zombie does not).
+/// `NotFound` if no such process runs; a zombie does not.
 pub fn identify(pid: Pid) -> io::Result<Process> {
     let stat = stat(pid).filter(|stat| !stat.is_zombie());
     let stat = stat.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no process {pid}")))?;
@@ -92,33 +92,33 @@ pub fn identify(pid: Pid) -> io::Result<Process> {
 /// This process.
 ///
 /// # Errors
-/// If `/proc` is not mounted.
+/// `/proc` is not mounted.
 pub fn myself() -> io::Result<Process> {
     identify(Pid(std::process::id()))
 }
 
-/// The number as system calls take it; `None` for one that no kernel gives out.
+/// The pid in the type of the system calls; `None` if it is out of range.
 pub fn raw(pid: Pid) -> Option<rustix::process::Pid> {
     i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw)
 }
 
-/// Whether exactly this process lives.
+/// Whether exactly this process runs.
 pub fn is_alive(process: &Process) -> bool {
     boot_id().is_ok_and(|boot| boot == process.identity.boot_id)
         && stat(process.pid)
             .is_some_and(|stat| !stat.is_zombie() && stat.start_ticks == process.identity.start_ticks)
 }
 
-/// A handle on exactly this process, which no later process of the same number can take the place of.
+/// A pidfd of exactly this process, not of a later process with the same pid.
 ///
 /// # Errors
-/// `NotFound` if it is gone; `PermissionDenied` if a process of this number lives that `/proc` hides from us.
+/// `NotFound` if it has exited; `PermissionDenied` if `/proc` hides a running process with this pid.
 pub fn open(process: &Process) -> io::Result<OwnedFd> {
     let gone = || io::Error::new(io::ErrorKind::NotFound, format!("process {} has exited", process.pid));
     let opened = rustix::process::pidfd_open(raw(process.pid).ok_or_else(gone)?, PidfdFlags::empty());
     let handle =
         opened.map_err(|error| if error == rustix::io::Errno::SRCH { gone() } else { error.into() })?;
-    // Opened first, looked at second: what lives now is what the handle holds.
+    // Opened first, checked second: the pidfd belongs to the process that runs now.
     if is_alive(process) {
         return Ok(handle);
     }
@@ -130,10 +130,10 @@ pub fn open(process: &Process) -> io::Result<OwnedFd> {
     Err(gone())
 }
 
-/// Sends a signal to exactly this process; one that is gone is no error.
+/// Sends a signal to exactly this process. If it has exited, that is no error.
 ///
 /// # Errors
-/// If the signal may not be sent.
+/// The signal is not permitted.
 pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     match open(process) {
         Ok(handle) => match rustix::process::pidfd_send_signal(handle, signal) {
@@ -145,7 +145,7 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// Kills the process group that this living process leads; nothing if it leads none.
+/// Kills the process group that this running process leads, if it leads one.
 pub fn kill_group_of(leader: &Process) {
     if let Some(group) = raw(leader.pid)
         && is_alive(leader)
@@ -155,7 +155,7 @@ pub fn kill_group_of(leader: &Process) {
     }
 }
 
-/// Waits until a process has ended, for a limited time; answers whether it has. One of which that cannot be told has not.
+/// Waits until a process has exited, for a limited time. Returns whether it has; `false` if that cannot be known.
 pub fn await_end(process: &Process, timeout: Duration) -> bool {
     let handle = match open(process) {
         Ok(handle) => handle,
@@ -166,15 +166,25 @@ pub fn await_end(process: &Process, timeout: Duration) -> bool {
     matches!(rustix::event::poll(&mut waits, timeout.as_ref()), Ok(count) if count > 0)
 }
 
+/// Waits until the last thread of a process has ended, for a limited time. Until then the process holds its sockets and locks,
+/// although its first thread may be a zombie. The pid is not verified: the caller knows that the process is exiting.
+pub fn await_exit_of(pid: Pid, timeout: Duration) {
+    let open = |pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
+    if let Some(handle) = raw(pid).and_then(open) {
+        let mut waits = [PollFd::new(&handle, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut waits, timeout.try_into().ok().as_ref());
+    }
+}
+
 /// Whether `pid` is `ancestor` or descends from it.
 pub fn descends_from(pid: Pid, ancestor: Pid) -> bool {
     is_below(pid, ancestor, |pid| stat(pid).map(|stat| stat.parent))
 }
 
-/// The same, with the parents as `parent_of` gives them.
+/// The same, with the parents that `parent` returns.
 pub(crate) fn is_below(pid: Pid, ancestor: Pid, parent: impl Fn(Pid) -> Option<u32>) -> bool {
     let mut current = pid;
-    // A pid tree is not this deep; a loop in it can only come from reading while it changes.
+    // No process tree is this deep; a loop can only come from reading it while it changes.
     for _ in 0..64 {
         if current == ancestor {
             return true;
@@ -187,15 +197,15 @@ pub(crate) fn is_below(pid: Pid, ancestor: Pid, parent: impl Fn(Pid) -> Option<u
     false
 }
 
-/// Whether a thread of a process computes, or waits for a disk (`R` or `D` in proc(5)).
+/// Whether a thread of a process computes or waits for a disk (`R` or `D` in proc(5)).
 pub fn is_at_work(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let numbers = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    // What the kernel tells of a process by the number of a thread is what it tells of that thread.
+    // `/proc/<tid>` of a thread shows the state of that thread.
     numbers.filter_map(|thread| stat(Pid(thread))).any(|stat| matches!(stat.state, b'R' | b'D'))
 }
 
-/// Whether a process has a handler of its own for a signal, so that the signal does not end it.
+/// Whether a process has a handler for a signal, so that the signal does not kill it.
 pub fn catches(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -203,26 +213,25 @@ pub fn catches(pid: Pid, signal: Signal) -> bool {
     u32::try_from(signal.as_raw() - 1).is_ok_and(|bit| mask.checked_shr(bit).unwrap_or_default() & 1 == 1)
 }
 
-/// Whether there is no process of this number, or only the remains of one that has ended. Unlike [`stat`] it knows of those
-/// that `/proc` hides from us, too.
+/// Whether no process has this pid, or only a zombie. Unlike [`stat`], it also finds processes that `/proc` hides.
 pub fn is_free(pid: Pid) -> bool {
     let Some(raw) = raw(pid) else { return true };
     matches!(rustix::process::test_kill_process(raw), Err(rustix::io::Errno::SRCH))
         || stat(pid).is_some_and(|stat| stat.is_zombie())
 }
 
-/// The children of this process's only thread, dead or alive.
+/// The children of this process's only thread, including zombies.
 pub fn children() -> Vec<Pid> {
     let listed = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     listed.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)).collect()
 }
 
-/// The arguments of a process, the program's name first; empty if it is gone.
+/// The arguments of a process, the program's name first; empty if it has exited.
 pub fn arguments(pid: Pid) -> Vec<OsString> {
     nul_separated(&format!("/proc/{pid}/cmdline"))
 }
 
-/// The environment that a process was started with; empty if it is gone or another user's.
+/// The environment that a process was started with; empty if it has exited or belongs to another user.
 pub fn environment(pid: Pid) -> Vec<(OsString, OsString)> {
     let variables = nul_separated(&format!("/proc/{pid}/environ"));
     variables
@@ -237,21 +246,21 @@ pub fn environment(pid: Pid) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// Whether a process has no arguments: it is about to run another program, or to end, or it has ended. It gives back its memory,
-/// where they are, before it closes what it has open.
+/// Whether a process has no arguments: it is about to exec or exit, or has exited. An exiting process frees its memory, where the
+/// arguments are, before it closes its files.
 pub fn is_exiting(pid: Pid) -> bool {
     arguments(pid).is_empty()
 }
 
-/// Waits until a process shows its arguments: one that was just started does a moment later, one that is about to end does not any more.
-/// Answers whether it does, after `timeout` at most.
+/// Waits for at most `timeout` until a process has arguments, and returns whether it has. A process that was just started gets them a moment
+/// later; an exiting process has none any more.
 pub fn await_arguments(process: &Process, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     while is_exiting(process.pid) {
         if Instant::now() >= deadline || !is_alive(process) {
             return false;
         }
-        std::thread::sleep(POLL_INTERVAL);
+        poll::pause(Duration::from_millis(ARGUMENTS_POLL_MS));
     }
     true
 }
@@ -262,10 +271,10 @@ fn nul_separated(path: &str) -> Vec<OsString> {
     parts.map(|part| OsString::from_vec(part.to_owned())).collect()
 }
 
-/// The executable of a process, also when its file was replaced or removed since.
+/// The executable of a process, also if its file was replaced or removed since.
 ///
 /// # Errors
-/// If the process is gone or another user's.
+/// The process has exited or belongs to another user.
 pub fn executable(pid: Pid) -> io::Result<(PathBuf, FileIdentity)> {
     let link = format!("/proc/{pid}/exe");
     Ok((fs::read_link(&link)?, file_identity(Path::new(&link))?))
@@ -274,21 +283,21 @@ pub fn executable(pid: Pid) -> io::Result<(PathBuf, FileIdentity)> {
 /// The working directory of a process.
 ///
 /// # Errors
-/// If the process is gone or another user's.
+/// The process has exited or belongs to another user.
 pub fn working_directory(pid: Pid) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{pid}/cwd"))
 }
 
-/// Whether a process has the file at `path`, which holds no links, open.
+/// Whether a process has the file at `path`, which has no links in it, open.
 pub fn has_open(pid: Pid, path: &Path) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     entries.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|open| open == path))
 }
 
-/// What a file is, beyond its path; links are followed.
+/// The identity of a file, independent of its path; links are followed.
 ///
 /// # Errors
-/// The file system's.
+/// The file cannot be examined.
 pub fn file_identity(path: &Path) -> io::Result<FileIdentity> {
     let found = fs::metadata(path)?;
     Ok(FileIdentity {
@@ -299,18 +308,18 @@ pub fn file_identity(path: &Path) -> io::Result<FileIdentity> {
     })
 }
 
-/// How long a process has lived, in milliseconds.
+/// How long a process has run, in milliseconds.
 pub fn uptime_ms(process: &Process) -> Option<u64> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let seconds: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
     let ticks = rustix::param::clock_ticks_per_second().max(1);
     let started_ms = process.identity.start_ticks.saturating_mul(1_000) / ticks;
-    // Truncation is meant: a machine is not up for 500 million years.
+    // No truncation in practice: a machine is not up for 500 million years.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     Some(((seconds * 1_000.0) as u64).saturating_sub(started_ms))
 }
 
-/// When a process started, in seconds since 1970, as `ps` reckons it: the boot time plus whole ticks.
+/// When a process started, in seconds since 1970, as `ps` computes it: the boot time plus whole ticks.
 pub fn started_at_seconds(start_ticks: u64) -> Option<i64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let boot: i64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
@@ -350,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn another_process_with_the_number_is_not_the_process() {
+    fn another_process_with_the_same_pid_is_not_the_process() {
         let mut other = myself().expect("me");
         other.identity.start_ticks += 1;
         assert!(!is_alive(&other));

@@ -1,8 +1,8 @@
-//! The process context of the supervisor, and through it of everything that the supervisor starts.
+//! The process context of the supervisor and of all processes that it starts.
 //!
-//! The supervisor and its children live for weeks; the command that starts the supervisor lives for a second. Linux hands
-//! most attributes of a process to its children, over fork and over exec, so each one is set here to a value that does not
-//! depend on the caller. `docs/process-context.md` lists all of them, also those that no process can change for itself.
+//! The supervisor and its children run for weeks, the command that starts the supervisor for a second. On Linux a child inherits most
+//! attributes of a process, over fork and exec, so each one is set here to a value that does not depend on the caller.
+//! `docs/process-context.md` lists all of them, also those that no process can change for itself.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use codexd_core::limits::{DESCRIPTORS_MAX, STACK_LIMIT_BYTES};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The umask of the supervisor and of the gateway: their files are for the owner alone.
+/// The umask of the supervisor and the gateway: only the owner may access their files.
 const PRIVATE_UMASK: u32 = 0o077;
 /// The kernel's own timer slack, in nanoseconds.
 const TIMER_SLACK_NS: libc::c_ulong = 50_000;
@@ -20,7 +20,7 @@ const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 /// The highest signal number plus one.
 const SIGNALS_END: libc::c_int = 65;
 
-/// The soft limits that are raised to their hard limit as they are.
+/// The soft limits that are raised to their hard limits.
 const RAISED: [Resource; 9] = [
     Resource::Cpu,
     Resource::Fsize,
@@ -33,18 +33,17 @@ const RAISED: [Resource; 9] = [
     Resource::Msgqueue,
 ];
 
-/// An attribute that stays as the caller had it, because the kernel refuses the change.
+/// An attribute that keeps the caller's value because the kernel refuses the change.
 #[derive(Debug)]
 pub struct Unchanged {
-    /// Which.
+    /// Its name.
     pub attribute: &'static str,
-    /// Why.
+    /// The reason.
     pub error: io::Error,
 }
 
-/// Sets every attribute that this process may set. Call it before anything is started or caught.
-///
-/// Answers what the kernel refused: an unprivileged process cannot lower its niceness, for example.
+/// Sets every attribute that this process may set. Call it before starting a process or catching a signal. Returns the attributes whose change
+/// the kernel refused: an unprivileged process cannot lower its niceness, for example.
 pub fn normalize() -> Vec<Unchanged> {
     rustix::process::umask(Mode::from_raw_mode(PRIVATE_UMASK));
     let steps: [(&'static str, io::Result<()>); 8] = [

@@ -1,7 +1,7 @@
-//! One look at every process of the machine: each is read once, and who descends from whom is told from that.
+//! A snapshot of all processes of the machine. Each is read once; ancestors are derived from the snapshot.
 //!
-//! Asking the kernel for every step of every line of ancestors costs a few reads a step: on a machine with hundreds of
-//! processes that is longer than a server takes to leave.
+//! Reading every ancestor of every process from `/proc` would take longer, on a machine with hundreds of processes, than an app-server takes
+//! to exit.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use codexd_core::identity::{Pid, Process, ProcessIdentity};
 
 use crate::process::{self, Stat};
 
-/// Those that lived during the look, by number. Who ended or began meanwhile may be there or not.
+/// The processes by pid. Those that exited or started during the snapshot may be missing.
 #[derive(Debug)]
 pub struct ProcessTable {
     rows: Vec<Row>,
@@ -24,12 +24,12 @@ struct Row {
 }
 
 impl ProcessTable {
-    /// Looks.
+    /// Takes a snapshot.
     pub fn read() -> Self {
         let my_uid = rustix::process::geteuid().as_raw();
         let rows = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            // Root may end anybody.
+            // Root may signal all processes.
             let is_ours = my_uid == 0 || entry.metadata().ok()?.uid() == my_uid;
             Some(Row { pid, stat: process::stat(Pid(pid))?, is_ours })
         });
@@ -41,8 +41,8 @@ impl ProcessTable {
         Self { rows }
     }
 
-    /// Those of our user, or of anybody if we are root, but for this process, of whom `judge` holds true and who still live
-    /// when that is known: a number that was given out anew in between is not the process.
+    /// The processes of this user, or of all users for root, for which `judge` returns `true` and that still run after that; without this
+    /// process. A reused pid does not count as the same process.
     pub fn find(&self, judge: impl Fn(&Process, &Stat) -> bool) -> Vec<Process> {
         let Ok(boot_id) = process::boot_id() else { return Vec::new() };
         let named = self.ours().map(|(pid, stat)| {
@@ -59,7 +59,7 @@ impl ProcessTable {
         rows.filter(|row| !row.stat.is_zombie()).map(|row| (Pid(row.pid), &row.stat))
     }
 
-    /// Whether anybody in a process group is at work now.
+    /// Whether a process of a group is at work now.
     pub fn group_is_at_work(&self, group: u32) -> bool {
         self.group(group).any(|row| process::is_at_work(Pid(row.pid)))
     }
@@ -68,7 +68,7 @@ impl ProcessTable {
         self.rows.iter().filter(move |row| row.stat.group == group)
     }
 
-    /// What was read of a process.
+    /// The entry of a process.
     pub fn stat(&self, pid: Pid) -> Option<&Stat> {
         self.rows.binary_search_by_key(&pid.0, |row| row.pid).ok().map(|at| &self.rows[at].stat)
     }
@@ -79,14 +79,14 @@ impl ProcessTable {
     }
 }
 
-/// What a process group does, from look to look: one that starts many short processes may be asleep at each of them.
+/// The activity of a process group over several snapshots: a group that starts many short processes may be asleep in each snapshot.
 #[derive(Debug, Default)]
 pub struct Activity {
     worked_ticks: Option<u64>,
 }
 
 impl Activity {
-    /// Whether anybody in the group is at work, or has computed since the last look.
+    /// Whether a process of the group is at work, or the group has used CPU time since the last call.
     pub fn is_seen(&mut self, group: u32) -> bool {
         let table = ProcessTable::read();
         let worked = table.group(group).map(|row| row.stat.worked_ticks).sum();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_ancestors_goes_through_those_that_are_not_ours() {
+    fn ancestors_may_belong_to_other_users() {
         let table = ProcessTable::of(vec![row(9, 200), row(200, 7), row(7, 1), row(8, 1)]);
         assert!(table.descends_from(Pid(9), Pid(7)) && table.descends_from(Pid(9), Pid(9)));
         assert!(!table.descends_from(Pid(8), Pid(7)) && !table.descends_from(Pid(7), Pid(9)));
@@ -118,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_of_ancestors_has_an_end() {
+    fn a_loop_of_ancestors_ends() {
         let table = ProcessTable::of(vec![row(7, 8), row(8, 7)]);
         assert!(!table.descends_from(Pid(7), Pid(9)));
     }
 
     #[test]
-    fn a_group_is_at_work_while_one_of_it_computes() {
+    fn a_group_is_at_work_while_one_of_its_processes_computes() {
         let start = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]).process_group(0).spawn().expect("a group")
@@ -134,15 +134,15 @@ mod tests {
         let mut seen = 0;
         let (mut busy, mut idle) = (start("while :; do :; done & exec sleep 1000"), start("exec sleep 1000"));
         let until = Instant::now() + Duration::from_secs(20);
-        // Both have come to their end state when the one computes and the other does not.
+        // Both are in their final state when one computes and the other does not.
         while !ProcessTable::read().group_is_at_work(busy.id())
             || ProcessTable::read().group_is_at_work(idle.id())
         {
-            assert!(Instant::now() < until, "one of them should be at work, the other not");
+            assert!(Instant::now() < until, "only one of them should be at work");
         }
         while seen < 100 {
             seen += usize::from(activity.is_seen(forks.id()));
-            assert!(Instant::now() < until, "one that starts others is at work");
+            assert!(Instant::now() < until, "a group that starts processes is at work");
         }
         for child in [&mut busy, &mut idle, &mut forks] {
             let group = rustix::process::Pid::from_child(child);
@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_ours_and_below_us_and_its_remains_are_not() {
+    fn a_running_child_is_listed_and_a_zombie_is_not() {
         let mut child = Command::new("sleep").arg("1000").spawn().expect("a child");
         let (me, pid) = (process::myself().expect("me").pid, Pid(child.id()));
         let table = ProcessTable::read();
         assert!(table.descends_from(pid, me));
         assert!(table.ours().any(|(ours, stat)| ours == pid && stat.parent == me.0));
-        assert!(table.ours().all(|(ours, _)| ours != me), "this one is not ours");
+        assert!(table.ours().all(|(ours, _)| ours != me), "this process is not listed");
         let process = process::identify(pid).expect("identified");
         child.kill().expect("killed");
         process::await_end(&process, Duration::from_secs(10));

@@ -1,4 +1,4 @@
-//! The settings on disk. A file that cannot be read as it should is kept aside before anything is written in its place.
+//! The settings on disk. A damaged file is copied before it is replaced.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use codexd_core::settings::{self, ParsedSettings, Settings};
 use crate::atomic::{self, Durability};
 use crate::home::Home;
 
-/// Reads the settings; an absent file holds the defaults.
+/// Reads the settings; the defaults if the file is missing.
 ///
 /// # Errors
-/// The file system's, but for absence.
+/// The file cannot be read.
 pub fn read(home: &Home) -> io::Result<ParsedSettings> {
     Ok(atomic::read(&home.settings())?.map(|bytes| settings::parse(&bytes)).unwrap_or_default())
 }
@@ -19,16 +19,16 @@ pub fn read(home: &Home) -> io::Result<ParsedSettings> {
 /// Writes the settings so that they survive a power cut.
 ///
 /// # Errors
-/// The file system's; the old file is untouched then.
+/// The file cannot be replaced; the old one is unchanged then.
 pub fn write(home: &Home, settings: &Settings) -> io::Result<()> {
     atomic::replace(&home.settings(), settings.to_text().as_bytes(), Durability::Power)
 }
 
-/// Keeps a copy of a defective file aside, then writes what could be read of it; answers where the copy is. Killed at any
-/// point, the settings are there: as they were or repaired.
+/// Copies a damaged file, then replaces it by the settings that could be read. Returns the path of the copy. If this process is killed at any
+/// point, the file is as it was or repaired.
 ///
 /// # Errors
-/// The file system's; the defective file is untouched then, and there is no copy.
+/// Errors of the file system. The damaged file is unchanged then, and there is no copy.
 pub fn repair(home: &Home, parsed: &ParsedSettings) -> io::Result<PathBuf> {
     let aside = atomic::keep_copy(&home.settings())?;
     if let Err(error) = write(home, &parsed.settings) {
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_good_goes_on_and_the_old_file_is_kept() {
+    fn valid_settings_are_kept_and_the_old_file_is_copied() {
         let (_folder, home) = home();
         let aside = repair(&home, &read(&home).expect("read")).expect("repaired");
         assert_eq!(std::fs::read_to_string(aside).expect("kept"), DEFECTIVE);
@@ -62,9 +62,9 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_mended_stay_as_they_are() {
+    fn settings_that_cannot_be_repaired_stay_unchanged() {
         let (_folder, home) = home();
-        // What is to be renamed over the settings cannot be written.
+        // The temporary file cannot be written.
         let beside = home.state_file(&format!("settings.json.{}.tmp", std::process::id()));
         std::fs::create_dir(&beside).expect("in the way");
         repair(&home, &read(&home).expect("read")).expect_err("cannot be written");

@@ -1,7 +1,7 @@
-//! A short path for a server that cannot bind a long one (app-server 0.131.0), with a link at the well-known place.
+//! A short socket path for app-servers that cannot bind a long one (0.131.0), with a link at the long path.
 //!
-//! The path is `<runtime folder>/codexd-<uid>/<hash>.sock`, in a folder that only its owner may enter; the hash is that
-//! of the long path, so every command and every supervisor arrives at the same one.
+//! The path is `<runtime folder>/codexd-<uid>/<hash>.sock`, in a folder that only its owner may enter. The hash is that of the long path, so
+//! every command and every supervisor derives the same one.
 
 use std::fs;
 use std::io;
@@ -12,15 +12,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use sha2::{Digest, Sha256};
 
+use crate::atomic;
 use crate::ownership::{Folder, ForeignOwner};
 
-/// So much of the hash keeps two homes apart and the path short.
+/// Bytes of the hash: enough to distinguish homes, few enough to keep the path short.
 const HASH_BYTES: usize = 12;
 
-/// Makes the folder and the link for `socket`; answers the short path.
+/// Creates the folder and the link for `socket`. Returns the short path.
 ///
 /// # Errors
-/// `PermissionDenied` if the folder belongs to another or others may enter it; the file system's.
+/// `PermissionDenied` if the folder belongs to another user or others may enter it; errors of the file system.
 pub fn prepare(socket: &Path) -> io::Result<PathBuf> {
     let short = short_path(socket)?;
     match fs::read_link(socket) {
@@ -28,13 +29,13 @@ pub fn prepare(socket: &Path) -> io::Result<PathBuf> {
         _ => {}
     }
     let beside = socket.with_extension(format!("{}.tmp", std::process::id()));
-    let _ = fs::remove_file(&beside);
+    atomic::remove_if_exists(&beside)?;
     std::os::unix::fs::symlink(&short, &beside)?;
     fs::rename(&beside, socket)?;
     Ok(short)
 }
 
-/// Whether what stands at `socket` is such a link: it dangles once its server has exited, which is no defect.
+/// Whether the file at `socket` is such a link. It dangles once its app-server has exited, which is no defect.
 pub fn is_ours(socket: &Path) -> bool {
     matches!((fs::read_link(socket), short_path(socket)), (Ok(target), Ok(short)) if target == short)
 }
@@ -49,7 +50,7 @@ fn short_path(socket: &Path) -> io::Result<PathBuf> {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    // Every user may have made it first: it must be a folder of this user, not a link, that no other user enters.
+    // Another user may have created it first: it must be a folder of this user, no link, and private.
     let found = fs::symlink_metadata(&folder)?;
     if found.uid() != me {
         return Err(ForeignOwner { path: folder, uid: found.uid() }.into());

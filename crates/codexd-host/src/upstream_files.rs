@@ -1,10 +1,10 @@
 //! The files of upstream's own daemon in the state folder.
 //!
-//! `codex app-server daemon` and the TUI's `/daemon` act on the process that `app-server.pid` or `daemon.pid` names, and
-//! refuse ("not managed") where neither does. So codexd keeps its own record under another name, and takes theirs away once
-//! the server that it names is codexd's. Older versions of codexd wrote `app-server.pid` and `app-server.*.log` as well.
+//! `codex app-server daemon` and the TUI's `/daemon` act on the process that `app-server.pid` or `daemon.pid` names, and refuse ("not
+//! managed") if neither does. So codexd has its own record under another name, and removes upstream's record once codexd manages the
+//! app-server that it names. Older versions of codexd wrote `app-server.pid` and `app-server.*.log` as well.
 //!
-//! Failure modes: a file that cannot be removed or renamed stays; upstream's commands then still act on that server.
+//! Failure modes: a file that cannot be removed or renamed stays; upstream's commands then still act on that app-server.
 
 use std::fs;
 use std::io;
@@ -15,12 +15,10 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::record;
 
 use crate::home::Home;
-use crate::{atomic, logs, ownership, pid_record};
+use crate::{atomic, logs, ownership};
 
-/// What upstream's daemon names its server in: since 0.131.0, and in a newer installation of its own.
+/// The records of upstream's daemon: since 0.131.0, and in the newer installation layout.
 const PID_RECORDS: [&str; 2] = ["app-server.pid", "daemon.pid"];
-/// The same for its updater.
-const UPDATER_RECORDS: [&str; 2] = ["app-server-updater.pid", "daemon-updater.pid"];
 /// Any of these makes upstream since 0.169.0 use the older installation, unless there is a newer one.
 const OLDER_LAYOUT: [&str; 4] =
     ["app-server.pid", OLDER_STDERR, "app-server-updater.pid", "app-server-updater.stderr.log"];
@@ -29,19 +27,13 @@ const NEWER_LAYOUT: [&str; 4] =
     ["daemon.pid", NEWER_STDERR, "daemon-updater.pid", "daemon-updater.stderr.log"];
 const OLDER_STDERR: &str = "app-server.stderr.log";
 const NEWER_STDERR: &str = "daemon.stderr.log";
-/// Only an older codexd wrote this one.
+/// Written by older versions of codexd only.
 const OLDER_STDOUT: &str = "app-server.stdout.log";
 
-/// The updater of upstream's daemon, if its record names a living process.
-pub fn updater(home: &Home) -> Option<Process> {
-    let records = UPDATER_RECORDS.map(|name| home.state_file(name));
-    records.iter().find_map(|path| pid_record::observe_file(path).ok()?.process)
-}
-
-/// Takes away the records of upstream's daemon that name `process`, which is codexd's from now on.
+/// Removes the records of upstream's daemon that name `process`, which codexd manages from now on.
 ///
 /// # Errors
-/// The file system's.
+/// A record cannot be removed.
 pub fn remove_records_of(home: &Home, process: &Process) -> io::Result<()> {
     for path in PID_RECORDS.map(|name| home.state_file(name)) {
         let record = atomic::read(&path)?.and_then(|bytes| record::parse(&bytes).ok());
@@ -56,7 +48,7 @@ pub fn remove_records_of(home: &Home, process: &Process) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the logs that `pid` writes to in the state folder codexd's names. The process goes on writing to the same files.
+/// Renames the logs that `pid` writes to in the state folder to codexd's names. The process keeps writing to the same files.
 pub fn take_over_logs(home: &Home, pid: Pid) {
     for (fd, log) in [(1, home.stdout_log()), (2, home.stderr_log())] {
         let written = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
@@ -69,9 +61,9 @@ pub fn take_over_logs(home: &Home, pid: Pid) {
     }
 }
 
-/// Gives the logs of an older codexd, whose server has ended, their new names.
+/// Renames the logs of an older codexd whose app-server has exited.
 pub fn rename_older_logs(home: &Home) {
-    // Upstream's own log of this name is left where it is.
+    // Upstream's own log of this name stays.
     if !home.state_file(OLDER_STDOUT).is_file() {
         return;
     }
@@ -85,18 +77,18 @@ pub fn rename_older_logs(home: &Home) {
     }
 }
 
-/// Makes the log that a server opens by itself when it is told that it is managed a link to codexd's stderr log: what the
-/// server writes either way stands together and is bounded.
+/// Makes the log that an app-server opens with `--managed-daemon` a link to codexd's stderr log. So both outputs of the app-server are in one
+/// bounded file.
 ///
 /// # Errors
-/// The file system's.
+/// The link cannot be created.
 pub fn link_managed_log(home: &Home) -> io::Result<()> {
     let any = |names: [&str; 4]| names.iter().any(|name| home.state_file(name).symlink_metadata().is_ok());
     let newer = home.root().join("packages/app-server-daemon/current").symlink_metadata().is_ok();
     let is_older = !newer && !any(NEWER_LAYOUT) && any(OLDER_LAYOUT);
     let link = home.state_file(if is_older { OLDER_STDERR } else { NEWER_STDERR });
     match link.symlink_metadata() {
-        // One of another user would lead the server's log where that user wants it.
+        // The link of another user could redirect the log to any file.
         Ok(found) if found.is_symlink() && ownership::is_trusted(found.uid()) => return Ok(()),
         Ok(_) => fs::rename(&link, link.with_added_extension("previous"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -123,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_record_of_another_process_is_left_alone() {
+    fn upstreams_record_of_another_process_stays() {
         let (_folder, home) = home();
         let me = process::myself().expect("me");
         for name in ["app-server.pid", "daemon.pid"] {
@@ -134,12 +126,12 @@ mod tests {
             assert!(home.state_file(name).exists(), "{name} names another process");
             fs::write(home.state_file(name), record(me.pid.0)).expect("written");
             remove_records_of(&home, &me).expect("removed");
-            assert!(!home.state_file(name).exists(), "{name} names codexd's server");
+            assert!(!home.state_file(name).exists(), "{name} names an app-server of codexd");
         }
     }
 
     #[test]
-    fn the_logs_of_an_adopted_server_get_their_new_names_while_it_writes() {
+    fn the_logs_of_an_adopted_server_are_renamed_while_it_writes() {
         let (_folder, home) = home();
         let open = |name: &str| fs::File::create(home.state_file(name)).expect("a log");
         fs::write(home.stderr_log(), "before\n").expect("written");
@@ -161,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_of_a_managed_server_is_a_link_in_the_layout_that_upstream_sees() {
+    fn the_log_of_a_managed_server_is_a_link_in_upstreams_layout() {
         let (_folder, home) = home();
         link_managed_log(&home).expect("linked");
         let points_to = |name: &str| fs::read_link(home.state_file(name)).ok();

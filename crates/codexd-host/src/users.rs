@@ -14,7 +14,7 @@ pub struct User {
     pub home: PathBuf,
 }
 
-/// The user with this number, if `/etc/passwd` has one.
+/// The user with this uid, if `/etc/passwd` has one.
 pub fn find(uid: u32) -> Option<User> {
     find_in(&fs::read_to_string("/etc/passwd").ok()?, uid)
 }
@@ -30,7 +30,7 @@ fn find_in(passwd: &str, uid: u32) -> Option<User> {
     })
 }
 
-/// The user as a message names it.
+/// The user, for messages.
 pub fn named(uid: u32) -> String {
     match find(uid) {
         Some(user) => format!("user {} (uid {uid})", user.name),
@@ -43,7 +43,7 @@ mod tests {
     use super::{User, find_in};
 
     #[test]
-    fn a_user_is_found_by_number_and_a_broken_line_is_passed_over() {
+    fn a_user_is_found_by_uid_and_a_malformed_line_is_skipped() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\n::7\nu:x:1000:1001:U:/home/u:/bin/sh\n";
         let user = User { name: "u".to_owned(), gid: 1001, home: "/home/u".into() };
         assert_eq!(find_in(passwd, 1000), Some(user));

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod envelope;
+mod limits;
 pub mod methods;
 pub mod probe;
 pub mod session;

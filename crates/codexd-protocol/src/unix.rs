@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::limits::CONNECT_TIMEOUT_MS;
+
 /// The longest path that fits `sockaddr_un` with its closing zero byte.
 pub const SUN_PATH_MAX: usize = 107;
 
@@ -49,9 +51,6 @@ impl SocketAddress {
     }
 }
 
-/// How long a connection may wait for room in the queue of a listener that does not accept.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Connects to the socket at `path`.
 ///
 /// # Errors
@@ -62,7 +61,11 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let address = SocketAddress::new(path)?;
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_TIMEOUT))?;
+    sockopt::set_socket_timeout(
+        &socket,
+        sockopt::Timeout::Send,
+        Some(Duration::from_millis(CONNECT_TIMEOUT_MS)),
+    )?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(address.as_path())?)?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
     Ok(UnixStream::from(socket))

@@ -2,7 +2,7 @@
 //! one on PATH, and where there is none the one that runs.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use codexd_core::contract::CodexSource;
 
+pub use crate::found_codex::FoundCodex;
 use crate::npm;
 
 /// The places in a CODEX_HOME where upstream's installers put Codex, oldest layout first: it is the contract's.
@@ -36,21 +37,6 @@ pub struct Search<'a> {
     pub path: Option<&'a OsStr>,
     /// The Codex that runs, however it was found.
     pub running: Option<&'a Path>,
-}
-
-/// A Codex.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FoundCodex {
-    /// Where it was found, as a person would name it.
-    pub path: PathBuf,
-    /// Where that path comes from.
-    pub source: CodexSource,
-    /// The native binary to run.
-    pub executable: PathBuf,
-    /// What its package would add to the environment: PATH folders first, then variables.
-    pub path_folders: Vec<PathBuf>,
-    /// Variables that tell Codex how it was installed.
-    pub variables: Vec<(OsString, OsString)>,
 }
 
 /// A place that was looked at, and why it did not serve.

@@ -4,6 +4,7 @@
 //! never guessed from a path, it is what the binary said; nothing here writes to an installation.
 
 pub mod find;
+mod found_codex;
 mod npm;
 pub mod version;
 

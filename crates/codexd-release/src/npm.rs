@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use codexd_core::contract::CodexSource;
 
-use crate::find::FoundCodex;
+use crate::found_codex::FoundCodex;
 
 /// The platform package's name behind `@openai/`.
 pub(crate) fn platform_package() -> Option<&'static str> {

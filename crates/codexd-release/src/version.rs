@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use codexd_core::foreign_text;
 use codexd_core::identity::FileIdentity;
-use codexd_core::limits::VERSION_BYTES_MAX;
+use codexd_core::limits::{
+    VERSION_BYTES_MAX, VERSION_KILL_POLL_MS, VERSION_KILL_TIMEOUT_MS, VERSION_POLL_MS, VERSIONS_CACHED_MAX,
+};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
@@ -69,13 +71,6 @@ pub struct VersionTimeout {
     pub total: Duration,
 }
 
-/// How often a binary that takes its time is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How long what was killed is waited for, and how often it is looked at.
-const GONE_WITHIN: Duration = Duration::from_secs(1);
-const GONE_STEP: Duration = Duration::from_millis(1);
-
 /// The groups of the binaries that are being asked, for [`abandon`].
 static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -98,17 +93,18 @@ fn end(group: Pid) {
     let _ = rustix::process::kill_process_group(group, Signal::KILL);
 }
 
-/// What was killed is gone a moment later, on a busy machine a longer one. Its next parent may never reap it, which is not
-/// waited for.
+/// Waits until the killed processes of a group have disappeared, which takes longer on a busy machine. Their new parent may never
+/// reap them, so the wait is limited. The end of a group is no event.
+#[expect(clippy::disallowed_methods, reason = "a process group has no descriptor to wait on")]
 fn await_end(group: Pid) {
-    let until = Instant::now() + GONE_WITHIN;
+    let until = Instant::now() + Duration::from_millis(VERSION_KILL_TIMEOUT_MS);
     loop {
-        // A binary that was not waited for is still there: its caller may wait for a lock.
+        // A binary whose caller was interrupted is not reaped yet: the caller may be waiting for a lock.
         let _ = rustix::process::waitpid(Some(group), WaitOptions::NOHANG);
         if rustix::process::test_kill_process_group(group).is_err() || Instant::now() >= until {
             return;
         }
-        std::thread::sleep(GONE_STEP);
+        std::thread::sleep(Duration::from_millis(VERSION_KILL_POLL_MS));
     }
 }
 
@@ -191,7 +187,8 @@ fn await_answer(process: &OwnedFd, timeout: VersionTimeout, is_at_work: &mut dyn
     let mut idle_over = Instant::now() + timeout.idle;
     loop {
         let now = Instant::now();
-        let left = over.min(idle_over).saturating_duration_since(now).min(POLL_INTERVAL);
+        let left =
+            over.min(idle_over).saturating_duration_since(now).min(Duration::from_millis(VERSION_POLL_MS));
         match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], left.try_into().ok().as_ref()) {
             Err(Errno::INTR) => continue,
             Ok(0) => {}
@@ -233,9 +230,6 @@ struct Known {
     version: String,
 }
 
-/// So many binaries are remembered; beyond that the memory starts afresh.
-const KNOWN_MAX: usize = 16;
-
 impl VersionCache {
     /// Reads what was written; anything unreadable is forgotten, which only costs asking again.
     pub fn parse(bytes: &[u8]) -> Self {
@@ -255,7 +249,7 @@ impl VersionCache {
 
     /// Remembers an answer.
     pub fn put(&mut self, path: &Path, identity: FileIdentity, version: &str) {
-        if self.known.len() >= KNOWN_MAX {
+        if self.known.len() >= VERSIONS_CACHED_MAX {
             self.known.clear();
         }
         if let Some(path) = path.to_str() {

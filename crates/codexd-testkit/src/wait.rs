@@ -17,8 +17,14 @@ pub fn until<T>(timeout: Duration, what: &str, mut look: impl FnMut() -> Option<
             return Ok(value);
         }
         anyhow::ensure!(Instant::now() < deadline, "waited {timeout:?} for {what}");
-        std::thread::sleep(limits::LOOK_EVERY);
+        pause(limits::LOOK_EVERY);
     }
+}
+
+/// Waits without an event: between two measurements, or between the steps of a client that is slow on purpose.
+#[expect(clippy::disallowed_methods, reason = "the one pause of tests and benchmarks")]
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// Runs a future on a runtime of its own, for tests that are not asynchronous themselves.

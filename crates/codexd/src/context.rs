@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codexd_core::contract::{ErrorCode, EventLevel, Failure, Repair};
+use codexd_core::contract::{EventLevel, Failure, Repair};
 use codexd_core::settings::{ParsedSettings, Settings};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
 use codexd_host::ownership::{self, ForeignOwner};
-use codexd_host::service::supervisor::former_names::{self, UpgradeError, Upgraded};
+use codexd_host::service::supervisor::upgrade::{self, UpgradeError, Upgraded};
 use codexd_host::{Home, elsewhere, settings_file};
 
 use crate::caller::Caller;
@@ -37,16 +37,6 @@ pub fn long_grace(seconds: u64) -> String {
     format!(
         "the setting shutdownGraceSeconds is {seconds}; `codex app-server daemon` rejects values above {limit}"
     )
-}
-
-/// The path of the binary of codexd.
-///
-/// # Errors
-/// If the kernel does not report it.
-pub fn own_binary() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| {
-        Failure::new(ErrorCode::Internal, format!("failed to find the binary of codexd: {error}"))
-    })
 }
 
 /// What each command works with.
@@ -125,7 +115,7 @@ impl Context {
 
     /// Ends a supervisor of codexd 0.1.0 and renames its files.
     fn upgrade_from_former_names(&self) -> Result<(), Failure> {
-        match former_names::upgrade(&self.home) {
+        match upgrade::upgrade(&self.home) {
             Ok(Upgraded::Nothing) => {}
             Ok(Upgraded::Files) => {
                 self.repaired("former-file-names", "renamed the state files of codexd 0.1.0");

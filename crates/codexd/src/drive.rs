@@ -22,10 +22,11 @@ use serde_json::Value;
 
 pub use repair::name_problem;
 
-use crate::context::{Context, own_binary};
+use crate::context::Context;
 use crate::launch_specs::{self, LaunchRequest};
 use crate::limits::SUPERVISORS_LOST_MAX;
 use crate::observe::{self, ListenerReport, OwnServer, Snapshot};
+use crate::own_binary::own_binary;
 use crate::progress::ProgressReporter;
 use crate::ready::{NotReady, Target, await_ready};
 use crate::{failures, gateway_settings};
@@ -345,8 +346,7 @@ impl Drive<'_> {
         {
             // The next command finds what is left.
             let _ = self.await_leaving(&mut connection, &mut ProgressReporter::start());
-            let _ =
-                connection.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
+            let _ = connection.await_exit(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS));
         }
     }
 }

@@ -14,7 +14,7 @@ use codexd_host::lock::LockError;
 use codexd_host::orphans::GENERATION_VARIABLE;
 use codexd_host::ownership::ForeignOwner;
 use codexd_host::service::supervisor::ConnectionError;
-use codexd_host::service::supervisor::former_names::{self, UpgradeError};
+use codexd_host::service::supervisor::{former_names, upgrade::UpgradeError};
 use codexd_host::{Home, users};
 use codexd_release::{NotFound, VersionError};
 use rustix::io::Errno;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use codexd_core::contract::{ErrorCode, Failure};
-use codexd_host::ownership::{self, ForeignOwner};
-use codexd_host::{Home, users};
+use codexd_host::ownership::ForeignOwner;
+use codexd_host::{Home, home_ownership, users};
 
 use crate::cli::Global;
-use crate::context::own_binary;
 use crate::failures;
+use crate::own_binary::own_binary;
 
 /// Lists the homes of other users that are allowed, separated like the folders of `PATH`.
 const ALLOWED_HOMES: &str = "CODEXD_FOREIGN_HOMES";
@@ -26,7 +26,7 @@ const OF_THE_SESSION: [&str; 5] =
 /// # Errors
 /// [`ErrorCode::ForeignOwner`]; the error of the file system.
 pub fn check(global: &Global, home: &Home) -> Result<(), Failure> {
-    let Err(error) = ownership::check_home(home) else { return Ok(()) };
+    let Err(error) = home_ownership::check_home(home) else { return Ok(()) };
     let Some(found) = ForeignOwner::of(&error) else {
         return Err(failures::state("examine", home.root(), &error));
     };
@@ -40,7 +40,7 @@ pub fn check(global: &Global, home: &Home) -> Result<(), Failure> {
         return Err(become_owner(home, found.uid));
     }
     // Another user may own the home, but not the folders of codexd in it.
-    ownership::check_state(home).map_err(|error| failures::state("examine", home.root(), &error))
+    home_ownership::check_state(home).map_err(|error| failures::state("examine", home.root(), &error))
 }
 
 fn is_allowed(home: &Home) -> bool {

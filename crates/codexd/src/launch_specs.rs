@@ -11,9 +11,10 @@ use codexd_host::launch::app_server::{self, Codex, Options};
 use codexd_host::launch::gateway;
 use codexd_release::VersionTimeout;
 
-use crate::context::{Context, VERSION, own_binary};
+use crate::context::{Context, VERSION};
 use crate::failures;
 use crate::installed_codex::Installed;
+use crate::own_binary::own_binary;
 
 /// The conditions under which a server is started.
 #[derive(Clone, Debug)]

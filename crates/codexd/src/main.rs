@@ -19,6 +19,7 @@ mod limits;
 mod migration;
 mod observe;
 mod output;
+mod own_binary;
 mod progress;
 mod prove;
 mod ready;

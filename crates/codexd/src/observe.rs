@@ -18,7 +18,7 @@ use codexd_host::orphans::{self, Excluded, OwnershipEvidence};
 use codexd_host::service::supervisor::{
     self, StatePhase, SupervisorConnection, SupervisorState, former_names,
 };
-use codexd_host::{Home, atomic, pid_record, process};
+use codexd_host::{Home, atomic, pid_record, poll, process};
 use codexd_protocol::probe::Answer;
 
 pub use listener::{ListenerReport, OwnServer, listener, peek};
@@ -79,7 +79,7 @@ pub fn take_snapshot(
         }
         // The home changed during the observation: observe everything again, the supervisor included.
         *connection = None;
-        std::thread::sleep(OBSERVATION_PAUSE);
+        poll::pause(OBSERVATION_PAUSE);
     }
 }
 
@@ -174,7 +174,7 @@ fn observe_once(
         Some(connection) => connection.seen,
         None => {
             let seen = supervisor::observe(home).map_err(|error| {
-                failures::state("communicate with the supervisor at", &home.supervisor_socket(), &error)
+                failures::state("talk to the supervisor at", &home.supervisor_socket(), &error)
             })?;
             *connection = seen.connection;
             seen.seen
@@ -294,7 +294,7 @@ fn leftovers(home: &Home, supervisor: SupervisorSeen) -> Leftovers {
             && (is_within(GENERATION_ID_TIMEOUT_MS)
                 || (is_within(SEEN_GENERATION_ID_TIMEOUT_MS) && has_pre_exec_child(&state.supervisor)))
         {
-            std::thread::sleep(OBSERVATION_PAUSE);
+            poll::pause(OBSERVATION_PAUSE);
             of_generation = find();
             server = server_among(&of_generation);
         }

@@ -10,7 +10,6 @@ use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::foreign_text::{escape_json, visible, visible_lines};
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::style::Text;
 
 /// The form of the answer.
@@ -23,11 +22,6 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The mode of the options. Without an option it is text on a terminal and JSON elsewhere.
-    pub fn choose(global: &Global) -> Self {
-        Self::of_options(global.json, global.text)
-    }
-
     /// The mode for a command line that cannot be parsed.
     pub fn of_arguments<'a>(mut arguments: impl Iterator<Item = &'a OsString> + Clone) -> Self {
         Self::of_options(
@@ -36,7 +30,8 @@ impl Mode {
         )
     }
 
-    fn of_options(json: bool, text: bool) -> Self {
+    /// The mode of `--json` and `--text`; without them text on a terminal and JSON elsewhere.
+    pub fn of_options(json: bool, text: bool) -> Self {
         match (json, text) {
             (true, _) => Mode::Json,
             (_, true) => Mode::Text,

@@ -134,7 +134,7 @@ impl Contestant {
             if before == now.1 {
                 break;
             }
-            std::thread::sleep(SETTLE_EVERY);
+            codexd_testkit::wait::pause(SETTLE_EVERY);
             (before, now) = (now.1, whole.resident_now()?);
         }
         whole.ok("stop")?;

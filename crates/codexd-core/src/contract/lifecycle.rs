@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::Problem;
+use super::problem::Problem;
 use crate::identity::Pid;
 
 /// The outcome of a lifecycle command. The names are those of upstream.

@@ -6,6 +6,7 @@
 pub mod error;
 pub mod event;
 pub mod lifecycle;
+pub mod problem;
 pub mod status;
 
 pub use error::{ErrorCode, Failure};

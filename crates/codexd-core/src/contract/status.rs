@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::EventRecord;
 use super::lifecycle::{Backend, CodexSource, LifecycleStatus};
+pub use super::problem::Problem;
 use crate::generations::Role;
 use crate::identity::Pid;
 
@@ -48,16 +49,6 @@ pub struct LastExit {
     /// The line of its stderr that names the failure, at most 200 characters; null if it wrote nothing.
     #[serde(default)]
     pub error_line: Option<String>,
-}
-
-/// A defect of a file or a process that `status` found.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Problem {
-    /// Kebab-case, such as `stale-record`.
-    pub found: String,
-    /// A sentence.
-    pub message: String,
 }
 
 /// The settings as they are in force.

@@ -12,6 +12,8 @@ use crate::identity::Pid;
 use crate::record::RecordDefect;
 use crate::supervise::Then;
 
+pub use crate::record::Gone;
+
 /// What a command wants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Command {
@@ -37,23 +39,6 @@ pub enum Recorded {
     Gone(Gone),
     /// The process it names lives.
     Alive(Pid),
-}
-
-/// How a recorded process is gone.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Gone {
-    /// No process has the number.
-    Stale,
-    /// Another process has the number now.
-    Reused,
-    /// It ended and was not reaped.
-    Zombie,
-    /// The record is from before the machine's last boot.
-    Reboot,
-    /// The process with the number is not an app-server.
-    Foreign,
-    /// The record is from another pid namespace, which no longer serves the home.
-    OtherNamespace,
 }
 
 /// What the supervisor shows.

@@ -1,5 +1,5 @@
-//! How often an event of one type is written. Otherwise one client that is cut again and again erases the log: the file is
-//! bounded.
+//! Limits how often an event of one type is written. The event log is bounded: a client that is disconnected again and again would erase
+//! it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,13 +17,13 @@ pub(super) struct Rates {
 struct Bucket {
     tokens: u32,
     filled_at: Instant,
-    /// Since the last event of this type that was written.
+    /// Dropped since the last event of this type that was written.
     dropped: u64,
 }
 
 impl Rates {
-    /// Whether an event of this type is to be written: how many were dropped since the last one that was. One that is not is
-    /// counted.
+    /// Whether to write an event of this type. Returns the number of events dropped since the last one; or `None`, and counts the event as
+    /// dropped.
     pub(super) fn admit(&self, kind: &str, now: Instant) -> Option<u64> {
         let mut buckets = self.lock();
         let bucket = bucket(&mut buckets, kind, now);
@@ -40,7 +40,7 @@ impl Rates {
         }
     }
 
-    /// So many events of this type were lost in another way.
+    /// Counts events of this type that were lost in another way.
     pub(super) fn count_dropped(&self, kind: &str, count: u64) {
         bucket(&mut self.lock(), kind, Instant::now()).dropped += count;
     }
@@ -80,7 +80,7 @@ mod tests {
     use codexd_core::limits::{EVENT_AGAIN_AFTER_MS, EVENT_TYPES_MAX, EVENTS_AT_ONCE_PER_TYPE};
 
     #[test]
-    fn each_type_has_its_own_share_and_tells_what_was_dropped() {
+    fn each_type_has_its_own_limit_and_counts_dropped_events() {
         let (rates, began) = (Rates::default(), Instant::now());
         for _ in 0..EVENTS_AT_ONCE_PER_TYPE {
             assert_eq!(rates.admit("client.cut", began), Some(0));

@@ -28,9 +28,6 @@ const SUBAGENT_APPROVALS: &str = "--subagent-approvals";
 const ALLOCATOR: [(&str, &str); 3] =
     [("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "1048576"), ("MALLOC_ARENA_MAX", "1")];
 
-/// The name of the control socket in `LISTEN_FDNAMES`.
-const CONTROL: &str = "control";
-
 /// What the command line of a gateway says.
 #[derive(Clone, Debug)]
 pub struct Arguments {
@@ -109,15 +106,15 @@ pub fn spec(
     })
 }
 
-/// Starts the gateway with `control_socket`, which listens, as descriptor 3.
+/// Starts the gateway. It inherits `control_socket`, which listens.
 ///
 /// # Errors
-/// The system's.
+/// It cannot be started.
 pub fn spawn(home: &Home, spec: &LaunchSpec, control_socket: BorrowedFd<'_>) -> io::Result<Started> {
     home.create_state()?;
     let log = home.gateway_log();
     let (command, stderr_from) = super::command(home, spec, &log, &log)?;
-    let child = inherit_socket::spawn(command, spec, control_socket, CONTROL)?;
+    let child = inherit_socket::spawn(command, spec, control_socket)?;
     Ok(Started { child, stderr: log, stderr_from })
 }
 

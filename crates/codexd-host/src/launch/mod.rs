@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`supervisor`] | a command | 0: the connection of the command; 1, 2: `supervisor.log` |
 //! | [`app_server`] | the supervisor | 0: `/dev/null`; 1, 2: its two logs |
-//! | [`gateway`] | the supervisor | 0: `/dev/null`; 1, 2: `gateway.log`; 3: the control socket |
+//! | [`gateway`] | the supervisor | 0: `/dev/null`; 1, 2: `gateway.log`; the control socket, under the number in `LISTEN_FDS_FIRST_FD` |
 //!
 //! A command builds the [`LaunchSpec`] of the app-server and of the gateway and sends both to the supervisor, which starts them
 //! as often as needed. The environment is part of the spec: nothing comes from the environment of the supervisor.

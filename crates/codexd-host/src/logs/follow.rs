@@ -1,37 +1,31 @@
-//! Going on where one was in a log, also over its rotations.
+//! Follows a log, also over its rotations.
 //!
-//! A place in the log is no number: a rotation cuts off the front, by an amount that is not recorded. So a follower remembers the
-//! last bytes that it has seen. It checks with every read that they still stand before the new ones, and where they do not
-//! looks for them at the end of what the rotated file and the log hold together. Memory is bounded, whatever the size of
-//! either.
+//! An offset does not identify a position in the log: a rotation removes bytes from the front, and their number is not recorded. So a
+//! follower remembers the last bytes that it has seen. Every read checks that they still precede the new bytes. If not, the follower
+//! searches for them at the end of the rotated file and the log together. Its memory is bounded, whatever the sizes.
 //!
-//! Failure modes: a follower that is held up for so long that more than [`SEARCHED_BYTES`] came misses what is older.
+//! Failure modes: a follower that is delayed until more than [`LOG_SEARCHED_BYTES`] were written misses older lines.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use codexd_core::limits::LOG_LINES_MAX_BYTES;
+use codexd_core::limits::{LOG_CHUNK_BYTES, LOG_LINES_MAX_BYTES, LOG_REMEMBERED_BYTES, LOG_SEARCHED_BYTES};
 
-use super::{CHUNK_BYTES, last_bytes, rotated};
+use super::{last_bytes, rotated};
 use crate::atomic;
-
-/// So much of what was seen is remembered: enough not to stand in a log twice.
-const REMEMBERED_BYTES: usize = 1 << 10;
-/// After a rotation so much of the end is looked through.
-const SEARCHED_BYTES: u64 = 1 << 20;
 
 /// Follows one log.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
     file: File,
-    /// What is before this place in the file has been seen.
+    /// The offset up to which the file has been seen.
     shown: u64,
-    /// The last bytes of it; they may reach back into the rotated file.
+    /// The last bytes that were seen; they may begin in the rotated file.
     seen: Vec<u8>,
-    /// Which rotated file there was.
+    /// The rotated file at that time.
     older: Option<(u64, u64)>,
 }
 
@@ -39,28 +33,29 @@ impl Follower {
     /// A follower at the end of the log at `path`.
     ///
     /// # Errors
-    /// The file system's, `NotFound` if there is no log yet.
+    /// The log cannot be read; `NotFound` if there is none yet.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = atomic::open_regular(path)?;
         let shown = file.metadata()?.len();
-        let from = shown.saturating_sub(REMEMBERED_BYTES as u64);
-        let mut seen = vec![0; REMEMBERED_BYTES.min(usize::try_from(shown).unwrap_or(REMEMBERED_BYTES))];
+        let from = shown.saturating_sub(LOG_REMEMBERED_BYTES as u64);
+        let mut seen =
+            vec![0; LOG_REMEMBERED_BYTES.min(usize::try_from(shown).unwrap_or(LOG_REMEMBERED_BYTES))];
         file.read_exact_at(&mut seen, from)?;
         let older = atomic::open_regular(&rotated(path)).ok().and_then(|file| identity(&file));
         Ok(Self { path: path.to_owned(), file, shown, seen, older })
     }
 
-    /// The last `count` lines before the place where the follower is, as they are in the log.
+    /// The last `count` lines before the follower's position, unchanged.
     pub fn last_lines(&self, count: usize) -> Vec<u8> {
         last_bytes(&self.path, self.shown, count, LOG_LINES_MAX_BYTES)
     }
 
-    /// Writes to `out` what has come since the last time.
+    /// Writes to `out` the bytes that were added since the last call.
     ///
     /// # Errors
-    /// The file system's, or those of `out`.
+    /// The log cannot be read, or `out` fails.
     pub fn copy_new(&mut self, out: &mut impl Write) -> io::Result<()> {
-        let mut buffer = vec![0; REMEMBERED_BYTES + CHUNK_BYTES];
+        let mut buffer = vec![0; LOG_REMEMBERED_BYTES + LOG_CHUNK_BYTES];
         loop {
             let before = self.seen.len().min(usize::try_from(self.shown).unwrap_or(usize::MAX));
             let expected = &self.seen[self.seen.len() - before..];
@@ -77,30 +72,30 @@ impl Follower {
         }
     }
 
-    /// Finds the place again after the front of the log was cut off, and writes to `out` what is behind it.
+    /// Finds the position again after a rotation, and writes the bytes after it to `out`.
     fn find_again(&mut self, out: &mut impl Write) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         let mut end = Vec::new();
-        if let Some(room) = SEARCHED_BYTES.checked_sub(length)
+        if let Some(room) = LOG_SEARCHED_BYTES.checked_sub(length)
             && let Ok(older) = atomic::open_regular(&rotated(&self.path))
         {
-            // One that was there before holds nothing new: then the log was cut and nothing kept.
+            // The same rotated file as before has nothing new: the log was cut without a copy.
             let identity = identity(&older);
             if identity != self.older {
                 self.older = identity;
                 end = end_of(&older, older.metadata()?.len(), room)?;
             }
         }
-        let own = end_of(&self.file, length, SEARCHED_BYTES)?;
+        let own = end_of(&self.file, length, LOG_SEARCHED_BYTES)?;
         end.extend_from_slice(&own);
         let new = &end[self.place_in(&end)..];
         out.write_all(new)?;
-        self.shown = length.saturating_sub(SEARCHED_BYTES) + own.len() as u64;
+        self.shown = length.saturating_sub(LOG_SEARCHED_BYTES) + own.len() as u64;
         remember(&mut self.seen, &end);
         Ok(())
     }
 
-    /// Behind what was seen last; the beginning if that is not there.
+    /// The offset after the bytes that were seen last; 0 if they are not there.
     fn place_in(&self, end: &[u8]) -> usize {
         let size = self.seen.len();
         if size == 0 {
@@ -114,7 +109,7 @@ fn identity(file: &File) -> Option<(u64, u64)> {
     file.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// The last `max_bytes` before `length`; less if the file is shorter by now.
+/// The last `max_bytes` before `length`; fewer if the file has become shorter.
 fn end_of(file: &File, length: u64, max_bytes: u64) -> io::Result<Vec<u8>> {
     let size = length.min(max_bytes);
     let mut end = vec![0; usize::try_from(size).unwrap_or_default()];
@@ -137,6 +132,6 @@ fn read_up_to(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
 }
 
 fn remember(seen: &mut Vec<u8>, new: &[u8]) {
-    seen.extend_from_slice(&new[new.len().saturating_sub(REMEMBERED_BYTES)..]);
-    seen.drain(..seen.len().saturating_sub(REMEMBERED_BYTES));
+    seen.extend_from_slice(&new[new.len().saturating_sub(LOG_REMEMBERED_BYTES)..]);
+    seen.drain(..seen.len().saturating_sub(LOG_REMEMBERED_BYTES));
 }

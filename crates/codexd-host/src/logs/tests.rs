@@ -47,7 +47,7 @@ fn last_lines(path: &Path, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_rotation_keeps_what_two_files_may_hold_and_the_writer_goes_on() {
+fn a_rotation_keeps_as_much_as_two_files_may_hold_and_the_writer_continues() {
     for count in [28_400, 30_000, 300_000] {
         let mut log = Log::new();
         log.lines(count);
@@ -66,7 +66,7 @@ fn a_rotation_keeps_what_two_files_may_hold_and_the_writer_goes_on() {
         );
         assert!(matches!(rotate_if_larger(&log.path, 300_000), Ok(Rotation::NotNeeded)), "small again");
         let lines = last_lines(&log.path, count + 2);
-        // The first may have lost its beginning.
+        // The first line may be incomplete.
         let first = count + 1 - (lines.len() - 1);
         assert_eq!(lines[1..], numbered(first..count + 1));
         assert!(!with_suffix(&rotated(&log.path), ".tmp").exists());
@@ -74,7 +74,7 @@ fn a_rotation_keeps_what_two_files_may_hold_and_the_writer_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_kept_stays_until_the_log_is_far_too_large() {
+fn a_log_that_cannot_be_moved_stays_until_it_is_far_too_large() {
     let in_the_way: [fn(&Path) -> PathBuf; 2] =
         [|older| older.to_owned(), |older| with_suffix(older, ".tmp")];
     for in_the_way in in_the_way {
@@ -108,7 +108,7 @@ fn what_cannot_be_kept_stays_until_the_log_is_far_too_large() {
 }
 
 #[test]
-fn the_tail_is_that_of_this_server_alone() {
+fn the_tail_has_only_the_output_of_this_server() {
     let mut log = Log::new();
     writeln!(log.file, "of the one before").expect("written");
     let from = log.length();
@@ -119,7 +119,7 @@ fn the_tail_is_that_of_this_server_alone() {
 }
 
 #[test]
-fn the_last_lines_are_those_of_the_whole_text_wherever_it_is_split() {
+fn the_last_lines_do_not_depend_on_where_the_files_are_split() {
     let text = "one\n\nthree\nfour";
     for end in ["", "\n"] {
         let text = format!("{text}{end}");
@@ -140,7 +140,7 @@ fn the_last_lines_are_those_of_the_whole_text_wherever_it_is_split() {
 }
 
 #[test]
-fn of_a_huge_log_only_the_end_is_read() {
+fn only_the_end_of_a_huge_log_is_read() {
     let mut log = Log::new();
     log.file.set_len(1 << 36).expect("a hole");
     writeln!(log.file).expect("written");
@@ -151,7 +151,7 @@ fn of_a_huge_log_only_the_end_is_read() {
     assert!(end.ends_with(b"line 99\n"));
 }
 
-/// As on a file system that cannot cut the front off a file.
+/// As on a file system that cannot collapse the front of a file.
 fn rotate_by_copy(path: &Path) {
     let beside = with_suffix(&rotated(path), ".tmp");
     fs::copy(path, &beside).expect("copied");
@@ -161,7 +161,7 @@ fn rotate_by_copy(path: &Path) {
 
 #[test]
 fn a_follower_shows_every_line_once_over_every_kind_of_rotation() {
-    // How many lines come before the rotation without being seen, and after it before the next look.
+    // Lines that are written before the rotation without being read, and after it before the next read.
     for (unseen, after) in [(0, 0), (0, 10), (10, 0), (3_000, 10), (8_000, 4_000), (0, 30_000), (0, 40_000)] {
         for by_copy in [false, true] {
             let mut log = Log::new();
@@ -188,7 +188,7 @@ fn a_follower_shows_every_line_once_over_every_kind_of_rotation() {
 }
 
 #[test]
-fn a_follower_of_a_log_that_was_cut_by_hand_shows_nothing_old() {
+fn a_follower_of_a_log_that_was_truncated_by_hand_shows_no_old_line() {
     let mut log = Log::new();
     fs::write(rotated(&log.path), "old\n").expect("written");
     log.lines(10);

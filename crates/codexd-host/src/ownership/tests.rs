@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 const APPEND: OFlags = OFlags::WRONLY.union(OFlags::APPEND).union(OFlags::CREATE);
 
 #[test]
-fn a_link_of_this_user_is_followed_for_reading_and_for_writing() {
+fn a_link_of_this_user_is_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let (link, target) = (folder.path().join("link"), folder.path().join("target"));
     symlink("target", &link).expect("a link");
@@ -21,7 +21,7 @@ fn a_link_of_this_user_is_followed_for_reading_and_for_writing() {
 }
 
 #[test]
-fn only_regular_files_are_opened_and_no_open_waits() {
+fn only_regular_files_are_opened_without_blocking() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
     rustix::fs::mkfifoat(CWD, path("fifo"), Mode::RWXU).expect("made");
@@ -38,7 +38,7 @@ fn only_regular_files_are_opened_and_no_open_waits() {
 }
 
 #[test]
-fn an_opened_file_is_an_ordinary_one_for_who_inherits_it() {
+fn an_opened_file_is_blocking_for_a_child_that_inherits_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = open_file(&folder.path().join("log"), APPEND).expect("made");
     let status = rustix::fs::fcntl_getfl(&file).expect("read");
@@ -47,7 +47,7 @@ fn an_opened_file_is_an_ordinary_one_for_who_inherits_it() {
 }
 
 #[test]
-fn a_folder_is_closed_to_others() {
+fn a_folder_is_made_private() {
     let folder = tempfile::tempdir().expect("a folder");
     for (before, after) in [(0o777, 0o700), (0o755, 0o700), (0o000, 0o700), (0o500, 0o500)] {
         fs::set_permissions(folder.path(), Permissions::from_mode(before)).expect("set");
@@ -58,7 +58,7 @@ fn a_folder_is_closed_to_others() {
 }
 
 #[test]
-fn a_file_below_a_folder_that_is_open_to_all_is_not_trusted() {
+fn a_file_below_a_folder_writable_by_all_is_not_trusted() {
     let home = tempfile::tempdir().expect("a folder");
     let inner = home.path().join("packages/current");
     fs::create_dir_all(&inner).expect("made");
@@ -71,7 +71,7 @@ fn a_file_below_a_folder_that_is_open_to_all_is_not_trusted() {
 }
 
 #[test]
-fn an_error_says_to_whom_the_file_belongs() {
+fn an_error_names_the_owner() {
     let foreign = ForeignOwner { path: "/h/x".into(), uid: 4_000_000 };
     let error = std::io::Error::from(foreign.clone());
     assert_eq!((error.kind(), ForeignOwner::of(&error)), (ErrorKind::PermissionDenied, Some(&foreign)));

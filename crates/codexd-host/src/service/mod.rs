@@ -1,3 +1,3 @@
-//! What runs the programs of a home. There is one service manager so far: the supervisor, ours.
+//! The service manager that runs the processes of a home. So far there is one: codexd's own supervisor.
 
 pub mod supervisor;

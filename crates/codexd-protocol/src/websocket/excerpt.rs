@@ -1,9 +1,7 @@
 //! What is kept of a message that is too large to be taken: enough to tell which request it belongs to.
 
 use super::decode::unmask;
-
-/// So many bytes of the beginning and of the end are kept.
-const EXCERPT_BYTES: usize = 4 * 1024;
+use crate::limits::EXCERPT_BYTES;
 
 /// A message that was read over.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

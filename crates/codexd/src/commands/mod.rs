@@ -40,7 +40,7 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         _ => {}
     }
-    let mode = Mode::choose(&global);
+    let mode = Mode::of_options(global.json, global.text);
     // `logs --follow` ends by a signal.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
         interrupt::exit_on_signal(mode);

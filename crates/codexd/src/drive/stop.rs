@@ -24,7 +24,7 @@ impl Drive<'_> {
         }
         let Some(mut connection) = self.connection.take() else { return Ok(()) };
         self.await_leaving(&mut connection, &mut ProgressReporter::start())?;
-        match connection.await_departure(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS)) {
+        match connection.await_exit(&self.context.home, Duration::from_millis(SUPERVISOR_TIMEOUT_MS)) {
             Ok(()) => {}
             Err(error) => return Err(failures::supervisor(&self.context.home, &error)),
         }

@@ -10,7 +10,7 @@ use codexd_core::lifecycle::{Command, ListenerSeen, SupervisorSeen};
 use codexd_core::limits::PROBE_TIMEOUT_MS;
 use codexd_core::record::CodexdRecord;
 use codexd_host::service::supervisor;
-use codexd_host::{Home, process};
+use codexd_host::{Home, poll, process};
 use codexd_protocol::probe::{self, Answer, ProbeError};
 use codexd_protocol::unix;
 
@@ -77,7 +77,7 @@ pub fn listener(home: &Home, ours: OwnServer<'_>) -> ListenerReport {
         match ask(home, ours) {
             Asked::Settled(listening) => return listening,
             Asked::Leaving(listening) if Instant::now() >= deadline => return listening,
-            Asked::Leaving(_) => std::thread::sleep(pause),
+            Asked::Leaving(_) => poll::pause(pause),
         }
         pause = (pause * 2).min(OBSERVATION_PAUSE_LAST);
     }

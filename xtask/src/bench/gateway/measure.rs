@@ -83,7 +83,7 @@ pub fn settled(process: &Process) -> anyhow::Result<Memory> {
     let mut now = process.memory()?;
     for _ in 0..SETTLE_LOOKS {
         let before = now;
-        std::thread::sleep(SETTLE_EVERY);
+        codexd_testkit::wait::pause(SETTLE_EVERY);
         now = process.memory()?;
         if before == now {
             break;

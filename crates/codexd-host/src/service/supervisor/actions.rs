@@ -1,4 +1,4 @@
-//! What the supervisor does when the machine of generations says so, and when one of its processes ends.
+//! Performs the actions of the generations' state machine, and handles the exit of a process.
 
 use std::io;
 
@@ -8,23 +8,24 @@ use codexd_core::generations::{Action, Event, Name, Role};
 use codexd_core::identity::Pid;
 use codexd_core::supervise::{self, Phase};
 
-use super::control_listener::{self, ControlListener};
+use super::Supervisor;
+use super::control_listener::ControlListener;
 use super::former_names;
-use super::run::Supervisor;
 use super::server::Server;
+use super::stale_socket;
 use super::state::StatePhase;
 use super::wire::Report;
 use crate::events::Event as LogEvent;
 use crate::{clock, pid_record};
 
 impl Supervisor {
-    /// Whether a process was asked to leave.
+    /// Whether a process is being stopped.
     pub(super) fn is_leaving(&self, name: Name) -> bool {
         let phase = self.machine.supervision(name).map(supervise::Supervision::phase);
         matches!(phase, Some(Phase::Stopping { .. }))
     }
 
-    /// One of the processes has ended.
+    /// Handles the exit of a managed process.
     pub(super) fn ended(&mut self, name: Name) {
         if self.outlives_its_wrapper(name) {
             return;
@@ -42,7 +43,7 @@ impl Supervisor {
         }
         let exit = server.exit(requested);
         if let Some(socket) = socket {
-            control_listener::remove_socket(&socket);
+            stale_socket::remove_socket(&socket);
         }
         self.report_exit(name, role, exit);
         if self.owns_the_home() {
@@ -56,7 +57,7 @@ impl Supervisor {
     fn report_exit(&mut self, name: Name, role: Option<Role>, exit: LastExit) {
         if name == Name::Gateway {
             former_names::remove_gateway_link(&self.home);
-            // Until the next one listens, clients are told that we do.
+            // Until the next gateway listens, clients see this process as their peer.
             if let Some(control_listener) = &self.control_listener {
                 let _ = control_listener.listen();
             }
@@ -64,7 +65,7 @@ impl Supervisor {
             return;
         }
         if name == self.machine.current() {
-            // A record that cannot be removed names a dead process, which the next look finds out.
+            // A record that cannot be removed names a dead process, which the next observation finds.
             let _ = pid_record::remove(&self.home);
             self.state.last_exit = Some(exit.clone());
             self.clients.broadcast(&Report::Exited { exit: exit.clone() });
@@ -78,7 +79,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes one event to the machine and does what it says.
+    /// Passes an event to the state machine and performs the actions.
     pub(super) fn feed(&mut self, event: Event) {
         let actions = self.step(event);
         self.act(actions);
@@ -111,13 +112,13 @@ impl Supervisor {
             supervise::Action::Spawn if name == Name::Gateway => self.spawn_gateway(),
             supervise::Action::Spawn => self.spawn(name),
             supervise::Action::Signal(signal) => {
-                // The process that listens gets the signal, not a script around it.
+                // The process that listens gets the signal, not its wrapper script.
                 self.check_sockets();
                 self.remember_descendants(name, false);
                 // The next supervisor must know that it was signalled: a second signal would force the exit.
                 let phase = self.phase();
                 let _ = self.write_state(phase);
-                // The gateway, too, is to know that the end of the server is no loss.
+                // The gateway must know before the exit that it is no crash.
                 self.publish_changes();
                 if let Some(server) = self.server(name) {
                     server.drain(signal);
@@ -155,20 +156,20 @@ impl Supervisor {
                     self.clients.broadcast(&Report::Unkillable { pid });
                 }
             }
-            // The machine says it itself.
+            // The generations' machine has an action of its own for it.
             supervise::Action::Leave => {}
         }
     }
 
-    /// What a process has started cannot be told any more by its parent or its session alone where another supervisor, or
-    /// another generation, had a hand in it.
+    /// Records the descendants of a process before it is stopped. After its exit, parent and session alone do not identify them if another
+    /// supervisor or another generation was involved.
     fn remember_descendants(&mut self, name: Name, always: bool) {
         let others_live = !self.servers_except(name).is_empty();
         let Some(managed) = self.managed_mut(name).filter(|managed| managed.name != Name::Gateway) else {
             return;
         };
         if let Some(server) = &managed.server
-            && (always || others_live || server.was_taken_over())
+            && (always || others_live || server.was_adopted())
         {
             let descendants = server.descendants();
             managed.descendants.extend(descendants);
@@ -191,8 +192,8 @@ impl Supervisor {
         } else if let Some(control_listener) = self.control_listener.take_if(|_| current) {
             control_listener.close();
         }
-        // Orders are refused if this fails. A server that was running is brought back all the same: it would be missed more
-        // than it could be lost.
+        // Orders are refused if this fails. A crashed app-server is restarted all the same: no server is worse than one that the next
+        // supervisor may not find.
         let phase = if current { StatePhase::Spawning } else { self.phase() };
         let _ = self.write_state(phase);
         match Server::spawn(&self.home, &program, &generation) {
@@ -230,7 +231,7 @@ impl Supervisor {
         };
         let opened = self.open_control_listener();
         if self.server(Name::Gateway).is_some() {
-            // A gateway that no state file named was adopted.
+            // A gateway that no state file names was adopted.
             return;
         }
         let started = opened.and_then(|()| match &self.control_listener {
@@ -255,7 +256,7 @@ impl Supervisor {
         }
     }
 
-    /// Binds the listening socket, if it is not there or was taken out of its place. A gateway that has it gives it back.
+    /// Binds the control socket, if it is not open or its path was removed. A gateway that holds it sends it back.
     pub(super) fn open_control_listener(&mut self) -> io::Result<()> {
         if self.control_listener.as_ref().is_some_and(ControlListener::is_at_path) {
             return Ok(());
@@ -271,7 +272,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A process lives and is ours: record it and watch what it writes.
+    /// Records a process that was started or adopted, and watches its logs.
     pub(super) fn track(&mut self, name: Name, server: Server) {
         self.program_was_found(name);
         if let Some(managed) = self.managed_mut(name) {
@@ -285,17 +286,17 @@ impl Supervisor {
         self.listeners.begin(clock::monotonic());
     }
 
-    /// Writes the pid record of the one who is current from now on.
+    /// Writes the pid record of the app-server that is current from now on.
     pub(super) fn record(&self, name: Name) {
         let Some(server) = self.server(name) else { return };
-        // Without a record the server is still found by its mark and by its socket; the next command writes one.
+        // Without a record the app-server is found by its generation id and its socket; the next command writes one.
         if let Err(error) = pid_record::write(&self.home, &server.process, server.codexd_record()) {
             let message = format!("failed to write the pid record: {error}");
             self.log_event(LogEvent::new(EventLevel::Error, "record.unwritable", message));
         }
     }
 
-    /// A generation beside the current one is gone.
+    /// Removes a generation beside the current one after its exit.
     pub(super) fn forget(&mut self, name: Name) {
         let Some(at) = self.table.iter().position(|managed| managed.name == name) else { return };
         let managed = self.table.remove(at);
@@ -313,7 +314,7 @@ impl Supervisor {
         if let Some(control_listener) = self.control_listener.take() {
             control_listener.close();
         }
-        // A stop that has not ended everything is not done: the next one looks again.
+        // A stop with orphans left is not complete: the next stop looks for them again.
         let phase = match (self.orphaned, self.give_up) {
             (true, _) => StatePhase::Idle,
             (false, true) => StatePhase::Failed,
@@ -326,13 +327,13 @@ impl Supervisor {
             "daemon.stopped",
             "the supervisor exited: it manages no process any more",
         ));
-        // From here on the next supervisor may come; what is left of this one only ends.
+        // From here on the next supervisor may start.
         let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
         self.clients.broadcast(&Report::Leaving);
         self.clients.close_all();
     }
 
-    /// An event that cannot be written is lost: the server matters more.
+    /// Writes an event. An event that cannot be written is lost.
     pub(super) fn log_event(&self, event: LogEvent) {
         let _ = self.log.append(&event);
     }

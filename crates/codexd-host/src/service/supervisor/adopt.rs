@@ -7,8 +7,8 @@ use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::record::CodexdRecord;
 use codexd_core::supervise::{self, Then};
 
+use super::Supervisor;
 use super::managed_process::ManagedProcess;
-use super::run::Supervisor;
 use super::server::{self, Server};
 use super::state::{OtherState, StatePhase, SupervisorState};
 use super::wire::Refusal;
@@ -18,7 +18,7 @@ use crate::orphans::OwnershipEvidence;
 use crate::{process, upstream_files};
 
 impl Supervisor {
-    /// Takes over the current server as a command has found it, and everything else that the supervisor before has left.
+    /// Adopts the current app-server that a command has found, and all other processes of the previous supervisor.
     pub(super) fn adopt(
         &mut self,
         process: Process,
@@ -60,7 +60,7 @@ impl Supervisor {
         }
     }
 
-    /// The supervisor before us may have asked this very server to leave: it is not asked again, which would force it.
+    /// The previous supervisor may have signalled this app-server to drain. A second signal would force the exit, so none is sent.
     fn resume_draining(&mut self, process: &Process) {
         if let Some(SupervisorState { phase: StatePhase::Stopping { then }, server: Some(server), .. }) =
             &self.previous
@@ -79,8 +79,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes over, once, what the supervisor before has kept beside the current server, which is `current` if it lives. Of two
-    /// that were current one after the other, the recorded one is.
+    /// Adopts, once, the processes that the previous supervisor managed beside the current app-server, which is `current` if it runs. If
+    /// the previous supervisor's current app-server is another one, the recorded one is current.
     pub(super) fn inherit(&mut self, current: Option<&Process>) {
         if std::mem::replace(&mut self.inherited, true) {
             return;
@@ -89,7 +89,7 @@ impl Supervisor {
         let at_rest =
             |previous: &SupervisorState| matches!(previous.phase, StatePhase::Stopped | StatePhase::Failed);
         let Some(previous) = previous.filter(|previous| !at_rest(previous)) else {
-            // What was written may be lost; who listens at the well-known place is not.
+            // The state file may be lost; the process that listens on the control socket can still be found.
             self.adopt_listening_gateway();
             return;
         };
@@ -114,30 +114,30 @@ impl Supervisor {
         let known = previous.gateway.as_ref().and_then(|gateway| gateway.process.clone());
         let known = known.filter(process::is_alive);
         if let Some(process) = known.or_else(|| gateway::find(&self.home)) {
-            self.take_over_gateway(process);
+            self.adopt_gateway(process);
         }
     }
 
-    /// Whether the one who listens at the well-known place is a gateway that no supervisor has written down. It is taken over.
+    /// Adopts the listener of the control socket if it is a gateway that no state file names. Returns whether a gateway runs.
     pub(super) fn adopt_listening_gateway(&mut self) -> bool {
-        let at_the_door = codexd_protocol::unix::connect(&self.home.control_socket())
+        let listener = codexd_protocol::unix::connect(&self.home.control_socket())
             .and_then(|stream| codexd_protocol::unix::peer(&stream))
             .ok()
             .and_then(|peer| peer.pid.map(Pid))
             .filter(|&pid| gateway::is_one(pid, &self.home))
             .and_then(|pid| process::identify(pid).ok());
-        if let Some(process) = at_the_door {
-            self.take_over_gateway(process);
+        if let Some(process) = listener {
+            self.adopt_gateway(process);
         }
         self.server(Name::Gateway).is_some()
     }
 
-    fn take_over_gateway(&mut self, process: Process) {
+    fn adopt_gateway(&mut self, process: Process) {
         let taken = server::program_of(&process, None, None).and_then(|program| {
             let server = Server::adopt(process.clone(), None, &program, self.home.gateway_log())?;
             Ok((program, server))
         });
-        // One that has just ended is started again.
+        // A gateway that has just exited is started again.
         if let Ok((program, server)) = taken {
             self.table.retain(|managed| managed.name != Name::Gateway);
             self.table.push(ManagedProcess::of(Name::Gateway, program, server));
@@ -168,7 +168,7 @@ impl Supervisor {
         });
         self.feed(Event::Of(name, supervise::Event::Adopted));
         match other.role {
-            // The command that waited for its answer lost its supervisor.
+            // The command that was to promote it has lost its supervisor.
             Role::Successor => self.feed(Event::WithdrawalRequested),
             _ if other.stopping => {
                 self.feed(Event::Of(name, supervise::Event::FoundDraining(Then::Leave)));

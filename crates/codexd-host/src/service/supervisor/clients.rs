@@ -1,9 +1,9 @@
 //! The clients of the supervisor: commands, and the gateway.
 //!
-//! Any program of our user may connect, and may send anything or nothing. So every collection here has a bound: an order that has not come
-//! to its end takes [`ORDER_MAX_BYTES`] of one connection and [`ORDERS_UNFINISHED_MAX_BYTES`] of all. When all places are taken, the
-//! connection makes room that has been idle for the longest time, first of those that have never given an order; never the gateway. A
-//! connection that does not read is closed.
+//! Any program of this user may connect, and may send anything or nothing. So every collection here has a bound: incomplete orders take at
+//! most [`ORDER_MAX_BYTES`] per connection and [`ORDERS_UNFINISHED_MAX_BYTES`] together. When all connections are in use, a new one
+//! replaces the one that has been idle the longest: first a connection that has never sent an order, never the gateway's. A connection that
+//! does not read is closed.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
@@ -17,10 +17,11 @@ use codexd_core::limits::{
     SUPERVISOR_MESSAGE_MAX_BYTES,
 };
 
+use super::framing::{self, Message, ReadOrder, Reply, ReplyStatus};
 use super::inbox::{Inbox, Received};
-use super::wire::{self, Message, Order, ReadOrder, Refusal, Reply, ReplyStatus, Report};
+use super::wire::{Order, Refusal, Report};
 
-/// One of them, by a number that no later one has.
+/// The id of a client, never used twice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ClientId(u64);
 
@@ -31,19 +32,19 @@ struct Client {
     stream: UnixStream,
     pid: Option<Pid>,
     inbox: Inbox,
-    /// Until when the larger order may arrive that was announced.
+    /// When an announced order is overdue.
     announced_until: Option<Monotonic>,
-    /// It has given an order that could be read.
-    has_given_an_order: bool,
-    /// When it was last heard, on a clock that ticks with every connection that is heard.
+    /// It has sent a valid order.
+    has_sent_order: bool,
+    /// When it last sent an order, on a clock that ticks with every read.
     last_order_at: u64,
-    /// It was closed from here, which is an event that is still to come.
+    /// This end has shut it down; the hangup is still to be handled.
     is_cut: bool,
-    /// It is the gateway: whether it moves threads.
+    /// Set for the gateway: whether it migrates threads.
     gateway: Option<bool>,
 }
 
-/// All of them.
+/// All clients.
 #[derive(Debug, Default)]
 pub struct Clients {
     clients: Vec<Client>,
@@ -51,24 +52,24 @@ pub struct Clients {
     received: u64,
 }
 
-/// What one client sent.
+/// The orders of one client.
 #[derive(Debug)]
 pub struct ReceivedOrders {
     /// The client.
     pub from: ClientId,
-    /// Its orders, with their ids.
+    /// The orders, with their ids.
     pub orders: Vec<(Option<u64>, Box<Order>)>,
-    /// Whether it has left since.
+    /// Whether it has disconnected.
     pub left: bool,
 }
 
 impl Clients {
-    /// What to wait on, in the order that [`Clients::receive`] counts by.
+    /// The descriptors to poll, in the order of the index of [`Clients::receive`].
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.clients.iter().map(|client| client.stream.as_fd())
     }
 
-    /// The processes of those who are connected: they may descend from the server and must not be swept with it.
+    /// The processes of all clients: they may descend from an app-server and must not be swept with it.
     pub fn pids(&self) -> Vec<Pid> {
         self.clients.iter().filter_map(|client| client.pid).collect()
     }
@@ -78,12 +79,12 @@ impl Clients {
         self.clients.iter().all(|client| client.gateway.is_some())
     }
 
-    /// Whether the gateway is connected and moves threads.
+    /// Whether the gateway is connected and migrates threads.
     pub fn gateway_moves(&self) -> bool {
         self.clients.iter().any(|client| client.gateway == Some(true))
     }
 
-    /// This one is the gateway; answers the socket that it has handed over. One that said so before is none any more.
+    /// Marks a client as the gateway and returns the listening socket that it has sent. A previous gateway is disconnected.
     pub fn become_gateway(&mut self, id: ClientId, moves: bool) -> Option<OwnedFd> {
         for client in self.clients.iter_mut().filter(|client| client.id != id && client.gateway.is_some()) {
             client.cut_off();
@@ -94,10 +95,10 @@ impl Clients {
         client.inbox.take_descriptor()
     }
 
-    /// Accepts a connection of our user or root, and sends it `greeting`.
+    /// Accepts a connection of this user or root, and sends it `greeting`.
     ///
     /// # Errors
-    /// The system's, except when no client waits.
+    /// accept(2) failed, but not because no client waits.
     pub fn accept(&mut self, listener: &UnixListener, greeting: &[Report]) -> io::Result<()> {
         let (stream, _) = match listener.accept() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -109,28 +110,28 @@ impl Clients {
             return Ok(());
         }
         self.make_room();
-        // One that has left meanwhile is no failure.
+        // A client that has disconnected meanwhile is no failure.
         let _ = self.add(stream, greeting, ORDER_MAX_BYTES);
         Ok(())
     }
 
-    /// Closes the connection that has been idle for the longest time, if all places are taken.
+    /// Closes the connection that has been idle the longest, if all are in use.
     fn make_room(&mut self) {
         let present = || self.clients.iter().filter(|client| !client.is_cut);
         if present().count() < SUPERVISOR_CLIENTS_MAX {
             return;
         }
         let idle = present().filter(|client| client.gateway.is_none());
-        let oldest = idle.min_by_key(|client| (client.has_given_an_order, client.last_order_at));
+        let oldest = idle.min_by_key(|client| (client.has_sent_order, client.last_order_at));
         if let Some(oldest) = oldest.map(|client| client.id) {
             self.cut_off(oldest);
         }
     }
 
-    /// Takes in the command that has started the supervisor.
+    /// Adds the command that has started the supervisor.
     ///
     /// # Errors
-    /// The system's.
+    /// Its socket cannot be used.
     pub fn add_first(&mut self, stream: UnixStream, greeting: &[Report]) -> io::Result<()> {
         self.add(stream, greeting, SUPERVISOR_MESSAGE_MAX_BYTES)
     }
@@ -146,7 +147,7 @@ impl Clients {
             pid,
             inbox: Inbox::new(order_max_bytes),
             announced_until: None,
-            has_given_an_order: false,
+            has_sent_order: false,
             last_order_at: self.received,
             is_cut: false,
             gateway: None,
@@ -157,23 +158,23 @@ impl Clients {
         Ok(())
     }
 
-    /// Reads what the `index`th has sent, and refuses what is no order; one that has left or sends too much is let go, once it has been
-    /// heard.
+    /// Reads the orders of client number `index`, and refuses invalid ones. A client that has disconnected or sends too much is removed
+    /// after that.
     pub fn receive(&mut self, index: usize) -> Option<ReceivedOrders> {
         self.received += 1;
         let now = self.received;
         let client = self.clients.get_mut(index)?;
         if client.is_cut {
-            // What it has sent before is not read any more.
+            // Orders that it has sent before are not read any more.
             return Some(ReceivedOrders { from: client.id, orders: Vec::new(), left: true });
         }
         let received = client.inbox.receive(&client.stream);
         let (mut orders, mut reads) = (Vec::new(), true);
         let stream = &mut client.stream;
-        client.inbox.take_lines(|line| match wire::read_order(line) {
+        client.inbox.take_lines(|line| match framing::read_order(line) {
             ReadOrder { id, order: Ok(order) } => orders.push((id, order)),
             ReadOrder { id, order: Err(message) } => {
-                // One that does not read is sent no more.
+                // A client that does not read gets no more refusals.
                 reads = reads && send(stream, &refusal(id, Refusal::new(message)));
             }
         });
@@ -181,7 +182,7 @@ impl Clients {
             client.cut_off();
         }
         if !orders.is_empty() {
-            client.has_given_an_order = true;
+            client.has_sent_order = true;
             client.last_order_at = now;
             client.restore_limit();
         }
@@ -197,8 +198,7 @@ impl Clients {
         Some(received)
     }
 
-    /// Closes connections until the orders that have not come to their end are within their bound: those first that were heard last of all
-    /// the longest time ago.
+    /// Closes connections until the incomplete orders are within their bound, beginning with the client whose last order is the oldest.
     fn bound_unfinished(&mut self) {
         let counts = |client: &&Client| client.inbox.max_bytes() <= ORDER_MAX_BYTES && !client.is_cut;
         let unfinished =
@@ -212,10 +212,10 @@ impl Clients {
         }
     }
 
-    /// Lets this one send one order of so many bytes.
+    /// Allows a client one order of `bytes`.
     ///
     /// # Errors
-    /// If that is too much, or the order is awaited that another one has announced.
+    /// It is too large, or the announced order of another client has not arrived.
     pub fn announce(&mut self, id: ClientId, bytes: usize, now: Monotonic) -> Result<(), Refusal> {
         if bytes > SUPERVISOR_MESSAGE_MAX_BYTES {
             return Err(Refusal::new(format!(
@@ -238,7 +238,7 @@ impl Clients {
         self.clients.iter().filter_map(|client| client.announced_until).min()
     }
 
-    /// Closes the connection whose announced order is overdue.
+    /// Closes connections whose announced order is overdue.
     pub fn end_overdue(&mut self, now: Monotonic) {
         let is_overdue = |client: &&mut Client| client.announced_until.is_some_and(|until| until <= now);
         self.clients.iter_mut().filter(is_overdue).for_each(Client::cut_off);
@@ -258,7 +258,7 @@ impl Clients {
         self.clients.iter_mut().filter(|client| client.id == id).for_each(Client::cut_off);
     }
 
-    /// Replies to an order: to the one who gave it, in the way that it knows.
+    /// Replies to an order, in the form that its sender knows.
     pub fn reply(&mut self, to: ClientId, id: Option<u64>, status: ReplyStatus) {
         match (id, status) {
             (id, ReplyStatus::Refused(why)) => self.send_matching(&refusal(id, why), |client| client == to),
@@ -314,14 +314,14 @@ impl Clients {
 }
 
 impl Client {
-    /// The announced order has come.
+    /// Restores the normal limit after an announced order.
     fn restore_limit(&mut self) {
         if self.announced_until.take().is_some() && self.gateway.is_none() {
             self.inbox.allow(ORDER_MAX_BYTES);
         }
     }
 
-    /// Nothing goes in or out any more, which is an event.
+    /// Shuts the connection down; the hangup is an event.
     fn cut_off(&mut self) {
         self.gateway = self.gateway.map(|_| false);
         self.is_cut = true;
@@ -340,5 +340,5 @@ fn refusal(id: Option<u64>, why: Refusal) -> Message {
 
 /// Whether the client accepts the message.
 fn send(stream: &mut UnixStream, message: &impl serde::Serialize) -> bool {
-    wire::line(message).is_ok_and(|line| stream.write_all(&line).is_ok())
+    framing::line(message).is_ok_and(|line| stream.write_all(&line).is_ok())
 }

@@ -1,4 +1,4 @@
-//! A command's side of the conversation with the supervisor.
+//! A command's connection to the supervisor.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
@@ -8,73 +8,71 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_core::generations::Role;
+use codexd_core::home_state::StatePhase;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::SupervisorSeen;
-use codexd_core::limits::{BUSY_SUPERVISOR_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS};
+use codexd_core::limits::{
+    BUSY_SUPERVISOR_EXTENSION_MS, BUSY_SUPERVISOR_TIMEOUT_MS, SUPERVISOR_EXIT_POLL_MS, SUPERVISOR_TIMEOUT_MS,
+};
 use rustix::event::{PollFd, PollFlags};
 
-use super::state::StatePhase;
-use super::wire::{self, Generation, Message, Refusal, Report};
+use super::framing::{self, Message};
+use super::wire::{Generation, Refusal, Report};
 use crate::home::Home;
 use crate::{launch, lock, process};
 
-/// How soon to look again at a supervisor that has nothing to do but to end.
-const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// So much more has a supervisor that is at work when its time is over, again and again until its last deadline.
-const EXTENSION: Duration = Duration::from_millis(100);
-
-/// A connection to a living supervisor.
+/// A connection to a running supervisor.
 #[derive(Debug)]
 pub struct SupervisorConnection {
     pub(super) stream: UnixStream,
     unread: Vec<u8>,
-    /// What was reported since the last order was taken up, and not read yet.
+    /// Unread reports since the last order began to be carried out.
     pub(super) queued: VecDeque<Report>,
-    /// The version of the protocol that the supervisor speaks.
+    /// The protocol version of the supervisor.
     pub(super) protocol: u32,
     pub(super) last_id: u64,
     /// The supervisor.
     pub supervisor: Process,
-    /// Where the server stands, by the last report.
+    /// The state of the supervisor, by the last report.
     pub seen: SupervisorSeen,
-    /// Every server that lives, by the last report; the current one first.
+    /// The running app-servers, by the last report; the current one first.
     pub generations: Vec<Generation>,
     /// The gateway, by the last report.
     pub gateway: GatewaySeen,
-    /// What the gateway has reported through the supervisor since the last order was taken up, oldest first.
+    /// Reports of the gateway since the last order began to be carried out, the oldest first.
     pub relayed: Vec<serde_json::Value>,
 }
 
-/// What the supervisor says of the gateway.
+/// The gateway as the supervisor reports it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct GatewaySeen {
-    /// It, if it lives.
+    /// Its pid, if it runs.
     pub pid: Option<Pid>,
-    /// Whether it is connected to the supervisor and moves threads from one server to another.
+    /// Whether it is connected to the supervisor and migrates threads between app-servers.
     pub moves: bool,
 }
 
-/// Why a conversation with the supervisor ended.
+/// Why a connection to the supervisor failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// It is gone: look again.
     #[error("the supervisor exited")]
     Gone,
-    /// It lives and says nothing.
+    /// The supervisor runs and did not answer in time.
     #[error("the supervisor did not answer within {0} ms")]
     Silent(u64),
-    /// It was started and cannot serve this home.
+    /// The supervisor started and cannot manage this home.
     #[error("{}", .0.message)]
     Refused(Refusal),
-    /// It does not carry out the order.
+    /// The supervisor does not carry out the order.
     #[error("the supervisor refused the order: {}", .0.message)]
     OrderRefused(Refusal),
-    /// The system refused something.
+    /// The socket failed.
     #[error("failed to communicate with the supervisor: {0}")]
     System(#[from] io::Error),
 }
 
-/// A deadline that is put off while the one who is waited for is at work.
+/// A deadline that is extended while the supervisor is at work.
 #[derive(Debug)]
 pub(super) struct Deadline {
     next: Instant,
@@ -90,7 +88,7 @@ impl Deadline {
         Self { next, last: next + Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS) }
     }
 
-    /// Whether it has passed. While a suspended supervisor counts as unresponsive, one that computes, or waits for a disk, does not.
+    /// Whether it has passed. A supervisor that computes or waits for a disk gets more time, a suspended one does not.
     pub(super) fn is_over_for(&mut self, supervisor: Option<&Process>) -> bool {
         let now = Instant::now();
         if now < self.next {
@@ -99,7 +97,7 @@ impl Deadline {
         if now >= self.last || !supervisor.is_some_and(|supervisor| process::is_at_work(supervisor.pid)) {
             return true;
         }
-        self.next = (now + EXTENSION).min(self.last);
+        self.next = (now + Duration::from_millis(BUSY_SUPERVISOR_EXTENSION_MS)).min(self.last);
         false
     }
 }
@@ -115,7 +113,7 @@ fn seen(phase: StatePhase, pid: Option<Pid>) -> SupervisorSeen {
 
 impl SupervisorConnection {
     pub(super) fn new(stream: UnixStream, supervisor: Process) -> io::Result<Self> {
-        // An order that a hanging supervisor does not read fills the socket.
+        // A supervisor that hangs reads no order, and a long order fills the socket.
         stream.set_write_timeout(Some(Duration::from_millis(SUPERVISOR_TIMEOUT_MS)))?;
         let (generations, gateway) = (Vec::new(), GatewaySeen::default());
         Ok(Self {
@@ -132,7 +130,7 @@ impl SupervisorConnection {
         })
     }
 
-    /// Takes in what a supervisor says first; `false` if it says something else, as one of another kind would.
+    /// Reads the first reports; `false` if they are not those of a supervisor.
     pub(super) fn greeting(&mut self, deadline: Instant) -> Result<bool, ConnectionError> {
         let state = match self.next_or_busy(deadline)? {
             Report::Refused(refusal) => return Err(ConnectionError::Refused(refusal)),
@@ -141,7 +139,8 @@ impl SupervisorConnection {
         Ok(state && matches!(self.next_or_busy(deadline)?, Report::Generations { .. }))
     }
 
-    /// As [`SupervisorConnection::next`]; a supervisor that is at work when `deadline` passes has 25 s more.
+    /// As [`SupervisorConnection::next`]; a supervisor that is at work when `deadline` passes gets up to
+    /// [`BUSY_SUPERVISOR_TIMEOUT_MS`] more.
     ///
     /// # Errors
     /// As [`SupervisorConnection::next`].
@@ -155,15 +154,15 @@ impl SupervisorConnection {
         }
     }
 
-    /// The current server, if it lives.
+    /// The current app-server, if it runs.
     pub fn current(&self) -> Option<&Generation> {
         self.generations.iter().find(|generation| generation.role == Role::Current)
     }
 
-    /// Starts a supervisor and waits until it is up.
+    /// Starts a supervisor and waits until it answers.
     ///
     /// # Errors
-    /// [`ConnectionError::Gone`] if it ended at once (its last words are in `supervisor.log`), [`ConnectionError::Silent`].
+    /// [`ConnectionError::Gone`] if it exited at once (`supervisor.log` has the reason), [`ConnectionError::Silent`].
     pub fn launch(home: &Home, codexd: &Path) -> Result<Self, ConnectionError> {
         home.create_state()?;
         let (stream, its_end) = UnixStream::pair()?;
@@ -188,7 +187,7 @@ impl SupervisorConnection {
         }
     }
 
-    /// Until something has arrived.
+    /// Waits for input and reads it.
     fn await_more(&mut self, began: Instant, deadline: Instant) -> Result<(), ConnectionError> {
         let timeout = deadline.saturating_duration_since(Instant::now()).try_into().ok();
         let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
@@ -203,7 +202,8 @@ impl SupervisorConnection {
         }
     }
 
-    /// The next message, of those that have not been queued. A supervisor that is at work when `deadline` passes has 25 s more.
+    /// The next message that is not queued. A supervisor that is at work when `deadline` passes gets up to
+    /// [`BUSY_SUPERVISOR_TIMEOUT_MS`] more.
     pub(super) fn next_message(&mut self, deadline: Instant) -> Result<Message, ConnectionError> {
         let (began, mut deadline) = (Instant::now(), Deadline::at(deadline));
         loop {
@@ -223,28 +223,28 @@ impl SupervisorConnection {
             return Some(report);
         }
         loop {
-            // A reply that nothing waits for any more is ignored.
+            // A reply whose order was given up is ignored.
             if let Message::Report(report) = self.arrived()? {
                 return Some(report);
             }
         }
     }
 
-    /// A message that has already arrived. One that a newer supervisor knows and this program does not is ignored.
+    /// A message that has already arrived. Unknown messages of a newer supervisor are skipped.
     pub(super) fn arrived(&mut self) -> Option<Message> {
         loop {
             let end = self.unread.iter().position(|&byte| byte == b'\n')?;
             let line: Vec<u8> = self.unread.drain(..=end).collect();
-            if let Some(message) = wire::read_message(&line) {
+            if let Some(message) = framing::read_message(&line) {
                 if let Message::Report(report) = &message {
-                    self.take_in(report);
+                    self.apply(report);
                 }
                 return Some(message);
             }
         }
     }
 
-    fn take_in(&mut self, report: &Report) {
+    fn apply(&mut self, report: &Report) {
         match report {
             Report::Generations { generations, gateway_pid, gateway_moves } => {
                 self.generations.clone_from(generations);
@@ -260,7 +260,7 @@ impl SupervisorConnection {
         }
     }
 
-    /// Whether the supervisor has ended, whatever it has said before.
+    /// Whether the supervisor has hung up, also if unread messages are left.
     pub fn is_cut(&self) -> bool {
         let mut waits = [PollFd::new(&self.stream, PollFlags::IN)];
         let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -268,12 +268,12 @@ impl SupervisorConnection {
             && waits[0].revents().contains(PollFlags::HUP)
     }
 
-    /// What to wait on.
+    /// The descriptor to poll.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 
-    /// Reads what has arrived; waits if nothing has.
+    /// Reads input; waits if there is none.
     ///
     /// # Errors
     /// [`ConnectionError::Gone`] at the end.
@@ -288,12 +288,12 @@ impl SupervisorConnection {
         }
     }
 
-    /// Waits until the supervisor, which has said that it leaves, is gone and its lock is free. It counts as gone when it has no
-    /// memory any more: what it had open may take the kernel some more milliseconds, and delays no command.
+    /// Waits until the supervisor, which has reported that it exits, has exited and its lock is free. It counts as exited when its memory
+    /// is freed: closing its files takes the kernel some more milliseconds and delays no command.
     ///
     /// # Errors
-    /// [`ConnectionError::Silent`] if it is still there after `timeout`.
-    pub fn await_departure(mut self, home: &Home, timeout: Duration) -> Result<(), ConnectionError> {
+    /// [`ConnectionError::Silent`] if it still runs after `timeout`.
+    pub fn await_exit(mut self, home: &Home, timeout: Duration) -> Result<(), ConnectionError> {
         let silent = || ConnectionError::Silent(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let deadline = Instant::now() + timeout;
         loop {
@@ -308,13 +308,13 @@ impl SupervisorConnection {
             if deadline.is_over_for(Some(&self.supervisor)) {
                 return Err(silent());
             }
-            // The loss of its memory is no event, its whole end is.
-            process::await_end(&self.supervisor, EXIT_POLL_INTERVAL);
+            // The release of its memory is no event, only its exit is.
+            process::await_end(&self.supervisor, Duration::from_millis(SUPERVISOR_EXIT_POLL_MS));
         }
         if lock::try_supervisor_lock(&home.supervisor_lock())?.is_some() {
             return Ok(());
         }
-        // One that was killed could not give its lock back: that is done by its end.
+        // A supervisor that was killed releases its lock when its exit is complete.
         process::await_end(&self.supervisor, deadline.last.saturating_duration_since(Instant::now()));
         lock::try_supervisor_lock(&home.supervisor_lock())?.map(drop).ok_or_else(silent)
     }

@@ -1,164 +1,100 @@
-//! The listening socket at the well-known place. The supervisor makes it and keeps it, gateways come and go: who connects while
-//! there is none waits in its queue.
+//! The listening control socket. The supervisor creates it and keeps it open, so clients that connect while no gateway runs wait in
+//! its backlog.
 //!
-//! A client is told who listens by the credentials of the last process that called listen(2) (`unix(7)`, `SO_PEERCRED`): the
-//! gateway does so when it takes over, the supervisor when a gateway is gone.
+//! A client sees as its peer the process that last called listen(2) (`unix(7)`, `SO_PEERCRED`): the gateway calls it when it
+//! takes over, the supervisor when a gateway has exited.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use codexd_core::identity::Pid;
-use codexd_core::limits::{BLOCKING_WAIT_MS, CONTROL_BACKLOG};
+use codexd_core::limits::CONTROL_BACKLOG;
 use rustix::net::sockopt;
 
+use super::stale_socket::{self, Inode};
 use crate::home::Home;
-use crate::{atomic, ownership, process};
+use crate::ownership;
 
-/// How often one who is about to end and holds the place is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// The socket.
+/// The listening socket and its two names.
 #[derive(Debug)]
 pub struct ControlListener {
     listener: OwnedFd,
     path: PathBuf,
-    /// The second name of the socket, by which it comes back to its place if it is removed there.
+    /// A hard link to the socket, from which the path is restored after a removal.
     spare: PathBuf,
-    /// What has these names.
-    inode: Option<(u64, u64)>,
+    /// The file with these names; `None` if it was gone when it was looked up.
+    inode: Option<Inode>,
 }
 
 impl ControlListener {
-    /// Binds the socket. What a dead server or supervisor has left at the place is removed.
+    /// Binds the socket. The stale socket of a dead server or supervisor is removed.
     ///
     /// # Errors
-    /// `AddrInUse` if a process listens there, `AlreadyExists` if another kind of file is there; the system's.
+    /// `AddrInUse` if a process listens there, `AlreadyExists` if the path is another kind of file.
     pub fn open(home: &Home) -> io::Result<ControlListener> {
         home.create_state()?;
         let path = home.control_socket();
-        make_room(&path)?;
+        stale_socket::make_room(&path)?;
         let listener = ownership::bind(&path)?;
         let control_listener = ControlListener {
             listener: listener.into(),
-            inode: inode(&path),
+            inode: Inode::at(&path),
             path,
             spare: home.spare_socket(),
         };
         control_listener.listen()?;
-        // Where there are no second names, a socket that is removed is made anew by the next restart.
-        let _ = atomic::remove_if_exists(&control_listener.spare)
-            .and_then(|()| fs::hard_link(&control_listener.path, &control_listener.spare));
+        // Without hard links, a removed socket is created again by the next restart only.
+        stale_socket::remove_socket(&control_listener.spare);
+        let _ = fs::hard_link(&control_listener.path, &control_listener.spare);
         Ok(control_listener)
     }
 
-    /// Takes over the socket that a gateway has handed back; `None` if it is no listening one.
+    /// Takes over the socket that a gateway has sent back; `None` if it does not listen.
     pub fn from_gateway(home: &Home, listener: OwnedFd) -> Option<ControlListener> {
         let listens = sockopt::socket_acceptconn(&listener).unwrap_or_default();
         let (path, spare) = (home.control_socket(), home.spare_socket());
         listens.then(|| ControlListener {
             listener,
-            inode: inode(&spare).or_else(|| inode(&path)),
+            inode: Inode::at(&spare).or_else(|| Inode::at(&path)),
             path,
             spare,
         })
     }
 
-    /// Puts the socket back into its place, if nothing is there.
+    /// Restores the path if no file is there.
     pub fn restore_path(&self) {
-        if !self.path.exists() && inode(&self.spare) == self.inode {
-            // A client that cannot connect shows the failure.
+        if !self.path.exists() && Inode::at(&self.spare) == self.inode {
+            // If this fails, clients cannot connect and report it.
             let _ = fs::hard_link(&self.spare, &self.path);
         }
     }
 
-    /// Listens anew, so that clients are told that it is this process who does.
+    /// Calls listen(2) again, so that clients see this process as their peer.
     ///
     /// # Errors
-    /// The system's.
+    /// The socket cannot listen.
     pub fn listen(&self) -> io::Result<()> {
         Ok(rustix::net::listen(&self.listener, CONTROL_BACKLOG)?)
     }
 
-    /// Whether the path still leads to this socket.
+    /// Whether the path leads to this socket.
     pub fn is_at_path(&self) -> bool {
-        self.inode.is_some() && inode(&self.path) == self.inode
+        self.inode.is_some() && Inode::at(&self.path) == self.inode
     }
 
-    /// The socket.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 
-    /// Takes the socket away.
+    /// Closes the socket and removes its names, as far as they still lead to it.
     pub fn close(self) {
+        let Some(inode) = self.inode else { return };
         for name in [&self.path, &self.spare] {
-            if self.inode.is_some() && inode(name) == self.inode {
-                // What cannot be removed is found by the next command to be left over.
-                let _ = fs::remove_file(name);
-            }
+            // A stale socket that cannot be removed is handled by the next command.
+            let _ = inode.remove(name);
         }
     }
-}
-
-/// Removes a socket without a listening process.
-fn make_room(path: &Path) -> io::Result<()> {
-    let kind = match fs::symlink_metadata(path) {
-        Ok(found) => found.file_type(),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let leads_to_a_socket =
-        fs::metadata(path).map_or(kind.is_symlink(), |found| found.file_type().is_socket());
-    if !leads_to_a_socket {
-        let message = format!("{} exists but is not a socket", path.display());
-        return Err(io::Error::new(ErrorKind::AlreadyExists, message));
-    }
-    let deadline = Instant::now() + Duration::from_millis(BLOCKING_WAIT_MS);
-    while !has_no_listener(path) {
-        if !is_held_by_exiting_process(path) || Instant::now() >= deadline {
-            let message = format!("another process already listens on {}", path.display());
-            return Err(io::Error::new(ErrorKind::AddrInUse, message));
-        }
-        std::thread::sleep(POLL_INTERVAL);
-    }
-    atomic::remove_if_exists(path)
-}
-
-/// A process that was killed has lost its memory, and with it its name, some moments before its sockets.
-fn is_held_by_exiting_process(path: &Path) -> bool {
-    let peer = codexd_protocol::unix::connect(path).and_then(|stream| codexd_protocol::unix::peer(&stream));
-    // No process listens any more, as the next check shows.
-    peer.map_or(true, |peer| peer.pid.is_some_and(|pid| process::is_exiting(Pid(pid))))
-}
-
-/// Removes the socket of a dead server, and what a link in its place leads to.
-pub fn remove_socket(path: &Path) {
-    if !has_no_listener(path) {
-        return;
-    }
-    let target = crate::socket_path::is_ours(path).then(|| fs::read_link(path).ok()).flatten();
-    for socket in target.iter().map(PathBuf::as_path).chain([path]) {
-        let is_one = fs::symlink_metadata(socket)
-            .is_ok_and(|found| found.file_type().is_socket() || found.file_type().is_symlink());
-        if is_one {
-            // The next server at this place removes what is left over, too.
-            let _ = atomic::remove_if_exists(socket);
-        }
-    }
-}
-
-/// Whether no process listens on a socket.
-pub(super) fn has_no_listener(path: &Path) -> bool {
-    let gone = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused);
-    codexd_protocol::unix::connect(path).is_err_and(|error| gone(error.kind()))
-}
-
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]
@@ -177,22 +113,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_over_makes_room_and_the_socket_is_its_owners_alone() {
+    fn a_stale_socket_is_replaced_and_the_new_one_is_private() {
         let (_folder, home) = home();
         let socket = home.control_socket();
         drop(UnixListener::bind(&socket).expect("bound"));
         let control_listener = ControlListener::open(&home).expect("opened");
         let mode = std::fs::symlink_metadata(&socket).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        codexd_protocol::unix::connect(&socket).expect("it listens");
+        codexd_protocol::unix::connect(&socket).expect("listening");
         control_listener.close();
         assert!(!socket.exists());
         std::os::unix::fs::symlink("/nonexistent/socket", &socket).expect("a link");
-        ControlListener::open(&home).expect("a link that leads nowhere makes room, too");
+        ControlListener::open(&home).expect("a dangling link is replaced");
     }
 
     #[test]
-    fn nobody_who_listens_and_no_file_is_removed() {
+    fn a_listening_socket_and_a_regular_file_are_not_removed() {
         let (_folder, home) = home();
         let socket = home.control_socket();
         let theirs = UnixListener::bind(&socket).expect("bound");
@@ -205,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_removed_is_not_in_its_place() {
+    fn a_removed_socket_is_restored_and_the_socket_of_another_process_is_not_removed() {
         let (_folder, home) = home();
         let control_listener = ControlListener::open(&home).expect("opened");
         assert!(control_listener.is_at_path());
@@ -218,8 +154,8 @@ mod tests {
         let other = UnixListener::bind(home.control_socket()).expect("another process's");
         control_listener.restore_path();
         control_listener.close();
-        assert!(home.control_socket().exists(), "it is not ours to remove");
-        assert!(!home.spare_socket().exists(), "that was");
+        assert!(home.control_socket().exists(), "the socket of another process");
+        assert!(!home.spare_socket().exists(), "the own name");
         drop(other);
     }
 }

@@ -1,70 +1,67 @@
-//! What has arrived on one connection and has no end yet.
+//! The unread input of one connection, split into lines.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use codexd_core::limits::ORDERS_READ_AT_ONCE_BYTES;
+use codexd_core::limits::{ORDER_BUFFER_GROWTH_BYTES, ORDERS_READ_AT_ONCE_BYTES};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 
-/// The room grows by so much at least.
-const GROWTH_BYTES: usize = 4 << 10;
-
-/// What came of reading.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Received {
-    /// All that was there, or a part of it.
+    /// Input was read; there may be more.
     Some,
-    /// The other end has left.
+    /// The peer has disconnected.
     End,
-    /// A line is longer than it may be.
+    /// A line is longer than allowed.
     TooLong,
 }
 
-/// The bytes.
+/// The buffer.
 #[derive(Debug)]
 pub struct Inbox {
     unread: Vec<u8>,
-    /// So much of it has no end of a line.
+    /// Bytes at its beginning that were searched and have no line end.
     looked_at: usize,
     max_bytes: usize,
-    /// A descriptor that was received and not taken yet.
+    /// A received descriptor that was not taken yet.
     descriptor: Option<OwnedFd>,
 }
 
 impl Inbox {
-    /// Nothing yet; a line may have so many bytes.
+    /// An empty buffer for lines of at most `max_bytes`.
     pub fn new(max_bytes: usize) -> Self {
         Self { unread: Vec::new(), looked_at: 0, max_bytes, descriptor: None }
     }
 
-    /// A line may have so many bytes from now on.
+    /// Sets the limit of a line.
     pub fn allow(&mut self, max_bytes: usize) {
         self.max_bytes = max_bytes;
     }
 
-    /// So many bytes a line may have.
+    /// The limit of a line.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// The memory that it takes.
+    /// Bytes of memory in use.
     pub fn bytes(&self) -> usize {
         self.unread.capacity()
     }
 
-    /// Forgets everything.
+    /// Frees the buffer.
     pub fn clear(&mut self) {
         *self = Self::new(self.max_bytes);
     }
 
-    /// The descriptor that came along last.
+    /// Takes the descriptor that was received last.
     pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptor.take()
     }
 
-    /// Reads what is there, but no more than [`ORDERS_READ_AT_ONCE_BYTES`]: the rest makes the connection readable again.
+    /// Reads at most [`ORDERS_READ_AT_ONCE_BYTES`]: the rest keeps the connection readable.
     pub fn receive(&mut self, stream: &UnixStream) -> Received {
         let mut bytes = [0u8; 8192];
         let mut read = 0;
@@ -86,17 +83,17 @@ impl Inbox {
         Received::Some
     }
 
-    /// Whether the line that has no end yet is longer than it may be.
+    /// Whether the incomplete line is longer than allowed.
     fn is_too_long(&self) -> bool {
         self.unread.len() > self.max_bytes
             && self.unread.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1) + self.max_bytes
                 < self.unread.len()
     }
 
-    /// The room grows by a quarter at a time: doubled, it could be twice as large as what is in it.
+    /// The buffer grows by a quarter at a time: doubled, it could be twice as large as its content.
     fn take_in(&mut self, bytes: &[u8]) {
         if self.unread.capacity() - self.unread.len() < bytes.len() {
-            self.unread.reserve_exact(bytes.len().max(self.unread.len() / 4).max(GROWTH_BYTES));
+            self.unread.reserve_exact(bytes.len().max(self.unread.len() / 4).max(ORDER_BUFFER_GROWTH_BYTES));
         }
         self.unread.extend_from_slice(bytes);
     }
@@ -106,7 +103,7 @@ impl Inbox {
         let mut along = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(bytes)];
         let received = rustix::net::recvmsg(stream, &mut slices, &mut along, RecvFlags::CMSG_CLOEXEC)?;
-        // More than one is nothing that we know of; what did not fit the kernel has closed.
+        // No message has more than one; the kernel has closed what did not fit.
         debug_assert!(!received.flags.contains(ReturnFlags::TRUNC));
         for message in along.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -116,7 +113,7 @@ impl Inbox {
         Ok(received.bytes)
     }
 
-    /// Takes the whole lines. What was looked through is not looked through again: an environment may be large.
+    /// Takes the complete lines. No byte is searched twice: an environment may be large.
     pub fn take_lines(&mut self, mut on_line: impl FnMut(&[u8])) {
         let mut start = 0;
         while let Some(length) = self.unread[self.looked_at..].iter().position(|&byte| byte == b'\n') {
@@ -146,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_whole_however_they_were_cut() {
+    fn lines_are_taken_whole_however_they_arrive() {
         let (mut far, near) = UnixStream::pair().expect("a pair");
         near.set_nonblocking(true).expect("set");
         let mut inbox = Inbox::new(100);
@@ -156,13 +153,13 @@ mod tests {
             assert_eq!(inbox.receive(&near), Received::Some);
             assert_eq!(lines(&mut inbox), expected);
         }
-        assert_eq!(inbox.bytes(), 0, "nothing is kept of what was taken");
+        assert_eq!(inbox.bytes(), 0, "taken lines use no memory");
         drop(far);
         assert_eq!(inbox.receive(&near), Received::End);
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_told_and_many_short_ones_are_not() {
+    fn a_line_that_is_too_long_is_reported_and_many_short_ones_are_not() {
         let (mut far, near) = UnixStream::pair().expect("a pair");
         near.set_nonblocking(true).expect("set");
         let mut inbox = Inbox::new(100);
@@ -174,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_is_read_for_a_bounded_time_and_its_room_is_hardly_larger_than_what_is_in_it() {
+    fn a_read_is_bounded_and_the_buffer_is_hardly_larger_than_its_content() {
         let (mut far, near) = UnixStream::pair().expect("a pair");
         far.set_nonblocking(true).expect("set");
         near.set_nonblocking(true).expect("set");

@@ -1,11 +1,11 @@
-//! The table of managed processes: for each generation and for the gateway what to run, and the process that runs it.
+//! The table of managed processes: for each generation and for the gateway, its launch spec and its process.
 
 use codexd_core::generations::{Name, Role};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::launch_spec::LaunchSpec;
 
+use super::Supervisor;
 use super::clients::ClientId;
-use super::run::Supervisor;
 use super::server::Server;
 use super::wire::Generation;
 use crate::orphans::{Excluded, OwnershipEvidence};
@@ -14,23 +14,23 @@ use crate::orphans::{Excluded, OwnershipEvidence};
 #[derive(Debug)]
 pub struct ManagedProcess {
     pub name: Name,
-    /// What to run at the next start.
+    /// The launch spec of the next start.
     pub program: LaunchSpec,
     /// The generation id of the process that runs, is being started, or was the last; `None` for the gateway.
     pub generation_id: Option<String>,
-    /// The process, if one lives.
+    /// The process, if it runs.
     pub server: Option<Server>,
-    /// What it had started, looked up when it was signalled: where that cannot be told any more when it is dead.
+    /// Its descendants, recorded when it was signalled, if they could not be identified after its exit.
     pub descendants: Vec<Process>,
-    /// Evidence for what the last process left running.
+    /// Evidence that identifies the orphans of the last process.
     pub dead: Option<OwnershipEvidence>,
-    /// The process that died last, if it was not the current one: it counts as living until nothing of it is left.
+    /// The last process, if it was not the current one: it is reported as running until its orphans have ended.
     pub ended: Option<Generation>,
     /// The file of its program was missing at the last attempt to start it.
     pub is_program_missing: bool,
-    /// The client that waits for it, while it is not promoted.
+    /// The client that ordered it, while it is a successor.
     pub wanted_by: Option<ClientId>,
-    /// What it was for when it was last looked at.
+    /// Its last role.
     pub role: Option<Role>,
 }
 
@@ -51,7 +51,7 @@ impl ManagedProcess {
         }
     }
 
-    /// An entry of a living process.
+    /// An entry of a running process.
     pub fn of(name: Name, program: LaunchSpec, server: Server) -> Self {
         Self { generation_id: server.generation.clone(), server: Some(server), ..Self::new(name, program) }
     }
@@ -66,7 +66,7 @@ impl Supervisor {
         self.table.iter_mut().find(|managed| managed.name == name)
     }
 
-    /// Sets what to run at the next start.
+    /// Sets the launch spec of the next start.
     pub(super) fn set_launch_spec(&mut self, name: Name, program: LaunchSpec) {
         match self.managed_mut(name) {
             Some(managed) => managed.program = program,
@@ -78,7 +78,7 @@ impl Supervisor {
         self.managed(name).and_then(|managed| managed.server.as_ref())
     }
 
-    /// The process of the current generation, if one lives.
+    /// The process of the current generation, if it runs.
     pub(super) fn current_server(&self) -> Option<&Server> {
         self.server(self.machine.current())
     }
@@ -99,7 +99,7 @@ impl Supervisor {
             .map(|managed| managed.name)
     }
 
-    /// The processes of every generation that lives, but for this one's.
+    /// The running processes of all other generations.
     pub(super) fn servers_except(&self, name: Name) -> Vec<Pid> {
         let others =
             self.table.iter().filter(|managed| managed.name != Name::Gateway && managed.name != name);

@@ -1,4 +1,4 @@
-//! A program whose file is missing, as it is for a moment while Codex is updated: its return is awaited. That is no crash.
+//! A program whose file is missing, as it is for a moment while Codex is updated. The supervisor waits for the file; this is no crash.
 
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use codexd_core::generations::{Event, Name};
 use codexd_core::supervise;
 use rustix::io::Errno;
 
-use super::run::Supervisor;
+use super::Supervisor;
 use crate::events::Event as LogEvent;
 
 impl Supervisor {
-    /// A program could not be started: whether that is a crash.
+    /// Handles a failed start: a crash, unless the program is missing.
     pub(super) fn spawn_failed(
         &mut self,
         name: Name,
@@ -22,7 +22,7 @@ impl Supervisor {
     ) {
         let Some(managed) = self.managed_mut(name) else { return };
         let executable = managed.program.executable.clone();
-        // While it is written it cannot be run yet.
+        // A file that is being written cannot be executed yet.
         let is_half_there = matches!(
             error.raw_os_error().map(Errno::from_raw_os_error),
             Some(Errno::TXTBSY | Errno::ACCESS | Errno::NOEXEC)
@@ -38,12 +38,12 @@ impl Supervisor {
             let message = format!("{message}; the supervisor starts it when the file exists");
             self.log_event(LogEvent::new(EventLevel::Error, kind, message));
         }
-        // Where it cannot be watched it is tried again every few seconds.
+        // If the folder cannot be watched, the start is retried every few seconds.
         let _ = self.watches.watch_for_program(&executable);
         self.feed(Event::Of(name, supervise::Event::ProgramMissing));
     }
 
-    /// A process of this program lives.
+    /// Ends the wait for a program that was started.
     pub(super) fn program_was_found(&mut self, name: Name) {
         if let Some(managed) = self.managed_mut(name) {
             managed.is_program_missing = false;
@@ -53,7 +53,7 @@ impl Supervisor {
         }
     }
 
-    /// Something has changed where a program is missing.
+    /// Starts missing programs whose files exist now.
     pub(super) fn check_missing_programs(&mut self) {
         self.watches.take_programs();
         let missing = self.table.iter().filter(|managed| managed.is_program_missing);
@@ -63,7 +63,7 @@ impl Supervisor {
             self.watches.forget_programs();
         }
         for (name, executable) in missing {
-            // A folder above it may have come.
+            // A folder above it may have been created.
             let _ = self.watches.watch_for_program(&executable);
             if executable.is_file() {
                 self.feed(Event::Of(name, supervise::Event::ProgramAppeared));

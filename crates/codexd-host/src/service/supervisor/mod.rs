@@ -1,18 +1,18 @@
-//! The supervisor: a tiny resident process that is the parent of the app-server.
+//! The supervisor: a small resident process that is the parent of the app-server and the gateway.
 //!
-//! It starts the server, reaps it, records how it ended, restarts it with backoff, bounds its logs, and ends it with
-//! everything it started. Commands give it orders over a socket; it leaves when it has nothing left to keep.
+//! It starts the app-server, reaps it, records its exit, restarts it with backoff, bounds its logs, and ends it together with all
+//! processes that it started. Commands send it orders over a socket. It exits when it has no process left to manage.
 //!
 //! Invariants
-//! - One supervisor per home: it holds `supervisor.lock` while it lives.
-//! - It wakes only for events (a signal, the end of the server, a command, a grown log) and for a deadline it has set.
-//! - It says in `supervisor.json` that it is about to start a server *before* it does, and writes the pid record right after,
-//!   so a server that was started by a supervisor that was killed in between is found by its mark.
-//! - It never asks the server anything and knows nothing of the protocol; it only looks who listens on its socket.
-//! - If it dies the server lives on: its logs are plain files and it is in a group of its own. The next supervisor takes it
-//!   over by identity; what it cannot know then is the exit code, which only a parent is told.
+//! - One supervisor per home: it holds `supervisor.lock` while it runs.
+//! - It wakes only for events (a signal, an exit, a command, a grown log) and for a deadline that it has set.
+//! - It writes to `supervisor.json` that it is about to start an app-server *before* it does, and writes the pid record right after.
+//!   So the app-server of a supervisor that was killed in between is found by its generation id.
+//! - It knows nothing of the app-server protocol; it only checks which process listens on a socket.
+//! - If it dies, the app-server keeps running: its logs are plain files and it has its own process group. The next supervisor adopts it by
+//!   identity. Only its exit code is lost, because only a parent gets it.
 //!
-//! No async runtime, no database: it must stay small enough to be forgotten.
+//! It has no async runtime and no database, so that it stays small.
 
 mod actions;
 mod adopt;
@@ -22,6 +22,7 @@ mod control_listener;
 mod control_socket_holder;
 mod current_launch_spec;
 pub mod former_names;
+mod framing;
 mod generation_socket;
 mod inbox;
 mod managed_process;
@@ -37,22 +38,78 @@ mod server;
 mod server_socket;
 mod signals;
 mod sockets;
+mod stale_socket;
 mod state;
 mod state_reports;
+mod supervisor_socket;
 mod sweeps;
 mod thread_settings;
+pub mod upgrade;
 mod watches;
 mod wire;
 mod wrapper;
 
+use std::fs::File;
+use std::os::unix::net::UnixListener;
+
+use codexd_core::clock::Monotonic;
+use codexd_core::generations::Generations;
+
+use crate::events::EventLog;
+use crate::home::Home;
+use clients::Clients;
+use control_listener::ControlListener;
+use managed_process::ManagedProcess;
+use signals::Signals;
+use sockets::ListenerSearch;
+use state_reports::PublishedState;
+use sweeps::Sweeps;
+use thread_settings::ThreadSettings;
+use watches::Watches;
+
 pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection};
 pub use control_socket_holder::holds_control_socket;
 pub use current_launch_spec::current_launch_spec;
+pub use framing::line as wire_line;
 pub use generation_socket::free_generation_socket;
 pub use observe::{Seen, answers, await_free_lock, connect, is_command, is_identified, is_one, observe};
 pub use run::{SupervisorError, run};
 pub use state::{
     GatewayState, OtherState, StatePhase, SupervisorState, read as read_state,
-    read_of_any_place as read_state_of_any_place, settle,
+    read_of_any_namespace as read_state_of_any_namespace, settle,
 };
-pub use wire::{Generation, Order, Refusal, Report, line as wire_line};
+pub use wire::{Generation, Order, Refusal, Report};
+
+/// The state of a supervisor. The submodules implement its methods.
+struct Supervisor {
+    home: Home,
+    log: EventLog,
+    listener: UnixListener,
+    signals: Signals,
+    watches: Watches,
+    clients: Clients,
+    machine: Generations,
+    table: Vec<ManagedProcess>,
+    /// The control socket, once it is bound or a gateway has sent it back.
+    control_listener: Option<ControlListener>,
+    published: PublishedState,
+    /// The processes of the previous supervisor were looked for.
+    inherited: bool,
+    state: SupervisorState,
+    /// The last state of the previous supervisor.
+    previous: Option<SupervisorState>,
+    /// Some orphans could not be ended.
+    orphaned: bool,
+    /// Until when no connection is accepted, because no descriptor is free.
+    accept_paused_until: Option<Monotonic>,
+    /// Until when the removal of the state folder may still be under way.
+    state_removed_until: Option<Monotonic>,
+    listeners: ListenerSearch,
+    thread_settings: ThreadSettings,
+    sweeps: Sweeps,
+    /// The stop is due to a failed start.
+    give_up: bool,
+    /// It is about to exit.
+    has_left: bool,
+    lock: File,
+}

@@ -1,4 +1,4 @@
-//! A command's look for the supervisor: is there one, and does it answer?
+//! Finds the supervisor of a home, and checks whether it answers.
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
@@ -8,39 +8,36 @@ use std::time::{Duration, Instant};
 
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::SupervisorSeen;
-use codexd_core::limits::PROBE_TIMEOUT_MS;
+use codexd_core::limits::{PROBE_TIMEOUT_MS, SUPERVISOR_LOCK_POLL_MS};
 
 use super::connection::{ConnectionError, Deadline, SupervisorConnection};
 use super::former_names;
 use crate::home::Home;
 use crate::launch::supervisor::COMMAND;
-use crate::{lock, ownership, pid_namespace, process};
+use crate::{lock, ownership, pid_namespace, poll, process};
 
-/// How soon to look again for a supervisor that holds the lock and does not listen.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// What a look for the supervisor found.
+/// The observed supervisor.
 #[derive(Debug)]
 pub struct Seen {
     /// For the decision.
     pub seen: SupervisorSeen,
-    /// The connection, if it answered.
+    /// The connection, if it answers.
     pub connection: Option<SupervisorConnection>,
 }
 
-/// Looks for the supervisor of a home. One that holds the lock and does not answer may be on its way up or out: it is given
+/// Observes the supervisor of a home. A supervisor that holds the lock and does not answer may be starting or exiting: it gets
 /// some time before it counts as unresponsive.
 ///
 /// # Errors
-/// The system's, but for the absence of anything; `PermissionDenied` if the listener is neither of our user nor root's.
+/// `PermissionDenied` if the listener belongs to another user; other errors of the system. Absence is no error.
 pub fn observe(home: &Home) -> io::Result<Seen> {
     let timeout = Duration::from_millis(PROBE_TIMEOUT_MS);
     let mut deadline = Deadline::after(timeout);
     loop {
         match connect(home) {
             Ok(stream) => {
-                // A supervisor that has accepted gets the full time to answer.
-                if let Some(seen) = greet(stream, Instant::now() + timeout)? {
+                // A supervisor that has accepted the connection gets the full time to answer.
+                if let Some(seen) = read_greeting(stream, Instant::now() + timeout)? {
                     return Ok(seen);
                 }
             }
@@ -59,18 +56,20 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
             });
         }
         match supervisor {
-            // Its end is an event; its socket is none that could be waited for in the same wait.
-            Some(supervisor) => drop(process::await_end(&supervisor, POLL_INTERVAL)),
-            None => std::thread::sleep(POLL_INTERVAL),
+            // Its exit is an event. That it listens is none.
+            Some(supervisor) => {
+                _ = process::await_end(&supervisor, Duration::from_millis(SUPERVISOR_LOCK_POLL_MS))
+            }
+            None => poll::pause(Duration::from_millis(SUPERVISOR_LOCK_POLL_MS)),
         }
     }
 }
 
-/// Waits until no process holds the supervisor's lock; `false` if one still does after `timeout`. A supervisor that was killed may hold the
+/// Waits until no process holds the supervisor's lock; `false` if one still does after `timeout`. A killed supervisor may hold the
 /// lock for some time after `/proc` shows neither its arguments nor its open files, so there is no process to wait for.
 ///
 /// # Errors
-/// The lock's file's.
+/// The lock file cannot be opened.
 pub fn await_free_lock(home: &Home, timeout: Duration) -> io::Result<bool> {
     await_free_lock_at(&home.supervisor_lock(), timeout)
 }
@@ -81,7 +80,7 @@ pub(super) fn await_free_lock_at(path: &Path, timeout: Duration) -> io::Result<b
         if Instant::now() >= deadline {
             return Ok(false);
         }
-        std::thread::sleep(POLL_INTERVAL);
+        poll::pause(Duration::from_millis(SUPERVISOR_LOCK_POLL_MS));
     }
     Ok(true)
 }
@@ -89,11 +88,11 @@ pub(super) fn await_free_lock_at(path: &Path, timeout: Duration) -> io::Result<b
 /// Connects to the supervisor of a home.
 ///
 /// # Errors
-/// The system's; `PermissionDenied` if the listener is neither of our user nor root's.
+/// `PermissionDenied` if the listener belongs to another user than this one or root; the connect fails.
 pub fn connect(home: &Home) -> io::Result<UnixStream> {
     let stream = codexd_protocol::unix::connect(&home.supervisor_socket())?;
     let peer = codexd_protocol::unix::peer(&stream)?;
-    // An order holds our whole environment, and a report is believed: neither is for a user who got a socket into the folder.
+    // An order holds this process's whole environment, and a report is trusted: another user must get neither.
     if peer.is_trusted() {
         return Ok(stream);
     }
@@ -101,8 +100,8 @@ pub fn connect(home: &Home) -> io::Result<UnixStream> {
     Err(io::Error::new(ErrorKind::PermissionDenied, message))
 }
 
-/// Whether this process is a supervisor of this home, by its arguments; also one of codexd 0.1.0. A process of a container that sees its
-/// home at the same path is not.
+/// Whether a process is a supervisor of this home, by its arguments; also a supervisor of codexd 0.1.0. A process in a container whose home
+/// has the same path is not.
 pub fn is_one(pid: Pid, home: &Home) -> bool {
     let arguments = process::arguments(pid);
     matches!(&arguments[..], [_, command, option, path]
@@ -111,19 +110,19 @@ pub fn is_one(pid: Pid, home: &Home) -> bool {
         && ownership::is_trusted_process(pid)
 }
 
-/// Whether this is the internal command of a supervisor.
+/// Whether an argument is the internal command of a supervisor.
 pub fn is_command(argument: &OsStr) -> bool {
     argument == COMMAND || argument == former_names::COMMAND
 }
 
-/// Whether the kernel shows that this process is a supervisor of this home: one of this pid namespace that is one by its arguments or has
-/// the supervisor's lock open.
+/// Whether the kernel shows that a process is a supervisor of this home: it is in this pid namespace, and its arguments are those of a
+/// supervisor or it has the supervisor's lock open.
 pub fn is_identified(pid: Pid, home: &Home) -> bool {
     let has_lock = || home.supervisor_lock().canonicalize().is_ok_and(|lock| process::has_open(pid, &lock));
     is_one(pid, home) || (!pid_namespace::is_below(pid) && has_lock())
 }
 
-/// Whether the supervisor of a home answers, or is not there at all: only one that hangs does neither.
+/// Whether the supervisor of a home answers or is absent; `false` if it hangs.
 pub fn answers(home: &Home) -> bool {
     !matches!(observe(home), Ok(Seen { seen: SupervisorSeen::Unresponsive(_), .. }))
 }
@@ -132,8 +131,8 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory)
 }
 
-/// The supervisor at the other end, if it says by `deadline` how things stand; `None` if it has left.
-fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
+/// The supervisor at the other end, if it reports its state by `deadline`; `None` if it has exited.
+fn read_greeting(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
     let pid = codexd_protocol::unix::peer(&stream)?.pid.map(Pid);
     if pid.is_none() {
         let message = "the supervisor runs in a pid namespace that cannot be seen from here";
@@ -153,7 +152,7 @@ fn greet(stream: UnixStream, deadline: Instant) -> io::Result<Option<Seen>> {
     }
 }
 
-/// The supervisor that holds the lock, found by its open file: it may hang before it has answered.
+/// The supervisor that holds the lock, found by its open file: it may hang before it answers.
 fn holder(home: &Home) -> Option<Process> {
     holder_of(&home.supervisor_lock(), COMMAND)
 }

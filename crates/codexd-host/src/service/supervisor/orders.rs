@@ -1,18 +1,19 @@
-//! Carrying out orders.
+//! Carries out the orders of commands and of the gateway.
 
 use codexd_core::generations::{Event, Name, Role, Standing};
 use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::supervise::Phase;
 
+use super::Supervisor;
 use super::clients::ClientId;
 use super::control_listener::ControlListener;
+use super::framing::ReplyStatus;
 use super::managed_process::ManagedProcess;
-use super::run::Supervisor;
-use super::wire::{Order, Refusal, ReplyStatus, Report};
+use super::wire::{Order, Refusal, Report};
 use crate::clock;
 
 impl Supervisor {
-    /// Takes in what was sent on one connection.
+    /// Handles the orders that arrived on one connection.
     pub(super) fn receive(&mut self, index: usize) {
         let Some(received) = self.clients.receive(index) else { return };
         for (id, order) in received.orders {
@@ -20,13 +21,13 @@ impl Supervisor {
         }
         if received.left {
             self.clients.remove(received.from);
-            // No command is left that would check whether it answers.
+            // The command that would have checked and promoted the successor is gone.
             let wanted = self.machine.successor().and_then(|name| self.managed(name)?.wanted_by);
             if wanted == Some(received.from) {
                 self.feed(Event::WithdrawalRequested);
             }
             self.publish_changes();
-            // What follows is a long sleep.
+            // A long idle time follows.
             if self.clients.has_no_commands() {
                 crate::memory_trim::release_code_pages();
             }
@@ -43,13 +44,13 @@ impl Supervisor {
         };
         self.clients.reply(from, id, outcome.map_or_else(ReplyStatus::Refused, |()| ReplyStatus::Ok));
         if changes && id.is_none() && !self.has_left {
-            // An older program takes it for the answer.
+            // An older command takes it for the reply.
             let standing = self.standing();
             self.clients.send_to(from, &standing);
         }
     }
 
-    /// Orders that change nothing about who runs.
+    /// Carries out orders that do not change which processes run.
     fn serve(&mut self, from: ClientId, order: Order) -> Result<(), Refusal> {
         match order {
             Order::GetLaunchSpec => {
@@ -96,7 +97,7 @@ impl Supervisor {
         match order {
             Order::Start { program, gateway } => self.start(*program, gateway.map(|gateway| *gateway))?,
             Order::Replace { program, policy, gateway } => {
-                // Before the old server is touched.
+                // Checked before the old app-server is stopped.
                 self.check_state_is_writable()?;
                 let behind_gateway = gateway.is_some();
                 self.set_launch_spec(self.machine.current(), *program);
@@ -153,7 +154,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether the state can be written down, without which a new server could not be found again.
+    /// Checks that the state can be written. Without it, the next supervisor could not find a new app-server.
     fn check_state_is_writable(&mut self) -> Result<(), Refusal> {
         let phase = self.phase();
         self.write_state(phase).map_err(|error| {
@@ -163,7 +164,7 @@ impl Supervisor {
         })
     }
 
-    /// Whether the listening socket is there, or can be once a server that has it now is gone.
+    /// Checks that the control socket is open, or can be opened once the app-server that holds it has exited.
     fn can_open_control_listener(&mut self) -> Result<(), Refusal> {
         let held = self.table.iter().filter_map(|managed| managed.server.as_ref());
         let held_by_a_server = held
@@ -206,7 +207,7 @@ impl Supervisor {
         if !matches!(lives, Some(Phase::Running { .. })) {
             return Err(Refusal::new(format!("no successor with the generation id {generation} runs")));
         }
-        // The record first: whom it names is the current one, should this supervisor be killed in between.
+        // The record first: if this supervisor is killed in between, the recorded app-server is the current one.
         if let Some(name) = successor {
             self.record(name);
         }

@@ -10,7 +10,8 @@ use codexd_core::lifecycle::SupervisorSeen;
 use serde_json::{Value, json};
 
 use super::connection::{ConnectionError, SupervisorConnection};
-use super::wire::{self, Message, Order, Report};
+use super::framing::{self, Message};
+use super::wire::{Order, Report};
 use crate::process;
 
 const RECORDED: &str = include_str!("../../../tests/data/supervisor-protocol-0.jsonl");
@@ -66,7 +67,7 @@ fn every_order_of_an_older_command_or_gateway_is_read() {
     let orders = recorded(|entry| entry["from"] != "supervisor");
     assert!(orders.len() > 5);
     for order in orders {
-        let read = wire::read_order(order.to_string().as_bytes());
+        let read = framing::read_order(order.to_string().as_bytes());
         assert!(read.order.is_ok() && read.id.is_none(), "{order}: {read:?}");
     }
 }
@@ -74,7 +75,7 @@ fn every_order_of_an_older_command_or_gateway_is_read() {
 #[test]
 fn every_report_of_an_older_supervisor_is_read() {
     for report in recorded(|entry| entry["from"] == "supervisor") {
-        match wire::read_message(report.to_string().as_bytes()) {
+        match framing::read_message(report.to_string().as_bytes()) {
             Some(Message::Report(Report::State { protocol, .. })) => assert_eq!(protocol, 0),
             Some(Message::Report(_)) => {}
             other => panic!("{report}: {other:?}"),

@@ -1,4 +1,4 @@
-//! The state folder was taken away: the supervisor makes it anew, or, if another supervisor was faster, gives up the home.
+//! The state folder was removed: the supervisor creates it again, or gives up the home if another supervisor was faster.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -6,13 +6,14 @@ use codexd_core::contract::EventLevel;
 use codexd_core::launch_spec::DrainSignal;
 use codexd_core::limits::STATE_FOLDER_REMOVED_PAUSE_MS;
 
-use super::run::{Supervisor, listen};
+use super::Supervisor;
+use super::supervisor_socket::listen;
 use crate::events::Event as LogEvent;
 use crate::{clock, lock};
 
 impl Supervisor {
-    /// Whether the lock that this supervisor holds is still the lock of the home. If the state folder was taken away, another
-    /// supervisor may hold a lock of the same name by now, and this one must not start anything any more.
+    /// Whether the lock that this supervisor holds is the lock of the home. After the removal of the state folder another supervisor may hold
+    /// a new lock, and this one must not start anything any more.
     pub(super) fn owns_the_home(&self) -> bool {
         let held = self.lock.metadata().map(|held| (held.dev(), held.ino()));
         let named = std::fs::metadata(self.home.supervisor_lock()).map(|named| (named.dev(), named.ino()));
@@ -26,7 +27,7 @@ impl Supervisor {
         }
     }
 
-    /// Creates the state folder again if it was removed, and records every living process there.
+    /// Creates the state folder again if it was removed, and records every managed process there.
     pub(super) fn restore_state_folder(&mut self) {
         let now = clock::monotonic();
         if self.state_removed_until.is_none_or(|until| now < until) {
@@ -36,7 +37,7 @@ impl Supervisor {
         if self.owns_the_home() || !self.home.root().is_dir() || self.home.create_state().is_err() {
             return;
         }
-        // Another supervisor that was faster has the home.
+        // Another supervisor was faster and manages the home now.
         let Ok(Some(lock)) = lock::try_supervisor_lock(&self.home.supervisor_lock()) else { return };
         let Ok(listener) = listen(&self.home) else { return };
         (self.lock, self.listener) = (lock, listener);
@@ -50,7 +51,7 @@ impl Supervisor {
         );
     }
 
-    /// The home is no longer this supervisor's: what it started is ended, nothing is written any more.
+    /// Gives up the home: stops all processes of this supervisor and writes nothing any more.
     pub(super) fn relinquish(&mut self) {
         self.sweep_and_wait();
         for server in self.table.iter().filter_map(|managed| managed.server.as_ref()) {

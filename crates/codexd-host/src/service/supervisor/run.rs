@@ -1,11 +1,9 @@
-//! The supervisor's loop: wait for an event, ask the supervisor, do what it says, write down where things stand.
+//! The supervisor's loop: wait for an event, pass it to the state machine, perform the actions, write the state.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 
-use codexd_core::clock::Monotonic;
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::{self, Generations, Name, Standing};
 use codexd_core::identity::Pid;
@@ -13,125 +11,94 @@ use codexd_core::limits::LOG_CHECK_INTERVAL_MS;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::Supervisor;
 use super::clients::Clients;
-use super::control_listener::ControlListener;
-use super::managed_process::ManagedProcess;
+use super::framing;
 use super::server::Server;
 use super::signals::Signals;
 use super::sockets::ListenerSearch;
 use super::state::{self, SupervisorState};
 use super::state_reports::PublishedState;
+use super::supervisor_socket;
 use super::sweeps::Sweeps;
 use super::thread_settings::ThreadSettings;
 use super::watches::Watches;
-use super::wire::{self, Refusal, Report};
+use super::wire::{Refusal, Report};
 use crate::events::{Event as LogEvent, EventLog};
 use crate::home::Home;
 use crate::process_context::{self, Unchanged};
-use crate::{atomic, clock, cloexec, lock, ownership, process, upstream_files};
+use crate::{clock, cloexec, lock, process, upstream_files};
 
 /// Why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
     /// Another one holds the lock.
     #[error("another supervisor manages this home")]
-    AlreadyKept,
-    /// The system refused something.
+    AlreadyManaged,
+    /// An operation of the system failed.
     #[error("failed to {0}: {1}")]
     System(&'static str, #[source] io::Error),
 }
 
-/// Everything that can wake the supervisor.
+/// An event that wakes the supervisor.
 #[derive(Debug)]
 enum Event {
-    /// A signal came.
+    /// A signal arrived.
     Signalled,
     /// A command wants to connect.
     CommandConnecting,
-    /// The command of this number has spoken or left.
+    /// The client with this index has sent something or disconnected.
     CommandSent(usize),
-    /// One of the processes ended.
+    /// A managed process exited.
     Ended(Name),
-    /// The wrapper of one of them ended.
+    /// The wrapper of an app-server exited.
     WrapperEnded(Name),
-    /// Something changed where the file of a program is missing.
+    /// A folder of a missing program changed.
     ProgramsChanged,
-    /// Something that a dead server has left behind ended.
+    /// An orphan exited.
     OrphanEnded,
-    /// One of them wrote to its logs.
+    /// A log has grown.
     LogsGrew,
-    /// Something changed beside the control socket, or the state folder is gone.
+    /// The folder of the control socket changed, or the state folder was removed.
     FolderChanged,
-    /// A deadline has come.
-    TimeCame,
+    /// A deadline has passed.
+    DeadlinePassed,
 }
 
-pub(super) struct Supervisor {
-    pub(super) home: Home,
-    pub(super) log: EventLog,
-    pub(super) listener: UnixListener,
-    pub(super) signals: Signals,
-    pub(super) watches: Watches,
-    pub(super) clients: Clients,
-    pub(super) machine: Generations,
-    pub(super) table: Vec<ManagedProcess>,
-    /// The listening socket, once it is there or has come back from a gateway.
-    pub(super) control_listener: Option<ControlListener>,
-    pub(super) published: PublishedState,
-    /// What the supervisor before this one had beside the current server was looked for.
-    pub(super) inherited: bool,
-    pub(super) state: SupervisorState,
-    /// What the supervisor before this one last wrote.
-    pub(super) previous: Option<SupervisorState>,
-    /// Something of a dead server could not be ended.
-    pub(super) orphaned: bool,
-    /// Until when no connection is accepted, because no descriptor is free.
-    pub(super) accept_paused_until: Option<Monotonic>,
-    /// Until when the removal of the state folder may still be under way.
-    pub(super) state_removed_until: Option<Monotonic>,
-    pub(super) listeners: ListenerSearch,
-    pub(super) thread_settings: ThreadSettings,
-    pub(super) sweeps: Sweeps,
-    pub(super) give_up: bool,
-    pub(super) has_left: bool,
-    pub(super) lock: File,
-}
-
-/// Keeps the server of `home` until there is nothing left to keep. `first` is the connection to the command that started
-/// the supervisor, if one did.
+/// Manages the processes of `home` until none is left. `first` is the connection to the command that started the supervisor.
 ///
 /// # Errors
-/// [`SupervisorError::AlreadyKept`], or what the system refused before the supervisor kept anything.
+/// The supervisor could not start, or its loop failed.
 pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(), SupervisorError> {
-    let result = keep(home, version, &mut first);
+    let result = serve(home, version, &mut first);
     if let (Err(failure @ SupervisorError::System(_, error)), Some(mut stream)) = (&result, first) {
         let (message, errno) = (failure.to_string(), error.raw_os_error());
-        let line = wire::line(&Report::Refused(Refusal { message, errno })).unwrap_or_default();
-        // A command that has left misses nothing.
+        let line = framing::line(&Report::Refused(Refusal { message, errno })).unwrap_or_default();
+        // The command may have exited.
         let _ = stream.write_all(&line);
     }
     result
 }
 
-fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(), SupervisorError> {
+fn serve(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(), SupervisorError> {
     let failed = |what| move |error| SupervisorError::System(what, error);
     cloexec::set_cloexec_above_stderr();
     let unchanged = process_context::normalize();
     home.create_state().map_err(failed("create the state folder"))?;
     let lock =
         lock::try_supervisor_lock(&home.supervisor_lock()).map_err(failed("open the supervisor's lock"))?;
-    let lock = lock.ok_or(SupervisorError::AlreadyKept)?;
-    // What the server's tools leave behind becomes ours to reap.
+    let lock = lock.ok_or(SupervisorError::AlreadyManaged)?;
+    // Orphaned tools of the app-server become children of this process, which reaps them.
     let me = process::myself().map_err(failed("read /proc"))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| SupervisorError::System("become a subreaper", error.into()))?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
-    let listener = listen(&home).map_err(failed("listen for orders"))?;
+    let listener = supervisor_socket::listen(&home).map_err(failed("listen for orders"))?;
     let watches = Watches::new().map_err(failed("watch files"))?;
     upstream_files::rename_older_logs(&home);
     let previous = state::read(&home);
     let mut state = SupervisorState::new(me.clone(), version);
-    state.last_exit = state::read_of_any_place(&home).and_then(|previous| previous.last_exit);
+    state.last_exit = state::read_of_any_namespace(&home).and_then(|previous| previous.last_exit);
     let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
     let mut supervisor = Supervisor {
         log: EventLog::new(home.events()),
@@ -172,26 +139,17 @@ fn keep(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(),
             supervisor.on(event);
         }
     }
-    // What it still has open takes long to close, and no process waits for that: see `watches`.
+    // Closing its descriptors takes long, and no process waits for that: see `watches`.
     std::mem::forget(supervisor);
     Ok(())
 }
 
-/// Everything that is started inherits the caller's value.
+/// The event for an attribute that all started processes inherit from the caller.
 fn not_normalized(unchanged: &Unchanged) -> LogEvent {
     let Unchanged { attribute, error } = unchanged;
     let message =
         format!("failed to reset the {attribute} inherited from the command that started codexd: {error}");
     LogEvent::new(EventLevel::Warn, "context.inherited", message).with("attribute", *attribute)
-}
-
-/// The socket of a dead supervisor is in the way; the lock says that no living one listens on it.
-pub(super) fn listen(home: &Home) -> io::Result<UnixListener> {
-    let path = home.supervisor_socket();
-    atomic::remove_if_exists(&path)?;
-    let listener = ownership::bind(&path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 impl Supervisor {
@@ -215,7 +173,7 @@ impl Supervisor {
             self.sweeps.fds().map(|fd| (fd, Event::OrphanEnded)).collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
-            // From the last to the first, so that letting one go does not shift the numbers of the others.
+            // Handled from the last to the first, so that a removal does not shift the indices of the others.
             self.clients.fds().enumerate().map(|(index, fd)| (fd, Event::CommandSent(index))).collect(),
         ];
         let waits: Vec<(BorrowedFd<'_>, Event)> = fds.into_iter().flatten().collect();
@@ -241,15 +199,15 @@ impl Supervisor {
         let mut events: Vec<Event> =
             waits.into_iter().zip(ready).filter_map(|((_, event), ready)| ready.then_some(event)).collect();
         if deadline.is_some_and(|at| at <= clock::monotonic()) {
-            events.push(Event::TimeCame);
+            events.push(Event::DeadlinePassed);
         }
         events.sort_by_key(order_within_a_wakeup);
         Ok(events)
     }
 
     fn on(&mut self, event: Event) {
-        // The log of this process is one of those that grow.
-        if !matches!(event, Event::LogsGrew | Event::TimeCame) {
+        // This log line itself makes a watched log grow.
+        if !matches!(event, Event::LogsGrew | Event::DeadlinePassed) {
             tracing::debug!(?event, standing = ?self.machine.standing(), "event");
         }
         match event {
@@ -274,13 +232,13 @@ impl Supervisor {
                 self.listeners.begin(clock::monotonic());
                 self.check_sockets();
                 let greeting = self.greeting();
-                // A command that is gone already is no trouble; with too many files open the listening socket would stay readable.
+                // With too many open files the listening socket would stay readable.
                 if self.clients.accept(&self.listener, &greeting).is_err() {
                     self.accept_paused_until = Some(clock::monotonic() + LOG_CHECK_INTERVAL_MS);
                 }
             }
             Event::CommandSent(index) => self.receive(index),
-            Event::TimeCame => {
+            Event::DeadlinePassed => {
                 let now = clock::monotonic();
                 self.accept_paused_until = self.accept_paused_until.filter(|&until| now < until);
                 self.watches.check_logs(&self.home, clock::monotonic());
@@ -297,11 +255,11 @@ impl Supervisor {
         }
     }
 
-    /// The command that started this supervisor is gone before it said what for. What the supervisor before has written stays.
+    /// Exits if the command that started this supervisor has exited without an order. The state of the previous supervisor stays.
     pub(super) fn leave_if_unused(&mut self) {
-        let keeps_somebody = self.table.iter().any(|managed| managed.server.is_some());
+        let manages_a_process = self.table.iter().any(|managed| managed.server.is_some());
         if !self.has_left
-            && !keeps_somebody
+            && !manages_a_process
             && self.sweeps.is_empty()
             && self.clients.has_no_commands()
             && self.machine.standing() == Standing::Idle
@@ -329,7 +287,7 @@ impl Supervisor {
         }
     }
 
-    /// Reaps what the servers' tools left to us, never what is kept: the end of that is told by its handle.
+    /// Reaps orphaned tools, never managed processes: their exits are reported by their pidfds.
     pub(super) fn reap_orphans(&self) {
         let servers = self.table.iter().filter_map(|managed| managed.server.as_ref());
         let managed: Vec<Pid> = servers.flat_map(Server::pids).collect();
@@ -342,7 +300,8 @@ impl Supervisor {
     }
 }
 
-/// Ends before orders: an order is given on what the command has seen. Later commands before earlier ones: see [`Supervisor::wait`].
+/// Exits before orders: a command gives its order according to what it has seen. Later clients before earlier ones: see
+/// [`Supervisor::wait`].
 fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
         Event::Ended(_) => 0,
@@ -353,7 +312,7 @@ fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
         Event::CommandConnecting => 3,
         Event::FolderChanged | Event::ProgramsChanged => 4,
         Event::LogsGrew => 5,
-        Event::TimeCame => 6,
+        Event::DeadlinePassed => 6,
     };
     (rank, std::cmp::Reverse(0))
 }

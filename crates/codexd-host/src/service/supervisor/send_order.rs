@@ -1,4 +1,4 @@
-//! Giving an order to the supervisor, and what came of it.
+//! Sends an order to the supervisor and waits for the reply.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -9,22 +9,24 @@ use codexd_core::limits::{ORDER_MAX_BYTES, SUPERVISOR_TIMEOUT_MS};
 use rustix::event::{PollFd, PollFlags};
 
 use super::connection::{ConnectionError, SupervisorConnection, gone_or};
-use super::wire::{self, Message, NumberedOrder, Order, ReplyStatus, Report};
+use super::framing::{self, Message, NumberedOrder, ReplyStatus};
+use super::wire::{Order, Report};
 
-/// An id, its name and what is around them take so many bytes at most.
+/// Bytes of an id in an order, with its key and separators, at most.
 const ID_MAX_BYTES: usize = 32;
 
 impl SupervisorConnection {
-    /// Gives an order and awaits the reply. The reports that follow are later than the order; what it changes at once is known when this
+    /// Sends an order and waits for the reply. Reports that follow are later than the order; its immediate changes are known when this
     /// returns.
     ///
     /// # Errors
-    /// [`ConnectionError::OrderRefused`] if nothing was changed, [`ConnectionError::Gone`] if the supervisor has left, [`ConnectionError::Silent`].
+    /// [`ConnectionError::OrderRefused`] if nothing was changed, [`ConnectionError::Gone`] if the supervisor has exited,
+    /// [`ConnectionError::Silent`].
     pub fn order(&mut self, order: &Order) -> Result<(), ConnectionError> {
         if self.protocol == 0 {
             return self.order_without_id(order);
         }
-        let bytes = wire::line(order).map_err(io::Error::from)?.len() + ID_MAX_BYTES;
+        let bytes = framing::line(order).map_err(io::Error::from)?.len() + ID_MAX_BYTES;
         if bytes > ORDER_MAX_BYTES {
             self.give(&Order::AnnounceOrder { bytes })?;
         }
@@ -33,9 +35,9 @@ impl SupervisorConnection {
 
     fn give(&mut self, order: &Order) -> Result<(), ConnectionError> {
         self.last_id += 1;
-        let line = wire::line(&NumberedOrder { id: self.last_id, order }).map_err(io::Error::from)?;
+        let line = framing::line(&NumberedOrder { id: self.last_id, order }).map_err(io::Error::from)?;
         self.stream.write_all(&line).map_err(gone_or)?;
-        // It leaves when it has carried the order out: then that is the reply.
+        // A supervisor that exits after the order has carried it out.
         let ends_it = matches!(order, Order::Stop { .. });
         let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
         let mut is_taken = false;
@@ -58,19 +60,19 @@ impl SupervisorConnection {
         }
     }
 
-    /// An older supervisor reports to all connections how things stand after an order, or that it refuses one.
+    /// An older supervisor sends no reply, but reports its state, or a refusal, to all connections.
     fn order_without_id(&mut self, order: &Order) -> Result<(), ConnectionError> {
         self.catch_up()?;
         self.relayed.clear();
-        // Its end may have been reported before the order was read.
+        // The exit may have been reported before the order was read.
         let replaced = match (order, self.seen) {
             (Order::Replace { .. }, SupervisorSeen::Keeping(pid)) => Some(pid),
             _ => None,
         };
-        let line = wire::line(order).map_err(io::Error::from)?;
+        let line = framing::line(order).map_err(io::Error::from)?;
         self.stream.write_all(&line).map_err(gone_or)?;
         if matches!(order, Order::ConfigureGateway { .. }) {
-            // It has no answer but what the gateway reports.
+            // The gateway's report is the only answer.
             return Ok(());
         }
         let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
@@ -97,7 +99,7 @@ impl SupervisorConnection {
         match (order, report) {
             (Order::GetLaunchSpec, Report::LaunchSpec { .. }) | (_, Report::Leaving) => true,
             (Order::GetLaunchSpec, _) => false,
-            // One of another server may be the answer to the order before.
+            // A report about another app-server may belong to the previous order.
             (Order::Promote { generation, .. }, Report::State { pid, .. }) => {
                 pid.is_some() && *pid == self.pid_of(generation)
             }
@@ -111,10 +113,10 @@ impl SupervisorConnection {
         known.map(|known| known.pid)
     }
 
-    /// Takes in what was reported until now, without waiting, and keeps no more of it than where things stand.
+    /// Processes the reports that have arrived, without waiting, and keeps only the resulting state.
     ///
     /// # Errors
-    /// [`ConnectionError::Gone`] if the supervisor has left.
+    /// [`ConnectionError::Gone`] if the supervisor has exited.
     pub fn catch_up(&mut self) -> Result<(), ConnectionError> {
         let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
         self.queued.clear();

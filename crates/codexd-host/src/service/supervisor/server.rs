@@ -1,4 +1,4 @@
-//! A process that the supervisor keeps: an app-server or the gateway, started by it or taken over.
+//! A process that the supervisor manages: an app-server or the gateway, started or adopted.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
@@ -28,21 +28,21 @@ use crate::orphans::{GENERATION_VARIABLE, OwnershipEvidence};
 use crate::process_table::ProcessTable;
 use crate::{clock, logs, process};
 
-/// A living process.
+/// A running process.
 #[derive(Debug)]
 pub struct Server {
-    /// Who it is.
+    /// Its pid and identity.
     pub process: Process,
-    /// The mark in its environment; `None` for one that codexd did not start.
+    /// The generation id in its environment; `None` if codexd did not start it.
     pub generation: Option<String>,
-    /// What it runs, without its environment.
+    /// Its launch spec, without its environment.
     pub program: LaunchSpec,
-    /// Where it listens, once it does.
+    /// Its socket, once it listens.
     pub socket: Option<ServerSocket>,
-    /// What it was started by, if that is another process.
+    /// The process that the supervisor started, if that is another one.
     pub(super) wrapper: Option<Wrapper>,
     pub(super) handle: OwnedFd,
-    /// `None` for one that was taken over, or has a wrapper: its exit code is told to another.
+    /// `None` if it was adopted or has a wrapper: another process gets its exit code.
     pub(super) child: Option<Child>,
     /// This supervisor started it.
     started_here: bool,
@@ -53,19 +53,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts an app-server in a process group of its own, with nothing open but its logs.
+    /// Starts an app-server in a process group of its own, with no open files but its logs.
     ///
     /// # Errors
-    /// The system's: no such file, not executable, out of memory, …
+    /// It cannot be started: no such file, not executable, out of memory, …
     pub fn spawn(home: &Home, program: &LaunchSpec, generation: &str) -> io::Result<Self> {
         let started = launch::app_server::spawn(home, program, generation)?;
         Self::hold(started, Some(generation.to_owned()), program)
     }
 
-    /// Starts the gateway, in the same way, with the listening socket in its hands.
+    /// Starts the gateway in the same way. It inherits the control socket.
     ///
     /// # Errors
-    /// The system's.
+    /// It cannot be started.
     pub fn spawn_gateway(
         home: &Home,
         program: &LaunchSpec,
@@ -81,7 +81,7 @@ impl Server {
         let (identity, handle) = match hold(pid, process::stat(pid)) {
             Ok(held) => held,
             Err(error) => {
-                // One that cannot be watched is not left behind.
+                // A process that cannot be watched must not stay.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(error);
@@ -103,10 +103,10 @@ impl Server {
         })
     }
 
-    /// Takes over a living process.
+    /// Adopts a running process.
     ///
     /// # Errors
-    /// `NotFound` if it is gone.
+    /// `NotFound` if it has exited.
     pub fn adopt(
         process: Process,
         generation: Option<String>,
@@ -114,7 +114,7 @@ impl Server {
         stderr: PathBuf,
     ) -> io::Result<Self> {
         let handle = process::open(&process)?;
-        // Who wrote what is there already cannot be told.
+        // The present content of the log may be from another process.
         let stderr_from = std::fs::metadata(&stderr).map(|log| log.len()).unwrap_or_default();
         let program = program.without_env();
         let wrapper = Wrapper::of(&process, generation.as_deref());
@@ -134,7 +134,7 @@ impl Server {
         })
     }
 
-    /// What is reported of it.
+    /// Its form in reports.
     pub fn as_generation(&self, role: Role) -> Generation {
         Generation {
             generation_id: self.generation.clone(),
@@ -151,7 +151,7 @@ impl Server {
         std::iter::once(self.process.pid).chain(self.wrapper.as_ref().map(|wrapper| wrapper.process.pid))
     }
 
-    /// What to wait on for its end.
+    /// The descriptor to poll for its exit.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
@@ -162,18 +162,18 @@ impl Server {
             DrainSignal::Terminate => Signal::TERM,
             DrainSignal::Hangup => Signal::HUP,
         };
-        // Ended already is as good: its end is the next event.
+        // If it has exited already, its exit is the next event.
         let _ = rustix::process::pidfd_send_signal(&self.handle, signal);
     }
 
-    /// Sends SIGHUP if that is no more than a reminder to this process: one that does not catch it would be killed.
+    /// Sends SIGHUP as a reminder, unless it would kill the process because it has no handler for it.
     pub fn remind(&self) {
         if process::catches(self.process.pid, Signal::HUP) {
             let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::HUP);
         }
     }
 
-    /// Kills it and its group.
+    /// Kills its process group.
     pub fn kill(&self) {
         let leader = self.wrapper.as_ref().map_or(&self.process, |wrapper| &wrapper.process);
         process::kill_group_of(leader);
@@ -183,7 +183,7 @@ impl Server {
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
     }
 
-    /// Every process that descends from it, while it lives: only then can that be told.
+    /// Its descendants. They can be found only while it runs.
     pub fn descendants(&self) -> Vec<Process> {
         let (own, table): (Vec<Pid>, _) = (self.pids().collect(), ProcessTable::read());
         table.find(|process, _| {
@@ -191,9 +191,9 @@ impl Server {
         })
     }
 
-    /// What leads to everything that it started, once it is dead: what it is marked by and `known`; and, while no other generation
-    /// lives of whom that could be, what it started of its own, as a child of this supervisor, is
-    /// in the supervisor's session and has become the supervisor's; of one that was taken over the supervisor before may be known.
+    /// Evidence that identifies its orphans after its exit: its generation id and the `known` descendants. If this supervisor started it and
+    /// no other generation runs, also processes of the supervisor's session that have become the supervisor's children. If it was adopted,
+    /// the session is that of the `previous` supervisor, if known.
     pub fn evidence(&self, known: Vec<Process>, previous: Option<&Process>) -> OwnershipEvidence {
         let session = match (self.started_here, &self.generation, previous) {
             (true, ..) => Some(Pid(std::process::id())),
@@ -209,17 +209,17 @@ impl Server {
         }
     }
 
-    /// Whether this supervisor did not start it.
-    pub fn was_taken_over(&self) -> bool {
+    /// Whether it was adopted.
+    pub fn was_adopted(&self) -> bool {
         !self.started_here
     }
 
-    /// It has ended: how. A wrapper that stays is ended, too; its exit code counts.
+    /// Handles its exit and describes it. A remaining wrapper is ended; then its exit code counts.
     pub fn exit(mut self, requested: bool) -> LastExit {
         let status = match (self.child.as_mut(), self.wrapper.take()) {
             (Some(child), _) => child.wait().ok(),
             (None, Some(wrapper)) => wrapper.end(),
-            // It has become a child of this process when its wrapper ended.
+            // It became a child of this process when its wrapper exited.
             (None, None) => wrapper::reap(self.process.pid),
         };
         if let Some(socket) = self.socket.take() {
@@ -237,7 +237,7 @@ impl Server {
         }
     }
 
-    /// What the pid record says beside who it is.
+    /// codexd's part of its pid record.
     pub fn codexd_record(&self) -> CodexdRecord {
         CodexdRecord {
             generation: self.generation.clone(),
@@ -250,10 +250,10 @@ impl Server {
     }
 }
 
-/// The identity of and a handle on a child that was not reaped: the number is still its own, alive or dead.
+/// The identity and the pidfd of a child that was not reaped: the pid is still its own, running or dead.
 ///
 /// # Errors
-/// The system's; also if `/proc` does not tell when the child started: another process could pass for it later.
+/// `/proc` does not show when the child started, so another process could be mistaken for it later; or no pidfd can be opened.
 fn hold(pid: Pid, stat: Option<process::Stat>) -> io::Result<(ProcessIdentity, OwnedFd)> {
     let unknown =
         || io::Error::other(format!("cannot read the start time of process {pid} in /proc/{pid}/stat"));
@@ -264,11 +264,11 @@ fn hold(pid: Pid, stat: Option<process::Stat>) -> io::Result<(ProcessIdentity, O
     Ok((identity, rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())?))
 }
 
-/// The program of a process that was taken over: as the supervisor before has written it down, or read from the process itself,
-/// as its environment always is, which is written nowhere.
+/// The launch spec of an adopted process: as the previous supervisor has recorded it, or read from the process itself. The environment is
+/// always read from the process, because it is recorded nowhere.
 ///
 /// # Errors
-/// If the process is gone or another user's.
+/// The process has exited or belongs to another user.
 pub fn program_of(
     process: &Process,
     codexd: Option<&CodexdRecord>,
@@ -277,7 +277,7 @@ pub fn program_of(
     if !process::await_arguments(process, Duration::from_millis(BLOCKING_WAIT_MS)) {
         return Err(io::Error::new(ErrorKind::NotFound, "the process is exiting"));
     }
-    // What was started is the wrapper, where there is one; it may have changed both for the server.
+    // The wrapper, if there is one, was started with the original arguments and environment, and may have changed both.
     let wrapper = Wrapper::of(process, codexd.and_then(|record| record.generation.as_deref()));
     let pid = wrapper.map_or(process.pid, |wrapper| wrapper.process.pid);
     let env = process::environment(pid).into_iter().filter(|(name, _)| name != GENERATION_VARIABLE);
@@ -302,7 +302,7 @@ pub fn program_of(
     })
 }
 
-/// What comes behind the program's name. Where that is a script, the kernel has put its interpreter in front.
+/// The arguments after the program's name. Before the name of a script, the kernel puts its interpreter.
 fn arguments_for(executable: &Path, arguments: Vec<OsString>) -> Vec<OsText> {
     let interpreted = arguments.iter().skip(1).take(2).position(|argument| executable == Path::new(argument));
     arguments.into_iter().skip(interpreted.map_or(1, |at| at + 2)).map(OsText).collect()
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_a_script_are_those_behind_its_name() {
+    fn the_arguments_of_a_script_follow_its_name() {
         let of = |line: &str| {
             let arguments = line.split(' ').map(Into::into).collect();
             let behind: Vec<OsText> = arguments_for(Path::new("/bin/codex"), arguments);

@@ -1,35 +1,36 @@
-//! The socket on which an app-server listens: who listens there, and a way back for its file.
+//! The socket of an app-server: which process listens there, and how its path is restored after a removal.
 //!
 //! Codex since 0.169.0 binds its socket in `/tmp/codex-daemon-<uid>` and makes the path that it was given a link to it. A
-//! program that cleans `/tmp` takes the file, and the server lives on where no new connection reaches it. So the supervisor
-//! keeps a second way to the same socket: a hard link in the state folder, or, where `/tmp` is another file system, an open
-//! handle on the inode. The path leads there as soon as it leads nowhere else.
+//! program that cleans `/tmp` removes the file, and then no new client reaches the running server. So the supervisor keeps a
+//! spare: a hard link to the socket in the state folder, or, where `/tmp` is another file system, an open handle on the
+//! inode. When the path leads nowhere, it is restored from the spare.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use codexd_core::identity::Pid;
 use rustix::fs::{Mode, OFlags};
 
-use super::control_listener;
+use super::stale_socket::{self, Inode};
+use crate::atomic;
 
-/// The socket of one living server.
+/// The socket of one running server.
 #[derive(Debug)]
 pub struct ServerSocket {
     path: PathBuf,
-    inode: (u64, u64),
+    inode: Inode,
     spare_path: PathBuf,
-    /// The handle, where the socket has no second name.
+    /// The handle, if the socket has no hard link.
     handle: Option<OwnedFd>,
-    /// The path was led to the second way.
+    /// The path leads to the spare.
     restored: bool,
 }
 
 impl ServerSocket {
-    /// Connects to `path`, or, if nothing is left there, to the name at `spare_path`; answers the socket and who listens.
+    /// Connects to `path`, or else to `spare_path`. Returns the socket and the process that listens.
     ///
     /// # Errors
     /// As [`codexd_protocol::unix::connect`]: a server that is starting does not listen yet.
@@ -39,8 +40,8 @@ impl ServerSocket {
             return Err(ErrorKind::ConnectionRefused.into());
         };
         let real = fs::canonicalize(place)?;
-        let inode = inode(&real).ok_or(ErrorKind::NotFound)?;
-        let handle = if place == spare_path { None } else { second_way(&real, inode, spare_path)? };
+        let inode = Inode::of_socket(&real).ok_or(ErrorKind::NotFound)?;
+        let handle = if place == spare_path { None } else { make_spare(&real, inode, spare_path)? };
         let socket = Self {
             path: path.to_owned(),
             inode,
@@ -51,12 +52,12 @@ impl ServerSocket {
         Ok((socket, listener))
     }
 
-    /// Where clients look for it.
+    /// The path that clients connect to.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The folder of the socket itself, where that is not the folder of the path.
+    /// The folder of the socket itself, if it is not the folder of the path.
     pub fn other_folder(&self) -> Option<PathBuf> {
         let real = fs::canonicalize(&self.path).ok()?;
         let folder = real.parent()?;
@@ -66,22 +67,23 @@ impl ServerSocket {
 
     /// Whether the path leads to the socket.
     pub fn is_at_path(&self) -> bool {
-        inode(&self.path) == Some(self.inode)
+        Inode::of_socket(&self.path) == Some(self.inode)
     }
 
-    /// Leads the path to the second way. What stands there and leads to another server is left alone.
+    /// Makes the path lead to the spare.
     ///
     /// # Errors
-    /// The file system's; `AddrInUse` if another server listens there, `ConnectionRefused` if the server listens no more.
+    /// `AddrInUse` if another server listens at the path, `ConnectionRefused` if this server does not listen any more; errors of the
+    /// file system.
     pub fn restore(&mut self) -> io::Result<()> {
-        if !control_listener::has_no_listener(&self.path) {
+        if !stale_socket::has_no_listener(&self.path) {
             return Err(ErrorKind::AddrInUse.into());
         }
-        codexd_protocol::unix::connect(&self.second_way())?;
+        codexd_protocol::unix::connect(&self.spare())?;
         let beside = self.path.with_extension(format!("{}.tmp", std::process::id()));
-        let _ = fs::remove_file(&beside);
+        atomic::remove_if_exists(&beside)?;
         match &self.handle {
-            Some(_) => symlink(self.second_way(), &beside)?,
+            Some(_) => symlink(self.spare(), &beside)?,
             // The control folder may be on another file system than the state folder.
             None => {
                 fs::hard_link(&self.spare_path, &beside).or_else(|_| symlink(&self.spare_path, &beside))?;
@@ -92,26 +94,25 @@ impl ServerSocket {
         Ok(())
     }
 
-    /// Where the socket is reached whatever becomes of its path.
-    fn second_way(&self) -> PathBuf {
+    /// A path to the socket that no other program removes.
+    fn spare(&self) -> PathBuf {
         match &self.handle {
             Some(handle) => format!("/proc/{}/fd/{}", std::process::id(), handle.as_raw_fd()).into(),
             None => self.spare_path.clone(),
         }
     }
 
-    /// The server has ended: the second way goes, and what it led the path to.
+    /// Removes the spare of a server that has exited, and the path if it was restored.
     pub fn close(self) {
-        if inode(&self.spare_path) == Some(self.inode) {
-            let _ = fs::remove_file(&self.spare_path);
-        }
+        // A spare that stays is replaced by the next server with this path.
+        let _ = self.inode.remove(&self.spare_path);
         if self.restored {
-            control_listener::remove_socket(&self.path);
+            stale_socket::remove_socket(&self.path);
         }
     }
 }
 
-/// Who listens at a path.
+/// The process that listens at a path.
 fn listener(path: &Path) -> io::Result<Pid> {
     let stream = codexd_protocol::unix::connect(path)?;
     let peer = codexd_protocol::unix::peer(&stream)?;
@@ -120,23 +121,17 @@ fn listener(path: &Path) -> io::Result<Pid> {
         .ok_or_else(|| io::Error::other("the listener is in a pid namespace that cannot be seen"))
 }
 
-/// Gives the socket a second name; where that cannot be, a handle on it.
-fn second_way(real: &Path, inode_wanted: (u64, u64), spare: &Path) -> io::Result<Option<OwnedFd>> {
-    if inode(spare) == Some(inode_wanted) {
+/// Makes a hard link to the socket at `spare`, in place of the spare of a dead server; or opens a handle if that fails.
+fn make_spare(real: &Path, socket: Inode, spare: &Path) -> io::Result<Option<OwnedFd>> {
+    if Inode::of_socket(spare) == Some(socket) {
         return Ok(None);
     }
-    let _ = fs::remove_file(spare);
-    if fs::hard_link(real, spare).is_ok() && inode(spare) == Some(inode_wanted) {
+    stale_socket::remove_socket(spare);
+    if fs::hard_link(real, spare).is_ok() && Inode::of_socket(spare) == Some(socket) {
         return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(Some(rustix::fs::open(real, flags, Mode::empty())?))
-}
-
-/// What a path leads to, if that is a socket.
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    let found = fs::metadata(path).ok().filter(|found| found.file_type().is_socket())?;
-    Some((found.dev(), found.ino()))
 }
 
 #[cfg(test)]
@@ -177,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_whose_file_is_removed_is_reached_by_its_second_name() {
+    fn a_socket_whose_file_is_removed_is_restored_from_its_hard_link() {
         let place = Place::new();
         let mut socket = place.find();
         assert_eq!(socket.other_folder(), Some(place.path("tmp")));
@@ -191,9 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_without_a_second_name_is_reached_by_a_handle() {
+    fn a_socket_without_a_hard_link_is_restored_from_a_handle() {
         let place = Place::new();
-        fs::create_dir_all(place.path("spare/in-the-way")).expect("no name can be made here");
+        fs::create_dir_all(place.path("spare/in-the-way")).expect("no link can be made here");
         let mut socket = place.find();
         assert!(socket.handle.is_some());
         fs::remove_dir_all(place.path("tmp")).expect("removed");
@@ -203,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_supervisor_finds_a_lost_socket_by_its_second_name() {
+    fn a_later_supervisor_finds_a_lost_socket_by_its_hard_link() {
         let place = Place::new();
         drop(place.find());
         fs::remove_dir_all(place.path("tmp")).expect("removed");
@@ -214,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_another_server_at_the_path_is_left_alone() {
+    fn the_socket_of_another_server_at_the_path_is_not_replaced() {
         let place = Place::new();
         let mut socket = place.find();
         fs::remove_file(place.path("s")).expect("removed");

@@ -1,4 +1,4 @@
-//! Signals to the supervisor as bytes in a pipe, so that they are one more event to wait for.
+//! Signals to the supervisor as bytes in a pipe, so that the loop can poll them.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,17 +6,17 @@ use std::os::unix::net::UnixStream;
 
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
-/// The pipe.
+/// The pipes.
 #[derive(Debug)]
 pub struct Signals {
     leave: UnixStream,
     child: UnixStream,
 }
 
-/// What the signals since the last look said.
+/// The signals since the last call.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Signalled {
-    /// A child ended.
+    /// A child exited.
     pub child: bool,
     /// The supervisor is to exit.
     pub leave: bool,
@@ -26,7 +26,7 @@ impl Signals {
     /// Begins to catch SIGCHLD, SIGTERM, SIGINT and SIGHUP.
     ///
     /// # Errors
-    /// The system's.
+    /// The handlers cannot be installed.
     pub fn catch() -> io::Result<Self> {
         let (leave, leave_end) = UnixStream::pair()?;
         for signal in [SIGTERM, SIGINT, SIGHUP] {
@@ -40,12 +40,12 @@ impl Signals {
         Ok(Self { leave, child })
     }
 
-    /// What to wait on.
+    /// The descriptors to poll.
     pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.leave.as_fd(), self.child.as_fd()]
     }
 
-    /// Takes what has come.
+    /// Takes the signals that have arrived.
     pub fn take(&mut self) -> Signalled {
         Signalled { child: drain(&mut self.child), leave: drain(&mut self.leave) }
     }

@@ -1,4 +1,4 @@
-//! Which process listens on the socket of a server, and that new clients reach it.
+//! Finds the process that listens on the socket of each app-server, and restores sockets that were removed.
 
 use std::io::ErrorKind;
 
@@ -8,7 +8,7 @@ use codexd_core::generations::Name;
 use codexd_core::identity::Pid;
 use codexd_core::limits::{LISTENER_FIRST_WAIT_MS, LISTENER_LAST_WAIT_MS};
 
-use super::run::{self, Supervisor};
+use super::Supervisor;
 use super::server::Server;
 use super::server_socket::ServerSocket;
 use super::wire::Report;
@@ -16,7 +16,7 @@ use super::wrapper::Wrapper;
 use crate::events::Event as LogEvent;
 use crate::{clock, orphans, process};
 
-/// When to connect to the sockets of servers that do not listen yet.
+/// When to connect to the sockets of app-servers that do not listen yet.
 #[derive(Debug)]
 pub(super) struct ListenerSearch {
     due: Option<Monotonic>,
@@ -30,7 +30,7 @@ impl Default for ListenerSearch {
 }
 
 impl ListenerSearch {
-    /// Something may have changed: look at once, then after growing pauses.
+    /// Checks at once, then after growing pauses.
     pub(super) fn begin(&mut self, now: Monotonic) {
         *self = Self { due: Some(now), wait_ms: LISTENER_FIRST_WAIT_MS };
     }
@@ -43,7 +43,7 @@ impl ListenerSearch {
         self.due.is_some_and(|due| due <= now)
     }
 
-    fn looked(&mut self, is_complete: bool, now: Monotonic) {
+    fn checked(&mut self, is_complete: bool, now: Monotonic) {
         if is_complete {
             *self = Self::default();
         } else if self.wait_ms <= LISTENER_LAST_WAIT_MS {
@@ -56,14 +56,14 @@ impl ListenerSearch {
 }
 
 impl Server {
-    /// Whether a process that listens at the server's path is this server, or what its wrapper has started.
+    /// Whether a process that listens at the app-server's path is the app-server itself, or was started by its wrapper.
     fn is_served_by(&self, listener: Pid) -> bool {
         process::descends_from(listener, self.process.pid)
             || self.generation.as_deref().is_some_and(|id| orphans::is_of_generation(listener, id))
     }
 
-    /// This process listens: it is the server. What was started is its wrapper, if that is another process.
-    fn is_listener(&mut self, listener: Pid) -> bool {
+    /// Makes the listening process the app-server. The started process becomes its wrapper. Returns `false` if they are the same.
+    fn set_listener(&mut self, listener: Pid) -> bool {
         if listener == self.process.pid {
             return false;
         }
@@ -77,17 +77,17 @@ impl Server {
 }
 
 impl Supervisor {
-    /// Learns who listens for each server, and leads the path of each to its socket again if it leads nowhere.
+    /// Finds the listener of each app-server, and restores paths that were removed.
     pub(super) fn check_sockets(&mut self) {
         let names: Vec<Name> = self.table.iter().map(|managed| managed.name).collect();
         let mut is_complete = true;
         for name in names.into_iter().filter(|&name| name != Name::Gateway) {
             is_complete &= self.check_socket(name);
         }
-        self.listeners.looked(is_complete, clock::monotonic());
+        self.listeners.checked(is_complete, clock::monotonic());
     }
 
-    /// Answers whether nothing is left to be found out.
+    /// Returns whether nothing is left to find.
     fn check_socket(&mut self, name: Name) -> bool {
         let control = self.home.control_socket();
         let Some(server) = self.managed(name).and_then(|managed| managed.server.as_ref()) else {
@@ -110,14 +110,14 @@ impl Supervisor {
         }
         let lost = !socket.is_at_path();
         if let Some(folder) = socket.other_folder() {
-            // What cannot be watched is seen when the next command comes.
+            // Without the watch, a removal is noticed when the next command connects.
             let _ = self.watches.watch_losses(&folder);
         }
         let Some(server) = self.managed_mut(name).and_then(|managed| managed.server.as_mut()) else {
             return true;
         };
         server.socket = Some(socket);
-        if server.is_listener(listener) {
+        if server.set_listener(listener) {
             self.listener_found(name);
         }
         if lost {
@@ -126,7 +126,7 @@ impl Supervisor {
         true
     }
 
-    /// A wrapper stands between: from here on the process that listens is the server, for everybody.
+    /// Records and reports the listening process, which differs from the started one.
     fn listener_found(&mut self, name: Name) {
         if name == self.machine.current() {
             self.record(name);
@@ -140,13 +140,13 @@ impl Supervisor {
         if self.has_left || !self.home.root().is_dir() {
             return;
         }
-        // The folder may have gone with the file.
+        // The folder may have been removed with the file.
         let _ = self.home.create_state();
         let _ = self.watches.watch_folders(&self.home);
         if let Some(control_listener) = &self.control_listener {
             control_listener.restore_path();
         }
-        // A server that leaves removes its socket itself.
+        // An app-server that exits removes its socket itself.
         if self.is_leaving(name) {
             return;
         }
@@ -161,7 +161,7 @@ impl Supervisor {
                 );
                 LogEvent::new(EventLevel::Warn, "server.socket.restored", message)
             }
-            // A successor may have the path by now, or the server has closed its socket itself.
+            // A successor listens at the path, or the app-server has closed its socket itself.
             Err(error) if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::ConnectionRefused) => {
                 return;
             }
@@ -177,7 +177,7 @@ impl Supervisor {
         self.clients.broadcast(&Report::SocketFolderChanged);
     }
 
-    /// The process that was started has ended, and it is not known yet whether another one listens in its place.
+    /// Whether the app-server is another process than the one that was started and has exited. Its listener may not be known yet.
     pub(super) fn outlives_its_wrapper(&mut self, name: Name) -> bool {
         let pid = |supervisor: &Self| {
             supervisor.server(name).filter(|server| server.socket.is_none()).map(|server| server.process.pid)
@@ -192,25 +192,12 @@ impl Supervisor {
         outlives
     }
 
-    /// The socket of the supervisor itself was removed: the commands that come are to find it.
-    pub(super) fn check_supervisor_socket(&mut self) {
-        if self.has_left || self.home.supervisor_socket().exists() || !self.owns_the_home() {
-            return;
-        }
-        // Where it cannot be made, the next command ends this supervisor and starts another one.
-        if let Ok(listener) = run::listen(&self.home) {
-            self.listener = listener;
-            let message = "the socket of the supervisor was removed; the supervisor created it again";
-            self.log_event(LogEvent::new(EventLevel::Warn, "server.socket.restored", message));
-        }
-    }
-
-    /// A wrapper has ended. Where the server that it started listens, that goes on: this supervisor is its parent from here on.
+    /// Handles the exit of a wrapper. If the app-server keeps running, this supervisor is its parent from here on.
     pub(super) fn wrapper_ended(&mut self, name: Name) {
         let Some(server) = self.managed_mut(name).and_then(|managed| managed.server.as_mut()) else { return };
         let Some(wrapper) = server.wrapper.take() else { return };
         if !process::is_alive(&server.process) {
-            // It ends with its server: the end of that is told with the exit code of the wrapper.
+            // Both have exited: the exit is reported with the exit code of the wrapper.
             server.wrapper = Some(wrapper);
             return self.ended(name);
         }

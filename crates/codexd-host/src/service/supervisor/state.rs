@@ -1,4 +1,4 @@
-//! `supervisor.json`: what the supervisor last wrote about itself, for `status` and for the next supervisor.
+//! `supervisor.json`: the state of the supervisor, for `status` and for the next supervisor.
 
 use std::io;
 
@@ -14,19 +14,19 @@ use crate::atomic::{self, Durability};
 use crate::home::Home;
 use crate::{pid_namespace, process};
 
-/// A server beside the current one.
+/// An app-server beside the current one.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OtherState {
-    /// What it is for.
+    /// Its role.
     pub role: Role,
-    /// It, if it is known to live: one that is being started is not yet.
+    /// The process; `None` while it is being started.
     pub process: Option<Process>,
-    /// Its generation id.
+    /// The generation id.
     pub generation: Option<String>,
-    /// What runs, without its environment.
+    /// The launch spec, without its environment.
     pub program: LaunchSpec,
-    /// Whether it was asked to leave.
+    /// Whether it is being stopped.
     pub stopping: bool,
 }
 
@@ -34,13 +34,13 @@ pub struct OtherState {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayState {
-    /// It, if it lives.
+    /// The process, if it runs.
     pub process: Option<Process>,
-    /// Restarts after a crash since it was first wanted.
+    /// Restarts after a crash since it was first requested.
     pub restarts: u64,
 }
 
-/// The contents of `supervisor.json`. A field that a later codexd adds is ignored by this one.
+/// The contents of `supervisor.json`. Unknown fields are ignored.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SupervisorState {
@@ -49,38 +49,38 @@ pub struct SupervisorState {
     pub supervisor: Process,
     /// Its version.
     pub version: String,
-    /// The pid namespace in which all numbers of this file are true; an older supervisor does not tell.
+    /// The pid namespace of all pids in this file; `None` from an older supervisor.
     #[serde(default)]
     pub pid_namespace: Option<u64>,
-    /// The host name there: that of the container, for one.
+    /// The host name, such as that of the container.
     #[serde(default)]
     pub host_name: Option<String>,
-    /// Where the server stands.
+    /// The phase of the current app-server.
     pub phase: StatePhase,
-    /// The server, if one lives.
+    /// The current app-server, if it runs.
     pub server: Option<Process>,
-    /// The generation id of the server that runs or is being started.
+    /// The generation id of the current app-server, which runs or is being started.
     pub generation: Option<String>,
-    /// What runs, without its environment.
+    /// Its launch spec, without its environment.
     pub program: Option<LaunchSpec>,
-    /// The servers beside that one.
+    /// The other app-servers.
     #[serde(default)]
     pub others: Vec<OtherState>,
-    /// The gateway, if there is to be one.
+    /// The gateway, if one is requested.
     #[serde(default)]
     pub gateway: Option<GatewayState>,
-    /// Restarts after a crash since a command last asked for the server.
+    /// Restarts after a crash since a command last requested the app-server.
     pub restarts: u64,
-    /// Whether it keeps dying.
+    /// Whether it is in a crash loop.
     pub crash_looping: bool,
-    /// When the next attempt is due, in RFC 3339.
+    /// When the next restart is due, in RFC 3339.
     pub next_attempt_at: Option<String>,
-    /// How the last server ended.
+    /// The last exit of a current app-server.
     pub last_exit: Option<LastExit>,
 }
 
 impl SupervisorState {
-    /// The state of a supervisor that keeps nothing.
+    /// The state of a supervisor that manages no process.
     pub fn new(supervisor: Process, version: &str) -> Self {
         Self {
             supervisor,
@@ -102,36 +102,34 @@ impl SupervisorState {
 }
 
 impl SupervisorState {
-    /// Whether the numbers in it are those of this pid namespace, as far as it tells.
+    /// Whether its pids are of this pid namespace, as far as it is known.
     pub fn is_from_here(&self) -> bool {
         self.pid_namespace.is_none_or(|written| pid_namespace::own() == Some(written))
     }
 
-    /// Whether it was written since this machine was booted.
+    /// Whether it was written since the last boot.
     pub fn is_from_this_boot(&self) -> bool {
         process::boot_id().is_ok_and(|boot| boot == self.supervisor.identity.boot_id)
     }
 }
 
-/// Reads the state; `None` if there is none or it cannot be read, which only costs what it would have told. What was written in
-/// another pid namespace tells nothing either: its numbers name others here.
+/// Reads the state; `None` if it is missing, unreadable, or from another pid namespace, whose pids name other processes here.
 pub fn read(home: &Home) -> Option<SupervisorState> {
-    read_of_any_place(home).filter(SupervisorState::is_from_here)
+    read_of_any_namespace(home).filter(SupervisorState::is_from_here)
 }
 
-/// The same wherever it was written.
-pub fn read_of_any_place(home: &Home) -> Option<SupervisorState> {
+/// Reads the state, also from another pid namespace.
+pub fn read_of_any_namespace(home: &Home) -> Option<SupervisorState> {
     let bytes = atomic::read(&former_names::newest_state_file(home)).ok()??;
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Writes down that the server was stopped on purpose, where a supervisor that was killed has left something else. No supervisor
-/// lives.
+/// Records that the app-server was stopped on purpose, if a killed supervisor has left another phase. No supervisor runs.
 ///
 /// # Errors
-/// The file system's.
+/// The state cannot be written.
 pub fn settle(home: &Home) -> io::Result<()> {
-    match read_of_any_place(home) {
+    match read_of_any_namespace(home) {
         Some(state) if state.phase != StatePhase::Stopped => write(
             home,
             &SupervisorState {
@@ -152,7 +150,7 @@ pub fn settle(home: &Home) -> io::Result<()> {
 /// Writes the state.
 ///
 /// # Errors
-/// The file system's.
+/// The state cannot be written.
 pub fn write(home: &Home, state: &SupervisorState) -> io::Result<()> {
     atomic::replace(&home.supervisor_state(), &serde_json::to_vec(state)?, Durability::Process)
 }

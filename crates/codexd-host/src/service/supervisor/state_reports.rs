@@ -1,4 +1,4 @@
-//! How things stand, for those who are connected and for those who come later.
+//! Reports the state to the connected clients, and writes it for later ones.
 
 use std::io;
 
@@ -6,12 +6,13 @@ use codexd_core::generations::{Name, Role, Standing};
 use codexd_core::identity::Pid;
 use codexd_core::supervise::Phase;
 
-use super::run::Supervisor;
+use super::Supervisor;
+use super::managed_process::ManagedProcess;
 use super::state::{self, GatewayState, OtherState, StatePhase};
 use super::wire::{self, Generation, Report};
 use crate::clock;
 
-/// What was last told about who lives.
+/// The state as it was last reported.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PublishedState {
     standing: Option<(StatePhase, Option<Pid>)>,
@@ -45,12 +46,12 @@ impl Supervisor {
         }
     }
 
-    /// What everybody is told first.
+    /// The first reports on a connection.
     pub(super) fn greeting(&self) -> [Report; 2] {
         [self.standing(), report(self.current_state())]
     }
 
-    /// Tells everybody where the server stands and who lives, if that has changed.
+    /// Reports the state to all clients, if it has changed.
     pub(super) fn publish_changes(&mut self) {
         let now = self.current_state();
         if now.standing != self.published.standing {
@@ -83,7 +84,7 @@ impl Supervisor {
         }
     }
 
-    /// Writes `supervisor.json`. Where no order depends on it, a full disk costs what it would have told and nothing else.
+    /// Writes `supervisor.json`. Where no order depends on it, a full disk only leaves the file out of date.
     pub(super) fn write_state(&mut self, phase: StatePhase) -> io::Result<()> {
         let current = self.machine.current();
         self.state.phase = phase;
@@ -110,7 +111,7 @@ impl Supervisor {
     }
 
     fn others(&self) -> Vec<OtherState> {
-        let other = |managed: &super::managed_process::ManagedProcess| {
+        let other = |managed: &ManagedProcess| {
             let role = self.machine.role(managed.name).or(managed.ended.as_ref().map(|ended| ended.role));
             let role = role.filter(|_| managed.name != self.machine.current())?;
             let phase = self.machine.supervision(managed.name).map(|supervision| supervision.phase());

@@ -1,6 +1,6 @@
-//! Ending what dead servers have left behind, as a part of the supervisor's loop: it goes on answering meanwhile.
+//! Ends the orphans of dead app-servers as a part of the supervisor's loop, which keeps answering meanwhile.
 //!
-//! What waits for the end of a sweep: that the supervisor leaves, and that a generation counts as gone.
+//! The exit of the supervisor waits for the end of all sweeps, and the removal of a generation for the end of its own.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,18 +10,18 @@ use codexd_core::generations::{Name, Standing};
 use codexd_core::plural::counted;
 use codexd_core::supervise::Then;
 
-use super::run::Supervisor;
+use super::Supervisor;
 use super::wire::Report;
 use crate::events::Event as LogEvent;
 use crate::orphans::{self, OwnershipEvidence, Sweep, Swept};
 
-/// The sweeps that are under way.
+/// The running sweeps.
 #[derive(Debug, Default)]
 pub struct Sweeps {
     of: Vec<(Option<Name>, Sweep)>,
-    /// These generations are to be forgotten afterwards.
+    /// Generations to be removed afterwards.
     forgotten: Vec<Name>,
-    /// The supervisor is to leave afterwards.
+    /// The supervisor exits afterwards.
     leaves: bool,
 }
 
@@ -44,7 +44,7 @@ impl Sweeps {
 }
 
 impl Supervisor {
-    /// Begins to end what the dead process of a generation has left behind.
+    /// Begins to end the orphans of a generation's dead process.
     pub(super) fn sweep(&mut self, name: Name) {
         if let Some(evidence) = self.managed_mut(name).and_then(|managed| managed.dead.take()) {
             self.begin_sweep(Some(name), evidence);
@@ -58,7 +58,7 @@ impl Supervisor {
         }
     }
 
-    /// Some of those that were asked to leave have ended, or their time is over.
+    /// Continues the sweeps: orphans have exited, or a deadline has passed.
     pub(super) fn advance_sweeps(&mut self) {
         for (name, mut sweep) in std::mem::take(&mut self.sweeps.of) {
             match self.with_excluded(|excluded| sweep.advance(excluded)) {
@@ -109,7 +109,7 @@ impl Supervisor {
         self.clients.broadcast(&Report::Swept { ended: swept.ended, left: swept.left });
     }
 
-    /// Ends at once, and waits for it, what any server has left behind: this supervisor serves nothing any more.
+    /// Ends all orphans and waits until they have exited. For a supervisor that gives up its home.
     pub(super) fn sweep_and_wait(&mut self) {
         for (_, sweep) in std::mem::take(&mut self.sweeps.of) {
             self.with_excluded(|excluded| sweep.finish(excluded));

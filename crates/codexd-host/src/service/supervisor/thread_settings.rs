@@ -1,6 +1,6 @@
-//! The settings of threads that the gateway has stored here: in memory only, for a gateway that comes after it.
+//! The thread settings that the gateway has stored here, in memory only, for the next gateway.
 //!
-//! The supervisor does not look into them. They may hold credentials: nothing here is logged or written to disk.
+//! The supervisor does not parse them. They may hold credentials: they are never logged or written to disk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,18 +8,18 @@ use std::ops::Bound;
 
 use codexd_core::limits::{THREAD_SETTINGS_SENT_BYTES, THREAD_SETTINGS_STORED_MAX_BYTES};
 
+use super::Supervisor;
 use super::clients::ClientId;
-use super::run::Supervisor;
 use super::wire::Report;
 
-/// By the ids of the threads.
+/// The settings by thread id.
 #[derive(Default)]
 pub struct ThreadSettings {
     threads: BTreeMap<String, String>,
     bytes: usize,
-    /// A server was taken over from another supervisor, which may have stored settings.
+    /// An app-server was adopted from another supervisor, which may have stored settings.
     pub are_inherited: bool,
-    /// A gateway that knows all of them has given them, or was told that no more are known.
+    /// A gateway has connected that knows all settings and stores them here.
     pub are_given: bool,
 }
 
@@ -30,8 +30,7 @@ impl fmt::Debug for ThreadSettings {
 }
 
 impl ThreadSettings {
-    /// Stores the settings of a thread in place of what was stored before; nothing forgets them. Answers whether there was
-    /// room.
+    /// Replaces the settings of a thread; `None` deletes them. Returns whether they fit.
     fn store(&mut self, thread: String, settings: Option<String>) -> bool {
         if let Some(previous) = self.threads.remove(&thread) {
             self.bytes -= thread.len() + previous.len();
@@ -46,7 +45,7 @@ impl ThreadSettings {
         true
     }
 
-    /// The next ones behind `after`, at least one if there is one, and whether they are the last.
+    /// The next settings after the thread `after`, at least one if there is one, and whether they are the last.
     fn next(&self, after: Option<&str>) -> (Vec<(String, String)>, bool) {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.threads.range::<str, _>((from, Bound::Unbounded)).peekable();
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_last_is_sent_in_parts() {
+    fn the_last_stored_settings_are_sent_in_parts() {
         let mut stored = ThreadSettings::default();
         assert!(all(&stored).is_empty());
         for thread in 0..7 {
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_refused_and_the_room_comes_back() {
+    fn settings_beyond_the_bound_are_refused_until_others_are_deleted() {
         let mut stored = ThreadSettings::default();
         let large = || Some("x".repeat(THREAD_SETTINGS_STORED_MAX_BYTES - 2));
         assert!(stored.store("a".into(), large()));

@@ -1,8 +1,7 @@
-//! Tells the supervisor when the server has written to its logs, at most once a second, and when something changes beside the
-//! control socket.
+//! Watches files for the supervisor: logs that grow, checked at most once a second; the folders of sockets and state; missing programs.
 //!
-//! The last close of an inotify descriptor takes some 13 ms in the kernel. So commands open none, they are told; and the supervisor
-//! leaves its own to its end, when no command waits for it any more.
+//! The last close of an inotify descriptor takes some 13 ms in the kernel. So commands open none and get reports instead, and the supervisor
+//! keeps its own open until it exits.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,38 +15,38 @@ use rustix::fs::inotify;
 use crate::home::Home;
 use crate::logs;
 
-/// The watches.
+/// The inotify descriptors.
 #[derive(Debug)]
 pub struct Watches {
     logs: OwnedFd,
     folder: OwnedFd,
-    /// Tells of the folders of programs that are missing; made when the first one is.
+    /// Watches the folders of missing programs; created with the first one.
     programs: Option<OwnedFd>,
-    /// What it watches.
+    /// Its watch descriptors.
     program_folders: Vec<i32>,
-    /// While a busy log is left alone: until when.
-    asleep_until: Option<Monotonic>,
+    /// Until when a busy log is not checked.
+    paused_until: Option<Monotonic>,
 }
 
 impl Watches {
-    /// Watches on nothing yet.
+    /// Watches nothing yet.
     ///
     /// # Errors
-    /// The system's.
+    /// inotify is not available.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             logs: inotify()?,
             folder: inotify()?,
             programs: None,
             program_folders: Vec::new(),
-            asleep_until: None,
+            paused_until: None,
         })
     }
 
-    /// Watches the logs of `home` that there are. Watching them again changes nothing.
+    /// Watches the existing logs of `home`. A second call for the same log changes nothing.
     ///
     /// # Errors
-    /// The system's.
+    /// inotify refuses the watch.
     pub fn watch_logs(&self, home: &Home) -> io::Result<()> {
         for path in logs_of(home).iter().filter(|path| path.exists()) {
             inotify::add_watch(&self.logs, path, inotify::WatchFlags::MODIFY)?;
@@ -55,11 +54,10 @@ impl Watches {
         Ok(())
     }
 
-    /// Watches the folder of the control socket of `home`, and whether something of the state goes. Watching them again changes
-    /// nothing.
+    /// Watches the folder of the control socket of `home` for changes, and the state folder for removals. A second call changes nothing.
     ///
     /// # Errors
-    /// The system's.
+    /// inotify refuses the watch.
     pub fn watch_folders(&self, home: &Home) -> io::Result<()> {
         let changes = inotify::WatchFlags::CREATE
             | inotify::WatchFlags::MOVED_TO
@@ -68,17 +66,16 @@ impl Watches {
             | inotify::WatchFlags::DELETE_SELF
             | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, home.control_dir(), changes)?;
-        // That the folder itself goes is reported only when no process has a file of it open any more.
+        // The removal of the folder itself is reported only when no process has it open any more.
         let losses = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;
         inotify::add_watch(&self.folder, home.state_dir(), losses)?;
         Ok(())
     }
 
-    /// Watches whether something goes from the folder of a server's socket, or the folder itself does. Many homes may have theirs
-    /// there.
+    /// Watches the folder of an app-server's socket for removals. Many homes may share the folder.
     ///
     /// # Errors
-    /// The system's.
+    /// inotify refuses the watch.
     pub fn watch_losses(&self, folder: &Path) -> io::Result<()> {
         let losses = inotify::WatchFlags::DELETE
             | inotify::WatchFlags::MOVED_FROM
@@ -88,10 +85,10 @@ impl Watches {
         Ok(())
     }
 
-    /// Watches for the file of a program that is missing: in its folder, or where that or one above it would be made.
+    /// Watches for the file of a missing program: in its folder, or in the nearest folder above that exists.
     ///
     /// # Errors
-    /// The system's.
+    /// inotify refuses the watch.
     pub fn watch_for_program(&mut self, program: &Path) -> io::Result<()> {
         let programs = match &self.programs {
             Some(programs) => programs,
@@ -111,53 +108,53 @@ impl Watches {
         Ok(())
     }
 
-    /// What to wait on for programs that are missing.
+    /// The descriptor to poll for missing programs.
     pub fn programs_fd(&self) -> Option<BorrowedFd<'_>> {
         self.programs.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes what has come of programs.
+    /// Discards the events of missing programs.
     pub fn take_programs(&self) {
         self.programs.as_ref().map(drain);
     }
 
-    /// No program is missing any more.
+    /// Ends the watches for missing programs.
     pub fn forget_programs(&mut self) {
         for watch in self.program_folders.drain(..) {
-            // One whose folder is gone is gone as well.
+            // The watch of a removed folder is gone already.
             let _ = self.programs.as_ref().map(|programs| inotify::remove_watch(programs, watch));
         }
     }
 
-    /// What to wait on for the logs; nothing while a busy log is left alone.
+    /// The descriptor to poll for the logs; `None` while a busy log is not checked.
     pub fn logs_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.asleep_until.is_none().then(|| self.logs.as_fd())
+        self.paused_until.is_none().then(|| self.logs.as_fd())
     }
 
-    /// What to wait on for the folder.
+    /// The descriptor to poll for the folders.
     pub fn folder_fd(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
 
-    /// When to look at the logs again.
+    /// When to check the logs again.
     pub fn deadline(&self) -> Option<Monotonic> {
-        self.asleep_until
+        self.paused_until
     }
 
-    /// Takes what has come from the folder.
+    /// Discards the events of the folders.
     pub fn take_folder(&self) {
         drain(&self.folder);
     }
 
-    /// Something was written, or the time to look has come: bounds the logs.
+    /// Rotates the logs that have grown too large, unless they were checked a moment ago.
     pub fn check_logs(&mut self, home: &Home, now: Monotonic) {
-        if self.asleep_until.is_some_and(|until| now < until) {
+        if self.paused_until.is_some_and(|until| now < until) {
             return;
         }
         let wrote = drain(&self.logs);
-        self.asleep_until = wrote.then(|| now + LOG_CHECK_INTERVAL_MS);
+        self.paused_until = wrote.then(|| now + LOG_CHECK_INTERVAL_MS);
         for path in logs_of(home) {
-            // What cannot be rotated now (a full disk) is tried again when more is written.
+            // A log that cannot be rotated now (full disk) is tried again when it grows.
             let _ = logs::rotate_if_larger(&path, LOG_MAX_BYTES);
         }
     }

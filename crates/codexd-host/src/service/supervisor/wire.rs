@@ -1,10 +1,10 @@
-//! What goes over the supervisor's socket: one JSON object a line.
+//! The messages on the supervisor's socket: one JSON object per line.
 //!
 //! An order of a command carries an id. Its replies carry the same id and go to the process that gave the order, to no other:
 //! `{"id":7,"order":…}` → `{"re":7,"status":"progress"}`, then `{"re":7,"status":"ok"}` or
-//! `{"re":7,"status":"refused","message":…}`. An order without an id, as those of the gateway, gets a reply only if it is refused:
-//! [`Report::Refused`]. Everything that changes is a [`Report`], which goes to all connections. What an order changes is reported between
-//! its `progress` and its last reply.
+//! `{"re":7,"status":"refused","message":…}`. An order without an id, such as those of the gateway, gets a reply only if it is refused:
+//! [`Report::Refused`]. Every change is a [`Report`] to all connections. The changes of an order are reported between its `progress` and
+//! its last reply.
 //!
 //! The supervisor and the gateway outlive an upgrade of the binary, so either end may be newer. Both ignore unknown fields. An unknown
 //! order is refused to its sender; an unknown report is ignored. Orders of older commands carry no ids: the answer to one is
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use codexd_core::contract::status::LastExit;
 use codexd_core::generations::Role;
+use codexd_core::home_state::StatePhase;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::launch_spec::{LaunchSpec, StopPolicy};
 use codexd_core::os_text::OsText;
@@ -21,116 +22,115 @@ use codexd_core::record::CodexdRecord;
 use codexd_core::supervise::StopStage;
 use serde::{Deserialize, Serialize};
 
-use super::state::StatePhase;
-
 /// The version of the protocol: 1 since replies carry ids.
 pub const PROTOCOL: u32 = 1;
 
-/// What a command, or the gateway, wants of the supervisor.
+/// An order of a command, or of the gateway, to the supervisor.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "order", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Order {
-    /// Run this program. One that runs already goes on; one that is being ended is started again afterwards.
+    /// Run an app-server. A running one continues; one that is being stopped is started again afterwards.
     Start {
-        /// What to run.
+        /// The app-server.
         program: Box<LaunchSpec>,
-        /// What to run in front of it; nothing if the program makes the control socket itself.
+        /// The gateway; `None` if the app-server binds the control socket itself.
         #[serde(default)]
         gateway: Option<Box<LaunchSpec>>,
     },
-    /// Take over a process that runs.
+    /// Adopt a running app-server.
     Adopt {
-        /// Which.
+        /// The process.
         process: Process,
-        /// What its record said beside that.
+        /// codexd's part of its record.
         codexd: Option<CodexdRecord>,
-        /// What to run in front of it, if the one that was there is gone.
+        /// The gateway to start if none runs.
         #[serde(default)]
         gateway: Option<Box<LaunchSpec>>,
     },
-    /// End every server and start this program in their place.
+    /// Stop every app-server and start this one in their place.
     Replace {
-        /// What to run.
+        /// The new app-server.
         program: Box<LaunchSpec>,
-        /// How to end the old ones.
+        /// How to stop the old ones.
         policy: StopPolicy,
-        /// What to run in front of it; nothing if the program makes the control socket itself.
+        /// The gateway; `None` if the app-server binds the control socket itself.
         #[serde(default)]
         gateway: Option<Box<LaunchSpec>>,
     },
-    /// Start this program beside the server. It is withdrawn if the client that gave the order disconnects before promoting it.
+    /// Start a successor beside the current app-server. It is withdrawn if the client that gave the order disconnects before promoting
+    /// it.
     Succeed {
-        /// What to run.
+        /// The successor.
         program: Box<LaunchSpec>,
     },
-    /// End the successor that was started beside the server.
+    /// Stop the successor.
     Withdraw {
-        /// Its generation id.
+        /// The generation id.
         generation: String,
     },
-    /// The successor answers: from now on it is the server, and the one before is on its way out.
+    /// The successor answers: it becomes the current app-server, and the one before becomes outgoing.
     Promote {
-        /// Its generation id.
+        /// The generation id.
         generation: String,
-        /// What to run in front of it from the next start of the gateway on.
+        /// The gateway from its next start on.
         #[serde(default)]
         gateway: Option<Box<LaunchSpec>>,
     },
-    /// From the gateway: this outgoing server holds nothing any more and may be ended.
+    /// From the gateway: stop an outgoing app-server, which holds nothing any more.
     Retire {
-        /// Its generation id.
+        /// The generation id.
         generation: String,
     },
-    /// From the gateway: it is the one at this end. The listening socket comes along with the message.
+    /// From the gateway: this connection is the gateway's. The listening socket is attached to the message.
     Subscribe {
-        /// Whether it moves threads from one server to another.
+        /// Whether it migrates threads between app-servers.
         moves: bool,
-        /// Whether it knows the settings of all threads, and gives what is stored here again.
+        /// Whether it knows the settings of all threads and stores them here again.
         #[serde(default)]
         knows_thread_settings: bool,
     },
-    /// Give the gateway that runs the arguments of this program, and start it as this from its next start on. The gateway reports
-    /// with [`Report::Relayed`] when it has taken them.
+    /// Send the arguments of this program to the running gateway, and start the gateway with them from now on. The gateway reports with
+    /// [`Report::Relayed`] when it has applied them.
     ConfigureGateway {
-        /// The program.
+        /// The gateway.
         gateway: Box<LaunchSpec>,
     },
-    /// Tell what the current server is started with. Only the connection that asks gets the answer.
+    /// Send the launch spec of the current app-server, to this connection only.
     GetLaunchSpec,
-    /// From the gateway: tell this to everybody else.
+    /// From the gateway: send this to all other connections.
     Relay {
-        /// Anything.
+        /// Any value.
         value: serde_json::Value,
     },
-    /// From the gateway: store the settings of a thread in memory, for a gateway that comes after it. Never on disk, never in
-    /// a log: they may hold credentials.
+    /// From the gateway: store the settings of a thread in memory, for the next gateway; never on disk, never in a log: they may hold
+    /// credentials.
     StoreThreadSettings {
-        /// The thread's id.
+        /// The thread id.
         thread: String,
-        /// Its settings, which the supervisor does not look into; nothing if they are to be forgotten.
+        /// The settings, which the supervisor does not parse; `None` deletes them.
         settings: Option<String>,
     },
-    /// From the gateway: send what is stored of the threads behind this one in the order of ids, or of all.
+    /// From the gateway: send the stored thread settings, in the order of thread ids.
     SendThreadSettings {
-        /// The last thread that was sent.
+        /// Begin after this thread; `None` for the first.
         after: Option<String>,
     },
-    /// The next order on this connection has so many bytes, more than [`codexd_core::limits::ORDER_MAX_BYTES`].
+    /// The next order on this connection is longer than [`codexd_core::limits::ORDER_MAX_BYTES`].
     AnnounceOrder {
         /// The length of its line.
         bytes: usize,
     },
-    /// End every server, then leave.
+    /// Stop every app-server, then exit.
     Stop {
         /// How.
         policy: StopPolicy,
-        /// The server never became ready: remember that it failed.
+        /// The app-server never became ready: record the failure.
         failed: bool,
     },
 }
 
 impl Order {
-    /// Whether a command gives it, to change who runs.
+    /// Whether a command gives it to change which app-servers run.
     pub fn is_of_a_command(&self) -> bool {
         match self {
             Order::Start { .. }
@@ -152,74 +152,33 @@ impl Order {
     }
 }
 
-/// A server that lives.
+/// A running app-server.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Generation {
-    /// The generation id that it carries; `None` for one that codexd did not start.
+    /// The generation id; `None` if codexd did not start it.
     #[serde(rename = "mark")]
     pub generation_id: Option<String>,
-    /// Its process.
+    /// Process id.
     pub pid: Pid,
-    /// The socket of its own; `None` for one that made the control socket.
+    /// Its own socket; `None` if it bound the control socket.
     pub socket: Option<PathBuf>,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
-    /// Whether it is the one built into codexd.
+    /// Whether it is the embedded server.
     #[serde(default)]
     pub embedded: bool,
-    /// The version that its program told.
+    /// The version that `--version` printed.
     #[serde(default)]
     pub version: Option<String>,
-}
-
-/// An order with its id.
-#[derive(Debug, Serialize)]
-pub struct NumberedOrder<'a> {
-    /// No other order on the connection has it.
-    pub id: u64,
-    /// The order.
-    #[serde(flatten)]
-    pub order: &'a Order,
-}
-
-/// An order as it was read.
-#[derive(Debug)]
-pub struct ReadOrder {
-    /// Its id; `None` for one of an older program.
-    pub id: Option<u64>,
-    /// The order, or why it is none.
-    pub order: Result<Box<Order>, String>,
-}
-
-/// A reply to an order.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Reply {
-    /// The id of the order.
-    pub re: u64,
-    /// How far it is.
-    #[serde(flatten)]
-    pub status: ReplyStatus,
-}
-
-/// How far an order is.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(tag = "status", rename_all = "camelCase")]
-pub enum ReplyStatus {
-    /// It is being carried out: reports that follow are later than the order.
-    Progress,
-    /// It was carried out, as far as that can be done at once.
-    Ok,
-    /// It cannot be carried out.
-    Refused(Refusal),
 }
 
 /// Why an order cannot be carried out.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Refusal {
-    /// A sentence.
+    /// A sentence for people.
     pub message: String,
-    /// The number of the system's error, if it was one.
+    /// The errno, if a system call failed.
     #[serde(default)]
     pub errno: Option<i32>,
 }
@@ -231,21 +190,11 @@ impl Refusal {
     }
 }
 
-/// What a supervisor sends.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub enum Message {
-    /// To this connection.
-    Reply(Reply),
-    /// To all of them, or to the gateway.
-    Report(Report),
-}
-
-/// What the supervisor sends to every client.
+/// A message of the supervisor that answers no order.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "report", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Report {
-    /// How things stand: the first report on a connection, and again after every change.
+    /// The state of the supervisor: the first report on a connection, and again after every change.
     State {
         /// The version of the protocol; zero for a supervisor whose replies carry no ids.
         #[serde(default)]
@@ -256,38 +205,38 @@ pub enum Report {
         /// The same under the name without which a gateway of 0.1.0 ignores the report.
         #[serde(default, rename = "keeperPid")]
         former_supervisor_pid: Option<Pid>,
-        /// Where the server stands.
+        /// The phase of the current app-server.
         phase: StatePhase,
-        /// The server, if one lives.
+        /// Its pid, if it runs.
         pid: Option<Pid>,
-        /// Whether it takes [`Order::StoreThreadSettings`], which older supervisors do not know.
+        /// Whether the supervisor knows [`Order::StoreThreadSettings`].
         #[serde(default)]
         stores_thread_settings: bool,
     },
-    /// To the gateway: some of the settings of threads that are stored.
+    /// To the gateway: a part of the stored thread settings.
     ThreadSettings {
-        /// The threads' ids and settings, in the order of ids.
+        /// Thread ids and settings, in the order of thread ids.
         threads: Vec<(String, String)>,
         /// No more follow.
         is_last: bool,
-        /// Servers live that another supervisor has started, which had stored more.
+        /// Some may be missing: app-servers of a previous supervisor run, which had stored more.
         may_lack: bool,
     },
-    /// To the gateway: the settings of this thread are not stored, since all together would be too large.
+    /// To the gateway: the settings of this thread are not stored, because all together would be too large.
     ThreadSettingsRefused {
-        /// The thread's id.
+        /// The thread id.
         thread: String,
     },
-    /// Every server that lives, and the gateway: the second thing that anybody hears, and again after every change.
+    /// The running app-servers and the gateway: the second report on a connection, and again after every change.
     Generations {
-        /// The servers, the current one first.
+        /// The app-servers, the current one first.
         generations: Vec<Generation>,
-        /// The gateway, if one lives.
+        /// The gateway's pid, if it runs.
         gateway_pid: Option<Pid>,
-        /// Whether it is connected and moves threads.
+        /// Whether it is connected and migrates threads.
         gateway_moves: bool,
     },
-    /// The successor ended before it was promoted.
+    /// The successor exited before it was promoted.
     SuccessorEnded {
         /// How.
         exit: LastExit,
@@ -296,24 +245,24 @@ pub enum Report {
     SuccessorFailed {
         /// Why.
         message: String,
-        /// The number of the system's error, if it was one.
+        /// The errno, if a system call failed.
         errno: Option<i32>,
     },
-    /// Nothing of this server lives any more, and it is not missed.
+    /// An outgoing app-server and its processes have exited.
     Retired {
-        /// Its generation id.
+        /// The generation id.
         generation: Option<String>,
     },
     /// The gateway could not be started.
     GatewayFailed {
         /// Why.
         message: String,
-        /// The number of the system's error, if it was one.
+        /// The errno, if a system call failed.
         errno: Option<i32>,
     },
-    /// What the current server is started with, its environment included; nothing if there is none.
+    /// The launch spec of the current app-server, with its environment; `None` if there is none.
     LaunchSpec {
-        /// The program.
+        /// The launch spec.
         program: Option<Box<LaunchSpec>>,
     },
     /// To the gateway: its arguments from now on.
@@ -321,85 +270,49 @@ pub enum Report {
         /// The arguments.
         args: Vec<OsText>,
     },
-    /// What the gateway wants told.
+    /// A value that the gateway relays ([`Order::Relay`]).
     Relayed {
-        /// As it came.
+        /// The value.
         value: serde_json::Value,
     },
-    /// A server lives.
+    /// An app-server was started.
     Spawned {
-        /// It.
+        /// Process id.
         pid: Pid,
     },
-    /// A server could not be started.
+    /// An app-server could not be started.
     SpawnFailed {
         /// Why.
         message: String,
-        /// The number of the system's error, if it was one.
+        /// The errno, if a system call failed.
         errno: Option<i32>,
     },
-    /// Something changed beside the control socket: it may be there now.
+    /// The folder of the control socket has changed: the socket may exist now.
     SocketFolderChanged,
-    /// A signal was sent.
+    /// A signal was sent to a stopping app-server.
     Signalled {
-        /// How far the stop has come.
+        /// The stage of the stop.
         stage: StopStage,
     },
-    /// The server ended.
+    /// The current app-server exited.
     Exited {
         /// How.
         exit: LastExit,
     },
-    /// What a dead server left behind was ended.
+    /// The orphans of a dead app-server were ended.
     Swept {
-        /// How many processes.
+        /// Number of processes.
         ended: usize,
-        /// Those that are still there.
+        /// Those that still run.
         left: Vec<Pid>,
     },
-    /// A killed process is still there.
+    /// A process survived SIGKILL.
     Unkillable {
-        /// It.
+        /// Process id.
         pid: Pid,
     },
-    /// An order that carries no id cannot be carried out.
+    /// An order without an id cannot be carried out.
     Refused(Refusal),
-    /// The supervisor has nothing left to keep.
+    /// The supervisor exits: it has no process left to manage.
     Leaving,
-}
-
-/// One line.
-///
-/// # Errors
-/// If the value does not serialise, which only a path that is not UTF-8 can cause.
-pub fn line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-/// Reads a line that was sent to the supervisor.
-pub fn read_order(line: &[u8]) -> ReadOrder {
-    #[derive(Deserialize)]
-    struct Numbered {
-        #[serde(default)]
-        id: Option<u64>,
-    }
-    let id = serde_json::from_slice::<Numbered>(line).ok().and_then(|numbered| numbered.id);
-    let order = serde_json::from_slice(line).map(Box::new);
-    ReadOrder { id, order: order.map_err(|error| format!("the order cannot be read: {error}")) }
-}
-
-/// Reads a line that a supervisor sent; `None` for one that a newer supervisor knows.
-pub fn read_message(line: &[u8]) -> Option<Message> {
-    #[derive(Deserialize)]
-    struct Head {
-        #[serde(default)]
-        re: Option<u64>,
-    }
-    let head: Head = serde_json::from_slice(line).ok()?;
-    match head.re {
-        Some(_) => serde_json::from_slice(line).ok().map(Message::Reply),
-        None => serde_json::from_slice(line).ok().map(Message::Report),
-    }
 }

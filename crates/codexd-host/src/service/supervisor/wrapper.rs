@@ -1,7 +1,7 @@
-//! A wrapper: the process that the supervisor started, where another one, below it, is the app-server.
+//! A wrapper: a process that the supervisor started and whose descendant is the app-server.
 //!
-//! A shell script that ends in `codex "$@"` without `exec` stays between the supervisor and the server. So does a launcher
-//! that cannot replace itself, such as npm's `codex.js`.
+//! A shell script that ends in `codex "$@"` without `exec` stays between the supervisor and the app-server. So does a launcher that cannot
+//! replace itself, such as npm's `codex.js`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -14,24 +14,23 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::{orphans, process};
 
-/// A living wrapper, or one that has ended and was not reaped yet.
+/// A wrapper that runs, or has exited and was not reaped.
 #[derive(Debug)]
 pub struct Wrapper {
-    /// It.
+    /// The process.
     pub process: Process,
     handle: OwnedFd,
-    /// `None` where another supervisor started it.
+    /// `None` if another supervisor started it.
     child: Option<Child>,
 }
 
 impl Wrapper {
-    /// The process that the supervisor started, once another one is known to be the server.
+    /// Makes the started process a wrapper, once another process is known to be the app-server.
     pub fn new(process: Process, handle: OwnedFd, child: Option<Child>) -> Self {
         Self { process, handle, child }
     }
 
-    /// The wrapper of a server that is taken over: the leader of its process group, if that is above the server and carries the
-    /// same generation id.
+    /// The wrapper of an adopted app-server: the leader of its process group, if that is an ancestor with the same generation id.
     pub fn of(server: &Process, generation: Option<&str>) -> Option<Self> {
         let leader = Pid(process::stat(server.pid)?.group);
         let is_above = leader != server.pid && process::descends_from(server.pid, leader);
@@ -43,17 +42,17 @@ impl Wrapper {
         Some(Self { process, handle, child: None })
     }
 
-    /// What to wait on for its end.
+    /// The descriptor to poll for its exit.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
 
-    /// Kills it.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
     }
 
-    /// The server has ended. The wrapper has a moment to end by itself, then it is ended with its process group.
+    /// Ends the wrapper of an app-server that has exited: it gets a moment to exit by itself, then its process group is signalled.
     pub fn end(self) -> Option<ExitStatus> {
         let timeout = Duration::from_millis(WRAPPER_END_TIMEOUT_MS);
         if !process::await_end(&self.process, timeout) {
@@ -66,13 +65,13 @@ impl Wrapper {
         self.reap()
     }
 
-    /// It has ended: how, if that is told to this process.
+    /// Reaps the exited wrapper. Returns its status if it was a child of this process.
     pub fn reap(mut self) -> Option<ExitStatus> {
         self.child.as_mut().and_then(|child| child.wait().ok())
     }
 }
 
-/// How a process has ended that became a child of this one.
+/// Reaps a process that became a child of this one, and returns its status.
 pub fn reap(pid: Pid) -> Option<ExitStatus> {
     let status = rustix::process::waitid(
         WaitId::Pid(process::raw(pid)?),

@@ -88,7 +88,7 @@ mod tests {
         let mut memory = StateFiles::new(home.clone());
         assert!(memory.goals().is_empty());
         let goals =
-            PersistedGoals { active: vec!["a".to_owned(), "b".to_owned()], held: vec!["b".to_owned()] };
+            PersistedGoals { active: vec!["a".to_owned(), "b".to_owned()], suspended: vec!["b".to_owned()] };
         memory.persist_goals(&goals).expect("kept");
         assert_eq!(StateFiles::new(home.clone()).goals(), goals);
         memory.persist_goals(&PersistedGoals::default()).expect("kept");

@@ -7,7 +7,7 @@ use codexd_core::contract::status::Problem;
 use codexd_core::lifecycle::{ListenerSeen, Recorded};
 use codexd_host::Home;
 use codexd_host::elsewhere::Elsewhere;
-use codexd_host::service::supervisor::{StatePhase, read_state_of_any_place};
+use codexd_host::service::supervisor::{StatePhase, read_state_of_any_namespace};
 use codexd_protocol::unix;
 
 use super::Found;
@@ -34,7 +34,7 @@ pub(super) fn find(home: &Home, mut problems: Vec<Problem>, place: &Elsewhere) -
     let denied = denied.filter(|error| error.kind() == ErrorKind::PermissionDenied);
     let served = Served {
         is_managed: place.has_supervisor,
-        phase: read_state_of_any_place(home).map(|state| state.phase),
+        phase: read_state_of_any_namespace(home).map(|state| state.phase),
         may_ask: denied.is_none(),
     };
     if let Some(error) = denied {

@@ -10,13 +10,14 @@ use codexd_core::identity::Pid;
 use codexd_core::lifecycle::ListenerSeen;
 use codexd_core::limits::STATUS_QUESTION_TIMEOUT_MS;
 use codexd_host::service::supervisor::former_names;
-use codexd_host::{Home, process, upstream_files};
+use codexd_host::{Home, pid_record, process};
 use codexd_protocol::session::Session;
 use serde_json::json;
 
 use super::Found;
 use super::problems::{Problems, add};
-use crate::context::{VERSION, own_binary};
+use crate::context::VERSION;
+use crate::own_binary::own_binary;
 use crate::prove;
 
 /// Adds the problems.
@@ -57,7 +58,7 @@ fn find_upstream_updater(home: &Home, found: &Found, problems: &mut Problems) {
     if found.server.is_none() || !found.supervisor.is_alive {
         return;
     }
-    if let Some(updater) = upstream_files::updater(home) {
+    if let Some(updater) = pid_record::upstream_updater(home) {
         let pid = updater.pid;
         let message = format!(
             "the updater of `codex app-server daemon` (pid {pid}) still runs: it installs releases in {} but does not restart the \

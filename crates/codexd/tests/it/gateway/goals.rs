@@ -183,7 +183,7 @@ async fn own_socket(fixture: &GatewayFixture) -> anyhow::Result<Place> {
     Ok(Place::Socket(socket.context("a socket of its own")?.into()))
 }
 
-/// Whether the goal of a thread is remembered as `active`, or as `held`.
+/// Whether the goal of a thread is persisted as `active`, or as `suspended`.
 fn is_remembered(file: &Path, what: &str, thread: &str) -> bool {
     let kept: Value = serde_json::from_slice(&std::fs::read(file).unwrap_or_default()).unwrap_or_default();
     kept[what].as_array().is_some_and(|threads| threads.iter().any(|kept| *kept == *thread))
@@ -224,7 +224,9 @@ impl Goal {
     async fn is_held(&self) -> anyhow::Result<()> {
         let (file, thread) = (self.remembered.clone(), self.thread.clone());
         let wait = move || {
-            until(TIMEOUT, "the goal to be held", || is_remembered(&file, "held", &thread).then_some(()))
+            until(TIMEOUT, "the goal to be suspended", || {
+                is_remembered(&file, "suspended", &thread).then_some(())
+            })
         };
         tokio::task::spawn_blocking(wait).await?
     }
@@ -260,7 +262,7 @@ impl Goal {
         ensure!(end["params"]["turn"]["status"] == "completed", "{end}");
         let kept = client.call("thread/goal/get", json!({"threadId": self.thread})).await?;
         ensure!(kept["goal"]["status"] == "active", "{kept}");
-        ensure!(!self.is_remembered("held"), "it is held still: {}", fixture.status().await?);
+        ensure!(!self.is_remembered("suspended"), "still suspended: {}", fixture.status().await?);
         ensure!(self.is_remembered("active"), "the goal is not persisted: {}", fixture.status().await?);
         client.call("thread/goal/set", json!({"threadId": self.thread, "status": "paused"})).await?;
         let file = self.remembered.clone();

@@ -1,7 +1,6 @@
 //! Clients that work as people do, and measure how long they wait.
 
 use std::fmt;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -73,7 +72,7 @@ pub(super) fn work(field: &Field, number: usize) -> anyhow::Result<Latencies> {
     while field.part() != OVER {
         client.ask(asked).with_context(|| format!("good client {number}, request {asked}"))?;
         asked += 1;
-        thread::sleep(PAUSE);
+        codexd_testkit::wait::pause(PAUSE);
     }
     Ok(client.latencies)
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 
 use super::super::chaos::Rng;
@@ -276,14 +275,7 @@ impl Hostile {
         }
         // One that is refused comes again.
         let mut pipe = connected.ok()?;
-        let begins_with = kind.begin(field, rng);
-        match begins_with.strip_prefix(traffic::HANDSHAKE) {
-            Some(rest) if field.is_direct => {
-                pipe.shake_hands(traffic::HANDSHAKE).ok()?;
-                pipe.push(rest);
-            }
-            _ => pipe.push(&begins_with),
-        }
+        pipe.push(&kind.begin(field, rng));
         if kind == Kind::HalfAMessage {
             pipe.push(&traffic::header(0x81, 16 << 20));
         }
@@ -332,7 +324,7 @@ pub(super) fn work(field: &Field, share: usize, mut rng: Rng) -> anyhow::Result<
             }
         }
         if moved == 0 {
-            thread::sleep(PAUSE);
+            codexd_testkit::wait::pause(PAUSE);
         }
     }
     Ok(())
