@@ -174,7 +174,7 @@ fn observe_once(
         Some(connection) => connection.seen,
         None => {
             let seen = supervisor::observe(home).map_err(|error| {
-                failures::state("talk to the supervisor at", &home.supervisor_socket(), &error)
+                failures::state("communicate with the supervisor at", &home.supervisor_socket(), &error)
             })?;
             *connection = seen.connection;
             seen.seen

@@ -126,7 +126,8 @@ fn a_state_folder_that_others_may_write_to_is_closed_and_what_they_planted_is_no
             if name == "settings.json" {
                 let status = codexd.json(&["status"])?;
                 ensure!(status["problems"][0]["found"] == "foreign-owner", "{status}");
-                ensure!(status["problems"].as_array().is_some_and(|all| all.len() == 1), "{status}");
+                ensure!(status["problems"][1]["found"] == "writable-by-others", "{status}");
+                ensure!(status["problems"].as_array().is_some_and(|all| all.len() == 2), "{status}");
             }
             let run = codexd.run(&["start", "--embedded"])?;
             let error = run.json()?["error"].clone();

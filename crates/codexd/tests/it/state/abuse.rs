@@ -185,7 +185,7 @@ fn a_listener_of_another_user_on_the_supervisors_socket_gets_no_order() -> anyho
     let listener = listening.join().expect("no panic")?;
     let error = Codexd::new(&home)?.run(&["start"])?.json()?["error"].clone();
     assert_eq!(error["code"], "state-unwritable", "{error}");
-    assert!(error["message"].as_str().is_some_and(|said| said.contains("user 65534")), "{error}");
+    assert!(error["message"].as_str().is_some_and(|said| said.contains("uid 65534")), "{error}");
     let mut heard = String::new();
     listener.accept()?.0.read_to_string(&mut heard)?;
     assert_eq!(heard, "");
