@@ -18,8 +18,12 @@ pub(crate) const OUTBOUND_FULL_BYTES: usize = 8 * 1024 * 1024;
 pub(crate) const OUTBOX_IDLE_CAPACITY: usize = 48;
 /// The largest message of a client that is skipped, so that only its request fails. A larger one ends the connection.
 pub(crate) const SKIPPED_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// Bytes read from a client before other tasks run.
+/// Bytes read from a client before other tasks run, at most.
 pub(crate) const CLIENT_READ_BYTES: usize = 16 * 1024;
+/// The same, at least: a system call for fewer bytes costs more than it reads.
+pub(crate) const CLIENT_READ_MIN_BYTES: usize = 512;
+/// Bytes read in one round over all clients with more input, unless they are so many that each gets the minimum.
+pub(crate) const CLIENT_READ_ROUND_BYTES: usize = 64 * 1024;
 /// Time for a client to complete the WebSocket handshake.
 pub(crate) const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// The largest head of an HTTP request or response.

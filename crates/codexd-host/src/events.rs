@@ -170,7 +170,7 @@ fn lock(file: &File, deadline: Instant) -> io::Result<()> {
     loop {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                poll::pause(Duration::from_millis(EVENTS_LOCK_POLL_MS))
+                poll::pause(Duration::from_millis(EVENTS_LOCK_POLL_MS));
             }
             Err(Errno::WOULDBLOCK) => {
                 let message = format!("another process has held its lock for {EVENTS_LOCK_TIMEOUT_MS} ms");

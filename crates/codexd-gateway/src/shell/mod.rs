@@ -25,6 +25,7 @@ mod oversized;
 mod peer;
 mod persist;
 mod read_coalescing;
+mod read_turns;
 mod readiness_probe;
 mod serve_client;
 mod serve_upstream;

@@ -15,7 +15,7 @@ use super::shell_context::ShellContext;
 use super::slow_client::close_slow_client;
 use super::stream::Stream;
 use crate::hub::{ClientId, Event};
-use crate::limits::{CLIENT_READ_BYTES, CLOSE_TIMEOUT_MS};
+use crate::limits::CLOSE_TIMEOUT_MS;
 use codexd_protocol::websocket::Fault;
 
 /// Serves a client after the WebSocket handshake. `read` holds the bytes that followed the handshake. A client that has not
@@ -86,6 +86,7 @@ async fn no_initialize(shell: &ShellContext, client: ClientId, within: Duration)
 
 /// Reads until the end; `None` when this end closed the connection.
 async fn listen(shell: &Rc<ShellContext>, client: ClientId, connection: &Rc<WsConnection>) -> Option<End> {
+    let mut turns = shell.read_turns.of_a_client();
     loop {
         match connection.ready(|| shell.wants_input(client)).await {
             Ready::Readable => {}
@@ -94,9 +95,10 @@ async fn listen(shell: &Rc<ShellContext>, client: ClientId, connection: &Rc<WsCo
         }
         let read = {
             let mut buffer = shell.read_buffer.borrow_mut();
-            let room = CLIENT_READ_BYTES.min(buffer.len());
+            let room = turns.bytes().min(buffer.len());
             connection.read(&mut buffer[..room], |text| shell.feed(Event::ClientMessage(client, text)))
         };
+        turns.set_has_more(read == Ok(Read::More));
         match read {
             Ok(Read::All) => {}
             Ok(Read::More) => tokio::task::yield_now().await,

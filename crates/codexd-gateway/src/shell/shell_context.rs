@@ -14,6 +14,7 @@ use super::clients::Clients;
 use super::connection::WsConnection;
 use super::host_commands::HostCommands;
 use super::logic::Logic;
+use super::read_turns::ReadTurns;
 use super::servers::Servers;
 use super::state_store::Persistence;
 use super::timer::Timer;
@@ -53,6 +54,7 @@ pub(crate) struct ShellContext {
     pub(super) trim_is_due: Cell<bool>,
     /// Scratch space of all reads.
     pub(super) read_buffer: RefCell<Vec<u8>>,
+    pub(super) read_turns: ReadTurns,
 }
 
 impl ShellContext {
@@ -81,6 +83,7 @@ impl ShellContext {
             thread_states: ThreadStates::default(),
             trim_is_due: Cell::new(false),
             read_buffer: RefCell::new(vec![0; UPSTREAM_READ_BYTES]),
+            read_turns: ReadTurns::default(),
         })
     }
 

@@ -58,7 +58,7 @@ pub fn observe(home: &Home) -> io::Result<Seen> {
         match supervisor {
             // Its exit is an event. That it listens is none.
             Some(supervisor) => {
-                _ = process::await_end(&supervisor, Duration::from_millis(SUPERVISOR_LOCK_POLL_MS))
+                _ = process::await_end(&supervisor, Duration::from_millis(SUPERVISOR_LOCK_POLL_MS));
             }
             None => poll::pause(Duration::from_millis(SUPERVISOR_LOCK_POLL_MS)),
         }

@@ -3,7 +3,8 @@
 //!
 //! `CODEXD_ATTACK_SECONDS` sets how long the attack lasts (1,800 is the full length; every attack takes part if it is set, also those that the brief runs leave out),
 //! `CODEXD_ATTACK_SEED` the seed, `CODEXD_ATTACK_KINDS` names attacks, such as `Floods,Churn`, that alone take part, and
-//! `CODEXD_ATTACK_REAL=1` takes the real app-server in place of the embedded one.
+//! `CODEXD_ATTACK_REAL=1` takes the real app-server in place of the embedded one. With `CODEXD_ATTACK_DIRECT=1` all clients connect to the
+//! app-server itself: what the good clients wait for then is the floor below which no gateway can bring it.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Field {
     control_socket: PathBuf,
+    /// The control socket is that of the app-server itself.
+    is_direct: bool,
     supervisor_socket: PathBuf,
     tcp: std::net::SocketAddr,
     work: PathBuf,
@@ -119,8 +122,13 @@ async fn run(kinds: Vec<Kind>) -> anyhow::Result<()> {
     let maker = fixture.client("maker").await?;
     let thread = fixture.thread(&maker).await?;
     maker.close().await?;
+    let is_direct = std::env::var_os("CODEXD_ATTACK_DIRECT").is_some();
     let field = Arc::new(Field {
-        control_socket: fixture.socket(),
+        control_socket: match is_direct {
+            true => fixture.home.path().join("app-server-control/app-server-1.sock"),
+            false => fixture.socket(),
+        },
+        is_direct,
         supervisor_socket: fixture.home.state("supervisor.sock"),
         tcp: port,
         work: fixture.work(),

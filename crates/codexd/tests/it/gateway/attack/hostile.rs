@@ -275,7 +275,14 @@ impl Hostile {
         }
         // One that is refused comes again.
         let mut pipe = connected.ok()?;
-        pipe.push(&kind.begin(field, rng));
+        let begins_with = kind.begin(field, rng);
+        match begins_with.strip_prefix(traffic::HANDSHAKE) {
+            Some(rest) if field.is_direct => {
+                pipe.shake_hands(traffic::HANDSHAKE).ok()?;
+                pipe.push(rest);
+            }
+            _ => pipe.push(&begins_with),
+        }
         if kind == Kind::HalfAMessage {
             pipe.push(&traffic::header(0x81, 16 << 20));
         }

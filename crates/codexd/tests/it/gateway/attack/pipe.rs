@@ -38,6 +38,21 @@ impl Pipe {
         Ok(Pipe { stream: Stream::Tcp(stream), out: Vec::new(), written: 0 })
     }
 
+    /// Sends a handshake and waits for its response: an app-server hangs up on a client that sends more before.
+    pub(super) fn shake_hands(&mut self, handshake: &[u8]) -> io::Result<()> {
+        let Stream::Unix(stream) = &mut self.stream else { return Ok(()) };
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        stream.write_all(handshake)?;
+        let (mut tail, mut byte) = ([0; 4], [0; 1]);
+        while &tail != b"\r\n\r\n" {
+            stream.read_exact(&mut byte)?;
+            tail.rotate_left(1);
+            tail[3] = byte[0];
+        }
+        stream.set_nonblocking(true)
+    }
+
     /// Whether everything that was given is written.
     pub(super) fn is_empty(&self) -> bool {
         self.written == self.out.len()
