@@ -1,10 +1,11 @@
-//! Developer tasks: `cargo xtask test`, `cargo xtask schema`, `cargo xtask bench lifecycle`, `cargo xtask bench gateway`.
+//! Developer tasks: `cargo xtask test`, `cargo xtask schema`, `cargo xtask config-docs`, `cargo xtask bench lifecycle`, `cargo xtask bench gateway`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod config_docs;
 mod deny;
 mod needs;
 mod reaping;
@@ -26,6 +27,8 @@ enum Task {
     Test(test::Options),
     /// Hold the gateway's tables against the schema that the reference releases of Codex print.
     Schema(schema::Options),
+    /// Write the reference of the settings into docs/configuration.md.
+    ConfigDocs,
     /// Check licenses, banned crates and duplicate versions with cargo-deny, where it is installed.
     Deny,
     /// Measure.
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test(options) => test::test(&options),
         Task::Schema(options) => schema::schema(&options),
+        Task::ConfigDocs => config_docs::config_docs(),
         Task::Deny => deny::deny(),
         Task::Bench(bench) => bench::bench(&bench),
     };

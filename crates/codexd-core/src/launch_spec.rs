@@ -35,6 +35,9 @@ pub struct LaunchSpec {
     /// The version that the executable printed before the first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The umask that the environment of a command sets; `None` if the files of the configuration are to be read at each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
 }
 
 /// A Codex that `--codex-bin` selected. Later commands use it until the server is stopped, another one is selected, or the setting

@@ -5,6 +5,7 @@
 //! (JSON fields, error codes, file formats) is defined here too, in [`contract`] and the record modules.
 
 pub mod clock;
+pub mod config;
 pub mod contract;
 pub mod foreign_text;
 pub mod generations;
@@ -17,5 +18,4 @@ pub mod lstart;
 pub mod os_text;
 pub mod plural;
 pub mod record;
-pub mod settings;
 pub mod supervise;

@@ -71,6 +71,12 @@ pub const BLOCKING_WAIT_MS: u64 = 500;
 pub const DESCRIPTORS_MAX: u64 = 1 << 20;
 /// The soft limit of the stack that they get; more, or none, changes where the kernel maps memory.
 pub const STACK_LIMIT_BYTES: u64 = 8 << 20;
+/// The most events that the record of codexd may have at hand.
+pub const EVENT_CACHE_MAX: u64 = 100_000;
+/// The longest life of `codexd run --run-once`: a day.
+pub const RUN_LIFETIME_MAX_MS: u64 = 86_400_000;
+/// The longest pause between two passes of upstream's updater that the settings accept: a year.
+pub const UPDATE_INTERVAL_MAX_MINUTES: u64 = 525_600;
 /// The umask of an app-server and of its tools, unless the settings say otherwise.
 pub const SERVER_UMASK: u32 = 0o022;
 

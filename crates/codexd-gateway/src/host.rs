@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use codexd_core::config::SubagentApprovals;
 use codexd_core::contract::EventLevel;
-use codexd_core::settings::SubagentApprovals;
 
 /// Whether this gateway migrates threads from an outgoing generation to the current one. If not, a second generation must not
 /// be started beside the first: its clients would be disconnected.

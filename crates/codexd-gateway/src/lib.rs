@@ -14,7 +14,7 @@ use std::io;
 
 use tokio::sync::mpsc;
 
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use host::{HostCommand, HostEvent, Listeners, StateStore};
 use state_writer::StateWriter;
 

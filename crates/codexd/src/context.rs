@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use codexd_core::contract::{EventLevel, Failure, Repair};
-use codexd_core::settings::{ParsedSettings, Settings};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
 use codexd_host::ownership::{self, ForeignOwner};
 use codexd_host::service::supervisor::upgrade::{self, UpgradeError, Upgraded};
-use codexd_host::{Home, elsewhere, settings_file};
+use codexd_host::{Home, elsewhere};
 
 use crate::caller::Caller;
 use crate::cli::Global;
@@ -163,57 +162,5 @@ impl Context {
             .with("command", command)
             .with("code", failure.code.as_str());
         self.log_event(event);
-    }
-
-    /// The settings without a repair: the defaults for each key that cannot be read.
-    pub fn settings_as_found(&self) -> ParsedSettings {
-        settings_file::read(&self.home).unwrap_or_default()
-    }
-
-    /// The settings for a changing command. Moves a defective file aside, and writes the values that could be read.
-    ///
-    /// # Errors
-    /// The error of the file system.
-    pub fn settings(&self) -> Result<Settings, Failure> {
-        let path = self.home.settings();
-        let parsed = settings_file::read(&self.home)
-            .map_err(|error| failures::state("read the settings", &path, &error))?;
-        if !parsed.defects.is_empty() {
-            match settings_file::repair(&self.home, &parsed) {
-                Ok(aside) => {
-                    let defects = parsed.defects.join("; ");
-                    let message = format!(
-                        "the settings file was invalid ({defects}); replaced it and kept the old file as {}",
-                        aside.display()
-                    );
-                    self.repaired("corrupt-settings", message);
-                }
-                // In a home that is not writable, the values that could be read count.
-                Err(error) => {
-                    output::say(&format!(
-                        "warning: the settings file is invalid and cannot be repaired: {error}"
-                    ));
-                }
-            }
-        }
-        if let Some(seconds) = parsed.grace_beyond_upstream.filter(|_| parsed.defects.is_empty()) {
-            match settings_file::write(&self.home, &parsed.settings) {
-                Ok(()) => self.repaired(
-                    GRACE_BEYOND_UPSTREAM,
-                    long_grace(seconds) + "; moved the value to stopGraceSeconds",
-                ),
-                Err(error) => output::say(&format!("warning: {}: {error}", long_grace(seconds))),
-            }
-        }
-        Ok(parsed.settings)
-    }
-
-    /// Writes the settings.
-    ///
-    /// # Errors
-    /// The error of the file system; the settings are unchanged then.
-    pub fn write_settings(&self, settings: &Settings) -> Result<(), Failure> {
-        settings_file::write(&self.home, settings)
-            .map_err(|error| failures::state("write the settings", &self.home.settings(), &error))
     }
 }

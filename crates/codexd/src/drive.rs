@@ -8,12 +8,12 @@ mod succeed;
 
 use std::time::Duration;
 
+use codexd_core::config::Gateway;
 use codexd_core::contract::{Backend, ErrorCode, EventLevel, Failure, LifecycleStatus};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::launch_spec::{DrainSignal, LaunchSpec, StopPolicy};
 use codexd_core::lifecycle::{Command, Progress, Recorded, Step, decide};
 use codexd_core::limits::{STEPS_MAX, SUPERVISOR_TIMEOUT_MS};
-use codexd_core::settings::Gateway;
 use codexd_host::events::Event;
 use codexd_host::process;
 use codexd_host::service::supervisor::{self, ConnectionError, Order, Refusal, SupervisorConnection};

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use codexd_core::config::Gateway;
 use codexd_core::contract::Failure;
 use codexd_core::identity::Process;
 use codexd_core::limits::SUPERVISOR_TIMEOUT_MS;
-use codexd_core::settings::Gateway;
 use codexd_host::service::supervisor::{ConnectionError, Order, SupervisorConnection};
 use codexd_host::{Home, atomic, process};
 use serde::Deserialize;

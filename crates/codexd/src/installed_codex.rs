@@ -1,13 +1,14 @@
 //! The Codex that a start would run: where it is, its version, and what answers report about it.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use codexd_core::config::Config;
 use codexd_core::contract::CodexSource;
 use codexd_core::identity::FileIdentity;
 use codexd_core::launch_spec::NamedCodex;
 use codexd_core::limits::{BUSY_VERSION_DISPLAY_TIMEOUT_MS, VERSION_DISPLAY_TIMEOUT_MS};
-use codexd_core::settings::Settings;
 use codexd_host::atomic::{self, Durability};
 use codexd_host::ownership;
 use codexd_host::process;
@@ -36,10 +37,11 @@ pub struct Installed {
 ///
 /// # Errors
 /// See [`find`].
-pub fn find_installed(context: &Context, settings: &Settings) -> Result<Installed, NotFound> {
+pub fn find_installed(context: &Context, config: &Config) -> Result<Installed, NotFound> {
     let path = context.caller().variable("PATH");
     let recorded = RecordedCodex::of(&context.home);
-    let setting = settings.codex_bin.as_deref();
+    let setting = config.codex_bin().map(|program| located(program, path.as_deref()));
+    let setting = setting.as_deref();
     // A setting that was changed since then has precedence.
     let before = recorded.named.filter(|named| named.setting.as_deref() == setting);
     let named = context.global.codex_bin.as_deref().map(absolute);
@@ -67,6 +69,18 @@ fn check_owner(context: &Context, path: &Path) -> Result<(), NotFound> {
         unusable: true,
         expected: path.to_owned(),
     })
+}
+
+/// The path of a program that is named without a slash: the first one on `PATH`, without relative folders. If no folder has it,
+/// the path in the first folder, which does not exist.
+fn located(program: &Path, path: Option<&OsStr>) -> PathBuf {
+    if program.is_absolute() {
+        return program.to_owned();
+    }
+    let folders = path.map(std::env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
+    let places: Vec<PathBuf> = folders.map(|folder| folder.join(program)).collect();
+    let found = places.iter().find(|place| place.is_file()).or(places.first()).cloned();
+    found.unwrap_or_else(|| Path::new("/").join(program))
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -127,8 +141,8 @@ pub struct InstalledFacts {
 
 impl InstalledFacts {
     /// Gathers the facts. It is no failure if no Codex is found.
-    pub fn gather(context: &Context, settings: &Settings) -> Self {
-        match find_installed(context, settings) {
+    pub fn gather(context: &Context, config: &Config) -> Self {
+        match find_installed(context, config) {
             Ok(installed) => {
                 let version = installed.version_if_quick(context);
                 Self {

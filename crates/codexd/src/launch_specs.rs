@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use codexd_core::config::{Config, Gateway};
 use codexd_core::contract::Failure;
 use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::limits::{VERSION_IDLE_TIMEOUT_MS, VERSION_TIMEOUT_MS};
-use codexd_core::settings::Gateway;
 use codexd_host::launch::app_server::{self, Codex, Options};
 use codexd_host::launch::gateway;
 use codexd_release::VersionTimeout;
@@ -31,8 +31,8 @@ pub struct LaunchRequest {
 /// `codex-broken` or `codex-slow` if it does not print its version in time; the error of the file system.
 pub fn codex(
     context: &Context,
+    config: &Config,
     installed: &Installed,
-    remote_control: bool,
     socket: Option<PathBuf>,
 ) -> Result<LaunchSpec, Failure> {
     let timeout = VersionTimeout {
@@ -45,10 +45,11 @@ pub fn codex(
         version,
         path_folders: &installed.found.path_folders,
         variables: &installed.found.variables,
+        first_args: config.server_args(),
         named: installed.named.clone(),
     };
     let path = socket.clone().unwrap_or_else(|| context.home.control_socket());
-    app_server::codex_spec(&context.home, codex, options(context, remote_control, socket))
+    app_server::codex_spec(&context.home, codex, options(context, config, socket))
         .map_err(|error| failures::state("create a short socket path for", &path, &error))
 }
 
@@ -56,12 +57,8 @@ pub fn codex(
 ///
 /// # Errors
 /// If the path of the binary of codexd is unknown.
-pub fn embedded(
-    context: &Context,
-    remote_control: bool,
-    socket: Option<PathBuf>,
-) -> Result<LaunchSpec, Failure> {
-    let options = options(context, remote_control, socket);
+pub fn embedded(context: &Context, config: &Config, socket: Option<PathBuf>) -> Result<LaunchSpec, Failure> {
+    let options = options(context, config, socket);
     Ok(app_server::embedded_spec(&context.home, &own_binary()?, VERSION, options))
 }
 
@@ -74,15 +71,21 @@ pub fn gateway(context: &Context, settings: Gateway) -> Result<Option<LaunchSpec
     Ok(gateway::spec(&context.home, settings, &own_binary()?, |name| caller.variable(name)))
 }
 
-fn options(context: &Context, remote_control: bool, socket: Option<PathBuf>) -> Options {
-    Options { remote_control, socket, env: context.caller().environment(), cwd: working_directory(context) }
+fn options(context: &Context, config: &Config, socket: Option<PathBuf>) -> Options {
+    Options {
+        remote_control: config.is_remote_control_enabled(),
+        socket,
+        env: context.caller().environment(),
+        cwd: working_directory(context, config),
+        umask: config.umask_of_environment(),
+    }
 }
 
 /// The working directory of the server: also that of each thread whose client names none. Upstream uses the folder of the caller, but
 /// the server outlives the caller and often the folder.
-fn working_directory(context: &Context) -> PathBuf {
+fn working_directory(context: &Context, config: &Config) -> PathBuf {
     let home = || std::env::home_dir().filter(|home| home.is_absolute() && home.is_dir());
-    let setting = context.settings_as_found().settings.working_directory;
+    let setting = config.working_directory().map(std::path::Path::to_owned);
     let recorded = || context.caller().recorded_folder().map(std::path::Path::to_owned);
     setting.or_else(recorded).or_else(home).unwrap_or_else(|| context.home.root().to_owned())
 }

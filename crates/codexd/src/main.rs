@@ -5,6 +5,7 @@
 mod caller;
 mod cli;
 mod commands;
+mod config;
 mod context;
 mod diagnostics;
 mod drive;

@@ -78,6 +78,8 @@ error_codes! {
     SpawnFailed = "spawn-failed", exit 20, retryable true;
     /// The home is served from another pid namespace (a container, or its host) or from another host.
     RunningElsewhere = "running-elsewhere", exit 22, retryable false;
+    /// A key or a value of codexd.toml, of an environment variable or of an option is not valid.
+    SettingsInvalid = "settings-invalid", exit 30, retryable false;
     /// The new app-server cannot load its configuration; the running one is unaffected.
     ConfigInvalid = "config-invalid", exit 26, retryable false;
     /// The new app-server cannot read the threads that are loaded now; the running one is unaffected.

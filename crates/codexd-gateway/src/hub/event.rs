@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use codexd_core::clock::Monotonic;
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 
 use crate::host::PersistedGoals;
 

@@ -42,7 +42,7 @@ use crate::limits::BUSY_AFTER_EVENT_MS;
 use clients::client::Client;
 use clients::connect_notifications::ConnectNotifications;
 use clients::replayed_settings::ReplayedSettings;
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use event::ThreadId;
 use goals::Goals;
 use migration::Migration;

@@ -10,7 +10,7 @@ use codexd_core::os_text::OsText;
 use super::{Started, environment};
 use crate::home::Home;
 use crate::orphans::GENERATION_VARIABLE;
-use crate::{process_context, settings_file, socket_path, upstream_files};
+use crate::{config_file, process_context, socket_path, upstream_files};
 
 /// Codex accepts `--managed-daemon` since this version or an earlier one (observed on 0.169.0; 0.131.0 refuses it).
 const MANAGED_DAEMON_SINCE: (u64, u64) = (0, 169);
@@ -39,6 +39,8 @@ pub struct Options {
     pub env: Vec<(OsString, OsString)>,
     /// The working directory.
     pub cwd: PathBuf,
+    /// The umask that the environment of the caller sets; `None` for that of the files.
+    pub umask: Option<u32>,
 }
 
 /// The Codex to run.
@@ -52,6 +54,8 @@ pub struct Codex<'a> {
     pub path_folders: &'a [PathBuf],
     /// Variables that describe how it was installed.
     pub variables: &'a [(OsString, OsString)],
+    /// Its first arguments, normally `app-server`.
+    pub first_args: &'a [String],
     /// What `--codex-bin` selected, if it did.
     pub named: Option<NamedCodex>,
 }
@@ -61,9 +65,9 @@ pub struct Codex<'a> {
 /// # Errors
 /// The system's, for a short path of the socket.
 pub fn codex_spec(home: &Home, codex: Codex<'_>, options: Options) -> io::Result<LaunchSpec> {
-    let Options { remote_control, socket, env, cwd } = options;
+    let Options { remote_control, socket, env, cwd, umask } = options;
     let version = codex.version;
-    let mut args = vec![OsText::from("app-server")];
+    let mut args: Vec<OsText> = codex.first_args.iter().map(|word| OsText::from(word.as_str())).collect();
     if socket.is_some() && is_at_least(&version, SHARES_A_HOME_SINCE) {
         args.extend(["-c".into(), UNLOAD_AT_ONCE.into()]);
     }
@@ -90,12 +94,13 @@ pub fn codex_spec(home: &Home, codex: Codex<'_>, options: Options) -> io::Result
         socket,
         named: codex.named,
         version: Some(version),
+        umask,
     })
 }
 
 /// The launch spec of the embedded app-server: `codexd` is the binary, of the version `version`.
 pub fn embedded_spec(home: &Home, codexd: &Path, version: &str, options: Options) -> LaunchSpec {
-    let Options { remote_control, socket, env, cwd } = options;
+    let Options { remote_control, socket, env, cwd, umask } = options;
     let mut args = vec![OsText::from("embedded-app-server")];
     if remote_control {
         args.push(REMOTE_CONTROL.into());
@@ -113,6 +118,7 @@ pub fn embedded_spec(home: &Home, codexd: &Path, version: &str, options: Options
         socket,
         named: None,
         version: Some(version.to_owned()),
+        umask,
     }
 }
 
@@ -136,8 +142,8 @@ pub fn spawn(home: &Home, spec: &LaunchSpec, generation_id: &str) -> io::Result<
     if let Some(cwd) = command.get_current_dir().map(Path::to_owned) {
         command.env("PWD", cwd);
     }
-    let settings = settings_file::read(home).map(|parsed| parsed.settings).unwrap_or_default();
-    let child = process_context::with_umask(settings.server_umask(), || command.spawn())?;
+    let umask = spec.umask.unwrap_or_else(|| config_file::of_files(home).umask());
+    let child = process_context::with_umask(umask, || command.spawn())?;
     Ok(Started { child, stderr, stderr_from })
 }
 

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use codexd_core::config::{Gateway, SubagentApprovals};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::os_text::OsText;
-use codexd_core::settings::{Gateway, SubagentApprovals};
 
 use super::{Started, environment, inherit_socket};
 use crate::home::Home;
@@ -103,6 +103,7 @@ pub fn spec(
         socket: None,
         named: None,
         version: None,
+        umask: None,
     })
 }
 
@@ -144,7 +145,7 @@ pub fn listen_argument(pid: Pid) -> Option<String> {
 mod tests {
     use super::{Arguments, spec};
     use crate::home::Home;
-    use codexd_core::settings::{Gateway, SubagentApprovals};
+    use codexd_core::config::{Gateway, SubagentApprovals};
     use std::ffi::OsString;
     use std::path::Path;
 

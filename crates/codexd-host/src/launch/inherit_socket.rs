@@ -50,6 +50,7 @@ mod tests {
             socket: None,
             named: None,
             version: None,
+            umask: None,
         }
     }
 

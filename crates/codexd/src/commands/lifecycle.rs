@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use codexd_core::config::Config;
 use codexd_core::contract::{Failure, LifecycleReply, LifecycleStatus};
 use codexd_core::launch_spec::{DrainSignal, LaunchSpec, StopPolicy};
-use codexd_core::settings::Settings;
 use serde::Serialize;
 
 use crate::context::{Context, VERSION};
@@ -54,8 +54,8 @@ impl Answer for Reply {
 }
 
 /// The answer of a command that succeeded.
-pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply {
-    let installed = InstalledFacts::gather(context, settings);
+pub fn reply(context: &Context, config: &Config, outcome: &Outcome) -> Reply {
+    let installed = InstalledFacts::gather(context, config);
     let version = outcome.answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     let ours = matches!(outcome.status, LifecycleStatus::Started | LifecycleStatus::Restarted);
     Reply(LifecycleReply {
@@ -63,7 +63,7 @@ pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply
         backend: outcome.backend,
         pid: outcome.pid.filter(|_| ours),
         cli_version: installed.cli_version(version.as_deref()),
-        managed_codex_path: managed_path(context, settings, installed.path),
+        managed_codex_path: managed_path(context, config, installed.path),
         managed_codex_version: installed.version,
         managed_codex_source: installed.source,
         socket_path: context.home.control_socket(),
@@ -72,13 +72,13 @@ pub fn reply(context: &Context, settings: &Settings, outcome: &Outcome) -> Reply
         embedded: outcome.embedded,
         handover: outcome.handover.clone(),
         problems: outcome.handover.as_ref().map(migration::refused).unwrap_or_default(),
-        hint: hint(settings, outcome),
+        hint: hint(config, outcome),
         repairs: context.repairs(),
     })
 }
 
 /// What the caller may want to do next. A running server stays with or without a gateway until it is restarted.
-fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
+fn hint(config: &Config, outcome: &Outcome) -> Option<String> {
     if matches!(outcome.status, LifecycleStatus::Stopping | LifecycleStatus::Restarting) {
         return Some(
             "this command runs inside that app-server: the supervisor continues when the turn ends; `codexd status` shows the progress"
@@ -88,7 +88,7 @@ fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
     if outcome.status != LifecycleStatus::AlreadyRunning || outcome.backend.is_none() {
         return None;
     }
-    match (settings.gateway.is_on(), outcome.behind_gateway) {
+    match (config.gateway().is_on(), outcome.behind_gateway) {
         (true, false) => Some(
             "the app-server runs without the gateway that the settings enable; `codexd restart` adds it"
                 .into(),
@@ -102,8 +102,8 @@ fn hint(settings: &Settings, outcome: &Outcome) -> Option<String> {
 }
 
 /// `found`, or the path where a managed Codex would be, as upstream reports it.
-pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBuf>) -> PathBuf {
-    found.unwrap_or_else(|| match installed_codex::find_installed(context, settings) {
+pub fn managed_path(context: &Context, config: &Config, found: Option<PathBuf>) -> PathBuf {
+    found.unwrap_or_else(|| match installed_codex::find_installed(context, config) {
         Ok(installed) => installed.found.path,
         Err(not_found) => not_found.expected,
     })
@@ -113,23 +113,19 @@ pub fn managed_path(context: &Context, settings: &Settings, found: Option<PathBu
 ///
 /// # Errors
 /// No usable Codex.
-pub fn program(
-    context: &Context,
-    settings: &Settings,
-    launch: &LaunchRequest,
-) -> Result<LaunchSpec, Failure> {
-    let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
-    match installed_codex::find_installed(context, settings) {
-        Ok(installed) => launch_specs::codex(context, &installed, remote_control, socket),
+pub fn program(context: &Context, config: &Config, launch: &LaunchRequest) -> Result<LaunchSpec, Failure> {
+    let socket = launch.socket.clone();
+    match installed_codex::find_installed(context, config) {
+        Ok(installed) => launch_specs::codex(context, config, &installed, socket),
         Err(not_found) if launch.embedded_runs && not_found.named.is_none() && !not_found.unusable => {
-            launch_specs::embedded(context, remote_control, socket)
+            launch_specs::embedded(context, config, socket)
         }
         Err(not_found) => Err(failures::no_codex(&not_found)),
     }
 }
 
 /// SIGTERM, with this grace period for running turns.
-pub fn within_grace(settings: &Settings, grace_seconds: Option<u64>) -> StopPolicy {
-    let seconds = grace_seconds.unwrap_or_else(|| settings.grace_seconds());
+pub fn within_grace(config: &Config, grace_seconds: Option<u64>) -> StopPolicy {
+    let seconds = grace_seconds.unwrap_or_else(|| config.grace_seconds());
     StopPolicy { signal: DrainSignal::Terminate, grace_ms: Some(seconds * 1_000) }
 }

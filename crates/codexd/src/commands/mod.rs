@@ -1,6 +1,7 @@
 //! One file per command: its goal and its answer. `drive` has the steps to the goal.
 
 mod completions;
+mod config;
 mod debug;
 mod embedded_app_server;
 pub mod gateway;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
 
-use crate::cli::{Cli, CliCommand, DebugSubject};
+use crate::cli::{Cli, CliCommand, ConfigChange, DebugSubject};
 use crate::context::Context;
 use crate::diagnostics;
 use crate::interrupt;
@@ -64,6 +65,15 @@ pub fn run(cli: Cli) -> ExitCode {
         CliCommand::Up => changing(&context, mode, "up", || up::run(&context, mode)),
         CliCommand::Status(args) => output::finish(mode, status::run(&context, &args)),
         CliCommand::Version => output::finish(mode, version::run(&context)),
+        CliCommand::Config(args) => match args.change {
+            None => output::finish(mode, config::show(&context, &args.values)),
+            Some(ConfigChange::Set { key, value }) => {
+                changing(&context, mode, "config set", || config::set(&context, &key, &value))
+            }
+            Some(ConfigChange::Unset { key }) => {
+                changing(&context, mode, "config unset", || config::unset(&context, &key))
+            }
+        },
         CliCommand::Logs(args) => logs::run(&context, mode, &args),
         CliCommand::Debug { what: DebugSubject::Hub } => output::finish(mode, debug::hub(&context)),
         CliCommand::EmbeddedAppServer(_)

@@ -14,9 +14,9 @@ use crate::drive::{self, Handover};
 /// Why no new server answers.
 pub fn run(context: &Context) -> Result<Reply, Failure> {
     let _lock = context.lock("reload")?;
-    let settings = context.settings()?;
+    let config = context.config()?;
     let policy = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
-    let outcome = restart::replace(context, &settings, policy, Handover::Completed)?;
+    let outcome = restart::replace(context, &config, policy, Handover::Completed)?;
     drive::log_outcome(context, "reload", &outcome);
-    Ok(lifecycle::reply(context, &settings, &outcome))
+    Ok(lifecycle::reply(context, &config, &outcome))
 }

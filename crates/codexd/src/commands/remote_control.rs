@@ -3,10 +3,10 @@
 
 use std::ffi::OsString;
 
+use codexd_core::config::Config;
 use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, ListenerSeen, Refusal, SupervisorSeen};
-use codexd_core::settings::Settings;
 use codexd_host::launch::app_server;
 use codexd_host::process;
 use serde::Serialize;
@@ -45,7 +45,7 @@ impl Answer for Reply {
 pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, Failure> {
     let command = if enable { "enable-remote-control" } else { "disable-remote-control" };
     let _lock = context.lock(command)?;
-    let settings = context.settings()?;
+    let config = context.config()?;
     let snapshot = observe::take_snapshot(context, Command::Start { adopt: false }, &mut None, None)?;
     let server = snapshot.server.as_ref().map(|process| process.pid);
     // A server that is being restarted counts as managed: it starts with the new setting.
@@ -68,8 +68,8 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
         }
         _ => {}
     }
-    let changed = settings.remote_control_enabled != enable;
-    let new = settings.with_remote_control(enable);
+    let changed = config.is_remote_control_enabled() != enable;
+    let new = config.with_remote_control(enable);
     if changed {
         context.write_settings(&new)?;
     }
@@ -86,7 +86,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
                     drive::log_outcome(context, command, &outcome);
                     (answer, handover) = (outcome.answer, outcome.handover);
                 }
-                Err(failure) => return Err(roll_back(context, &settings, changed, failure)),
+                Err(failure) => return Err(roll_back(context, &config, changed, failure)),
             }
         }
     }
@@ -105,12 +105,12 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     }))
 }
 
-fn bring_up(context: &Context, settings: &Settings) -> Result<Outcome, Failure> {
+fn bring_up(context: &Context, config: &Config) -> Result<Outcome, Failure> {
     let request = Request {
         command: Command::Start { adopt: false },
-        program: &|launch: &LaunchRequest| lifecycle::program(context, settings, launch),
-        policy: lifecycle::within_grace(settings, None),
-        gateway: settings.gateway,
+        program: &|launch: &LaunchRequest| lifecycle::program(context, config, launch),
+        policy: lifecycle::within_grace(config, None),
+        gateway: config.gateway(),
         handover: Handover::Never,
     };
     drive::drive(context, &request)
@@ -133,7 +133,7 @@ fn follows(pid: Pid, enabled: bool) -> bool {
 }
 
 /// Restores the setting, and the server with it if possible.
-fn roll_back(context: &Context, old: &Settings, changed: bool, failure: Failure) -> Failure {
+fn roll_back(context: &Context, old: &Config, changed: bool, failure: Failure) -> Failure {
     if !changed {
         return failure;
     }

@@ -15,21 +15,19 @@ use crate::launch_specs::{self, LaunchRequest};
 /// Why no server answers.
 pub fn run(context: &Context, args: &StartArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("start")?;
-    let settings = context.settings()?;
-    let embedded = |launch: &LaunchRequest| {
-        launch_specs::embedded(context, settings.remote_control_enabled, launch.socket.clone())
-    };
-    let real = |launch: &LaunchRequest| lifecycle::program(context, &settings, launch);
+    let config = context.config()?;
+    let embedded = |launch: &LaunchRequest| launch_specs::embedded(context, &config, launch.socket.clone());
+    let real = |launch: &LaunchRequest| lifecycle::program(context, &config, launch);
     let outcome = drive::drive(
         context,
         &Request {
             command: Command::Start { adopt: args.adopt },
             program: if args.embedded { &embedded } else { &real },
-            policy: lifecycle::within_grace(&settings, None),
-            gateway: settings.gateway,
+            policy: lifecycle::within_grace(&config, None),
+            gateway: config.gateway(),
             handover: Handover::Never,
         },
     )?;
     drive::log_outcome(context, "start", &outcome);
-    Ok(lifecycle::reply(context, &settings, &outcome))
+    Ok(lifecycle::reply(context, &config, &outcome))
 }

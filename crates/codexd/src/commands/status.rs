@@ -16,13 +16,13 @@ use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, Recorded};
 use codexd_core::limits::{BUSY_START_TIMEOUT_MS, START_TIMEOUT_MS, STATUS_EVENTS};
 use codexd_core::record::CodexdRecord;
-use codexd_core::settings::ParsedSettings;
 use codexd_host::process_table::ProcessTable;
 use codexd_host::{Home, pid_record, process};
 use serde::Serialize;
 
 use crate::cli::StatusArgs;
 use crate::commands::lifecycle;
+use crate::config;
 use crate::context::{Context, VERSION};
 use crate::gateway_settings::InForce;
 use crate::installed_codex::InstalledFacts;
@@ -69,10 +69,12 @@ pub fn run(context: &Context, args: &StatusArgs) -> Result<Reply, Failure> {
 }
 
 fn observe_all(context: &Context) -> Reply {
-    let parsed = context.settings_as_found();
-    let installed = InstalledFacts::gather(context, &parsed.settings);
+    let found_config = context.config_as_found();
+    let config = &found_config.config;
+    let installed = InstalledFacts::gather(context, config);
     let is_well = |found: &Found| found.problems.is_empty() && found.listening.answer.is_some();
-    let mut found = observe::observe_stable(&context.home, is_well, || find(context, &parsed, &installed));
+    let mut found =
+        observe::observe_stable(&context.home, is_well, || find(context, &found_config, &installed));
     health::check(&context.home, &mut found);
     let state = state(&found);
     let listener = match found.listening.seen {
@@ -107,7 +109,7 @@ fn observe_all(context: &Context) -> Reply {
         last_exit: supervisor.and_then(|supervisor| supervisor.last_exit.clone()),
         running_is_installed: pid.and_then(|pid| running_is_installed(pid, &installed, &found)),
         cli_version: installed.cli_version(version.as_deref()),
-        managed_codex_path: lifecycle::managed_path(context, &parsed.settings, installed.path),
+        managed_codex_path: lifecycle::managed_path(context, config, installed.path),
         managed_codex_version: installed.version,
         managed_codex_source: installed.source,
         socket_path: context.home.control_socket(),
@@ -118,10 +120,10 @@ fn observe_all(context: &Context) -> Reply {
         generations: gateway_status::generations(&context.home, &found),
         handover,
         settings: SettingsReport {
-            remote_control_enabled: parsed.settings.remote_control_enabled,
-            shutdown_grace_seconds: parsed.settings.grace_seconds(),
-            gateway: gateway_status::setting(parsed.settings.gateway),
-            codex_bin: parsed.settings.codex_bin,
+            remote_control_enabled: config.is_remote_control_enabled(),
+            shutdown_grace_seconds: config.grace_seconds(),
+            gateway: gateway_status::setting(config.gateway()),
+            codex_bin: config.codex_bin().map(Into::into),
         },
         paths: paths(&context.home),
         problems,
@@ -135,9 +137,9 @@ fn is_to_come(at: &str) -> bool {
     at.parse::<jiff::Timestamp>().is_ok_and(|at| at > jiff::Timestamp::now())
 }
 
-fn find(context: &Context, parsed: &ParsedSettings, installed: &InstalledFacts) -> Found {
+fn find(context: &Context, config: &config::Found, installed: &InstalledFacts) -> Found {
     let home = &context.home;
-    let mut problems = problems::find_on_disk(home, parsed, installed);
+    let mut problems = problems::find_on_disk(home, config, installed);
     if let Some(place) = codexd_host::elsewhere::find(home) {
         return elsewhere::find(home, problems, &place);
     }

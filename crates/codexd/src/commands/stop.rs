@@ -15,19 +15,19 @@ use crate::drive::{self, Handover, Request};
 /// Why a server still runs.
 pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
     let _lock = context.lock("stop")?;
-    let settings = context.settings()?;
+    let config = context.config_to_stop()?;
     let outcome = drive::drive(
         context,
         &Request {
             command: Command::Stop,
-            program: &|launch| lifecycle::program(context, &settings, launch),
-            policy: lifecycle::within_grace(&settings, args.grace),
-            gateway: settings.gateway,
+            program: &|launch| lifecycle::program(context, &config, launch),
+            policy: lifecycle::within_grace(&config, args.grace),
+            gateway: config.gateway(),
             handover: Handover::Never,
         },
     )?;
     // If the write fails, `status` shows an older state.
     let _ = supervisor::settle(&context.home);
     drive::log_outcome(context, "stop", &outcome);
-    Ok(lifecycle::reply(context, &settings, &outcome))
+    Ok(lifecycle::reply(context, &config, &outcome))
 }

@@ -58,8 +58,8 @@ impl Answer for Reply {
 /// Why no server answers.
 pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     let _lock = context.lock("up")?;
-    let settings = context.settings()?;
-    let real = match installed_codex::find_installed(context, &settings) {
+    let config = context.config()?;
+    let real = match installed_codex::find_installed(context, &config) {
         Ok(installed) => Some(installed),
         Err(not_found) if not_found.named.is_some() || not_found.unusable => {
             return Err(failures::no_codex(&not_found));
@@ -70,17 +70,17 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
     let embedded_runs = pid_record::observe(&context.home)
         .is_ok_and(|record| record.process.is_some() && record.codexd.is_some_and(|codexd| codexd.embedded));
     let program = |launch: &LaunchRequest| -> Result<LaunchSpec, Failure> {
-        let (remote_control, socket) = (settings.remote_control_enabled, launch.socket.clone());
+        let socket = launch.socket.clone();
         match &real {
-            Some(installed) => launch_specs::codex(context, installed, remote_control, socket),
-            None => launch_specs::embedded(context, remote_control, socket),
+            Some(installed) => launch_specs::codex(context, &config, installed, socket),
+            None => launch_specs::embedded(context, &config, socket),
         }
     };
     // The embedded server is replaced as soon as a Codex is installed.
     let command =
         if embedded_runs && real.is_some() { Command::Restart } else { Command::Start { adopt: false } };
-    let policy = lifecycle::within_grace(&settings, None);
-    let (gateway, handover) = (settings.gateway, Handover::Never);
+    let policy = lifecycle::within_grace(&config, None);
+    let (gateway, handover) = (config.gateway(), Handover::Never);
     let outcome = drive::drive(context, &Request { command, program: &program, policy, gateway, handover })?;
     drive::log_outcome(context, "up", &outcome);
     if mode == Mode::Text {
@@ -88,7 +88,7 @@ pub fn run(context: &Context, mode: Mode) -> Result<Reply, Failure> {
             output::say(&format!("repaired: {}", repair.message));
         }
     }
-    let lifecycle = lifecycle::reply(context, &settings, &outcome).0;
+    let lifecycle = lifecycle::reply(context, &config, &outcome).0;
     let attach = format!("codex --remote {}", quoted(&format!("unix://{}", lifecycle.socket_path.display())));
     Ok(Reply { lifecycle, attach, installed: real.is_some() })
 }

@@ -15,7 +15,7 @@ use crate::observe::{self, ListenerReport, OwnServer};
 /// # Errors
 /// [`ErrorCode::NotAnswering`] when no app-server answers.
 pub fn run(context: &Context) -> Result<Reply, Failure> {
-    let settings = context.settings_as_found().settings;
+    let config = context.config_as_found().config;
     let socket = context.home.control_socket();
     let answers =
         |(_, listening): &(_, ListenerReport)| matches!(listening.seen, ListenerSeen::Answering { .. });
@@ -38,7 +38,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
                 embedded: ours
                     && record.and_then(|record| record.codexd).is_some_and(|record| record.embedded),
             };
-            Ok(lifecycle::reply(context, &settings, &outcome))
+            Ok(lifecycle::reply(context, &config, &outcome))
         }
         ListenerSeen::OtherUser { uid } => Err(failures::refusal(Refusal::OtherUser(uid), &socket)),
         seen => {

@@ -3,11 +3,11 @@
 use std::io;
 use std::time::Duration;
 
+use codexd_core::config::Gateway;
 use codexd_core::contract::{ErrorCode, Failure};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::ListenerSeen;
 use codexd_core::limits::{EXITING_TIMEOUT_MS, SUPERVISOR_TIMEOUT_MS};
-use codexd_core::settings::Gateway;
 use codexd_host::process;
 use codexd_host::service::supervisor::{Order, Refusal};
 

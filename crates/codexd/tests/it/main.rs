@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+mod config;
 mod contract;
 mod diagnostics;
 mod differential;

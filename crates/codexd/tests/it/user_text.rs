@@ -7,7 +7,7 @@ use regex_lite::Regex;
 
 use crate::lifecycle::SOON;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 16] = [
     "up",
     "start",
     "stop",
@@ -18,6 +18,9 @@ const COMMANDS: [&str; 13] = [
     "enable-remote-control",
     "disable-remote-control",
     "logs",
+    "config",
+    "config set",
+    "config unset",
     "debug",
     "completions",
     "proxy",
@@ -81,7 +84,8 @@ fn help_of_every_command() -> anyhow::Result<()> {
     let codexd = Codexd::new(&home)?;
     let mut text = codexd.run(&["--help"])?.stdout;
     for command in COMMANDS {
-        let help = codexd.run(&[command, "--help"])?.stdout;
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = codexd.run(&words)?.stdout;
         text += &format!("\n== {command}\n{}", without_global_options(&help));
     }
     insta::assert_snapshot!("help", text);

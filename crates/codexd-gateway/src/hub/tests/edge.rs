@@ -1,6 +1,6 @@
 //! What a client sends that an app-server would drop without a reply.
 
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use serde_json::{Value, json};
 
 use super::experimental;

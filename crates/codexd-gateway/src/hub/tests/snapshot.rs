@@ -1,7 +1,7 @@
 //! The snapshot that `codexd debug hub` prints.
 
 use codexd_core::clock::Monotonic;
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use serde_json::Value;
 
 use crate::hub::{Action, ClientId, Event, Hub};

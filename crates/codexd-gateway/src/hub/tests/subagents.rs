@@ -1,6 +1,6 @@
 //! Who decides what a sub-agent asks.
 
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use serde_json::{Value, json};
 
 use super::experimental;

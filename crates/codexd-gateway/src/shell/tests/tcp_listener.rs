@@ -174,7 +174,7 @@ fn a_removed_listener_and_a_replaced_token_take_effect_with_the_next_configurati
                 })
             };
             let configure = async |gateway: &mut TestGateway, tcp: Option<TcpListenerConfig>| {
-                let subagent_approvals = codexd_core::settings::SubagentApprovals::default();
+                let subagent_approvals = codexd_core::config::SubagentApprovals::default();
                 gateway.send_host_event(HostEvent::Configure { tcp, subagent_approvals }).await;
                 assert!(matches!(gateway.next().await, Event::SubagentApprovals(_)));
             };

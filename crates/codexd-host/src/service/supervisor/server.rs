@@ -299,6 +299,7 @@ pub fn program_of(
         socket: codexd.and_then(|record| record.socket.clone()),
         named: codexd.and_then(|record| record.named.clone()),
         version: None,
+        umask: None,
     })
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use codexd_core::config::SubagentApprovals;
 use codexd_core::identity::Process;
-use codexd_core::settings::SubagentApprovals;
 use codexd_gateway::state_writer::StateWriter;
 use codexd_host::Home;
 use codexd_host::atomic::{self, Durability};

@@ -341,9 +341,9 @@ async fn send_order(write: &mut OwnedWriteHalf, order: &Order) -> io::Result<()>
 mod tests {
     use std::time::{Duration, Instant};
 
+    use codexd_core::config::SubagentApprovals;
     use codexd_core::contract::EventLevel;
     use codexd_core::limits::EVENTS_LOCK_TIMEOUT_MS;
-    use codexd_core::settings::SubagentApprovals;
     use codexd_gateway::state_writer::StateWriter;
     use codexd_host::Home;
     use codexd_host::events::{Event, EventLog};

@@ -1,12 +1,12 @@
 //! The gateway, the generations and the handover in the report of `status`.
 
+use codexd_core::config::Gateway;
 use codexd_core::contract::status::{GatewayReport, GatewaySettingReport, GatewayStanding, GenerationReport};
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 use codexd_core::identity::{Pid, Process};
 use codexd_core::limits::{STATUS_THREADS_NAMED, THREAD_RETRY_MS_MAX};
 use codexd_core::plural::counted;
-use codexd_core::settings::Gateway;
 use codexd_host::service::supervisor::OtherState;
 use codexd_host::{Home, atomic, launch, process};
 use serde::Deserialize;

@@ -2,15 +2,15 @@
 
 use std::io::ErrorKind;
 
+use codexd_core::contract::ErrorCode;
 use codexd_core::contract::status::Problem;
 use codexd_core::lifecycle::{ListenerSeen, RecordProblem, Recorded};
-use codexd_core::settings::ParsedSettings;
 use codexd_host::ownership::is_writable_by_others;
-use codexd_host::{Home, pid_record, settings_file};
+use codexd_host::{Home, pid_record};
 
 use super::supervisor::Supervisor;
 use crate::installed_codex::InstalledFacts;
-use crate::{context, drive, failures};
+use crate::{config, context, drive};
 
 /// The sentence of the problem `unresponsive-listener`.
 pub(super) const UNRESPONSIVE_LISTENER: &str =
@@ -23,22 +23,21 @@ pub(super) fn add(problems: &mut Problems, found: &str, message: impl Into<Strin
 }
 
 /// Problems of the settings, of the installed Codex and of the state folder.
-pub(super) fn find_on_disk(home: &Home, parsed: &ParsedSettings, installed: &InstalledFacts) -> Problems {
+pub(super) fn find_on_disk(home: &Home, found: &config::Found, installed: &InstalledFacts) -> Problems {
     let mut problems = Problems::new();
-    if let Err(error) = settings_file::read(home) {
-        let failure = failures::state("read the settings", &home.settings(), &error);
+    for (failure, kind) in &found.unreadable {
         // Without permission the contents of the file are unknown and may be valid.
-        let is_closed = error.kind() == ErrorKind::PermissionDenied;
-        add(
-            &mut problems,
-            if is_closed { failure.code.as_str() } else { "corrupt-settings" },
-            failure.message,
-        );
+        let is_closed = *kind == ErrorKind::PermissionDenied;
+        let code = if is_closed { failure.code.as_str() } else { "corrupt-settings" };
+        add(&mut problems, code, failure.message.clone());
     }
-    for defect in &parsed.defects {
+    for problem in &found.problems {
+        add(&mut problems, ErrorCode::SettingsInvalid.as_str(), problem.to_string());
+    }
+    for defect in &found.shared.defects {
         add(&mut problems, "corrupt-settings", format!("{}: {defect}", home.settings().display()));
     }
-    if let Some(seconds) = parsed.grace_beyond_upstream {
+    if let Some(seconds) = found.shared.grace_beyond_upstream {
         let message =
             context::long_grace(seconds) + "; the next changing command moves the value to stopGraceSeconds";
         add(&mut problems, context::GRACE_BEYOND_UPSTREAM, message);

@@ -11,10 +11,9 @@ use crate::lifecycle::recorded;
 fn without_a_gateway_the_server_listens_itself_and_restart_changes_between_the_two() -> anyhow::Result<()> {
     let home = Home::new()?;
     Fake::Healthy.install(&home, Layout::Standalone)?;
-    let set =
-        |value: Value| home.write("app-server-daemon/settings.json", json!({"gateway": value}).to_string());
+    let set = |is_on: bool| home.write("codexd.toml", format!("gateway.enabled = {is_on}\n"));
     let codexd = Codexd::new(&home)?;
-    set(json!(false))?;
+    set(false)?;
     assert_eq!(codexd.json(&["start"])?.get("hint"), None);
     assert_eq!(home.processes().len(), 2, "a supervisor and a server: {:?}", home.processes());
     assert_eq!(answered(&home)?, recorded(&home)?.pid, "the server listens itself");
@@ -25,7 +24,7 @@ fn without_a_gateway_the_server_listens_itself_and_restart_changes_between_the_t
     );
 
     for (wanted, word) in [(true, "without"), (false, "behind")] {
-        set(json!(wanted))?;
+        set(wanted)?;
         let before = recorded(&home)?;
         let started = codexd.json(&["start"])?;
         assert_eq!(started["status"], "alreadyRunning");

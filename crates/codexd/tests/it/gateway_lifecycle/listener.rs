@@ -17,7 +17,9 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 }
 
 fn set(home: &Home, gateway: &Value) -> anyhow::Result<()> {
-    home.write("app-server-daemon/settings.json", json!({"gateway": gateway}).to_string())?;
+    let lines =
+        gateway.as_object().into_iter().flatten().map(|(key, value)| format!("gateway.{key} = {value}\n"));
+    home.write("codexd.toml", lines.collect::<String>())?;
     Ok(())
 }
 
@@ -167,6 +169,11 @@ fn a_listener_for_other_machines_counts_only_while_it_is_allowed() -> anyhow::Re
     codexd.json(&["start", "--embedded"])?;
     assert_eq!(status_of(address, &token(&home)?)?, Some(101));
     set(&home, &json!({"listen": everywhere}))?;
+    let refused = codexd.run(&["start", "--embedded"])?;
+    let error = &refused.json()?["error"];
+    ensure!(error["code"] == "settings-invalid", "{error}");
+    ensure!(error["message"].to_string().contains("codexd.toml:1: `gateway.listen`"), "{error}");
+    set(&home, &json!(true))?;
     codexd.json(&["start", "--embedded"])?;
     assert_eq!(status_of(address, &token(&home)?)?, None, "it is not allowed any more");
     stop(&home)

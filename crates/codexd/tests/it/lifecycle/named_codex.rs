@@ -62,8 +62,7 @@ fn a_setting_that_is_changed_counts_before_the_named_codex() -> anyhow::Result<(
         symlink(&managed, link)?;
     }
     let set = |path: &PathBuf| -> anyhow::Result<()> {
-        let settings = serde_json::json!({"codexBin": path});
-        home.write("app-server-daemon/settings.json", settings.to_string()).map(drop)
+        home.write("codexd.toml", format!("codexBin = {path:?}\n")).map(drop)
     };
     set(&first)?;
     let codexd = Codexd::new(&home)?;

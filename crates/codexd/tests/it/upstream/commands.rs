@@ -53,9 +53,10 @@ fn beside_a_running_turn(version: Version, tree: Tree, gateway: bool) -> anyhow:
     if tree == Tree::Standalone {
         install_tree(&home, version)?;
     }
-    let settings =
-        json!({"remoteControlEnabled": false, "gateway": gateway, "codexBin": codex::binary(version)?});
+    let settings = json!({"remoteControlEnabled": false});
     home.write("app-server-daemon/settings.json", settings.to_string())?;
+    let program = codex::binary(version)?;
+    home.write("codexd.toml", format!("codexBin = {program:?}\ngateway.enabled = {gateway}\n"))?;
     let codexd = Codexd::new(&home)?;
     codexd.json(&["start"])?;
     block_on(async {

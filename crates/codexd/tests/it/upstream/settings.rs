@@ -28,7 +28,8 @@ fn a_grace_that_upstream_does_not_accept_moves_to_a_key_of_our_own() -> anyhow::
     assert_eq!((&status["problems"], &status["settings"]["shutdownGraceSeconds"]), (&json!([]), &600.into()));
     codexd.json(&["stop", "--grace", "0"])?;
     let settings: Value = serde_json::from_slice(&std::fs::read(home.state("settings.json"))?)?;
-    assert_eq!(settings, json!({"remoteControlEnabled": false, "stopGraceSeconds": 600}));
+    assert_eq!(settings, json!({"remoteControlEnabled": false}));
+    assert_eq!(std::fs::read_to_string(home.path().join("codexd.toml"))?, "stopGraceSeconds = 600\n");
     for version in Version::ALL {
         let disabled = upstream(&home, version, disable)?;
         ensure!(disabled.success(), "{version}: {disabled}");

@@ -8,7 +8,7 @@ mod snapshot;
 
 use std::collections::HashMap;
 
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use serde_json::value::RawValue;
 
 use crate::hub::event::{Action, ClientId, Connection, Report, ServerId, Text, ThreadId};

@@ -7,7 +7,7 @@ use crate::hub::Hub;
 use crate::hub::event::{Action, ClientId, Connection, Text, ThreadId};
 use crate::hub::requests::server_requests::PendingServerRequest;
 use crate::hub::threads::thread::{Audience, Thread, Viewer};
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 
 impl Hub {
     /// Every client that should receive the request now.

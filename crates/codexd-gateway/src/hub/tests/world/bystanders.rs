@@ -1,6 +1,6 @@
 //! Who may be asked about a thread.
 
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 use serde_json::Value;
 
 use super::World;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use crate::host::PersistedGoals;
-use codexd_core::settings::SubagentApprovals;
+use codexd_core::config::SubagentApprovals;
 
 use crate::hub::{ClientId, Connection, Event, Hub, Report, ServerId, Text};
 
