@@ -93,9 +93,7 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
             let by = holder.clone().unwrap_or_else(|| "an unknown process".to_owned());
             Failure::new(
                 ErrorCode::LockTimeout,
-                format!(
-                    "gave up after {waited_seconds} s: another command holds the lock of this home: {by}"
-                ),
+                format!("gave up after {waited_seconds} s: the lock of this home is held by {by}"),
             )
             .hint("let that command finish or end it, or wait longer with --lock-timeout SECONDS")
             .with("holder", holder.clone())
@@ -172,7 +170,7 @@ pub fn not_started(message: String, errno: Option<i32>) -> Failure {
 pub fn supervisor_hangs(supervisor: &Process) -> Failure {
     let message = format!("the supervisor (pid {}) stopped responding", supervisor.pid);
     Failure::new(ErrorCode::SupervisorFailed, message)
-        .hint("run the command again: it replaces that supervisor")
+        .hint("run the command again; it replaces that supervisor")
         .with("pid", supervisor.pid.0)
 }
 
@@ -197,11 +195,11 @@ pub fn no_codex(error: &NotFound) -> Failure {
         (Some((path, why)), _, Some(source)) => {
             let by = if source == CodexSource::Named { "--codex-bin" } else { "the setting codexBin" };
             Failure::new(ErrorCode::CodexNotFound, format!("Codex binary (from {by}) {why}: {path}"))
-                .hint(format!("check {by}"))
+                .hint(format!("correct the path in {by}"))
         }
         _ => Failure::new(
             ErrorCode::CodexNotFound,
-            format!("Codex not found in any of {}", counted(error.looked_at.len(), "location")),
+            format!("Codex not found (searched {})", counted(error.looked_at.len(), "location")),
         )
         .hint(
             "install Codex with `npm install -g @openai/codex`, or run `codexd up` to try the built-in server",
@@ -344,29 +342,4 @@ pub fn upgrade(home: &Home, error: &UpgradeError) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Errno, ErrorCode, Home, supervisor};
-    use codexd_host::service::supervisor::{ConnectionError, Refusal};
-
-    #[test]
-    fn a_home_that_cannot_hold_sockets_is_not_to_be_retried() {
-        let home = Home::new("/h");
-        let refused = |errno: Errno| {
-            let message = "failed to listen for orders: refused".to_owned();
-            supervisor(
-                &home,
-                &ConnectionError::Refused(Refusal { message, errno: Some(errno.raw_os_error()) }),
-            )
-        };
-        // FAT and exFAT return the first, network file systems the others.
-        for errno in [Errno::PERM, Errno::OPNOTSUPP, Errno::INVAL] {
-            let failure = refused(errno);
-            assert_eq!(failure.code, ErrorCode::StateUnwritable);
-            assert!(failure.hint.is_some_and(|hint| hint.contains("cannot hold Unix sockets")));
-            assert_eq!(failure.context["path"], "/h/app-server-daemon");
-            assert!(failure.message.contains("failed to listen for orders"));
-        }
-        assert_eq!(refused(Errno::NOSPC).code, ErrorCode::DiskFull);
-        assert_eq!(refused(Errno::NOMEM).code, ErrorCode::SupervisorFailed);
-    }
-}
+mod tests;
