@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::stage::Stage;
 
-const NOBODY: &str = "01a1f753-6b57-7b12-90c4-0103728d38e4";
+const MISSING_THREAD: &str = "01a1f753-6b57-7b12-90c4-0103728d38e4";
 
 /// Before and after `initialize`: unknown methods, missing parameters, threads that are not there.
 pub(super) async fn refusals(stage: &mut Stage) -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ pub(super) async fn refusals(stage: &mut Stage) -> anyhow::Result<()> {
         "turn/steer",
         "turn/interrupt",
     ] {
-        for params in [json!({}), json!({"threadId": 7}), full("bad"), full(NOBODY)] {
+        for params in [json!({}), json!({"threadId": 7}), full("bad"), full(MISSING_THREAD)] {
             alice.ask(method, params).await?.ok();
         }
     }
@@ -44,9 +44,9 @@ pub(super) async fn refusals(stage: &mut Stage) -> anyhow::Result<()> {
         ("initialize", json!({"clientInfo": {"name": "alice", "version": "1"}})),
         ("no/such/method", json!({})),
         ("server/diagnostics", json!({})),
-        ("turn/start", json!({"threadId": NOBODY, "input": [{"type": "smell"}]})),
-        ("turn/start", json!({"threadId": NOBODY, "input": "x"})),
-        ("thread/name/set", json!({"threadId": NOBODY, "name": ""})),
+        ("turn/start", json!({"threadId": MISSING_THREAD, "input": [{"type": "smell"}]})),
+        ("turn/start", json!({"threadId": MISSING_THREAD, "input": "x"})),
+        ("thread/name/set", json!({"threadId": MISSING_THREAD, "name": ""})),
     ] {
         alice.ask(method, params).await?.err();
     }
@@ -194,7 +194,7 @@ pub(super) async fn forked(stage: &mut Stage) -> anyhow::Result<()> {
     for params in [
         json!({"threadId": thread}),
         json!({"threadId": thread, "excludeTurns": true}),
-        json!({"threadId": NOBODY}),
+        json!({"threadId": MISSING_THREAD}),
         json!({"threadId": thread}),
     ] {
         bob.forget();
@@ -291,8 +291,7 @@ pub(super) async fn wrong_types(stage: &mut Stage) -> anyhow::Result<()> {
         ("turn/interrupt", "turnId", &[json!(7)]),
     ] {
         for value in values {
-            let mut params =
-                json!({"threadId": NOBODY, "name": "n", "turnId": "t", "expectedTurnId": "t", "input": []});
+            let mut params = json!({"threadId": MISSING_THREAD, "name": "n", "turnId": "t", "expectedTurnId": "t", "input": []});
             params[member] = value.clone();
             alice.ask(method, params).await?.err();
         }
