@@ -71,6 +71,7 @@ pub fn note_missing_programs() {
         ("ps", "the daemon of Codex 0.131.0, which codexd is compared with"),
         ("setsid", "processes that leave their session"),
         ("tmux", "the real terminal client"),
+        ("systemctl", "codexd under a systemd user manager"),
     ];
     for (program, purpose) in programs {
         let path = std::env::var_os("PATH").unwrap_or_default();

@@ -199,3 +199,24 @@ pub const LOG_REMEMBERED_BYTES: usize = 1 << 10;
 pub const LOG_SEARCHED_BYTES: u64 = 1 << 20;
 /// Bytes by which the buffer of an incomplete order grows at least.
 pub const ORDER_BUFFER_GROWTH_BYTES: usize = 4 << 10;
+
+/// How long the process of a unit may take from the request to start it until it runs its program.
+pub const LAUNCH_TIMEOUT_MS: u64 = 10_000;
+/// How long a process that has its program may take to run it, once it is no longer wanted.
+pub const LAUNCH_CANCEL_TIMEOUT_MS: u64 = 1_000;
+/// How long a command waits for one answer of `systemctl`.
+pub const SYSTEMCTL_TIMEOUT_MS: u64 = 10_000;
+/// How long the supervisor waits, without answering anyone, for one answer of `systemctl`: see [`BLOCKING_WAIT_MS`].
+pub const SUPERVISOR_SYSTEMCTL_TIMEOUT_MS: u64 = 1_000;
+/// How often the state of a unit is read again whose process has ended and whose end systemd has not recorded yet.
+pub const UNIT_POLL_MS: u64 = 5;
+/// The pause before systemd starts a supervisor again that was killed, or could not start the app-server.
+pub const SERVICE_RESTART_PAUSE_MS: u64 = 1_000;
+/// How long a supervisor may take to leave when systemd stops it; its servers go on.
+pub const SERVICE_STOP_TIMEOUT_SECONDS: u64 = 10;
+/// Without a sign of life for so long a supervisor is killed and started again. It gives one every third of this time.
+pub const SERVICE_WATCHDOG_SECONDS: u64 = 90;
+/// How much longer than the grace of a stop systemd waits before it kills a unit.
+pub const UNIT_STOP_MARGIN_SECONDS: u64 = 10;
+/// How long a supervisor that systemd runs waits for a command after `codexd start` has failed, before it leaves and is started again.
+pub const SERVICE_FAILED_START_PAUSE_MS: u64 = 10_000;

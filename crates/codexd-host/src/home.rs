@@ -9,13 +9,14 @@ use crate::atomic;
 use crate::ownership::Folder;
 
 /// The files of the state folder that are replaced as a whole.
-const REPLACED: [&str; 8] = [
+const REPLACED: [&str; 9] = [
     "settings.json",
     "server.json",
     "app-server.pid",
     "supervisor.json",
     "codex-binaries.json",
     "gateway.json",
+    "backend.json",
     GATEWAY_GOALS,
     GATEWAY_CLIENT_IDENTITY,
 ];
@@ -89,6 +90,11 @@ impl Home {
     /// The event log.
     pub fn events(&self) -> PathBuf {
         self.state_file("events.jsonl")
+    }
+
+    /// Which service manager runs the supervisor.
+    pub fn backend(&self) -> PathBuf {
+        self.state_file("backend.json")
     }
 
     /// The state of the supervisor.

@@ -1,7 +1,7 @@
 //! This machine: process identity, locks, files, logs, and the service manager that runs the app-server.
 //!
 //! Invariants: a pid is never trusted without its boot id and start ticks; a file that matters is replaced as a whole; no other program
-//! (`ps`, `systemctl`, …) is needed. Linux comes first: `/proc` and pidfds are used in [`process`], [`process_table`], [`orphans`] and
+//! is needed, except `systemctl` where systemd runs the processes. Linux comes first: `/proc` and pidfds are used in [`process`], [`process_table`], [`orphans`] and
 //! [`service::supervisor`], behind types that another platform can implement. macOS is untested.
 
 pub mod atomic;

@@ -8,6 +8,7 @@
 //!   comparable.
 //! * [`Schema`] judges messages by the JSON schema that a real Codex prints.
 //! * [`run`] starts a program to its end and keeps what it said; [`Codexd`] does that with the built `codexd`.
+//! * [`UserManager`] is a real systemd user manager, in namespaces of its own.
 //! * [`Fake`] is a Codex with one thing wrong with it; [`killer`] ends a program at the k-th thing that it did.
 //!
 //! Invariants: a process is ended by identity (pid and start time, through a pidfd), never by name. Nothing waits by
@@ -30,6 +31,7 @@ pub mod run;
 pub mod schema;
 pub mod server;
 pub mod skip;
+pub mod systemd;
 pub mod transcript;
 pub mod wait;
 pub mod wire;
@@ -44,6 +46,7 @@ pub use process::Process;
 pub use run::Run;
 pub use schema::Schema;
 pub use server::{AppServer, Server};
+pub use systemd::UserManager;
 pub use transcript::Normaliser;
 pub use wait::{block_on, until};
 pub use wire::Wire;

@@ -8,8 +8,27 @@ use std::path::{Path, PathBuf};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::launch_spec::LaunchSpec;
 use codexd_host::orphans::GENERATION_VARIABLE;
-use codexd_host::service::supervisor::{self, SupervisorState};
+use codexd_host::service::supervisor::{self, RUN_BY_SUPERVISOR, SupervisorState};
 use codexd_host::{Home, pid_record, process};
+use rustix::process::Signal;
+
+/// Whether a supervisor runs this command: it descends from the supervisor and is no tool of a server.
+fn is_run_by_supervisor() -> bool {
+    let supervisor = std::env::var_os(RUN_BY_SUPERVISOR);
+    let supervisor = supervisor.and_then(|pid| pid.to_str()?.parse::<i32>().ok());
+    supervisor.is_some()
+        && supervisor == rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get())
+}
+
+/// A command that a supervisor runs ends with it: the next supervisor runs another one. Answers whether the supervisor has ended already.
+pub fn has_lost_supervisor() -> bool {
+    if std::env::var_os(RUN_BY_SUPERVISOR).is_none() {
+        return false;
+    }
+    // Set first, looked at second: one that has ended in between is seen.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    !is_run_by_supervisor()
+}
 
 /// Where this command runs, and what a server that it starts inherits.
 #[derive(Debug, Default)]
@@ -30,6 +49,9 @@ impl Caller {
     /// ancestor that is the server or (for an orphan) its supervisor, and the session of the supervisor. A tool may remove one
     /// of them, hardly all.
     pub fn identify(home: &Home) -> Self {
+        if is_run_by_supervisor() {
+            return Self::default();
+        }
         let state = supervisor::read_state(home);
         let record = pid_record::observe(home).ok();
         let recorded = record.as_ref().and_then(|record| record.process.clone());

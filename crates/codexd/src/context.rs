@@ -5,10 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codexd_core::contract::{EventLevel, Failure, Repair};
+use codexd_core::contract::{Backend, EventLevel, Failure, Repair};
 use codexd_host::events::{Event, EventLog};
 use codexd_host::lock::OperationLock;
 use codexd_host::ownership::{self, ForeignOwner};
+use codexd_host::service::backend;
 use codexd_host::service::supervisor::upgrade::{self, UpgradeError, Upgraded};
 use codexd_host::{Home, elsewhere};
 
@@ -61,6 +62,11 @@ impl Context {
         foreign_home::check(&global, &home)?;
         let log = EventLog::new(home.events());
         Ok(Self { log, home, global, caller: OnceCell::new(), repairs: RefCell::default() })
+    }
+
+    /// What runs the supervisor of the home.
+    pub fn backend(&self) -> Backend {
+        backend::read(&self.home)
     }
 
     /// The process that runs this command.

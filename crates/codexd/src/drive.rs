@@ -215,7 +215,7 @@ impl Drive<'_> {
         });
         Ok(Outcome {
             status,
-            backend: managed.then_some(Backend::Pid),
+            backend: managed.then(|| self.context.backend()),
             pid: snapshot.server.filter(|_| running).map(|server| server.pid),
             answer: again.or(snapshot.answer),
             embedded: record.is_some_and(|record| record.embedded),

@@ -29,9 +29,20 @@ mod style;
 
 use std::process::ExitCode;
 
+use codexd_core::contract::ErrorCode;
+
 fn main() -> ExitCode {
     // The supervisor and the server run for weeks and must not inherit the open files of the caller.
     codexd_host::cloexec::set_cloexec_above_stderr();
+    if caller::has_lost_supervisor() {
+        return ExitCode::from(ErrorCode::SupervisorFailed.exit_code());
+    }
+    if let Some(home) = commands::run::home_of_service(std::env::args_os()) {
+        return commands::run::under_systemd(home);
+    }
+    if let Some(arguments) = commands::launch::arguments(std::env::args_os()) {
+        return commands::launch::run(&arguments);
+    }
     if let Some(home) = codexd_host::launch::supervisor::home_of(std::env::args_os()) {
         return commands::supervisor::run(home);
     }

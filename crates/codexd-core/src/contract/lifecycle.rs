@@ -43,6 +43,8 @@ pub enum LifecycleStatus {
 pub enum Backend {
     /// The supervisor, by the pid record.
     Pid,
+    /// The same supervisor, run by the systemd user manager.
+    Systemd,
 }
 
 /// A repair of a command.

@@ -41,6 +41,8 @@ pub enum Role {
 pub enum Standing {
     /// Nothing runs and nothing is due.
     Idle,
+    /// A service manager was asked to start the process.
+    Launching,
     /// A process lives.
     Running,
     /// The next attempt is due later, or when others have left.
@@ -173,6 +175,8 @@ impl Generations {
         match self.managed[0].supervision.phase() {
             Phase::Running { .. } => Standing::Running,
             Phase::Stopping { then, .. } => Standing::Stopping(then),
+            Phase::Launching { stop: Some(stop) } => Standing::Stopping(stop.then),
+            Phase::Launching { stop: None } => Standing::Launching,
             _ if self.held => Standing::Waiting,
             Phase::Waiting { .. } => Standing::Waiting,
             Phase::Idle if self.leaving => Standing::Stopping(Then::Leave),
@@ -239,7 +243,9 @@ impl Generations {
                 self.gateway_wanted |= name == Name::Gateway && event == supervise::Event::Adopted;
                 self.feed(name, event, now, &mut actions);
                 // The server first: it takes longest to come up.
-                if name == self.current() && event == supervise::Event::Spawned && self.gateway_wanted {
+                let runs = self.standing() == Standing::Running;
+                if name == self.current() && event == supervise::Event::Spawned && runs && self.gateway_wanted
+                {
                     self.feed(Name::Gateway, supervise::Event::StartRequested, now, &mut actions);
                 }
             }
@@ -352,7 +358,12 @@ impl Generations {
     }
 
     fn end_gateway(&mut self, now: Monotonic, actions: &mut Vec<Action>) {
-        if !matches!(self.gateway.phase(), Phase::Stopping { then: Then::Leave, .. }) {
+        let leaves = match self.gateway.phase() {
+            Phase::Stopping { then, .. } => then == Then::Leave,
+            Phase::Launching { stop } => stop.is_some_and(|stop| stop.then == Then::Leave),
+            _ => false,
+        };
+        if !leaves {
             let stop = supervise::Event::StopRequested(drain(GATEWAY_STOP_GRACE_MS), Then::Leave);
             self.feed(Name::Gateway, stop, now, actions);
         }

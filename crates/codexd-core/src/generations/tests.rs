@@ -21,6 +21,9 @@ struct World {
     stop_wanted: bool,
     /// Whether the next start succeeds.
     spawns: bool,
+    /// A process is started by a service manager, which answers later.
+    is_asynchronous: bool,
+    launching: Vec<Name>,
     /// Killed, and the end not told yet.
     killed: Vec<Name>,
     left: bool,
@@ -35,6 +38,8 @@ impl World {
             outgoing: Vec::new(),
             stop_wanted: false,
             spawns: true,
+            is_asynchronous: false,
+            launching: Vec::new(),
             killed: Vec::new(),
             left: false,
         }
@@ -59,6 +64,20 @@ impl World {
         self.alive.get(&name).copied().unwrap_or_default()
     }
 
+    /// Whether it lives or is about to.
+    fn exists(&self, name: Name) -> bool {
+        self.lives(name) || self.launching.contains(&name)
+    }
+
+    /// The launch, if there is one, ends.
+    fn end_launch(&mut self, name: Name, spawns: bool) {
+        let Some(at) = self.launching.iter().position(|&launching| launching == name) else { return };
+        self.launching.remove(at);
+        self.alive.insert(name, spawns);
+        let event = if spawns { supervise::Event::Spawned } else { supervise::Event::SpawnFailed };
+        self.step(Event::Of(name, event));
+    }
+
     fn step(&mut self, event: Event) {
         for action in self.machine.step(event, self.now) {
             self.carry_out(action);
@@ -81,27 +100,36 @@ impl World {
                 assert!(self.lives(name), "only the living are signalled: {name:?}");
             }
             Action::Of(name, supervise::Action::KillAll) => self.killed.push(name),
+            Action::Of(name, supervise::Action::CancelLaunch) => {
+                assert!(self.launching.contains(&name), "there is a launch to cancel: {name:?}");
+            }
             Action::Of(_, supervise::Action::Leave) => panic!("that is the machine's own to say"),
             Action::Of(..) => {}
             Action::Drop(name) => {
-                assert!(!self.lives(name), "{name:?} is dropped alive");
+                assert!(!self.exists(name), "{name:?} is dropped alive");
                 assert_eq!(self.machine.role(name), None);
             }
             Action::Leave => {
                 assert!(self.alive.values().all(|&alive| !alive), "no orphan: {:?}", self.alive);
+                assert!(self.launching.is_empty(), "no orphan is on its way: {:?}", self.launching);
                 self.left = true;
             }
         }
     }
 
     fn spawn(&mut self, name: Name) {
-        assert!(!self.lives(name), "{name:?} lives already");
-        // While a server drains its clients need the gateway.
-        let drains = name == Name::Gateway && self.alive.values().any(|&alive| alive);
+        assert!(!self.exists(name), "{name:?} lives already");
+        // While a server drains its clients need the gateway; one on its way is not ended yet.
+        let has_server = self.alive.values().any(|&alive| alive) || !self.launching.is_empty();
+        let drains = name == Name::Gateway && has_server;
         assert!(!self.stop_wanted || drains, "nothing starts after a stop");
         assert!(!self.outgoing.contains(&name), "an outgoing one is never started");
         if name == self.machine.current() && !self.machine.gateway_wanted() {
-            assert!(!self.lives(Name::Gateway), "the control socket is the server's own");
+            assert!(!self.exists(Name::Gateway), "the control socket is the server's own");
+        }
+        if self.is_asynchronous {
+            self.launching.push(name);
+            return self.step(Event::Of(name, supervise::Event::Launching));
         }
         self.alive.insert(name, self.spawns);
         let event = if self.spawns { supervise::Event::Spawned } else { supervise::Event::SpawnFailed };
@@ -125,6 +153,9 @@ impl World {
     /// Enough time goes by for every deadline there is.
     fn let_time_pass(&mut self) {
         for _ in 0..64 {
+            for (nth, name) in self.launching.clone().into_iter().enumerate() {
+                self.end_launch(name, nth.is_multiple_of(2));
+            }
             let Some(due) = self.machine.deadline().filter(|_| !self.left) else { return };
             self.now = due.max(self.now);
             self.step(Event::Ticked);
@@ -229,9 +260,42 @@ fn a_server_without_a_gateway_starts_when_the_gateway_is_gone_and_the_reverse() 
     assert!(world.lives(server) && world.lives(Name::Gateway));
 }
 
+#[test]
+fn a_stop_ends_a_server_and_a_gateway_that_are_being_launched() {
+    let mut world = World::new();
+    world.is_asynchronous = true;
+    world.step(Event::StartRequested { gateway: true });
+    let server = world.machine.current();
+    assert_eq!((world.machine.standing(), &world.launching), (Standing::Launching, &vec![server]));
+    world.step(Event::StartRequested { gateway: true });
+    world.step(Event::SuccessionRequested);
+    assert_eq!(world.launching, [server], "never two");
+    world.end_launch(server, true);
+    assert_eq!((world.machine.standing(), &world.launching), (Standing::Running, &vec![Name::Gateway]));
+    world.step(Event::StopRequested(TERM));
+    world.end(server);
+    assert!(!world.left, "the gateway is still on its way");
+    world.end_launch(Name::Gateway, true);
+    world.end(Name::Gateway);
+    assert!(world.left);
+}
+
+#[test]
+fn a_successor_that_is_being_launched_can_be_withdrawn_and_not_promoted() {
+    let mut world = World::started(true);
+    world.is_asynchronous = true;
+    world.step(Event::SuccessionRequested);
+    let second = world.machine.successor().expect("a successor");
+    world.step(Event::PromotionRequested);
+    assert_eq!(world.machine.successor(), Some(second), "it does not live yet");
+    world.step(Event::WithdrawalRequested);
+    world.end_launch(second, false);
+    assert_eq!((world.machine.successor(), world.machine.standing()), (None, Standing::Running));
+}
+
 /// What the outside may do at any moment.
 fn happening() -> impl Strategy<Value = (u8, u64)> {
-    (0u8..20, prop_oneof![0u64..5, 0u64..2_000, 0u64..120_000])
+    (0u8..26, prop_oneof![0u64..5, 0u64..2_000, 0u64..120_000])
 }
 
 fn happen(world: &mut World, what: u8) {
@@ -257,6 +321,12 @@ fn happen(world: &mut World, what: u8) {
         12 => world.spawns = false,
         13 => world.end(Name::Gateway),
         14..=17 => world.end(managed[usize::from(what - 14) % managed.len()]),
+        20 | 21 => world.is_asynchronous = what == 20,
+        22..=24 => {
+            if let Some(&name) = world.launching.last() {
+                world.end_launch(name, what != 22);
+            }
+        }
         _ => world.step(Event::Ticked),
     }
 }

@@ -5,92 +5,16 @@
 //! a moment at which it acts next, or nothing to keep.
 
 mod backoff;
+mod phase;
 #[cfg(test)]
 mod tests;
 
-use serde::{Deserialize, Serialize};
-
 pub use backoff::Backoff;
+pub use phase::{PendingStop, Phase, Reminder, StopStage, Then};
 
 use crate::clock::Monotonic;
 use crate::launch_spec::{DrainSignal, StopPolicy};
-use crate::limits::{
-    KILL_TIMEOUT_MS, MISSING_PROGRAM_RETRY_MS, REMINDER_FIRST_MS, REMINDER_LAST_MS, SECOND_SIGNAL_GRACE_MS,
-};
-
-/// What comes after a stop.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Then {
-    /// Nothing: the supervisor leaves.
-    Leave,
-    /// A new process of the newest program.
-    StartAgain,
-}
-
-/// How far a stop has come.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StopStage {
-    /// The first signal is out; turns drain.
-    Draining,
-    /// The second signal is out.
-    Forced,
-    /// The whole group was killed.
-    Killed,
-}
-
-/// A server may miss the signal: 0.131.0 does when it arrives while a client is being initialized. SIGHUP drains, too, and
-/// never forces, whatever was sent before (observed on 0.131.0 and 0.169.0), so it is sent again for a while.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Reminder {
-    /// When.
-    pub at: Monotonic,
-    /// How long after that the next one is due.
-    pub then_ms: u64,
-}
-
-impl Reminder {
-    /// The first one of a stop that begins at `now`.
-    pub fn first(now: Monotonic) -> Option<Reminder> {
-        Some(Reminder { at: now + REMINDER_FIRST_MS, then_ms: REMINDER_FIRST_MS * 2 })
-    }
-
-    fn next(self) -> Option<Reminder> {
-        (self.then_ms <= REMINDER_LAST_MS)
-            .then(|| Reminder { at: self.at + self.then_ms, then_ms: self.then_ms * 2 })
-    }
-}
-
-/// Where a program stands.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "phase")]
-pub enum Phase {
-    /// Nothing runs and nothing is due.
-    Idle,
-    /// A process lives.
-    Running {
-        /// Since when.
-        since: Monotonic,
-    },
-    /// Nothing runs; the next attempt is due.
-    Waiting {
-        /// When.
-        until: Monotonic,
-    },
-    /// A process lives and was asked to leave.
-    Stopping {
-        /// How far that has come.
-        stage: StopStage,
-        /// When the next stage is due; `None` waits without limit.
-        deadline: Option<Monotonic>,
-        /// When the server is reminded that it was asked to leave; `None` when that has been done often enough.
-        reminder: Option<Reminder>,
-        /// What comes after.
-        then: Then,
-    },
-}
+use crate::limits::{KILL_TIMEOUT_MS, MISSING_PROGRAM_RETRY_MS, SECOND_SIGNAL_GRACE_MS};
 
 /// What can happen to a supervised program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,6 +25,8 @@ pub enum Event {
     Adopted,
     /// The process that was taken over had been asked to leave before, without limit as far as we know.
     FoundDraining(Then),
+    /// The process is being started by a service manager: `Spawned`, `SpawnFailed` or `ProgramMissing` follows.
+    Launching,
     /// The process that we asked for lives.
     Spawned,
     /// It could not be started.
@@ -120,8 +46,10 @@ pub enum Event {
 /// What to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Start the program; answer with `Spawned`, `SpawnFailed` or `ProgramMissing`.
+    /// Start the program; answer with `Spawned`, `SpawnFailed` or `ProgramMissing`, or with `Launching` and later with one of these.
     Spawn,
+    /// The process that is being launched is no longer wanted: answer the launch soon, with `SpawnFailed` if that is still possible.
+    CancelLaunch,
     /// Send the draining signal to the process.
     Signal(DrainSignal),
     /// Ask the process again to drain, in the way that never forces.
@@ -198,7 +126,7 @@ impl Supervision {
     /// When [`Event::Ticked`] is due; `None` when only the outside can change anything.
     pub fn deadline(&self) -> Option<Monotonic> {
         match self.phase {
-            Phase::Idle => None,
+            Phase::Idle | Phase::Launching { .. } => None,
             Phase::Running { since } => self.backoff.settles_at(since),
             Phase::Waiting { until } => Some(until),
             Phase::Stopping { deadline, reminder, .. } => sooner(deadline, reminder.map(|due| due.at)),
@@ -209,6 +137,12 @@ impl Supervision {
     pub fn step(&mut self, event: Event, now: Monotonic) -> Vec<Action> {
         match event {
             Event::StartRequested => self.start_requested(),
+            Event::Launching => {
+                if let Phase::Idle | Phase::Waiting { .. } = self.phase {
+                    self.phase = Phase::Launching { stop: None };
+                }
+                Vec::new()
+            }
             Event::Adopted | Event::Spawned => self.lives(now),
             Event::FoundDraining(then) => {
                 if let Phase::Running { .. } = self.phase {
@@ -219,12 +153,12 @@ impl Supervision {
                 Vec::new()
             }
             Event::SpawnFailed => match self.phase {
-                Phase::Stopping { .. } => self.ended(),
+                Phase::Stopping { .. } | Phase::Launching { stop: Some(_) } => self.ended(),
                 _ if self.restart == Restart::Never => self.lost(),
                 _ => self.crashed(now),
             },
             Event::ProgramMissing => match self.phase {
-                Phase::Stopping { .. } => self.ended(),
+                Phase::Stopping { .. } | Phase::Launching { stop: Some(_) } => self.ended(),
                 _ if self.restart == Restart::Never => self.lost(),
                 _ => {
                     // Nothing has crashed.
@@ -237,7 +171,7 @@ impl Supervision {
                 _ => Vec::new(),
             },
             Event::Exited => match self.phase {
-                Phase::Stopping { .. } => self.ended(),
+                Phase::Stopping { .. } | Phase::Launching { stop: Some(_) } => self.ended(),
                 _ if self.restart == Restart::Never => self.lost(),
                 _ => {
                     let mut actions = self.crashed(now);
@@ -253,8 +187,8 @@ impl Supervision {
 
     fn start_requested(&mut self) -> Vec<Action> {
         match &mut self.phase {
-            Phase::Running { .. } => Vec::new(),
-            Phase::Stopping { then, .. } => {
+            Phase::Running { .. } | Phase::Launching { stop: None } => Vec::new(),
+            Phase::Stopping { then, .. } | Phase::Launching { stop: Some(PendingStop { then, .. }) } => {
                 *then = Then::StartAgain;
                 Vec::new()
             }
@@ -266,10 +200,18 @@ impl Supervision {
     }
 
     fn lives(&mut self, now: Monotonic) -> Vec<Action> {
-        if !matches!(self.phase, Phase::Stopping { .. }) {
-            self.phase = Phase::Running { since: now };
+        match self.phase {
+            Phase::Stopping { .. } => Vec::new(),
+            Phase::Launching { stop: Some(PendingStop { signal, deadline, then }) } => {
+                let reminder = Reminder::first(now);
+                self.phase = Phase::Stopping { stage: StopStage::Draining, deadline, reminder, then };
+                vec![Action::Signal(signal)]
+            }
+            _ => {
+                self.phase = Phase::Running { since: now };
+                Vec::new()
+            }
         }
-        Vec::new()
     }
 
     fn crashed(&mut self, now: Monotonic) -> Vec<Action> {
@@ -299,7 +241,11 @@ impl Supervision {
     }
 
     fn ended(&mut self) -> Vec<Action> {
-        let Phase::Stopping { then, .. } = self.phase else { return Vec::new() };
+        let (Phase::Stopping { then, .. } | Phase::Launching { stop: Some(PendingStop { then, .. }) }) =
+            self.phase
+        else {
+            return Vec::new();
+        };
         self.phase = Phase::Idle;
         self.forget_the_past();
         match then {
@@ -320,6 +266,13 @@ impl Supervision {
                 let reminder = Reminder::first(now);
                 self.phase = Phase::Stopping { stage: StopStage::Draining, deadline, reminder, then };
                 vec![Action::Signal(policy.signal)]
+            }
+            Phase::Launching { stop } => {
+                let wished = policy.grace_ms.map(|grace| now + grace);
+                let deadline = stop.map_or(wished, |pending| sooner(pending.deadline, wished));
+                let signal = stop.map_or(policy.signal, |pending| pending.signal);
+                self.phase = Phase::Launching { stop: Some(PendingStop { signal, deadline, then }) };
+                if stop.is_none() { vec![Action::CancelLaunch] } else { Vec::new() }
             }
             Phase::Stopping { stage, deadline, reminder, .. } => {
                 // A second wish can hasten a stop and change what follows, never slow it down.

@@ -168,9 +168,52 @@ fn a_drain_without_limit_waits_for_ever_and_a_later_stop_ends_it() {
     assert_eq!(supervision.step(Event::Exited, Monotonic(100)), [Action::SweepOrphans, Action::Leave]);
 }
 
+#[test]
+fn a_stop_while_a_process_is_launched_cancels_the_launch() {
+    let mut supervision = Supervision::new(1);
+    supervision.step(Event::StartRequested, Monotonic(0));
+    assert_eq!(supervision.step(Event::Launching, Monotonic(0)), []);
+    assert_eq!(supervision.deadline(), None);
+    assert_eq!(supervision.step(Event::StartRequested, Monotonic(1)), [], "never two launches");
+    let stop = Event::StopRequested(TERM, Then::Leave);
+    assert_eq!(supervision.step(stop, Monotonic(2)), [Action::CancelLaunch]);
+    assert_eq!(supervision.step(stop, Monotonic(3)), [], "cancelled already");
+    assert_eq!(
+        supervision.step(Event::SpawnFailed, Monotonic(4)),
+        [Action::SweepOrphans, Action::Leave],
+        "what is cancelled is no crash"
+    );
+    assert_eq!((supervision.phase(), supervision.restarts()), (Phase::Idle, 0));
+}
+
+#[test]
+fn a_process_that_lives_although_its_launch_was_cancelled_is_stopped_within_the_grace_of_the_stop() {
+    let mut supervision = Supervision::new(1);
+    supervision.step(Event::StartRequested, Monotonic(0));
+    supervision.step(Event::Launching, Monotonic(0));
+    supervision.step(Event::StopRequested(TERM, Then::StartAgain), Monotonic(1_000));
+    let at_once = StopPolicy { grace_ms: Some(0), ..TERM };
+    supervision.step(Event::StopRequested(at_once, Then::Leave), Monotonic(2_000));
+    let actions = supervision.step(Event::Spawned, Monotonic(2_500));
+    assert_eq!(actions, [Action::Signal(DrainSignal::Terminate)]);
+    let Phase::Stopping { deadline, then, .. } = supervision.phase() else { panic!("it is stopped") };
+    assert_eq!((deadline, then), (Some(Monotonic(2_000)), Then::Leave), "the sooner of both requests");
+}
+
+#[test]
+fn a_launch_that_fails_is_a_crash() {
+    let mut supervision = Supervision::new(1);
+    supervision.step(Event::StartRequested, Monotonic(0));
+    supervision.step(Event::Launching, Monotonic(0));
+    assert_eq!(supervision.step(Event::SpawnFailed, Monotonic(10)), [Action::Spawn]);
+    supervision.step(Event::Launching, Monotonic(10));
+    assert_eq!(supervision.step(Event::SpawnFailed, Monotonic(20)), []);
+    assert!(matches!(supervision.phase(), Phase::Waiting { .. }) && supervision.restarts() == 2);
+}
+
 /// What the outside may do at any moment; the world of [`drive`] makes it consistent.
 fn happening() -> impl Strategy<Value = (u8, u64)> {
-    (0u8..8, prop_oneof![0u64..5, 0u64..2_000, 0u64..120_000])
+    (0u8..11, prop_oneof![0u64..5, 0u64..2_000, 0u64..120_000])
 }
 
 /// A world with at most one process in which the supervisor's actions are carried out.
@@ -179,6 +222,9 @@ struct World {
     alive: bool,
     left: bool,
     stop_wanted: bool,
+    /// A process is started by a service manager, which answers later.
+    is_asynchronous: bool,
+    launching: bool,
 }
 
 impl World {
@@ -192,13 +238,19 @@ impl World {
         for action in actions {
             match action {
                 Action::Spawn => {
-                    assert!(!self.alive, "never two processes");
+                    assert!(!self.alive && !self.launching, "never two processes");
                     assert!(!self.stop_wanted, "nothing starts after a stop");
+                    if self.is_asynchronous {
+                        self.launching = true;
+                        assert_eq!(supervision.step(Event::Launching, now), []);
+                        continue;
+                    }
                     self.alive = spawns;
                     let event = if spawns { Event::Spawned } else { Event::SpawnFailed };
                     let more = supervision.step(event, now);
                     self.carry_out(supervision, more, now, true);
                 }
+                Action::CancelLaunch => assert!(self.launching, "there is a launch to cancel"),
                 Action::Signal(_) | Action::Remind => {
                     assert!(self.alive, "only a living process is signalled");
                 }
@@ -209,11 +261,23 @@ impl World {
                     self.carry_out(supervision, more, now, true);
                 }
                 Action::Leave => {
-                    assert!(!self.alive, "the supervisor never leaves a living process");
+                    assert!(!self.alive && !self.launching, "the supervisor never leaves a living process");
                     self.left = true;
                 }
                 Action::SweepOrphans | Action::ReportCrashLoop | Action::ReportUnkillable => {}
             }
+        }
+    }
+}
+
+impl World {
+    /// The launch, if there is one, ends.
+    fn end_launch(&mut self, supervision: &mut Supervision, spawns: bool, now: Monotonic) {
+        if std::mem::take(&mut self.launching) {
+            self.alive = spawns;
+            let event = if spawns { Event::Spawned } else { Event::SpawnFailed };
+            let actions = supervision.step(event, now);
+            self.carry_out(supervision, actions, now, true);
         }
     }
 }
@@ -241,17 +305,28 @@ fn drive(history: &[(u8, u64)]) {
                 world.stop_wanted = false;
                 Event::StopRequested(StopPolicy { grace_ms: None, ..TERM }, Then::StartAgain)
             }
+            8 => {
+                world.is_asynchronous = !world.is_asynchronous;
+                Event::Ticked
+            }
+            9 | 10 => {
+                world.end_launch(&mut supervision, what == 9, now);
+                Event::Ticked
+            }
             _ => Event::Ticked,
         };
-        let actions = supervision.step(event, now);
-        world.carry_out(&mut supervision, actions, now, what != 1);
+        if !world.left {
+            let actions = supervision.step(event, now);
+            world.carry_out(&mut supervision, actions, now, what != 1);
+        }
         if world.left {
             return;
         }
         match supervision.phase() {
             Phase::Running { .. } | Phase::Stopping { .. } => assert!(world.alive),
             Phase::Waiting { .. } => assert!(!world.alive && supervision.deadline().is_some()),
-            Phase::Idle => assert!(!world.alive),
+            Phase::Idle => assert!(!world.alive && !world.launching),
+            Phase::Launching { .. } => assert!(world.launching && !world.alive),
         }
     }
     settle(supervision, world, now);
@@ -262,6 +337,7 @@ fn settle(mut supervision: Supervision, mut world: World, mut now: Monotonic) {
     world.stop_wanted = true;
     let actions = supervision.step(Event::StopRequested(TERM, Then::Leave), now);
     world.carry_out(&mut supervision, actions, now, true);
+    world.end_launch(&mut supervision, now.0.is_multiple_of(2), now);
     for _ in 0..12 {
         if world.left {
             break;

@@ -21,7 +21,7 @@ const SHARES_A_HOME_SINCE: (u64, u64) = (0, 169);
 const LINKS_LONG_SOCKETS_SINCE: (u64, u64) = (0, 169);
 
 /// Tells an app-server that a daemon manages it.
-const MANAGED_DAEMON: &str = "--managed-daemon";
+pub(crate) const MANAGED_DAEMON: &str = "--managed-daemon";
 const REMOTE_CONTROL: &str = "--remote-control";
 /// Behind a gateway a thread is unloaded as soon as the gateway unsubscribes from it: when it moves to another server.
 const UNLOAD_AT_ONCE: &str = "thread_unload_delay_secs=0";

@@ -20,7 +20,7 @@ pub const OF_SERVICES: [&str; 12] = [
 
 /// Variables that describe the shell, the terminal or the service of the caller, not the user: an app-server, which outlives the
 /// caller, does not get them. The supervisor sets `PWD` itself.
-const OF_THE_CALLER: [&str; 23] = [
+const OF_THE_CALLER: [&str; 27] = [
     "PWD",
     "OLDPWD",
     "SHLVL",
@@ -44,12 +44,17 @@ const OF_THE_CALLER: [&str; 23] = [
     "LISTEN_FDNAMES",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
+    "MANAGERPID",
+    "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
 ];
 
 /// Variables that Codex sets for one tool call (observed on 0.131.0, 0.169.0 and 0.171.0), and variables that an installation of
 /// Codex sets for itself: no process of codexd inherits them.
-const OF_A_TOOL_CALL: [&str; 13] = [
+const OF_A_TOOL_CALL: [&str; 14] = [
     crate::orphans::GENERATION_VARIABLE,
+    crate::service::supervisor::RUN_BY_SUPERVISOR,
     "CODEX_APPLY_PATCH_PRESERVE_LINE_ENDINGS",
     "CODEX_CI",
     "CODEX_SANDBOX",

@@ -7,7 +7,7 @@
 //! | [`gateway`] | the supervisor | 0: `/dev/null`; 1, 2: `gateway.log`; the control socket, under the number in `LISTEN_FDS_FIRST_FD` |
 //!
 //! A command builds the [`LaunchSpec`] of the app-server and of the gateway and sends both to the supervisor, which starts them
-//! as often as needed. The environment is part of the spec: nothing comes from the environment of the supervisor.
+//! as often as needed. Under systemd the supervisor does not start them: see `service/supervisor/launches.rs`. The environment is part of the spec: nothing comes from the environment of the supervisor.
 
 pub mod app_server;
 pub mod environment;

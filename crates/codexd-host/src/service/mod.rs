@@ -1,3 +1,5 @@
-//! The service manager that runs the processes of a home. So far there is one: codexd's own supervisor.
+//! What runs the processes of a home: the supervisor, and systemd above it where that is used.
 
+pub mod backend;
 pub mod supervisor;
+pub mod systemd;

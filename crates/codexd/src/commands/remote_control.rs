@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 use codexd_core::config::Config;
-use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
+use codexd_core::contract::{ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
 use codexd_core::identity::Pid;
 use codexd_core::lifecycle::{Command, ListenerSeen, Refusal, SupervisorSeen};
 use codexd_host::launch::app_server;
@@ -94,7 +94,7 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     let version = answer.as_ref().and_then(|answer| answer.version()).map(str::to_owned);
     Ok(Reply(RemoteControlReply {
         status: status(enable, changed),
-        backend: managed.then_some(Backend::Pid),
+        backend: managed.then(|| context.backend()),
         remote_control_enabled: enable,
         handover,
         socket_path: socket,

@@ -10,7 +10,7 @@ mod text;
 mod wait;
 
 use codexd_core::contract::status::{PathsReport, Problem, SettingsReport};
-use codexd_core::contract::{Backend, Failure, LifecycleStatus, State, StatusReport};
+use codexd_core::contract::{Failure, LifecycleStatus, State, StatusReport};
 use codexd_core::home_state::{HomeFacts, home_state};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::{ListenerSeen, Recorded};
@@ -95,7 +95,7 @@ fn observe_all(context: &Context) -> Reply {
     let report = StatusReport {
         status: if answering { LifecycleStatus::Running } else { LifecycleStatus::NotRunning },
         state,
-        backend: (found.server.is_some() || elsewhere::is_managed(&found)).then_some(Backend::Pid),
+        backend: (found.server.is_some() || elsewhere::is_managed(&found)).then(|| context.backend()),
         pid,
         supervisor_pid: living.map(|supervisor| supervisor.supervisor.pid),
         uptime_seconds: pid

@@ -1,13 +1,28 @@
 //! `codexd stop`: ends the server and all its processes.
 
-use codexd_core::contract::Failure;
+use std::time::Duration;
+
+use codexd_core::contract::{Backend, Failure, LifecycleStatus};
 use codexd_core::lifecycle::Command;
+use codexd_core::limits::SYSTEMCTL_TIMEOUT_MS;
 use codexd_host::service::supervisor;
+use codexd_host::service::systemd::{Systemctl, UnitNames};
 
 use super::lifecycle::{self, Reply};
 use crate::cli::GraceArgs;
 use crate::context::Context;
 use crate::drive::{self, Handover, Request};
+
+/// systemd starts no supervisor again that could not start a server, and none for a client that connects.
+fn stop_units(context: &Context) {
+    if context.backend() != Backend::Systemd {
+        return;
+    }
+    let names = UnitNames::of(&context.home);
+    let timeout = Duration::from_millis(SYSTEMCTL_TIMEOUT_MS);
+    // Without a user manager there is nothing to stop.
+    let _ = Systemctl::new().run(&["stop", "--", &names.socket(), &names.supervisor()], timeout);
+}
 
 /// Runs the command.
 ///
@@ -26,6 +41,10 @@ pub fn run(context: &Context, args: &GraceArgs) -> Result<Reply, Failure> {
             handover: Handover::Never,
         },
     )?;
+    // One that waits for the turn in which this command runs ends later.
+    if outcome.status != LifecycleStatus::Stopping {
+        stop_units(context);
+    }
     // If the write fails, `status` shows an older state.
     let _ = supervisor::settle(&context.home);
     drive::log_outcome(context, "stop", &outcome);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use codexd_core::contract::ErrorCode;
 use codexd_host::Home;
-use codexd_host::service::supervisor;
+use codexd_host::service::supervisor::{self, RunBy};
 
 use crate::context::VERSION;
 use crate::output;
@@ -17,8 +17,8 @@ pub fn run(home: Home) -> ExitCode {
     // Leaves the terminal of the command that started it.
     let _ = rustix::process::setsid();
     crate::diagnostics::log_to_stderr();
-    match supervisor::run(home, VERSION, take_stdin()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match supervisor::run(home, VERSION, RunBy::Command(take_stdin())) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::say(&error.to_string());
             ExitCode::from(ErrorCode::SupervisorFailed.exit_code())

@@ -1,6 +1,6 @@
 //! `codexd version`: the installed and the running version. Takes no lock and changes nothing.
 
-use codexd_core::contract::{Backend, ErrorCode, Failure, LifecycleStatus};
+use codexd_core::contract::{ErrorCode, Failure, LifecycleStatus};
 use codexd_core::lifecycle::{ListenerSeen, Refusal};
 use codexd_host::elsewhere;
 
@@ -30,7 +30,7 @@ pub fn run(context: &Context) -> Result<Reply, Failure> {
         ListenerSeen::Answering { ours, .. } => {
             let outcome = Outcome {
                 status: LifecycleStatus::Running,
-                backend: (ours || is_managed_elsewhere(context)).then_some(Backend::Pid),
+                backend: (ours || is_managed_elsewhere(context)).then(|| context.backend()),
                 pid: None,
                 answer: listening.answer,
                 behind_gateway: false,

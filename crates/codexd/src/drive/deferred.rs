@@ -1,7 +1,7 @@
 //! A command that runs inside the app-server that it stops or replaces: it gives the order and exits, and the supervisor
 //! continues. Otherwise the server would wait for the turn, and the turn for the command.
 
-use codexd_core::contract::{Backend, Failure, LifecycleStatus};
+use codexd_core::contract::{Failure, LifecycleStatus};
 use codexd_core::lifecycle::SupervisorSeen;
 use codexd_host::service::supervisor::Order;
 use serde_json::json;
@@ -40,7 +40,7 @@ impl Drive<'_> {
         let replaced = status == LifecycleStatus::Restarting;
         Outcome {
             status,
-            backend: Some(Backend::Pid),
+            backend: Some(self.context.backend()),
             pid: None,
             answer: None,
             embedded: record.is_some_and(|record| record.embedded),

@@ -19,6 +19,7 @@ mod proxy;
 mod state;
 mod stubborn;
 mod supervisor_socket;
+mod systemd;
 mod upstream;
 mod user_text;
 mod wrapped;

@@ -6,12 +6,15 @@ use codexd_core::contract::EventLevel;
 use codexd_core::contract::status::LastExit;
 use codexd_core::generations::{Action, Event, Name, Role};
 use codexd_core::identity::Pid;
+use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::supervise::{self, Phase};
 
 use super::Supervisor;
 use super::control_listener::ControlListener;
+use super::foreground;
 use super::former_names;
 use super::server::Server;
+use super::spawner::Spawner;
 use super::stale_socket;
 use super::state::StatePhase;
 use super::wire::Report;
@@ -41,7 +44,7 @@ impl Supervisor {
             managed.dead = Some(if others_live { evidence.while_other_generations_live() } else { evidence });
             managed.ended = role.filter(|&role| role != Role::Current).map(|role| server.as_generation(role));
         }
-        let exit = server.exit(requested);
+        let exit = server.exit(requested, self.spawner.units());
         if let Some(socket) = socket {
             stale_socket::remove_socket(&socket);
         }
@@ -111,6 +114,7 @@ impl Supervisor {
         match action {
             supervise::Action::Spawn if name == Name::Gateway => self.spawn_gateway(),
             supervise::Action::Spawn => self.spawn(name),
+            supervise::Action::CancelLaunch => self.cancel_launch(name),
             supervise::Action::Signal(signal) => {
                 // The process that listens gets the signal, not its wrapper script.
                 self.check_sockets();
@@ -138,6 +142,9 @@ impl Supervisor {
                 self.remember_descendants(name, true);
                 if let Some(server) = self.server(name) {
                     server.kill();
+                    if let (Some(units), Some(unit)) = (self.spawner.units(), &server.unit) {
+                        units.kill(&unit.name);
+                    }
                     let who = if name == Name::Gateway { "the gateway" } else { "the app-server" };
                     let message = format!("killed {who}: it did not exit in time");
                     let event = LogEvent::new(EventLevel::Warn, "child.killed", message)
@@ -190,39 +197,68 @@ impl Supervisor {
             // A failure to listen is reported when the gateway is started.
             let _ = self.open_control_listener();
         } else if let Some(control_listener) = self.control_listener.take_if(|_| current) {
-            control_listener.close();
+            self.close_control_listener(control_listener);
+        }
+        if self.spawner.units().is_some() {
+            self.state.last_instance += 1;
         }
         // Orders are refused if this fails. A crashed app-server is restarted all the same: no server is worse than one that the next
         // supervisor may not find.
         let phase = if current { StatePhase::Spawning } else { self.phase() };
         let _ = self.write_state(phase);
-        match Server::spawn(&self.home, &program, &generation) {
-            Ok(server) => {
-                let pid = server.process.pid;
-                let restarts = self.machine.supervision(name).map(|supervision| supervision.restarts());
-                let event = LogEvent::new(EventLevel::Info, "child.started", "started the app-server")
-                    .with("pid", pid.0)
-                    .with("executable", program.executable.to_string_lossy().into_owned())
-                    .with("restarts", restarts);
-                self.track(name, server);
-                if current {
-                    self.clients.broadcast(&Report::Spawned { pid });
-                }
-                self.feed(Event::Of(name, supervise::Event::Spawned));
-                self.log_event(event);
-            }
-            Err(error) => {
-                let message = format!("failed to start {}: {error}", program.executable.display());
-                let errno = error.raw_os_error();
-                let report = message.clone();
-                self.clients.broadcast(&if current {
-                    Report::SpawnFailed { message: report, errno }
-                } else {
-                    Report::SuccessorFailed { message: report, errno }
-                });
-                self.spawn_failed(name, "child.spawn.failed", message, &error);
-            }
+        let started = match &self.spawner {
+            Spawner::Units(_) => self.launch(name, program.clone(), Some(generation)).map(|()| None),
+            Spawner::Fork => Server::spawn(&self.home, &program, &generation).map(Some),
+        };
+        match started {
+            Ok(Some(server)) => self.spawned(name, server, &program),
+            Ok(None) => {}
+            Err(error) => self.report_failed_spawn(name, &program, &error),
         }
+    }
+
+    /// A process lives that the machine has asked for.
+    pub(super) fn spawned(&mut self, name: Name, server: Server, program: &LaunchSpec) {
+        let pid = server.process.pid;
+        let mut event = match name {
+            Name::Gateway => LogEvent::new(EventLevel::Info, "gateway.started", "started the gateway"),
+            Name::Generation(_) => LogEvent::new(EventLevel::Info, "child.started", "started the app-server"),
+        }
+        .with("pid", pid.0);
+        if name != Name::Gateway {
+            let restarts = self.machine.supervision(name).map(|supervision| supervision.restarts());
+            event = event
+                .with("executable", program.executable.to_string_lossy().into_owned())
+                .with("restarts", restarts);
+        }
+        if let Some(unit) = &server.unit {
+            event = event.with("unit", unit.name.clone());
+        }
+        self.track(name, server);
+        if name == self.machine.current() {
+            self.clients.broadcast(&Report::Spawned { pid });
+        }
+        self.feed(Event::Of(name, supervise::Event::Spawned));
+        self.log_event(event);
+    }
+
+    /// A process could not be started.
+    pub(super) fn report_failed_spawn(&mut self, name: Name, program: &LaunchSpec, error: &io::Error) {
+        let errno = error.raw_os_error();
+        let (kind, message) = match name {
+            Name::Gateway => ("gateway.spawn.failed", format!("failed to start the gateway: {error}")),
+            Name::Generation(_) => {
+                let message = format!("failed to start {}: {error}", program.executable.display());
+                ("child.spawn.failed", message)
+            }
+        };
+        let report = message.clone();
+        self.clients.broadcast(&match name {
+            Name::Gateway => Report::GatewayFailed { message: report, errno },
+            name if name == self.machine.current() => Report::SpawnFailed { message: report, errno },
+            Name::Generation(_) => Report::SuccessorFailed { message: report, errno },
+        });
+        self.spawn_failed(name, kind, message, error);
     }
 
     fn spawn_gateway(&mut self) {
@@ -234,31 +270,25 @@ impl Supervisor {
             // A gateway that no state file names was adopted.
             return;
         }
-        let started = opened.and_then(|()| match &self.control_listener {
-            Some(control_listener) => Server::spawn_gateway(&self.home, &program, control_listener),
-            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        let started = opened.and_then(|()| match (&self.control_listener, &self.spawner) {
+            (Some(_), Spawner::Units(_)) => self.launch(Name::Gateway, program.clone(), None).map(|()| None),
+            (Some(control_listener), Spawner::Fork) => {
+                Server::spawn_gateway(&self.home, &program, control_listener).map(Some)
+            }
+            (None, _) => Err(io::Error::from(io::ErrorKind::NotConnected)),
         });
         match started {
-            Ok(server) => {
-                let event = LogEvent::new(EventLevel::Info, "gateway.started", "started the gateway")
-                    .with("pid", server.process.pid.0);
-                self.track(Name::Gateway, server);
-                self.feed(Event::Of(Name::Gateway, supervise::Event::Spawned));
-                self.log_event(event);
-            }
-            Err(error) => {
-                let message = format!("failed to start the gateway: {error}");
-                let report = message.clone();
-                self.clients
-                    .broadcast(&Report::GatewayFailed { message: report, errno: error.raw_os_error() });
-                self.spawn_failed(Name::Gateway, "gateway.spawn.failed", message, &error);
-            }
+            Ok(Some(server)) => self.spawned(Name::Gateway, server, &program),
+            Ok(None) => {}
+            Err(error) => self.report_failed_spawn(Name::Gateway, &program, &error),
         }
     }
 
     /// Binds the control socket, if it is not open or its path was removed. A gateway that holds it sends it back.
     pub(super) fn open_control_listener(&mut self) -> io::Result<()> {
-        if self.control_listener.as_ref().is_some_and(ControlListener::is_at_path) {
+        let is_usable =
+            |listener: &ControlListener| listener.is_of_service_manager() || listener.is_at_path();
+        if self.control_listener.as_ref().is_some_and(is_usable) {
             return Ok(());
         }
         if self.control_listener.is_none() && self.server(Name::Gateway).is_some() {
@@ -272,9 +302,25 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Nothing is to listen at the well-known place, or another process is.
+    fn close_control_listener(&self, control_listener: ControlListener) {
+        if let (true, Some(units)) = (control_listener.is_of_service_manager(), self.spawner.units()) {
+            units.close_socket();
+        }
+        control_listener.close();
+    }
+
+    /// Finds out in which unit a process runs that was taken over.
+    pub(super) fn find_unit(&self, server: &mut Server) {
+        if let (Some(units), None) = (self.spawner.units(), &server.unit) {
+            server.find_unit(units);
+        }
+    }
+
     /// Records a process that was started or adopted, and watches its logs.
-    pub(super) fn track(&mut self, name: Name, server: Server) {
+    pub(super) fn track(&mut self, name: Name, mut server: Server) {
         self.program_was_found(name);
+        self.find_unit(&mut server);
         if let Some(managed) = self.managed_mut(name) {
             managed.generation_id.clone_from(&server.generation);
             managed.server = Some(server);
@@ -311,8 +357,9 @@ impl Supervisor {
 
     pub(super) fn leave(&mut self) {
         self.has_left = true;
+        self.forget_failed_start();
         if let Some(control_listener) = self.control_listener.take() {
-            control_listener.close();
+            self.close_control_listener(control_listener);
         }
         // A stop with orphans left is not complete: the next stop looks for them again.
         let phase = match (self.orphaned, self.give_up) {
@@ -321,6 +368,9 @@ impl Supervisor {
             (false, false) => StatePhase::Stopped,
         };
         let _ = self.write_state(phase);
+        if let Some(units) = self.spawner.units() {
+            units.settle_commands_unit();
+        }
         let _ = std::fs::remove_file(self.home.supervisor_socket());
         self.log_event(LogEvent::new(
             EventLevel::Info,
@@ -335,6 +385,9 @@ impl Supervisor {
 
     /// Writes an event. An event that cannot be written is lost.
     pub(super) fn log_event(&self, event: LogEvent) {
+        if self.foreground.is_some() {
+            foreground::write_to_journal(&event);
+        }
         let _ = self.log.append(&event);
     }
 }

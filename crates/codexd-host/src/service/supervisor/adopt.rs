@@ -1,7 +1,7 @@
 //! Adopting processes that run without a supervisor.
 
 use codexd_core::contract::EventLevel;
-use codexd_core::generations::{Event, Name, Role};
+use codexd_core::generations::{Event, Name, Role, Standing};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::launch_spec::LaunchSpec;
 use codexd_core::record::CodexdRecord;
@@ -28,6 +28,9 @@ impl Supervisor {
         if self.current_server().is_some_and(|server| server.process == process) {
             return Ok(());
         }
+        if self.machine.standing() == Standing::Launching {
+            return Err(Refusal::new("another server is being started already"));
+        }
         let known = self.previous.as_ref().and_then(|previous| known_program(previous, &process));
         upstream_files::take_over_logs(&self.home, process.pid);
         let adopted = server::program_of(&process, codexd.as_ref(), known).and_then(|program| {
@@ -50,6 +53,7 @@ impl Supervisor {
                 if behind_gateway {
                     self.start_gateway_if_missing(gateway);
                 }
+                self.service_is_ready();
                 Ok(())
             }
             Ok(_) => Err(Refusal::new("the supervisor already manages another app-server")),
@@ -138,13 +142,15 @@ impl Supervisor {
             Ok((program, server))
         });
         // A gateway that has just exited is started again.
-        if let Ok((program, server)) = taken {
+        if let Ok((program, mut server)) = taken {
+            self.find_unit(&mut server);
             self.table.retain(|managed| managed.name != Name::Gateway);
             self.table.push(ManagedProcess::of(Name::Gateway, program, server));
             let event = LogEvent::new(EventLevel::Info, "gateway.adopted", "adopted a running gateway")
                 .with("pid", process.pid.0);
             self.log_event(event);
             self.feed(Event::Of(Name::Gateway, supervise::Event::Adopted));
+            self.replace_unreachable_gateway();
         }
     }
 
@@ -153,7 +159,7 @@ impl Supervisor {
             upstream_files::take_over_logs(&self.home, process.pid);
             Server::adopt(process, other.generation.clone(), &other.program, self.home.stderr_log()).ok()
         });
-        let Some(server) = living else {
+        let Some(mut server) = living else {
             let evidence = OwnershipEvidence { generation: other.generation, ..OwnershipEvidence::default() };
             self.begin_sweep(None, evidence);
             return;
@@ -161,6 +167,7 @@ impl Supervisor {
         let event = LogEvent::new(EventLevel::Info, "child.adopted", "adopted another running app-server")
             .with("pid", server.process.pid.0);
         self.log_event(event);
+        self.find_unit(&mut server);
         let name = self.machine.inherit(other.role);
         self.table.push(ManagedProcess {
             role: Some(other.role),

@@ -5,7 +5,8 @@
 //! replaces the one that has been idle the longest: first a connection that has never sent an order, never the gateway's. A connection that
 //! does not read is closed.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +17,8 @@ use codexd_core::limits::{
     ANNOUNCED_ORDER_TIMEOUT_MS, ORDER_MAX_BYTES, ORDERS_UNFINISHED_MAX_BYTES, SUPERVISOR_CLIENTS_MAX,
     SUPERVISOR_MESSAGE_MAX_BYTES,
 };
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::framing::{self, Message, ReadOrder, Reply, ReplyStatus};
 use super::inbox::{Inbox, Received};
@@ -244,6 +247,11 @@ impl Clients {
         self.clients.iter_mut().filter(is_overdue).for_each(Client::cut_off);
     }
 
+    /// Closes the connection of a client.
+    pub fn disconnect(&mut self, id: ClientId) {
+        self.cut_off(id);
+    }
+
     /// Removes a client.
     pub fn remove(&mut self, id: ClientId) {
         self.clients.retain(|client| client.id != id);
@@ -267,6 +275,34 @@ impl Clients {
             }
             (None, ReplyStatus::Progress | ReplyStatus::Ok) => {}
         }
+    }
+
+    /// The process of a client.
+    pub fn pid(&self, id: ClientId) -> Option<Pid> {
+        self.clients.iter().find(|client| client.id == id).and_then(|client| client.pid)
+    }
+
+    /// Sends to one client, with open files.
+    ///
+    /// # Errors
+    /// The client has left, or does not read.
+    pub fn send_with_files(
+        &mut self,
+        to: ClientId,
+        report: &Report,
+        files: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let client = self.clients.iter().find(|client| client.id == to && !client.is_cut);
+        let client = client.ok_or(ErrorKind::NotConnected)?;
+        let line = framing::line(report)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut along = SendAncillaryBuffer::new(&mut space);
+        if !along.push(SendAncillaryMessage::ScmRights(files)) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::NOSIGNAL;
+        let sent = rustix::net::sendmsg(&client.stream, &[IoSlice::new(&line)], &mut along, flags)?;
+        if sent == line.len() { Ok(()) } else { Err(ErrorKind::WriteZero.into()) }
     }
 
     /// Sends to every client. A client that does not read is disconnected.

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use codexd_core::contract::Backend;
 use codexd_core::generations::Role;
 use codexd_core::home_state::StatePhase;
 use codexd_core::identity::{Pid, Process};
@@ -19,6 +20,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::framing::{self, Message};
 use super::wire::{Generation, Refusal, Report};
 use crate::home::Home;
+use crate::service::backend;
 use crate::{launch, lock, process};
 
 /// A connection to a running supervisor.
@@ -165,6 +167,9 @@ impl SupervisorConnection {
     /// [`ConnectionError::Gone`] if it exited at once (`supervisor.log` has the reason), [`ConnectionError::Silent`].
     pub fn launch(home: &Home, codexd: &Path) -> Result<Self, ConnectionError> {
         home.create_state()?;
+        if backend::read(home) == Backend::Systemd {
+            return super::launch_unit::launch(home);
+        }
         let (stream, its_end) = UnixStream::pair()?;
         let child = launch::supervisor::spawn(home, codexd, OwnedFd::from(its_end))?;
         let supervisor = process::identify(Pid(child.id())).map_err(|_| ConnectionError::Gone)?;

@@ -25,6 +25,8 @@ pub struct ControlListener {
     spare: PathBuf,
     /// The file with these names; `None` if it was gone when it was looked up.
     inode: Option<Inode>,
+    /// systemd has bound the socket: it is neither bound anew here nor removed.
+    is_of_service_manager: bool,
 }
 
 impl ControlListener {
@@ -42,12 +44,47 @@ impl ControlListener {
             inode: Inode::at(&path),
             path,
             spare: home.spare_socket(),
+            is_of_service_manager: false,
         };
         control_listener.listen()?;
-        // Without hard links, a removed socket is created again by the next restart only.
-        stale_socket::remove_socket(&control_listener.spare);
-        let _ = fs::hard_link(&control_listener.path, &control_listener.spare);
+        control_listener.give_second_name();
         Ok(control_listener)
+    }
+
+    /// Takes over the socket that systemd has bound and handed to this process.
+    ///
+    /// # Errors
+    /// It is not a listening socket.
+    pub fn from_service_manager(home: &Home, listener: OwnedFd) -> io::Result<ControlListener> {
+        let path = home.control_socket();
+        let control_listener = ControlListener {
+            listener,
+            inode: Inode::at(&path),
+            path,
+            spare: home.spare_socket(),
+            is_of_service_manager: true,
+        };
+        control_listener.listen()?;
+        control_listener.give_second_name();
+        Ok(control_listener)
+    }
+
+    fn give_second_name(&self) {
+        // Without hard links, a removed socket is created again by the next restart only.
+        stale_socket::remove_socket(&self.spare);
+        let _ = fs::hard_link(&self.path, &self.spare);
+    }
+
+    /// Whether systemd has bound it.
+    pub fn is_of_service_manager(&self) -> bool {
+        self.is_of_service_manager
+    }
+
+    /// Whether systemd has bound it, and this is another socket.
+    pub fn is_not(&self, other: &OwnedFd) -> bool {
+        let identity =
+            |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|found| (found.st_dev, found.st_ino));
+        self.is_of_service_manager && identity(self.fd()) != identity(other.as_fd())
     }
 
     /// Takes over the socket that a gateway has sent back; `None` if it does not listen.
@@ -59,6 +96,7 @@ impl ControlListener {
             inode: Inode::at(&spare).or_else(|| Inode::at(&path)),
             path,
             spare,
+            is_of_service_manager: false,
         })
     }
 
@@ -87,10 +125,11 @@ impl ControlListener {
         self.listener.as_fd()
     }
 
-    /// Closes the socket and removes its names, as far as they still lead to it.
+    /// Closes the socket and removes its names, as far as they still lead to it. The path of a socket that systemd has bound stays.
     pub fn close(self) {
         let Some(inode) = self.inode else { return };
-        for name in [&self.path, &self.spare] {
+        let path = (!self.is_of_service_manager).then_some(&self.path);
+        for name in path.into_iter().chain([&self.spare]) {
             // A stale socket that cannot be removed is handled by the next command.
             let _ = inode.remove(name);
         }

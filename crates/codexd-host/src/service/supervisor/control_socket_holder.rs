@@ -1,16 +1,24 @@
 //! Whether the process that holds the control socket belongs to codexd.
 
+use std::path::Path;
+
+use codexd_core::contract::Backend;
 use codexd_core::identity::Pid;
 
 use super::{observe, state};
 use crate::home::Home;
 use crate::launch::gateway;
 use crate::process;
+use crate::service::backend;
 
-/// Whether the process that holds the control socket holds it for codexd: the gateway, or the supervisor while there is no gateway.
+/// Whether the process that holds the control socket holds it for codexd: the gateway, or the supervisor while there is no gateway, or
+/// systemd while there is neither.
 /// A process that is exiting, or has just exited, is identified from `supervisor.json`.
 pub fn holds_control_socket(listener: Pid, home: &Home) -> bool {
     if gateway::is_one(listener, home) || observe::is_one(listener, home) {
+        return true;
+    }
+    if backend::read(home) == Backend::Systemd && is_user_manager(listener) {
         return true;
     }
     let recorded = || {
@@ -23,6 +31,14 @@ pub fn holds_control_socket(listener: Pid, home: &Home) -> bool {
             process::stat(listener).is_none_or(|stat| stat.start_ticks == recorded.identity.start_ticks)
         })
 }
+
+/// Whether this is a user manager of systemd.
+fn is_user_manager(pid: Pid) -> bool {
+    let arguments = process::arguments(pid);
+    let name = arguments.first().and_then(|path| Path::new(path).file_name());
+    name.is_some_and(|name| name == "systemd") && arguments.get(1).is_some_and(|option| option == "--user")
+}
+
 #[cfg(test)]
 mod tests {
     use super::holds_control_socket;

@@ -21,10 +21,15 @@ mod connection;
 mod control_listener;
 mod control_socket_holder;
 mod current_launch_spec;
+mod foreground;
 pub mod former_names;
 mod framing;
 mod generation_socket;
 mod inbox;
+mod launch_plan;
+mod launch_unit;
+pub mod launcher;
+mod launches;
 mod managed_process;
 mod missing_program;
 mod observe;
@@ -38,6 +43,7 @@ mod server;
 mod server_socket;
 mod signals;
 mod sockets;
+mod spawner;
 mod stale_socket;
 mod state;
 mod state_reports;
@@ -54,14 +60,18 @@ use std::os::unix::net::UnixListener;
 
 use codexd_core::clock::Monotonic;
 use codexd_core::generations::Generations;
+use codexd_core::identity::Pid;
 
 use crate::events::EventLog;
 use crate::home::Home;
 use clients::Clients;
 use control_listener::ControlListener;
+use foreground::Foreground;
+use launches::Launches;
 use managed_process::ManagedProcess;
 use signals::Signals;
 use sockets::ListenerSearch;
+use spawner::Spawner;
 use state_reports::PublishedState;
 use sweeps::Sweeps;
 use thread_settings::ThreadSettings;
@@ -70,15 +80,16 @@ use watches::Watches;
 pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection};
 pub use control_socket_holder::holds_control_socket;
 pub use current_launch_spec::current_launch_spec;
+pub use foreground::{RUN_BY_SUPERVISOR, ServiceOptions};
 pub use framing::line as wire_line;
 pub use generation_socket::free_generation_socket;
 pub use observe::{Seen, answers, await_free_lock, connect, is_command, is_identified, is_one, observe};
-pub use run::{SupervisorError, run};
+pub use run::{RunBy, SupervisorError, run};
 pub use state::{
     GatewayState, OtherState, StatePhase, SupervisorState, read as read_state,
     read_of_any_namespace as read_state_of_any_namespace, settle,
 };
-pub use wire::{Generation, Order, Refusal, Report};
+pub use wire::{Generation, LaunchedUnit, Order, Refusal, Report};
 
 /// The state of a supervisor. The submodules implement its methods.
 struct Supervisor {
@@ -107,6 +118,12 @@ struct Supervisor {
     listeners: ListenerSearch,
     thread_settings: ThreadSettings,
     sweeps: Sweeps,
+    spawner: Spawner,
+    launches: Launches,
+    /// The gateway that listens on another socket than the one that systemd has bound.
+    unreachable_gateway: Option<Pid>,
+    /// `None` for a supervisor that a command has started.
+    foreground: Option<Foreground>,
     /// The stop is due to a failed start.
     give_up: bool,
     /// It is about to exit.

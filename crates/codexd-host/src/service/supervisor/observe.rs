@@ -16,6 +16,9 @@ use crate::home::Home;
 use crate::launch::supervisor::COMMAND;
 use crate::{lock, ownership, pid_namespace, poll, process};
 
+/// The command of a supervisor in the foreground.
+const FOREGROUND_COMMAND: &str = "run";
+
 /// The observed supervisor.
 #[derive(Debug)]
 pub struct Seen {
@@ -104,22 +107,29 @@ pub fn connect(home: &Home) -> io::Result<UnixStream> {
 /// has the same path is not.
 pub fn is_one(pid: Pid, home: &Home) -> bool {
     let arguments = process::arguments(pid);
-    matches!(&arguments[..], [_, command, option, path]
-        if is_command(command) && option == "--codex-home" && path == home.root().as_os_str())
+    let is_by_arguments = matches!(&arguments[..], [_, command, option, path, ..]
+        if is_command(command) && option == "--codex-home" && path == home.root().as_os_str());
+    // A person may have written the options of one in the foreground in any order, or none.
+    let is_in_foreground =
+        || arguments.iter().any(|word| word == FOREGROUND_COMMAND) && has_lock_open(pid, home);
+    (is_by_arguments || is_in_foreground())
         && !pid_namespace::is_below(pid)
         && ownership::is_trusted_process(pid)
 }
 
 /// Whether an argument is the internal command of a supervisor.
 pub fn is_command(argument: &OsStr) -> bool {
-    argument == COMMAND || argument == former_names::COMMAND
+    argument == COMMAND || argument == FOREGROUND_COMMAND || argument == former_names::COMMAND
+}
+
+fn has_lock_open(pid: Pid, home: &Home) -> bool {
+    home.supervisor_lock().canonicalize().is_ok_and(|lock| process::has_open(pid, &lock))
 }
 
 /// Whether the kernel shows that a process is a supervisor of this home: it is in this pid namespace, and its arguments are those of a
 /// supervisor or it has the supervisor's lock open.
 pub fn is_identified(pid: Pid, home: &Home) -> bool {
-    let has_lock = || home.supervisor_lock().canonicalize().is_ok_and(|lock| process::has_open(pid, &lock));
-    is_one(pid, home) || (!pid_namespace::is_below(pid) && has_lock())
+    is_one(pid, home) || (!pid_namespace::is_below(pid) && has_lock_open(pid, home))
 }
 
 /// Whether the supervisor of a home answers or is absent; `false` if it hangs.
@@ -154,7 +164,7 @@ fn read_greeting(stream: UnixStream, deadline: Instant) -> io::Result<Option<See
 
 /// The supervisor that holds the lock, found by its open file: it may hang before it answers.
 fn holder(home: &Home) -> Option<Process> {
-    holder_of(&home.supervisor_lock(), COMMAND)
+    [COMMAND, FOREGROUND_COMMAND].into_iter().find_map(|command| holder_of(&home.supervisor_lock(), command))
 }
 
 /// The process that runs `command` and has the lock open.
@@ -162,7 +172,7 @@ pub(super) fn holder_of(lock: &Path, command: &str) -> Option<Process> {
     let lock = lock.canonicalize().ok()?;
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| Some(Pid(entry.file_name().to_str()?.parse().ok()?)));
-    let supervisors = pids.filter(|&pid| process::arguments(pid).get(1).is_some_and(|name| name == command));
+    let supervisors = pids.filter(|&pid| process::arguments(pid).iter().skip(1).any(|word| word == command));
     let supervisors = supervisors.filter(|&pid| !pid_namespace::is_below(pid));
     supervisors.filter(|&pid| process::has_open(pid, &lock)).find_map(|pid| process::identify(pid).ok())
 }

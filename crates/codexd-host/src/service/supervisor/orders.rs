@@ -21,6 +21,7 @@ impl Supervisor {
         }
         if received.left {
             self.clients.remove(received.from);
+            self.on_launcher_left(received.from);
             // The command that would have checked and promoted the successor is gone.
             let wanted = self.machine.successor().and_then(|name| self.managed(name)?.wanted_by);
             if wanted == Some(received.from) {
@@ -77,6 +78,8 @@ impl Supervisor {
                 self.store_thread_settings(from, thread, settings);
             }
             Order::SendThreadSettings { after } => self.send_thread_settings(from, after.as_deref()),
+            Order::Launch { unit } => self.on_launcher(from, unit)?,
+            Order::LaunchFailed { message, errno } => self.on_launch_failed(from, message, errno),
             Order::AnnounceOrder { bytes } => self.clients.announce(from, bytes, clock::monotonic())?,
             Order::Start { .. }
             | Order::Adopt { .. }
@@ -127,6 +130,8 @@ impl Supervisor {
             | Order::ConfigureGateway { .. }
             | Order::StoreThreadSettings { .. }
             | Order::SendThreadSettings { .. }
+            | Order::Launch { .. }
+            | Order::LaunchFailed { .. }
             | Order::AnnounceOrder { .. }
             | Order::Relay { .. } => {}
         }
@@ -221,10 +226,15 @@ impl Supervisor {
 
     fn subscribe(&mut self, from: ClientId, moves: bool) {
         let handed = self.clients.become_gateway(from, moves);
-        if self.control_listener.is_none()
-            && let Some(handed) = handed
-        {
-            self.control_listener = ControlListener::from_gateway(&self.home, handed);
+        if let Some(handed) = handed {
+            match &self.control_listener {
+                None => self.control_listener = ControlListener::from_gateway(&self.home, handed),
+                Some(control_listener) if control_listener.is_not(&handed) => {
+                    self.unreachable_gateway = self.clients.pid(from);
+                    self.replace_unreachable_gateway();
+                }
+                Some(_) => {}
+            }
         }
         self.publish_changes();
     }

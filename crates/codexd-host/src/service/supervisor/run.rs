@@ -13,10 +13,13 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::Supervisor;
 use super::clients::Clients;
+use super::foreground::{Foreground, ServiceOptions};
 use super::framing;
+use super::launches::Launches;
 use super::server::Server;
 use super::signals::Signals;
 use super::sockets::ListenerSearch;
+use super::spawner::{Spawner, Units};
 use super::state::{self, SupervisorState};
 use super::state_reports::PublishedState;
 use super::supervisor_socket;
@@ -57,6 +60,12 @@ enum Event {
     ProgramsChanged,
     /// An orphan exited.
     OrphanEnded,
+    /// systemd has answered the request to start one of the processes.
+    LaunchCallEnded(Name),
+    /// A command that the supervisor runs has ended.
+    CommandEnded(usize),
+    /// The connection of the supervisor to itself was answered.
+    RoundTripEnded,
     /// A log has grown.
     LogsGrew,
     /// The folder of the control socket changed, or the state folder was removed.
@@ -65,12 +74,25 @@ enum Event {
     DeadlinePassed,
 }
 
-/// Manages the processes of `home` until none is left. `first` is the connection to the command that started the supervisor.
+/// What runs the supervisor.
+#[derive(Debug)]
+pub enum RunBy {
+    /// A command has started it, and waits at the other end of this connection, if there is one.
+    Command(Option<UnixStream>),
+    /// systemd runs it, and every process of the home as a unit.
+    Systemd(ServiceOptions),
+}
+
+/// Manages the processes of `home` until none is left; answers the exit code.
 ///
 /// # Errors
 /// The supervisor could not start, or its loop failed.
-pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(), SupervisorError> {
-    let result = serve(home, version, &mut first);
+pub fn run(home: Home, version: &str, by: RunBy) -> Result<u8, SupervisorError> {
+    let (mut first, service) = match by {
+        RunBy::Command(first) => (first, None),
+        RunBy::Systemd(service) => (None, Some(service)),
+    };
+    let result = serve(home, version, &mut first, service);
     if let (Err(failure @ SupervisorError::System(_, error)), Some(mut stream)) = (&result, first) {
         let (message, errno) = (failure.to_string(), error.raw_os_error());
         let line = framing::line(&Report::Refused(Refusal { message, errno })).unwrap_or_default();
@@ -80,7 +102,12 @@ pub fn run(home: Home, version: &str, mut first: Option<UnixStream>) -> Result<(
     result
 }
 
-fn serve(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<(), SupervisorError> {
+fn serve(
+    home: Home,
+    version: &str,
+    first: &mut Option<UnixStream>,
+    service: Option<ServiceOptions>,
+) -> Result<u8, SupervisorError> {
     let failed = |what| move |error| SupervisorError::System(what, error);
     cloexec::set_cloexec_above_stderr();
     let unchanged = process_context::normalize();
@@ -98,10 +125,13 @@ fn serve(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<()
     upstream_files::rename_older_logs(&home);
     let previous = state::read(&home);
     let mut state = SupervisorState::new(me.clone(), version);
-    state.last_exit = state::read_of_any_namespace(&home).and_then(|previous| previous.last_exit);
+    if let Some(previous) = state::read_of_any_namespace(&home) {
+        (state.last_exit, state.last_instance) = (previous.last_exit, previous.last_instance);
+    }
     let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
     let mut supervisor = Supervisor {
         log: EventLog::new(home.events()),
+        spawner: if service.is_some() { Spawner::Units(Units::of(&home)) } else { Spawner::Fork },
         home,
         listener,
         signals,
@@ -120,6 +150,9 @@ fn serve(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<()
         listeners: ListenerSearch::default(),
         thread_settings: ThreadSettings::default(),
         sweeps: Sweeps::default(),
+        launches: Launches::default(),
+        unreachable_gateway: None,
+        foreground: None,
         give_up: false,
         has_left: false,
         lock,
@@ -134,14 +167,21 @@ fn serve(home: Home, version: &str, first: &mut Option<UnixStream>) -> Result<()
         let greeting = supervisor.greeting();
         supervisor.clients.add_first(stream, &greeting).map_err(failed("answer the first command"))?;
     }
+    if let Some(service) = service {
+        supervisor.serve_systemd(service).map_err(failed("take over the control socket"))?;
+    }
     while !supervisor.has_left {
         for event in supervisor.wait().map_err(failed("wait for events"))? {
             supervisor.on(event);
         }
     }
+    let exit_code = supervisor.foreground.as_ref().map_or(0, Foreground::exit_code);
+    if let Some(foreground) = supervisor.foreground.as_mut() {
+        foreground.leaves();
+    }
     // Closing its descriptors takes long, and no process waits for that: see `watches`.
     std::mem::forget(supervisor);
-    Ok(())
+    Ok(exit_code)
 }
 
 /// The event for an attribute that all started processes inherit from the caller.
@@ -171,6 +211,8 @@ impl Supervisor {
                 .collect(),
             self.watches.programs_fd().into_iter().map(|fd| (fd, Event::ProgramsChanged)).collect(),
             self.sweeps.fds().map(|fd| (fd, Event::OrphanEnded)).collect(),
+            self.launches.fds().map(|(fd, name)| (fd, Event::LaunchCallEnded(name))).collect(),
+            self.foreground_fds(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // Handled from the last to the first, so that a removal does not shift the indices of the others.
@@ -187,6 +229,8 @@ impl Supervisor {
             self.listeners.deadline(),
             self.clients.deadline(),
             self.sweeps.deadline(),
+            self.launches.deadline(),
+            self.foreground.as_ref().and_then(Foreground::deadline),
         ];
         let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
@@ -216,6 +260,9 @@ impl Supervisor {
             Event::WrapperEnded(name) => self.wrapper_ended(name),
             Event::ProgramsChanged => self.check_missing_programs(),
             Event::OrphanEnded => self.advance_sweeps(),
+            Event::LaunchCallEnded(name) => self.on_launch_call_ended(name),
+            Event::CommandEnded(index) => self.on_command_ended(index),
+            Event::RoundTripEnded => self.on_round_trip(),
             Event::LogsGrew => self.watches.check_logs(&self.home, clock::monotonic()),
             Event::FolderChanged => {
                 self.watches.take_folder();
@@ -250,9 +297,17 @@ impl Supervisor {
                 if self.sweeps.deadline().is_some_and(|at| at <= now) {
                     self.advance_sweeps();
                 }
+                self.end_overdue_launches();
+                self.check_foreground(now);
                 self.feed(generations::Event::Ticked);
             }
         }
+    }
+
+    fn foreground_fds(&self) -> Vec<(BorrowedFd<'_>, Event)> {
+        let Some(foreground) = &self.foreground else { return Vec::new() };
+        let commands = foreground.command_fds().map(|(index, fd)| (fd, Event::CommandEnded(index)));
+        commands.chain(foreground.round_trip_fd().map(|fd| (fd, Event::RoundTripEnded))).collect()
     }
 
     /// Exits if the command that started this supervisor has exited without an order. The state of the previous supervisor stays.
@@ -262,6 +317,7 @@ impl Supervisor {
             && !manages_a_process
             && self.sweeps.is_empty()
             && self.clients.has_no_commands()
+            && self.foreground.is_none()
             && self.machine.standing() == Standing::Idle
         {
             self.has_left = true;
@@ -279,10 +335,15 @@ impl Supervisor {
         if signalled.child {
             self.reap_orphans();
         }
-        if signalled.leave {
+        let leaves = signalled.leave || (signalled.hangup && self.foreground.is_none());
+        if signalled.hangup {
+            self.run_command("reload");
+        }
+        if leaves {
             let message =
                 "the supervisor exited on a signal; the app-server keeps running without a supervisor";
             self.log_event(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
+            self.forget_failed_start();
             self.has_left = true;
         }
     }
@@ -290,7 +351,8 @@ impl Supervisor {
     /// Reaps orphaned tools, never managed processes: their exits are reported by their pidfds.
     pub(super) fn reap_orphans(&self) {
         let servers = self.table.iter().filter_map(|managed| managed.server.as_ref());
-        let managed: Vec<Pid> = servers.flat_map(Server::pids).collect();
+        let waited_for = self.launches.pids().chain(self.foreground.iter().flat_map(Foreground::pids));
+        let managed: Vec<Pid> = servers.flat_map(Server::pids).chain(waited_for).collect();
         for pid in process::children().into_iter().filter(|pid| !managed.contains(pid)) {
             if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
                 let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -306,8 +368,9 @@ fn order_within_a_wakeup(event: &Event) -> (u8, std::cmp::Reverse<usize>) {
     let rank = match event {
         Event::Ended(_) => 0,
         Event::WrapperEnded(_) => 0,
-        Event::OrphanEnded => 1,
-        Event::Signalled => 1,
+        Event::OrphanEnded | Event::Signalled | Event::LaunchCallEnded(_) => 1,
+        Event::CommandEnded(index) => return (1, std::cmp::Reverse(*index)),
+        Event::RoundTripEnded => 1,
         Event::CommandSent(index) => return (2, std::cmp::Reverse(*index)),
         Event::CommandConnecting => 3,
         Event::FolderChanged | Event::ProgramsChanged => 4,

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 
 use super::control_listener::ControlListener;
 use super::server_socket::ServerSocket;
+use super::spawner::{ProcessUnit, Units};
 use super::wire::Generation;
 use super::wrapper::{self, Wrapper};
 use crate::home::Home;
@@ -44,7 +45,9 @@ pub struct Server {
     pub(super) handle: OwnedFd,
     /// `None` if it was adopted or has a wrapper: another process gets its exit code.
     pub(super) child: Option<Child>,
-    /// This supervisor started it.
+    /// The unit of systemd in which it runs, if it runs in one of this home.
+    pub(super) unit: Option<ProcessUnit>,
+    /// This supervisor started it as its child.
     started_here: bool,
     /// When the first of its processes started, in ticks since boot.
     since_ticks: u64,
@@ -52,7 +55,37 @@ pub struct Server {
     stderr_from: u64,
 }
 
+/// A process that systemd has started.
+#[derive(Debug)]
+pub struct LaunchedProcess {
+    pub process: Process,
+    pub handle: OwnedFd,
+    pub generation: Option<String>,
+    pub stderr: PathBuf,
+    pub stderr_from: u64,
+    pub unit: ProcessUnit,
+}
+
 impl Server {
+    /// Holds a process that systemd has started.
+    pub fn launched(launched: LaunchedProcess, program: &LaunchSpec) -> Self {
+        let LaunchedProcess { process, handle, generation, stderr, stderr_from, unit } = launched;
+        Self {
+            since_ticks: process.identity.start_ticks,
+            process,
+            generation,
+            program: program.without_env(),
+            socket: None,
+            wrapper: None,
+            handle,
+            child: None,
+            unit: Some(unit),
+            started_here: false,
+            stderr,
+            stderr_from,
+        }
+    }
+
     /// Starts an app-server in a process group of its own, with no open files but its logs.
     ///
     /// # Errors
@@ -96,6 +129,7 @@ impl Server {
             wrapper: None,
             handle,
             child: Some(child),
+            unit: None,
             started_here: true,
             since_ticks,
             stderr,
@@ -128,6 +162,7 @@ impl Server {
             socket: None,
             handle,
             child: None,
+            unit: None,
             started_here: false,
             stderr,
             stderr_from,
@@ -197,6 +232,8 @@ impl Server {
     pub fn evidence(&self, known: Vec<Process>, previous: Option<&Process>) -> OwnershipEvidence {
         let session = match (self.started_here, &self.generation, previous) {
             (true, ..) => Some(Pid(std::process::id())),
+            // systemd has made one for it.
+            _ if self.unit.is_some() => self.unit.as_ref().map(|unit| unit.main),
             (false, Some(_), Some(previous)) => Some(previous.pid),
             _ => None,
         };
@@ -209,19 +246,31 @@ impl Server {
         }
     }
 
+    /// Finds the unit in which a process runs that was taken over.
+    pub fn find_unit(&mut self, units: &Units) {
+        let main = self.wrapper.as_ref().map_or(self.process.pid, |wrapper| wrapper.process.pid);
+        self.unit = units.unit_of(main).map(|name| ProcessUnit { name, main });
+    }
+
     /// Whether it was adopted.
     pub fn was_adopted(&self) -> bool {
         !self.started_here
     }
 
     /// Handles its exit and describes it. A remaining wrapper is ended; then its exit code counts.
-    pub fn exit(mut self, requested: bool) -> LastExit {
+    pub fn exit(mut self, requested: bool, units: Option<&Units>) -> LastExit {
         let status = match (self.child.as_mut(), self.wrapper.take()) {
             (Some(child), _) => child.wait().ok(),
             (None, Some(wrapper)) => wrapper.end(),
             // It became a child of this process when its wrapper exited.
             (None, None) => wrapper::reap(self.process.pid),
         };
+        let status = status.or_else(|| {
+            let (units, unit) = (units?, self.unit.as_ref()?);
+            let status = units.exit_status(unit);
+            units.forget(&unit.name);
+            status
+        });
         if let Some(socket) = self.socket.take() {
             socket.close();
         }

@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 #[derive(Debug)]
 pub struct Signals {
     leave: UnixStream,
+    hangup: UnixStream,
     child: UnixStream,
 }
 
@@ -20,6 +21,8 @@ pub struct Signalled {
     pub child: bool,
     /// The supervisor is to exit.
     pub leave: bool,
+    /// SIGHUP came.
+    pub hangup: bool,
 }
 
 impl Signals {
@@ -29,25 +32,31 @@ impl Signals {
     /// The handlers cannot be installed.
     pub fn catch() -> io::Result<Self> {
         let (leave, leave_end) = UnixStream::pair()?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
+        for signal in [SIGTERM, SIGINT] {
             signal_hook::low_level::pipe::register(signal, leave_end.try_clone()?)?;
         }
+        let (hangup, hangup_end) = UnixStream::pair()?;
+        signal_hook::low_level::pipe::register(SIGHUP, hangup_end)?;
         let (child, child_end) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(SIGCHLD, child_end)?;
-        for stream in [&leave, &child] {
+        for stream in [&leave, &hangup, &child] {
             stream.set_nonblocking(true)?;
         }
-        Ok(Self { leave, child })
+        Ok(Self { leave, hangup, child })
     }
 
     /// The descriptors to poll.
-    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.leave.as_fd(), self.child.as_fd()]
+    pub fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        [self.leave.as_fd(), self.hangup.as_fd(), self.child.as_fd()]
     }
 
     /// Takes the signals that have arrived.
     pub fn take(&mut self) -> Signalled {
-        Signalled { child: drain(&mut self.child), leave: drain(&mut self.leave) }
+        Signalled {
+            child: drain(&mut self.child),
+            leave: drain(&mut self.leave),
+            hangup: drain(&mut self.hangup),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use codexd_core::clock::Monotonic;
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::Name;
 use codexd_core::identity::Pid;
+use codexd_core::launch_spec::DrainSignal;
 use codexd_core::limits::{LISTENER_FIRST_WAIT_MS, LISTENER_LAST_WAIT_MS};
 
 use super::Supervisor;
@@ -175,6 +176,22 @@ impl Supervisor {
         };
         self.log_event(event.with("pid", pid.0).with("generation", generation));
         self.clients.broadcast(&Report::SocketFolderChanged);
+    }
+
+    /// The gateway listens on another socket than the one that systemd has bound at the well-known place: no new client reaches it. The
+    /// next one gets that socket.
+    pub(super) fn replace_unreachable_gateway(&mut self) {
+        let is_leaving = self.is_leaving(Name::Gateway);
+        let Some(gateway) = self.server(Name::Gateway) else { return };
+        if is_leaving || self.unreachable_gateway != Some(gateway.process.pid) {
+            return;
+        }
+        gateway.drain(DrainSignal::Terminate);
+        let message = "the gateway listened on a socket that systemd has bound anew; it is replaced";
+        self.log_event(
+            LogEvent::new(EventLevel::Warn, "gateway.unreachable", message)
+                .with("pid", gateway.process.pid.0),
+        );
     }
 
     /// Whether the app-server is another process than the one that was started and has exited. Its listener may not be known yet.

@@ -77,6 +77,9 @@ pub struct SupervisorState {
     pub next_attempt_at: Option<String>,
     /// The last exit of a current app-server.
     pub last_exit: Option<LastExit>,
+    /// The instance number of the unit of the last app-server; under systemd no number is used twice.
+    #[serde(default)]
+    pub last_instance: u64,
 }
 
 impl SupervisorState {
@@ -97,6 +100,7 @@ impl SupervisorState {
             crash_looping: false,
             next_attempt_at: None,
             last_exit: None,
+            last_instance: 0,
         }
     }
 }

@@ -26,6 +26,7 @@ impl Supervisor {
         match self.machine.standing() {
             Standing::Idle => StatePhase::Idle,
             Standing::Running => StatePhase::Running,
+            Standing::Launching => StatePhase::Spawning,
             Standing::Waiting => StatePhase::Waiting,
             Standing::Stopping(then) => StatePhase::Stopping { then },
         }
@@ -53,6 +54,7 @@ impl Supervisor {
 
     /// Reports the state to all clients, if it has changed.
     pub(super) fn publish_changes(&mut self) {
+        self.report_status();
         let now = self.current_state();
         if now.standing != self.published.standing {
             self.published.standing = now.standing;

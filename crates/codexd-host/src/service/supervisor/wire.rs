@@ -115,6 +115,20 @@ pub enum Order {
         /// Begin after this thread; `None` for the first.
         after: Option<String>,
     },
+    /// From the process that a unit of systemd has started: send the program that this unit is to run. It comes with
+    /// [`Report::LaunchPlan`].
+    Launch {
+        /// The unit.
+        unit: LaunchedUnit,
+    },
+    /// From the same process: it cannot run the program.
+    LaunchFailed {
+        /// Why.
+        message: String,
+        /// The number of the system's error, if it was one.
+        #[serde(default)]
+        errno: Option<i32>,
+    },
     /// The next order on this connection is longer than [`codexd_core::limits::ORDER_MAX_BYTES`].
     AnnounceOrder {
         /// The length of its line.
@@ -146,10 +160,22 @@ impl Order {
             | Order::ConfigureGateway { .. }
             | Order::StoreThreadSettings { .. }
             | Order::SendThreadSettings { .. }
+            | Order::Launch { .. }
+            | Order::LaunchFailed { .. }
             | Order::AnnounceOrder { .. }
             | Order::Relay { .. } => false,
         }
     }
+}
+
+/// A unit that runs a program of this home.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LaunchedUnit {
+    /// That of an app-server, by its instance number.
+    AppServer(u64),
+    /// That of the gateway.
+    Gateway,
 }
 
 /// A running app-server.
@@ -265,6 +291,9 @@ pub enum Report {
         /// The launch spec.
         program: Option<Box<LaunchSpec>>,
     },
+    /// To the process of a unit: what it is to run. The program with its environment is in a memory file that comes along with this
+    /// message; for the gateway the listening socket follows it.
+    LaunchPlan,
     /// To the gateway: its arguments from now on.
     ConfigureGateway {
         /// The arguments.
