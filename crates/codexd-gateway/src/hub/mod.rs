@@ -54,7 +54,7 @@ use requests::pending::{InternalRequest, Origin, PendingRequest, PendingRequests
 use requests::server_requests::PendingServerRequests;
 use settle::Changes;
 use threads::table::ThreadTable;
-use threads::thread_settings::AllThreadSettings;
+use threads::thread_settings::lifecycle::AllThreadSettings;
 use timers::{Timer, Timers};
 use upstream::identity::SharedIdentity;
 use upstream::servers::Servers;

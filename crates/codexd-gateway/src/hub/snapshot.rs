@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::Hub;
-use super::clients::client::Client;
-use super::event::{BlockedOn, Connection, Text};
-use super::requests::pending::{Origin, PendingRequest};
-use super::threads::thread::Thread;
+use crate::hub::Hub;
+use crate::hub::clients::client::Client;
+use crate::hub::event::{BlockedOn, Connection, Text};
+use crate::hub::requests::pending::{Origin, PendingRequest};
+use crate::hub::threads::thread::Thread;
 use crate::limits::{SNAPSHOT_INNER_LIST_MAX, SNAPSHOT_LIST_MAX};
 
 /// The request that asks for the snapshot. The gateway answers it itself, also before `initialize`.

@@ -20,6 +20,7 @@ mod request_ids;
 mod settings;
 mod snapshot;
 mod steps;
+mod structure;
 mod subagents;
 mod summary;
 mod suspended_goals;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::PendingServerRequests;
+use crate::hub::requests::server_requests::PendingServerRequests;
 use crate::hub::snapshot::{inner_list, method};
 
 impl PendingServerRequests {

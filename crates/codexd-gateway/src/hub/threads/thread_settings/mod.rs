@@ -8,9 +8,7 @@
 //!
 //! A `config` may hold credentials: it is never written to disk, and not shown by `Debug`.
 
-mod lifecycle;
-
-pub use lifecycle::AllThreadSettings;
+pub(in crate::hub) mod lifecycle;
 
 use std::collections::BTreeSet;
 use std::fmt;
