@@ -118,7 +118,7 @@ fn what_a_lost_answer_or_a_gone_client_was_to_be_told_goes_to_no_other_client() 
     world.feed(Event::ConnectionMessage(Connection::Shared(next), note.into()));
     let told: Vec<usize> =
         clients[1..].iter().map(|id| world.notes(*id, "deprecationNotice").len()).collect();
-    assert_eq!(told, [1, 0], "nobody asked this app-server for turns");
+    assert_eq!(told, [1, 0], "no client requested turns of this app-server");
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_goal_that_may_be_held_is_held_for_certain() {
     .expect("it holds");
 }
 
-/// Nobody watches a thread whose goal is held, and the app-server that it was to go to ends.
+/// A thread without viewers has a suspended goal, and the successor ends.
 #[test]
 fn a_thread_whose_goal_is_held_is_not_let_go() {
     run(&[
@@ -74,7 +74,7 @@ fn a_thread_whose_goal_is_held_is_not_let_go() {
     .expect("it holds");
 }
 
-/// A client says of a held goal that it be active, and nobody has the thread: the goal is held still, and goes on.
+/// A client activates a suspended goal while no app-server has the thread: the goal stays suspended, and is resumed.
 #[test]
 fn what_is_said_of_a_goal_in_vain_leaves_it_held() {
     run(&[
@@ -155,7 +155,7 @@ fn a_goal_that_was_asked_for_when_the_gateway_ends() {
     .expect("it holds");
 }
 
-/// The current app-server drains when the one that holds a goal dies, and nobody is there.
+/// The current app-server drains when the one with a goal dies, without clients.
 #[test]
 fn a_held_goal_of_a_dead_app_server_beside_one_that_drains() {
     run(&[

@@ -6,7 +6,7 @@ use super::experimental;
 use super::world::World;
 use crate::hub::Report;
 
-/// A thread whose goal is at work, and nobody is there.
+/// A thread with an active goal and without clients.
 fn with_a_deserted_goal() -> (World, String) {
     let mut world = World::new();
     let client = world.client(1, experimental());
@@ -34,7 +34,7 @@ fn a_goal_that_its_app_server_dies_of_again_and_again_waits_a_minute() {
         assert_eq!(world.running(), [&*thread], "it goes on at once");
     }
     crash(&mut world);
-    assert!(world.running().is_empty(), "it is left alone");
+    assert!(world.running().is_empty(), "it is postponed");
     assert!(world.reports.contains(&Report::GoalPostponed { thread: thread.clone() }));
     world.settle_for(61_000);
     assert_eq!(world.running(), [thread], "it is tried again");
@@ -56,6 +56,6 @@ fn a_goal_that_goes_on_behind_the_next_gateway_is_reported_and_one_that_cannot_t
         assert!(world.reports.contains(&Report::GoalsToLoad { server, threads: vec![thread.clone()] }));
         assert_eq!(world.reports.contains(&Report::GoalLost { thread: thread.clone() }), !is_there);
         assert_eq!(world.running().len(), usize::from(is_there));
-        assert!(world.notes(onlooker, "thread/closed").is_empty(), "nobody knew of it");
+        assert!(world.notes(onlooker, "thread/closed").is_empty(), "no client knew of it");
     }
 }

@@ -22,8 +22,8 @@ fn capabilities(kind: u8) -> Value {
 pub struct History {
     pub world: World,
     pub threads: Vec<String>,
-    /// Who sits on each of four chairs.
-    chairs: [u64; 5],
+    /// The client in each of the slots.
+    slots: [u64; 5],
     next_client: u64,
 }
 
@@ -38,15 +38,15 @@ impl History {
         for id in 1..3 {
             threads.push(world.thread(ClientId(id)));
         }
-        Self { world, threads, chairs: [0, 1, 2, 3, 4], next_client: 5 }
+        Self { world, threads, slots: [0, 1, 2, 3, 4], next_client: 5 }
     }
 
-    fn sitting(&self, chair: u64) -> ClientId {
-        ClientId(self.chairs[usize::try_from(chair).expect("a chair")])
+    fn sitting(&self, slot: u64) -> ClientId {
+        ClientId(self.slots[usize::try_from(slot).expect("a slot")])
     }
 
-    fn lives(&self, chair: u64) -> bool {
-        self.world.clients.get(&self.sitting(chair)).is_some_and(|seen| !seen.left)
+    fn lives(&self, slot: u64) -> bool {
+        self.world.clients.get(&self.sitting(slot)).is_some_and(|seen| !seen.left)
     }
 
     pub fn take(&mut self, step: &Step) {
@@ -65,7 +65,7 @@ impl History {
                 }
             }
             Step::Come(id, kind) if !self.lives(*id) => {
-                self.chairs[usize::try_from(*id).expect("a chair")] = self.next_client;
+                self.slots[usize::try_from(*id).expect("a slot")] = self.next_client;
                 self.world.client(self.next_client, capabilities(*kind));
                 self.next_client += 1;
             }
@@ -104,16 +104,16 @@ impl History {
     }
 
     /// A client's dedicated connection begins to open: that of another client if this one has one already.
-    fn begin_to_open(&mut self, chair: u64) {
-        if self.lives(chair) && self.world.has_own_link(self.sitting(chair)) {
-            self.take(&Step::Leave(chair));
+    fn begin_to_open(&mut self, slot: u64) {
+        if self.lives(slot) && self.world.has_own_link(self.sitting(slot)) {
+            self.take(&Step::Leave(slot));
         }
-        self.take(&Step::Come(chair, 2));
-        self.take(&Step::Own(chair, 0));
+        self.take(&Step::Come(slot, 2));
+        self.take(&Step::Own(slot, 0));
     }
 
     fn client_does(&mut self, id: ClientId, step: &Step) {
-        // Of a thread that nobody was told about nobody can ask.
+        // Clients request only threads that they know.
         let named = |at: &usize| self.threads.get(*at).filter(|thread| self.world.was_told_of(thread));
         let thread = |at: &usize| named(at).map(|thread| json!({"threadId": thread, "input": []}));
         let asked = match step {
@@ -237,11 +237,11 @@ impl History {
             self.end_a_round();
             self.world.outlast_the_obstacle()?;
         }
-        // What nobody watches is looked at once in a minute, and may take a while on its way then.
+        // A thread without viewers is checked once in a minute, and its migration may then take a while.
         for _ in 0..12 {
             self.end_a_round();
         }
-        // Nothing goes to a new app-server before somebody has given it a name.
+        // Nothing goes to a new app-server before a client has given an identity.
         if self.world.clients.values().any(|seen| !seen.left) {
             self.check_who_stays()?;
         }
@@ -331,7 +331,7 @@ impl History {
             self.bury_the_retired();
         }
         let hub = &self.world.hub;
-        // A goal that is held waits for somebody to come: before that, nothing goes to a new app-server.
+        // A suspended goal waits for a client: before that, nothing goes to a new app-server.
         prop_assert!(
             hub.threads.values().all(|thread| thread.goal.is_suspended())
                 && hub.pending.is_empty()

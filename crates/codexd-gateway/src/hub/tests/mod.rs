@@ -88,7 +88,7 @@ fn a_joiner_in_mid_turn_gets_the_whole_text_once() {
 fn the_first_answer_wins_and_only_those_who_were_asked_may_answer() {
     let mut world = World::new();
     let (first, second) = (world.client(1, experimental()), world.client(2, experimental()));
-    let stranger = world.client(3, experimental());
+    let other = world.client(3, experimental());
     let thread = world.thread(first);
     world.turn(first, &thread, "a");
     world.request_approval(&thread);
@@ -97,7 +97,7 @@ fn the_first_answer_wins_and_only_those_who_were_asked_may_answer() {
     let method = "item/commandExecution/requestApproval";
     let asked = world.notes(second, method)[0]["id"].clone();
     assert_eq!(world.notes(first, method)[0]["id"], asked, "replayed under the same number");
-    for (client, decision) in [(stranger, "accept"), (second, "decline"), (first, "accept")] {
+    for (client, decision) in [(other, "accept"), (second, "decline"), (first, "accept")] {
         let text = json!({"id": asked, "result": {"decision": decision}}).to_string();
         world.feed(super::Event::ClientMessage(client, text.into()));
     }
@@ -107,7 +107,7 @@ fn the_first_answer_wins_and_only_those_who_were_asked_may_answer() {
     for client in [first, second] {
         assert_eq!(world.notes(client, "serverRequest/resolved")[0]["params"]["requestId"], asked);
     }
-    assert!(world.notes(stranger, "serverRequest/resolved").is_empty());
+    assert!(world.notes(other, "serverRequest/resolved").is_empty());
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_crash_interrupts_the_turn_and_the_next_one_just_works() {
     world.bury(old);
     let held = world.ask(client, "thread/read", json!({"threadId": thread}));
     world.settle();
-    assert!(world.answer(client, held).is_none(), "held until somebody answers");
+    assert!(world.answer(client, held).is_none(), "queued until an app-server answers");
     world.begin_server();
     world.settle();
     let lost = world.answer(client, in_flight).expect("an answer");

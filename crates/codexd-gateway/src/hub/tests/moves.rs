@@ -25,8 +25,8 @@ fn an_idle_thread_moves_at_once_and_a_busy_one_when_its_turn_ends() {
     world.settle_for(100);
     assert!(world.has_loaded(new, &idle) && !world.has_loaded(new, &busy));
     assert!(world.has_loaded(old, &busy));
-    assert_eq!(world.notes(client, "thread/status/changed").len(), statuses, "nobody hears of the move");
-    assert_eq!(world.notes(client, "thread/goal/cleared").len(), goals, "nobody hears of the move");
+    assert_eq!(world.notes(client, "thread/status/changed").len(), statuses, "the move is not reported");
+    assert_eq!(world.notes(client, "thread/goal/cleared").len(), goals, "the move is not reported");
     world.delta(&busy, "ended");
     world.complete(&busy);
     world.settle_for(1_000);
@@ -146,7 +146,7 @@ fn a_move_that_a_slow_disk_holds_up_is_not_heard_of_either() {
     // Its answer, and the echoes behind that, are on their way for longer than anything else takes.
     world.now += 10_000;
     world.settle_for(1_000);
-    assert_eq!(told(&world), before, "nobody hears of the move");
+    assert_eq!(told(&world), before, "the move is not reported");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_thread_that_somebody_joins_all_the_time_moves_all_the_same() {
     for _ in 0..20 {
         visit(&mut world);
     }
-    assert!(world.has_loaded(new, &thread), "nobody lets it go");
+    assert!(world.has_loaded(new, &thread), "it stays loaded");
     assert!(world.cut.is_empty(), "{:?}", world.cut);
 }
 

@@ -12,7 +12,7 @@ fn ask_over(world: &mut World, connection: Connection, id: u64, method: &str, pa
     world.feed(Event::ConnectionMessage(connection, text.into()));
 }
 
-/// The last that a server heard is that nobody answers its question.
+/// The last message to a server refuses its request.
 fn assert_refused(world: &World, over: Connection, id: u64) {
     let (connection, answer) = world.heard.last().expect("an answer");
     assert_eq!((*connection, &answer["id"]), (over, &json!(id)), "{answer}");

@@ -36,7 +36,7 @@ pub enum Step {
     OwnEnds,
     /// While a dedicated connection opens, this happens.
     WhileOpening(u64, Box<Step>),
-    /// The configuration is broken, or mended.
+    /// The configuration is broken, or repaired.
     Config(bool),
     Obstruct(Option<Obstacle>),
 }

@@ -17,7 +17,7 @@ fn a_goal_that_goes_on_and_on_moves_between_two_of_its_turns() {
     world.settle_for(1_000);
     assert!(!world.has_loaded(new, &thread), "its turn runs");
     let answer = world.call(client, "thread/goal/get", json!({"threadId": thread}));
-    assert_eq!(answer["result"]["goal"]["status"], "active", "that it is held concerns nobody");
+    assert_eq!(answer["result"]["goal"]["status"], "active", "the suspension is hidden");
     let last_subscriber = world.client(2, experimental());
     world.call(last_subscriber, "thread/resume", json!({"threadId": thread}));
     let told = world.notes(last_subscriber, "thread/goal/updated");

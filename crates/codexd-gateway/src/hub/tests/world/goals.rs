@@ -30,7 +30,7 @@ impl World {
         self.note(server, "thread/goal/updated", json!({"threadId": thread, "goal": goal}));
     }
 
-    /// What was told last may not have been heard: of a goal that is paused nobody can tell whether it had ended before.
+    /// The last report may not have arrived: whether a paused goal had ended before is unknown.
     pub(super) fn goals_are_forgotten(&mut self) {
         let goals = &self.goals;
         self.achieved_goals.retain(|thread| goals.get(thread) == Some(&"complete"));

@@ -282,7 +282,7 @@ impl World {
         let shown = |turn: &Running| turn.shown;
         let idle = |loaded: &Loaded| loaded.own.is_empty() && !loaded.turn.as_ref().is_some_and(shown);
         model.threads.retain(|_, loaded| !idle(loaded));
-        // Where somebody else is subscribed it shows as soon as always, though nobody hears that it was accepted.
+        // With another subscriber it shows as soon as always, although its acceptance is not reported.
         let hidden =
             model.threads.iter().filter(|(_, loaded)| loaded.turn.as_ref().is_some_and(|turn| !turn.shown));
         let at = self.now + SHOWS_WITHIN_MS;

@@ -113,7 +113,7 @@ pub struct World {
     pub ignored_method: Option<&'static str>,
     /// So many answers to questions are dropped by the app-server.
     pub drops_answers: u32,
-    /// What keeps app-servers from loading threads, until somebody mends it.
+    /// What keeps app-servers from loading threads, until it is removed.
     pub obstacle: Option<Obstacle>,
     /// What becomes of the word of the next unloading.
     pub closing: Closing,
@@ -265,7 +265,7 @@ impl World {
             seen.joined.insert(params["threadId"].as_str().unwrap_or_default().to_owned());
         }
         if method == "thread/goal/set" && params["status"] == "paused" {
-            // Whether that arrives or not, nobody counts on its going on.
+            // Whether that arrives or not, the goal need not continue.
             self.wanted_goals.remove(params["threadId"].as_str().unwrap_or_default());
         }
         seen.open.insert(number, (method.to_owned(), params.clone()));

@@ -10,7 +10,7 @@ impl World {
         self.begin_gateway();
     }
 
-    /// The gateway ends. Until another one comes, nobody is subscribed to anything.
+    /// The gateway ends. Until another one starts, nothing is subscribed.
     pub fn lose_gateway(&mut self) {
         let clients: Vec<ClientId> = self.clients.keys().copied().collect();
         for id in clients {

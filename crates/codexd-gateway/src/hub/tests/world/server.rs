@@ -37,7 +37,7 @@ pub struct Loaded {
     pub terminals: u32,
     /// Own connections that are subscribed as well: to a sub-agent's.
     pub own: BTreeSet<Connection>,
-    /// It is being unloaded; nobody can have it yet.
+    /// It is being unloaded; no app-server can load it yet.
     pub closing: bool,
 }
 
@@ -126,7 +126,7 @@ impl World {
                 false => self.in_order(client, number, params),
             }
         }
-        // What a stranger to a thread says about it changes nothing there.
+        // An answer of a connection without a subscription changes nothing.
         let is_stranger = outcome.as_ref().is_ok_and(|result| result["status"] == "notSubscribed");
         let is_refused = outcome.is_err();
         let mut reply = json!({"id": value["id"]});
