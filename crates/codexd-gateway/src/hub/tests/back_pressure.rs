@@ -9,7 +9,7 @@ use crate::limits::SENT_PER_STEP_BYTES_MAX;
 
 /// The requests of this method that came to an app-server.
 fn came(world: &World, method: &str) -> usize {
-    world.heard.iter().filter(|(_, heard): &&(Connection, Value)| heard["method"] == method).count()
+    world.received.iter().filter(|(_, received): &&(Connection, Value)| received["method"] == method).count()
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn ends(world: &World, client: ClientId, id: &str) -> Vec<Value> {
 fn crash(world: &mut World) {
     let server = world.current.expect("a server");
     world.kill(server, false);
-    world.bury(server);
+    world.report_gone(server);
     world.begin_server();
     world.settle_for(1_000);
 }
@@ -86,7 +86,7 @@ fn a_background_terminal_that_ended_by_itself_does_not_end_again() {
 }
 
 #[test]
-fn a_background_terminal_goes_on_when_only_the_link_broke() {
+fn a_background_terminal_continues_when_only_the_connection_broke() {
     let mut world = World::new();
     let client = world.client(1, experimental());
     let thread = world.thread(client);

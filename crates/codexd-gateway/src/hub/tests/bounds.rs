@@ -25,7 +25,9 @@ fn a_watch_that_is_refused_is_not_kept_and_an_accepted_one_is() {
     }
     assert!(kept_bytes(&world) < before + 10_000, "{} {before}", kept_bytes(&world));
     world.call(client, "fs/watch", json!({"watchId": "w", "path": "/a"}));
-    let begun = |world: &World| world.heard.iter().filter(|(_, heard)| heard["method"] == "fs/watch").count();
+    let begun = |world: &World| {
+        world.received.iter().filter(|(_, received)| received["method"] == "fs/watch").count()
+    };
     let before = begun(&world);
     world.replace();
     world.settle();
@@ -57,7 +59,7 @@ fn a_watch_that_ends_before_it_is_answered_is_not_kept() {
     world.settle();
     world.replace();
     world.settle();
-    let watches = world.heard.iter().filter(|(_, heard)| heard["method"] == "fs/watch");
+    let watches = world.received.iter().filter(|(_, received)| received["method"] == "fs/watch");
     assert_eq!(watches.count(), 1);
 }
 
@@ -111,7 +113,7 @@ fn what_a_lost_answer_or_a_gone_client_was_to_be_told_goes_to_no_other_client() 
     world.ask(clients[1], "thread/resume", json!({"threadId": thread}));
     world.kill(server, false);
     world.settle();
-    world.bury(server);
+    world.report_gone(server);
     world.begin_server();
     world.settle();
     let next = world.current.expect("a server");

@@ -26,7 +26,7 @@ fn a_request_that_an_app_server_would_drop_is_refused_and_not_sent_on() {
     let client = world.client(1, experimental());
     world.settle();
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-    let sent = world.heard.len();
+    let sent = world.received.len();
     for (at, params) in [r#"{"x":"\ud83d"}"#.to_owned(), format!(r#"{{"x":{deep}}}"#)].iter().enumerate() {
         for method in ["thread/read", "model/list"] {
             let id = json!(format!("{method} {at}"));
@@ -37,7 +37,7 @@ fn a_request_that_an_app_server_would_drop_is_refused_and_not_sent_on() {
     say(&mut world, client, r#"{"id":"t","method":"thread/loaded/list","params":{},"trace":7}"#);
     say(&mut world, client, r#"{"id":1.5,"method":"thread/loaded/list","params":{}}"#);
     assert_eq!((errors(&world, client, &json!("t")), errors(&world, client, &json!(1.5))), (1, 1));
-    assert_eq!(world.heard.len(), sent, "nothing reached an app-server");
+    assert_eq!(world.received.len(), sent, "nothing reached an app-server");
 }
 
 #[test]
@@ -153,8 +153,12 @@ fn a_request_that_is_never_answered_gets_an_error_and_blocks_no_handover() {
     assert_eq!(answer["error"]["data"]["reason"], "appServerUnresponsive");
     assert_eq!(world.retired, [old]);
     assert!(world.reports.iter().any(|report| matches!(report, Report::Unanswered { count: 1, .. })));
-    let connection =
-        world.heard.iter().rfind(|(_, text)| text["method"] == "thread/turns/list").expect("heard").clone();
+    let connection = world
+        .received
+        .iter()
+        .rfind(|(_, text)| text["method"] == "thread/turns/list")
+        .expect("heard")
+        .clone();
     let late = json!({"id": connection.1["id"], "result": {"data": []}}).to_string();
     world.feed(Event::ConnectionMessage(connection.0, late.into()));
     assert_eq!(errors(&world, client, &json!(number)), 1, "a late answer is dropped");
@@ -165,7 +169,7 @@ fn the_params_of_a_known_method_are_no_array() {
     let mut world = World::new();
     let client = world.client(1, json!({}));
     let thread = world.thread(client);
-    let sent = world.heard.len();
+    let sent = world.received.len();
     for (method, params) in [
         ("thread/memoryMode/set", json!([thread, "disabled"])),
         ("thread/read", json!([thread])),
@@ -174,9 +178,9 @@ fn the_params_of_a_known_method_are_no_array() {
         say(&mut world, client, &json!({"id": method, "method": method, "params": params}).to_string());
         assert_eq!(errors(&world, client, &json!(method)), 1, "{method}");
     }
-    assert_eq!(world.heard.len(), sent);
+    assert_eq!(world.received.len(), sent);
     say(&mut world, client, r#"{"id":"f","method":"some/futureThing","params":[1]}"#);
-    assert!(world.heard.iter().any(|(_, text)| text["method"] == "some/futureThing"));
+    assert!(world.received.iter().any(|(_, text)| text["method"] == "some/futureThing"));
 }
 
 #[test]
@@ -195,7 +199,7 @@ fn a_thread_that_is_named_in_another_way_is_found_where_it_is() {
     ] {
         say(&mut world, client, &format!(r#"{{"id":"r","method":"thread/read","params":{params}}}"#));
         let (connection, _) =
-            world.heard.iter().rfind(|(_, text)| text["method"] == "thread/read").expect("heard");
+            world.received.iter().rfind(|(_, text)| text["method"] == "thread/read").expect("heard");
         assert_eq!(*connection, Connection::Shared(old), "{params}");
     }
 }

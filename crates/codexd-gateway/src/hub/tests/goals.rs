@@ -21,7 +21,7 @@ fn with_a_deserted_goal() -> (World, String) {
 fn crash(world: &mut World) {
     let current = world.current.expect("a server");
     world.kill(current, false);
-    world.bury(current);
+    world.report_gone(current);
     world.begin_server();
     world.settle_for(1_000);
 }

@@ -16,14 +16,17 @@ fn a_goal_changes_only_when_that_is_on_disk_and_other_threads_do_not_wait() {
     let behind = world.ask(client, "thread/read", json!({"threadId": thread}));
     world.call(client, "thread/read", json!({"threadId": other}));
     assert!(world.answer(client, set).is_none() && world.answer(client, behind).is_none());
-    assert!(world.heard.iter().all(|(_, heard)| heard["method"] != "thread/goal/set"), "not sent yet");
+    assert!(
+        world.received.iter().all(|(_, received)| received["method"] != "thread/goal/set"),
+        "not sent yet"
+    );
     let number = world.unstored.expect("goals are to be stored");
     world.feed(Event::GoalsPersisted(number));
     world.settle();
     assert!(world.answer(client, set).is_some() && world.answer(client, behind).is_some());
-    let about = |(_, heard): &&(_, serde_json::Value)| heard["params"]["threadId"] == *thread;
+    let about = |(_, received): &&(_, serde_json::Value)| received["params"]["threadId"] == *thread;
     let methods: Vec<&str> =
-        world.heard.iter().filter(about).filter_map(|(_, heard)| heard["method"].as_str()).collect();
+        world.received.iter().filter(about).filter_map(|(_, received)| received["method"].as_str()).collect();
     assert!(methods.ends_with(&["thread/goal/set", "thread/read"]), "{methods:?}");
 }
 

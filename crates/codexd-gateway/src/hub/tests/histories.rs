@@ -81,7 +81,7 @@ impl History {
                 }
             }
             Step::Deliver(at) => {
-                let connections = self.world.busy_links();
+                let connections = self.world.busy_connections();
                 if let Some(connection) = connections.get(at % connections.len().max(1)) {
                     self.world.deliver(*connection);
                 }
@@ -100,12 +100,12 @@ impl History {
             Step::OwnEnds => self.world.end_what_runs_there(),
             _ => self.servers_do(step),
         }
-        self.bury_the_retired();
+        self.report_retired_as_gone();
     }
 
     /// A client's dedicated connection begins to open: that of another client if this one has one already.
     fn begin_to_open(&mut self, slot: u64) {
-        if self.lives(slot) && self.world.has_own_link(self.sitting(slot)) {
+        if self.lives(slot) && self.world.has_dedicated(self.sitting(slot)) {
             self.take(&Step::Leave(slot));
         }
         self.take(&Step::Come(slot, 2));
@@ -189,14 +189,14 @@ impl History {
             Step::Kill(graceful) => {
                 if let Some(current) = world.current {
                     world.kill(current, *graceful);
-                    world.bury(current);
+                    world.report_gone(current);
                     world.begin_server();
                 }
             }
             Step::KillOutgoing(graceful) => {
                 if let Some(server) = world.outgoing.first().copied() {
                     world.kill(server, *graceful);
-                    world.bury(server);
+                    world.report_gone(server);
                 }
             }
             Step::Drain => {
@@ -218,12 +218,12 @@ impl History {
         }
     }
 
-    fn bury_the_retired(&mut self) {
+    fn report_retired_as_gone(&mut self) {
         let gone: Vec<_> =
             self.world.retired.iter().copied().filter(|id| self.world.outgoing.contains(id)).collect();
         for server in gone {
             self.world.kill(server, true);
-            self.world.bury(server);
+            self.world.report_gone(server);
         }
     }
 
@@ -266,13 +266,13 @@ impl History {
         }
         if let Some(current) = self.world.current.filter(|current| self.world.drains(*current)) {
             self.world.kill(current, true);
-            self.world.bury(current);
+            self.world.report_gone(current);
             self.world.begin_server();
         }
         for server in self.world.outgoing.clone() {
             if self.world.drains(server) {
                 self.world.kill(server, true);
-                self.world.bury(server);
+                self.world.report_gone(server);
             }
         }
         self.take(&Step::Wait(1));
@@ -300,7 +300,7 @@ impl History {
                 let turn = note["params"]["turn"]["id"].as_str().unwrap_or_default();
                 prop_assert!(!ended.contains(&turn), "{id:?} was told the end of {turn} twice");
                 ended.push(turn);
-                if !seen.through.contains_key(turn) || seen.deaf {
+                if !seen.through.contains_key(turn) || seen.without_deltas {
                     continue;
                 }
                 let (saw, said) = (world.text(*id, turn), world.said.get(turn).cloned().unwrap_or_default());
@@ -328,7 +328,7 @@ impl History {
             for thread in self.world.running() {
                 self.world.complete(&thread);
             }
-            self.bury_the_retired();
+            self.report_retired_as_gone();
         }
         let hub = &self.world.hub;
         // A suspended goal waits for a client: before that, nothing goes to a new app-server.

@@ -31,8 +31,8 @@ pub fn crash(world: &mut World) -> Connection {
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
-    world.bury(old);
-    world.heard.clear();
+    world.report_gone(old);
+    world.received.clear();
     let connection = Connection::Shared(world.begin_server());
     world.deliver(connection);
     world.deliver(connection);
@@ -45,7 +45,7 @@ fn after_a_crash_only_a_few_threads_are_loaded_at_once_in_the_background() {
     let (_, threads) = with_threads(&mut world, THREADS);
     let connection = crash(&mut world);
     assert_eq!(world.loads_sent().len(), BACKGROUND_LOADS_MAX);
-    while world.busy_links().contains(&connection) {
+    while world.busy_connections().contains(&connection) {
         world.deliver(connection);
     }
     let (mut loaded, mut all) = (world.loads_sent(), threads);
@@ -97,8 +97,8 @@ fn a_client_that_asks_while_no_app_server_answers_has_its_thread_loaded_first() 
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
-    world.bury(old);
-    world.heard.clear();
+    world.report_gone(old);
+    world.received.clear();
     let wanted = &threads[THREADS / 2];
     world.ask(owner, "turn/start", json!({"threadId": wanted, "input": []}));
     let connection = Connection::Shared(world.begin_server());

@@ -61,7 +61,7 @@ fn twenty_viewers_are_one_subscription() {
         assert_eq!(world.notes(super::ClientId(id), "turn/completed").len(), 1, "client {id}");
     }
     assert!(
-        world.heard.iter().all(|(connection, _)| matches!(connection, Connection::Shared(_))),
+        world.received.iter().all(|(connection, _)| matches!(connection, Connection::Shared(_))),
         "no own connection was needed"
     );
 }
@@ -118,7 +118,7 @@ fn a_new_thread_is_announced_to_those_with_a_connection_of_their_own_too() {
     world.settle();
     assert!(
         world
-            .heard
+            .received
             .iter()
             .any(|(connection, _)| matches!(connection, Connection::Dedicated(client, _) if *client == busy))
     );
@@ -142,7 +142,7 @@ fn a_crash_interrupts_the_turn_and_the_next_one_just_works() {
     world.kill(old, false);
     let in_flight = world.ask(client, "thread/read", json!({"threadId": thread}));
     world.settle();
-    world.bury(old);
+    world.report_gone(old);
     let held = world.ask(client, "thread/read", json!({"threadId": thread}));
     world.settle();
     assert!(world.answer(client, held).is_none(), "queued until an app-server answers");
@@ -169,7 +169,7 @@ fn a_graceful_end_is_told_as_it_stands_on_disk() {
     let old = world.current.expect("a server");
     world.kill(old, true);
     world.settle();
-    world.bury(old);
+    world.report_gone(old);
     world.begin_server();
     world.settle();
     let completed = world.notes(client, "turn/completed");
@@ -194,7 +194,7 @@ fn what_a_draining_server_refuses_is_sent_to_its_successor() {
     assert!(world.answer(client, turn).is_none() && world.answer(client, resume).is_none());
     world.kill(old, true);
     world.settle();
-    world.bury(old);
+    world.report_gone(old);
     world.begin_server();
     world.settle();
     assert!(world.answer(client, turn).expect("an answer")["result"]["turn"].is_object());
@@ -207,7 +207,7 @@ fn a_client_that_comes_while_nobody_answers_is_told_so_and_may_try_again() {
     let server = world.current.expect("a server");
     world.kill(server, false);
     world.settle();
-    world.bury(server);
+    world.report_gone(server);
     let client = world.client(1, experimental());
     world.settle_for(31_000);
     let refused = world.answer(client, 1).expect("an answer");
@@ -305,9 +305,9 @@ fn requests_wait_in_turns_and_a_flooder_stops_being_heard() {
         world.ask(flooder, "thread/read", json!({"threadId": thread}));
     }
     assert!(!world.hub.wants_input(flooder) && world.hub.wants_input(other));
-    let before = world.heard.len();
+    let before = world.received.len();
     world.ask(other, "thread/read", json!({"threadId": thread}));
-    assert_eq!(world.heard.len(), before + 1, "the other one is not behind the flooder");
+    assert_eq!(world.received.len(), before + 1, "the other one is not behind the flooder");
     world.settle_for(1_000);
     assert!(world.clients[&flooder].open.is_empty() && world.clients[&other].open.is_empty());
     assert!(world.hub.wants_input(flooder));
@@ -321,7 +321,7 @@ fn a_request_does_not_wait_for_ever() {
     let server = world.current.expect("a server");
     world.kill(server, false);
     world.settle();
-    world.bury(server);
+    world.report_gone(server);
     let asked = world.ask(client, "thread/loaded/list", json!({}));
     world.settle_for(31_000);
     let answer = world.answer(client, asked).expect("an answer");
@@ -336,14 +336,14 @@ fn nothing_is_begun_on_a_server_that_was_asked_to_leave() {
     world.turn(client, &thread, "a");
     let old = world.current.expect("a server");
     world.feed(super::Event::ServerDraining(old));
-    let heard = world.heard.len();
+    let received = world.received.len();
     let next = world.ask(client, "turn/start", json!({"threadId": thread, "input": []}));
     world.settle();
-    assert_eq!(world.heard.len(), heard, "held, although the server would take it");
+    assert_eq!(world.received.len(), received, "held, although the server would take it");
     world.complete(&thread);
     world.settle();
     world.kill(old, true);
-    world.bury(old);
+    world.report_gone(old);
     world.begin_server();
     world.settle();
     assert!(world.answer(client, next).expect("an answer")["result"]["turn"].is_object());
@@ -355,15 +355,18 @@ fn what_upstream_refuses_for_want_of_room_is_asked_again() {
     let client = world.client(1, experimental());
     world.call(client, "model/list", json!({}));
     let asked = world.ask(client, "model/list", json!({}));
-    let (connection, upstream) =
-        world.heard.last().map(|(connection, heard)| (*connection, heard["id"].clone())).expect("heard");
+    let (connection, upstream) = world
+        .received
+        .last()
+        .map(|(connection, received)| (*connection, received["id"].clone()))
+        .expect("heard");
     let refusal =
         json!({"error": {"code": -32001, "message": "Server overloaded; retry later."}, "id": upstream});
     world.feed(super::Event::ConnectionMessage(connection, refusal.to_string().into()));
-    let heard = world.heard.len();
+    let received = world.received.len();
     world.settle();
     assert!(world.answer(client, asked).is_none(), "held for a moment");
-    assert_eq!(world.heard.len(), heard);
+    assert_eq!(world.received.len(), received);
     world.settle_for(100);
     assert!(world.answer(client, asked).expect("an answer")["result"].is_object());
 }

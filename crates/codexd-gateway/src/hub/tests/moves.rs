@@ -59,7 +59,7 @@ fn threads_that_have_moved_are_reported_while_others_still_move() {
     let has_moved = |world: &World| threads.iter().filter(|thread| world.has_loaded(new, thread)).count();
     // A slow disk: each answer takes a while.
     while has_moved(&world) < threads.len() {
-        match world.busy_links().first() {
+        match world.busy_connections().first() {
             Some(connection) => world.deliver(*connection),
             None => world.settle_for(10),
         }
@@ -91,7 +91,7 @@ fn the_end_of_an_app_server_that_was_asked_to_leave_is_reported_as_expected() {
         if request == Some(0) {
             world.feed(Event::ServerDraining(server));
         }
-        world.break_link(Connection::Shared(server));
+        world.break_connection(Connection::Shared(server));
         world.settle_for(0);
         if request == Some(1) {
             world.feed(Event::ServerDraining(server));
@@ -138,7 +138,7 @@ fn a_move_that_a_slow_disk_holds_up_is_not_heard_of_either() {
     let before = told(&world);
     let new = world.replace();
     while !world.has_loaded(new, &thread) {
-        match world.busy_links().first() {
+        match world.busy_connections().first() {
             Some(connection) => world.deliver(*connection),
             None => world.settle_for(10),
         }
@@ -238,7 +238,7 @@ fn a_new_gateway_looks_everywhere_for_a_thread_before_it_has_it_loaded() {
     let last_subscriber = world.client(2, experimental());
     let asked = world.ask(last_subscriber, "thread/resume", json!({"threadId": thread}));
     // The new app-server is the first to answer.
-    while world.busy_links().contains(&Connection::Shared(new)) {
+    while world.busy_connections().contains(&Connection::Shared(new)) {
         world.deliver(Connection::Shared(new));
     }
     world.settle();
@@ -257,7 +257,7 @@ fn a_handover_that_begins_while_a_dedicated_connection_opens_ends() {
     world.settle();
     let old = world.current.expect("a server");
     let asked = world.ask(second, "model/list", json!({}));
-    assert!(world.has_own_link(second) && world.answer(second, asked).is_none(), "it is still opening");
+    assert!(world.has_dedicated(second) && world.answer(second, asked).is_none(), "it is still opening");
     world.replace();
     world.settle();
     assert!(world.answer(second, asked).expect("an answer")["result"].is_object());
@@ -279,11 +279,11 @@ fn a_connection_that_drains_is_used_again_when_its_server_serves_again() {
     world.call(client, "model/list", json!({}));
     world.kill(new, false);
     world.settle();
-    world.bury(new);
+    world.report_gone(new);
     world.settle_for(100);
     world.call(client, "model/list", json!({}));
     assert_eq!(
-        world.heard.last().map(|(connection, _)| *connection),
+        world.received.last().map(|(connection, _)| *connection),
         Some(Connection::Dedicated(client, old))
     );
     assert!(world.cut.is_empty(), "{:?}", world.cut);

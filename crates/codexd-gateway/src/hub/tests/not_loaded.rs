@@ -90,7 +90,7 @@ fn the_viewers_of_a_refused_thread_are_told_how_its_turn_ended() {
         let old = world.current.expect("a server");
         world.kill(old, graceful);
         world.settle();
-        world.bury(old);
+        world.report_gone(old);
         world.begin_server();
         world.settle();
         let completed = world.notes(client, "turn/completed");

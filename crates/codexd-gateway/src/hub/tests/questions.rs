@@ -14,7 +14,7 @@ fn ask_over(world: &mut World, connection: Connection, id: u64, method: &str, pa
 
 /// The last message to a server refuses its request.
 fn assert_refused(world: &World, over: Connection, id: u64) {
-    let (connection, answer) = world.heard.last().expect("an answer");
+    let (connection, answer) = world.received.last().expect("an answer");
     assert_eq!((*connection, &answer["id"]), (over, &json!(id)), "{answer}");
     assert!(answer["error"]["message"].is_string(), "{answer}");
 }

@@ -65,7 +65,7 @@ fn a_thread_that_would_be_refused_stays_loaded_and_usable() {
         let new = world.replace();
         world.settle_for(2_000);
         assert!(world.has_loaded(old, &thread) && world.retired.is_empty(), "{obstacle:?}");
-        let unloads = world.heard.iter().filter(|(_, text)| {
+        let unloads = world.received.iter().filter(|(_, text)| {
             text["method"] == "thread/unsubscribe" && text["params"]["threadId"] == *thread
         });
         assert_eq!(unloads.count(), 0, "{obstacle:?}: it was not even asked to unload");
@@ -167,7 +167,7 @@ fn a_server_stays_until_its_last_thread_is_loaded_elsewhere() {
     let old = world.current.expect("a server");
     let new = world.replace();
     while !world.has_loaded(new, &thread) {
-        match world.busy_links().first() {
+        match world.busy_connections().first() {
             Some(connection) => world.deliver(*connection),
             None => world.settle_for(10),
         }

@@ -6,7 +6,7 @@ use super::experimental;
 use super::world::{Refuses, World};
 
 #[test]
-fn a_shared_link_that_is_refused_is_tried_again_without_a_request() {
+fn a_shared_connection_that_is_refused_is_tried_again_without_a_request() {
     let mut world = World::new();
     let viewer = world.client(1, experimental());
     let thread = world.thread(viewer);
@@ -14,7 +14,7 @@ fn a_shared_link_that_is_refused_is_tried_again_without_a_request() {
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
-    world.bury(old);
+    world.report_gone(old);
     world.refuses = vec![Refuses::Shared; 3];
     let new = world.begin_server();
     world.settle_for(50);

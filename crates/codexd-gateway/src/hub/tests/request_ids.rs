@@ -15,8 +15,8 @@ fn ask_as(world: &mut World, client: ClientId, id: &Value, method: &str, params:
 }
 
 /// The last request of this method that came upstream, and over which connection.
-fn heard(world: &World, method: &str) -> (Connection, Value) {
-    let last = world.heard.iter().rfind(|(_, value)| value["method"] == method);
+fn received(world: &World, method: &str) -> (Connection, Value) {
+    let last = world.received.iter().rfind(|(_, value)| value["method"] == method);
     last.unwrap_or_else(|| panic!("{method} did not come")).clone()
 }
 
@@ -40,12 +40,12 @@ fn a_request_names_another_one_by_the_id_that_upstream_knows() {
         for request in [json!("search-0"), json!(7), json!("ä\"\\")] {
             let mut world = World::new();
             let client = searching(&mut world, 1, &request);
-            let (connection, search) = heard(&world, "thread/search/stream");
+            let (connection, search) = received(&world, "thread/search/stream");
             let named = request;
             ask_as(&mut world, client, &json!("cancel"), row.message, &json!({(row.member): named}));
-            let (cancel_link, cancel) = heard(&world, row.message);
+            let (cancel_connection, cancel) = received(&world, row.message);
             assert_eq!(
-                (cancel_link, &cancel["params"][row.member]),
+                (cancel_connection, &cancel["params"][row.member]),
                 (connection, &search["id"]),
                 "{}",
                 row.message
@@ -54,7 +54,7 @@ fn a_request_names_another_one_by_the_id_that_upstream_knows() {
             let texts = &world.clients[&client].texts;
             assert!(texts.iter().any(|text| text["id"] == "cancel" && text.get("result").is_some()));
             ask_as(&mut world, client, &json!("array"), row.message, &json!([named]));
-            assert_eq!(heard(&world, row.message).1["params"][0], search["id"]);
+            assert_eq!(received(&world, row.message).1["params"][0], search["id"]);
         }
     }
 }
@@ -66,8 +66,8 @@ fn an_id_may_be_written_with_escapes() {
     let text = r#"{"id":"c","method":"thread/search/stream/cancel","params":{"requestId":"a\u002db"}}"#;
     world.feed(Event::ClientMessage(client, text.into()));
     world.settle();
-    let named = heard(&world, "thread/search/stream/cancel").1["params"]["requestId"].clone();
-    assert_eq!(named, heard(&world, "thread/search/stream").1["id"]);
+    let named = received(&world, "thread/search/stream/cancel").1["params"]["requestId"].clone();
+    assert_eq!(named, received(&world, "thread/search/stream").1["id"]);
 }
 
 #[test]
@@ -75,13 +75,14 @@ fn a_request_cannot_name_one_of_another_client_or_one_that_does_not_run() {
     let mut world = World::new();
     searching(&mut world, 1, &json!("mine"));
     let other = world.client(2, experimental());
-    let ids =
-        |world: &World| -> Vec<Value> { world.heard.iter().map(|(_, value)| value["id"].clone()).collect() };
+    let ids = |world: &World| -> Vec<Value> {
+        world.received.iter().map(|(_, value)| value["id"].clone()).collect()
+    };
     for row in request_id_members().filter(|row| row.message.ends_with("/cancel")) {
         for named in ids(&world).into_iter().chain([json!("mine"), json!("1")]) {
             let sent = ids(&world);
             ask_as(&mut world, other, &json!("cancel"), row.message, &json!({(row.member): named}));
-            let (connection, cancel) = heard(&world, row.message);
+            let (connection, cancel) = received(&world, row.message);
             assert!(
                 matches!(connection, Connection::Dedicated(client, _) if client == other),
                 "{connection:?}"
@@ -91,7 +92,7 @@ fn a_request_cannot_name_one_of_another_client_or_one_that_does_not_run() {
         // What is no id upstream refuses in its own words.
         for wrong in [json!({"requestId": null}), json!({"requestId": 1.5}), json!({}), json!([])] {
             ask_as(&mut world, other, &json!("wrong"), row.message, &wrong);
-            assert_eq!(heard(&world, row.message).1["params"], wrong);
+            assert_eq!(received(&world, row.message).1["params"], wrong);
         }
     }
 }
@@ -100,14 +101,14 @@ fn a_request_cannot_name_one_of_another_client_or_one_that_does_not_run() {
 fn a_search_that_began_before_a_handover_is_cancelled_where_it_runs() {
     let mut world = World::new();
     let client = searching(&mut world, 1, &json!("long"));
-    let (old, search) = heard(&world, "thread/search/stream");
+    let (old, search) = received(&world, "thread/search/stream");
     world.replace();
     world.settle_for(200);
     world.call(client, "account/read", json!({}));
-    assert_ne!(heard(&world, "account/read").0, old, "what is new goes to the successor");
+    assert_ne!(received(&world, "account/read").0, old, "what is new goes to the successor");
     let params = json!({"requestId": "long"});
     ask_as(&mut world, client, &json!("cancel"), "thread/search/stream/cancel", &params);
-    let (connection, cancel) = heard(&world, "thread/search/stream/cancel");
+    let (connection, cancel) = received(&world, "thread/search/stream/cancel");
     assert_eq!((connection, &cancel["params"]["requestId"]), (old, &search["id"]));
 }
 
@@ -119,7 +120,7 @@ fn what_a_search_finds_on_its_way_is_told_to_its_client_under_its_own_id() {
     world.settle();
     let searches = [json!(number), json!("search-0")];
     let clients = [second, searching(&mut world, 1, &searches[1])];
-    let sent: Vec<_> = (world.heard.iter())
+    let sent: Vec<_> = (world.received.iter())
         .filter(|(_, value)| value["method"] == "thread/search/stream")
         .map(|(connection, value)| (*connection, value["id"].clone()))
         .collect();
@@ -155,7 +156,7 @@ fn what_a_search_lists_during_a_handover_has_the_status_of_the_other_app_server(
     world.settle_for(200);
     let request = json!("search");
     ask_as(&mut world, client, &request, "thread/search/stream", &json!({"searchTerm": "long"}));
-    let (connection, search) = heard(&world, "thread/search/stream");
+    let (connection, search) = received(&world, "thread/search/stream");
     let listed =
         |status: &str| json!([{"thread": {"id": thread, "status": {"type": status}}, "snippet": "x"}]);
     let params = json!({"requestId": search["id"], "data": listed("notLoaded")});

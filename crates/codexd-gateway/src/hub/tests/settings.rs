@@ -41,13 +41,13 @@ fn thread_settings_survive_a_migration_a_crash_and_another_gateway() {
     let first = world.current.expect("a server");
     world.replace();
     world.settle_for(1_000);
-    world.bury(first);
+    world.report_gone(first);
     assert_eq!(world.loaded_with[&thread], wanted, "after a migration");
     let last = world.current.expect("a server");
     world.kill(last, false);
-    world.bury(last);
+    world.report_gone(last);
     world.begin_server();
-    world.tell_servers();
+    world.report_servers();
     world.settle_for(1_000);
     assert_eq!(world.loaded_with[&thread], wanted, "after a crash");
     world.restart_gateway();

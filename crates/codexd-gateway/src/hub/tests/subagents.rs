@@ -84,7 +84,7 @@ fn with_the_setting_all_every_client_decides_about_a_subagent() {
 }
 
 #[test]
-fn a_request_of_a_subagent_survives_a_broken_link_and_another_gateway() {
+fn a_request_of_a_subagent_survives_a_broken_connection_and_another_gateway() {
     let mut world = World::new();
     let (alice, bob) = (world.client(1, experimental()), world.client(2, experimental()));
     let (root, grandchild) = nested(&mut world, alice);
@@ -115,7 +115,7 @@ fn a_request_of_a_subagent_is_withdrawn_with_its_app_server() {
     let old = world.current.expect("a server");
     world.kill(old, false);
     world.settle();
-    world.bury(old);
+    world.report_gone(old);
     world.begin_server();
     world.settle();
     assert_eq!(world.notes(alice, RESOLVED).len(), 1);

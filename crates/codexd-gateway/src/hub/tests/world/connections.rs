@@ -29,7 +29,7 @@ pub enum Refuses {
 }
 
 impl World {
-    pub(super) fn greeted(&mut self, server: ServerId) {
+    pub(super) fn probe_answered(&mut self, server: ServerId) {
         if self.lives(server) {
             let agent = json!({"userAgent": "client/0.169.0 (x) y (codex_app_server_daemon; 0)"});
             let event = Event::ProbeAnswered(server, agent.to_string().into());
@@ -63,14 +63,14 @@ impl World {
                 queue.push_back(Event::ConnectionLost(connection));
             }
         } else {
-            self.break_link(connection);
+            self.break_connection(connection);
         }
     }
 
     /// The hub sends something over a connection.
-    pub(super) fn said_over(&mut self, connection: Connection, text: &Text) {
+    pub(super) fn on_sent(&mut self, connection: Connection, text: &Text) {
         match self.connections.get(&connection) {
-            Some(Phase::Up) => self.hear(connection, text),
+            Some(Phase::Up) => self.receive(connection, text),
             Some(Phase::Broken) => {}
             other => panic!("{text} is sent over {connection:?}, which is {other:?}"),
         }
@@ -85,7 +85,7 @@ impl World {
     }
 
     /// The hub is about to hear of a connection.
-    pub(super) fn link_changes(&mut self, event: &Event) {
+    pub(super) fn connection_changes(&mut self, event: &Event) {
         match event {
             Event::ConnectionOpened(connection, _) => {
                 self.connections.insert(*connection, Phase::Up);
@@ -103,11 +103,11 @@ impl World {
     /// A connection breaks; from here on it is counted how often one is opened.
     pub fn break_and_count(&mut self, connection: Connection) {
         self.connects = 0;
-        self.break_link(connection);
+        self.break_connection(connection);
     }
 
     /// A connection breaks: what was on its way over it is lost.
-    pub fn break_link(&mut self, connection: Connection) {
+    pub fn break_connection(&mut self, connection: Connection) {
         if let Some(phase) = self.connections.get_mut(&connection) {
             *phase = Phase::Broken;
             self.up.insert(connection, VecDeque::from([Event::ConnectionLost(connection)]));
@@ -115,11 +115,11 @@ impl World {
     }
 
     /// All connections to an app-server break.
-    pub(super) fn break_links_of(&mut self, server: ServerId) {
+    pub(super) fn break_connections_of(&mut self, server: ServerId) {
         self.up.retain(|connection, _| connection.server() != server);
         let connections: Vec<Connection> =
             self.connections.keys().copied().filter(|connection| connection.server() == server).collect();
-        connections.into_iter().for_each(|connection| self.break_link(connection));
+        connections.into_iter().for_each(|connection| self.break_connection(connection));
     }
 
     /// Whether an app-server has a connection for one of its connections.
@@ -129,7 +129,7 @@ impl World {
     }
 
     /// The connections to an app-server that belong to clients.
-    pub(super) fn own_links_to(&self, server: ServerId) -> Vec<Connection> {
+    pub(super) fn dedicated_to(&self, server: ServerId) -> Vec<Connection> {
         let is_own = |connection: &Connection| {
             matches!(connection, Connection::Dedicated(..)) && connection.server() == server
         };
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Whether a client has a connection of its own, open or being opened.
-    pub fn has_own_link(&self, client: crate::hub::ClientId) -> bool {
+    pub fn has_dedicated(&self, client: crate::hub::ClientId) -> bool {
         self.connections
             .keys()
             .any(|connection| matches!(connection, Connection::Dedicated(owner, _) if *owner == client))

@@ -53,7 +53,7 @@ impl World {
         }
         if queued {
             // In no list and no turn: the message shows again when its turn does.
-            self.tell_of(server, thread, "thread/queue/changed", json!({"threadId": thread}));
+            self.notify_about(server, thread, "thread/queue/changed", json!({"threadId": thread}));
         }
         let shows_within = if queued { QUEUED_SHOWS_WITHIN_MS } else { SHOWS_WITHIN_MS };
         self.due.push((self.now + shows_within, thread.to_owned()));
@@ -91,15 +91,20 @@ impl World {
             self.disk.entry(thread.to_owned()).or_default();
         }
         let status = json!({"threadId": thread, "status": {"type": "active", "activeFlags": []}});
-        self.tell_of(server, thread, "thread/status/changed", status);
+        self.notify_about(server, thread, "thread/status/changed", status);
         let turn = json!({"id": id, "items": [], "status": "inProgress"});
-        self.tell_of(server, thread, "turn/started", json!({"threadId": thread, "turn": turn}));
+        self.notify_about(server, thread, "turn/started", json!({"threadId": thread, "turn": turn}));
         let item = json!({"type": "agentMessage", "id": format!("i-{id}"), "text": ""});
-        self.tell_of(server, thread, "item/started", json!({"threadId": thread, "turnId": id, "item": item}));
+        self.notify_about(
+            server,
+            thread,
+            "item/started",
+            json!({"threadId": thread, "turnId": id, "item": item}),
+        );
     }
 
     /// Broadcasts go to everybody, the rest to subscribers.
-    fn tell_of(&mut self, server: ServerId, thread: &str, method: &str, params: Value) {
+    fn notify_about(&mut self, server: ServerId, thread: &str, method: &str, params: Value) {
         let subscribed = self.loaded(server, thread).is_some_and(|loaded| loaded.subscribed);
         if subscribed || method.starts_with("thread/status") {
             self.note(server, method, params);
@@ -116,7 +121,7 @@ impl World {
         let (id, all) = (turn.id.clone(), turn.text.clone());
         self.said.insert(id.clone(), all);
         let params = json!({"threadId": thread, "turnId": id, "itemId": format!("i-{id}"), "delta": text});
-        self.tell_of(server, thread, "item/agentMessage/delta", params);
+        self.notify_about(server, thread, "item/agentMessage/delta", params);
     }
 
     /// The turn asks for an approval.
@@ -155,7 +160,7 @@ impl World {
         });
         self.answers.push((ask, value));
         if let Some(thread) = asking {
-            self.tell_of(
+            self.notify_about(
                 server,
                 &thread,
                 "serverRequest/resolved",
@@ -172,7 +177,7 @@ impl World {
         let (keeps, leaves) = (!loaded.ephemeral, !loaded.subscribed && loaded.own.is_empty());
         if let Some(ask) = turn.asks {
             let params = json!({"threadId": thread, "requestId": ask});
-            self.tell_of(server, thread, "serverRequest/resolved", params);
+            self.notify_about(server, thread, "serverRequest/resolved", params);
         }
         self.said.insert(turn.id.clone(), turn.text.clone());
         if keeps {
@@ -184,11 +189,11 @@ impl World {
         }
         let item = json!({"type": "agentMessage", "id": format!("i-{}", turn.id), "text": turn.text});
         let completed = json!({"threadId": thread, "turnId": turn.id, "item": item});
-        self.tell_of(server, thread, "item/completed", completed);
+        self.notify_about(server, thread, "item/completed", completed);
         let idle = json!({"threadId": thread, "status": {"type": "idle"}});
-        self.tell_of(server, thread, "thread/status/changed", idle);
+        self.notify_about(server, thread, "thread/status/changed", idle);
         let turn = json!({"id": turn.id, "items": [], "status": "completed"});
-        self.tell_of(server, thread, "turn/completed", json!({"threadId": thread, "turn": turn}));
+        self.notify_about(server, thread, "turn/completed", json!({"threadId": thread, "turn": turn}));
         self.begin_by_itself(server, thread);
     }
 
@@ -214,7 +219,7 @@ impl World {
         let server = self.runs_in(parent)?;
         let (child, turn) = (format!("t{}", self.next_name), format!("turn{}", self.next_name + 1));
         self.next_name += 2;
-        let own = self.own_links_to(server).into_iter().collect();
+        let own = self.dedicated_to(server).into_iter().collect();
         let turn = Some(Running { id: turn, shown: false, text: String::new(), asks: None });
         let subscribed = self.is_connected(Connection::Shared(server));
         let ephemeral = self.loaded(server, parent).is_some_and(|parent| parent.ephemeral);
@@ -223,7 +228,7 @@ impl World {
         self.parents.insert(child.clone(), parent.to_owned());
         if self.warns {
             // Then this is the first that is heard of it.
-            self.tell_of(server, &child, "warning", json!({"threadId": child, "message": "w"}));
+            self.notify_about(server, &child, "warning", json!({"threadId": child, "message": "w"}));
         }
         self.show(&child);
         Some(child)
@@ -245,7 +250,7 @@ impl World {
 
     /// The gateway closed a connection.
     pub(super) fn closed(&mut self, connection: Connection) {
-        self.forget_link(connection);
+        self.forget_connection(connection);
         let left = |client| self.clients.get(&client).is_none_or(|seen| seen.left);
         if let Connection::Dedicated(client, _) = connection
             && !left(client)
@@ -256,7 +261,7 @@ impl World {
         self.running_there.retain(|(running, _)| *running != connection);
     }
 
-    pub(super) fn forget_link(&mut self, connection: Connection) {
+    pub(super) fn forget_connection(&mut self, connection: Connection) {
         let Some(model) = self.servers.get_mut(&connection.server()) else { return };
         for loaded in model.threads.values_mut() {
             loaded.own.remove(&connection);
@@ -267,7 +272,7 @@ impl World {
     pub fn break_shared(&mut self, server: ServerId) {
         let connection = Connection::Shared(server);
         if self.is_connected(connection) {
-            self.break_link(connection);
+            self.break_connection(connection);
             self.shared_broke(server);
         }
     }

@@ -46,8 +46,8 @@ impl World {
     pub fn loads_sent(&self) -> Vec<String> {
         let of_gateway =
             |value: &&Value| value["method"] == "thread/resume" && value["params"].get("from").is_none();
-        let heard = self.heard.iter().map(|(_, value)| value).filter(of_gateway);
-        heard.filter_map(|value| value["params"]["threadId"].as_str().map(str::to_owned)).collect()
+        let received = self.received.iter().map(|(_, value)| value).filter(of_gateway);
+        received.filter_map(|value| value["params"]["threadId"].as_str().map(str::to_owned)).collect()
     }
 
     /// Threads that the gateway loads at this moment.

@@ -43,7 +43,7 @@ pub struct Seen {
     /// Turns that it saw begin and did not stop watching, with their thread.
     pub through: BTreeMap<String, String>,
     /// It does not want deltas.
-    pub deaf: bool,
+    pub without_deltas: bool,
 }
 
 pub struct World {
@@ -74,7 +74,7 @@ pub struct World {
     /// Answers to questions, as the server heard them.
     pub answers: Vec<(u64, Value)>,
     /// Requests that came to a server.
-    pub heard: Vec<(Connection, Value)>,
+    pub received: Vec<(Connection, Value)>,
     /// The whole text of each turn, as its server said it.
     pub said: BTreeMap<String, String>,
     /// The parents of sub-agents' threads, which are on disk.
@@ -93,14 +93,14 @@ pub struct World {
     /// No app-server can load a thread for now.
     pub config_is_broken: bool,
     /// What the gateway wants remembered.
-    kept_goals: PersistedGoals,
+    persisted_goals: PersistedGoals,
     /// Every connection breaks when it is up.
     pub break_often: bool,
     pub connects: usize,
     /// Nothing is written; the number of what is to be.
     pub disk_hangs: bool,
     pub unstored: Option<u64>,
-    kept_persona: Option<Text>,
+    stored_identity: Option<Text>,
     /// The settings of threads that the gateway has stored.
     pub stored_settings: BTreeMap<String, Text>,
     /// They were lost with the last gateway.
@@ -164,7 +164,7 @@ impl World {
             retired: Vec::new(),
             cut: Vec::new(),
             answers: Vec::new(),
-            heard: Vec::new(),
+            received: Vec::new(),
             said: BTreeMap::new(),
             parents: BTreeMap::new(),
             goals: BTreeMap::new(),
@@ -174,12 +174,12 @@ impl World {
             paused_goals: BTreeSet::new(),
             config_layers: Vec::new(),
             config_is_broken: false,
-            kept_goals: PersistedGoals::default(),
+            persisted_goals: PersistedGoals::default(),
             break_often: false,
             connects: 0,
             disk_hangs: false,
             unstored: None,
-            kept_persona: None,
+            stored_identity: None,
             stored_settings: BTreeMap::new(),
             settings_are_lost: false,
             loaded_with: BTreeMap::new(),
@@ -202,7 +202,7 @@ impl World {
         self.next_server += 1;
         self.servers.insert(id, Model { lives: true, ..Model::default() });
         self.current = Some(id);
-        self.tell_servers();
+        self.report_servers();
         id
     }
 
@@ -212,18 +212,18 @@ impl World {
         self.begin_server()
     }
 
-    pub fn tell_servers(&mut self) {
+    pub fn report_servers(&mut self) {
         let (current, outgoing) = (self.current, self.outgoing.clone());
         self.feed(Event::Servers { current, outgoing });
     }
 
     /// The host says that a dead one is gone.
-    pub fn bury(&mut self, id: ServerId) {
+    pub fn report_gone(&mut self, id: ServerId) {
         self.outgoing.retain(|other| *other != id);
         if self.current == Some(id) {
             self.current = None;
         }
-        self.tell_servers();
+        self.report_servers();
     }
 
     /// A client connects.
@@ -234,8 +234,8 @@ impl World {
 
     pub fn client(&mut self, id: u64, capabilities: Value) -> ClientId {
         let id = ClientId(id);
-        let deaf = capabilities.get("optOutNotificationMethods").is_some();
-        self.clients.insert(id, Seen { deaf, ..Seen::default() });
+        let without_deltas = capabilities.get("optOutNotificationMethods").is_some();
+        self.clients.insert(id, Seen { without_deltas, ..Seen::default() });
         self.feed(Event::ClientConnected(id));
         let info = json!({"name": "client", "version": "1"});
         self.ask(id, "initialize", json!({"clientInfo": info, "capabilities": capabilities}));

@@ -22,7 +22,7 @@ impl World {
         let servers: Vec<ServerId> = self.outgoing.iter().chain(&self.current).copied().collect();
         let connections: Vec<Connection> = self.connections.keys().copied().collect();
         for connection in connections {
-            self.forget_link(connection);
+            self.forget_connection(connection);
         }
         for server in servers {
             self.shared_broke(server);
@@ -38,8 +38,8 @@ impl World {
         // Another gateway does not know what the one before it let go.
         self.retired.clear();
         self.last.clear();
-        self.feed(Event::GoalsRestored(self.kept_goals.clone()));
-        if let Some(identity) = self.kept_persona.clone() {
+        self.feed(Event::GoalsRestored(self.persisted_goals.clone()));
+        if let Some(identity) = self.stored_identity.clone() {
             self.feed(Event::ClientIdentityRestored(identity));
         }
         if std::mem::take(&mut self.settings_are_lost) {
@@ -49,6 +49,6 @@ impl World {
         for (thread, settings) in self.stored_settings.clone() {
             self.feed(Event::ThreadSettingsRestored { thread, settings });
         }
-        self.tell_servers();
+        self.report_servers();
     }
 }

@@ -34,13 +34,13 @@ impl World {
     }
 
     /// Links with something under way.
-    pub fn busy_links(&self) -> Vec<Connection> {
+    pub fn busy_connections(&self) -> Vec<Connection> {
         self.up.iter().filter(|(_, queue)| !queue.is_empty()).map(|(connection, _)| *connection).collect()
     }
 
     pub fn deliver(&mut self, connection: Connection) {
         if let Some(event) = self.up.get_mut(&connection).and_then(VecDeque::pop_front) {
-            self.link_changes(&event);
+            self.connection_changes(&event);
             self.feed(event);
         }
     }
@@ -86,11 +86,11 @@ impl World {
                 self.seen(client, value);
             }
             Action::Admit(_) => {}
-            Action::Probe(server) => self.greeted(server),
+            Action::Probe(server) => self.probe_answered(server),
             Action::Connect(connection, initialize) => self.connect(connection, &initialize),
             Action::SendUpstream(connection, text) => {
                 self.check_load(connection, &text);
-                self.said_over(connection, &text);
+                self.on_sent(connection, &text);
             }
             Action::Close(connection) => self.close(connection),
             Action::CheckRollout { thread, .. } => {
@@ -100,10 +100,10 @@ impl World {
             Action::Retire(server) => self.retire(server),
             Action::PersistGoals { number, .. } if self.disk_hangs => self.unstored = Some(number),
             Action::PersistGoals { number, goals } => {
-                self.kept_goals = goals;
+                self.persisted_goals = goals;
                 self.feed(Event::GoalsPersisted(number));
             }
-            Action::PersistClientIdentity(identity) => self.kept_persona = Some(identity),
+            Action::PersistClientIdentity(identity) => self.stored_identity = Some(identity),
             Action::StoreThreadSettings { thread, settings: Some(settings) } => {
                 self.stored_settings.insert(thread, settings);
             }

@@ -83,9 +83,9 @@ impl World {
         );
     }
 
-    pub(super) fn hear(&mut self, connection: Connection, text: &Text) {
+    pub(super) fn receive(&mut self, connection: Connection, text: &Text) {
         let value: Value = serde_json::from_str(text).expect("JSON");
-        self.heard.push((connection, value.clone()));
+        self.received.push((connection, value.clone()));
         let server = connection.server();
         if value.get("method").is_none() {
             if let Some(left) = self.drops_answers.checked_sub(1) {
@@ -263,6 +263,6 @@ impl World {
             }
         }
         self.running_there.retain(|(connection, _)| connection.server() != id);
-        self.break_links_of(id);
+        self.break_connections_of(id);
     }
 }
