@@ -200,6 +200,8 @@ pub const LOG_SEARCHED_BYTES: u64 = 1 << 20;
 /// Bytes by which the buffer of an incomplete order grows at least.
 pub const ORDER_BUFFER_GROWTH_BYTES: usize = 4 << 10;
 
+/// Bytes of the hash of the path of a home in the names of its systemd units.
+pub const UNIT_HASH_BYTES: usize = 6;
 /// How long the process of a unit may take from the request to start it until it runs its program.
 pub const LAUNCH_TIMEOUT_MS: u64 = 10_000;
 /// How long a process that has its program may take to run it, once it is no longer wanted.

@@ -109,6 +109,31 @@ fn serve(
     service: Option<ServiceOptions>,
 ) -> Result<u8, SupervisorError> {
     let failed = |what| move |error| SupervisorError::System(what, error);
+    let mut supervisor = start(home, version, service.is_some())?;
+    if let Some(stream) = first.take() {
+        let greeting = supervisor.greeting();
+        supervisor.clients.add_first(stream, &greeting).map_err(failed("answer the first command"))?;
+    }
+    if let Some(service) = service {
+        supervisor.serve_systemd(service).map_err(failed("take over the control socket"))?;
+    }
+    while !supervisor.has_left {
+        for event in supervisor.wait().map_err(failed("wait for events"))? {
+            supervisor.on(event);
+        }
+    }
+    let exit_code = supervisor.foreground.as_ref().map_or(0, Foreground::exit_code);
+    if let Some(foreground) = supervisor.foreground.as_mut() {
+        foreground.leaves();
+    }
+    // Closing its descriptors takes long, and no process waits for that: see `watches`.
+    std::mem::forget(supervisor);
+    Ok(exit_code)
+}
+
+/// The supervisor, which holds the lock of the home and listens for orders.
+fn start(home: Home, version: &str, has_units: bool) -> Result<Supervisor, SupervisorError> {
+    let failed = |what| move |error| SupervisorError::System(what, error);
     cloexec::set_cloexec_above_stderr();
     let unchanged = process_context::normalize();
     home.create_state().map_err(failed("create the state folder"))?;
@@ -129,9 +154,9 @@ fn serve(
         (state.last_exit, state.last_instance) = (previous.last_exit, previous.last_instance);
     }
     let seed = me.identity.start_ticks ^ u64::from(me.pid.0).rotate_left(32);
-    let mut supervisor = Supervisor {
+    let supervisor = Supervisor {
         log: EventLog::new(home.events()),
-        spawner: if service.is_some() { Spawner::Units(Units::of(&home)) } else { Spawner::Fork },
+        spawner: if has_units { Spawner::Units(Units::of(&home)) } else { Spawner::Fork },
         home,
         listener,
         signals,
@@ -163,25 +188,7 @@ fn serve(
     for attribute in unchanged {
         supervisor.log_event(not_normalized(&attribute));
     }
-    if let Some(stream) = first.take() {
-        let greeting = supervisor.greeting();
-        supervisor.clients.add_first(stream, &greeting).map_err(failed("answer the first command"))?;
-    }
-    if let Some(service) = service {
-        supervisor.serve_systemd(service).map_err(failed("take over the control socket"))?;
-    }
-    while !supervisor.has_left {
-        for event in supervisor.wait().map_err(failed("wait for events"))? {
-            supervisor.on(event);
-        }
-    }
-    let exit_code = supervisor.foreground.as_ref().map_or(0, Foreground::exit_code);
-    if let Some(foreground) = supervisor.foreground.as_mut() {
-        foreground.leaves();
-    }
-    // Closing its descriptors takes long, and no process waits for that: see `watches`.
-    std::mem::forget(supervisor);
-    Ok(exit_code)
+    Ok(supervisor)
 }
 
 /// The event for an attribute that all started processes inherit from the caller.

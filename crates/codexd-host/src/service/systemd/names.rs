@@ -3,12 +3,10 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use codexd_core::limits::UNIT_HASH_BYTES;
 use sha2::{Digest, Sha256};
 
 use crate::home::Home;
-
-/// So many bytes of the hash are in a name.
-const HASH_BYTES: usize = 6;
 
 /// The names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,7 +23,7 @@ impl UnitNames {
 
     fn of_path(root: &Path) -> Self {
         let digest = Sha256::digest(root.as_os_str().as_bytes());
-        Self { hash: digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect() }
+        Self { hash: digest.iter().take(UNIT_HASH_BYTES).map(|byte| format!("{byte:02x}")).collect() }
     }
 
     /// The first twelve hex digits of the SHA-256 of the home's path.
