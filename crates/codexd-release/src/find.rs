@@ -1,5 +1,5 @@
-//! Which Codex: the one that was named, now or for the server that runs, that of the settings, the managed one of the home, the
-//! one on PATH, and where there is none the one that runs.
+//! Finds the Codex to run: that of `--codex-bin`, now or for the running app-server; that of the settings; the managed one of the home;
+//! the one on PATH; or else the one that runs.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use codexd_core::contract::CodexSource;
 pub use crate::found_codex::FoundCodex;
 use crate::npm;
 
-/// The places in a CODEX_HOME where upstream's installers put Codex, oldest layout first: it is the contract's.
+/// The paths in a CODEX_HOME where upstream's installers put Codex, the oldest layout first.
 const MANAGED: [&str; 3] = [
     "packages/standalone/current/codex",
     "packages/standalone/current/bin/codex",
@@ -22,51 +22,50 @@ const MANAGED: [&str; 3] = [
 
 const NOT_FOUND: &str = "not found";
 
-/// What to look through, in this order.
+/// The places to search, in this order.
 #[derive(Clone, Debug)]
 pub struct Search<'a> {
-    /// What the command line names.
+    /// The path of `--codex-bin`.
     pub named: Option<&'a Path>,
-    /// What the command line named for the server that runs.
+    /// The path of `--codex-bin` for the running app-server.
     pub recorded: Option<&'a Path>,
-    /// What the settings name.
+    /// The path in the settings.
     pub setting: Option<&'a Path>,
     /// CODEX_HOME.
     pub codex_home: &'a Path,
-    /// PATH; relative folders in it are passed over.
+    /// PATH; relative folders in it are skipped.
     pub path: Option<&'a OsStr>,
-    /// The Codex that runs, however it was found.
+    /// The executable of the running app-server.
     pub running: Option<&'a Path>,
 }
 
-/// A place that was looked at, and why it did not serve.
+/// A path that was checked, and why it cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Looked {
-    /// The place.
+    /// The path.
     pub path: PathBuf,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 
-/// No Codex.
+/// No usable Codex was found.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("Codex not found")]
 pub struct NotFound {
-    /// Every place that was looked at.
+    /// Every path that was checked.
     pub looked_at: Vec<Looked>,
-    /// A Codex was named there, so no other was looked for.
+    /// Set if a path was named there, so that no other was checked.
     pub named: Option<CodexSource>,
-    /// The last place holds a Codex that cannot be run; another is not put in its place.
+    /// The last path exists and cannot be run. No other Codex replaces it.
     pub unusable: bool,
-    /// Where it ought to be: the one that was named or cannot be run, else the place of a managed one.
+    /// The expected path: the named or unusable one, else that of a managed Codex.
     pub expected: PathBuf,
 }
 
 /// Finds the Codex to run.
 ///
 /// # Errors
-/// [`NotFound`] with every place that was looked at. A Codex that was named and is not usable is an error: another one
-/// is not put in its place.
+/// [`NotFound`]. A named Codex that is unusable is an error: no other Codex replaces it.
 pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
     let named = [
         (search.named, CodexSource::Named),
@@ -94,7 +93,7 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
             }
         }
     }
-    // On PATH a shell would pass over what it cannot run, too. What is relative there means another Codex in every folder.
+    // A shell skips unusable files on PATH, too. A relative folder would be another one in every working directory.
     let folders =
         search.path.map(env::split_paths).into_iter().flatten().filter(|folder| folder.is_absolute());
     for path in folders.map(|folder| folder.join("codex")) {
@@ -110,7 +109,7 @@ pub fn find(search: &Search<'_>) -> Result<FoundCodex, NotFound> {
     Err(NotFound { looked_at, named: None, unusable: false, expected })
 }
 
-/// Whether a path serves, and what to run for it.
+/// Checks a path, and finds the native binary to run for it.
 fn examine(path: &Path, source: CodexSource) -> Result<FoundCodex, String> {
     let metadata = path.metadata().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND.to_owned(),
@@ -134,7 +133,7 @@ fn examine(path: &Path, source: CodexSource) -> Result<FoundCodex, String> {
     Ok(FoundCodex { path, source, executable, path_folders, variables: Vec::new() })
 }
 
-/// Whether a file begins as a script does.
+/// Whether a file begins with `#!`.
 pub fn is_script(path: &Path) -> bool {
     let mut start = [0u8; 2];
     File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| &start == b"#!")
@@ -172,10 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_relative_on_path_is_passed_over() {
+    fn relative_folders_on_path_are_skipped() {
         let home = tempfile::tempdir().expect("a folder");
         executable(&home.path().join("codex"), "\u{7f}ELF");
-        // The same folder, told by the way from here to the root and down again.
+        // The same folder as a relative path.
         let here = std::env::current_dir().expect("a folder");
         let up: std::path::PathBuf = here.components().skip(1).map(|_| "..").collect();
         let down = home.path().strip_prefix("/").expect("absolute");
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_named_for_the_running_server_counts_before_the_setting_and_what_runs_after_all() {
+    fn the_recorded_codex_precedes_the_setting_and_the_running_one_comes_last() {
         let home = tempfile::tempdir().expect("a folder");
         let [named, recorded, setting, running] =
             ["a", "b", "c", "d"].map(|name| home.path().join(name).join("codex"));
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_found_tells_every_place() {
+    fn not_found_lists_every_path() {
         let home = tempfile::tempdir().expect("a folder");
         let error = find(&search(home.path())).expect_err("nothing");
         assert_eq!(error.looked_at.len(), 3);
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_run_is_expected_where_it_is() {
+    fn an_unusable_codex_is_the_expected_one() {
         let home = tempfile::tempdir().expect("a folder");
         let broken = home.path().join("packages/app-server-daemon/current/bin/codex");
         fs::create_dir_all(&broken).expect("a folder in its place");
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_npm_wrapper_leads_to_its_native_binary_in_either_layout() {
+    fn an_npm_wrapper_is_resolved_to_its_native_binary_in_both_layouts() {
         for (inside, tools) in [("bin/codex", "codex-path"), ("codex/codex", "path")] {
             let root = tempfile::tempdir().expect("a folder");
             let modules = root.path().join("lib/node_modules/@openai");

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 
 use codexd_core::contract::CodexSource;
 
-/// A Codex.
+/// A usable Codex.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FoundCodex {
-    /// Where it was found, as a person would name it.
+    /// The path where it was found, which may be a link or a wrapper.
     pub path: PathBuf,
     /// Where that path comes from.
     pub source: CodexSource,
     /// The native binary to run.
     pub executable: PathBuf,
-    /// What its package would add to the environment: PATH folders first, then variables.
+    /// Folders that its package adds to PATH.
     pub path_folders: Vec<PathBuf>,
-    /// Variables that tell Codex how it was installed.
+    /// Variables that its package sets, which show Codex how it was installed.
     pub variables: Vec<(OsString, OsString)>,
 }

@@ -1,7 +1,7 @@
-//! Codex on disk: which binary to run, what it is, and whether it works.
+//! Codex on disk: which binary to run, and its version.
 //!
-//! Invariants: what is run is the native binary, never a wrapper that would hide the process we must own; a version is
-//! never guessed from a path, it is what the binary said; nothing here writes to an installation.
+//! Invariants: the native binary is run, never a wrapper that would hide the app-server's process; a version is never guessed from a
+//! path, but printed by the binary; nothing here writes to an installation.
 
 pub mod find;
 mod found_codex;

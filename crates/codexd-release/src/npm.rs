@@ -1,6 +1,6 @@
 //! The npm package `@openai/codex`: a Node script that starts the native binary of a platform package.
 //!
-//! Layouts seen: 0.131.0 keeps the binary at `vendor/<target>/codex/codex` with tools in `path`, 0.169.0 at
+//! Observed layouts: 0.131.0 has the binary at `vendor/<target>/codex/codex` with tools in `path`, 0.169.0 at
 //! `vendor/<target>/bin/codex` with tools in `codex-path`; the platform package lies inside the package (npm) or
 //! beside it (hoisted, pnpm).
 
@@ -41,7 +41,7 @@ pub(crate) fn package_root(script: &Path) -> Option<PathBuf> {
     (package.get("name")?.as_str()? == "@openai/codex").then(|| root.to_owned())
 }
 
-/// The native binary of a package; `found_at` is where the wrapper was found.
+/// The native binary of a package; `found_at` is the path of the wrapper.
 pub(crate) fn native(found_at: &Path, source: CodexSource, package: &Path) -> Option<FoundCodex> {
     let (name, target) = (platform_package()?, target()?);
     let vendors = [
@@ -67,7 +67,7 @@ pub(crate) fn native(found_at: &Path, source: CodexSource, package: &Path) -> Op
     })
 }
 
-/// The folder of the tools that come with a native binary (a search tool, for one).
+/// The folder of the tools that a native binary comes with, such as a search tool.
 pub(crate) fn path_folder(executable: &Path) -> Option<PathBuf> {
     let release = executable.parent()?.parent()?;
     ["codex-path", "path"].map(|name| release.join(name)).into_iter().find(|folder| folder.is_dir())

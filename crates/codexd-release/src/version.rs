@@ -1,4 +1,4 @@
-//! What version a binary is: asked once, remembered by what the file is.
+//! The version of a binary: printed by `--version`, and cached by the identity of the file.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::find::is_script;
 
-/// Why a binary did not tell its version.
+/// Why the version of a binary is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum VersionError {
     /// It could not be run.
@@ -29,11 +29,11 @@ pub enum VersionError {
     Run {
         /// The binary.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// It did not end, and nothing was going on in it any more: it was killed.
+    /// It did not exit and was idle: it was killed.
     #[error("{} --version hung: it was idle and had not exited after {} ms", path.display(), waited.as_millis())]
     Hung {
         /// The binary.
@@ -41,7 +41,7 @@ pub enum VersionError {
         /// How long it ran.
         waited: Duration,
     },
-    /// It was still at work when its time was over, and was killed.
+    /// It was still at work at the timeout, and was killed.
     #[error("{} --version was still running after {} ms", path.display(), waited.as_millis())]
     Slow {
         /// The binary.
@@ -49,33 +49,32 @@ pub enum VersionError {
         /// How long it ran.
         waited: Duration,
     },
-    /// It ended without telling one.
+    /// It exited without printing a version.
     #[error("{} --version printed {} ({status})", path.display(), printed_text(printed))]
     Odd {
         /// The binary.
         path: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: String,
-        /// What it printed.
+        /// Its output.
         printed: String,
     },
 }
 
-/// How long a binary may take. Codex has some hundred megabytes, of which a first `--version` after a boot reads more than half
-/// (187 MB of 294 of 0.169.0): that takes seconds on a slow disk, and nothing is wrong.
+/// The time limits of a binary. Codex has some hundred megabytes, of which the first `--version` after a boot reads more than half
+/// (187 MB of 294 of 0.169.0): on a slow disk that takes seconds and is no failure.
 #[derive(Clone, Copy, Debug)]
 pub struct VersionTimeout {
-    /// So long it may do nothing at all.
+    /// Longest idle time.
     pub idle: Duration,
-    /// So long it may take in all.
+    /// Longest total time.
     pub total: Duration,
 }
 
-/// The groups of the binaries that are being asked, for [`abandon`].
+/// The process groups of running `--version` calls, for [`abandon`].
 static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// Ends the binaries that are being asked. For a program that is about to end: from now on no binary is asked any more, and
-/// a caller that has asked waits for that end.
+/// Kills the running `--version` calls. For a program that is about to exit: from now on every caller of [`ask`] blocks until the exit.
 pub fn abandon() {
     let asked = asked();
     asked.iter().for_each(|group| end(*group));
@@ -108,11 +107,11 @@ fn await_end(group: Pid) {
     }
 }
 
-/// Runs `path --version` and reads the answer: the last word of the first line, which begins with a digit. `is_at_work` is asked
-/// every half second whether a process of this group computes or waits for a disk.
+/// Runs `path --version` and returns the last word of the first line, which begins with a digit. Every half second `is_at_work` checks
+/// whether a process of the group computes or waits for a disk.
 ///
 /// # Errors
-/// See [`VersionError`]. Nothing of it is alive afterwards.
+/// See [`VersionError`]. None of its processes runs afterwards.
 pub fn ask(
     path: &Path,
     timeout: VersionTimeout,
@@ -138,7 +137,7 @@ pub fn ask(
     let waited = began.elapsed();
     let mut all_asked = asked();
     all_asked.retain(|asked| *asked != pid);
-    // Not reaped yet, so the group's number is still its own.
+    // Not reaped yet, so the id of the group is not reused.
     end(pid);
     drop(all_asked);
     let status = child.wait().map_err(run)?;
@@ -156,7 +155,7 @@ pub fn ask(
     }
 }
 
-/// It is printed, stored and compared: nothing else than a version may pass for one.
+/// Whether a word is a version, which is printed, stored and compared.
 fn is_version(word: &str) -> bool {
     word.len() <= VERSION_BYTES_MAX
         && word.starts_with(|first: char| first.is_ascii_digit())
@@ -170,18 +169,18 @@ fn printed_text(printed: &str) -> String {
     }
 }
 
-/// How a wait for an answer ended.
+/// How the wait for the exit ended.
 #[derive(Debug, Eq, PartialEq)]
 enum Wait {
-    /// With the end of the process.
+    /// The process exited.
     Ended,
-    /// It had done nothing for too long.
+    /// It was idle for too long.
     Idle,
-    /// It was at work until its time was over.
+    /// It was at work until the timeout.
     Over,
 }
 
-/// A signal to this program is no answer: its handler decides what becomes of the wait.
+/// Waits for the exit. A signal to this program does not end the wait; its handler decides.
 fn await_answer(process: &OwnedFd, timeout: VersionTimeout, is_at_work: &mut dyn FnMut() -> bool) -> Wait {
     let over = Instant::now() + timeout.total;
     let mut idle_over = Instant::now() + timeout.idle;
@@ -207,7 +206,7 @@ fn await_answer(process: &OwnedFd, timeout: VersionTimeout, is_at_work: &mut dyn
     }
 }
 
-/// A child of the dead process may still hold the pipe: what is not there now never comes.
+/// Reads the output that is there. A child of the dead process may still hold the pipe, so it does not wait for the end.
 fn read_what_is_there(mut pipe: std::process::ChildStdout) -> String {
     let flags = rustix::fs::fcntl_getfl(&pipe).unwrap_or(rustix::fs::OFlags::empty());
     let _ = rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK);
@@ -216,8 +215,8 @@ fn read_what_is_there(mut pipe: std::process::ChildStdout) -> String {
     String::from_utf8_lossy(&bytes[..count]).trim().to_owned()
 }
 
-/// What is known about binaries, by what they are. A binary that is replaced is asked again; a script always is, for
-/// what it starts may change while it does not.
+/// The versions of binaries, by file identity. A replaced binary is run again; a script always is, because the program that it starts
+/// may change.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct VersionCache {
@@ -231,23 +230,23 @@ struct Known {
 }
 
 impl VersionCache {
-    /// Reads what was written; anything unreadable is forgotten, which only costs asking again.
+    /// Reads a stored cache. An unreadable one counts as empty.
     pub fn parse(bytes: &[u8]) -> Self {
         serde_json::from_slice(bytes).unwrap_or_default()
     }
 
-    /// The text to write.
+    /// The form to store.
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The version of a native binary that was asked before and has not changed since.
+    /// The cached version of a native binary that has not changed.
     pub fn get(&self, path: &Path, identity: FileIdentity) -> Option<&str> {
         let known = self.known.get(path.to_str()?)?;
         (known.identity == identity && !is_script(path)).then_some(known.version.as_str())
     }
 
-    /// Remembers an answer.
+    /// Adds a version.
     pub fn put(&mut self, path: &Path, identity: FileIdentity, version: &str) {
         if self.known.len() >= VERSIONS_CACHED_MAX {
             self.known.clear();
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_tells_hangs_or_talks_nonsense() {
+    fn a_binary_prints_its_version_hangs_or_prints_something_else() {
         let (_folder, path) = script("echo codex-cli 0.169.0");
         assert_eq!(tell(&path, LONG).expect("told"), "0.169.0");
         let (_folder, path) = script("sleep 1000 & sleep 1000");
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_binary_at_work_has_more_time_than_an_idle_one_and_not_for_ever() {
+    fn a_binary_at_work_gets_more_time_than_an_idle_one_within_a_limit() {
         let (folder, path) = script("until [ -e \"$0.go\" ]; do sleep 0.01; done; echo codex-cli 0.169.0");
         let mut looks = 0;
         let told = ask(&path, SHORT, &mut |_| {
