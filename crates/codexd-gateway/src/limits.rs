@@ -288,3 +288,7 @@ pub(crate) const TRIAL_LOAD_VALID_MS: u64 = 2_000;
 pub(crate) const TRIAL_LOADS_REMEMBERED_MAX: usize = 64;
 /// Wait between a change of a handover that is blocked and the next report.
 pub(crate) const HANDOVER_REPORT_AFTER_MS: u64 = 100;
+
+/// More rounds than the hub needs to settle after any event; a debug build panics beyond.
+#[cfg(debug_assertions)]
+pub(crate) const SETTLE_ROUNDS_MAX: usize = 1_000;

@@ -15,10 +15,6 @@ use std::collections::BTreeSet;
 use crate::hub::Hub;
 use crate::hub::event::{ClientId, ThreadId};
 
-/// More rounds than any event needs: each round ends at least one load, migration, or app-server.
-#[cfg(debug_assertions)]
-const ROUNDS_MAX: usize = 1_000;
-
 /// What has changed since the hub settled last.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -124,7 +120,7 @@ impl Hub {
     /// Does what follows from what has changed, until nothing changes any more.
     pub(super) fn settle(&mut self) {
         #[cfg(debug_assertions)]
-        let mut rounds = 0..ROUNDS_MAX;
+        let mut rounds = 0..crate::limits::SETTLE_ROUNDS_MAX;
         while !self.changes.is_settled() {
             #[cfg(debug_assertions)]
             assert!(rounds.next().is_some(), "the hub does not settle: {:?}", self.changes);
