@@ -6,15 +6,21 @@
 /// after a start, 3.3 MiB are such pages.
 pub fn release_code_pages() {
     #[cfg(target_os = "linux")]
+    advise_code(rustix::mm::Advice::LinuxDontNeed);
+}
+
+/// Gives the kernel advice that changes no content about all pages of code.
+#[cfg(target_os = "linux")]
+fn advise_code(advice: rustix::mm::Advice) {
     for (start, length) in
         std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(code)
     {
         let start = std::ptr::with_exposed_provenance_mut(start);
         // SAFETY: the range is one mapping of a file, readable and executable and never written to (`code` selects only these), so its
-        // pages are those of the file: dropping them changes no content. madvise(2) affects nothing outside the range; it fails
-        // for a mapping that is gone.
+        // pages are those of the file: dropping or reading them changes no content. madvise(2) affects nothing outside the range; it
+        // fails for a mapping that is gone.
         #[allow(unsafe_code)]
-        let _ = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed) };
+        let _ = unsafe { rustix::mm::madvise(start, length, advice) };
     }
 }
 
@@ -45,7 +51,7 @@ fn code(line: &str) -> Option<(usize, usize)> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::{code, release_code_pages};
+    use super::{advise_code, code, release_code_pages};
 
     #[test]
     fn only_code_of_files_is_released() {
@@ -69,8 +75,11 @@ mod tests {
             let line = status.lines().find(|line| line.starts_with("RssFile:")).expect("a line").to_owned();
             line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
         };
+        // The code that runs after the release comes back, and how much that is depends on the layout of this binary.
+        advise_code(rustix::mm::Advice::LinuxPopulateRead);
         let before = resident();
         release_code_pages();
-        assert!(resident() < before, "less than {before} KiB");
+        let after = resident();
+        assert!(after < before / 4 * 3, "{after} KiB of {before} KiB");
     }
 }

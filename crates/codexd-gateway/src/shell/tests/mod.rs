@@ -204,6 +204,8 @@ pub(super) fn with_gateway_config(
             is_allowed_user,
         ));
         let mut gateway = TestGateway { folder, shell, script, store, events, host, host_commands, serving };
+        // The gateway restores its state before a test changes it.
+        tokio::task::yield_now().await;
         test(&mut gateway).await;
     }));
 }
