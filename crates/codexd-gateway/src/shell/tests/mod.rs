@@ -204,8 +204,6 @@ pub(super) fn with_gateway_config(
             is_allowed_user,
         ));
         let mut gateway = TestGateway { folder, shell, script, store, events, host, host_commands, serving };
-        // The gateway restores its state before a test changes it.
-        tokio::task::yield_now().await;
         test(&mut gateway).await;
     }));
 }
@@ -225,6 +223,11 @@ impl TestGateway {
     /// The next event, in its `Debug` form.
     pub(super) async fn next_debug(&mut self) -> String {
         format!("{:?}", self.next().await)
+    }
+
+    /// Lets the gateway begin, which restores what is persisted at that moment.
+    pub(super) async fn begin(&self) {
+        tokio::task::yield_now().await;
     }
 
     pub(super) fn nothing_happened(&mut self) {

@@ -21,6 +21,7 @@ fn persist(number: u64, goals: &PersistedGoals) -> Action {
 #[test]
 fn goals_are_persisted_and_restored() {
     with_gateway(async |gateway| {
+        gateway.begin().await;
         let kept = PersistedGoals { active: vec!["a".into(), "b".into()], suspended: vec!["b".into()] };
         gateway.act(vec![persist(1, &kept)]).await;
         goals_stored(gateway, 1).await;
@@ -34,6 +35,7 @@ fn goals_are_persisted_and_restored() {
 #[test]
 fn a_failed_write_of_goals_is_retried() {
     with_gateway(async |gateway| {
+        gateway.begin().await;
         let now = PersistedGoals { active: vec!["b".into()], suspended: Vec::new() };
         gateway.store.fails.store(3, Relaxed);
         gateway.act(vec![persist(1, &PersistedGoals::default()), persist(2, &now)]).await;
