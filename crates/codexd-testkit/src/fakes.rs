@@ -102,7 +102,7 @@ impl Fake {
                 "never=$(mktemp -u \"$CODEX_HOME/never-XXXXXX\")\nmkfifo \"$never\"\nread -r _ < \"$never\""
                     .to_owned()
             }
-            Fake::Unresponsive => MUTE.to_owned(),
+            Fake::Unresponsive => UNRESPONSIVE.to_owned(),
             // The mask outlives exec.
             Fake::IgnoresSigterm => format!("exec env --block-signal=TERM --block-signal=HUP {}", serve()?),
             Fake::WrappedForEver => {
@@ -138,7 +138,7 @@ fn compute(seconds: u32) -> String {
 }
 
 /// Finds the socket in `--listen unix://PATH` and listens there without ever accepting.
-const MUTE: &str = r#"listen=
+const UNRESPONSIVE: &str = r#"listen=
 while [ $# -gt 0 ]; do
   if [ "$1" = --listen ]; then listen=$2; shift; fi
   shift

@@ -58,8 +58,8 @@ pub enum Effect {
     Restart,
     /// With the next start of an app-server, also one after a crash.
     ServerStart,
-    /// With the next `codexd run`.
-    Run,
+    /// No command of this version uses the value.
+    NotYet,
     /// With `enable-remote-control` and `disable-remote-control` at once; else as `Restart`.
     RemoteControl,
     /// Upstream's updater reads it; codexd has no updater.
@@ -74,7 +74,7 @@ impl Effect {
             Effect::NextChange => "next changing command",
             Effect::Restart => "`restart` or `reload`",
             Effect::ServerStart => "next start of an app-server, also after a crash",
-            Effect::Run => "next `codexd run`",
+            Effect::NotYet => "not yet: no command of this version uses it",
             Effect::RemoteControl => "at once with the two commands, else `restart` or `reload`",
             Effect::Upstream => "never; upstream's updater reads it",
         }
@@ -129,37 +129,37 @@ settings! {
         ["CODEXD_GATEWAY_SUBAGENT_APPROVALS"], None, NextChange,
         "Which clients get the requests of a sub-agent: the viewers of its thread and of the threads that it descends from, or all clients.";
     "server.mode": Kind::Choice(&["app-server", "exec"]), DefaultValue::Value("app-server"), TOML,
-        ["CODEXD_MODE", "BAA_CODEXD_MODE"], Some("mode"), Run,
+        ["CODEXD_MODE", "BAA_CODEXD_MODE"], Some("mode"), NotYet,
         "What `codexd run` runs: an app-server, or nothing (`exec`).";
     "server.strategy": Kind::Choice(&["spawn", "external"]), DefaultValue::Value("spawn"), TOML,
-        ["CODEXD_SERVER_STRATEGY", "BAA_CODEXD_SERVER_STRATEGY"], Some("server-strategy"), Run,
+        ["CODEXD_SERVER_STRATEGY", "BAA_CODEXD_SERVER_STRATEGY"], Some("server-strategy"), NotYet,
         "Whether `codexd run` starts the app-server, or uses one that another program started.";
     "server.endpoint": Kind::Text, DefaultValue::Value("stdio://codex-app-server"), TOML,
-        ["CODEXD_SERVER_ENDPOINT", "BAA_CODEXD_SERVER_ENDPOINT"], Some("server-endpoint"), Run,
+        ["CODEXD_SERVER_ENDPOINT", "BAA_CODEXD_SERVER_ENDPOINT"], Some("server-endpoint"), NotYet,
         "The name of the app-server's endpoint in the record of codexd.";
     "server.args": Kind::Words, DefaultValue::Value("app-server"), TOML,
         ["CODEXD_SERVER_ARGS", "BAA_CODEXD_SERVER_ARGS"], Some("server-arg"), Restart,
         "The first arguments of the Codex that serves; codexd adds its own after them.";
     "nodeId": Kind::Text, DefaultValue::Fact(Fact::HostName), TOML,
-        ["CODEXD_NODE_ID", "BAA_CODEXD_NODE_ID", "BAA_NODE_ID"], Some("node-id"), Run,
+        ["CODEXD_NODE_ID", "BAA_CODEXD_NODE_ID", "BAA_NODE_ID"], Some("node-id"), NotYet,
         "The name of this node.";
     "repoRoot": Kind::Path, DefaultValue::Fact(Fact::CodexHome), TOML,
-        ["CODEXD_REPO_ROOT", "BAA_CODEXD_REPO_ROOT"], Some("repo-root"), Run,
+        ["CODEXD_REPO_ROOT", "BAA_CODEXD_REPO_ROOT"], Some("repo-root"), NotYet,
         "The folder that the record of codexd names as its repository.";
     "logsDir": Kind::Path, DefaultValue::Fact(Fact::LogsRoot), TOML,
-        ["CODEXD_LOGS_DIR", "BAA_CODEXD_LOGS_DIR", "BAA_LOGS_DIR"], Some("logs-dir"), Run,
+        ["CODEXD_LOGS_DIR", "BAA_CODEXD_LOGS_DIR", "BAA_LOGS_DIR"], Some("logs-dir"), NotYet,
         "The folder of the record's logs; `codexd/` is appended to it.";
     "stateDir": Kind::Path, DefaultValue::Fact(Fact::StateRoot), TOML,
-        ["CODEXD_STATE_DIR", "BAA_CODEXD_STATE_DIR", "BAA_STATE_DIR"], Some("state-dir"), Run,
+        ["CODEXD_STATE_DIR", "BAA_CODEXD_STATE_DIR", "BAA_STATE_DIR"], Some("state-dir"), NotYet,
         "The folder of the record's state; `codexd/` is appended to it.";
     "eventCacheSize": EVENTS, DefaultValue::Value("50"), TOML,
-        ["CODEXD_EVENT_CACHE_SIZE", "BAA_CODEXD_EVENT_CACHE_SIZE"], Some("event-cache-size"), Run,
+        ["CODEXD_EVENT_CACHE_SIZE", "BAA_CODEXD_EVENT_CACHE_SIZE"], Some("event-cache-size"), NotYet,
         "How many of the newest events the record of codexd has at hand.";
     "smokeLifetimeMs": LIFETIME, DefaultValue::Value("100"), TOML,
-        ["CODEXD_SMOKE_LIFETIME_MS", "BAA_CODEXD_SMOKE_LIFETIME_MS"], Some("smoke-lifetime-ms"), Run,
+        ["CODEXD_SMOKE_LIFETIME_MS", "BAA_CODEXD_SMOKE_LIFETIME_MS"], Some("smoke-lifetime-ms"), NotYet,
         "How long `codexd run --run-once` runs, in milliseconds.";
     "versionLabel": Kind::Text, DefaultValue::Unset("no label"), TOML,
-        ["CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION"], Some("version-label"), Run,
+        ["CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION"], Some("version-label"), NotYet,
         "A version that the record of codexd names.";
     "remoteControlEnabled": Kind::Bool, DefaultValue::Value("false"), SHARED, [], None, RemoteControl,
         "Whether the app-server is started with remote control.";

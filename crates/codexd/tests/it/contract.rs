@@ -1,7 +1,7 @@
 //! The contract with everybody who scripts `codex app-server daemon`: wherever a real daemon succeeds, codexd succeeds in the
 //! same state with the same words, and leaves a server where it leaves one.
 //!
-//! Each test is one state of a home. For every command the state is made anew three times, for the daemons of 0.131.0 and 0.171.0
+//! Each test is one state of a home. For every command the state is created again three times, for the daemons of 0.131.0 and 0.171.0
 //! and for codexd, all above the same app-server. Where a real daemon fails, codexd may do better, and nothing is asked.
 
 use codexd_testkit::{Codexd, codex, skip};

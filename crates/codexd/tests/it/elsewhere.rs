@@ -124,7 +124,7 @@ fn everything(home: &Home) -> anyhow::Result<Everything> {
     let kept = files.into_iter().filter_map(|file| {
         let found = fs::symlink_metadata(&file).ok()?;
         let text = if found.is_file() { fs::read(&file).ok()? } else { Vec::new() };
-        // A supervisor may write the same contents anew at any time; a socket that is made anew is another one.
+        // A supervisor may rewrite the same contents at any time; a socket that is bound again is another one.
         let inode = if found.is_file() { 0 } else { found.ino() };
         Some((file, inode, text))
     });

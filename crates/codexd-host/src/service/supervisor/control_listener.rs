@@ -25,7 +25,7 @@ pub struct ControlListener {
     spare: PathBuf,
     /// The file with these names; `None` if it was gone when it was looked up.
     inode: Option<Inode>,
-    /// systemd has bound the socket: it is neither bound anew here nor removed.
+    /// systemd has bound the socket: the supervisor neither binds nor removes it.
     is_of_service_manager: bool,
 }
 

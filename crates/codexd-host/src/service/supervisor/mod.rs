@@ -21,6 +21,7 @@ mod connection;
 mod control_listener;
 mod control_socket_holder;
 mod current_launch_spec;
+mod exits;
 mod foreground;
 pub mod former_names;
 mod framing;

@@ -187,7 +187,7 @@ impl Supervisor {
             return;
         }
         gateway.drain(DrainSignal::Terminate);
-        let message = "the gateway listened on a socket that systemd has bound anew; it is replaced";
+        let message = "the gateway listened on a socket that systemd has replaced; the gateway is restarted";
         self.log_event(
             LogEvent::new(EventLevel::Warn, "gateway.unreachable", message)
                 .with("pid", gateway.process.pid.0),

@@ -9,7 +9,7 @@ use super::fixture::GatewayFixture;
 
 const INVALID: &str = "[mcp_servers.a]\nstartup_timeout_sec = 60\n";
 
-/// Writes the configuration of the home anew.
+/// Rewrites the configuration of the home.
 fn configure(fixture: &GatewayFixture, tables: &str) -> anyhow::Result<()> {
     fixture.home.configure(&Config { tables: tables.to_owned(), ..Config::for_model(&fixture.model) })
 }

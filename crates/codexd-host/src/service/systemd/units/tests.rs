@@ -1,4 +1,4 @@
-//! The unit files against their golden texts. `CODEXD_UPDATE_GOLDEN=1` writes the texts anew.
+//! The unit files against their golden texts. `CODEXD_UPDATE_GOLDEN=1` rewrites the texts.
 
 use std::path::Path;
 
