@@ -168,6 +168,17 @@ impl Thread {
 
     /// Its app-server's shared connection broke.
     fn lose(&mut self) {
+        let was_loaded = !matches!(
+            self.state,
+            ThreadState::Loading
+                | ThreadState::RollingBack
+                | ThreadState::Orphaned
+                | ThreadState::Recovering { .. }
+        );
+        if was_loaded {
+            // Only the successor refused it. Its app-server may be alive, and a turn may run there.
+            self.load_refusal = None;
+        }
         self.state = ThreadState::Orphaned;
         self.retry_at = Now::default();
         for turn in &mut self.turns {

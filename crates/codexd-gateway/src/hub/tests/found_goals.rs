@@ -3,9 +3,10 @@
 use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
+use super::world::Obstacle::RequiredServer;
 use Step::{
-    Achieve, Approve, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
-    NextClosing, Queue, Replace, Restart, Show, Start, Terminal, Turn, Wait,
+    Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
+    NextClosing, Obstruct, Queue, Replace, Restart, Show, Start, Terminal, Turn, Wait, WhileOpening,
 };
 
 /// The gateway itself is replaced between the looks at a thread and its leaving, and its goal goes on meanwhile.
@@ -241,6 +242,24 @@ fn a_goal_that_ends_when_it_is_about_to_be_held() {
         Turn(1, 0),
         Deliver(1),
         Deliver(1),
+    ])
+    .expect("it holds");
+}
+
+/// The shared connection to the outgoing server breaks while a goal of that server may begin a turn.
+#[test]
+fn a_server_whose_connection_breaks_is_kept_for_the_turn_of_a_goal() {
+    run(&[
+        WhileOpening(1, Box::new(Replace)),
+        Goal(2, 0, true),
+        Start(1, false),
+        Start(1, false),
+        Start(1, false),
+        NextClosing(Late(200)),
+        Obstruct(Some(RequiredServer)),
+        Wait(30),
+        Start(1, false),
+        Break(true),
     ])
     .expect("it holds");
 }
