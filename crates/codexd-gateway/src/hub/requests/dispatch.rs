@@ -156,7 +156,8 @@ impl Hub {
             }
             Route::Gateway(Special::Unsubscribe) => {
                 let names = Names::of(params);
-                names.thread().is_none_or(|thread| !self.is_listing() && !self.threads.contains_key(thread))
+                let is_unknown = |thread| !self.threads.contains_key(thread) && !self.pending.concern(thread);
+                names.thread().is_none_or(|thread| !self.is_listing() && is_unknown(thread))
             }
             // One whose request is pending is not queued.
             Route::Gateway(Special::RequestId) => true,

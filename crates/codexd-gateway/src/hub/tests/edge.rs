@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::experimental;
 use super::world::World;
-use crate::hub::{ClientId, Connection, Event, Report};
-use crate::limits::{ANSWER_CONFIRM_TIMEOUT_MS, RESPONSE_TIMEOUT_MS};
+use crate::hub::{ClientId, Connection, Event, Report, ServerId};
+use crate::limits::{ANSWER_CONFIRM_TIMEOUT_MS, RESPONSE_TIMEOUT_MS, UNLOAD_DELAY_MS};
 
 const APPROVAL: &str = "item/commandExecution/requestApproval";
 
@@ -211,4 +211,25 @@ fn a_method_whose_slash_is_escaped_is_understood() {
     say(&mut world, client, r#"{"id":"l","method":"thread\/loaded\/list","params":{}}"#);
     let texts = &world.clients[&client].texts;
     assert!(texts.iter().any(|text| text["id"] == "l" && text.get("result").is_some()), "{texts:?}");
+}
+
+/// The resume that makes the client a viewer is unanswered when its unsubscribe comes.
+#[test]
+fn an_unsubscribe_right_behind_the_resume_of_an_unloaded_thread_ends_the_subscription() {
+    let mut world = World::new();
+    let first = world.client(1, experimental());
+    let thread = world.thread(first);
+    world.turn(first, &thread, "a");
+    world.complete(&thread);
+    world.settle();
+    world.leave(first);
+    world.settle_for(UNLOAD_DELAY_MS + 60_000);
+    assert!(!world.has_loaded(ServerId(1), &thread), "unloaded without viewers");
+    let second = world.client(2, experimental());
+    world.settle();
+    let resume = world.ask(second, "thread/resume", json!({"threadId": thread}));
+    let unsubscribe = world.ask(second, "thread/unsubscribe", json!({"threadId": thread}));
+    world.settle();
+    assert!(world.answer(second, resume).expect("an answer")["result"]["thread"].is_object());
+    assert_eq!(world.answer(second, unsubscribe).expect("an answer")["result"]["status"], "unsubscribed");
 }

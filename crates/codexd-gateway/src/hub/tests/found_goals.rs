@@ -6,7 +6,8 @@ use super::world::Closing::Late;
 use super::world::Obstacle::RequiredServer;
 use Step::{
     Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
-    NextClosing, Obstruct, Queue, Replace, Restart, Show, Start, Terminal, Turn, Wait, WhileOpening,
+    NextClosing, Obstruct, Own, Queue, Replace, Restart, Show, Start, Terminal, Turn, Unsubscribe, Wait,
+    WhileOpening,
 };
 
 /// The gateway itself is replaced between the looks at a thread and its leaving, and its goal goes on meanwhile.
@@ -260,6 +261,21 @@ fn a_server_whose_connection_breaks_is_kept_for_the_turn_of_a_goal() {
         Wait(30),
         Start(1, false),
         Break(true),
+    ])
+    .expect("it holds");
+}
+
+/// A goal and an unsubscribe of one client wait for a lost app-server.
+#[test]
+fn a_goal_and_an_unsubscribe_of_a_lost_thread_keep_their_order() {
+    run(&[
+        Leave(1),
+        Break(false),
+        WhileOpening(1, Box::new(Kill(false))),
+        Goal(1, 0, false),
+        Own(1, 0),
+        Come(1, 0),
+        Unsubscribe(1, 0),
     ])
     .expect("it holds");
 }

@@ -29,7 +29,8 @@ impl Hub {
             return self.send_dedicated(id, "thread/unsubscribe", raw, text, None);
         };
         let Some(known) = self.threads.get(thread) else {
-            if self.is_listing() {
+            // A pending request may make this client a viewer.
+            if self.is_listing() || self.pending.concern(thread) {
                 return DispatchOutcome::BlockedByKey;
             }
             // It has no viewers here: on the shared connection, the request would unsubscribe a client that is just
