@@ -220,6 +220,9 @@ pub(crate) const BUSY_AFTER_EVENT_MS: u64 = 50;
 /// How long a thread without a running turn counts as busy after its message queue has changed: 0.171.0 takes a message from the
 /// queue 15 to 40 ms before it reports the turn, a loaded machine longer.
 pub(crate) const BUSY_AFTER_QUEUE_CHANGE_MS: u64 = 3_000;
+/// Age from which the results of the checks before an unloading are out of date: the turn of a message that has left the
+/// queue may have begun.
+pub(crate) const CHECK_VALID_MS: u64 = BUSY_AFTER_QUEUE_CHANGE_MS;
 /// How long a thread without viewers stays loaded, unless the user's `thread_unload_delay_secs` says otherwise: upstream's own
 /// delay.
 pub(crate) const UNLOAD_DELAY_MS: u64 = 60_000;

@@ -7,7 +7,7 @@ use crate::hub::goals::goal_notification_params;
 use crate::hub::requests::pending::InternalRequest;
 use crate::hub::threads::state::{Check, ThreadState};
 use crate::hub::{Hub, Timer, text};
-use crate::limits::{UNLOAD_DELAY_MS, UNLOAD_TIMEOUT_MS};
+use crate::limits::{CHECK_VALID_MS, UNLOAD_DELAY_MS, UNLOAD_TIMEOUT_MS};
 
 impl Hub {
     /// What is known to block a thread: whatever runs in it, and unanswered requests about it, which may start
@@ -30,9 +30,10 @@ impl Hub {
     /// Requests everything that could block the unloading. Until the responses are there, nothing new reaches the
     /// thread.
     pub(in crate::hub) fn start_checks(&mut self, id: &ThreadId, to_evict: bool) {
+        let since = self.now;
         let Some(thread) = self.threads.get_mut(id) else { return };
         let outstanding = if to_evict { 3 } else { 4 };
-        thread.state = ThreadState::Checking(Check { outstanding, to_evict, ..Check::default() });
+        thread.state = ThreadState::Checking(Check { since, outstanding, to_evict, ..Check::default() });
         let (connection, path, is_on_disk) =
             (thread.connection(), thread.path.clone(), thread.residency.is_on_disk());
         let params = json!({"threadId": &**id});
@@ -132,12 +133,17 @@ impl Hub {
 
     /// One of the checks of a thread is done.
     fn on_check_done(&mut self, id: &ThreadId, note: impl FnOnce(&mut Check)) {
+        let now = self.now;
         let Some(thread) = self.threads.get_mut(id) else { return self.changes.thread_state_changed() };
         let ThreadState::Checking(check) = &mut thread.state else { return };
         note(check);
         check.outstanding = check.outstanding.saturating_sub(1);
         if check.outstanding > 0 {
             return;
+        }
+        if now.since_ms(check.since) >= CHECK_VALID_MS {
+            // A turn may have begun since the app-server answered.
+            check.blocked_on.get_or_insert(BlockedOn::RetryLater);
         }
         let check = check.clone();
         thread.state = ThreadState::Attached;

@@ -279,3 +279,19 @@ fn a_goal_and_an_unsubscribe_of_a_lost_thread_keep_their_order() {
     ])
     .expect("it holds");
 }
+
+/// A message is queued while its thread migrates, and the app-server takes a minute to answer.
+#[test]
+fn the_turn_of_a_queued_message_is_not_cut_by_a_slow_migration() {
+    run(&[
+        WhileOpening(1, Box::new(Replace)),
+        Start(1, false),
+        Queue(1, 1),
+        Deliver(0),
+        Wait(60),
+        WhileOpening(2, Box::new(Leave(2))),
+        Deliver(0),
+        Wait(61_000),
+    ])
+    .expect("it holds");
+}

@@ -1,6 +1,6 @@
 //! The states of a thread, with the data that belongs to each, and where a thread exists.
 
-use crate::hub::event::{BlockedOn, ClientId};
+use crate::hub::event::{BlockedOn, ClientId, Now};
 use crate::hub::threads::deferred::Deferred;
 
 /// The state of a thread.
@@ -86,6 +86,7 @@ impl Residency {
 /// Results of the checks before unloading.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Check {
+    pub since: Now,
     /// Number of pending responses.
     pub outstanding: u32,
     pub blocked_on: Option<BlockedOn>,
