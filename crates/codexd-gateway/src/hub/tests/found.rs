@@ -194,3 +194,9 @@ fn a_connection_that_is_not_open_is_not_closed_when_its_app_server_leaves() {
     ])
     .expect("it holds");
 }
+
+/// The connection breaks while an ephemeral thread and its sub-agent run.
+#[test]
+fn nothing_stays_of_an_ephemeral_thread_whose_connection_breaks() {
+    run(&[Start(1, true), Turn(1, 2), Start(1, false), Own(1, 0), Spawn(2), Break(false)]).expect("it holds");
+}

@@ -262,10 +262,15 @@ impl World {
     }
 
     pub(super) fn forget_connection(&mut self, connection: Connection) {
-        let Some(model) = self.servers.get_mut(&connection.server()) else { return };
-        for loaded in model.threads.values_mut() {
-            loaded.own.remove(&connection);
+        let server = connection.server();
+        let Some(model) = self.servers.get_mut(&server) else { return };
+        let mut unused = Vec::new();
+        for (thread, loaded) in &mut model.threads {
+            if loaded.own.remove(&connection) && loaded.is_unused() {
+                unused.push(thread.clone());
+            }
         }
+        unused.iter().for_each(|thread| self.unload(server, thread));
     }
 
     /// A shared connection breaks while its server lives: it is subscribed to nothing there any more.

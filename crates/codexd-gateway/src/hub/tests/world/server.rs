@@ -41,6 +41,14 @@ pub struct Loaded {
     pub closing: bool,
 }
 
+impl Loaded {
+    /// Nothing runs in it and no connection is subscribed to it: an app-server unloads such a thread.
+    pub(super) fn is_unused(&self) -> bool {
+        let is_idle = self.turn.is_none() && self.terminals == 0 && !self.closing;
+        is_idle && !self.subscribed && self.own.is_empty()
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Model {
     pub lives: bool,
