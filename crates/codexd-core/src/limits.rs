@@ -72,6 +72,8 @@ pub const STACK_LIMIT_BYTES: u64 = 8 << 20;
 pub const EVENT_CACHE_MAX: u64 = 100_000;
 /// The longest life of `codexd run --run-once`: a day.
 pub const RUN_LIFETIME_MAX_MS: u64 = 86_400_000;
+/// How long `codexd run` waits, before it exits, for its commands that print: less than a `stop` waits for that exit.
+pub const RUN_OUTPUT_TIMEOUT_MS: u64 = 4_000;
 /// The longest pause between two passes of upstream's updater that the settings accept: a year.
 pub const UPDATE_INTERVAL_MAX_MINUTES: u64 = 525_600;
 /// The default umask of an app-server and its tools.

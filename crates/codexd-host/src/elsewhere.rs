@@ -43,14 +43,25 @@ pub fn find(home: &Home) -> Option<Elsewhere> {
     {
         return None;
     }
-    let place = by_sockets(home, state.as_ref()).or_else(|| by_lock(home, state.as_ref()))?;
+    let place = match by_sockets(home, state.as_ref()) {
+        Some(Listener::Elsewhere(place)) => place,
+        // The lock is that of this supervisor, which may not have written its own state yet.
+        Some(Listener::SupervisorHere) => by_state(state.as_ref(), false)?,
+        None => by_state(state.as_ref(), is_locked(home))?,
+    };
     let written_there = state.filter(|state| !state.is_from_here());
     let host_name = written_there.and_then(|state| state.host_name);
     Some(Elsewhere { place, host_name, has_supervisor: is_locked(home) })
 }
 
+/// A process that listens on a socket of the home.
+enum Listener {
+    SupervisorHere,
+    Elsewhere(Place),
+}
+
 /// Finds the processes that listen on the sockets of the home. A supervisor in this namespace takes precedence.
-fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
+fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Listener> {
     let servers = state
         .into_iter()
         .flat_map(|state| state.program.iter().chain(state.others.iter().map(|other| &other.program)));
@@ -59,24 +70,25 @@ fn by_sockets(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
     for socket in supervisors.iter().chain([&home.control_socket()]).chain(&own) {
         let Ok(stream) = unix::connect(socket) else { continue };
         match pid_namespace::of_peer(&stream) {
-            Whereabouts::Here if supervisors.contains(socket) => return None,
+            Whereabouts::Here if supervisors.contains(socket) => return Some(Listener::SupervisorHere),
             Whereabouts::Here => {}
-            Whereabouts::OtherNamespace => return Some(Place::PidNamespace),
-            Whereabouts::Hidden => return Some(Place::Unidentified),
+            Whereabouts::OtherNamespace => return Some(Listener::Elsewhere(Place::PidNamespace)),
+            Whereabouts::Hidden => return Some(Listener::Elsewhere(Place::Unidentified)),
         }
     }
     None
 }
 
-/// Whether the lock is held although the supervisor of the state file does not run here, or app-servers without a supervisor are starting.
-fn by_lock(home: &Home, state: Option<&SupervisorState>) -> Option<Place> {
+/// Where the supervisor of the state file runs, if that is not here: `is_locked` says that a supervisor runs. Without one, app-servers may
+/// be starting there.
+fn by_state(state: Option<&SupervisorState>, is_locked: bool) -> Option<Place> {
     let state = state.filter(|state| !state.is_from_here() || !state.is_from_this_boot())?;
     let place = if state.is_from_this_boot() { Place::PidNamespace } else { Place::Host };
     let lives = || {
         let generation = state.generation.as_deref().filter(|_| place == Place::PidNamespace);
         generation.is_some_and(|generation| !orphans::of_generation(generation).is_empty())
     };
-    (is_locked(home) || lives()).then_some(place)
+    (is_locked || lives()).then_some(place)
 }
 
 /// Whether a supervisor runs, here or elsewhere. A supervisor of codexd 0.1.0 holds another lock.

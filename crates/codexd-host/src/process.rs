@@ -205,6 +205,11 @@ pub fn is_at_work(pid: Pid) -> bool {
     numbers.filter_map(|thread| stat(Pid(thread))).any(|stat| matches!(stat.state, b'R' | b'D'))
 }
 
+/// Whether this is process 1 of its pid namespace, which becomes the parent of every orphan in it.
+pub fn is_init() -> bool {
+    std::process::id() == 1
+}
+
 /// Whether a process has a handler for a signal, so that the signal does not kill it.
 pub fn catches(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

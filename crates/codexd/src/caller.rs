@@ -50,7 +50,9 @@ impl Caller {
     /// of them, hardly all.
     pub fn identify(home: &Home) -> Self {
         if is_run_by_supervisor() {
-            return Self::default();
+            // A server that replaces another one gets the environment of that one.
+            let recorded = supervisor::current_launch_spec(home).and_then(Context::of_program);
+            return Self { is_inside: false, recorded };
         }
         let state = supervisor::read_state(home);
         let record = pid_record::observe(home).ok();

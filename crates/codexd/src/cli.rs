@@ -53,6 +53,8 @@ pub enum CliCommand {
     Up,
     /// Start the app-server if none is running, and wait until it answers
     Start(StartArgs),
+    /// Run the app-server in the foreground until SIGINT or SIGTERM, for a container or a terminal
+    Run(RunArgs),
     /// Stop the app-server gracefully: running turns get a grace period, then SIGKILL; leaves no orphaned processes
     Stop(GraceArgs),
     /// Replace the app-server with one of the installed Codex, without interrupting turns where possible
@@ -97,6 +99,17 @@ pub struct StartArgs {
     pub adopt: bool,
     /// Run the small built-in app-server instead of Codex
     #[arg(long, conflicts_with = "codex_bin")]
+    pub embedded: bool,
+}
+
+/// The options of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Values of the configuration.
+    #[command(flatten)]
+    pub values: ConfigArgs,
+    /// Run the small built-in app-server instead of Codex
+    #[arg(long, conflicts_with_all = ["codex_bin", "server-command"])]
     pub embedded: bool,
 }
 

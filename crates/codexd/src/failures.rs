@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use codexd_core::contract::status::LastExit;
-use codexd_core::contract::{CodexSource, ErrorCode, Failure};
+use codexd_core::contract::{Backend, CodexSource, ErrorCode, Failure};
 use codexd_core::foreign_text::{self, quote};
 use codexd_core::identity::{Pid, Process};
 use codexd_core::lifecycle::Refusal;
@@ -13,9 +13,11 @@ use codexd_host::elsewhere::{Elsewhere, Place};
 use codexd_host::lock::LockError;
 use codexd_host::orphans::GENERATION_VARIABLE;
 use codexd_host::ownership::ForeignOwner;
+use codexd_host::service::backend;
 use codexd_host::service::supervisor::ConnectionError;
-use codexd_host::service::supervisor::{former_names, upgrade::UpgradeError};
-use codexd_host::{Home, users};
+use codexd_host::service::supervisor::{self, former_names, upgrade::UpgradeError};
+use codexd_host::service::systemd::UnitNames;
+use codexd_host::{Home, process, users};
 use codexd_release::{NotFound, VersionError};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -324,6 +326,25 @@ pub fn server_exited(exit: &LastExit) -> Failure {
 /// The line of its stderr that names the failure. A supervisor of an older codexd does not report it.
 pub fn error_line(exit: &LastExit) -> Option<String> {
     exit.error_line.clone().or_else(|| foreign_text::error_line(&exit.stderr_tail))
+}
+
+/// Another supervisor manages the home, so that `codexd run` cannot.
+pub fn already_managed(home: &Home) -> Failure {
+    let supervisor = supervisor::read_state(home).map(|state| state.supervisor);
+    let pid = supervisor.filter(process::is_alive).map(|supervisor| supervisor.pid);
+    let (who, hint) = match backend::read(home) {
+        Backend::Systemd => (
+            format!("systemd, as {}", UnitNames::of(home).supervisor()),
+            "use `codexd start`, which starts that unit, or another home",
+        ),
+        Backend::Pid => (
+            format!("another supervisor{}", by(pid)),
+            "`codexd stop` ends it with its app-server; then run this command again",
+        ),
+    };
+    Failure::new(ErrorCode::AlreadyManaged, format!("{} is managed by {who}", home.root().display()))
+        .hint(hint)
+        .with("pid", pid.map(|pid| pid.0))
 }
 
 /// The supervisor of codexd 0.1.0 cannot be replaced.

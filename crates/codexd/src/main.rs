@@ -37,8 +37,8 @@ fn main() -> ExitCode {
     if caller::has_lost_supervisor() {
         return ExitCode::from(ErrorCode::SupervisorFailed.exit_code());
     }
-    if let Some(home) = commands::run::home_of_service(std::env::args_os()) {
-        return commands::run::under_systemd(home);
+    if let Some(arguments) = commands::run::Arguments::parse(std::env::args_os()) {
+        return commands::run::supervise(arguments);
     }
     if let Some(arguments) = commands::launch::arguments(std::env::args_os()) {
         return commands::launch::run(&arguments);

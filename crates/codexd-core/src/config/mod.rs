@@ -119,6 +119,26 @@ impl Config {
         grace.unwrap_or(limits::SHUTDOWN_GRACE_SECONDS)
     }
 
+    /// The same, if the environment or the command line sets it: a supervisor reads the files alone.
+    pub fn grace_seconds_of_environment(&self) -> Option<u64> {
+        self.is_of_environment("stopGraceSeconds").then(|| self.grace_seconds())
+    }
+
+    /// Whether `codexd run` has an app-server.
+    pub fn has_server(&self) -> bool {
+        self.text("server.mode") != Some("exec")
+    }
+
+    /// Whether another program starts that app-server.
+    pub fn has_external_server(&self) -> bool {
+        self.text("server.strategy") == Some("external")
+    }
+
+    /// How long `codexd run --run-once` runs, in milliseconds.
+    pub fn run_lifetime_ms(&self) -> Option<u64> {
+        self.integer("smokeLifetimeMs")
+    }
+
     /// The Codex to run: an absolute path, or a name to look up; `None` if codexd is to find one.
     pub fn codex_bin(&self) -> Option<&Path> {
         self.text("codexBin").filter(|program| *program != "codex").map(Path::new)
@@ -144,8 +164,7 @@ impl Config {
 
     /// The umask, if this command's environment sets it: a supervisor reads the files alone.
     pub fn umask_of_environment(&self) -> Option<u32> {
-        let entry = self.entries.iter().find(|entry| entry.setting.key == "umask")?;
-        matches!(entry.origin, Origin::Variable(_) | Origin::Flag(_)).then(|| self.umask())
+        self.is_of_environment("umask").then(|| self.umask())
     }
 
     /// The folders of the record of codexd.
@@ -171,6 +190,11 @@ impl Config {
 
     fn value(&self, key: &str) -> Option<&Value> {
         self.entries.iter().find(|entry| entry.setting.key == key).and_then(|entry| entry.value.as_ref())
+    }
+
+    fn is_of_environment(&self, key: &str) -> bool {
+        let entry = self.entries.iter().find(|entry| entry.setting.key == key);
+        entry.is_some_and(|entry| matches!(entry.origin, Origin::Variable(_) | Origin::Flag(_)))
     }
 
     fn is_set(&self, key: &str) -> bool {

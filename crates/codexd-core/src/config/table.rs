@@ -58,6 +58,8 @@ pub enum Effect {
     Restart,
     /// With the next start of an app-server, also one after a crash.
     ServerStart,
+    /// With the next `codexd run`.
+    NextRun,
     /// No command of this version uses the value.
     NotYet,
     /// With `enable-remote-control` and `disable-remote-control` at once; else as `Restart`.
@@ -74,6 +76,7 @@ impl Effect {
             Effect::NextChange => "next changing command",
             Effect::Restart => "`restart` or `reload`",
             Effect::ServerStart => "next start of an app-server, also after a crash",
+            Effect::NextRun => "next `codexd run`",
             Effect::NotYet => "not yet: no command of this version uses it",
             Effect::RemoteControl => "at once with the two commands, else `restart` or `reload`",
             Effect::Upstream => "never; upstream's updater reads it",
@@ -129,38 +132,38 @@ settings! {
         ["CODEXD_GATEWAY_SUBAGENT_APPROVALS"], None, NextChange,
         "Which clients get the requests of a sub-agent: the viewers of its thread and of the threads that it descends from, or all clients.";
     "server.mode": Kind::Choice(&["app-server", "exec"]), DefaultValue::Value("app-server"), TOML,
-        ["CODEXD_MODE", "BAA_CODEXD_MODE"], Some("mode"), NotYet,
+        ["CODEXD_MODE", "BAA_CODEXD_MODE"], Some("mode"), NextRun,
         "What `codexd run` runs: an app-server, or nothing (`exec`).";
     "server.strategy": Kind::Choice(&["spawn", "external"]), DefaultValue::Value("spawn"), TOML,
-        ["CODEXD_SERVER_STRATEGY", "BAA_CODEXD_SERVER_STRATEGY"], Some("server-strategy"), NotYet,
+        ["CODEXD_SERVER_STRATEGY", "BAA_CODEXD_SERVER_STRATEGY"], Some("server-strategy"), NextRun,
         "Whether `codexd run` starts the app-server, or uses one that another program started.";
     "server.endpoint": Kind::Text, DefaultValue::Value("stdio://codex-app-server"), TOML,
         ["CODEXD_SERVER_ENDPOINT", "BAA_CODEXD_SERVER_ENDPOINT"], Some("server-endpoint"), NotYet,
-        "The name of the app-server's endpoint in the record of codexd.";
+        "The name of the endpoint of an app-server that another program started.";
     "server.args": Kind::Words, DefaultValue::Value("app-server"), TOML,
         ["CODEXD_SERVER_ARGS", "BAA_CODEXD_SERVER_ARGS"], Some("server-arg"), Restart,
         "The first arguments of the Codex that serves; codexd adds its own after them.";
     "nodeId": Kind::Text, DefaultValue::Fact(Fact::HostName), TOML,
-        ["CODEXD_NODE_ID", "BAA_CODEXD_NODE_ID", "BAA_NODE_ID"], Some("node-id"), NotYet,
-        "The name of this node.";
+        ["CODEXD_NODE_ID", "BAA_CODEXD_NODE_ID", "BAA_NODE_ID"], Some("node-id"), NextCommand,
+        "The name of this node, in the answers of `status`, `config` and `run`.";
     "repoRoot": Kind::Path, DefaultValue::Fact(Fact::CodexHome), TOML,
-        ["CODEXD_REPO_ROOT", "BAA_CODEXD_REPO_ROOT"], Some("repo-root"), NotYet,
-        "The folder that the record of codexd names as its repository.";
+        ["CODEXD_REPO_ROOT", "BAA_CODEXD_REPO_ROOT"], Some("repo-root"), NextCommand,
+        "The repository that the answers of `status`, `config` and `run` name; the folders of logs and state are in it unless they are set.";
     "logsDir": Kind::Path, DefaultValue::Fact(Fact::LogsRoot), TOML,
-        ["CODEXD_LOGS_DIR", "BAA_CODEXD_LOGS_DIR", "BAA_LOGS_DIR"], Some("logs-dir"), NotYet,
-        "The folder of the record's logs; `codexd/` is appended to it.";
+        ["CODEXD_LOGS_DIR", "BAA_CODEXD_LOGS_DIR", "BAA_LOGS_DIR"], Some("logs-dir"), NextRun,
+        "The folder in which `codexd run` links to the logs; `codexd/` is appended to it.";
     "stateDir": Kind::Path, DefaultValue::Fact(Fact::StateRoot), TOML,
-        ["CODEXD_STATE_DIR", "BAA_CODEXD_STATE_DIR", "BAA_STATE_DIR"], Some("state-dir"), NotYet,
-        "The folder of the record's state; `codexd/` is appended to it.";
+        ["CODEXD_STATE_DIR", "BAA_CODEXD_STATE_DIR", "BAA_STATE_DIR"], Some("state-dir"), NextRun,
+        "The state folder that `codexd run` creates; `codexd/` is appended to it.";
     "eventCacheSize": EVENTS, DefaultValue::Value("50"), TOML,
         ["CODEXD_EVENT_CACHE_SIZE", "BAA_CODEXD_EVENT_CACHE_SIZE"], Some("event-cache-size"), NotYet,
         "How many of the newest events the record of codexd has at hand.";
     "smokeLifetimeMs": LIFETIME, DefaultValue::Value("100"), TOML,
-        ["CODEXD_SMOKE_LIFETIME_MS", "BAA_CODEXD_SMOKE_LIFETIME_MS"], Some("smoke-lifetime-ms"), NotYet,
+        ["CODEXD_SMOKE_LIFETIME_MS", "BAA_CODEXD_SMOKE_LIFETIME_MS"], Some("smoke-lifetime-ms"), NextRun,
         "How long `codexd run --run-once` runs, in milliseconds.";
     "versionLabel": Kind::Text, DefaultValue::Unset("no label"), TOML,
-        ["CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION"], Some("version-label"), NotYet,
-        "A version that the record of codexd names.";
+        ["CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION_LABEL", "BAA_CODEXD_VERSION"], Some("version-label"), NextCommand,
+        "A version of your own, in the answers of `status`, `config` and `run`.";
     "remoteControlEnabled": Kind::Bool, DefaultValue::Value("false"), SHARED, [], None, RemoteControl,
         "Whether the app-server is started with remote control.";
     "shutdownGraceSeconds": UPSTREAM_GRACE, DefaultValue::Value("60"), SHARED, [], None, NextCommand,

@@ -67,6 +67,14 @@ impl Value {
             Value::Words(words) => words.clone().into(),
         }
     }
+
+    /// The value in the form of the environment, as [`Kind::from_text`] reads it.
+    pub fn to_text(&self) -> String {
+        match self {
+            Value::Text(text) => text.clone(),
+            other => other.to_json().to_string(),
+        }
+    }
 }
 
 impl Kind {

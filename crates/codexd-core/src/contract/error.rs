@@ -88,6 +88,10 @@ error_codes! {
     ForeignOwner = "foreign-owner", exit 28, retryable false;
     /// The state that `status --wait` waited for was not reached in time.
     WaitTimeout = "wait-timeout", exit 29, retryable true;
+    /// Another supervisor, or systemd, manages the home, so `codexd run` cannot.
+    AlreadyManaged = "already-managed", exit 31, retryable false;
+    /// This version does not have the strategy that `server.strategy` names.
+    UnsupportedStrategy = "unsupported-strategy", exit 32, retryable false;
     /// The command was interrupted by a signal; the supervisor completes the orders that were given.
     Interrupted = "interrupted", exit 19, retryable true;
 }

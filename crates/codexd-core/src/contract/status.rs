@@ -184,6 +184,8 @@ pub struct StatusReport {
     pub handover: Option<serde_json::Value>,
     /// The settings in force.
     pub settings: SettingsReport,
+    /// The configuration object of the scaffold, as `config` has it.
+    pub config: serde_json::Value,
     /// The paths of the home.
     pub paths: PathsReport,
     /// The problems that were found. The next changing command repairs those of codexd itself.

@@ -54,6 +54,9 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     diagnostics::log_command(&context.home);
     match command {
+        CliCommand::Run(args) => {
+            changing(&context, mode, "run", || run::become_supervisor(&context, mode, &args))
+        }
         CliCommand::Start(args) => changing(&context, mode, "start", || start::run(&context, &args)),
         CliCommand::Stop(args) => changing(&context, mode, "stop", || stop::run(&context, &args)),
         CliCommand::Restart(args) => changing(&context, mode, "restart", || restart::run(&context, &args)),

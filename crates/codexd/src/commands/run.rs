@@ -1,39 +1,30 @@
-//! `codexd run`: the supervisor in the foreground, as systemd runs it.
+//! `codexd run`: the supervisor in the foreground, for systemd, a container or a terminal.
+//!
+//! [`become_supervisor`] finds out what to run, and becomes a process with [`Arguments`] that say it to the letter. As in
+//! [`super::supervisor`], parsing nothing else keeps that process small.
 
-use std::ffi::OsString;
+mod arguments;
+mod prepare;
+
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use codexd_core::contract::ErrorCode;
-use codexd_host::Home;
-use codexd_host::service::supervisor::{self, RunBy, ServiceOptions};
+use codexd_core::contract::{ErrorCode, Failure};
+use codexd_host::service::supervisor::{self, RunBy, ServiceOptions, SupervisorError};
 use codexd_host::service::systemd::Notifier;
 use listenfd::ListenFd;
 
+use super::lifecycle::Reply;
 use crate::context::VERSION;
-use crate::output;
+use crate::failures;
+use crate::output::{self, Mode};
 use crate::own_binary::own_binary;
 
-/// The home, if these are the arguments in the unit of the supervisor: `codexd run --codex-home PATH --service systemd` to the letter. As in
-/// [`super::supervisor`], parsing nothing else keeps the process small.
-pub fn home_of_service(arguments: impl IntoIterator<Item = OsString>) -> Option<Home> {
-    let arguments: Vec<OsString> = arguments.into_iter().skip(1).collect();
-    match arguments.as_slice() {
-        [command, option, home, service, systemd]
-            if command == "run"
-                && option == "--codex-home"
-                && service == "--service"
-                && systemd == "systemd" =>
-        {
-            Some(Home::new(PathBuf::from(home)))
-        }
-        _ => None,
-    }
-}
+pub use arguments::Arguments;
+pub use prepare::become_supervisor;
 
-/// Runs until systemd, or a command, ends it.
-pub fn under_systemd(home: Home) -> ExitCode {
+/// Runs until systemd, a signal or a command ends it.
+pub fn supervise(arguments: Arguments) -> ExitCode {
     crate::diagnostics::log_to_stderr();
     let codexd = match own_binary() {
         Ok(codexd) => codexd,
@@ -42,29 +33,31 @@ pub fn under_systemd(home: Home) -> ExitCode {
             return ExitCode::from(failure.code.exit_code());
         }
     };
-    let control_socket = ListenFd::from_env().take_unix_listener(0).ok().flatten().map(OwnedFd::from);
-    let service = ServiceOptions { codexd, control_socket, notifier: Notifier::from_env() };
-    match supervisor::run(home, VERSION, RunBy::Systemd(service)) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            output::say(&error.to_string());
-            ExitCode::from(ErrorCode::SupervisorFailed.exit_code())
+    match arguments {
+        Arguments::Systemd { home } => {
+            let control_socket = ListenFd::from_env().take_unix_listener(0).ok().flatten().map(OwnedFd::from);
+            let service = ServiceOptions { codexd, control_socket, notifier: Notifier::from_env() };
+            match supervisor::run(home, VERSION, RunBy::Systemd(service)) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => {
+                    output::say(&error.to_string());
+                    ExitCode::from(ErrorCode::SupervisorFailed.exit_code())
+                }
+            }
+        }
+        Arguments::Standalone(standalone) => {
+            let (home, mode) = (standalone.home.clone(), standalone.mode);
+            let outcome =
+                supervisor::run(home.clone(), VERSION, RunBy::Standalone(standalone.options(codexd)));
+            match outcome {
+                Ok(code) => ExitCode::from(code),
+                Err(SupervisorError::AlreadyManaged) => fail(mode, failures::already_managed(&home)),
+                Err(error) => fail(mode, Failure::new(ErrorCode::SupervisorFailed, error.to_string())),
+            }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::home_of_service;
-
-    #[test]
-    fn only_the_arguments_of_the_unit_make_a_service() {
-        let read = |words: &[&str]| home_of_service(words.iter().map(Into::into));
-        assert!(read(&["codexd", "run", "--codex-home", "/h", "--service", "systemd"]).is_some());
-        for other in
-            [&["codexd", "run"][..], &["codexd", "run", "--codex-home", "/h"], &["codexd", "supervisor"]]
-        {
-            assert!(read(other).is_none(), "{other:?}");
-        }
-    }
+fn fail(mode: Mode, failure: Failure) -> ExitCode {
+    output::finish::<Reply>(mode, Err(failure))
 }

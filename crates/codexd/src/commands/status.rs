@@ -125,6 +125,7 @@ fn observe_all(context: &Context) -> Reply {
             gateway: gateway_status::setting(config.gateway()),
             codex_bin: config.codex_bin().map(Into::into),
         },
+        config: config.scaffold(),
         paths: paths(&context.home),
         problems,
         events: context.log.newest(STATUS_EVENTS),

@@ -21,10 +21,7 @@ fn a_home_that_cannot_hold_sockets_is_not_to_be_retried() {
         let message = "failed to listen for orders: refused".to_owned();
         supervisor(
             &home,
-            &ConnectionError::Refused(codexd_host::service::supervisor::Refusal {
-                message,
-                errno: Some(errno.raw_os_error()),
-            }),
+            &ConnectionError::Refused(supervisor::Refusal { message, errno: Some(errno.raw_os_error()) }),
         )
     };
     // FAT and exFAT return the first, network file systems the others.

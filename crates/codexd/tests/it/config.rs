@@ -41,15 +41,14 @@ fn config_shows_every_value_with_its_origin_as_text_and_as_json() -> anyhow::Res
 }
 
 #[test]
-fn a_setting_for_a_command_that_does_not_exist_yet_is_stored_and_said_to_have_no_effect() -> anyhow::Result<()>
-{
+fn a_setting_that_nothing_uses_yet_is_stored_and_said_to_have_no_effect() -> anyhow::Result<()> {
     let home = Home::new()?;
     let codexd = Codexd::new(&home)?;
-    let run = codexd.run(&["run"])?;
-    ensure!(run.code() == Some(2) && run.stderr.contains("unrecognized subcommand 'run'"), "{run:?}");
-    let answer = codexd.json(&["config", "set", "server.mode", "exec"])?;
+    let answer = codexd.json(&["config", "set", "server.endpoint", "stdio://x"])?;
     ensure!(answer["takesEffect"] == "not yet: no command of this version uses it", "{answer}");
-    ensure!(codexd.json(&["config"])?["settings"]["server.mode"]["value"] == "exec");
+    ensure!(codexd.json(&["config"])?["settings"]["server.endpoint"]["value"] == "stdio://x");
+    let answer = codexd.json(&["config", "set", "server.mode", "exec"])?;
+    ensure!(answer["takesEffect"] == "next `codexd run`", "{answer}");
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod lifecycle;
 mod lost_sockets;
 mod ownership;
 mod proxy;
+mod run;
 mod state;
 mod stubborn;
 mod supervisor_socket;

@@ -7,9 +7,10 @@ use regex_lite::Regex;
 
 use crate::lifecycle::SOON;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "up",
     "start",
+    "run",
     "stop",
     "restart",
     "reload",

@@ -9,13 +9,12 @@ use codexd_core::supervise::{self, Phase};
 
 use super::Supervisor;
 use super::control_listener::ControlListener;
-use super::foreground;
 use super::server::Server;
 use super::spawner::Spawner;
 use super::state::StatePhase;
 use super::wire::Report;
 use crate::events::Event as LogEvent;
-use crate::{clock, pid_record};
+use crate::{clock, pid_record, process};
 
 impl Supervisor {
     /// Passes an event to the state machine and performs the actions.
@@ -105,14 +104,14 @@ impl Supervisor {
     }
 
     /// Records the descendants of a process before it is stopped. After its exit, parent and session alone do not identify them if another
-    /// supervisor or another generation was involved.
+    /// supervisor or another generation was involved, or if this one is process 1, the parent of every orphan of a container.
     fn remember_descendants(&mut self, name: Name, always: bool) {
         let others_live = !self.servers_except(name).is_empty();
         let Some(managed) = self.managed_mut(name).filter(|managed| managed.name != Name::Gateway) else {
             return;
         };
         if let Some(server) = &managed.server
-            && (always || others_live || server.was_adopted())
+            && (always || others_live || server.was_adopted() || process::is_init())
         {
             let descendants = server.descendants();
             managed.descendants.extend(descendants);
@@ -321,8 +320,8 @@ impl Supervisor {
 
     /// Writes an event. An event that cannot be written is lost.
     pub(super) fn log_event(&self, event: LogEvent) {
-        if self.foreground.is_some() {
-            foreground::write_to_journal(&event);
+        if let Some(foreground) = &self.foreground {
+            foreground.print(&event);
         }
         let _ = self.log.append(&event);
     }

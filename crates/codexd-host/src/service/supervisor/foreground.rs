@@ -1,4 +1,4 @@
-//! A supervisor that a service manager runs: what it reports there, and the codexd commands that it runs as its children.
+//! A supervisor that no command started: what it reports to the service manager that runs it, if one does.
 //!
 //! It starts the app-server with `codexd start`, as a person would: what to run is that command's to find out, and the supervisor stays
 //! small.
@@ -6,31 +6,23 @@
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Stdio;
 
 use codexd_core::clock::Monotonic;
-use codexd_core::contract::EventLevel;
+use codexd_core::contract::{ErrorCode, EventLevel};
+use codexd_core::foreign_text::visible;
 use codexd_core::generations::{Name, Standing};
-use codexd_core::identity::Pid;
 use codexd_core::limits::SERVICE_FAILED_START_PAUSE_MS;
 use codexd_core::supervise::Then;
-use rustix::process::PidfdFlags;
 
 use super::Supervisor;
+use super::child_commands::{CommandLine, EndedCommand};
 use super::control_listener::ControlListener;
+use super::standalone::Standalone;
 use crate::clock;
 use crate::events::Event as LogEvent;
 use crate::service::systemd::{Notifier, notify};
-
-/// Tells a command that this supervisor runs it: it is no tool of a server, although it descends from the supervisor. The value is the
-/// number of the supervisor.
-pub const RUN_BY_SUPERVISOR: &str = "CODEXD_RUN_BY_SUPERVISOR";
-
-/// What the service manager has told to the supervisor, and no other program of it is to hear.
-const OF_THE_SERVICE: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// So many signs of life fit the time after which the service manager misses one.
 const SIGNS_OF_LIFE: u64 = 3;
@@ -49,9 +41,9 @@ pub struct ServiceOptions {
 /// A supervisor in the foreground.
 #[derive(Debug)]
 pub struct Foreground {
-    codexd: PathBuf,
+    /// `None` under a service manager.
+    pub(super) standalone: Option<Standalone>,
     notifier: Notifier,
-    commands: Vec<RunningCommand>,
     is_ready: bool,
     status: String,
     /// When the next sign of life is due.
@@ -63,21 +55,17 @@ pub struct Foreground {
     exit_code: u8,
 }
 
-/// A command of codexd that runs as a child.
-#[derive(Debug)]
-struct RunningCommand {
-    name: &'static str,
-    child: Child,
-    handle: OwnedFd,
-}
-
 impl Foreground {
-    pub fn new(codexd: PathBuf, notifier: Notifier) -> Self {
+    /// One without a service manager.
+    pub fn standalone(standalone: Standalone) -> Self {
+        Self { standalone: Some(standalone), ..Self::new(Notifier::default()) }
+    }
+
+    fn new(notifier: Notifier) -> Self {
         let watchdog_at = notifier.watchdog_ms().map(|_| clock::monotonic());
         Self {
-            codexd,
+            standalone: None,
             notifier,
-            commands: Vec::new(),
             is_ready: false,
             status: String::new(),
             watchdog_at,
@@ -92,46 +80,24 @@ impl Foreground {
         self.exit_code
     }
 
-    /// What to wait on for the ends of commands, from the last to the first.
-    pub fn command_fds(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
-        self.commands.iter().enumerate().rev().map(|(index, command)| (index, command.handle.as_fd()))
-    }
-
     /// What to wait on for the own greeting.
     pub fn round_trip_fd(&self) -> Option<BorrowedFd<'_>> {
         self.round_trip.as_ref().map(AsFd::as_fd)
     }
 
     pub fn deadline(&self) -> Option<Monotonic> {
-        self.watchdog_at.into_iter().chain(self.gives_up_at).min()
+        let lifetime = self.standalone.as_ref().and_then(Standalone::deadline);
+        self.watchdog_at.into_iter().chain(self.gives_up_at).chain(lifetime).min()
     }
 
-    pub fn pids(&self) -> impl Iterator<Item = Pid> {
-        self.commands.iter().map(|command| Pid(command.child.id()))
-    }
-
-    fn begin(&mut self, name: &'static str, home: &std::path::Path) -> io::Result<()> {
-        let mut command = Command::new(&self.codexd);
-        for variable in OF_THE_SERVICE {
-            command.env_remove(variable);
-        }
-        let mut child = command
-            .args([name, "--json", "--codex-home"])
-            .arg(home)
-            .env(RUN_BY_SUPERVISOR, std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?;
-        let pid = rustix::process::Pid::from_child(&child);
-        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(handle) => {
-                self.commands.push(RunningCommand { name, child, handle });
-                Ok(())
-            }
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error.into())
+    /// Prints an event where the supervisor was started: in the journal, or on a terminal or in the log of a container.
+    pub fn print(&self, event: &LogEvent) {
+        match self.standalone {
+            None => write_to_journal(event),
+            // A closed standard error loses a line.
+            Some(_) => {
+                let message = notify::one_line(&event.message);
+                let _ = writeln!(io::stderr(), "{}: {}", event.kind, visible(&message));
             }
         }
     }
@@ -149,11 +115,6 @@ impl Foreground {
     pub fn leaves(&mut self) {
         self.become_ready();
         self.notifier.send("STOPPING=1");
-        for command in &mut self.commands {
-            let _ = command.child.kill();
-            let _ = command.child.wait();
-        }
-        self.commands.clear();
     }
 
     fn say_status(&mut self, status: String) {
@@ -170,7 +131,8 @@ impl Supervisor {
         if let Some(socket) = service.control_socket {
             self.control_listener = Some(ControlListener::from_service_manager(&self.home, socket)?);
         }
-        self.foreground = Some(Foreground::new(service.codexd, service.notifier));
+        self.codexd = service.codexd;
+        self.foreground = Some(Foreground::new(service.notifier));
         self.run_command("start");
         self.report_status();
         Ok(())
@@ -178,27 +140,35 @@ impl Supervisor {
 
     /// Runs a command of codexd as a child.
     pub(super) fn run_command(&mut self, name: &'static str) {
-        let root = self.home.root().to_owned();
-        let Some(foreground) = self.foreground.as_mut() else { return };
-        if let Err(error) = foreground.begin(name, &root) {
+        let line = match self.standalone() {
+            Some(standalone) => standalone.line(name),
+            None => Ok((vec!["--json".into()], Stdio::null())),
+        };
+        let codexd = self.codexd.clone();
+        let begun = line.and_then(|(options, stdout)| {
+            self.commands.begin(&self.home, CommandLine { codexd, name, options, stdout })
+        });
+        if let Err(error) = begun {
             let message = format!("failed to run `codexd {name}`: {error}");
             self.log_event(LogEvent::new(EventLevel::Error, "command.failed", message));
-            if name == "start" {
-                self.on_start_ended(1);
-            }
+            self.on_command_result(EndedCommand { name, code: ErrorCode::Internal.exit_code() });
         }
     }
 
     /// A command that runs as a child has ended.
     pub(super) fn on_command_ended(&mut self, index: usize) {
-        let Some(foreground) = self.foreground.as_mut().filter(|found| index < found.commands.len()) else {
-            return;
-        };
-        let RunningCommand { name, mut child, .. } = foreground.commands.remove(index);
-        let code = child.wait().ok().map_or(1, exit_code);
-        tracing::debug!(name, code, "a command has ended");
-        if name == "start" {
-            self.on_start_ended(code);
+        if let Some(ended) = self.commands.take(index) {
+            tracing::debug!(?ended, "a command has ended");
+            self.on_command_result(ended);
+        }
+    }
+
+    fn on_command_result(&mut self, ended: EndedCommand) {
+        match ended.name {
+            "start" if self.standalone().is_some() => self.on_standalone_start_ended(ended.code),
+            "start" => self.on_start_ended(ended.code),
+            "status" => self.on_status_printed(),
+            _ => {}
         }
     }
 
@@ -234,6 +204,7 @@ impl Supervisor {
 
     /// Gives a sign of life, or leaves, if that is due.
     pub(super) fn check_foreground(&mut self, now: Monotonic) {
+        self.check_lifetime(now);
         let is_idle = self.machine.standing() == Standing::Idle;
         let Some(foreground) = self.foreground.as_mut() else { return };
         if foreground.gives_up_at.is_some_and(|at| at <= now) {
@@ -308,7 +279,7 @@ impl Supervisor {
 }
 
 /// An event as a line of the journal. The number in front is its priority (sd-daemon(3)).
-pub fn write_to_journal(event: &LogEvent) {
+fn write_to_journal(event: &LogEvent) {
     let priority = match event.level {
         EventLevel::Error => 3,
         EventLevel::Warn => 4,
@@ -316,9 +287,4 @@ pub fn write_to_journal(event: &LogEvent) {
     };
     // A journal that takes no more loses a line.
     let _ = writeln!(io::stderr(), "<{priority}>{}: {}", event.kind, notify::one_line(&event.message));
-}
-
-fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
-    u8::try_from(code).unwrap_or(1)
 }

@@ -116,6 +116,8 @@ impl Supervisor {
             .filter(|managed| managed.name != Name::Gateway)
             .filter_map(|managed| managed.server.as_ref())
             .flat_map(Server::pids)
+            // With the programs that they run, such as `codex --version`.
+            .chain(self.commands.pids())
             .collect();
         look(Excluded { pids: &pids, servers: &servers })
     }

@@ -16,6 +16,7 @@
 
 mod actions;
 mod adopt;
+mod child_commands;
 mod clients;
 mod connection;
 mod control_listener;
@@ -46,6 +47,7 @@ mod signals;
 mod sockets;
 mod spawner;
 mod stale_socket;
+mod standalone;
 mod state;
 mod state_reports;
 mod supervisor_socket;
@@ -58,6 +60,7 @@ mod wrapper;
 
 use std::fs::File;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use codexd_core::clock::Monotonic;
 use codexd_core::generations::Generations;
@@ -65,6 +68,7 @@ use codexd_core::identity::Pid;
 
 use crate::events::EventLog;
 use crate::home::Home;
+use child_commands::ChildCommands;
 use clients::Clients;
 use control_listener::ControlListener;
 use foreground::Foreground;
@@ -78,14 +82,16 @@ use sweeps::Sweeps;
 use thread_settings::ThreadSettings;
 use watches::Watches;
 
+pub use child_commands::RUN_BY_SUPERVISOR;
 pub use connection::{ConnectionError, GatewaySeen, SupervisorConnection};
 pub use control_socket_holder::holds_control_socket;
 pub use current_launch_spec::current_launch_spec;
-pub use foreground::{RUN_BY_SUPERVISOR, ServiceOptions};
+pub use foreground::ServiceOptions;
 pub use framing::line as wire_line;
 pub use generation_socket::free_generation_socket;
 pub use observe::{Seen, answers, await_free_lock, connect, is_command, is_identified, is_one, observe};
 pub use run::{RunBy, SupervisorError, run};
+pub use standalone::StandaloneOptions;
 pub use state::{
     GatewayState, OtherState, StatePhase, SupervisorState, read as read_state,
     read_of_any_namespace as read_state_of_any_namespace, settle,
@@ -125,6 +131,9 @@ struct Supervisor {
     unreachable_gateway: Option<Pid>,
     /// `None` for a supervisor that a command has started.
     foreground: Option<Foreground>,
+    /// The binary whose commands it runs. A newer one may have replaced its own.
+    codexd: PathBuf,
+    commands: ChildCommands,
     /// The stop is due to a failed start.
     give_up: bool,
     /// It is about to exit.

@@ -93,6 +93,11 @@ impl Supervisor {
     }
 
     fn change(&mut self, from: ClientId, order: Order) -> Result<(), Refusal> {
+        if self.is_ending() && !matches!(order, Order::Stop { .. }) {
+            return Err(Refusal::new(
+                "`codexd run` is ending: it was told to by a signal, or its time is over",
+            ));
+        }
         if let Order::Adopt { process, codexd, gateway } = order {
             return self.adopt(process, codexd, gateway.map(|gateway| *gateway));
         }

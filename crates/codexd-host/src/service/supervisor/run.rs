@@ -6,20 +6,19 @@ use std::os::unix::net::UnixStream;
 
 use codexd_core::contract::EventLevel;
 use codexd_core::generations::{self, Generations, Name, Standing};
-use codexd_core::identity::Pid;
 use codexd_core::limits::LOG_CHECK_INTERVAL_MS;
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{WaitId, WaitIdOptions};
 
 use super::Supervisor;
+use super::child_commands::ChildCommands;
 use super::clients::Clients;
 use super::foreground::{Foreground, ServiceOptions};
 use super::framing;
 use super::launches::Launches;
-use super::server::Server;
 use super::signals::Signals;
 use super::sockets::ListenerSearch;
 use super::spawner::{Spawner, Units};
+use super::standalone::StandaloneOptions;
 use super::state::{self, SupervisorState};
 use super::state_reports::PublishedState;
 use super::supervisor_socket;
@@ -81,6 +80,8 @@ pub enum RunBy {
     Command(Option<UnixStream>),
     /// systemd runs it, and every process of the home as a unit.
     Systemd(ServiceOptions),
+    /// It runs in a terminal or a container, and ends the processes of the home with itself.
+    Standalone(StandaloneOptions),
 }
 
 /// Manages the processes of `home` until none is left; answers the exit code.
@@ -88,11 +89,11 @@ pub enum RunBy {
 /// # Errors
 /// The supervisor could not start, or its loop failed.
 pub fn run(home: Home, version: &str, by: RunBy) -> Result<u8, SupervisorError> {
-    let (mut first, service) = match by {
-        RunBy::Command(first) => (first, None),
-        RunBy::Systemd(service) => (None, Some(service)),
+    let (mut first, by) = match by {
+        RunBy::Command(first) => (first, RunBy::Command(None)),
+        other => (None, other),
     };
-    let result = serve(home, version, &mut first, service);
+    let result = serve(home, version, &mut first, by);
     if let (Err(failure @ SupervisorError::System(_, error)), Some(mut stream)) = (&result, first) {
         let (message, errno) = (failure.to_string(), error.raw_os_error());
         let line = framing::line(&Report::Refused(Refusal { message, errno })).unwrap_or_default();
@@ -106,26 +107,34 @@ fn serve(
     home: Home,
     version: &str,
     first: &mut Option<UnixStream>,
-    service: Option<ServiceOptions>,
+    by: RunBy,
 ) -> Result<u8, SupervisorError> {
     let failed = |what| move |error| SupervisorError::System(what, error);
-    let mut supervisor = start(home, version, service.is_some())?;
+    let mut supervisor = start(home, version, matches!(by, RunBy::Systemd(_)))?;
     if let Some(stream) = first.take() {
         let greeting = supervisor.greeting();
         supervisor.clients.add_first(stream, &greeting).map_err(failed("answer the first command"))?;
     }
-    if let Some(service) = service {
-        supervisor.serve_systemd(service).map_err(failed("take over the control socket"))?;
+    match by {
+        RunBy::Command(_) => {}
+        RunBy::Systemd(service) => {
+            supervisor.serve_systemd(service).map_err(failed("take over the control socket"))?;
+        }
+        RunBy::Standalone(options) => supervisor.serve_standalone(options),
     }
     while !supervisor.has_left {
         for event in supervisor.wait().map_err(failed("wait for events"))? {
             supervisor.on(event);
         }
     }
-    let exit_code = supervisor.foreground.as_ref().map_or(0, Foreground::exit_code);
+    let exit_code = match supervisor.standalone() {
+        Some(_) => supervisor.conclude_standalone(),
+        None => supervisor.foreground.as_ref().map_or(0, Foreground::exit_code),
+    };
     if let Some(foreground) = supervisor.foreground.as_mut() {
         foreground.leaves();
     }
+    supervisor.commands.kill_all_but(None);
     // Closing its descriptors takes long, and no process waits for that: see `watches`.
     std::mem::forget(supervisor);
     Ok(exit_code)
@@ -178,6 +187,8 @@ fn start(home: Home, version: &str, has_units: bool) -> Result<Supervisor, Super
         launches: Launches::default(),
         unreachable_gateway: None,
         foreground: None,
+        codexd: std::env::current_exe().unwrap_or_default(),
+        commands: ChildCommands::default(),
         give_up: false,
         has_left: false,
         lock,
@@ -219,7 +230,11 @@ impl Supervisor {
             self.watches.programs_fd().into_iter().map(|fd| (fd, Event::ProgramsChanged)).collect(),
             self.sweeps.fds().map(|fd| (fd, Event::OrphanEnded)).collect(),
             self.launches.fds().map(|(fd, name)| (fd, Event::LaunchCallEnded(name))).collect(),
-            self.foreground_fds(),
+            self.commands.fds().map(|(index, fd)| (fd, Event::CommandEnded(index))).collect(),
+            (self.foreground.as_ref().and_then(Foreground::round_trip_fd))
+                .map(|fd| (fd, Event::RoundTripEnded))
+                .into_iter()
+                .collect(),
             self.watches.logs_fd().into_iter().map(|fd| (fd, Event::LogsGrew)).collect(),
             vec![(self.watches.folder_fd(), Event::FolderChanged)],
             // Handled from the last to the first, so that a removal does not shift the indices of the others.
@@ -311,12 +326,6 @@ impl Supervisor {
         }
     }
 
-    fn foreground_fds(&self) -> Vec<(BorrowedFd<'_>, Event)> {
-        let Some(foreground) = &self.foreground else { return Vec::new() };
-        let commands = foreground.command_fds().map(|(index, fd)| (fd, Event::CommandEnded(index)));
-        commands.chain(foreground.round_trip_fd().map(|fd| (fd, Event::RoundTripEnded))).collect()
-    }
-
     /// Exits if the command that started this supervisor has exited without an order. The state of the previous supervisor stays.
     pub(super) fn leave_if_unused(&mut self) {
         let manages_a_process = self.table.iter().any(|managed| managed.server.is_some());
@@ -334,37 +343,6 @@ impl Supervisor {
                 "daemon.stopped",
                 "the supervisor exited: it received no order",
             ));
-        }
-    }
-
-    fn signalled(&mut self) {
-        let signalled = self.signals.take();
-        if signalled.child {
-            self.reap_orphans();
-        }
-        let leaves = signalled.leave || (signalled.hangup && self.foreground.is_none());
-        if signalled.hangup {
-            self.run_command("reload");
-        }
-        if leaves {
-            let message =
-                "the supervisor exited on a signal; the app-server keeps running without a supervisor";
-            self.log_event(LogEvent::new(EventLevel::Warn, "daemon.stopped", message));
-            self.forget_failed_start();
-            self.has_left = true;
-        }
-    }
-
-    /// Reaps orphaned tools, never managed processes: their exits are reported by their pidfds.
-    pub(super) fn reap_orphans(&self) {
-        let servers = self.table.iter().filter_map(|managed| managed.server.as_ref());
-        let waited_for = self.launches.pids().chain(self.foreground.iter().flat_map(Foreground::pids));
-        let managed: Vec<Pid> = servers.flat_map(Server::pids).chain(waited_for).collect();
-        for pid in process::children().into_iter().filter(|pid| !managed.contains(pid)) {
-            if let Some(pid) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) {
-                let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                let _ = rustix::process::waitid(WaitId::Pid(pid), look);
-            }
         }
     }
 }

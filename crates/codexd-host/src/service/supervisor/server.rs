@@ -241,7 +241,8 @@ impl Server {
             generation: self.generation.clone(),
             since_ticks: self.since_ticks,
             session,
-            inherited: self.started_here,
+            // Process 1 inherits the orphans of other programs as well.
+            inherited: self.started_here && !process::is_init(),
             known,
         }
     }
