@@ -38,6 +38,9 @@ pub struct LaunchSpec {
     /// The umask that the environment of a command sets; `None` if the files of the configuration are to be read at each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
+    /// The resident memory above which the process is replaced, in MiB; `None` without a ceiling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_ceiling_mib: Option<u64>,
 }
 
 /// A Codex that `--codex-bin` selected. Later commands use it until the server is stopped, another one is selected, or the setting

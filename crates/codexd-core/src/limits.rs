@@ -72,6 +72,12 @@ pub const STACK_LIMIT_BYTES: u64 = 8 << 20;
 pub const EVENT_CACHE_MAX: u64 = 100_000;
 /// The longest life of `codexd run --run-once`: a day.
 pub const RUN_LIFETIME_MAX_MS: u64 = 86_400_000;
+/// The highest ceiling of the memory of an app-server: 16 TiB.
+pub const MEMORY_CEILING_MAX_MIB: u64 = 16 << 20;
+/// How often the memory of an app-server with a ceiling is read.
+pub const MEMORY_CHECK_INTERVAL_MS: u64 = 5_000;
+/// The pause between two replacements of an app-server because of its memory.
+pub const MEMORY_REPLACEMENT_PAUSE_MS: u64 = 300_000;
 /// How long `codexd run` waits, before it exits, for its commands that print: less than a `stop` waits for that exit.
 pub const RUN_OUTPUT_TIMEOUT_MS: u64 = 4_000;
 /// The longest pause between two passes of upstream's updater that the settings accept: a year.

@@ -210,6 +210,13 @@ pub fn is_init() -> bool {
     std::process::id() == 1
 }
 
+/// The resident memory of a process, shared pages included; `None` if it has exited.
+pub fn resident_bytes(pid: Pid) -> Option<u64> {
+    let pages = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let resident: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(resident * u64::try_from(rustix::param::page_size()).ok()?)
+}
+
 /// Whether a process has a handler for a signal, so that the signal does not kill it.
 pub fn catches(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -78,6 +78,7 @@ fn options(context: &Context, config: &Config, socket: Option<PathBuf>) -> Optio
         env: context.caller().environment(),
         cwd: working_directory(context, config),
         umask: config.umask_of_environment(),
+        memory_ceiling_mib: config.memory_ceiling_mib(),
     }
 }
 

@@ -124,6 +124,11 @@ impl Config {
         self.is_of_environment("stopGraceSeconds").then(|| self.grace_seconds())
     }
 
+    /// The resident memory of an app-server above which it is replaced, in MiB.
+    pub fn memory_ceiling_mib(&self) -> Option<u64> {
+        self.integer("memoryCeiling")
+    }
+
     /// Whether `codexd run` has an app-server.
     pub fn has_server(&self) -> bool {
         self.text("server.mode") != Some("exec")

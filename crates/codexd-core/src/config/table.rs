@@ -90,6 +90,7 @@ const GRACE: Kind = Kind::Integer { min: 0, max: limits::SHUTDOWN_GRACE_MAX_SECO
 const UPSTREAM_GRACE: Kind = Kind::Integer { min: 0, max: limits::UPSTREAM_GRACE_MAX_SECONDS };
 const EVENTS: Kind = Kind::Integer { min: 1, max: limits::EVENT_CACHE_MAX };
 const LIFETIME: Kind = Kind::Integer { min: 1, max: limits::RUN_LIFETIME_MAX_MS };
+const MEBIBYTES: Kind = Kind::Integer { min: 1, max: limits::MEMORY_CEILING_MAX_MIB };
 const MINUTES: Kind = Kind::Integer { min: 1, max: limits::UPDATE_INTERVAL_MAX_MINUTES };
 
 macro_rules! settings {
@@ -120,6 +121,8 @@ settings! {
     "stopGraceSeconds": GRACE, DefaultValue::Unset("`shutdownGraceSeconds`"), TOML,
         ["CODEXD_STOP_GRACE_SECONDS"], None, NextCommand,
         "The time that running turns have to finish in `stop` and `restart`, in seconds.";
+    "memoryCeiling": MEBIBYTES, DefaultValue::Unset("no ceiling"), TOML, ["CODEXD_MEMORY_CEILING"], None, Restart,
+        "The resident memory of the app-server, in MiB, above which it is replaced; running turns finish.";
     "gateway.enabled": Kind::Bool, DefaultValue::Value("true"), TOML, ["CODEXD_GATEWAY_ENABLED"], None, Restart,
         "Whether the app-server is behind the gateway.";
     "gateway.listen": Kind::WebSocketUrl, DefaultValue::Unset("no TCP listener"), TOML,

@@ -41,6 +41,8 @@ pub struct Options {
     pub cwd: PathBuf,
     /// The umask that the environment of the caller sets; `None` for that of the files.
     pub umask: Option<u32>,
+    /// The resident memory above which the server is replaced, in MiB.
+    pub memory_ceiling_mib: Option<u64>,
 }
 
 /// The Codex to run.
@@ -65,7 +67,7 @@ pub struct Codex<'a> {
 /// # Errors
 /// The system's, for a short path of the socket.
 pub fn codex_spec(home: &Home, codex: Codex<'_>, options: Options) -> io::Result<LaunchSpec> {
-    let Options { remote_control, socket, env, cwd, umask } = options;
+    let Options { remote_control, socket, env, cwd, umask, memory_ceiling_mib } = options;
     let version = codex.version;
     let mut args: Vec<OsText> = codex.first_args.iter().map(|word| OsText::from(word.as_str())).collect();
     if socket.is_some() && is_at_least(&version, SHARES_A_HOME_SINCE) {
@@ -95,12 +97,13 @@ pub fn codex_spec(home: &Home, codex: Codex<'_>, options: Options) -> io::Result
         named: codex.named,
         version: Some(version),
         umask,
+        memory_ceiling_mib,
     })
 }
 
 /// The launch spec of the embedded app-server: `codexd` is the binary, of the version `version`.
 pub fn embedded_spec(home: &Home, codexd: &Path, version: &str, options: Options) -> LaunchSpec {
-    let Options { remote_control, socket, env, cwd, umask } = options;
+    let Options { remote_control, socket, env, cwd, umask, memory_ceiling_mib } = options;
     let mut args = vec![OsText::from("embedded-app-server")];
     if remote_control {
         args.push(REMOTE_CONTROL.into());
@@ -119,6 +122,7 @@ pub fn embedded_spec(home: &Home, codexd: &Path, version: &str, options: Options
         named: None,
         version: Some(version.to_owned()),
         umask,
+        memory_ceiling_mib,
     }
 }
 

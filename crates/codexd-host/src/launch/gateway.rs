@@ -104,6 +104,7 @@ pub fn spec(
         named: None,
         version: None,
         umask: None,
+        memory_ceiling_mib: None,
     })
 }
 

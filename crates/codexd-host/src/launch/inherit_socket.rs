@@ -51,6 +51,7 @@ mod tests {
             named: None,
             version: None,
             umask: None,
+            memory_ceiling_mib: None,
         }
     }
 

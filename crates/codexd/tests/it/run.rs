@@ -2,6 +2,7 @@
 
 mod fixture;
 mod init;
+mod memory;
 mod options;
 mod refused;
 mod signals;

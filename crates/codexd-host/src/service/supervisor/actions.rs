@@ -42,6 +42,7 @@ impl Supervisor {
             let phase = self.phase();
             let _ = self.write_state(phase);
             self.publish_changes();
+            self.schedule_memory_check();
         }
     }
 

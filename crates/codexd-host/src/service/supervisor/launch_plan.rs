@@ -128,6 +128,7 @@ mod tests {
             named: None,
             version: None,
             umask: None,
+            memory_ceiling_mib: None,
         };
         let (plan, length) = LaunchPlan::app_server(&home, &program, "g").expect("a plan");
         assert_eq!((length, plan.program.cwd.as_path()), (0, folder.path()), "where the folder is gone");

@@ -33,6 +33,7 @@ mod launch_unit;
 pub mod launcher;
 mod launches;
 mod managed_process;
+mod memory_ceiling;
 mod missing_program;
 mod observe;
 mod orders;
@@ -74,6 +75,7 @@ use control_listener::ControlListener;
 use foreground::Foreground;
 use launches::Launches;
 use managed_process::ManagedProcess;
+use memory_ceiling::MemoryCheck;
 use signals::Signals;
 use sockets::ListenerSearch;
 use spawner::Spawner;
@@ -134,6 +136,7 @@ struct Supervisor {
     /// The binary whose commands it runs. A newer one may have replaced its own.
     codexd: PathBuf,
     commands: ChildCommands,
+    memory_check: MemoryCheck,
     /// The stop is due to a failed start.
     give_up: bool,
     /// It is about to exit.

@@ -15,6 +15,7 @@ use super::clients::Clients;
 use super::foreground::{Foreground, ServiceOptions};
 use super::framing;
 use super::launches::Launches;
+use super::memory_ceiling::MemoryCheck;
 use super::signals::Signals;
 use super::sockets::ListenerSearch;
 use super::spawner::{Spawner, Units};
@@ -189,6 +190,7 @@ fn start(home: Home, version: &str, has_units: bool) -> Result<Supervisor, Super
         foreground: None,
         codexd: std::env::current_exe().unwrap_or_default(),
         commands: ChildCommands::default(),
+        memory_check: MemoryCheck::default(),
         give_up: false,
         has_left: false,
         lock,
@@ -253,6 +255,7 @@ impl Supervisor {
             self.sweeps.deadline(),
             self.launches.deadline(),
             self.foreground.as_ref().and_then(Foreground::deadline),
+            self.memory_check.deadline(),
         ];
         let deadline = deadline.into_iter().flatten().min();
         let timeout = deadline.map(|at| at.since_ms(clock::monotonic()));
@@ -321,6 +324,7 @@ impl Supervisor {
                 }
                 self.end_overdue_launches();
                 self.check_foreground(now);
+                self.check_memory(now);
                 self.feed(generations::Event::Ticked);
             }
         }

@@ -350,6 +350,7 @@ pub fn program_of(
         named: codexd.and_then(|record| record.named.clone()),
         version: None,
         umask: None,
+        memory_ceiling_mib: None,
     })
 }
 
