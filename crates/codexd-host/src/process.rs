@@ -217,6 +217,16 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     Some(resident * u64::try_from(rustix::param::page_size()).ok()?)
 }
 
+/// Whether a process has a child that runs a program of this name.
+pub fn has_child_named(pid: Pid, name: &str) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let is_named = |child: &str| {
+        fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    children.into_iter().any(|listed| listed.split_ascii_whitespace().any(is_named))
+}
+
 /// Whether a process has a handler for a signal, so that the signal does not kill it.
 pub fn catches(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -21,6 +21,7 @@ use super::framing::{self, Message};
 use super::wire::{Generation, Refusal, Report};
 use crate::home::Home;
 use crate::service::backend;
+use crate::service::systemd::SYSTEMCTL;
 use crate::{launch, lock, process};
 
 /// A connection to a running supervisor.
@@ -90,13 +91,14 @@ impl Deadline {
         Self { next, last: next + Duration::from_millis(BUSY_SUPERVISOR_TIMEOUT_MS) }
     }
 
-    /// Whether it has passed. A supervisor that computes or waits for a disk gets more time, a suspended one does not.
+    /// Whether it has passed. A supervisor that computes, or waits for a disk or for systemd, gets more time, a suspended one does not.
     pub(super) fn is_over_for(&mut self, supervisor: Option<&Process>) -> bool {
         let now = Instant::now();
         if now < self.next {
             return false;
         }
-        if now >= self.last || !supervisor.is_some_and(|supervisor| process::is_at_work(supervisor.pid)) {
+        let is_busy = |pid| process::is_at_work(pid) || process::has_child_named(pid, SYSTEMCTL);
+        if now >= self.last || !supervisor.is_some_and(|supervisor| is_busy(supervisor.pid)) {
             return true;
         }
         self.next = (now + Duration::from_millis(BUSY_SUPERVISOR_EXTENSION_MS)).min(self.last);

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use codexd_core::identity::Pid;
-use codexd_core::limits::{SUPERVISOR_TIMEOUT_MS, SYSTEMCTL_TIMEOUT_MS, UNIT_POLL_MS};
+use codexd_core::limits::{LAUNCH_TIMEOUT_MS, SYSTEMCTL_TIMEOUT_MS, UNIT_POLL_MS};
 
 use super::connection::{ConnectionError, SupervisorConnection};
 use super::observe;
@@ -28,7 +28,7 @@ pub fn launch(home: &Home) -> Result<SupervisorConnection, ConnectionError> {
     systemctl
         .run(&["start", "--no-block", "--", &unit], timeout)
         .map_err(|error| failed(error.to_string()))?;
-    let deadline = Instant::now() + Duration::from_millis(SUPERVISOR_TIMEOUT_MS);
+    let deadline = Instant::now() + Duration::from_millis(LAUNCH_TIMEOUT_MS);
     loop {
         match connect(home, deadline) {
             Ok(Some(connection)) => return Ok(connection),

@@ -10,5 +10,5 @@ pub mod units;
 
 pub use names::UnitNames;
 pub use notify::Notifier;
-pub use systemctl::{Systemctl, SystemctlError};
+pub use systemctl::{ActiveState, SYSTEMCTL, Systemctl, SystemctlError};
 pub use units::{UnitFile, UnitSettings, UnrenderableText};

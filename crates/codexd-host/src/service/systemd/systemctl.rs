@@ -12,6 +12,9 @@ use codexd_core::identity::Pid;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::PidfdFlags;
 
+/// The program.
+pub const SYSTEMCTL: &str = "systemctl";
+
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemctlError {
@@ -34,6 +37,17 @@ pub enum SystemctlError {
         /// The first line of what it wrote.
         message: String,
     },
+}
+
+/// Whether a unit is up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ActiveState {
+    /// Up, or on its way there or back.
+    Up,
+    /// Down, and it was not asked to be.
+    Failed,
+    /// Down.
+    Inactive,
 }
 
 /// The user manager of the user who runs this process.
@@ -62,7 +76,7 @@ impl Systemctl {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("systemctl");
+        let mut command = Command::new(SYSTEMCTL);
         command
             .args(["--user", "--no-ask-password", "--no-pager", "--quiet"])
             .args(arguments)
@@ -118,6 +132,19 @@ impl Systemctl {
     ) -> Result<BTreeMap<String, String>, SystemctlError> {
         let properties = format!("--property={}", properties.join(","));
         Ok(read_properties(&self.run(&["show", &properties, "--", unit], timeout)?))
+    }
+
+    /// Whether a unit is up. A unit that systemd does not know is inactive.
+    ///
+    /// # Errors
+    /// [`SystemctlError`].
+    pub fn active_state(&self, unit: &str, timeout: Duration) -> Result<ActiveState, SystemctlError> {
+        let shown = self.show(unit, &["ActiveState"], timeout)?;
+        Ok(match shown.get("ActiveState").map(String::as_str).unwrap_or_default() {
+            "inactive" | "" => ActiveState::Inactive,
+            "failed" => ActiveState::Failed,
+            _ => ActiveState::Up,
+        })
     }
 
     /// The state of the user manager, such as `running` or `stopping`.
