@@ -74,6 +74,8 @@ pub const EVENT_CACHE_MAX: u64 = 100_000;
 pub const RUN_LIFETIME_MAX_MS: u64 = 86_400_000;
 /// The highest ceiling of the memory of an app-server: 16 TiB.
 pub const MEMORY_CEILING_MAX_MIB: u64 = 16 << 20;
+/// The highest number of tasks of a service: that of the kernel.
+pub const TASKS_MAX: u64 = 4_194_304;
 /// How often the memory of an app-server with a ceiling is read.
 pub const MEMORY_CHECK_INTERVAL_MS: u64 = 5_000;
 /// The pause between two replacements of an app-server because of its memory.
@@ -224,3 +226,5 @@ pub const SERVICE_WATCHDOG_SECONDS: u64 = 90;
 pub const UNIT_STOP_MARGIN_SECONDS: u64 = 10;
 /// How long a supervisor that systemd runs waits for a command after `codexd start` has failed, before it leaves and is started again.
 pub const SERVICE_FAILED_START_PAUSE_MS: u64 = 10_000;
+/// The least time between two starts of codexd by launchd.
+pub const LAUNCHD_THROTTLE_SECONDS: u64 = 10;

@@ -129,6 +129,19 @@ impl Config {
         self.integer("memoryCeiling")
     }
 
+    /// The limits of an app-server as a service, in the form of systemd.resource-control(5).
+    pub fn service_limits(&self) -> Vec<(String, String)> {
+        let keys = [
+            ("service.memoryHigh", "MemoryHigh", "M"),
+            ("service.memoryMax", "MemoryMax", "M"),
+            ("service.tasksMax", "TasksMax", ""),
+        ];
+        let limit = |(key, name, unit): (&str, &str, &str)| {
+            Some((name.to_owned(), format!("{}{unit}", self.integer(key)?)))
+        };
+        keys.into_iter().filter_map(limit).collect()
+    }
+
     /// Whether `codexd run` has an app-server.
     pub fn has_server(&self) -> bool {
         self.text("server.mode") != Some("exec")

@@ -60,6 +60,8 @@ pub enum Effect {
     ServerStart,
     /// With the next `codexd run`.
     NextRun,
+    /// With the first start of an app-server after the next `bootstrap`.
+    Bootstrap,
     /// No command of this version uses the value.
     NotYet,
     /// With `enable-remote-control` and `disable-remote-control` at once; else as `Restart`.
@@ -77,6 +79,7 @@ impl Effect {
             Effect::Restart => "`restart` or `reload`",
             Effect::ServerStart => "next start of an app-server, also after a crash",
             Effect::NextRun => "next `codexd run`",
+            Effect::Bootstrap => "start of an app-server after `bootstrap`",
             Effect::NotYet => "not yet: no command of this version uses it",
             Effect::RemoteControl => "at once with the two commands, else `restart` or `reload`",
             Effect::Upstream => "never; upstream's updater reads it",
@@ -91,6 +94,7 @@ const UPSTREAM_GRACE: Kind = Kind::Integer { min: 0, max: limits::UPSTREAM_GRACE
 const EVENTS: Kind = Kind::Integer { min: 1, max: limits::EVENT_CACHE_MAX };
 const LIFETIME: Kind = Kind::Integer { min: 1, max: limits::RUN_LIFETIME_MAX_MS };
 const MEBIBYTES: Kind = Kind::Integer { min: 1, max: limits::MEMORY_CEILING_MAX_MIB };
+const TASKS: Kind = Kind::Integer { min: 1, max: limits::TASKS_MAX };
 const MINUTES: Kind = Kind::Integer { min: 1, max: limits::UPDATE_INTERVAL_MAX_MINUTES };
 
 macro_rules! settings {
@@ -123,6 +127,12 @@ settings! {
         "The time that running turns have to finish in `stop` and `restart`, in seconds.";
     "memoryCeiling": MEBIBYTES, DefaultValue::Unset("no ceiling"), TOML, ["CODEXD_MEMORY_CEILING"], None, Restart,
         "The resident memory of the app-server, in MiB, above which it is replaced; running turns finish.";
+    "service.memoryHigh": MEBIBYTES, DefaultValue::Unset("no limit"), TOML, ["CODEXD_SERVICE_MEMORY_HIGH"], None, Bootstrap,
+        "The memory of an app-server and its tools, in MiB, above which systemd slows them down (`MemoryHigh`).";
+    "service.memoryMax": MEBIBYTES, DefaultValue::Unset("no limit"), TOML, ["CODEXD_SERVICE_MEMORY_MAX"], None, Bootstrap,
+        "The memory of an app-server and its tools, in MiB, above which the kernel ends one of them (`MemoryMax`).";
+    "service.tasksMax": TASKS, DefaultValue::Unset("as systemd decides"), TOML, ["CODEXD_SERVICE_TASKS_MAX"], None, Bootstrap,
+        "The number of processes and threads that an app-server and its tools may have (`TasksMax`).";
     "gateway.enabled": Kind::Bool, DefaultValue::Value("true"), TOML, ["CODEXD_GATEWAY_ENABLED"], None, Restart,
         "Whether the app-server is behind the gateway.";
     "gateway.listen": Kind::WebSocketUrl, DefaultValue::Unset("no TCP listener"), TOML,
