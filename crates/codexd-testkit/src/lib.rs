@@ -9,6 +9,7 @@
 //! * [`Schema`] judges messages by the JSON schema that a real Codex prints.
 //! * [`run`] starts a program to its end and keeps what it said; [`Codexd`] does that with the built `codexd`.
 //! * [`UserManager`] is a real systemd user manager, in namespaces of its own.
+//! * [`BootedHost`] is a whole host that boots with systemd.
 //! * [`Fake`] is a Codex with one thing wrong with it; [`killer`] ends a program at the k-th thing that it did.
 //!
 //! Invariants: a process is ended by identity (pid and start time, through a pidfd), never by name. Nothing waits by
@@ -17,6 +18,7 @@
 
 #![allow(clippy::disallowed_methods)]
 
+pub mod booted_host;
 pub mod client;
 pub mod codex;
 pub mod codexd;
@@ -36,6 +38,7 @@ pub mod transcript;
 pub mod wait;
 pub mod wire;
 
+pub use booted_host::BootedHost;
 pub use client::{Client, Place, RpcError};
 pub use codex::Version;
 pub use codexd::Codexd;

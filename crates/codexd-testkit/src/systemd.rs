@@ -308,7 +308,7 @@ impl Drop for UserManager {
 }
 
 /// Removes a control group without processes, and those below it.
-fn remove_groups(group: &Path) {
+pub(crate) fn remove_groups(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_groups(&entry.path());
@@ -318,7 +318,7 @@ fn remove_groups(group: &Path) {
 }
 
 /// Where the second version of control groups is mounted: beside the first one on some machines.
-fn cgroup_root() -> anyhow::Result<PathBuf> {
+pub(crate) fn cgroup_root() -> anyhow::Result<PathBuf> {
     let places = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
     let is_one = |place: &PathBuf| place.join("cgroup.procs").exists();
     places.into_iter().find(is_one).context("no cgroup2 file system is mounted in /sys/fs/cgroup")
