@@ -1,5 +1,7 @@
 //! The command line.
 
+mod services;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +12,11 @@ use codexd_core::contract::{ErrorCode, Failure};
 
 use crate::config::ConfigArgs;
 use crate::output::{self, Mode};
+
+pub use services::{
+    BackendArg, BootstrapArgs, RemoteControlAction, RemoteControlArgs, ServiceAction, ServiceArgs,
+    ServiceKind, ServicePrintArgs,
+};
 
 /// Keep the Codex app-server running on this machine. Commands print text on a terminal and one JSON object elsewhere.
 #[derive(Debug, Parser)]
@@ -69,6 +76,14 @@ pub enum CliCommand {
     EnableRemoteControl(GraceArgs),
     /// Disable remote control, now and for later starts
     DisableRemoteControl(GraceArgs),
+    /// Install codexd for this home, start everything, and have it started at boot; also moves a home to another backend
+    Bootstrap(BootstrapArgs),
+    /// Enable remote control and start the app-server, bootstrapping the home first if that never happened
+    RemoteControl(RemoteControlArgs),
+    /// Stop the app-server and remove services and state; Codex, its configuration and the threads stay
+    Uninstall(GraceArgs),
+    /// Print the files of a service manager for this home
+    Service(ServiceArgs),
     /// Show the log of the app-server, the gateway or the supervisor
     Logs(LogsArgs),
     /// Show every value of the configuration with its origin, or change one

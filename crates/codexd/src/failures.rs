@@ -16,7 +16,7 @@ use codexd_host::ownership::ForeignOwner;
 use codexd_host::service::backend;
 use codexd_host::service::supervisor::ConnectionError;
 use codexd_host::service::supervisor::{self, former_names, upgrade::UpgradeError};
-use codexd_host::service::systemd::UnitNames;
+use codexd_host::service::systemd::{SystemctlError, UnitNames};
 use codexd_host::{Home, process, users};
 use codexd_release::{NotFound, VersionError};
 use rustix::io::Errno;
@@ -103,6 +103,12 @@ pub fn lock(path: &Path, error: &LockError) -> Failure {
         }
         LockError::File(error) => state("lock", path, error),
     }
+}
+
+/// A call of the service manager failed.
+pub fn service_manager(error: &SystemctlError) -> Failure {
+    Failure::new(ErrorCode::ServiceManagerFailed, error.to_string())
+        .hint("`systemctl --user status` shows the state of the user manager; `codexd bootstrap --backend pid` works without one")
 }
 
 /// The supervisor could not be started, or communication with it failed.
@@ -345,6 +351,17 @@ pub fn already_managed(home: &Home) -> Failure {
     Failure::new(ErrorCode::AlreadyManaged, format!("{} is managed by {who}", home.root().display()))
         .hint(hint)
         .with("pid", pid.map(|pid| pid.0))
+}
+
+/// A `codexd run` manages the home, and would end the app-server with itself.
+pub fn runs_in_foreground(home: &Home, pid: Pid) -> Failure {
+    let message = format!(
+        "{} is managed by `codexd run` (pid {pid}), which ends its app-server when it exits",
+        home.root().display()
+    );
+    Failure::new(ErrorCode::AlreadyManaged, message)
+        .hint("end it with Ctrl-C, SIGTERM or `codexd stop`; then run this command again")
+        .with("pid", pid.0)
 }
 
 /// The supervisor of codexd 0.1.0 cannot be replaced.

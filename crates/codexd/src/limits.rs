@@ -32,3 +32,7 @@ pub const GATEWAY_LAST_WRITES: Duration = Duration::from_millis(500);
 pub const SUPERVISOR_POLL_FOR: Duration = Duration::from_secs(2);
 /// How often the gateway looks for a supervisor without inotify: while the state folder does not exist.
 pub const SUPERVISOR_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How long `remote-control start` waits for the connection, as upstream does, and `remote-control pair` for its answer.
+pub const REMOTE_CONTROL_TIMEOUT: Duration = Duration::from_millis(5_500);
+/// How often `remote-control start` asks for the state of the connection.
+pub const REMOTE_CONTROL_POLL_INTERVAL: Duration = Duration::from_millis(250);

@@ -25,6 +25,8 @@ mod progress;
 mod prove;
 mod ready;
 mod recorded_codex;
+mod service_settings;
+mod steps;
 mod style;
 
 use std::process::ExitCode;

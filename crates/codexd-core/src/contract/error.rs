@@ -70,7 +70,7 @@ error_codes! {
     StdoutClosed = "stdout-closed", exit 15, retryable false;
     /// The Codex home is not usable: missing, not a folder, not UTF-8, or undetermined.
     HomeInvalid = "home-invalid", exit 16, retryable false;
-    /// This machine lacks what codexd requires: a mounted /proc.
+    /// This machine lacks what the command requires: a mounted /proc, or the service manager that was named.
     UnsupportedPlatform = "unsupported-platform", exit 17, retryable false;
     /// The app-server did not start with the new setting, and the old setting was restored.
     SettingRolledBack = "setting-rolled-back", exit 18, retryable true;
@@ -88,10 +88,14 @@ error_codes! {
     ForeignOwner = "foreign-owner", exit 28, retryable false;
     /// The state that `status --wait` waited for was not reached in time.
     WaitTimeout = "wait-timeout", exit 29, retryable true;
-    /// Another supervisor, or systemd, manages the home, so `codexd run` cannot.
+    /// Another supervisor, or systemd, manages the home, so `codexd run` cannot; or `codexd run` does, so `bootstrap` cannot.
     AlreadyManaged = "already-managed", exit 31, retryable false;
     /// This version does not have the strategy that `server.strategy` names.
     UnsupportedStrategy = "unsupported-strategy", exit 32, retryable false;
+    /// The service manager is missing, refused a change, or did not answer in time.
+    ServiceManagerFailed = "service-manager-failed", exit 33, retryable true;
+    /// The app-server refused to enable remote control, or to pair a device.
+    RemoteControlFailed = "remote-control-failed", exit 34, retryable true;
     /// The command was interrupted by a signal; the supervisor completes the orders that were given.
     Interrupted = "interrupted", exit 19, retryable true;
 }

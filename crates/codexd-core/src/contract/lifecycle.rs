@@ -35,6 +35,10 @@ pub enum LifecycleStatus {
     AlreadyEnabled,
     /// Remote control was off.
     AlreadyDisabled,
+    /// The services of the home are installed, and the server runs (`bootstrap`).
+    Bootstrapped,
+    /// The services and the state of the home are removed (`uninstall`).
+    Uninstalled,
 }
 
 /// What manages the server. Absent from an answer if no server runs, or one that codexd does not manage.
@@ -97,6 +101,63 @@ pub struct LifecycleReply {
     /// What the caller may want to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The repairs of the command.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
+}
+
+/// The answer of `bootstrap`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootstrapReply {
+    /// `bootstrapped`.
+    pub status: LifecycleStatus,
+    /// What manages the server from now on.
+    pub backend: Backend,
+    /// Whether codexd updates Codex by itself.
+    pub auto_update_enabled: bool,
+    /// The setting after the command.
+    pub remote_control_enabled: bool,
+    /// See [`LifecycleReply::managed_codex_path`].
+    pub managed_codex_path: PathBuf,
+    /// See [`LifecycleReply::managed_codex_version`].
+    pub managed_codex_version: Option<String>,
+    /// The well-known control socket.
+    pub socket_path: PathBuf,
+    /// See [`LifecycleReply::cli_version`].
+    pub cli_version: String,
+    /// The version that the running server reports; absent if the command runs inside a server that is to be replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_server_version: Option<String>,
+    /// The version of codexd.
+    pub codexd_version: &'static str,
+    /// Why this backend was chosen: a sentence.
+    pub reason: String,
+    /// Whether the services start when the machine boots; null if that cannot be found out.
+    pub starts_at_boot: Option<bool>,
+    /// The last report about the handover from a server that was replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handover: Option<serde_json::Value>,
+    /// What the caller may want to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The repairs of the command.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Repair>,
+}
+
+/// The answer of `uninstall`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UninstallReply {
+    /// `uninstalled`.
+    pub status: LifecycleStatus,
+    /// The files that were removed.
+    pub removed: Vec<PathBuf>,
+    /// Files of the user that stay.
+    pub kept: Vec<PathBuf>,
+    /// The version of codexd.
+    pub codexd_version: &'static str,
     /// The repairs of the command.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repairs: Vec<Repair>,

@@ -11,5 +11,8 @@ pub mod status;
 
 pub use error::{ErrorCode, Failure};
 pub use event::{EventLevel, EventRecord};
-pub use lifecycle::{Backend, CodexSource, LifecycleReply, LifecycleStatus, RemoteControlReply, Repair};
+pub use lifecycle::{
+    Backend, BootstrapReply, CodexSource, LifecycleReply, LifecycleStatus, RemoteControlReply, Repair,
+    UninstallReply,
+};
 pub use status::{State, StatusReport};

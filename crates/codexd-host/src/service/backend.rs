@@ -15,28 +15,28 @@ struct Record {
 
 /// The backend of a home. A file that cannot be read, or names a backend that this version does not know, counts as none.
 pub fn read(home: &Home) -> Backend {
-    let bytes = atomic::read(&home.backend()).ok().flatten();
-    let record = bytes.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-    record.map_or(Backend::Pid, |record| record.backend)
+    recorded(home).unwrap_or(Backend::Pid)
 }
 
-/// Records the backend of a home.
+/// The backend that `bootstrap` has given to a home; `None` if it never has.
+pub fn recorded(home: &Home) -> Option<Backend> {
+    let bytes = atomic::read(&home.backend()).ok().flatten()?;
+    serde_json::from_slice::<Record>(&bytes).ok().map(|record| record.backend)
+}
+
+/// Records the backend of a home, or that it has none.
 ///
 /// # Errors
 /// The file system's.
-pub fn write(home: &Home, backend: Backend) -> io::Result<()> {
-    match backend {
-        Backend::Pid => atomic::remove_if_exists(&home.backend()),
-        backend => {
-            home.create_state()?;
-            atomic::replace(&home.backend(), &serde_json::to_vec(&Record { backend })?, Durability::Power)
-        }
-    }
+pub fn record(home: &Home, backend: Option<Backend>) -> io::Result<()> {
+    let Some(backend) = backend else { return atomic::remove_if_exists(&home.backend()) };
+    home.create_state()?;
+    atomic::replace(&home.backend(), &serde_json::to_vec(&Record { backend })?, Durability::Power)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{read, write};
+    use super::{read, record, recorded};
     use crate::home::Home;
     use codexd_core::contract::Backend;
 
@@ -44,12 +44,14 @@ mod tests {
     fn a_home_without_a_record_or_with_an_unknown_one_has_no_service_manager() {
         let folder = tempfile::tempdir().expect("a folder");
         let home = Home::new(folder.path());
-        assert_eq!(read(&home), Backend::Pid);
-        write(&home, Backend::Systemd).expect("written");
-        assert_eq!(read(&home), Backend::Systemd);
+        assert_eq!((read(&home), recorded(&home)), (Backend::Pid, None));
+        for backend in [Backend::Systemd, Backend::Pid] {
+            record(&home, Some(backend)).expect("written");
+            assert_eq!((read(&home), recorded(&home)), (backend, Some(backend)));
+        }
         std::fs::write(home.backend(), r#"{"backend":"launchd"}"#).expect("written");
-        assert_eq!(read(&home), Backend::Pid);
-        write(&home, Backend::Pid).expect("removed");
+        assert_eq!((read(&home), recorded(&home)), (Backend::Pid, None));
+        record(&home, None).expect("removed");
         assert!(!home.backend().exists());
     }
 }

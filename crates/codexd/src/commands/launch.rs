@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use codexd_core::contract::ErrorCode;
+use codexd_core::contract::{Backend, ErrorCode};
 use codexd_core::limits::SYSTEMCTL_TIMEOUT_MS;
 use codexd_host::Home;
+use codexd_host::service::backend;
 use codexd_host::service::supervisor::launcher::{self, NotLaunched};
 use codexd_host::service::supervisor::{self, LaunchedUnit, StatePhase};
 use codexd_host::service::systemd::{Systemctl, UnitNames};
@@ -67,6 +68,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 /// Runs the command that the job of the unit stands for.
 fn stop(home: &Home) -> ExitCode {
     let (systemctl, timeout) = (Systemctl::new(), Duration::from_millis(SYSTEMCTL_TIMEOUT_MS));
+    // The home moves to another backend, and the server goes on.
+    if backend::read(home) != Backend::Systemd {
+        return ExitCode::SUCCESS;
+    }
     // The supervisor that is about to leave waits for this.
     let phase = supervisor::read_state(home).map(|state| state.phase);
     let is_stopped =

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use codexd_core::config::Config;
 use codexd_core::contract::{Failure, LifecycleReply, LifecycleStatus};
 use codexd_core::launch_spec::{DrainSignal, LaunchSpec, StopPolicy};
+use codexd_core::lifecycle::{ListenerSeen, Refusal, SupervisorSeen};
 use serde::Serialize;
 
 use crate::context::{Context, VERSION};
@@ -13,6 +14,7 @@ use crate::failures;
 use crate::installed_codex::{self, InstalledFacts};
 use crate::launch_specs::{self, LaunchRequest};
 use crate::migration;
+use crate::observe::Snapshot;
 use crate::output::Answer;
 use crate::style::Text;
 
@@ -122,6 +124,32 @@ pub fn program(context: &Context, config: &Config, launch: &LaunchRequest) -> Re
         }
         Err(not_found) => Err(failures::no_codex(&not_found)),
     }
+}
+
+/// Whether codexd manages a server. One that is being restarted counts: it starts with new settings.
+pub fn is_managed(snapshot: &Snapshot) -> bool {
+    snapshot.server.is_some()
+        || !matches!(
+            snapshot.observation.supervisor,
+            SupervisorSeen::Absent | SupervisorSeen::Unresponsive(_) | SupervisorSeen::Idle
+        )
+}
+
+/// Refuses a home whose control socket belongs to another program, if codexd manages no server.
+///
+/// # Errors
+/// `unmanaged-server`, `socket-occupied`, `foreign-owner`.
+pub fn refuse_unmanaged(context: &Context, snapshot: &Snapshot) -> Result<(), Failure> {
+    if is_managed(snapshot) {
+        return Ok(());
+    }
+    let refusal = match snapshot.observation.listener {
+        ListenerSeen::Answering { pid, ours: false } => Refusal::Unmanaged(pid),
+        ListenerSeen::Unresponsive { pid, ours: false } => Refusal::Occupied(pid),
+        ListenerSeen::OtherUser { uid } => Refusal::OtherUser(uid),
+        _ => return Ok(()),
+    };
+    Err(failures::refusal(refusal, &context.home.control_socket()))
 }
 
 /// SIGTERM, with this grace period for running turns.

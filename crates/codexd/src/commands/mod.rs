@@ -1,5 +1,6 @@
 //! One file per command: its goal and its answer. `drive` has the steps to the goal.
 
+mod bootstrap;
 mod completions;
 mod config;
 mod debug;
@@ -13,10 +14,12 @@ mod reload;
 mod remote_control;
 mod restart;
 pub mod run;
+mod service;
 mod start;
 mod status;
 mod stop;
 pub mod supervisor;
+mod uninstall;
 mod up;
 mod version;
 
@@ -24,7 +27,7 @@ use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
 
-use crate::cli::{Cli, CliCommand, ConfigChange, DebugSubject};
+use crate::cli::{Cli, CliCommand, ConfigChange, DebugSubject, ServiceAction};
 use crate::context::Context;
 use crate::diagnostics;
 use crate::interrupt;
@@ -67,6 +70,18 @@ pub fn run(cli: Cli) -> ExitCode {
         CliCommand::DisableRemoteControl(args) => {
             changing(&context, mode, "disable-remote-control", || remote_control::run(&context, false, &args))
         }
+        CliCommand::Bootstrap(args) => {
+            changing(&context, mode, "bootstrap", || bootstrap::run(&context, &args))
+        }
+        CliCommand::Uninstall(args) => {
+            changing(&context, mode, "uninstall", || uninstall::run(&context, &args))
+        }
+        CliCommand::RemoteControl(args) => {
+            changing(&context, mode, "remote-control", || remote_control::session::run(&context, args.action))
+        }
+        CliCommand::Service(args) => match args.action {
+            ServiceAction::Print(args) => service::run(&context, &args),
+        },
         CliCommand::Up => changing(&context, mode, "up", || up::run(&context, mode)),
         CliCommand::Status(args) => output::finish(mode, status::run(&context, &args)),
         CliCommand::Version => output::finish(mode, version::run(&context)),

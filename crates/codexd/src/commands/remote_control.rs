@@ -1,12 +1,14 @@
 //! `codexd enable-remote-control` and `disable-remote-control`: changes the setting, and restarts a server that runs without
 //! it.
 
+pub mod session;
+
 use std::ffi::OsString;
 
 use codexd_core::config::Config;
 use codexd_core::contract::{ErrorCode, Failure, LifecycleStatus, RemoteControlReply};
 use codexd_core::identity::Pid;
-use codexd_core::lifecycle::{Command, ListenerSeen, Refusal, SupervisorSeen};
+use codexd_core::lifecycle::{Command, SupervisorSeen};
 use codexd_host::launch::app_server;
 use codexd_host::process;
 use serde::Serialize;
@@ -19,7 +21,7 @@ use crate::installed_codex::InstalledFacts;
 use crate::launch_specs::LaunchRequest;
 use crate::output::Answer;
 use crate::style::Text;
-use crate::{drive, failures, observe};
+use crate::{drive, observe};
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -48,26 +50,10 @@ pub fn run(context: &Context, enable: bool, args: &GraceArgs) -> Result<Reply, F
     let config = context.config()?;
     let snapshot = observe::take_snapshot(context, Command::Start { adopt: false }, &mut None, None)?;
     let server = snapshot.server.as_ref().map(|process| process.pid);
-    // A server that is being restarted counts as managed: it starts with the new setting.
-    let managed = server.is_some()
-        || !matches!(
-            snapshot.observation.supervisor,
-            SupervisorSeen::Absent | SupervisorSeen::Unresponsive(_) | SupervisorSeen::Idle
-        );
+    let managed = lifecycle::is_managed(&snapshot);
     let socket = context.home.control_socket();
     let (mut answer, mut handover) = (None, None);
-    match snapshot.observation.listener {
-        ListenerSeen::Answering { pid, ours: false } if !managed => {
-            return Err(failures::refusal(Refusal::Unmanaged(pid), &socket));
-        }
-        ListenerSeen::Unresponsive { pid, ours: false } if !managed => {
-            return Err(failures::refusal(Refusal::Occupied(pid), &socket));
-        }
-        ListenerSeen::OtherUser { uid } if !managed => {
-            return Err(failures::refusal(Refusal::OtherUser(uid), &socket));
-        }
-        _ => {}
-    }
+    lifecycle::refuse_unmanaged(context, &snapshot)?;
     let changed = config.is_remote_control_enabled() != enable;
     let new = config.with_remote_control(enable);
     if changed {
@@ -126,7 +112,7 @@ fn status(enable: bool, changed: bool) -> LifecycleStatus {
 }
 
 /// Whether a running server follows the setting. `false` for a server that is exiting and shows no arguments.
-fn follows(pid: Pid, enabled: bool) -> bool {
+pub fn follows(pid: Pid, enabled: bool) -> bool {
     let arguments = process::arguments(pid);
     !arguments.is_empty()
         && app_server::has_remote_control(arguments.iter().map(OsString::as_os_str)) == enabled

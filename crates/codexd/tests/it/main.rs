@@ -17,6 +17,7 @@ mod lost_sockets;
 mod ownership;
 mod proxy;
 mod run;
+mod service_files;
 mod state;
 mod stubborn;
 mod supervisor_socket;

@@ -1,6 +1,10 @@
 //! codexd under a real systemd user manager.
 
+mod bootstrap;
+mod conformance;
 mod fixture;
+mod host;
+mod moves;
 mod processes;
 mod turns;
 mod units;

@@ -7,7 +7,7 @@ use regex_lite::Regex;
 
 use crate::lifecycle::SOON;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 23] = [
     "up",
     "start",
     "run",
@@ -18,6 +18,12 @@ const COMMANDS: [&str; 17] = [
     "version",
     "enable-remote-control",
     "disable-remote-control",
+    "bootstrap",
+    "remote-control",
+    "remote-control pair",
+    "uninstall",
+    "service",
+    "service print",
     "logs",
     "config",
     "config set",

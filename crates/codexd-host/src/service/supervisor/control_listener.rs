@@ -91,13 +91,16 @@ impl ControlListener {
     pub fn from_gateway(home: &Home, listener: OwnedFd) -> Option<ControlListener> {
         let listens = sockopt::socket_acceptconn(&listener).unwrap_or_default();
         let (path, spare) = (home.control_socket(), home.spare_socket());
-        listens.then(|| ControlListener {
+        let control_listener = listens.then(|| ControlListener {
             listener,
             inode: Inode::at(&spare).or_else(|| Inode::at(&path)),
             path,
             spare,
             is_of_service_manager: false,
-        })
+        })?;
+        // systemd has removed the path of a socket that it had bound.
+        control_listener.restore_path();
+        Some(control_listener)
     }
 
     /// Restores the path if no file is there.

@@ -12,7 +12,7 @@ use codexd_core::limits::{SUPERVISOR_SYSTEMCTL_TIMEOUT_MS, UNIT_POLL_MS};
 
 use crate::home::Home;
 use crate::poll;
-use crate::service::systemd::names::unit_in_cgroup;
+use crate::service::systemd::names::unit_of_process;
 use crate::service::systemd::{Systemctl, UnitNames};
 
 /// `CLD_EXITED` of waitid(2), as systemd gives it.
@@ -60,8 +60,7 @@ impl Units {
 
     /// The unit of a process, if it runs in one of this home.
     pub fn unit_of(&self, process: Pid) -> Option<String> {
-        let cgroup = std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
-        unit_in_cgroup(&cgroup).filter(|unit| self.names.is_managed(unit)).map(str::to_owned)
+        unit_of_process(&self.names, process)
     }
 
     /// How the main process of a unit has ended. systemd forgets a unit that has ended well: then nothing contradicts a zero.

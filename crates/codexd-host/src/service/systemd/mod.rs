@@ -3,6 +3,7 @@
 //! codexd speaks to it through `systemctl --user` and by unit files; [`notify`] is the other direction. Nothing here knows what the units
 //! run: that is the supervisor's.
 
+pub mod installed;
 pub mod names;
 pub mod notify;
 pub mod systemctl;

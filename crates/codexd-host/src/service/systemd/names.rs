@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use codexd_core::identity::Pid;
 use codexd_core::limits::UNIT_HASH_BYTES;
 use sha2::{Digest, Sha256};
 
@@ -61,6 +62,16 @@ impl UnitNames {
         format!("codex-app-server-{}.service", self.hash)
     }
 
+    /// Every name that the unit files of this home may have.
+    pub fn files(&self) -> [String; 5] {
+        [self.app_server_template(), self.gateway(), self.socket(), self.supervisor(), self.commands()]
+    }
+
+    /// A pattern that fits the units of all app-servers of this home, in commands of `systemctl` that take one.
+    pub fn app_servers(&self) -> String {
+        format!("codex-app-server-{}@*.service", self.hash)
+    }
+
     /// Whether this is the unit of an app-server or of the gateway of this home.
     pub fn is_managed(&self, unit: &str) -> bool {
         unit == self.gateway() || self.instance_of(unit).is_some()
@@ -71,6 +82,17 @@ impl UnitNames {
         let instance = unit.strip_prefix(&format!("codex-app-server-{}@", self.hash))?;
         instance.strip_suffix(".service")?.parse().ok()
     }
+}
+
+/// The unit of a process that runs, if it is one of this home's for an app-server or the gateway.
+pub fn unit_of_process(names: &UnitNames, process: Pid) -> Option<String> {
+    unit_of_any_process(process).filter(|unit| names.is_managed(unit))
+}
+
+/// The unit of a process that runs, if it is in one.
+pub fn unit_of_any_process(process: Pid) -> Option<String> {
+    let cgroup = std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    unit_in_cgroup(&cgroup).map(str::to_owned)
 }
 
 /// The unit in whose control group a process is, from the text of `/proc/<pid>/cgroup`.

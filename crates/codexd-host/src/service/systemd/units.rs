@@ -119,6 +119,8 @@ impl UnitSettings {
         text += &format!("ExecStart={} --instance %i\n", self.codexd(&["launch", "app-server"], &[])?);
         let stop_seconds = self.stop_grace_seconds.saturating_add(UNIT_STOP_MARGIN_SECONDS);
         text += &format!("KillMode=mixed\nRestart=no\nTimeoutStopSec={stop_seconds}s\n");
+        // Without this option systemd makes a slice for the instances, which stays until the user logs out.
+        text.push_str("Slice=app.slice\n");
         // A tool that takes too much memory is ended, and not the server with all its turns.
         text.push_str("OOMPolicy=continue\n");
         for (name, limit) in &self.app_server_limits {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -20,12 +20,12 @@ pub const TIMEOUT: Duration = Duration::from_secs(60);
 pub struct ServiceHome {
     pub home: Home,
     pub names: UnitNames,
-    _model: MockModel,
+    pub model: MockModel,
 }
 
 impl ServiceHome {
-    /// A home whose Codex is `server`, installed for the user of `manager`, and not started.
-    pub fn install(manager: &UserManager, server: Server) -> anyhow::Result<Self> {
+    /// A home whose Codex is `server`, of the user of `manager`, without services.
+    pub fn without_services(manager: &UserManager, server: Server) -> anyhow::Result<Self> {
         let model = MockModel::start()?;
         let home = Home::with_model(&model)?;
         let codex = home.managed_codex(Layout::Standalone);
@@ -42,12 +42,20 @@ impl ServiceHome {
                 fs::set_permissions(&codex, fs::Permissions::from_mode(0o755))?;
             }
         }
+        let names = UnitNames::of(&codexd_host::Home::new(home.path().canonicalize()?));
+        manager.own(&home)?;
+        Ok(Self { home, names, model })
+    }
+
+    /// The same with its services installed, and not started.
+    pub fn install(manager: &UserManager, server: Server) -> anyhow::Result<Self> {
+        let service = Self::without_services(manager, server)?;
+        let home = &service.home;
         let host_home = codexd_host::Home::new(home.path().canonicalize()?);
-        let names = UnitNames::of(&host_home);
-        backend::write(&host_home, Backend::Systemd)?;
+        backend::record(&host_home, Some(Backend::Systemd))?;
         let settings = UnitSettings {
             home: host_home,
-            names: names.clone(),
+            names: service.names.clone(),
             codexd: CODEXD.into(),
             environment: vec![
                 ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
@@ -63,10 +71,26 @@ impl ServiceHome {
         for file in settings.render()? {
             fs::write(units.join(&file.name), &file.text)?;
         }
-        manager.own(&home)?;
+        manager.own(home)?;
         manager.own_user_home()?;
         manager.systemctl(&["daemon-reload"])?;
-        Ok(Self { home, names, _model: model })
+        Ok(service)
+    }
+
+    /// The unit files of the home that are on disk, and the links to them.
+    pub fn installed_files(&self, manager: &UserManager) -> anyhow::Result<Vec<PathBuf>> {
+        let folder = manager.user_home().join(".config/systemd/user");
+        let mut found = Vec::new();
+        // The folders of links are one level down.
+        for entry in entries(&folder)? {
+            if entry.is_dir() {
+                found.extend(entries(&entry)?);
+            } else {
+                found.push(entry);
+            }
+        }
+        found.retain(|path| path.to_string_lossy().contains(self.names.hash()));
+        Ok(found)
     }
 
     /// The paths of the unit files.
@@ -187,6 +211,14 @@ impl ServiceHome {
         ensure!(!Path::new(&self.home.control_socket()).exists(), "the control socket is left");
         Ok(())
     }
+}
+
+/// What is in a folder, if it exists.
+fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// Sends a signal to a process of the user.

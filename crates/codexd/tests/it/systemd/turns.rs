@@ -1,9 +1,10 @@
 //! A turn that runs goes on, whatever is restarted or dies.
 
 use anyhow::{Context, ensure};
-use codexd_testkit::{Server, UserManager, Version, block_on, codex, skip};
+use codexd_testkit::{Server, UserManager, Version, block_on, codex, skip, until};
+use serde_json::json;
 
-use super::fixture::{ServiceHome, signal};
+use super::fixture::{ServiceHome, TIMEOUT, signal};
 use super::needs_user_manager;
 
 /// A turn of about three seconds.
@@ -76,4 +77,37 @@ fn a_turn_of_the_real_0_171_0_survives_the_restart_of_each_unit() -> anyhow::Res
         skip!("{reason}");
     }
     on(Server::Real(Version::V0_171_0))
+}
+
+#[test]
+fn a_goal_of_the_real_0_171_0_goes_on_after_a_reboot_without_a_client() -> anyhow::Result<()> {
+    needs_user_manager!();
+    if let Err(reason) = codex::platform() {
+        skip!("{reason}");
+    }
+    let mut manager = UserManager::start()?;
+    let service = ServiceHome::without_services(&manager, Server::Real(Version::V0_171_0))?;
+    service.json(&manager, &["bootstrap"])?;
+    let thread = block_on(async {
+        let (client, thread) = service.client_with_thread().await?;
+        let objective = "go on [[deltas=10 delay=0.05]]";
+        let goal = json!({"threadId": thread, "objective": objective, "status": "active"});
+        client.call("thread/goal/set", goal).await?;
+        client.wait_method("turn/completed").await?;
+        anyhow::Ok(thread)
+    })?;
+    manager.reboot()?;
+    let asked = service.model.requests().len();
+    // No client connects: turn follows turn.
+    until(TIMEOUT, "turns of the goal", || (service.model.requests().len() >= asked + 3).then_some(()))?;
+    block_on(async {
+        let client = service.client().await?;
+        client.call("thread/resume", json!({"threadId": thread})).await?;
+        let found = client.call("thread/goal/get", json!({"threadId": thread})).await?;
+        ensure!(found["goal"]["status"] == "active", "{found}");
+        client.call("thread/goal/set", json!({"threadId": thread, "status": "paused"})).await?;
+        Ok(())
+    })?;
+    service.json(&manager, &["uninstall"])?;
+    service.assert_nothing_left(&manager)
 }
