@@ -4,8 +4,8 @@ use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
 use Step::{
-    Approve, Break, Come, Complete, Deliver, Delta, Drain, Join, Kill, NextClosing, Obstruct, Own, OwnEnds,
-    Queue, Replace, Restart, Show, Spawn, Start, Turn, Unsubscribe, Wait, WhileOpening,
+    Approve, Break, Come, Complete, Deliver, Delta, Drain, Join, Kill, Leave, NextClosing, Obstruct, Own,
+    OwnEnds, Queue, Replace, Restart, Show, Spawn, Start, Terminal, Turn, Unsubscribe, Wait, WhileOpening,
 };
 
 /// A thread that was asked to unload answers late, when it was given up and its turn went on.
@@ -199,4 +199,21 @@ fn a_connection_that_is_not_open_is_not_closed_when_its_app_server_leaves() {
 #[test]
 fn nothing_stays_of_an_ephemeral_thread_whose_connection_breaks() {
     run(&[Start(1, true), Turn(1, 2), Start(1, false), Own(1, 0), Spawn(2), Break(false)]).expect("it holds");
+}
+
+/// The connection to the outgoing app-server breaks; then the turn of a thread with a background command ends, and the thread closes slowly.
+#[test]
+fn an_app_server_may_leave_while_a_thread_without_subscribers_closes() {
+    run(&[
+        Replace,
+        Queue(1, 0),
+        Wait(61_000),
+        NextClosing(Late(7_000)),
+        Start(1, false),
+        Terminal(0),
+        Break(true),
+        Complete(0),
+        WhileOpening(1, Box::new(Leave(1))),
+    ])
+    .expect("it holds");
 }

@@ -212,6 +212,8 @@ impl World {
                 if let Some(loaded) = self.loaded(server, thread) {
                     loaded.closing = true;
                     loaded.turn = None;
+                    // Whether the gateway may cause that was checked at its unsubscribe.
+                    loaded.terminals = 0;
                 }
                 self.late.push((self.now + ms, server, thread.to_owned()));
             }
