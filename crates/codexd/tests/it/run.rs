@@ -98,7 +98,7 @@ fn mode_exec_starts_no_server() -> anyhow::Result<()> {
     run.process.signal(Signal::TERM)?;
     ensure!(run.exit_code()? == Some(0) && run.answers()?.len() == 2, "{}", run.stderr());
     ensure!(fixture::events(&home, "child.started").is_empty(), "{}", run.stderr());
-    ensure!(run.stderr().contains("a signal came: no app-server runs"), "{}", run.stderr());
+    ensure!(run.stderr().contains("received a signal: no app-server runs"), "{}", run.stderr());
     home.assert_no_process_left();
     Ok(())
 }

@@ -20,9 +20,9 @@ use super::Supervisor;
 use super::child_commands::{CommandLine, EndedCommand};
 use super::control_listener::ControlListener;
 use super::standalone::Standalone;
-use crate::clock;
 use crate::events::Event as LogEvent;
 use crate::service::systemd::{Notifier, notify};
+use crate::{clock, memory_trim};
 
 /// So many signs of life fit the time after which the service manager misses one.
 const SIGNS_OF_LIFE: u64 = 3;
@@ -160,6 +160,8 @@ impl Supervisor {
         if let Some(ended) = self.commands.take(index) {
             tracing::debug!(?ended, "a command has ended");
             self.on_command_result(ended);
+            // A long idle time follows.
+            memory_trim::release_code_pages();
         }
     }
 

@@ -150,7 +150,7 @@ impl Supervisor {
         let is_hung_up = signalled.hangup && standalone.had_terminal && !has_terminal();
         let may_reload = standalone.options.start.is_some() && !standalone.is_stopping;
         if signalled.leave {
-            self.stop_standalone("a signal came");
+            self.stop_standalone("received a signal");
         } else if is_hung_up {
             self.stop_standalone("the terminal was closed");
         } else if signalled.hangup && may_reload {
