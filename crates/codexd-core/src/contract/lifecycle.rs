@@ -131,6 +131,9 @@ pub struct BootstrapReply {
     pub app_server_version: Option<String>,
     /// The version of codexd.
     pub codexd_version: &'static str,
+    /// The unit of systemd that runs codexd; absent with another backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// Why this backend was chosen: a sentence.
     pub reason: String,
     /// Whether the services start when the machine boots; null if that cannot be found out.

@@ -29,9 +29,9 @@ pub struct Reply(pub BootstrapReply);
 impl Answer for Reply {
     fn text(&self) -> Text {
         let reply = &self.0;
-        let by = match reply.backend {
-            Backend::Pid => "the supervisor of codexd",
-            Backend::Systemd => "systemd",
+        let by = match &reply.unit {
+            None => "the supervisor of codexd".to_owned(),
+            Some(unit) => format!("systemd ({unit})"),
         };
         let mut text = Text::from(format!("app-server runs, managed by {by}"));
         if let Some(version) = &reply.app_server_version {
@@ -42,9 +42,11 @@ impl Answer for Reply {
         } else {
             "remote control disabled"
         });
-        if let Some(hint) = &reply.hint {
-            text.push_line(hint);
-        }
+        text.push_line(match reply.starts_at_boot {
+            Some(true) => "starts at boot",
+            Some(false) => "does not start at boot",
+            None => "starts with the systemd user manager; whether that starts at boot is not known, because this machine has no logind",
+        });
         for repair in &reply.repairs {
             text.push_line(format!("repaired: {}", repair.message));
         }
@@ -116,6 +118,7 @@ fn reply(
         socket_path: context.home.control_socket(),
         app_server_version: version,
         codexd_version: VERSION,
+        unit: (choice.backend == Backend::Systemd).then(|| installation.names.supervisor()),
         reason: choice.reason,
         starts_at_boot,
         handover: installation.handover(),

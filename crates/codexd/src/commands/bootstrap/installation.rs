@@ -239,8 +239,8 @@ impl<'a> Installation<'a> {
         drive::drive(self.context, &request)
     }
 
-    /// Replaces the server by one in the new backend. Turns go on, however long they take.
-    pub(super) fn move_server(&mut self) -> Result<(), Failure> {
+    /// Replaces the server by one that the supervisor starts. Turns go on, or are waited for, however long they take.
+    pub(super) fn replace_server(&mut self) -> Result<(), Failure> {
         let policy = StopPolicy { signal: DrainSignal::Hangup, grace_ms: None };
         let outcome = restart::replace(self.context, &self.config, policy, Handover::Begun)?;
         self.outcome = Some(outcome);

@@ -22,6 +22,13 @@ pub fn server(context: &Context) -> Result<Option<Pid>, Failure> {
     Ok(snapshot.server.map(|server| server.pid))
 }
 
+/// Whether a server runs that binds the control socket itself.
+pub fn is_without_gateway(context: &Context) -> Result<bool, Failure> {
+    let snapshot = observe::take_snapshot(context, Command::Start { adopt: false }, &mut None, None)?;
+    let socket = snapshot.codexd.as_ref().and_then(|record| record.socket.as_ref());
+    Ok(snapshot.server.is_some() && socket.is_none())
+}
+
 /// Whether a process of the home runs where the backend starts its processes.
 pub fn is_in(names: &UnitNames, process: Pid, backend: Backend) -> bool {
     unit_of_process(names, process).is_some() == (backend == Backend::Systemd)

@@ -22,6 +22,7 @@ impl Procedure for Installation<'_> {
                 let found = self.context.config_as_found().config;
                 found.is_remote_control_enabled() == self.config.is_remote_control_enabled()
             }
+            Step::PutBehindGateway => !self.has_socket() || !placement::is_without_gateway(self.context)?,
             Step::WriteUnits => same(&self.before.units, &self.units),
             Step::ReloadManager => !self.wrote_units && self.is_loaded()?,
             Step::LeaveSupervisor => {
@@ -86,7 +87,7 @@ impl Procedure for Installation<'_> {
                 // It listens on another socket than the one that systemd has bound: the supervisor replaces it by itself.
                 placement::move_gateway(self.context, &self.names, self.backend, self.has_socket())
             }
-            Step::MoveServer => self.move_server(),
+            Step::PutBehindGateway | Step::MoveServer => self.replace_server(),
             Step::RemoveUnits => {
                 self.write_units(&[])?;
                 self.reload()
@@ -124,7 +125,8 @@ impl Procedure for Installation<'_> {
                 }
             }
             // The supervisor that runs in the end restarts what it adopts where it runs.
-            Step::ReloadManager
+            Step::PutBehindGateway
+            | Step::ReloadManager
             | Step::EnableUnits
             | Step::DisableUnits
             | Step::StopUnits

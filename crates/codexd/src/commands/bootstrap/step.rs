@@ -7,6 +7,8 @@ use codexd_core::contract::Backend;
 pub enum Step {
     /// The setting of remote control.
     WriteSetting,
+    /// A server that binds the control socket itself is replaced by one behind the gateway, before systemd binds that socket.
+    PutBehindGateway,
     /// The unit files.
     WriteUnits,
     /// systemd reads them.
@@ -34,12 +36,13 @@ pub enum Step {
 /// The steps to a backend.
 pub fn steps(backend: Backend) -> &'static [Step] {
     use Step::{
-        DisableUnits, EnableUnits, LeaveSupervisor, MoveGateway, MoveServer, RecordBackend, ReloadManager,
-        RemoveUnits, Serve, StopUnits, WriteSetting, WriteUnits,
+        DisableUnits, EnableUnits, LeaveSupervisor, MoveGateway, MoveServer, PutBehindGateway, RecordBackend,
+        ReloadManager, RemoveUnits, Serve, StopUnits, WriteSetting, WriteUnits,
     };
     match backend {
         Backend::Systemd => &[
             WriteSetting,
+            PutBehindGateway,
             WriteUnits,
             ReloadManager,
             LeaveSupervisor,

@@ -1,7 +1,7 @@
 //! The text form of `status`.
 
 use codexd_core::contract::status::GatewayReport;
-use codexd_core::contract::{CodexSource, State};
+use codexd_core::contract::{Backend, CodexSource, State};
 use codexd_core::foreign_text::quote;
 use codexd_core::generations::Role;
 
@@ -46,7 +46,8 @@ impl Answer for Reply {
             ("generation", format!("app-server pid {} {what}", other.pid).into())
         }));
         if let Some(pid) = report.supervisor_pid {
-            rows.push(("supervisor", format!("pid {pid}, {}", restarts_text(report.restarts)).into()));
+            let by = if report.backend == Some(Backend::Systemd) { ", run by systemd" } else { "" };
+            rows.push(("supervisor", format!("pid {pid}{by}, {}", restarts_text(report.restarts)).into()));
         }
         if let Some(at) = &report.next_attempt_at {
             rows.push(("next attempt", at.into()));

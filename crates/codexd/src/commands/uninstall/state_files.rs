@@ -35,11 +35,19 @@ fn is_ours(name: &str) -> bool {
     let plain = name.strip_suffix(".1").unwrap_or(name);
     // What a killed writer has left: `<name>.<pid>.tmp`.
     let written = name.strip_suffix(".tmp").and_then(|name| name.rsplit_once('.')).map(|(name, _)| name);
-    let generation = name.strip_prefix("app-server-").and_then(|rest| rest.strip_suffix(".sock"));
+    // The server puts a lock beside its socket.
+    let socket = name.strip_suffix(".lock").unwrap_or(name);
+    let generation = socket.strip_prefix("app-server-").and_then(|rest| rest.strip_suffix(".sock"));
     FILES.contains(&plain)
         || written.is_some_and(|name| FILES.contains(&name))
         || generation
             .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether a file is one of codexd, or a link to one: a server that writes its own log is led to that of codexd.
+fn belongs_to_codexd(path: &Path) -> bool {
+    let target = fs::read_link(path).ok();
+    name_of(path).is_some_and(is_ours) || target.is_some_and(|target| name_of(&target).is_some_and(is_ours))
 }
 
 /// Removes the files of codexd and gives their paths. Folders that are empty then go as well.
@@ -49,7 +57,7 @@ fn is_ours(name: &str) -> bool {
 pub fn remove(home: &Home) -> Result<Vec<PathBuf>, (PathBuf, io::Error)> {
     let mut removed = Vec::new();
     for folder in [home.control_dir(), home.state_dir()] {
-        for path in entries(&folder).into_iter().filter(|path| name_of(path).is_some_and(is_ours)) {
+        for path in entries(&folder).into_iter().filter(|path| belongs_to_codexd(path)) {
             fs::remove_file(&path).or_else(already_gone).map_err(|error| (path.clone(), error))?;
             removed.push(path);
         }
@@ -119,9 +127,14 @@ mod tests {
 
     #[test]
     fn only_files_of_codexd_are_removed() {
-        for name in
-            ["server.json", "gateway.log.1", "events.jsonl.1", "app-server-12.sock", "server.json.77.tmp"]
-        {
+        for name in [
+            "server.json",
+            "gateway.log.1",
+            "events.jsonl.1",
+            "app-server-12.sock",
+            "app-server-3.sock.lock",
+            "server.json.77.tmp",
+        ] {
             assert!(is_ours(name), "{name}");
         }
         for name in [
@@ -150,6 +163,8 @@ mod tests {
         for name in ["server.json", "daemon.lock", "settings.json", "daemon.pid"] {
             fs::write(home.state_file(name), "").expect("written");
         }
+        std::os::unix::fs::symlink("server.stderr.log", home.state_file("daemon.stderr.log"))
+            .expect("linked");
         remove(&home).expect("removed");
         let names = ["daemon.lock", "daemon.pid", "settings.json"];
         assert_eq!(kept(&home), names.map(|name| home.state_file(name)));

@@ -56,6 +56,26 @@ fn a_move_between_backends_costs_no_turn_of_the_real_0_171_0() -> anyhow::Result
     moves(Server::Real(Version::V0_171_0))
 }
 
+#[test]
+fn a_server_without_a_gateway_gets_one_when_its_home_moves_to_systemd() -> anyhow::Result<()> {
+    needs_user_manager!();
+    let manager = UserManager::start()?;
+    let service = ServiceHome::without_services(&manager, Server::Embedded)?;
+    service.json(&manager, &["config", "set", "gateway.enabled", "false"])?;
+    for start in [&["start"][..], &["bootstrap"]] {
+        service.json(&manager, start)?;
+        let status = service.json(&manager, &["status"])?;
+        ensure!(status["state"] == "running" && status["gateway"].is_null(), "{status:#}");
+        service.json(&manager, &["config", "set", "gateway.enabled", "true"])?;
+        service.json(&manager, &["bootstrap"])?;
+        assert_is_in_systemd(&manager, &service)?;
+        service.json(&manager, &["stop"])?;
+        service.json(&manager, &["config", "set", "gateway.enabled", "false"])?;
+    }
+    service.json(&manager, &["uninstall"])?;
+    assert_uninstalled(&manager, &service)
+}
+
 /// Kills the command at each checkpoint, runs it again, and checks the end.
 fn killed_at_every_checkpoint(
     arguments: &[&str],
