@@ -128,6 +128,7 @@ impl BootedHost {
     /// # Errors
     /// It does not come up.
     pub fn cut_power(&mut self) -> anyhow::Result<()> {
+        fs::write(self.root.path().join("nspawn.cut"), "")?;
         self.init.signal(Signal::KILL)?;
         self.await_next_boot()
     }

@@ -123,6 +123,6 @@ fn reply(
         starts_at_boot,
         handover: installation.handover(),
         hint,
-        repairs: context.repairs(),
+        repairs: installation.repairs(),
     })
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use codexd_core::config::Config;
-use codexd_core::contract::{Backend, ErrorCode, Failure};
+use codexd_core::contract::{Backend, ErrorCode, Failure, Repair};
 use codexd_core::launch_spec::{DrainSignal, StopPolicy};
 use codexd_core::lifecycle::Command;
 use codexd_core::limits::SYSTEMCTL_TIMEOUT_MS;
@@ -45,6 +45,8 @@ pub struct Installation<'a> {
     systemctl: Systemctl,
     pub(super) before: Before,
     pub(super) wrote_units: bool,
+    /// The old supervisor has left for this command.
+    pub(super) is_moving: bool,
     pub(super) outcome: Option<Outcome>,
 }
 
@@ -75,7 +77,7 @@ impl<'a> Installation<'a> {
             server_ran: placement::server(context)?.is_some(),
             units: found,
         };
-        let (wrote_units, outcome) = (false, None);
+        let (wrote_units, is_moving, outcome) = (false, false, None);
         Ok(Self {
             context,
             config,
@@ -88,6 +90,7 @@ impl<'a> Installation<'a> {
             systemctl,
             before,
             wrote_units,
+            is_moving,
             outcome,
         })
     }
@@ -95,6 +98,13 @@ impl<'a> Installation<'a> {
     /// The version that the server reports.
     pub fn server_version(&self) -> Option<String> {
         self.outcome.as_ref()?.answer.as_ref()?.version().map(str::to_owned)
+    }
+
+    /// The repairs of the command, without the adoption that is part of a move.
+    pub fn repairs(&self) -> Vec<Repair> {
+        let mut repairs = self.context.repairs();
+        repairs.retain(|repair| !(self.is_moving && repair.found == "lost-supervisor"));
+        repairs
     }
 
     /// The last report about the handover.

@@ -70,6 +70,7 @@ impl Procedure for Installation<'_> {
                     .hint("run the command with the HOME and XDG_CONFIG_HOME of the user manager"))
             }
             Step::LeaveSupervisor => {
+                self.is_moving = true;
                 if self.lacks_socket()? || self.is_outdated()? {
                     self.stop_supervisor()?;
                 }
@@ -78,7 +79,10 @@ impl Procedure for Installation<'_> {
             Step::RecordBackend => self.record(Some(self.backend)),
             Step::EnableUnits => self.enable(&self.units),
             Step::DisableUnits => self.disable(),
-            Step::StopUnits => self.stop_units(),
+            Step::StopUnits => {
+                self.is_moving = true;
+                self.stop_units()
+            }
             Step::Serve => {
                 self.outcome = Some(self.serve()?);
                 Ok(())

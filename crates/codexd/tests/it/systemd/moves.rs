@@ -20,7 +20,8 @@ fn assert_turn_survives(
         let (client, thread) = service.client_with_thread().await?;
         client.start_turn(&thread, TURN).await?;
         client.wait_method("item/agentMessage/delta").await?;
-        service.json(manager, arguments)?;
+        let answer = service.json(manager, arguments)?;
+        ensure!(answer.get("repairs").is_none(), "a move is no repair: {answer:#}");
         let (status, text) = service.ended_turn(&thread).await?;
         ensure!(status == "completed" && text.len() >= 60, "{status}: {} bytes", text.len());
         Ok(())
