@@ -75,7 +75,7 @@ impl Hub {
     }
 
     /// A refused thread is loaded: the cause may be gone for the others too.
-    pub(super) fn on_refusal_resolved(&mut self) {
+    pub(in crate::hub) fn on_refusal_resolved(&mut self) {
         for thread in self.threads.values_mut().filter(|thread| thread.is_refused()) {
             thread.retry_at = self.now;
         }

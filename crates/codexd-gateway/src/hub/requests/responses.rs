@@ -222,8 +222,10 @@ impl Hub {
             known.state = ThreadState::Attached;
             known.demand = None;
         }
+        let mut was_refused = false;
         if known.state == ThreadState::Orphaned {
-            // It was refused and is now loaded: recover it.
+            // It was refused and is now loaded: recover it where it is.
+            was_refused = known.server == server && known.load_refusal.take().is_some();
             known.retry_at = now;
             self.changes.demand_added();
         }
@@ -245,6 +247,9 @@ impl Hub {
         };
         if !self.threads.get(&id).is_some_and(Thread::is_watched) {
             self.on_no_subscribers(&id);
+        }
+        if was_refused {
+            self.on_refusal_resolved();
         }
         self.trace_lineage(&id);
         Some((id, is_new))

@@ -3,7 +3,7 @@
 use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
-use super::world::Obstacle::RequiredServer;
+use super::world::Obstacle::{Config, RequiredServer};
 use Step::{
     Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
     NextClosing, Obstruct, Own, Queue, Replace, Restart, Show, Start, Terminal, Turn, Unsubscribe, Wait,
@@ -292,6 +292,26 @@ fn the_turn_of_a_queued_message_is_not_cut_by_a_slow_migration() {
         WhileOpening(2, Box::new(Leave(2))),
         Deliver(0),
         Wait(61_000),
+    ])
+    .expect("it holds");
+}
+
+/// A thread with an active goal is refused by the app-server in which it runs, and that app-server is replaced.
+#[test]
+fn a_refused_thread_that_runs_in_the_outgoing_server_keeps_its_turn() {
+    run(&[
+        Goal(1, 1, true),
+        Break(false),
+        Obstruct(Some(Config)),
+        Deliver(0),
+        Wait(30),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Obstruct(None),
+        Replace,
+        Join(1, 1),
     ])
     .expect("it holds");
 }
