@@ -3,23 +3,19 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use codexd_core::foreign_text;
 use codexd_core::identity::FileIdentity;
-use codexd_core::limits::{
-    VERSION_BYTES_MAX, VERSION_KILL_POLL_MS, VERSION_KILL_TIMEOUT_MS, VERSION_POLL_MS, VERSIONS_CACHED_MAX,
-};
+use codexd_core::limits::{VERSION_BYTES_MAX, VERSION_POLL_MS, VERSIONS_CACHED_MAX};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::find::is_script;
+use crate::process_group::ProcessGroup;
 
 /// Why the version of a binary is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -71,42 +67,6 @@ pub struct VersionTimeout {
     pub total: Duration,
 }
 
-/// The process groups of running `--version` calls, for [`abandon`].
-static ASKED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
-
-/// Kills the running `--version` calls. For a program that is about to exit: from now on every caller of [`ask`] blocks until the exit.
-pub fn abandon() {
-    let asked = asked();
-    asked.iter().for_each(|group| end(*group));
-    for group in asked.iter() {
-        await_end(*group);
-    }
-    std::mem::forget(asked);
-}
-
-fn asked() -> MutexGuard<'static, Vec<Pid>> {
-    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn end(group: Pid) {
-    let _ = rustix::process::kill_process_group(group, Signal::KILL);
-}
-
-/// Waits until the killed processes of a group have disappeared, which takes longer on a busy machine. Their new parent may never
-/// reap them, so the wait is limited. The end of a group is no event.
-#[expect(clippy::disallowed_methods, reason = "a process group has no descriptor to wait on")]
-fn await_end(group: Pid) {
-    let until = Instant::now() + Duration::from_millis(VERSION_KILL_TIMEOUT_MS);
-    loop {
-        // A binary whose caller was interrupted is not reaped yet: the caller may be waiting for a lock.
-        let _ = rustix::process::waitpid(Some(group), WaitOptions::NOHANG);
-        if rustix::process::test_kill_process_group(group).is_err() || Instant::now() >= until {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(VERSION_KILL_POLL_MS));
-    }
-}
-
 /// Runs `path --version` and returns the last word of the first line, which begins with a digit. Every half second `is_at_work` checks
 /// whether a process of the group computes or waits for a disk.
 ///
@@ -118,36 +78,20 @@ pub fn ask(
     is_at_work: &mut dyn FnMut(u32) -> bool,
 ) -> Result<String, VersionError> {
     let run = |source| VersionError::Run { path: path.to_owned(), source };
-    let mut all_asked = asked();
-    let mut child = Command::new(path)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(run)?;
-    let pid = Pid::from_child(&child);
-    all_asked.push(pid);
-    drop(all_asked);
-    let began = Instant::now();
-    let group = pid.as_raw_nonzero().get().unsigned_abs();
-    let wait = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .map(|handle| await_answer(&handle, timeout, &mut || is_at_work(group)));
+    let mut command = Command::new(path);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut group = ProcessGroup::spawn(&mut command).map_err(run)?;
+    let (began, id) = (Instant::now(), group.id());
+    let wait = group.handle().map(|handle| await_answer(&handle, timeout, &mut || is_at_work(id)));
     let waited = began.elapsed();
-    let mut all_asked = asked();
-    all_asked.retain(|asked| *asked != pid);
-    // Not reaped yet, so the id of the group is not reused.
-    end(pid);
-    drop(all_asked);
-    let status = child.wait().map_err(run)?;
-    await_end(pid);
-    match wait.map_err(|error| run(error.into()))? {
+    let stdout = group.child().stdout.take();
+    let status = group.end().map_err(run)?;
+    match wait.map_err(run)? {
         Wait::Ended => {}
         Wait::Idle => return Err(VersionError::Hung { path: path.to_owned(), waited }),
         Wait::Over => return Err(VersionError::Slow { path: path.to_owned(), waited }),
     }
-    let printed = child.stdout.take().map(read_what_is_there).unwrap_or_default();
+    let printed = stdout.map(read_what_is_there).unwrap_or_default();
     let version = printed.lines().next().and_then(|line| line.split_whitespace().last());
     match version.filter(|word| status.success() && is_version(word)) {
         Some(version) => Ok(version.to_owned()),

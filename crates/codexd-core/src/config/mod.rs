@@ -28,7 +28,7 @@ pub use reference::reference;
 pub use resolve::{FlagValues, Levels, from_text, resolve};
 pub use settings_json::{ParsedSettings, SharedSettings, parse as parse_settings};
 pub use table::{DefaultValue, Effect, SETTINGS, Setting, SettingFile, find, nearest_key};
-pub use value::{BadValue, Kind, Value};
+pub use value::{BadValue, Kind, Value, is_release_url};
 
 use crate::limits;
 
@@ -183,6 +183,11 @@ impl Config {
     /// The umask, if this command's environment sets it: a supervisor reads the files alone.
     pub fn umask_of_environment(&self) -> Option<u32> {
         self.is_of_environment("umask").then(|| self.umask())
+    }
+
+    /// Where releases come from, if it is set.
+    pub fn install_source(&self) -> Option<&str> {
+        self.text("install.source")
     }
 
     /// The folders of the record of codexd.

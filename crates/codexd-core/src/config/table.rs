@@ -144,6 +144,9 @@ settings! {
     "gateway.subagentApprovals": Kind::Choice(SubagentApprovals::WORDS), DefaultValue::Value("viewers"), TOML,
         ["CODEXD_GATEWAY_SUBAGENT_APPROVALS"], None, NextChange,
         "Which clients get the requests of a sub-agent: the viewers of its thread and of the threads that it descends from, or all clients.";
+    "install.source": Kind::ReleaseSource, DefaultValue::Unset("the source of the current release, else `npm`, or `official` without one on `PATH`"), TOML,
+        ["CODEXD_INSTALL_SOURCE"], None, NextCommand,
+        "Where `install` gets Codex from: `npm`, `official` (the official server), `official:URL`, `script` (the official installer), `script:PATH`, `directory:PATH` with an unpacked release, or `file:PATH` with a package.";
     "server.mode": Kind::Choice(&["app-server", "exec"]), DefaultValue::Value("app-server"), TOML,
         ["CODEXD_MODE", "BAA_CODEXD_MODE"], Some("mode"), NextRun,
         "What `codexd run` runs: an app-server, or nothing (`exec`).";

@@ -18,6 +18,7 @@ pub(crate) fn samples(setting: &Setting) -> Vec<String> {
         Kind::Path => vec!["/a b".into(), "/c/d".into()],
         Kind::Program => vec!["/a/codex".into(), "other".into()],
         Kind::Umask => vec!["027".into(), "077".into()],
+        Kind::ReleaseSource => vec!["npm".into(), "directory:/a b".into(), "file:/a.tgz".into()],
         Kind::WebSocketUrl => vec!["ws://127.0.0.1:1".into(), "ws://[::1]:2".into()],
         Kind::Words => vec!["[\"a b\", \"-c\"]".into(), "x y".into()],
     };

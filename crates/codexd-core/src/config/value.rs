@@ -29,6 +29,8 @@ pub enum Kind {
     Umask,
     /// `ws://` with an IP address and a port.
     WebSocketUrl,
+    /// `npm`, `official`, `official:URL`, `script`, or `script:`, `directory:` or `file:` with an absolute path.
+    ReleaseSource,
     /// A list of words.
     Words,
 }
@@ -93,6 +95,9 @@ impl Kind {
             Kind::WebSocketUrl => {
                 "ws:// with an IP address and a port, such as ws://127.0.0.1:4500".to_owned()
             }
+            Kind::ReleaseSource => {
+                "npm, official, official:URL, script, or script:PATH, directory:PATH or file:PATH with an absolute path".to_owned()
+            }
             Kind::Words => "a list of texts".to_owned(),
         }
     }
@@ -153,6 +158,7 @@ impl Kind {
             }
             Kind::Umask => umask(text).is_some(),
             Kind::WebSocketUrl => super::gateway::address(text).is_some(),
+            Kind::ReleaseSource => is_release_source(text),
             Kind::Bool | Kind::Integer { .. } | Kind::Words => false,
         };
         is_good.then(|| Value::Text(text.to_owned()))
@@ -174,6 +180,25 @@ impl Kind {
         };
         BadValue { found: quote(found), expected: self.expected(), nearest }
     }
+}
+
+/// Whether releases may be fetched from a URL: HTTPS, or plain HTTP from this machine.
+pub fn is_release_url(url: &str) -> bool {
+    let is_text = |rest: &str| {
+        !rest.is_empty() && !rest.contains(|char: char| char.is_whitespace() || char.is_control())
+    };
+    let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"]
+        .iter()
+        .find_map(|host| url.strip_prefix(host));
+    url.strip_prefix("https://").is_some_and(is_text)
+        || local.is_some_and(|rest| rest.starts_with([':', '/']) && is_text(rest) && !rest.contains('@'))
+}
+
+fn is_release_source(text: &str) -> bool {
+    let path = ["script:", "directory:", "file:"].iter().find_map(|kind| text.strip_prefix(kind));
+    matches!(text, "npm" | "official" | "script")
+        || text.strip_prefix("official:").is_some_and(is_release_url)
+        || path.is_some_and(|path| Kind::Path.word(path).is_some())
 }
 
 /// A whole number without a sign, spaces or leading zeros.

@@ -96,6 +96,26 @@ error_codes! {
     ServiceManagerFailed = "service-manager-failed", exit 33, retryable true;
     /// The app-server refused to enable remote control, or to pair a device.
     RemoteControlFailed = "remote-control-failed", exit 34, retryable true;
+    /// The source of releases cannot be used now: it does not exist, cannot be reached, or failed.
+    SourceUnreachable = "source-unreachable", exit 40, retryable true;
+    /// The source does not have the version that was asked for.
+    VersionNotFound = "version-not-found", exit 41, retryable false;
+    /// The digest of a package is not the one that its source states.
+    DigestMismatch = "digest-mismatch", exit 42, retryable false;
+    /// The package is damaged, or has paths, links or files that a package may not have.
+    ArchiveInvalid = "archive-invalid", exit 43, retryable false;
+    /// The package has more bytes or files than a release may have.
+    ArchiveTooLarge = "archive-too-large", exit 44, retryable false;
+    /// The package lacks files of a release, or is for another machine.
+    ReleaseIncomplete = "release-incomplete", exit 45, retryable false;
+    /// The Codex of the package does not work: it prints another version, or its app-server does not answer.
+    CandidateUnfit = "candidate-unfit", exit 46, retryable false;
+    /// Another installer held the install lock for too long.
+    InstallLocked = "install-locked", exit 47, retryable true;
+    /// The source took too long to send the package.
+    DownloadTimeout = "download-timeout", exit 48, retryable true;
+    /// The newest version of the source is older than the selected release.
+    DowngradeRefused = "downgrade-refused", exit 51, retryable false;
     /// The command was interrupted by a signal; the supervisor completes the orders that were given.
     Interrupted = "interrupted", exit 19, retryable true;
 }

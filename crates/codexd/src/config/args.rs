@@ -65,6 +65,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Words => "ARG",
         Kind::Text => "TEXT",
         Kind::Umask => "OCTAL",
+        Kind::ReleaseSource => "SOURCE",
         Kind::WebSocketUrl => "URL",
     }
 }

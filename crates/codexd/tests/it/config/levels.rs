@@ -17,6 +17,7 @@ fn samples(setting: &Setting) -> [String; 2] {
         Kind::Path => ["/one", "/two"],
         Kind::Program => ["one", "/two"],
         Kind::Umask => ["027", "077"],
+        Kind::ReleaseSource => ["npm", "directory:/two"],
         Kind::WebSocketUrl => ["ws://127.0.0.1:1", "ws://127.0.0.1:2"],
         Kind::Words => ["[\"one\"]", "[\"two\"]"],
     };
