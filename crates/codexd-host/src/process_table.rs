@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use codexd_core::identity::{Pid, Process, ProcessIdentity};
 
@@ -77,6 +78,14 @@ impl ProcessTable {
     pub fn descends_from(&self, pid: Pid, ancestor: Pid) -> bool {
         process::is_below(pid, ancestor, |pid| self.stat(pid).map(|stat| stat.parent))
     }
+}
+
+/// Whether a process runs an executable in this folder, as far as this user may see that.
+pub fn runs_from(folder: &Path) -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| fs::read_link(entry.path().join("exe")).ok())
+        .any(|exe| exe.starts_with(folder))
 }
 
 /// The activity of a process group over several snapshots: a group that starts many short processes may be asleep in each snapshot.

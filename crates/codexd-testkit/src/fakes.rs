@@ -74,7 +74,7 @@ impl Fake {
         Ok(place)
     }
 
-    fn text(&self) -> anyhow::Result<String> {
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
         if *self == Fake::NotAProgram {
             return Ok("\u{7f}this is not a program\n".to_owned());
         }

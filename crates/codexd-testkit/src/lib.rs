@@ -10,6 +10,7 @@
 //! * [`run`] starts a program to its end and keeps what it said; [`Codexd`] does that with the built `codexd`.
 //! * [`UserManager`] is a real systemd user manager, in namespaces of its own.
 //! * [`BootedHost`] is a whole host that boots with systemd.
+//! * [`package`] has small stand-ins for the packages of Codex, and for npm.
 //! * [`Fake`] is a Codex with one thing wrong with it; [`killer`] ends a program at the k-th thing that it did.
 //!
 //! Invariants: a process is ended by identity (pid and start time, through a pidfd), never by name. Nothing waits by
@@ -27,6 +28,7 @@ pub mod home;
 pub mod killer;
 pub mod limits;
 pub mod model;
+pub mod package;
 pub mod process;
 pub mod pty;
 pub mod run;

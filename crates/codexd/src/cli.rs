@@ -68,6 +68,10 @@ pub enum CliCommand {
     Restart(RestartArgs),
     /// Like restart, but wait for running turns without a time limit
     Reload,
+    /// Install a release of Codex in this home, after proving that it works, and select it for the next start
+    Install(InstallArgs),
+    /// List the releases of Codex in this home
+    Releases,
     /// Show status, problems and recent events
     Status(StatusArgs),
     /// Show the installed and the running version; fail if no app-server answers
@@ -145,6 +149,16 @@ pub struct RestartArgs {
     /// Stop the old app-server before starting the new one, even if a handover without interruption is possible
     #[arg(long)]
     pub now: bool,
+}
+
+/// The options of `install`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct InstallArgs {
+    /// Version to install, such as 0.171.0 [default: the newest one of the source]
+    pub version: Option<String>,
+    /// npm, official, official:URL, script (the official installer), script:PATH, directory:PATH with an unpacked release, or file:PATH with a package [default: the setting install.source, else the source of the current release, else npm, or official without an npm on PATH]
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
 }
 
 /// The options of `status`.

@@ -8,25 +8,47 @@ use signal_hook::iterator::Signals;
 
 use crate::output::{self, Mode};
 
+/// What a signal interrupts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Interrupted {
+    /// A command that gives orders to the supervisor, or none.
+    Orders,
+    /// An install, which has no supervisor.
+    Install,
+}
+
+impl Interrupted {
+    /// What follows from the interruption, and what to do next.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Orders => (
+                "the supervisor completes the orders that were given",
+                "`codexd status` shows the progress; run the command again to continue waiting",
+            ),
+            Self::Install => (
+                "the install is not complete",
+                "run the command again; it removes what is unfinished, and begins anew",
+            ),
+        }
+    }
+}
+
 /// From now on SIGINT, SIGTERM and SIGHUP end this command with its one JSON object. The supervisor completes the orders that the
-/// command has given, and the next command finds the result. A Codex binary that is being asked for its version is killed.
-pub fn exit_on_signal(mode: Mode) {
+/// command has given, and the next command finds the result. Programs that this command runs for itself, such as `codex --version` and npm, are killed.
+pub fn exit_on_signal(mode: Mode, interrupted: Interrupted) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                let message = format!(
-                    "interrupted by signal {signal}; the supervisor completes the orders that were given"
-                );
-                let failure = Failure::new(ErrorCode::Interrupted, message)
-                    .hint("`codexd status` shows the progress; run the command again to continue waiting")
-                    .with("signal", signal);
+                let (consequence, hint) = interrupted.words();
+                let message = format!("interrupted by signal {signal}; {consequence}");
+                let failure = Failure::new(ErrorCode::Interrupted, message).hint(hint).with("signal", signal);
                 output::say(&format!("error: {}", failure.message));
                 if mode == Mode::Json {
                     output::print_failure_json(&failure);
                 }
-                codexd_release::version::abandon();
+                codexd_release::process_group::abandon();
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "the main thread waits somewhere and cannot be asked to return"

@@ -36,3 +36,13 @@ pub const SUPERVISOR_POLL_INTERVAL: Duration = Duration::from_secs(1);
 pub const REMOTE_CONTROL_TIMEOUT: Duration = Duration::from_millis(5_500);
 /// How often `remote-control start` asks for the state of the connection.
 pub const REMOTE_CONTROL_POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The size of a file that is copied as a part of the configuration, for the proof of a release.
+pub const CANDIDATE_CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// How often the app-server of a release is asked for its first answer: that it listens is no event for this process.
+pub const CANDIDATE_POLL: Duration = Duration::from_millis(20);
+/// Time for that app-server to exit before it is killed.
+pub const CANDIDATE_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the progress of an install is printed.
+pub const INSTALL_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// The time over which the rate of a download is averaged, at least.
+pub const INSTALL_RATE_AFTER: Duration = Duration::from_millis(500);

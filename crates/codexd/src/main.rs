@@ -3,6 +3,7 @@
 //! `codexd <command>` observes, decides, acts, observes again, and prints one JSON object. See ARCHITECTURE.md for the map.
 
 mod caller;
+mod candidate;
 mod cli;
 mod commands;
 mod config;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
     }
     if let Some(arguments) = codexd_host::launch::gateway::Arguments::parse(std::env::args_os()) {
         return commands::gateway::run(&arguments);
+    }
+    if let Some(arguments) = commands::guarded::arguments(std::env::args_os()) {
+        return commands::guarded::run(arguments);
     }
     let arguments = cli::without_upstream_prefix(std::env::args_os());
     match cli::parse(arguments) {

@@ -174,6 +174,8 @@ fn ends_within(child: &std::process::Child, time: Duration) -> bool {
 
 /// The text behind `Error:`, or its cause, which is more precise.
 fn error_of(printed: &str) -> Option<String> {
+    // With RUST_BACKTRACE a backtrace follows.
+    let printed = printed.split("Stack backtrace:").next().unwrap_or_default();
     let at = printed.find("Error: ")?;
     let (first, causes) = match printed[at + 7..].split_once("Caused by:") {
         Some((first, causes)) => (first, causes),
@@ -194,7 +196,8 @@ fn unaffected(old: Option<identity::Pid>) -> String {
         .unwrap_or_default()
 }
 
-fn config_invalid(why: &str, old: Option<identity::Pid>) -> Failure {
+/// The failure of a new app-server that cannot load its configuration, beside the old one.
+pub fn config_invalid(why: &str, old: Option<identity::Pid>) -> Failure {
     Failure::new(
         ErrorCode::ConfigInvalid,
         format!("the new app-server cannot load its configuration: {why}{}", unaffected(old)),
@@ -239,6 +242,8 @@ mod tests {
         assert_eq!(error_of(printed).as_deref(), Some("invalid transport in `mcp_servers.a`"));
         let printed = "Error: /h/config.toml:7:1: invalid transport\n\nCaused by:\n    invalid transport\n    in `mcp_servers.a`\n";
         assert_eq!(error_of(printed).as_deref(), Some("/h/config.toml:7:1: invalid transport"));
+        let printed = "Error: failed to load bootstrap configuration\n\nCaused by:\n    invalid transport\n\nStack backtrace:\n   0: <unknown>\n";
+        assert_eq!(error_of(printed).as_deref(), Some("invalid transport"));
         assert_eq!(
             error_of("Error: config profile `x` not found\n").as_deref(),
             Some("config profile `x` not found")

@@ -6,10 +6,13 @@ mod config;
 mod debug;
 mod embedded_app_server;
 pub mod gateway;
+pub mod guarded;
+mod install;
 pub mod launch;
 mod lifecycle;
 mod logs;
 mod proxy;
+mod releases;
 mod reload;
 mod remote_control;
 mod restart;
@@ -30,7 +33,7 @@ use codexd_core::contract::{ErrorCode, Failure};
 use crate::cli::{Cli, CliCommand, ConfigChange, DebugSubject, ServiceAction};
 use crate::context::Context;
 use crate::diagnostics;
-use crate::interrupt;
+use crate::interrupt::{self, Interrupted};
 use crate::output::{self, Answer, Mode};
 
 /// Runs the command and returns the exit code.
@@ -49,7 +52,8 @@ pub fn run(cli: Cli) -> ExitCode {
     let mode = Mode::of_options(global.json, global.text);
     // `logs --follow` ends by a signal.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
-        interrupt::exit_on_signal(mode);
+        let is_install = matches!(&command, CliCommand::Install(_));
+        interrupt::exit_on_signal(mode, if is_install { Interrupted::Install } else { Interrupted::Orders });
     }
     let context = match Context::new(global) {
         Ok(context) => context,
@@ -84,6 +88,8 @@ pub fn run(cli: Cli) -> ExitCode {
         },
         CliCommand::Up => changing(&context, mode, "up", || up::run(&context, mode)),
         CliCommand::Status(args) => output::finish(mode, status::run(&context, &args)),
+        CliCommand::Install(args) => changing(&context, mode, "install", || install::run(&context, &args)),
+        CliCommand::Releases => output::finish(mode, releases::run(&context)),
         CliCommand::Version => output::finish(mode, version::run(&context)),
         CliCommand::Config(args) => match args.change {
             None => output::finish(mode, config::show(&context, &args.values)),

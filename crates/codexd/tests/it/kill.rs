@@ -11,4 +11,6 @@ mod recycled;
 mod server;
 mod supervisor;
 mod test_home;
+
+pub(crate) use test_home::sample;
 mod turns;

@@ -11,6 +11,7 @@ mod former_names;
 mod gateway;
 mod gateway_lifecycle;
 mod inside_a_turn;
+mod install;
 mod kill;
 mod lifecycle;
 mod lost_sockets;

@@ -7,13 +7,15 @@ use regex_lite::Regex;
 
 use crate::lifecycle::SOON;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 25] = [
     "up",
     "start",
     "run",
     "stop",
     "restart",
     "reload",
+    "install",
+    "releases",
     "status",
     "version",
     "enable-remote-control",
@@ -120,6 +122,9 @@ fn errors_and_their_hints() -> anyhow::Result<()> {
         &["--text", "start", "--codex-home", &file],
         &["--text", "proxy"],
         &["--text", "status", "--wait", "running", "--timeout", "0"],
+        &["--text", "install", "newest"],
+        &["--text", "install", "--source", "ftp:x"],
+        &["--text", "install", "--source", "file:/no/such/package.tgz"],
     ] {
         text += &format!("== codexd {}\n{}\n", arguments.join(" "), shown(&home, &codexd.run(arguments)?));
     }
@@ -151,6 +156,25 @@ fn text_of_commands_that_succeed() -> anyhow::Result<()> {
         text += &format!("== codexd {}\n{}\n", arguments.join(" "), shown(&home, &codexd.run(arguments)?));
     }
     insta::assert_snapshot!("success", text);
+    Ok(())
+}
+
+#[test]
+fn text_of_an_install() -> anyhow::Result<()> {
+    let home = Home::new()?;
+    let codexd = Codexd::new(&home)?;
+    let (_, target) = codexd_testkit::codex::platform().map_err(anyhow::Error::msg)?;
+    let mut text = String::new();
+    let broken = Fake::ExitsAtOnce("Error: no", 1);
+    for (version, fake) in [("0.171.0", Fake::Healthy), ("0.171.0", Fake::Healthy), ("0.172.0", broken)] {
+        let release = home.root().join(version);
+        codexd_testkit::package::release(&release, version, &fake)?;
+        let source = format!("directory:{}", release.display());
+        let run = codexd.run(&["--text", "install", "--source", &source])?;
+        text += &format!("== codexd --text install --source {source}\n{}\n", shown(&home, &run));
+    }
+    text += &format!("== codexd --text releases\n{}\n", shown(&home, &codexd.run(&["--text", "releases"])?));
+    insta::assert_snapshot!("install", normalized(&home, &text).replace(target, "TARGET"));
     Ok(())
 }
 

@@ -263,7 +263,7 @@ fn is_supervisor(process: &Process) -> bool {
 }
 
 /// So many of the points, evenly spread and the first one among them; every one if `CODEXD_KILL_POINTS` says `all`.
-pub(super) fn sample<T: Clone>(points: &[T], size: usize) -> Vec<T> {
+pub(crate) fn sample<T: Clone>(points: &[T], size: usize) -> Vec<T> {
     let all = std::env::var("CODEXD_KILL_POINTS").is_ok_and(|points| points == "all");
     let size = if all { points.len() } else { size.min(points.len()) };
     (0..size).map(|nth| points[nth * points.len() / size].clone()).collect()
