@@ -12,7 +12,6 @@ mod gateway;
 mod lifecycle;
 mod machine;
 mod page;
-mod release;
 mod samples;
 
 /// What to measure.

@@ -1,4 +1,4 @@
-//! Developer tasks: `cargo xtask test`, `cargo xtask schema`, `cargo xtask config-docs`, `cargo xtask bench lifecycle`, `cargo xtask bench gateway`.
+//! Developer tasks: `cargo xtask test`, `cargo xtask package`, `cargo xtask schema`, `cargo xtask config-docs`, `cargo xtask bench lifecycle`, `cargo xtask bench gateway`.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,9 @@ mod bench;
 mod config_docs;
 mod deny;
 mod needs;
+mod package;
 mod reaping;
+mod release_build;
 mod schema;
 mod test;
 #[cfg(test)]
@@ -31,6 +33,8 @@ enum Task {
     ConfigDocs,
     /// Check licenses, banned crates and duplicate versions with cargo-deny, where it is installed.
     Deny,
+    /// Build the .deb, the tarball with install.sh, and the npm package from one release build.
+    Package(package::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Task::Schema(options) => schema::schema(&options),
         Task::ConfigDocs => config_docs::config_docs(),
         Task::Deny => deny::deny(),
+        Task::Package(options) => package::package(&options),
         Task::Bench(bench) => bench::bench(&bench),
     };
     match outcome {

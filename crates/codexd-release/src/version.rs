@@ -77,6 +77,27 @@ pub fn ask(
     timeout: VersionTimeout,
     is_at_work: &mut dyn FnMut(u32) -> bool,
 ) -> Result<String, VersionError> {
+    ask_named(path, timeout, is_at_work).map(|printed| printed.version)
+}
+
+/// The first line of `--version`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PrintedVersion {
+    /// What stands before the version: `codex-cli`, `codexd`.
+    pub name: String,
+    /// The last word.
+    pub version: String,
+}
+
+/// As [`ask`], with the name of the program.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_named(
+    path: &Path,
+    timeout: VersionTimeout,
+    is_at_work: &mut dyn FnMut(u32) -> bool,
+) -> Result<PrintedVersion, VersionError> {
     let run = |source| VersionError::Run { path: path.to_owned(), source };
     let mut command = Command::new(path);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -92,10 +113,11 @@ pub fn ask(
         Wait::Over => return Err(VersionError::Slow { path: path.to_owned(), waited }),
     }
     let printed = stdout.map(read_what_is_there).unwrap_or_default();
-    let version = printed.lines().next().and_then(|line| line.split_whitespace().last());
-    match version.filter(|word| status.success() && is_version(word)) {
-        Some(version) => Ok(version.to_owned()),
-        None => Err(VersionError::Odd { path: path.to_owned(), status: status.to_string(), printed }),
+    let first = printed.lines().next().unwrap_or_default().trim();
+    let (name, version) = first.rsplit_once(char::is_whitespace).unwrap_or(("", first));
+    match is_version(version) && status.success() {
+        true => Ok(PrintedVersion { name: name.trim_end().to_owned(), version: version.to_owned() }),
+        false => Err(VersionError::Odd { path: path.to_owned(), status: status.to_string(), printed }),
     }
 }
 

@@ -102,12 +102,20 @@ pub enum CliCommand {
     Completions(CompletionsArgs),
     /// Connect stdin and stdout to the control socket
     Proxy(ProxyArgs),
+    /// Replace the codexd binary by that of a file, after a check of the file
+    SelfUpdate(SelfUpdateArgs),
     /// Run the built-in app-server (internal)
     #[command(hide = true)]
     EmbeddedAppServer(EmbeddedArgs),
     /// Print the table of error codes as Markdown (internal, for the docs)
     #[command(hide = true)]
     ErrorTable,
+    /// Write the man pages into a folder (internal, for packages)
+    #[command(hide = true)]
+    ManPages {
+        /// Folder to write to; it must exist
+        folder: PathBuf,
+    },
 }
 
 /// The options of `start`.
@@ -291,6 +299,14 @@ pub struct ProxyArgs {
     /// Exchange messages as lines of JSON instead of WebSocket frames
     #[arg(long)]
     pub lines: bool,
+}
+
+/// The options of `self-update`.
+#[derive(Args, Clone, Debug)]
+pub struct SelfUpdateArgs {
+    /// Codexd binary, or codexd tarball; a file of the same name with .sha256 beside it is checked
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
 }
 
 /// The options of the embedded app-server: those of the real one that it understands.

@@ -22,6 +22,16 @@ pub const OBSERVATION_PAUSE_LAST: Duration = Duration::from_millis(100);
 pub const PROGRESS_FIRST_AFTER: Duration = Duration::from_secs(2);
 /// The interval of the later ones.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// The maximum size of a codexd binary, and of a tarball with one.
+pub const UPDATE_FILE_BYTES_MAX: u64 = 512 << 20;
+/// The maximum size of what a codexd tarball unpacks to.
+pub const UPDATE_UNPACKED_BYTES_MAX: u64 = 1 << 30;
+/// The size of one copy of `self-update`.
+pub const UPDATE_BUFFER_BYTES: usize = 1 << 20;
+/// The maximum number of entries of a codexd tarball.
+pub const UPDATE_ENTRIES_MAX: usize = 1_000;
+/// The maximum size of a file with a SHA-256.
+pub const CHECKSUM_FILE_BYTES_MAX: u64 = 64 << 10;
 /// The size of one copy of `proxy`.
 pub const PROXY_BUFFER_BYTES: usize = 64 * 1024;
 /// The size of the queues between the gateway and its host, in messages.

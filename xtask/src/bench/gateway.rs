@@ -7,8 +7,9 @@ use codexd_testkit::MockModel;
 
 use super::floor::Floor;
 use super::samples::Samples;
-use super::{machine, page, release};
+use super::{machine, page};
 use crate::needs;
+use crate::release_build;
 
 pub mod copier;
 mod cost;
@@ -121,7 +122,7 @@ pub fn gateway(options: &Options) -> anyhow::Result<()> {
     raise_open_files();
     let codexd = match &options.codexd {
         Some(path) => path.canonicalize().with_context(|| format!("{} is not there", path.display()))?,
-        None => release::build()?,
+        None => release_build::build()?,
     };
     let model = MockModel::start()?;
     let stages = [Stage::direct(&model)?, Stage::through(&model, &codexd)?];

@@ -9,8 +9,9 @@ use codexd_testkit::Version;
 use super::contestant::{Contestant, Daemon};
 use super::floor::Floor;
 use super::samples::Samples;
-use super::{machine, page, release};
+use super::{machine, page};
 use crate::needs;
+use crate::release_build;
 
 mod table;
 
@@ -101,7 +102,7 @@ fn contestants(options: &Options) -> anyhow::Result<Vec<Contestant>> {
         daemons.insert(0, Daemon::Codexd);
         match &options.codexd {
             Some(path) => path.canonicalize().with_context(|| format!("{} is not there", path.display()))?,
-            None => release::build()?,
+            None => release_build::build()?,
         }
     };
     daemons.into_iter().map(|daemon| Contestant::new(daemon, &codexd)).collect()

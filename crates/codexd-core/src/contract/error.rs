@@ -116,6 +116,14 @@ error_codes! {
     DownloadTimeout = "download-timeout", exit 48, retryable true;
     /// The newest version of the source is older than the selected release.
     DowngradeRefused = "downgrade-refused", exit 51, retryable false;
+    /// The file for `self-update` is not a codexd binary for this machine, nor a tarball with one.
+    UpdateFileInvalid = "update-file-invalid", exit 52, retryable false;
+    /// The SHA-256 of the file for `self-update` is not the one that the file beside it names.
+    UpdateFileAltered = "update-file-altered", exit 53, retryable false;
+    /// The codexd binary belongs to a package manager, which has to update it.
+    PackageOwned = "package-owned", exit 54, retryable false;
+    /// The codexd binary cannot be replaced: its folder or the file is not writable.
+    BinaryUnwritable = "binary-unwritable", exit 55, retryable false;
     /// The command was interrupted by a signal; the supervisor completes the orders that were given.
     Interrupted = "interrupted", exit 19, retryable true;
 }

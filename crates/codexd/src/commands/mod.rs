@@ -11,12 +11,14 @@ mod install;
 pub mod launch;
 mod lifecycle;
 mod logs;
+mod man_pages;
 mod proxy;
 mod releases;
 mod reload;
 mod remote_control;
 mod restart;
 pub mod run;
+mod self_update;
 mod service;
 mod start;
 mod status;
@@ -47,6 +49,7 @@ pub fn run(cli: Cli) -> ExitCode {
             print!("{}", codexd_core::contract::error::error_table());
             return ExitCode::SUCCESS;
         }
+        CliCommand::ManPages { folder } => return man_pages::run(&folder),
         _ => {}
     }
     let mode = Mode::of_options(global.json, global.text);
@@ -54,6 +57,10 @@ pub fn run(cli: Cli) -> ExitCode {
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
         let is_install = matches!(&command, CliCommand::Install(_));
         interrupt::exit_on_signal(mode, if is_install { Interrupted::Install } else { Interrupted::Orders });
+    }
+    // The binary belongs to no home.
+    if let CliCommand::SelfUpdate(args) = &command {
+        return output::finish(mode, self_update::run(args));
     }
     let context = match Context::new(global) {
         Ok(context) => context,
@@ -105,6 +112,8 @@ pub fn run(cli: Cli) -> ExitCode {
         CliCommand::EmbeddedAppServer(_)
         | CliCommand::Proxy(_)
         | CliCommand::Completions(_)
+        | CliCommand::SelfUpdate(_)
+        | CliCommand::ManPages { .. }
         | CliCommand::ErrorTable => ExitCode::SUCCESS,
     }
 }

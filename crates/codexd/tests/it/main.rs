@@ -18,6 +18,7 @@ mod lost_sockets;
 mod ownership;
 mod proxy;
 mod run;
+mod self_update;
 mod service_files;
 mod state;
 mod stubborn;

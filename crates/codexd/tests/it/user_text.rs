@@ -7,7 +7,7 @@ use regex_lite::Regex;
 
 use crate::lifecycle::SOON;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "up",
     "start",
     "run",
@@ -33,6 +33,7 @@ const COMMANDS: [&str; 25] = [
     "debug",
     "completions",
     "proxy",
+    "self-update",
 ];
 
 /// The text without what differs from run to run: paths, pids, times, durations, version numbers.
