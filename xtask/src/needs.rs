@@ -67,6 +67,8 @@ fn read_through(file: &Path) -> anyhow::Result<()> {
 pub fn note_missing_programs() {
     let programs = [
         ("strace", "killing a command at every system call"),
+        ("curl", "the download of install.sh"),
+        ("dpkg", "the .deb"),
         ("perl", "the fake server that never answers"),
         ("ps", "the daemon of Codex 0.131.0, which codexd is compared with"),
         ("setsid", "processes that leave their session"),

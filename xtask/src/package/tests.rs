@@ -2,9 +2,9 @@
 
 #![allow(clippy::disallowed_methods)]
 
-mod deb;
+mod deb_package;
 mod install_script;
-mod npm;
+mod npm_package;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,8 @@ use codexd_testkit::{Codexd, Home, Run, codexd, run};
 use tempfile::TempDir;
 
 use super::contents::Contents;
-use super::output;
+use super::{Compression, output};
+use crate::package::{deb, npm, tarball};
 
 /// Packing and installing compress and copy tens of megabytes.
 const SOON: Duration = Duration::from_secs(120);
@@ -69,6 +70,25 @@ fn gunzipped(path: &Path) -> anyhow::Result<String> {
 
 fn text_of(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
+}
+
+#[test]
+fn packing_a_binary_twice_gives_the_same_bytes() -> anyhow::Result<()> {
+    let fixture = Fixture::new()?;
+    let build = |folder: &str| -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
+        let out = fixture.folder(folder)?;
+        let packages = [
+            deb::build(&fixture.contents, &out, Compression::Fast)?,
+            tarball::build(&fixture.contents, &out, Compression::Fast)?,
+            npm::build(&fixture.contents, &out)?,
+        ];
+        let read = |path: PathBuf| Ok((path.file_name().unwrap_or_default().into(), std::fs::read(&path)?));
+        packages.into_iter().map(read).collect()
+    };
+    for ((name, first), (_, second)) in build("first")?.into_iter().zip(build("second")?) {
+        ensure!(first == second, "{} differs", name.display());
+    }
+    Ok(())
 }
 
 #[test]
