@@ -15,6 +15,8 @@ pub enum Interrupted {
     Orders,
     /// An install, which has no supervisor.
     Install,
+    /// A self-update, which has no supervisor.
+    SelfUpdate,
 }
 
 impl Interrupted {
@@ -27,6 +29,10 @@ impl Interrupted {
             ),
             Self::Install => (
                 "the install is not complete",
+                "run the command again; it removes what is unfinished, and begins anew",
+            ),
+            Self::SelfUpdate => (
+                "the codexd binary is either the old or the new one",
                 "run the command again; it removes what is unfinished, and begins anew",
             ),
         }

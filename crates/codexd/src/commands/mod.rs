@@ -55,8 +55,12 @@ pub fn run(cli: Cli) -> ExitCode {
     let mode = Mode::of_options(global.json, global.text);
     // `logs --follow` ends by a signal.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
-        let is_install = matches!(&command, CliCommand::Install(_));
-        interrupt::exit_on_signal(mode, if is_install { Interrupted::Install } else { Interrupted::Orders });
+        let interrupted = match &command {
+            CliCommand::Install(_) => Interrupted::Install,
+            CliCommand::SelfUpdate(_) => Interrupted::SelfUpdate,
+            _ => Interrupted::Orders,
+        };
+        interrupt::exit_on_signal(mode, interrupted);
     }
     // The binary belongs to no home.
     if let CliCommand::SelfUpdate(args) = &command {
