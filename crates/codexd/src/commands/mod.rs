@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use codexd_core::contract::{ErrorCode, Failure};
 
-use crate::cli::{Cli, CliCommand, ConfigChange, DebugSubject, ServiceAction};
+use crate::cli::{Cli, CliCommand, ConfigChange, DebugSubject, Global, ServiceAction};
 use crate::context::Context;
 use crate::diagnostics;
 use crate::interrupt::{self, Interrupted};
@@ -41,30 +41,33 @@ use crate::output::{self, Answer, Mode};
 /// Runs the command and returns the exit code.
 pub fn run(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
-    match command {
-        CliCommand::EmbeddedAppServer(args) => return embedded_app_server::run(global, &args),
-        CliCommand::Proxy(args) => return proxy::run(global, &args),
-        CliCommand::Completions(args) => return completions::run(&args),
+    match &command {
+        CliCommand::EmbeddedAppServer(args) => return embedded_app_server::run(global, args),
+        CliCommand::Proxy(args) => return proxy::run(global, args),
+        CliCommand::Completions(args) => return completions::run(args),
         CliCommand::ErrorTable => {
             print!("{}", codexd_core::contract::error::error_table());
             return ExitCode::SUCCESS;
         }
-        CliCommand::ManPages { folder } => return man_pages::run(&folder),
+        CliCommand::ManPages { folder } => return man_pages::run(folder),
+        // The binary belongs to no home.
+        CliCommand::SelfUpdate(args) => {
+            let mode = Mode::of_options(global.json, global.text);
+            interrupt::exit_on_signal(mode, Interrupted::SelfUpdate);
+            return output::finish(mode, self_update::run(args));
+        }
         _ => {}
     }
+    in_home(global, command)
+}
+
+/// Runs a command that works on a home.
+fn in_home(global: Global, command: CliCommand) -> ExitCode {
     let mode = Mode::of_options(global.json, global.text);
     // `logs --follow` ends by a signal.
     if !matches!(&command, CliCommand::Logs(args) if args.follow) {
-        let interrupted = match &command {
-            CliCommand::Install(_) => Interrupted::Install,
-            CliCommand::SelfUpdate(_) => Interrupted::SelfUpdate,
-            _ => Interrupted::Orders,
-        };
-        interrupt::exit_on_signal(mode, interrupted);
-    }
-    // The binary belongs to no home.
-    if let CliCommand::SelfUpdate(args) = &command {
-        return output::finish(mode, self_update::run(args));
+        let is_install = matches!(&command, CliCommand::Install(_));
+        interrupt::exit_on_signal(mode, if is_install { Interrupted::Install } else { Interrupted::Orders });
     }
     let context = match Context::new(global) {
         Ok(context) => context,
