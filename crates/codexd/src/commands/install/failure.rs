@@ -35,7 +35,10 @@ pub fn install_failed(error: InstallError, source: Option<&Source>) -> Failure {
             new(ErrorCode::SourceUnreachable).hint(reach(source)).with("cause", why).with("output", output)
         }
         InstallError::VersionNotFound { version, found, .. } => new(ErrorCode::VersionNotFound)
-            .hint("`npm view @openai/codex versions` lists the versions of npm")
+            .hint(match source {
+                Some(Source::Directory(_) | Source::File(_)) => "--source npm installs any published version",
+                _ => "`npm view @openai/codex versions` lists the versions of npm",
+            })
             .with("version", version)
             .with("found", found),
         InstallError::DigestMismatch { subject, expected, found, digest } => new(ErrorCode::DigestMismatch)
