@@ -315,3 +315,26 @@ fn a_refused_thread_that_runs_in_the_outgoing_server_keeps_its_turn() {
     ])
     .expect("it holds");
 }
+
+/// A client pauses a goal and activates it again; the answers are lost with the connection.
+#[test]
+fn of_two_unanswered_wishes_for_a_goal_the_last_one_holds() {
+    run(&[
+        Goal(1, 1, true),
+        Replace,
+        Wait(30),
+        Start(1, false),
+        KillOutgoing(false),
+        Drain,
+        Deliver(0),
+        Goal(1, 1, false),
+        Deliver(0),
+        Goal(1, 1, true),
+        Deliver(0),
+        Deliver(0),
+        Deliver(0),
+        Replace,
+        Break(true),
+    ])
+    .expect("it holds");
+}

@@ -17,6 +17,10 @@ impl World {
         let begins_goal = method == "thread/goal/set" && !rests;
         let starts = matches!(method, "thread/start" | "turn/start" | "thread/fork" | "thread/resume");
         if model.draining && (starts || begins_goal) {
+            if begins_goal && params.get("from").is_some() {
+                // The client wants the goal to go on, also if the refusal is lost with the connection.
+                self.paused_goals.remove(&thread);
+            }
             return Err(("Server is draining".into(), json!({"reason": "serverShuttingDown"})));
         }
         let wants_it_loaded = matches!(
