@@ -3,7 +3,7 @@
 use super::histories::run;
 use super::steps::Step;
 use super::world::Closing::Late;
-use super::world::Obstacle::{Config, RequiredServer};
+use super::world::Obstacle::{Config, Provider, RequiredServer};
 use Step::{
     Achieve, Approve, Break, Come, Complete, Deliver, Delta, Drain, Goal, Join, Kill, KillOutgoing, Leave,
     NextClosing, Obstruct, Own, Queue, Replace, Restart, Show, Start, Terminal, Turn, Unsubscribe, Wait,
@@ -335,6 +335,27 @@ fn of_two_unanswered_wishes_for_a_goal_the_last_one_holds() {
         Deliver(0),
         Replace,
         Break(true),
+    ])
+    .expect("it holds");
+}
+
+/// A client's resume loads a refused thread, and the app-server takes a message from the thread's queue.
+#[test]
+fn the_turn_of_a_message_that_waited_for_a_load_is_not_cut() {
+    run(&[
+        Start(1, false),
+        Start(1, false),
+        Goal(1, 0, true),
+        Queue(1, 1),
+        Start(1, false),
+        Drain,
+        Queue(1, 4),
+        Obstruct(Some(RequiredServer)),
+        WhileOpening(1, Box::new(Kill(false))),
+        Start(1, false),
+        WhileOpening(2, Box::new(Replace)),
+        Obstruct(Some(Provider)),
+        Join(1, 4),
     ])
     .expect("it holds");
 }

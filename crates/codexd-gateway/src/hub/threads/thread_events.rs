@@ -59,6 +59,10 @@ impl Hub {
         {
             return self.on_event_from_previous_server(thread, server, method);
         }
+        if method == "thread/queue/changed" && known.turns.is_empty() {
+            // A message that left the queue is in no list until its turn begins. A load takes it from the queue, too.
+            known.busy_until = known.busy_until.max(self.now + BUSY_AFTER_QUEUE_CHANGE_MS);
+        }
         if known.state == ThreadState::Orphaned {
             // It belongs to the lost app-server: the thread's state is read when the thread is loaded again.
             return;
@@ -123,8 +127,6 @@ impl Hub {
             "thread/status/changed" => self.on_status_changed(id, params.get()),
             "thread/settings/updated" => self.on_settings_updated(id, params.get()),
             "thread/queue/changed" if known.turns.is_empty() => {
-                // A message that left the queue is in no list until its turn begins.
-                known.busy_until = known.busy_until.max(self.now + BUSY_AFTER_QUEUE_CHANGE_MS);
                 self.set_timer(BUSY_AFTER_QUEUE_CHANGE_MS, Timer::ReEvaluate(id.clone()));
             }
             "thread/realtime/started" => known.has_realtime_session = true,
