@@ -30,7 +30,7 @@ pub const METADATA_BYTES_MAX: u64 = 4 << 20;
 pub const SUMS_BYTES_MAX: u64 = 1 << 20;
 /// How long a download may take, with every attempt.
 pub const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(1_800);
-/// How long a download may pause before it is begun anew where it was.
+/// How long a download may pause before it is resumed over another connection.
 pub const DOWNLOAD_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a download is tried.
 pub const DOWNLOAD_ATTEMPTS: u32 = 5;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod install;
 mod services;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use codexd_core::contract::{ErrorCode, Failure};
 use crate::config::ConfigArgs;
 use crate::output::{self, Mode};
 
+pub use install::{InstallArgs, SelfUpdateArgs};
 pub use services::{
     BackendArg, BootstrapArgs, RemoteControlAction, RemoteControlArgs, ServiceAction, ServiceArgs,
     ServiceKind, ServicePrintArgs,
@@ -159,16 +161,6 @@ pub struct RestartArgs {
     pub now: bool,
 }
 
-/// The options of `install`.
-#[derive(Args, Clone, Debug, Default)]
-pub struct InstallArgs {
-    /// Version to install, such as 0.171.0 [default: the newest one of the source]
-    pub version: Option<String>,
-    /// npm, official, official:URL, script (the official installer), script:PATH, directory:PATH with an unpacked release, or file:PATH with a package [default: the setting install.source, else the source of the current release, else npm, or official without an npm on PATH]
-    #[arg(long, value_name = "SOURCE")]
-    pub source: Option<String>,
-}
-
 /// The options of `status`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StatusArgs {
@@ -299,14 +291,6 @@ pub struct ProxyArgs {
     /// Exchange messages as lines of JSON instead of WebSocket frames
     #[arg(long)]
     pub lines: bool,
-}
-
-/// The options of `self-update`.
-#[derive(Args, Clone, Debug)]
-pub struct SelfUpdateArgs {
-    /// Codexd binary, or codexd tarball; a file of the same name with .sha256 beside it is checked
-    #[arg(long, value_name = "FILE")]
-    pub from: PathBuf,
 }
 
 /// The options of the embedded app-server: those of the real one that it understands.

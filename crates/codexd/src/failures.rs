@@ -199,7 +199,9 @@ pub fn no_codex(error: &NotFound) -> Failure {
             ErrorCode::CodexNotFound,
             format!("Codex binary of the running app-server (from --codex-bin) {why}: {path}"),
         )
-        .hint("install it again or select another one with --codex-bin; `codexd stop` discards the selection"),
+        .hint(
+            "install it again or select another one with --codex-bin; `codexd stop` discards the selection",
+        ),
         (Some((path, why)), _, Some(source)) => {
             let by = if source == CodexSource::Named { "--codex-bin" } else { "the setting codexBin" };
             Failure::new(ErrorCode::CodexNotFound, format!("Codex binary (from {by}) {why}: {path}"))
@@ -209,9 +211,7 @@ pub fn no_codex(error: &NotFound) -> Failure {
             ErrorCode::CodexNotFound,
             format!("Codex not found (searched {})", counted(error.looked_at.len(), "location")),
         )
-        .hint(
-            "install Codex with `npm install -g @openai/codex`, or run `codexd up` to try the built-in server",
-        ),
+        .hint("install Codex with `codexd install`, or run `codexd up` to try the built-in server"),
     };
     failure.with("lookedAt", looked)
 }

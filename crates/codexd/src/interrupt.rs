@@ -29,11 +29,11 @@ impl Interrupted {
             ),
             Self::Install => (
                 "the install is not complete",
-                "run the command again; it removes what is unfinished, and begins anew",
+                "run the command again; it removes what is unfinished, and starts from the beginning",
             ),
             Self::SelfUpdate => (
                 "the codexd binary is either the old or the new one",
-                "run the command again; it removes what is unfinished, and begins anew",
+                "run the command again; it removes what is unfinished, and starts from the beginning",
             ),
         }
     }

@@ -1,6 +1,9 @@
 //! Each package is built from the codexd under test, installed into a scratch folder, and run.
 
-#![allow(clippy::disallowed_methods)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the ban protects the product; a test may run programs and wait for them"
+)]
 
 mod deb_package;
 mod install_script;

@@ -45,7 +45,7 @@ impl Answer for Reply {
         rows.push(("socket", reply.socket_path.display().to_string().into()));
         rows.push(("attach", Text::from(&self.attach)));
         if reply.embedded {
-            rows.push(("get codex", "npm install -g @openai/codex, then codexd up again".into()));
+            rows.push(("get codex", "codexd install, then codexd up again".into()));
         }
         rows.push(("stop", "codexd stop".into()));
         style::table(&rows)
@@ -108,7 +108,7 @@ fn announce(context: &Context, real: Option<&Installed>) {
         )),
         None => output::say(
             "Codex is not installed: starting the built-in server, which only echoes; \
-             install Codex with `npm install -g @openai/codex`",
+             install Codex with `codexd install`",
         ),
     }
 }

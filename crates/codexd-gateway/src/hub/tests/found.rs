@@ -42,7 +42,7 @@ fn a_thread_that_closes_slowly_is_waited_for() {
         .expect("it holds");
 }
 
-/// A turn ends while its thread is subscribed anew, so that its end stands on disk and is told as well.
+/// A turn ends while its thread is subscribed again, so that its end stands on disk and is told as well.
 #[test]
 fn an_end_that_is_read_and_told_is_passed_on_once() {
     run(&[

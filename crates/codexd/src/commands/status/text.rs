@@ -85,7 +85,7 @@ impl Reply {
     fn installed_text(&self) -> Text {
         let path = self.report.managed_codex_path.display();
         match &self.report.managed_codex_version {
-            _ if !self.installed => "no Codex (install it with npm install -g @openai/codex)".into(),
+            _ if !self.installed => "no Codex (install it with `codexd install`)".into(),
             Some(version) => format!("Codex {} at {path}{}", quote(version), self.source_text()).into(),
             None => format!("Codex, version unknown, at {path}").into(),
         }

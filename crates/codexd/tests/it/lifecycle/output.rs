@@ -89,7 +89,7 @@ fn up_without_a_codex_announces_and_runs_the_built_in_server() -> anyhow::Result
     let json = up.success_json()?;
     assert_eq!((&json["status"], &json["embedded"]), (&"started".into(), &true.into()), "{json}");
     let first = up.stderr.lines().next().unwrap_or_default();
-    assert!(first.contains("built-in") && first.contains("npm install -g @openai/codex"), "{first}");
+    assert!(first.contains("built-in") && first.contains("codexd install"), "{first}");
     // As soon as there is a real one, the stand-in makes way.
     Fake::Healthy.install(&home, Layout::Standalone)?;
     let json = codexd.json(&["up"])?;
@@ -113,7 +113,7 @@ fn without_a_codex_start_reports_where_it_searched_and_how_to_install_one() -> a
         .collect();
     assert!(looked.iter().any(|path| path.ends_with("packages/standalone/current/codex")));
     assert!(looked.contains("/nonexistent/codex"));
-    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("npm install -g @openai/codex")));
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("codexd install")));
     home.assert_no_process_left();
     Ok(())
 }

@@ -129,11 +129,11 @@ impl Hub {
     }
 
     /// Compares the settings that an app-server applied: restores or reports those that differ.
-    fn compare_settings(&mut self, id: &ThreadId, server: ServerId, result: &Value, is_loaded_anew: bool) {
+    fn compare_settings(&mut self, id: &ThreadId, server: ServerId, result: &Value, is_cold_load: bool) {
         let Some(settings) = self.thread_settings.threads.get_mut(id) else { return };
         settings.loaded_in = Some(server);
         settings.parked_until = None;
-        let (lost, environments) = match is_loaded_anew {
+        let (lost, environments) = match is_cold_load {
             true => settings.compare(result),
             false => Default::default(),
         };
